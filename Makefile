@@ -1,0 +1,85 @@
+# Everything runs from a virtual environment of its own in .venv; nothing else on the machine is changed.
+#   TORCH=default   torch from the Python package index (on Linux: with CUDA; runs on a CPU as well)
+#   TORCH=cpu       the much smaller CPU build, from PyTorch's own index
+#   PYTHON=…        the Python to build the environment with (3.10 or newer)
+
+TORCH  ?= default
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+PY  := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+# An environment belongs to one choice of wheels and to one place: the stamp's name carries both.
+KEY   := $(TORCH)-$(firstword $(shell printf '%s' '$(CURDIR)' | cksum))
+STAMP := .venv/.ready-$(KEY)
+
+ifeq ($(filter $(TORCH),default cpu),)
+$(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
+endif
+
+.PHONY: help setup demo test test-slow lint clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo       set up, then train and prompt a tiny network on phantoms and write pictures'
+	@echo 'make test       set up, then run the tests'
+	@echo 'make test-slow  set up, then run the tests that take minutes each'
+	@echo 'make lint       set up, then ruff, mypy and the import law'
+	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
+	@echo 'make clean      remove .venv and the caches'
+	@echo
+	@echo 'Options: TORCH=default|cpu   PYTHON=python3   PYTEST_ARGS="-k link"   DEMO_ARGS="--help"'
+
+setup: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo 'error: $(PYTHON) is not on the PATH. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv),' >&2; \
+	  echo '       or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); nnsam3d needs Python 3.10 or newer." >&2; \
+	  echo '       Name another one: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo 'error: $(PYTHON) cannot make virtual environments (venv or ensurepip is missing).' >&2; \
+	  echo '       Debian, Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@if [ '$(TORCH)' = cpu ]; then size='much less than the 6.5 GB of the default'; else size='about 6.5 GB of disk (TORCH=cpu needs much less)'; fi; \
+	  echo "==> Setting up .venv with $$($(PYTHON) --version): PyTorch ($(TORCH) wheels), nnU-Net, nnsam3d."; \
+	  echo "    Once only. About 3 minutes on a fast connection; $$size."
+	@if [ -e .venv/.key ] && [ "$$(cat .venv/.key)" != '$(KEY)' ]; then \
+	  echo '==> .venv was made for another TORCH= or another place: making it anew.'; \
+	  $(PYTHON) -m venv --clear .venv; \
+	else $(PYTHON) -m venv .venv; fi
+	@rm -f .venv/.ready-*; printf '%s' '$(KEY)' > .venv/.key
+	@start=$$(date +%s); set -e; \
+	  echo '==> 1 of 2: PyTorch (the large download)'; \
+	  if [ '$(TORCH)' = cpu ]; then \
+	    $(PIP) install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.3' torchvision; \
+	  else $(PIP) install 'torch>=2.3' torchvision; fi; \
+	  echo '==> 2 of 2: nnU-Net, nnsam3d and the tools for the tests'; \
+	  $(PIP) install -e '.[dev]'; \
+	  echo "==> Set-up done in $$(( $$(date +%s) - start )) s. Start over with: make clean"
+	@touch $@
+
+# A few cores are shared by torch's threads and nnU-Net's worker processes: let idle threads sleep, not spin.
+demo test test-slow: export OMP_WAIT_POLICY = passive
+demo test test-slow: export nnUNet_n_proc_DA = 1
+demo test test-slow: export nnUNet_def_n_proc = 2
+
+demo: $(STAMP)
+	@.venv/bin/nnsam3d demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(PY) -m pytest -m 'not slow' --durations=15 -ra $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -m slow --durations=15 -ra $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv build dist nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,160 @@
+"""`nnsam3d <command>`.
+
+The help of all commands is held here, so that `nnsam3d --help` answers at once; a command's module, with its
+`add_arguments(parser)` and `main(args) -> int`, is imported when the command is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnsam3d import __version__
+from nnsam3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: where its code is, and what its help says."""
+
+    module: str
+    summary: str
+    description: str
+    example: str
+
+
+COMMANDS: dict[str, Command] = {
+    "link": Command(
+        module="nnsam3d.nnunet.link",
+        summary="make nnU-Net's commands find the trainers of nnsam3d",
+        description="""
+            Puts stub files for the trainers and planners of nnsam3d into the installed nnU-Net, so that
+            nnUNetv2_train -tr SAM3DAdapterTrainer works. Run it once after installing either package; running
+            it again does no harm. Where nnU-Net's folder is read-only, set nnUNet_extTrainer instead.
+            """,
+        example="""
+            nnsam3d link
+            nnsam3d link --undo
+            export nnUNet_extTrainer=$(nnsam3d link --print-path)    # read-only nnU-Net
+            """,
+    ),
+    "doctor": Command(
+        module="nnsam3d.nnunet.doctor",
+        summary="check the installation and name the cure for what is wrong",
+        description="""
+            Checks the versions, whether torch and torchvision fit together, whether nnU-Net finds the
+            trainers, nnU-Net's folders, the options and weights named in the environment, and the device.
+            Every problem comes with its cure. The exit status is 1 if something will break, else 0.
+            """,
+        example="""
+            nnsam3d doctor
+            nnsam3d doctor --quiet && nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer
+            """,
+    ),
+    "demo": Command(
+        module="nnsam3d.evaluation.demo",
+        summary="see the main job run on phantoms, in minutes, on a CPU",
+        description="""
+            Makes a small phantom CT set, lets nnU-Net's own commands plan, train and predict with clicks on
+            it, prints how well each set of clicks did, and writes pictures. Needs no data, no GPU and no
+            weights.
+            """,
+        example="""
+            nnsam3d demo
+            """,
+    ),
+}
+
+
+def build_top_parser() -> argparse.ArgumentParser:
+    """The parser of `nnsam3d` itself; needs no command's module."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="nnsam3d",
+        usage="nnsam3d [--help] [--version] <command> [options]",
+        description="Click-promptable 3D segmentation through nnU-Net's own commands.",
+        epilog=(
+            f"commands:\n{commands}\n\n"
+            "first steps:\n"
+            "  nnsam3d link                                             # once\n"
+            "  nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer  # then as ever\n\n"
+            "`nnsam3d <command> --help` shows a command's options and an example."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nnsam3d {__version__}")
+    parser.add_argument("command", nargs="?", metavar="<command>", help=argparse.SUPPRESS)
+    return parser
+
+
+def build_command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command; imports the command's module for its options."""
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"nnsam3d {name}",
+        description=textwrap.fill(" ".join(command.description.split()), 100),
+        epilog="example:\n" + textwrap.indent(textwrap.dedent(command.example).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module = _module_of(name)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.main)
+    return parser
+
+
+def _module_of(name: str):
+    module = COMMANDS[name].module
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing == module or module.startswith(f"{missing}."):
+            raise UserError(
+                f"`nnsam3d {name}` is not part of this installation ({missing} is missing)"
+            ) from error
+        raise UserError(
+            f"`nnsam3d {name}` needs the Python package {missing!r}, which is not installed; "
+            "cure: pip install --upgrade nnsam3d"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"nnsam3d: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("nnsam3d: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    top = build_top_parser()
+    if not arguments:
+        top.print_help()
+        return 2
+    name = arguments[0]
+    if name.startswith("-"):
+        top.parse_args(arguments)  # --help and --version end here
+        top.error("name a command first: " + ", ".join(COMMANDS))
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        top.error(f"unknown command {name!r}{hint}; the commands are {', '.join(COMMANDS)}")
+    args = build_command_parser(name).parse_args(arguments[1:])
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""`nnsam3d doctor`: what is right, what is worth knowing, and what will break, each problem with its cure.
+
+A check is a function that yields findings. It imports what it looks at itself, so that a broken torch is a
+finding like any other, and one check that fails takes no other with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from nnsam3d import __version__
+from nnsam3d.errors import UserError
+from nnsam3d.nnunet import link
+from nnsam3d.nnunet.findings import (
+    Finding,
+    note,
+    numbers,
+    ok,
+    one_line,
+    problem,
+    render,
+    try_import,
+    version_of,
+)
+
+MIN_PYTHON = (3, 10)
+MIN_TORCH = (2, 3)
+NNUNET_RANGE = ((2, 7), (3,))
+
+# Distribution name -> module that must import.
+OTHER_PACKAGES = {
+    "batchgenerators": "batchgenerators",
+    "batchgeneratorsv2": "batchgeneratorsv2",
+    "dynamic-network-architectures": "dynamic_network_architectures",
+    "acvl-utils": "acvl_utils",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "SimpleITK": "SimpleITK",
+    "matplotlib": "matplotlib",
+    "tqdm": "tqdm",
+    "safetensors": "safetensors",
+}
+
+FOLDERS = {
+    "nnUNet_raw": "the images that you bring",
+    "nnUNet_preprocessed": "what nnU-Net makes of them",
+    "nnUNet_results": "the trained models",
+}
+
+
+def check_python() -> Iterator[Finding]:
+    """Python's version and where nnsam3d comes from."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < MIN_PYTHON:
+        yield problem(f"Python {found} is too old", "make an environment with Python 3.10 or newer")
+    else:
+        yield ok(f"Python {found} ({sys.executable})")
+    installed = version_of("nnsam3d")
+    folder = Path(__file__).resolve().parents[1]
+    if installed is None:
+        yield problem(f"nnsam3d {__version__} runs from {folder} without being installed", "pip install -e .")
+    elif installed != __version__:
+        yield problem(
+            f"nnsam3d {__version__} runs from {folder}, but version {installed} is the installed one",
+            "install again, with the pip of this environment: pip install -e .",
+        )
+    else:
+        yield ok(f"nnsam3d {__version__} ({folder})")
+
+
+def check_torch() -> Iterator[Finding]:
+    """torch, torchvision, and whether the two were built for each other."""
+    reinstall = "install the two together: pip install --upgrade --force-reinstall torch torchvision"
+    torch, error = try_import("torch")
+    if torch is None:
+        yield problem(f"torch does not import: {error}", reinstall)
+        return
+    if numbers(torch.__version__) < MIN_TORCH:
+        yield problem(f"torch {torch.__version__} is too old", "pip install --upgrade torch torchvision")
+    else:
+        yield ok(f"torch {torch.__version__}")
+    torchvision, error = try_import("torchvision")
+    if torchvision is not None:
+        try:
+            boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+            torchvision.ops.nms(boxes, torch.ones(1), 0.5)
+        except Exception as failure:
+            error = one_line(failure)
+    version = version_of("torchvision") or ""
+    if not error:
+        yield ok(f"torchvision {version}, built for this torch")
+    elif torchvision is None and not version:
+        yield problem(f"torchvision is not installed ({error})", reinstall)
+    else:
+        yield problem(
+            f"torchvision {version} was not built for torch {torch.__version__} ({error}); "
+            "nnU-Net cannot be imported",
+            reinstall,
+        )
+
+
+def check_nnunet() -> Iterator[Finding]:
+    """nnU-Net's version, and that it imports."""
+    cure = "pip install 'nnunetv2>=2.7,<3'"
+    version = version_of("nnunetv2")
+    if version is None:
+        yield problem("nnunetv2 is not installed", cure)
+        return
+    low, high = NNUNET_RANGE
+    if not low <= numbers(version) < high:
+        yield problem(f"nnunetv2 {version} is outside the supported range >=2.7, <3", cure)
+        return
+    module, error = try_import("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+    if module is None:
+        yield problem(f"nnunetv2 {version} does not import: {error}", "cure torch first, then: " + cure)
+    else:
+        yield ok(f"nnunetv2 {version} ({link.nnunet_folder()})")
+
+
+def check_other_packages() -> Iterator[Finding]:
+    """The packages that nnU-Net and nnsam3d stand on."""
+    versions = []
+    for distribution, module in OTHER_PACKAGES.items():
+        imported, error = try_import(module)
+        if imported is None:
+            yield problem(f"{module} does not import: {error}", f"pip install {distribution}")
+        else:
+            versions.append(f"{distribution} {version_of(distribution) or '?'}")
+    yield ok(", ".join(versions))
+
+
+def check_link() -> Iterator[Finding]:
+    """Whether nnU-Net finds our trainers, through stubs or through nnUNet_extTrainer."""
+    try:
+        nnunet, trainers = link.nnunet_folder(), link.trainers_folder()
+        wanted = link.registered(nnunet)
+    except UserError as error:
+        yield problem("nnU-Net or nnsam3d is incomplete", str(error))
+        return
+    if not wanted:
+        yield problem("nnsam3d.trainers holds no trainer", "pip install --force-reinstall --no-deps nnsam3d")
+        return
+    stubs = {entry.stub: entry.text for entry in wanted}
+    present = link.stubs_in(nnunet)
+    stale = [s for s in present if s not in stubs or s.read_text(encoding="utf-8") != stubs[s]]
+    external, external_notes = _external_trainers(trainers)
+    yield from external_notes
+    if stale:
+        names = ", ".join(stub.name for stub in stale)
+        yield problem(f"stubs in nnU-Net that another version of nnsam3d wrote: {names}", "nnsam3d link")
+    elif not present and not external:
+        yield problem(
+            "nnU-Net does not know nnsam3d's trainers",
+            "nnsam3d link   (read-only nnU-Net: export nnUNet_extTrainer=$(nnsam3d link --print-path))",
+        )
+    elif present and (missing := [entry for entry in wanted if entry.stub not in present]):
+        names = ", ".join(name for entry in missing for name in entry.names)
+        yield problem(f"not yet linked into nnU-Net: {names}", "nnsam3d link")
+    else:
+        yield from _check_lookup(wanted, f"links in {nnunet}" if present else f"nnUNet_extTrainer={trainers}")
+
+
+def _external_trainers(trainers: Path) -> tuple[bool, list[Finding]]:
+    """Whether nnUNet_extTrainer names our folder, and what it names in vain."""
+    named = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p.strip()]
+    notes = [
+        note(
+            f"nnUNet_extTrainer names {path}, which is no folder; nnU-Net passes over it",
+            "export nnUNet_extTrainer=$(nnsam3d link --print-path)   (or unset it)",
+        )
+        for path in named
+        if not Path(path).is_dir()
+    ]
+    return any(Path(path).resolve() == trainers for path in named), notes
+
+
+def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Finding]:
+    """Ask nnU-Net itself, as its commands will."""
+    trainer_names = [name for e in wanted if e.module.startswith("nnsam3d.trainers.") for name in e.names]
+    finder, error = try_import("nnunetv2.utilities.find_objects")
+    if finder is None:
+        yield problem(f"nnU-Net's own search for trainers does not import: {error}", "cure nnunetv2 first")
+        return
+    for name in trainer_names:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                finder.recursive_find_trainer_class_by_name(name)
+        except Exception as failure:
+            yield problem(
+                f"nnU-Net cannot load {name}: {one_line(failure)}",
+                "cure the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
+            )
+            return
+    yield ok(f"nnU-Net finds {', '.join(trainer_names)} ({way})")
+
+
+def check_folders() -> Iterator[Finding]:
+    """nnU-Net's three folders."""
+    for variable, content in FOLDERS.items():
+        value = os.environ.get(variable)
+        if not value:
+            yield problem(
+                f"{variable} is not set ({content})",
+                f"export {variable}=/path/to/{variable}   (and put the line into ~/.bashrc)",
+            )
+        elif not Path(value).is_dir():
+            yield problem(f"{variable}={value} is no folder", f'mkdir -p "${variable}"')
+        elif not os.access(value, os.W_OK):
+            if variable == "nnUNet_raw":
+                yield note(
+                    f"{variable}={value} is read-only: good for reading, not for converting data into it"
+                )
+            else:
+                yield problem(
+                    f"{variable}={value} cannot be written to",
+                    f"name a folder of your own: export {variable}=/path/to/{variable}",
+                )
+        else:
+            yield ok(f"{variable}={value}")
+
+
+def check_options() -> Iterator[Finding]:
+    """The training options in the environment."""
+    given = os.environ.get("nnsam3d_options")
+    if importlib.util.find_spec("nnsam3d.training") is None:
+        yield note("this nnsam3d has no training part: nnsam3d_options is not read")
+        return
+    module, error = try_import("nnsam3d.training.options")
+    if module is None:
+        yield problem(f"nnsam3d.training.options does not import: {error}", "cure the problems above first")
+        return
+    try:
+        module.options_from_environment()
+    except Exception as failure:
+        yield problem(
+            f"nnsam3d_options={given!r} is not understood: {one_line(failure)}",
+            "correct it, or: unset nnsam3d_options",
+        )
+    else:
+        yield ok(f"nnsam3d_options={given!r}" if given else "nnsam3d_options is not set: the plans decide")
+
+
+def check_weights() -> Iterator[Finding]:
+    """SAM's pretrained weights, where the environment names them."""
+    value = os.environ.get("NNSAM3D_WEIGHTS")
+    if not value:
+        yield note(
+            "NNSAM3D_WEIGHTS is not set: a training with a pretrained preset has to download SAM's weights",
+            "offline, name a local copy: export NNSAM3D_WEIGHTS=/path/to/the/file/or/folder",
+        )
+        return
+    path = Path(value).expanduser()
+    if path.is_dir():
+        files = sorted(f.name for f in path.iterdir() if f.suffix in {".pth", ".safetensors"})
+        if files:
+            yield ok(f"NNSAM3D_WEIGHTS={value} holds {', '.join(files)}")
+        else:
+            yield note(f"NNSAM3D_WEIGHTS={value} holds no .pth or .safetensors file")
+    elif path.is_file():
+        yield ok(f"NNSAM3D_WEIGHTS={value} ({path.stat().st_size / 2**20:.0f} MiB)")
+    else:
+        yield problem(
+            f"NNSAM3D_WEIGHTS={value} does not exist",
+            "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS",
+        )
+
+
+def check_device() -> Iterator[Finding]:
+    """What the training will run on."""
+    torch, _ = try_import("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield ok(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        return
+    if torch.version.cuda and any(Path("/dev").glob("nvidia[0-9]*")):
+        yield note(
+            f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it",
+            "update the driver, or install a torch built for it (nvidia-smi shows the driver's CUDA version)",
+        )
+    yield note(
+        f"no GPU: running on the CPU ({os.cpu_count()} cores)",
+        "add `-device cpu` to nnU-Net's train and predict",
+    )
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        yield note(
+            "OMP_WAIT_POLICY is not passive: on a CPU torch's idle threads take time from nnU-Net's workers",
+            "export OMP_WAIT_POLICY=passive",
+        )
+
+
+Check = Callable[[], Iterator[Finding]]
+
+CHECKS: dict[str, Check] = {
+    "Python": check_python,
+    "PyTorch": check_torch,
+    "nnU-Net": check_nnunet,
+    "other packages": check_other_packages,
+    "registration": check_link,
+    "folders": check_folders,
+    "options": check_options,
+    "weights": check_weights,
+    "device": check_device,
+}
+
+
+def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Finding]]:
+    """Run the checks, and give each finding with the name of its check."""
+    for name, check in (CHECKS if checks is None else checks).items():
+        try:
+            for finding in check():
+                yield name, finding
+        except Exception as error:
+            yield name, problem(f"the check itself failed: {one_line(error)}", "please report this")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `nnsam3d doctor`."""
+    parser.add_argument("--quiet", action="store_true", help="print problems only")
+
+
+def main(args: argparse.Namespace) -> int:
+    """`nnsam3d doctor`."""
+    problems = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other packages' deprecations are no findings
+        for _, finding in examine():
+            problems += finding.level == "problem"
+            if finding.level == "problem" or not args.quiet:
+                print(render(finding), flush=True)
+    if problems:
+        print(f"\n{problems} problem{'s' * (problems > 1)}: something will break.")
+        return 1
+    if not args.quiet:
+        print("\nNo problems.")
+    return 0

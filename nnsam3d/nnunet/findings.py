@@ -1,0 +1,74 @@
+"""What `nnsam3d doctor` finds, and the means to look without being hurt by what it finds."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. A problem, something that will break, comes with its cure."""
+
+    level: Level
+    text: str
+    cure: str = ""
+
+
+def ok(text: str) -> Finding:
+    """All is well."""
+    return Finding("ok", text)
+
+
+def note(text: str, hint: str = "") -> Finding:
+    """Nothing breaks, but it is worth knowing."""
+    return Finding("note", text, hint)
+
+
+def problem(text: str, cure: str) -> Finding:
+    """Something will break."""
+    return Finding("problem", text, cure)
+
+
+def render(finding: Finding) -> str:
+    """The finding as it is printed; the cure stands on a line of its own."""
+    label = {"ok": "cure", "note": "hint", "problem": "cure"}[finding.level]
+    mark = {"ok": "[ ok ]", "note": "[note]", "problem": "[FAIL]"}[finding.level]
+    return f"{mark} {finding.text}" + (f"\n       {label}: {finding.cure}" if finding.cure else "")
+
+
+def try_import(name: str) -> tuple[ModuleType | None, str]:
+    """The module, or None and why not. Whatever an import raises is what we came to find out."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return importlib.import_module(name), ""
+    except Exception as error:
+        return None, one_line(error)
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "2.8.1+cu121" is (2, 8, 1)."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, match.group().split("."))) if match else ()
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line of text."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

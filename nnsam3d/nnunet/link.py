@@ -1,0 +1,232 @@
+"""`nnsam3d link`: make nnU-Net find the trainers and planners of nnsam3d by their bare names.
+
+nnU-Net looks for a class in its own folders only. `link` puts a stub module there for every module of
+`nnsam3d.trainers` and `nnsam3d.planners`; the stub does nothing but import the class from nnsam3d. nnU-Net
+imports plain modules of a folder before it walks the sub-folders, so a stub is found at once.
+
+Neither nnunetv2 nor a trainer is imported here (both need torch): folders are found through import specs and
+classes by reading the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnsam3d.errors import UserError
+
+MARKER = "# Written by `nnsam3d link`; `nnsam3d link --undo` removes it."
+STUB_PREFIX = "nnsam3d_"
+
+TARGET_FOLDERS = {
+    "nnsam3d.trainers": "training/nnUNetTrainer",
+    "nnsam3d.planners": "experiment_planning/experiment_planners",
+}
+
+_STUB = """\
+{marker}
+try:
+    from {module} import {names}  # noqa: F401
+except ImportError as error:
+    # nnU-Net imports this file whenever it looks for a class: a missing nnsam3d must not stop it.
+    if error.name not in {tolerated!r}:
+        raise
+"""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A module of ours with classes that nnU-Net is to find, and its stub in nnU-Net."""
+
+    module: str
+    names: tuple[str, ...]
+    stub: Path
+
+    @property
+    def text(self) -> str:
+        package = self.module.rpartition(".")[0]
+        tolerated = ("nnsam3d", package, self.module)
+        names = ", ".join(self.names)
+        return _STUB.format(marker=MARKER, module=self.module, names=names, tolerated=tolerated)
+
+
+def package_folder(package: str) -> Path:
+    """The folder of an importable package, found without running the package itself."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        distribution = package.partition(".")[0]
+        raise UserError(f"{package} is not installed in this Python; cure: pip install {distribution}")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def nnunet_folder() -> Path:
+    """The folder of the installed nnunetv2."""
+    folder = package_folder("nnunetv2")
+    if not (folder / "training/nnUNetTrainer/nnUNetTrainer.py").is_file():
+        raise UserError(
+            f"{folder} is no complete nnunetv2 (no training/nnUNetTrainer/nnUNetTrainer.py); "
+            "cure: pip install --force-reinstall --no-deps 'nnunetv2>=2.7,<3'"
+        )
+    return folder
+
+
+def trainers_folder() -> Path:
+    """What `nnUNet_extTrainer` has to name."""
+    return package_folder("nnsam3d.trainers")
+
+
+def public_classes(source: str, module_name: str) -> tuple[str, ...]:
+    """Names in a module that nnU-Net is to find: `__all__`, else its classes and imports of its own name."""
+    names: list[str] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if node.value is not None and any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+                return tuple(ast.literal_eval(node.value))
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            names.append(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names += [n for n in (alias.asname or alias.name for alias in node.names) if n == module_name]
+    return tuple(dict.fromkeys(names))
+
+
+def registered(nnunet: Path) -> list[Registered]:
+    """Everything of ours that nnU-Net is to find, with the stub's path below `nnunet`."""
+    found = []
+    for package, target in TARGET_FOLDERS.items():
+        for file in sorted(package_folder(package).glob("[!_]*.py")):
+            names = public_classes(file.read_text(encoding="utf-8"), file.stem)
+            if names:
+                stub = nnunet / target / f"{STUB_PREFIX}{file.stem}.py"
+                found.append(Registered(f"{package}.{file.stem}", names, stub))
+    return found
+
+
+def is_ours(file: Path) -> bool:
+    """Whether this file carries our marker."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return lines.readline().rstrip("\r\n") == MARKER
+    except OSError:
+        return False
+
+
+def stubs_in(nnunet: Path) -> list[Path]:
+    """The stubs of ours that lie in this nnunetv2, whatever version of nnsam3d wrote them."""
+    folders = [nnunet / target for target in TARGET_FOLDERS.values()]
+    return [file for folder in folders for file in sorted(folder.glob("*.py")) if is_ours(file)]
+
+
+def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[Path]]:
+    """Write the stubs that are missing or old and remove those of ours that have no class any more.
+
+    Returns the written and the removed files. All or nothing: where one stub cannot be written, the new ones
+    are taken back.
+    """
+    stubs = {entry.stub: entry.text for entry in wanted}
+    for stub in stubs:
+        if stub.exists() and not is_ours(stub):
+            raise UserError(f"{stub} exists and was not written by nnsam3d; move it away and link again")
+    outdated = [s for s, text in stubs.items() if not s.exists() or s.read_text(encoding="utf-8") != text]
+    created: list[Path] = []
+    try:
+        for stub in outdated:
+            new = not stub.exists()
+            _write_atomically(stub, stubs[stub])
+            if new:
+                created.append(stub)
+    except OSError as error:
+        for stub in created:
+            stub.unlink(missing_ok=True)
+        raise UserError(_read_only_message(nnunet, error)) from error
+    removed = [stub for stub in stubs_in(nnunet) if stub not in stubs]
+    _remove(nnunet, removed)
+    return outdated, removed
+
+
+def undo(nnunet: Path) -> list[Path]:
+    """Remove every stub of ours, and nothing else; returns what was removed."""
+    stubs = stubs_in(nnunet)
+    _remove(nnunet, stubs)
+    return stubs
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    # The suffix keeps nnU-Net, which may be looking for a class right now, from importing the draft.
+    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, file)
+    except OSError:
+        with contextlib.suppress(OSError):  # the folder itself refuses: the first error tells
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def _remove(nnunet: Path, stubs: Iterable[Path]) -> None:
+    try:
+        for stub in stubs:
+            stub.unlink()
+            for compiled in stub.parent.glob(f"__pycache__/{stub.stem}.*.pyc"):
+                compiled.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot remove {error.filename or 'a stub'} from {nnunet} ({error.strerror}); "
+            "run `nnsam3d link --undo` as the user who owns that folder"
+        ) from error
+
+
+def _read_only_message(nnunet: Path, error: OSError) -> str:
+    return (
+        f"cannot write into the installed nnU-Net ({nnunet}): {error.strerror or error}. "
+        "Nothing was changed.\n"
+        "Use nnU-Net's own way for such installs instead (training and prediction; not the planners):\n"
+        "    export nnUNet_extTrainer=$(nnsam3d link --print-path)"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `nnsam3d link`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--undo", action="store_true", help="remove exactly the files that link wrote")
+    group.add_argument(
+        "--print-path",
+        action="store_true",
+        help="write nothing; print the folder that nnUNet_extTrainer has to name",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """`nnsam3d link`."""
+    if args.print_path:
+        print(trainers_folder())
+        return 0
+    nnunet = nnunet_folder()
+    if args.undo:
+        removed = undo(nnunet)
+        for stub in removed:
+            print(f"removed {stub}")
+        print(f"{len(removed)} removed." if removed else f"Nothing to undo in {nnunet}.")
+        return 0
+    wanted = registered(nnunet)
+    written, removed = link(nnunet, wanted)
+    for entry in wanted:
+        state = "wrote    " if entry.stub in written else "unchanged"
+        print(f"{state} {entry.stub}  ({', '.join(entry.names)})")
+    for stub in removed:
+        print(f"removed   {stub}  (no such class in this nnsam3d)")
+    if not wanted:
+        cure = "pip install --force-reinstall --no-deps nnsam3d"
+        raise UserError(f"nnsam3d has no trainers to link; cure: {cure}")
+    names = ", ".join(name for entry in wanted for name in entry.names)
+    print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
+    return 0

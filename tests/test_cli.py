@@ -1,0 +1,185 @@
+"""The command line: what there is, how it fails, and that it answers at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import nnsam3d
+from nnsam3d import cli
+from nnsam3d.errors import UserError
+
+# The command line that users' scripts rely on. A change here is a change for them: say so in CHANGELOG.md.
+OPTIONS = {
+    "link": {"--help", "--undo", "--print-path"},
+    "doctor": {"--help", "--quiet"},
+}
+COMMANDS = {*OPTIONS, "demo"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nnsam3d", *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_commands_are_the_promised_ones():
+    assert set(cli.COMMANDS) >= COMMANDS
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_the_promised_ones(name):
+    parser = cli.build_command_parser(name)
+    options = {
+        string for action in parser._actions for string in action.option_strings if string.startswith("--")
+    }
+    assert options == OPTIONS[name]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["link", "--help"], ["doctor", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys\nfrom nnsam3d import cli\n"
+        f"try: cli.main({arguments!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'nnunetv2', 'SimpleITK'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_answers_in_half_a_second():
+    """The best of several: other tests and processes share the machine."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 0.5:
+            break
+    assert min(seconds) < 0.5
+
+
+def test_top_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert name in said
+        assert command.summary in said
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_help_shows_an_example(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert f"example:\n  nnsam3d {name}" in said
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_texts_are_complete(name):
+    command = cli.COMMANDS[name]
+    assert f"nnsam3d {name}" in command.example
+    assert command.summary
+    assert command.description.strip().endswith(".")
+
+
+def test_version():
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"nnsam3d {nnsam3d.__version__}\n")
+
+
+def test_no_command_shows_the_help(capsys):
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["lnk"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "unknown command 'lnk' (did you mean link?)" in said
+    assert "doctor" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["link", "--uno"], ["link", "extra"], ["link", "--undo", "--print-path"]]
+)
+def test_wrong_options(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "usage: nnsam3d link" in capsys.readouterr().err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """A command `do` whose main is what the test gives."""
+
+    def make(main):
+        module = types.ModuleType("nnsam3d_a_command")
+        module.add_arguments = lambda parser: None
+        module.main = main
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        entry = cli.Command(module.__name__, "do it", "Does it.", "nnsam3d do")
+        monkeypatch.setitem(cli.COMMANDS, "do", entry)
+
+    return make
+
+
+def test_exit_status_is_the_commands(command):
+    command(lambda args: 7)
+    assert cli.main(["do"]) == 7
+
+
+def test_user_errors_come_without_a_traceback(command, capsys):
+    def fail(args):
+        raise UserError("case_3.json: click 2: label 'tumor' is unknown")
+
+    command(fail)
+    assert cli.main(["do"]) == 1
+    assert capsys.readouterr().err == "nnsam3d: error: case_3.json: click 2: label 'tumor' is unknown\n"
+
+
+def test_other_errors_keep_their_traceback(command):
+    def fail(args):
+        raise ValueError("a bug")
+
+    command(fail)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["do"])
+
+
+def test_control_c(command, capsys):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    command(stopped)
+    assert cli.main(["do"]) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there(monkeypatch, capsys):
+    entry = cli.Command("nnsam3d.no_such_part.x", "do it", "Does it.", "nnsam3d do")
+    monkeypatch.setitem(cli.COMMANDS, "do", entry)
+    assert cli.main(["do"]) == 1
+    assert "not part of this installation" in capsys.readouterr().err
+
+
+def test_a_command_that_misses_a_package(monkeypatch, capsys, tmp_path):
+    (tmp_path / "nnsam3d_needs_more.py").write_text("import a_package_that_is_nowhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(
+        cli.COMMANDS, "do", cli.Command("nnsam3d_needs_more", "do it", "Does it.", "nnsam3d do")
+    )
+    assert cli.main(["do"]) == 1
+    assert "needs the Python package 'a_package_that_is_nowhere'" in capsys.readouterr().err

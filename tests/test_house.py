@@ -1,0 +1,93 @@
+"""The rules of the house: who imports whom, how long a file may be, what the packaging says."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnsam3d
+
+MAX_LINES = 400
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(
+    file for folder in ("nnsam3d", "trainers", "planners") for file in (ROOT / folder).rglob("*.py")
+)
+
+
+def imports_of(file: Path) -> set[str]:
+    """Every absolute module name that a file imports, at any level."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_no_file_is_too_long(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("file", [f for f in SOURCES if f.is_relative_to(ROOT / "nnsam3d")], ids=name_of)
+def test_nothing_imports_trainers_or_planners(file):
+    leaves = ("nnsam3d.trainers", "nnsam3d.planners")
+    assert not [name for name in imports_of(file) if name.startswith(leaves)]
+
+
+@pytest.mark.parametrize("file", [f for f in SOURCES if not f.is_relative_to(ROOT / "nnsam3d")], ids=name_of)
+def test_trainers_and_planners_import_absolutely(file):
+    """With nnUNet_extTrainer they are top-level modules: a relative import would fail."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in line {node.lineno}"
+
+
+def test_import_law():
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which(
+        "lint-imports"
+    )
+    if command is None:
+        pytest.skip("import-linter is not installed")
+    result = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_light_parts_load_no_torch():
+    script = (
+        "import sys, nnsam3d.geometry, nnsam3d.prompts\n"
+        "heavy = {'torch', 'nnunetv2'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_versions_agree():
+    (line,) = [
+        line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")
+    ]
+    assert line == f'version = "{nnsam3d.__version__}"'
+    assert importlib.metadata.version("nnsam3d") == nnsam3d.__version__
+
+
+@pytest.mark.parametrize("package", ["nnsam3d.trainers", "nnsam3d.planners"])
+def test_remapped_packages_are_importable_from_anywhere(package, tmp_path):
+    subprocess.run([sys.executable, "-c", f"import {package}"], check=True, cwd=tmp_path, timeout=60)
+
+
+def test_the_doctor_and_the_packaging_name_the_same_nnunet():
+    doctor = importlib.import_module("nnsam3d.nnunet.doctor")
+    low, high = (".".join(map(str, version)) for version in doctor.NNUNET_RANGE)
+    assert f'"nnunetv2>={low},<{high}"' in (ROOT / "pyproject.toml").read_text()
