@@ -1,0 +1,32 @@
+"""Coordinates only: world mm, index of the image file, array zyx, network voxel. numpy and nothing else."""
+
+from __future__ import annotations
+
+from nnsam3d.geometry.frames import SPACES, GeometryError, ImageGrid, inside_grid
+from nnsam3d.geometry.steps import (
+    Chain,
+    Crop,
+    Resample,
+    Step,
+    Transpose,
+    compose,
+    preprocessing_steps,
+    xyz_to_zyx,
+    zyx_to_xyz,
+)
+
+__all__ = [
+    "SPACES",
+    "Chain",
+    "Crop",
+    "GeometryError",
+    "ImageGrid",
+    "Resample",
+    "Step",
+    "Transpose",
+    "compose",
+    "inside_grid",
+    "preprocessing_steps",
+    "xyz_to_zyx",
+    "zyx_to_xyz",
+]

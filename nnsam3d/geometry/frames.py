@@ -1,0 +1,228 @@
+"""The grid of an image file as stored, and its way to world millimetres.
+
+Convention of SimpleITK/ITK: ``world_lps = origin + direction @ (spacing * index)``, index order i, j, k
+(= x, y, z), integer indices at voxel centres. RAS (nibabel, Slicer's display) flips the first two world axes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnsam3d.errors import UserError
+
+SPACES = ("voxel", "lps", "ras")
+"""The spaces in which a prompt file may give positions."""
+
+# LPS and RAS differ by the sign of the first two axes; the flip is its own inverse.
+_LPS_RAS = np.array([-1.0, -1.0, 1.0])
+
+_SUPPORTED = "supported are SimpleITKIO and NibabelIO, with three-dimensional images"
+
+
+class GeometryError(UserError):
+    """A position, grid or properties dictionary that cannot be mapped without guessing."""
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Where the voxels of one 3D image file lie.
+
+    Attributes:
+        size_xyz: voxels along i, j, k; None where the source does not tell (nnU-Net's properties).
+        spacing_xyz: mm along i, j, k.
+        origin_xyz: LPS mm of the centre of voxel (0, 0, 0).
+        direction: 3x3 rows; column a is the LPS unit vector of index axis a. Oblique is fine.
+
+    Raises:
+        GeometryError: wrong lengths, non-finite numbers, sizes < 1, spacing <= 0, or a singular direction.
+    """
+
+    size_xyz: tuple[int, int, int] | None
+    spacing_xyz: tuple[float, float, float]
+    origin_xyz: tuple[float, float, float]
+    direction: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+
+    def __post_init__(self) -> None:
+        if self.size_xyz is not None:
+            size = tuple(int(s) for s in self.size_xyz)
+            if len(size) != 3 or min(size) < 1:
+                raise GeometryError(f"image size must be three whole numbers >= 1, got {self.size_xyz}")
+            object.__setattr__(self, "size_xyz", size)
+        object.__setattr__(self, "spacing_xyz", _triple("spacing", self.spacing_xyz))
+        object.__setattr__(self, "origin_xyz", _triple("origin", self.origin_xyz))
+        matrix = np.asarray(self.direction, dtype=np.float64)
+        if matrix.size != 9 or not np.isfinite(matrix).all():
+            raise GeometryError(f"direction must be a finite 3x3 matrix, got {self.direction}")
+        matrix = matrix.reshape(3, 3)
+        if min(self.spacing_xyz) <= 0:
+            raise GeometryError(f"spacing must be positive, got {self.spacing_xyz}")
+        if abs(np.linalg.det(matrix)) < 1e-6:
+            raise GeometryError(f"direction matrix is singular: {matrix.tolist()}")
+        object.__setattr__(self, "direction", tuple(tuple(row) for row in matrix.tolist()))
+
+    # ------------------------------------------------------------------ constructors
+
+    @classmethod
+    def from_sitk(cls, image: Any) -> ImageGrid:
+        """From a ``SimpleITK.Image``, or an ``ImageFileReader`` after ``ReadImageInformation()``.
+
+        Raises:
+            GeometryError: the image is not three-dimensional.
+        """
+        size = tuple(image.GetSize())
+        if len(size) != 3:
+            raise GeometryError(f"image has {len(size)} dimensions (size {size}); {_SUPPORTED}")
+        return cls(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())  # type: ignore[arg-type]
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> ImageGrid:
+        """From the header of an image file; the voxels are not read. Needs SimpleITK.
+
+        Raises:
+            GeometryError: SimpleITK cannot read the header, or the image is not three-dimensional.
+        """
+        import SimpleITK as sitk  # late: this package must import with numpy alone
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(os.fspath(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise GeometryError(f"{os.fspath(path)}: the image header cannot be read ({reason})") from None
+        try:
+            return cls.from_sitk(reader)
+        except GeometryError as error:
+            raise GeometryError(f"{os.fspath(path)}: {error}") from None
+
+    @classmethod
+    def from_nnunet_properties(
+        cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None
+    ) -> ImageGrid:
+        """From the properties dictionary that nnU-Net's image reader returns beside the array.
+
+        Args:
+            properties: of ``SimpleITKIO`` ('sitk_stuff') or ``NibabelIO`` ('nibabel_stuff').
+            shape_zyx: ``data.shape[1:]`` as read, which the properties lack; without it ``size_xyz`` is None.
+
+        Raises:
+            GeometryError: the properties come from another reader; the message names keys and supported
+                readers. Reorienting readers are refused: there the array is not the file as stored.
+        """
+        size = None if shape_zyx is None else tuple(int(s) for s in shape_zyx)[::-1]
+        if "sitk_stuff" in properties:
+            stuff = properties["sitk_stuff"]
+            extra = sorted(set(stuff) - {"spacing", "origin", "direction"})
+            if extra or len(stuff.get("spacing", ())) != 3 or len(stuff.get("direction", ())) != 9:
+                raise _unsupported("SimpleITKIOWithReorient" if extra else "SimpleITKIO", properties)
+            return cls(size, stuff["spacing"], stuff["origin"], stuff["direction"])  # type: ignore[arg-type]
+        if "nibabel_stuff" in properties:
+            stuff = properties["nibabel_stuff"]
+            if "original_affine" not in stuff or "reoriented_affine" in stuff:
+                raise _unsupported("NibabelIOWithReorient", properties)
+            return cls.from_ras_affine(stuff["original_affine"], size)  # type: ignore[arg-type]
+        raise _unsupported("an unknown reader (for example TIFF or natural images)", properties)
+
+    @classmethod
+    def from_ras_affine(cls, affine: ArrayLike, size_xyz: tuple[int, int, int] | None = None) -> ImageGrid:
+        """From a 4x4 matrix index i, j, k -> RAS mm (nibabel's ``affine``).
+
+        Raises:
+            GeometryError: not 4x4, not finite, or singular.
+        """
+        matrix = np.asarray(affine, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise GeometryError(f"affine must be a finite 4x4 matrix, got shape {matrix.shape}")
+        lps = _LPS_RAS[:, None] * matrix[:3]
+        spacing = np.linalg.norm(lps[:, :3], axis=0)
+        if spacing.min() <= 0:
+            raise GeometryError(f"affine is singular: {matrix.tolist()}")
+        return cls(size_xyz, tuple(spacing), tuple(lps[:, 3]), tuple(map(tuple, lps[:, :3] / spacing)))  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ mapping
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape of the array (z, y, x). Raises GeometryError where the size is unknown."""
+        x, y, z = self._known_size()
+        return z, y, x
+
+    def index_to_world(self, points_N3: ArrayLike, space: str = "lps") -> NDArray[np.float64]:
+        """Index i, j, k (N, 3), fractions allowed -> world mm (N, 3) in ``space`` "lps" or "ras"."""
+        points = as_points(points_N3)
+        world = points @ self._matrix().T + np.asarray(self.origin_xyz)
+        return world * _world_signs(space)
+
+    def world_to_index(self, points_N3: ArrayLike, space: str = "lps") -> NDArray[np.float64]:
+        """World mm (N, 3) in ``space`` "lps" or "ras" -> index i, j, k (N, 3), not rounded."""
+        world = as_points(points_N3) * _world_signs(space)
+        # A general inverse, not the transpose: NIfTI sforms may carry shear or rounded direction cosines.
+        return np.linalg.solve(self._matrix(), (world - np.asarray(self.origin_xyz)).T).T
+
+    def to_index(self, points_N3: ArrayLike, space: str) -> NDArray[np.float64]:
+        """Positions (N, 3) in "voxel", "lps" or "ras" -> index i, j, k (N, 3)."""
+        return as_points(points_N3) if space == "voxel" else self.world_to_index(points_N3, space)
+
+    def contains_index(self, points_N3: ArrayLike) -> NDArray[np.bool_]:
+        """(N,) True where -0.5 <= index < size - 0.5 on all axes, i.e. inside the volume that voxels cover.
+
+        Raises:
+            GeometryError: the size of this grid is unknown.
+        """
+        return inside_grid(points_N3, self._known_size())
+
+    def _matrix(self) -> NDArray[np.float64]:
+        return np.asarray(self.direction) * np.asarray(self.spacing_xyz)
+
+    def _known_size(self) -> tuple[int, int, int]:
+        if self.size_xyz is None:
+            raise GeometryError("the image size is unknown; pass shape_zyx when building the grid")
+        return self.size_xyz
+
+
+def as_points(points_N3: ArrayLike) -> NDArray[np.float64]:
+    """A float64 copy (N, 3); an empty sequence becomes (0, 3). Raises GeometryError on other shapes."""
+    points = np.array(points_N3, dtype=np.float64)
+    if points.size == 0:
+        return points.reshape(0, 3)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise GeometryError(f"positions must have shape (N, 3), got {points.shape}")
+    return points
+
+
+def inside_grid(points_N3: ArrayLike, shape: Sequence[int]) -> NDArray[np.bool_]:
+    """(N,) True where -0.5 <= position < shape - 0.5 on all axes; both in the same axis order."""
+    points = as_points(points_N3)
+    return np.all((points >= -0.5) & (points < np.asarray(shape) - 0.5), axis=1)
+
+
+def _world_signs(space: str) -> NDArray[np.float64]:
+    if space == "lps":
+        return np.ones(3)
+    if space == "ras":
+        return _LPS_RAS
+    raise GeometryError(f"unknown world space {space!r}; allowed are 'lps' and 'ras'")
+
+
+def _triple(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    triple = tuple(float(v) for v in values)
+    if len(triple) != 3 or not np.isfinite(triple).all():
+        raise GeometryError(f"{name} must be three finite numbers, got {values}")
+    return triple
+
+
+def _unsupported(reader: str, properties: Mapping[str, Any]) -> GeometryError:
+    keys = []
+    for key, value in properties.items():
+        inner = f" {{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else ""
+        keys.append(f"{key}{inner}")
+    found = "; ".join(keys) or "none"
+    return GeometryError(
+        f"the image geometry of {reader} cannot be used for prompts (properties: {found}); {_SUPPORTED}"
+    )

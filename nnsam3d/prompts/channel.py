@@ -1,0 +1,130 @@
+"""The prompt channel: how clicks travel through nnU-Net as one more image channel.
+
+0 = no click, ``1 + label`` at the voxel of a click. The network reads the clicks back from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from nnsam3d.geometry.frames import as_points
+from nnsam3d.prompts.types import PromptError
+
+# Positions on the outer face of the volume may leave it by rounding errors of the mapping.
+_TOLERANCE = 1e-4
+
+Voxel = tuple[int, int, int]
+
+
+def write_channel(
+    shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, dtype: DTypeLike = np.float32
+) -> NDArray:
+    """Clicks -> prompt channel (D, H, W).
+
+    Args:
+        shape_DHW: shape of the grid.
+        clicks_N3: (N, 3) positions in voxels of this grid, order (D, H, W), fractions allowed.
+        labels_N: (N,) whole numbers >= 0.
+        dtype: of the result.
+
+    Every click goes to its nearest voxel. Clicks of one label in one voxel merge. Of clicks at exactly the
+    same position the last one wins (a correction). Clicks of different labels that merely share a voxel after
+    resampling are all kept: the earlier one stays, the later one moves to the nearest free voxel (Euclidean
+    in voxels, ties in raster order).
+
+    Raises:
+        PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
+            too large for ``dtype``, or no voxel left; the message names the click (counted from 1).
+    """
+    shape = tuple(int(s) for s in shape_DHW)
+    clicks = as_points(clicks_N3)
+    labels = _checked_labels(labels_N, len(clicks), dtype)
+    voxels = _nearest_voxels(clicks, shape)
+    channel = np.zeros(shape, dtype=dtype)
+    # A dictionary keeps the later of equal positions; popping first keeps the order of the remaining ones.
+    last: dict[tuple[float, ...], int] = {}
+    for number, position in enumerate(map(tuple, clicks.tolist())):
+        last.pop(position, None)
+        last[position] = number
+    # All clicks claim their own voxel before any loser moves, so that nobody is moved by a moved one.
+    losers = []
+    for number in last.values():
+        voxel, value = tuple(voxels[number]), 1 + labels[number]
+        if channel[voxel] == 0:
+            channel[voxel] = value
+        elif channel[voxel] != value:
+            losers.append(number)
+    for number in losers:
+        free = _nearest_free(channel, clicks[number], voxels[number])
+        if free is None:
+            raise PromptError(f"click {number + 1}: no free voxel is left in a grid of shape {shape}")
+        channel[free] = 1 + labels[number]
+    return channel
+
+
+def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Prompt channel (D, H, W) -> clicks (N, 3) int voxels and labels (N,), in raster order.
+
+    Raises:
+        PromptError: values that are no whole numbers, the sign of an interpolated channel.
+    """
+    array = np.asarray(channel)
+    if array.ndim != 3:
+        raise PromptError(f"the prompt channel must have shape (D, H, W), got {array.shape}")
+    clicks = np.argwhere(array != 0).astype(np.int64).reshape(-1, 3)
+    values = array[tuple(clicks.T)].astype(np.float64)
+    labels = np.rint(values) - 1
+    if (labels < 0).any() or (np.abs(values - labels - 1) > 1e-3).any():
+        raise PromptError("the prompt channel holds values that are no clicks (interpolated? normalised?)")
+    return clicks, labels.astype(np.int64)
+
+
+def _checked_labels(labels_N: ArrayLike, count: int, dtype: DTypeLike) -> list[int]:
+    labels = np.atleast_1d(np.asarray(labels_N))
+    if labels.size != count:
+        raise PromptError(f"{count} clicks but {labels.size} labels")
+    checked = []
+    for number, label in enumerate(labels.ravel().tolist()):
+        if isinstance(label, (bool, str)) or label != label or label < 0 or int(label) != label:
+            raise PromptError(f"click {number + 1}: label must be a whole number >= 0, got {label!r}")
+        kind = np.dtype(dtype)
+        largest = np.iinfo(kind).max if kind.kind in "iu" else 2 ** (np.finfo(kind).nmant + 1)
+        if 1 + label > largest:
+            raise PromptError(f"click {number + 1}: label {label} is too large for a channel of type {kind}")
+        checked.append(int(label))
+    return checked
+
+
+def _nearest_voxels(clicks: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.int64]:
+    size = np.asarray(shape)
+    # Written so that NaN counts as outside.
+    inside = ((clicks >= -0.5 - _TOLERANCE) & (clicks <= size - 0.5 + _TOLERANCE)).all(axis=1)
+    for number in np.flatnonzero(~inside)[:1]:
+        place = ", ".join(f"{v:.2f}" for v in clicks[number])
+        allowed = ", ".join(f"-0.5..{s - 0.5}" for s in shape)
+        grid = f"the grid of shape {tuple(shape)}"
+        raise PromptError(f"click {number + 1} at ({place}) lies outside {grid}, allowed: {allowed}")
+    return np.clip(np.floor(clicks + 0.5).astype(np.int64), 0, size - 1)
+
+
+def _nearest_free(channel: NDArray, position: NDArray[np.float64], voxel: NDArray[np.int64]) -> Voxel | None:
+    """The empty voxel whose centre is nearest to ``position``; None if there is none."""
+    for radius in range(1, max(channel.shape) + 1):
+        low = np.maximum(voxel - radius, 0)
+        high = np.minimum(voxel + radius + 1, channel.shape)
+        candidates = itertools.product(*map(range, low.tolist(), high.tolist()))
+        free = [c for c in candidates if channel[c] == 0]
+        if not free:
+            continue
+        # float32-proof ties: distances are compared after rounding, then raster order decides.
+        distance = np.round(((np.asarray(free) - position) ** 2).sum(axis=1), 9)
+        best = int(np.argmin(distance))
+        # Everything outside this cube is at least radius + 0.5 away, so a nearer find is final.
+        if distance[best] <= (radius + 0.5) ** 2 or (not low.any() and (high == channel.shape).all()):
+            z, y, x = free[best]
+            return z, y, x
+    return None

@@ -1,0 +1,139 @@
+"""Negative clicks: background voxels, some of them in a band just outside the foreground.
+
+Written for training workers: rays from random foreground voxels find the band without a distance transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+_ROUNDS = 4  # attempts with random rays or voxels before the exact, slower way
+_RAYS = 8  # rays per wanted click and round
+
+
+def simulate_negatives(
+    segmentation: ArrayLike,
+    foreground_labels: Sequence[int],
+    n: int,
+    rng: Generator,
+    ignore_label: int | None = None,
+    near: float = 0.5,
+    margin_mm: float = 5.0,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    *,
+    foreground_flat: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
+
+    Args:
+        segmentation: (D, H, W); background is the value 0 (nnU-Net's -1 outside the cropped body is not).
+        foreground_labels: the values around which the near clicks lie.
+        ignore_label: never clicked.
+        near: probability that a click comes from the band outside the foreground; without foreground, or
+            where the band has no background voxel, the click comes from anywhere.
+        margin_mm: width of the band; voxels that touch the foreground always belong to it.
+        spacing: mm along z, y, x.
+        foreground_flat: raveled indices of the foreground, where the caller has them already.
+
+    Raises:
+        ValueError: n negative, near outside 0..1, or a segmentation that is not (D, H, W).
+    """
+    volume = np.ascontiguousarray(segmentation)
+    if n < 0 or not 0 <= near <= 1 or volume.ndim != 3:
+        raise ValueError(f"needs n >= 0, near in 0..1, shape (D, H, W); got {n}, {near}, {volume.shape}")
+    if n == 0 or ignore_label == 0:
+        return np.zeros((0, 3), np.int64)
+    wanted = sorted({int(label) for label in foreground_labels} - {0, ignore_label})
+    if foreground_flat is None:
+        foreground_flat = np.flatnonzero(np.isin(volume, wanted))
+    close = int(rng.binomial(n, near)) if foreground_flat.size else 0
+    chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
+    if close:
+        _draw_near(chosen, close, volume, wanted, foreground_flat, rng, margin_mm, spacing)
+    _draw_anywhere(chosen, n, volume, rng)
+    flat = np.array(list(chosen), dtype=np.int64)
+    if 0 < len(flat) < n:  # less background than clicks: the rest are repetitions
+        flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
+    return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
+
+
+def _draw_near(
+    chosen: dict[int, None],
+    count: int,
+    volume: NDArray,
+    wanted: Sequence[int],
+    foreground_flat: NDArray[np.int64],
+    rng: Generator,
+    margin_mm: float,
+    spacing: Sequence[float],
+) -> None:
+    """Adds up to ``count`` voxels of the band; fewer where the rays find none (no free surface)."""
+    for _ in range(_ROUNDS):
+        rays = _RAYS * (count - len(chosen))
+        start = foreground_flat[rng.integers(0, len(foreground_flat), rays)]
+        for flat in _ends_outside(start, volume, wanted, rng, margin_mm, spacing):
+            chosen[int(flat)] = None
+            if len(chosen) == count:
+                return
+
+
+def _ends_outside(
+    start: NDArray[np.int64],
+    volume: NDArray,
+    wanted: Sequence[int],
+    rng: Generator,
+    margin_mm: float,
+    spacing: Sequence[float],
+) -> NDArray[np.int64]:
+    """One random band voxel (raveled) for every ray that finds one.
+
+    A ray goes in a direction that is uniform in mm and is sampled at half the finest spacing, so that
+    consecutive samples touch. Its band begins where it leaves the foreground for the first time.
+    """
+    size = np.asarray(volume.shape)
+    pitch = np.asarray(spacing, dtype=np.float64)
+    origin = np.stack(np.unravel_index(start, volume.shape), axis=1)
+    direction = rng.normal(size=(len(start), 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True) * pitch
+    luck = rng.random(len(start))
+    # Only the foreground's bounding box plus the band can matter, the rest of a large volume cannot.
+    reach_mm = np.linalg.norm((origin.max(axis=0) - origin.min(axis=0) + 2) * pitch) + margin_mm
+    step_mm = 0.5 * pitch.min()
+    steps = np.arange(1, int(np.ceil(min(reach_mm, np.linalg.norm(size * pitch)) / step_mm)) + 2)
+    path = np.rint(origin[:, None] + direction[:, None] * (steps * step_mm)[None, :, None]).astype(np.int64)
+    inside = ((path >= 0) & (path < size)).all(axis=2)
+    flat = np.ravel_multi_index(tuple(np.moveaxis(path, 2, 0)), volume.shape, mode="clip")
+    value = volume.reshape(-1)[flat]
+    left = ~(np.isin(value, wanted) & inside)
+    exit_step = np.where(left.any(axis=1), left.argmax(axis=1), len(steps))
+    rows = np.arange(len(start))
+    last = np.where((exit_step == 0)[:, None], origin, path[rows, np.clip(exit_step - 1, 0, None)])
+    gap_mm = np.linalg.norm((path - last[:, None]) * pitch, axis=2)
+    touching = np.abs(path - last[:, None]).max(axis=2) <= 1
+    beyond = np.arange(len(steps))[None] >= exit_step[:, None]
+    usable = beyond & inside & (value == 0) & ((gap_mm <= margin_mm) | touching)
+    hits = usable.sum(axis=1)
+    ok = hits > 0
+    nth = np.floor(luck[ok] * hits[ok]).astype(np.int64)
+    column = (np.cumsum(usable[ok], axis=1) > nth[:, None]).argmax(axis=1)
+    return flat[ok][np.arange(ok.sum()), column]
+
+
+def _draw_anywhere(chosen: dict[int, None], n: int, volume: NDArray, rng: Generator) -> None:
+    """Fills ``chosen`` up to n with background voxels, uniformly; fewer if there are not so many."""
+    values = volume.reshape(-1)
+    for _ in range(_ROUNDS):
+        if len(chosen) >= n or not values.size:
+            return
+        for flat in rng.integers(0, values.size, 4 * (n - len(chosen))).tolist():
+            if values[flat] == 0 and len(chosen) < n:
+                chosen[flat] = None
+    background = np.flatnonzero(values == 0)
+    for i in rng.permutation(len(background)):
+        if len(chosen) >= n:
+            return
+        chosen[int(background[i])] = None
