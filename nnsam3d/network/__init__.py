@@ -1,0 +1,17 @@
+"""The promptable 3-D segmentation network of the 3DSAM-adapter paper; torch only, nothing of nnU-Net."""
+
+from __future__ import annotations
+
+from .config import PRESETS, SAM3DConfig, preset_config
+from .sam3d import SAM3D, Features, freeze_pretrained, parameter_counts, read_prompt_channel
+
+__all__ = [
+    "PRESETS",
+    "SAM3D",
+    "Features",
+    "SAM3DConfig",
+    "freeze_pretrained",
+    "parameter_counts",
+    "preset_config",
+    "read_prompt_channel",
+]

@@ -1,0 +1,184 @@
+"""Sizes of the network: one frozen, JSON-serialisable dataclass and the named presets.
+
+Public triples are in (D, H, W) order, like the arrays of nnU-Net: patch and stride in voxels, window and
+token grid in tokens. Inside the network tokens are laid out (H, W, D), see `hwd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from operator import index
+from typing import Any, TypeAlias
+
+Triple: TypeAlias = tuple[int, int, int]
+SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
+SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
+
+
+def hwd(size_DHW: Sequence[int]) -> Triple:
+    """(D, H, W), the order outside, to (H, W, D), the order of the network's token grids (SPEC §0)."""
+    d, h, w = size_DHW
+    return h, w, d
+
+
+def dhw(size_HWD: Sequence[int]) -> Triple:
+    """The inverse of `hwd`."""
+    h, w, d = size_HWD
+    return d, h, w
+
+
+@dataclass(frozen=True)
+class SAM3DConfig:
+    """Every size of the network; the defaults are the ViT-B of the paper (SPEC §1).
+
+    Survives JSON: `SAM3DConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config`.
+    """
+
+    patch_size: Any = (128, 128, 128)  # (D, H, W) voxels: size of the position tables; other inputs work too
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    window: Any = (8, 8, 8)  # (D, H, W) tokens
+    token_stride: Any = (4, 4, 4)  # (D, H, W) voxels per token
+    adapter_dim: Any = None  # None: embed_dim // 2
+    neck_dim: int = 256
+    decoder_dim: int = 128
+    prompt_heads: int = 8
+    prompt_mlp_dim: int = 2048
+    num_queries: int = 10
+    pos_embed_size: Any = (64, 64)  # (H, W) of the position table, SAM's is 64 x 64; None: the token grid
+    # Lengths of the relative-position tables: "sam" (27, and 2 * pos_embed_size - 1 in the feature blocks),
+    # "window" (2 * window - 1: nothing to interpolate) or one (H, W, D) triple per block.
+    rel_pos_tables: Any = "sam"
+    num_image_channels: int = 1
+    num_classes: int = 2  # logit maps
+    num_click_labels: Any = None  # clicks carry 0 .. num_click_labels - 1; None: num_classes
+    max_clicks: int = 16  # click slots per window while training or compiled
+    paper: bool = False  # True: exactly the paper's function, click labels ignored
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "window", "token_stride"):
+            self._set(name, _ints(name, getattr(self, name), 3))
+        for name, default in (("adapter_dim", self.embed_dim // 2), ("num_click_labels", self.num_classes)):
+            if getattr(self, name) is None:
+                self._set(name, default)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" or field.name in ("adapter_dim", "num_click_labels"):
+                self._set(field.name, _ints(field.name, value, 1)[0])
+        self._check()
+        pos = self.token_grid[1:] if self.pos_embed_size is None else self.pos_embed_size
+        self._set("pos_embed_size", _ints("pos_embed_size", pos, 2))
+        if not isinstance(self.rel_pos_tables, str):
+            tables = tuple(_ints("rel_pos_tables", t, 3) for t in self.rel_pos_tables)
+            if len(tables) != self.depth:
+                raise ValueError(
+                    f"rel_pos_tables has {len(tables)} entries for depth {self.depth}: give one (H, W, D) "
+                    'triple per block, or "sam" or "window"'
+                )
+            self._set("rel_pos_tables", tables)
+        elif self.rel_pos_tables not in ("sam", "window"):
+            raise ValueError(
+                f'rel_pos_tables is {self.rel_pos_tables!r}: use "sam", "window" or an (H, W, D) triple per block'
+            )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
+
+    def _check(self) -> None:
+        if self.depth % 4:
+            raise ValueError(
+                f"depth is {self.depth}: it must be a multiple of 4, because four levels of features are "
+                f"read at equal distances; use {self.depth // 4 * 4 or 4} or {self.depth // 4 * 4 + 4}"
+            )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}: change one of them"
+            )
+        if self.neck_dim % 2 or (self.neck_dim // 2) % self.prompt_heads:
+            raise ValueError(
+                f"prompt_heads {self.prompt_heads} does not divide half of neck_dim {self.neck_dim} (the "
+                f"width of the prompt cross attention): make neck_dim a multiple of {2 * self.prompt_heads}"
+            )
+        if max(self.token_stride) > SAM_PATCH:
+            raise ValueError(
+                f"token_stride is {self.token_stride}: each axis must lie in 1..{SAM_PATCH} voxels, because "
+                f"SAM's patch embedding sees {SAM_PATCH} samples per token"
+            )
+        if any(w > g for w, g in zip(self.window, self.token_grid, strict=True)):
+            fitting = tuple(min(w, g) for w, g in zip(self.window, self.token_grid, strict=True))
+            raise ValueError(
+                f"window {self.window} is larger than the token grid {self.token_grid} of patch_size "
+                f"{self.patch_size} at token_stride {self.token_stride} (all D, H, W): use a window of at "
+                f"most {fitting}, a larger patch or a smaller token_stride"
+            )
+
+    @property
+    def token_grid(self) -> Triple:
+        """Tokens of one patch, (D, H, W); a patch that is no multiple of the stride is padded up."""
+        d, h, w = (-(-p // s) for p, s in zip(self.patch_size, self.token_stride, strict=True))
+        return d, h, w
+
+    @property
+    def feature_blocks(self) -> tuple[int, ...]:
+        """The blocks (from 0) whose output feeds a neck; in SAM these have global attention."""
+        return tuple(self.depth // 4 * k - 1 for k in (1, 2, 3, 4))
+
+    @property
+    def rel_pos_lengths(self) -> tuple[Triple, ...]:
+        """Per block the rows of rel_pos_h, rel_pos_w, rel_pos_d."""
+        if isinstance(self.rel_pos_tables, tuple):
+            return self.rel_pos_tables
+        if self.rel_pos_tables == "window":
+            h, w, d = hwd(self.window)
+            return ((2 * h - 1, 2 * w - 1, 2 * d - 1),) * self.depth
+        windowed = (2 * SAM_WINDOW - 1,) * 3
+        h, w = self.pos_embed_size
+        at_feature_blocks = (2 * h - 1, 2 * w - 1, 2 * h - 1)  # SAM's are square; depth starts as their mean
+        return tuple(at_feature_blocks if i in self.feature_blocks else windowed for i in range(self.depth))
+
+
+def _ints(name: str, value: Any, length: int) -> tuple[int, ...]:
+    """A whole number or a sequence of `length` whole numbers, all positive, as a tuple."""
+    try:
+        values = tuple(value) if isinstance(value, Iterable) else (value,) * length
+        result = tuple(index(v) for v in values if not isinstance(v, bool))
+    except TypeError:
+        result = ()
+    if len(result) != length or min(result) < 1:
+        wanted = "a positive whole number" if length == 1 else f"one or {length} positive whole numbers"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return result
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Trains on a CPU; nothing of SAM's sizes.
+    "tiny": {
+        "patch_size": (64, 64, 64),
+        "embed_dim": 96,
+        "depth": 8,
+        "num_heads": 4,
+        "window": (4, 4, 4),
+        "neck_dim": 48,
+        "decoder_dim": 48,
+        "prompt_heads": 4,
+        "prompt_mlp_dim": 192,
+        "pos_embed_size": None,
+        "rel_pos_tables": "window",
+    },
+    "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "pos_embed_size": (64, 64)},
+    "vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "pos_embed_size": (64, 64)},
+    "vit_h": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "pos_embed_size": (64, 64)},
+}
+
+
+def preset_config(name: str, **overrides: Any) -> SAM3DConfig:
+    """The configuration of a preset, single fields replaced, e.g. `preset_config("tiny", num_classes=3)`."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
+    known = {field.name for field in fields(SAM3DConfig)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"unknown field(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+    return SAM3DConfig(**{**PRESETS[name], **overrides})

@@ -1,0 +1,102 @@
+"""Image encoder: stem, transformer blocks, necks (SPEC §3, §4).
+
+Shape suffixes: B batch, C image or token channels, D H W voxels outside and token grid
+inside, K neck channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .adapter import Adapter
+from .attention import WindowAttention, WindowLayout, merge, partition, window_layout
+from .config import SAM3DConfig, Triple, hwd
+from .stem import Stem
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear; four times wider inside, as in SAM."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, 4 * dim)
+        self.lin2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.gelu(self.lin1(x)))
+
+
+class Block(nn.Module):
+    """Adapter, window attention, MLP on (B, H, W, D, C) tokens (SPEC §3)."""
+
+    def __init__(
+        self, dim: int, num_heads: int, window: Triple, table_lengths: Triple, adapter_dim: int
+    ) -> None:
+        super().__init__()
+        self.adapter = Adapter(dim, adapter_dim)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = WindowAttention(dim, num_heads, window, table_lengths)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim)
+
+    def forward(self, x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
+        x = self.adapter(x_BHWDC)  # changes the residual stream itself, before the shortcut is taken
+        x = x + merge(self.attn(partition(self.norm1(x), layout), layout), layout)
+        return x + self.mlp(self.norm2(x))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a (B, C, H, W, D) map, voxel by voxel (SPEC §0 "LN3d")."""
+
+    def forward(self, x_BCHWD: Tensor) -> Tensor:
+        return super().forward(x_BCHWD.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+def make_neck(dim: int, neck_dim: int) -> nn.Sequential:
+    """1x1x1 and 3x3x3 convolution, each normalised; the indices are the official names (SPEC §4)."""
+    return nn.Sequential(
+        nn.Conv3d(dim, neck_dim, 1, bias=False),
+        ChannelNorm(neck_dim, eps=1e-6),
+        nn.Conv3d(neck_dim, neck_dim, 3, padding=1, bias=False),
+        ChannelNorm(neck_dim, eps=1e-6),
+    )
+
+
+class ImageEncoder(Stem):
+    """(B, C, D, H, W) image to four (B, K, h, w, d) feature maps, shallow to deep.
+
+    Inherits from the stem, rather than owning one, because the official state dict has no prefix for it.
+    """
+
+    def __init__(self, config: SAM3DConfig) -> None:
+        super().__init__(config)
+        self.window = hwd(config.window)
+        self.feature_blocks = config.feature_blocks
+        self.blocks = nn.ModuleList(
+            Block(config.embed_dim, config.num_heads, self.window, lengths, config.adapter_dim)
+            for lengths in config.rel_pos_lengths
+        )
+        self.neck_3d = nn.ModuleList(make_neck(config.embed_dim, config.neck_dim) for _ in range(4))
+
+    def layouts(self, tokens_BHWDC: Tensor) -> tuple[WindowLayout, WindowLayout]:
+        """The layouts of the even and of the odd blocks: the even ones are shifted (SPEC §3, unlike Swin)."""
+        h, w, d = tokens_BHWDC.shape[1:4]
+        even, odd = (
+            window_layout((h, w, d), self.window, shifted, tokens_BHWDC.device, tokens_BHWDC.dtype)
+            for shifted in (True, False)
+        )
+        return even, odd
+
+    def forward(self, image_BCDHW: Tensor) -> list[Tensor]:
+        x_BHWDC = self.stem(image_BCDHW)
+        layouts = self.layouts(x_BHWDC)
+        levels: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            x_BHWDC = block(x_BHWDC, layouts[i % 2])
+            if i in self.feature_blocks:
+                levels.append(self.neck_3d[len(levels)](x_BHWDC.permute(0, 4, 1, 2, 3)))
+        return levels
+
+
+__all__ = ["Block", "ChannelNorm", "ImageEncoder", "make_neck"]

@@ -1,0 +1,133 @@
+"""Mask decoder: four feature levels and the image to logits (SPEC §6; PERFORMANCE §4).
+
+The fusion convolution acts on upsampled maps. Convolution and upsampling commute once the channels are mixed,
+so the channels are mixed on the coarse grid, eight times smaller, and each tap's result is then upsampled and
+shifted by a small fixed matrix: the same function at a sixth of the arithmetic. Because the sum falls into
+levels, everything that does not depend on the clicks can be kept between clicks.
+
+Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, H W D token
+grid, X Y Z fine grid (between tokens and voxels) of the same axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import SAM3DConfig, Triple, hwd
+
+
+def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3, n_out, n_in): upsampling with align_corners=True, read one sample before, at and after each place.
+
+    Rows that would read outside are zero: the zero padding of the convolution that follows.
+    """
+    place = torch.arange(n_out, device=device, dtype=torch.float64) * ((n_in - 1) / max(n_out - 1, 1))
+    corner = torch.arange(n_in, device=device, dtype=torch.float64)
+    up = (1 - (place[:, None] - corner).abs()).clamp(min=0)
+    up = F.pad(up, (0, 0, 1, 1)).to(dtype)
+    return torch.stack([up[tap : tap + n_out] for tap in range(3)])
+
+
+def conv3d_of_upsampled(x_BCHWD: Tensor, weight_OC333: Tensor, size_XYZ: Sequence[int]) -> Tensor:
+    """conv3d(upsample(x, size, align_corners=True), weight, padding=1), never building the upsampled x."""
+    batch, _, h, w, d = x_BCHWD.shape
+    size = (*size_XYZ,)
+    out = weight_OC333.shape[0]
+    up_h, up_w, up_d = (
+        shifted_upsampling(n_in, n_out, x_BCHWD.device, x_BCHWD.dtype)
+        for n_in, n_out in zip((h, w, d), size_XYZ, strict=True)
+    )
+    # Channels before the batch (V = B * H * W * D), so that the taps' shares come out contiguous.
+    flat_CV = x_BCHWD.transpose(0, 1).flatten(1)
+    along_h = []
+    for tap_h in range(3):
+        mix = weight_OC333[:, :, tap_h].permute(3, 2, 0, 1).flatten(0, 2)  # (tap d, tap w, O) x C
+        mixed = (mix @ flat_CV).view(3, 3, out * batch, h, w, d)
+        along_d = _add3([mixed[tap] @ up_d[tap].T for tap in range(3)])  # (tap w, O * B, H, W, Z)
+        along_w = _add3([up_w[tap] @ along_d[tap] for tap in range(3)])  # (O * B, H, Y, Z)
+        along_h.append(up_h[tap_h] @ along_w.flatten(2))  # (O * B, X, Y * Z)
+    return _add3(along_h).view(out, batch, *size).transpose(0, 1)
+
+
+def _add3(parts: list[Tensor]) -> Tensor:
+    first, second, third = parts
+    return first + second + third
+
+
+def make_head(in_channels: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(in_channels, channels, 3, padding=1, bias=False),
+        nn.InstanceNorm3d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(channels, channels, 3, padding=1, bias=False),
+        nn.InstanceNorm3d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class LevelHeads(nn.Module):
+    """One head per level; the official names count from 2."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.head2 = make_head(in_channels, channels)
+        self.head3 = make_head(in_channels, channels)
+        self.head4 = make_head(in_channels, channels)
+        self.head5 = make_head(in_channels, channels)
+
+
+class MaskDecoder(nn.Module):
+    """Levels (B, C, H, W, D), the last one prompted, and image (B, I, D, H, W) to logits (B, K, D, H, W)."""
+
+    def __init__(self, config: SAM3DConfig) -> None:
+        super().__init__()
+        channels = config.decoder_dim
+        self.channels = channels
+        self.token_stride = hwd(config.token_stride)
+        self.mlahead = LevelHeads(config.neck_dim, channels)
+        self.cls = nn.Sequential(
+            nn.Conv3d(4 * channels + config.num_image_channels, channels, 3, padding=1, bias=False),
+            nn.InstanceNorm3d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(channels, config.num_classes, 3, padding=1, bias=False),
+        )
+
+    def fusion_weight(self) -> Tensor:
+        """Of `cls.0`, (O, 4 * O + I, 3, 3, 3): levels 0, 1, 2, the prompted level, the image."""
+        fusion = self.cls[0]
+        assert isinstance(fusion, nn.Conv3d)
+        return fusion.weight
+
+    def fine_grid(self, grid_HWD: Sequence[int]) -> Triple:
+        """Twice the token grid, but never finer than the voxels."""
+        h, w, d = (g * min(2, stride) for g, stride in zip(grid_HWD, self.token_stride, strict=True))
+        return h, w, d
+
+    def fuse_unprompted(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
+        """Share of the three unprompted levels and the image in the fusion convolution, (B, O, X, Y, Z)."""
+        heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
+        weight = self.fusion_weight()
+        split = 3 * self.channels
+        fine = self.fine_grid(levels[0].shape[2:])
+        coarse = torch.cat([head(level) for head, level in zip(heads, levels, strict=True)], 1)
+        image_BIHWD = image_BIDHW.permute(0, 1, 3, 4, 2)
+        image_BIXYZ = F.interpolate(image_BIHWD, size=fine, mode="trilinear", align_corners=False)
+        image_part = F.conv3d(image_BIXYZ, weight[:, split + self.channels :], padding=1)
+        return conv3d_of_upsampled(coarse, weight[:, :split], fine) + image_part
+
+    def finish(self, fused_BOXYZ: Tensor, prompted_BCHWD: Tensor, size_DHW: Sequence[int]) -> Tensor:
+        """Adds the prompted level to what `fuse_unprompted` gave; logits at the crop's size."""
+        split = 3 * self.channels
+        weight = self.fusion_weight()[:, split : split + self.channels]
+        level = self.mlahead.head5(prompted_BCHWD)
+        fused = fused_BOXYZ + conv3d_of_upsampled(level, weight, fused_BOXYZ.shape[2:])
+        logits_BKXYZ = self.cls[1:](fused)
+        logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
+        return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
+
+    def forward(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
+        return self.finish(self.fuse_unprompted(levels[:3], image_BIDHW), levels[3], image_BIDHW.shape[2:])

@@ -1,0 +1,161 @@
+"""SAM3D: image encoder, prompt encoder and mask decoder as one network (SPEC §1).
+
+Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import SAM3DConfig, Triple
+from .image_encoder import ImageEncoder
+from .mask_decoder import MaskDecoder
+from .prompt_encoder import PromptEncoder
+
+LOGIT_LIMIT = 50.0  # nnU-Net's sliding window sums logits in half precision with weights of up to 10
+
+
+class Features(NamedTuple):
+    """What the clicks do not change about an image; can be kept while the user clicks."""
+
+    deepest_BCHWD: Tensor  # the level that the prompt encoder works on, token grid
+    fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
+    padded_size: Triple  # (D, H, W) voxels after padding to whole tokens
+    size: Triple  # (D, H, W) voxels of the image as given
+
+
+def read_prompt_channel(prompt_BDHW: Tensor, max_clicks: int | None) -> tuple[Tensor, Tensor]:
+    """Clicks out of the prompt channel (0 = no click, 1 + label at a click's voxel), in raster order.
+
+    Returns positions (B, N, 3), (D, H, W) voxels, floating point, and labels (B, N), -1 where there are fewer
+    clicks than N. N is `max_clicks`, a static shape (the first clicks are taken), or for None as many as the
+    fullest item of the batch has, so that none is dropped.
+    """
+    batch = prompt_BDHW.shape[0]
+    _, height, width = prompt_BDHW.shape[1:]
+    values = prompt_BDHW.reshape(batch, -1)
+    clicked = values > 0.5
+    total = values.shape[1]
+    slots = int(clicked.sum(1).max()) if max_clicks is None else max_clicks
+    # Voxels rank by how early they are; those without a click rank last, at zero.
+    early_first = torch.arange(total, 0, -1, device=values.device, dtype=torch.int32)
+    rank, index = (clicked * early_first).topk(min(slots, total), dim=1)
+    if slots > total:
+        rank, index = F.pad(rank, (0, slots - total)), F.pad(index, (0, slots - total))
+    real = rank > 0
+    index = torch.where(real, index, 0)
+    labels = torch.where(real, values.gather(1, index).round().long() - 1, -1)
+    position = torch.stack([index // (height * width), index // width % height, index % width], -1)
+    precise = torch.float64 if prompt_BDHW.dtype == torch.float64 else torch.float32
+    return position.to(precise), labels
+
+
+class SAM3D(nn.Module):
+    """The promptable 3-D network. Input of `forward`: image channels, then the prompt channel."""
+
+    def __init__(self, config: SAM3DConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.prompt_encoder = PromptEncoder(config)
+        self.mask_decoder = MaskDecoder(config)
+
+    def forward(self, x_BCDHW: Tensor) -> Tensor:
+        """Logits (B, K, D, H, W); the clicks are read from the last channel."""
+        channels = self.config.num_image_channels
+        self._check_volume(x_BCDHW, channels + 1, f"{channels} image channel(s) and the prompt channel")
+        static = self.training or torch.compiler.is_compiling()
+        slots = self.config.max_clicks if static else None
+        clicks_BN3, labels_BN = read_prompt_channel(x_BCDHW[:, -1], slots)
+        logits = self.segment(x_BCDHW[:, :channels], clicks_BN3, labels_BN)
+        if self.training or self.config.paper:
+            return logits
+        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+
+    def encode(self, image_BCDHW: Tensor) -> Features:
+        """Everything that does not depend on the clicks, for `decode`; any size, padded to whole tokens."""
+        channels = self.config.num_image_channels
+        self._check_volume(image_BCDHW, channels, f"{channels} image channel(s)")
+        d, h, w = size = tuple(image_BCDHW.shape[2:])
+        sd, sh, sw = self.config.token_stride
+        missing = (-d % sd, -h % sh, -w % sw)
+        if any(missing):
+            pd, ph, pw = missing
+            image_BCDHW = F.pad(image_BCDHW, (0, pw, 0, ph, 0, pd), mode="replicate")
+        levels = self.image_encoder(image_BCDHW)
+        fused = self.mask_decoder.fuse_unprompted(levels[:3], image_BCDHW)
+        padded = (d + missing[0], h + missing[1], w + missing[2])
+        return Features(levels[3], fused, padded, (size[0], size[1], size[2]))
+
+    def decode(self, features: Features, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
+        """Logits (B, K, D, H, W) for clicks at (D, H, W) voxel positions with labels, -1 = padding."""
+        self._check_clicks(features, clicks_BN3, labels_BN)
+        prompted = self.prompt_encoder(features.deepest_BCHWD, clicks_BN3, labels_BN)
+        logits = self.mask_decoder.finish(features.fused_BOXYZ, prompted, features.padded_size)
+        d, h, w = features.size
+        return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
+
+    def segment(self, image_BCDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
+        """`decode(encode(image), clicks, labels)`."""
+        return self.decode(self.encode(image_BCDHW), clicks_BN3, labels_BN)
+
+    def _check_volume(self, x: Tensor, channels: int, meaning: str) -> None:
+        if x.ndim != 5:
+            raise ValueError(
+                f"expected a 5-D tensor (batch, channels, D, H, W), got {x.ndim}-D of shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != channels:
+            raise ValueError(
+                f"expected {channels} channels ({meaning}), got {x.shape[1]} in shape {tuple(x.shape)}"
+            )
+        if 0 in x.shape:
+            raise ValueError(f"the input is empty: shape {tuple(x.shape)}")
+
+    def _check_clicks(self, features: Features, clicks: Tensor, labels: Tensor) -> None:
+        batch = features.deepest_BCHWD.shape[0]
+        if clicks.ndim != 3 or clicks.shape[2] != 3 or clicks.shape[0] != batch:
+            raise ValueError(
+                f"expected click positions (D, H, W) of shape ({batch}, N, 3), got {tuple(clicks.shape)}"
+            )
+        if not clicks.is_floating_point():
+            raise ValueError(f"click positions must be floating point, got {clicks.dtype}: use .float()")
+        if labels.shape != clicks.shape[:2]:
+            raise ValueError(
+                f"expected one label per click, shape {tuple(clicks.shape[:2])}, got {tuple(labels.shape)}"
+            )
+        # On an accelerator the check would wait for the device, in every training step.
+        cheap = labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling()
+        if cheap and not self.config.paper and int(labels.max()) >= self.config.num_click_labels:
+            raise ValueError(
+                f"click label {int(labels.max())} is out of range: this network knows the labels "
+                f"0..{self.config.num_click_labels - 1} (-1 = padding)"
+            )
+
+
+FROZEN = (  # SPEC §7, the rows that the paper does not train
+    ".patch_embed.",
+    ".pos_embed",
+    ".attn.qkv.",
+    ".attn.proj.",
+    ".attn.rel_pos_h",
+    ".attn.rel_pos_w",
+    ".attn.lr",
+    ".mlp.",
+)
+
+
+def freeze_pretrained(net: SAM3D) -> None:
+    """Freezes what the paper takes from SAM and keeps (SPEC §7, "no"); everything else keeps training."""
+    for name, parameter in net.image_encoder.named_parameters(prefix="image_encoder"):
+        if any(part in name for part in FROZEN):
+            parameter.requires_grad_(False)
+
+
+def parameter_counts(net: nn.Module) -> tuple[int, int]:
+    """(all parameters, those that train)."""
+    sizes = [(p.numel(), p.requires_grad) for p in net.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
