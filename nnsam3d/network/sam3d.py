@@ -63,6 +63,10 @@ class SAM3D(nn.Module):
         self.image_encoder = ImageEncoder(config)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
+        # DDP waits for a gradient of every parameter that it knows; these never get one (see PromptLayer).
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name
+        ]
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         """Logits (B, K, D, H, W); the clicks are read from the last channel."""

@@ -1,0 +1,1 @@
+"""Raw case + prompts -> network input (image channels + prompt channel)."""

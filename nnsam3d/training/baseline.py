@@ -1,0 +1,36 @@
+"""nnU-Net's own trainer with the length of training taken from our options: the fair automatic baseline.
+
+Stock nnU-Net hard-codes 1000 epochs of 250 iterations; a comparison at equal wall-clock time needs both trainers
+to run, and to decay their learning rates, over a length that is chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnsam3d.training.options import options_from_environment
+
+
+class nnUNetBaselineTrainer(nnUNetTrainer):
+    """nnUNetTrainer; ``nnsam3d_options`` sets num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch.
+
+    Raises:
+        OptionsError: unknown or wrong option.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        options = options_from_environment()
+        self.num_epochs = options.num_epochs
+        self.num_iterations_per_epoch = options.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch

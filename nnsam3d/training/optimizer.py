@@ -1,0 +1,47 @@
+"""AdamW over what is trainable, a learning rate that depends on nothing but the epoch, clipping per sub-network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nnsam3d.training.options import TrainingOptions
+
+FINAL_SHARE = 0.01  # of the learning rate, at the end of training (SPEC §8)
+SUB_NETWORKS = ("image_encoder", "prompt_encoder", "mask_decoder")
+
+
+def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
+    """AdamW (betas 0.9, 0.999; eps 1e-8) over the trainable parameters only (SPEC §8)."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trainable, lr=options.learning_rate, weight_decay=options.weight_decay)
+
+
+class WarmupLinear:
+    """Linear warm-up, then the paper's linear decay to 1 % of the learning rate.
+
+    A pure function of the (fractional) epoch, so a resumed training has the uninterrupted run's learning rate.
+    nnU-Net calls ``step(epoch)`` once per epoch; the trainer calls it with the fraction before every iteration.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options: TrainingOptions) -> None:
+        self.optimizer = optimizer
+        self.learning_rate = options.learning_rate
+        self.num_epochs = options.num_epochs
+        self.warmup = min(options.warmup_epochs, options.num_epochs / 10)
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """Learning rate at a fractional epoch, 0 <= epoch <= num_epochs."""
+        decay = 1 - (1 - FINAL_SHARE) * min(epoch, self.num_epochs) / self.num_epochs
+        ramp = min(1.0, max(epoch, 1e-3) / self.warmup) if self.warmup > 0 else 1.0
+        return self.learning_rate * decay * ramp
+
+    def step(self, epoch: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate_at(epoch)
+
+
+def clip_gradients(network: nn.Module, max_norm: float) -> None:
+    """Clip the L2 norm of each sub-network's gradient separately, as the paper's code does (SPEC §12 #38)."""
+    for name in SUB_NETWORKS:
+        nn.utils.clip_grad_norm_(network.get_submodule(name).parameters(), max_norm)

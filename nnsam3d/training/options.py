@@ -1,0 +1,157 @@
+"""What a user may set for a training: one frozen dataclass, two places to set it.
+
+1. the plans: ``plans["configurations"][configuration]["nnsam3d"] = {"preset": "tiny", ...}``
+2. the environment variable of one run: ``nnsam3d_options="preset=tiny num_epochs=20"`` (wins)
+
+Unknown keys and values of the wrong type are errors that list what is known. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from nnsam3d.errors import UserError
+
+ENVIRONMENT_VARIABLE = "nnsam3d_options"
+PLANS_KEY = "nnsam3d"
+CLICK_STRATEGIES = ("uniform", "center")
+
+
+class OptionsError(UserError):
+    """An option is unknown, of the wrong type or out of range."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """All settings of a training that are not nnU-Net's own (patch, batch size, spacing stay in the plans).
+
+    Defaults follow the paper (SPEC §8: AdamW, learning rate 4e-4, no weight decay, linear decay to 1 %,
+    gradient norm 1 per sub-network); 500 epochs of 250 iterations are about its number of updates.
+    """
+
+    preset: str = "vit_b"  # backbone: tiny, vit_b, vit_l, vit_h
+    weights: str = "auto"  # auto (SAM's checkpoint of the preset; tiny has none), scratch, or a file
+    num_epochs: int = 500
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.0
+    warmup_epochs: float = 2.0  # linear, counted in iterations; never more than a tenth of the training
+    gradient_clip: float = 1.0  # L2 norm, separately for image encoder, prompt encoder and mask decoder
+    oversample_foreground: float = 0.5  # share of patches that must hold foreground
+    max_clicks: int = 8  # clicks simulated per training patch: 0 or uniform in 1..max_clicks
+    zero_click_share: float = 0.2  # share of training patches without any click (automatic segmentation)
+    negative_click_share: float = 0.25  # share of background clicks among the simulated ones
+    click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
+    validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
+    window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_clicks"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("zero_click_share", "negative_click_share", "oversample_foreground"):
+            _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
+        for name in ("learning_rate", "gradient_clip"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("weight_decay", "warmup_epochs", "window"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
+        _require(
+            0 <= self.validation_clicks <= self.max_clicks,
+            "validation_clicks",
+            self.validation_clicks,
+            f"between 0 and max_clicks={self.max_clicks}",
+        )
+        _require(
+            self.click_strategy in CLICK_STRATEGIES,
+            "click_strategy",
+            self.click_strategy,
+            "one of " + ", ".join(CLICK_STRATEGIES),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready copy, as it stands in the plans."""
+        return asdict(self)
+
+
+def options_from_mapping(
+    values: Mapping[str, Any], base: TrainingOptions | None = None, source: str = "options"
+) -> TrainingOptions:
+    """``base`` (default: the defaults) with ``values`` put over it.
+
+    Raises:
+        OptionsError: unknown key, wrong type or value out of range; the message names ``source``.
+    """
+    base = base or TrainingOptions()
+    known = {field.name: getattr(base, field.name) for field in fields(base)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise OptionsError(f"{source}: unknown option {', '.join(unknown)}. Known options: {', '.join(known)}.")
+    converted = {key: _convert(key, value, type(known[key]), source) for key, value in values.items()}
+    try:
+        return replace(base, **converted)
+    except OptionsError as error:
+        raise OptionsError(f"{source}: {error}") from None
+
+
+def environment_overrides() -> dict[str, str]:
+    """The key=value pairs of ``nnsam3d_options``, still as text.
+
+    Raises:
+        OptionsError: a word is no key=value pair, or a key is given twice.
+    """
+    text = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    overrides: dict[str, str] = {}
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise OptionsError(f"{ENVIRONMENT_VARIABLE}={text!r}: {error}") from None
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key:
+            raise OptionsError(
+                f'{ENVIRONMENT_VARIABLE}: {word!r} is not of the form key=value. '
+                f'Example: {ENVIRONMENT_VARIABLE}="preset=tiny num_epochs=20"'
+            )
+        if key in overrides:
+            raise OptionsError(f"{ENVIRONMENT_VARIABLE}: option {key} is given twice.")
+        overrides[key] = value
+    return overrides
+
+
+def options_from_environment(base: TrainingOptions | None = None) -> TrainingOptions:
+    """``base`` overridden by the environment variable ``nnsam3d_options``."""
+    return options_from_mapping(environment_overrides(), base, f"environment variable {ENVIRONMENT_VARIABLE}")
+
+
+def resolve_options(configuration: Mapping[str, Any], name: str) -> TrainingOptions:
+    """Options of one run: defaults, then the plans' configuration entry, then the environment.
+
+    Args:
+        configuration: one entry of ``plans["configurations"]``.
+        name: its name, for messages.
+    """
+    entry = configuration.get(PLANS_KEY, {})
+    if not isinstance(entry, Mapping):
+        raise OptionsError(f'plans, configuration {name}: "{PLANS_KEY}" must be an object of options, not {entry!r}')
+    planned = options_from_mapping(entry, source=f'plans, configuration {name}, entry "{PLANS_KEY}"')
+    return options_from_environment(planned)
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise OptionsError(f"option {name}={value!r} must be {expected}.")
+
+
+def _convert(key: str, value: Any, kind: type, source: str) -> Any:
+    try:
+        if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
+            raise ValueError
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise OptionsError(f"{source}: option {key}={value!r} must be of type {kind.__name__}.") from None

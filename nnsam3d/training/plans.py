@@ -1,0 +1,131 @@
+"""Plan rewriting: nnU-Net's plans of any dataset -> the same plans with our network in them.
+
+Only the architecture and our own entries change; nothing that concerns preprocessed data or folder names does,
+so the saved model folder describes itself and stock prediction, export, install and ensembling work.
+Axis letters: D, H, W = array axes after nnU-Net's transposition (D = slice axis), sizes in voxels or tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnsam3d.errors import UserError
+from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
+from nnsam3d.prompts import click_labels
+from nnsam3d.training.options import PLANS_KEY, TrainingOptions
+
+NETWORK_CLASS = "nnsam3d.network.sam3d.SAM3D"
+PAPER_STRIDE = 4  # voxels per token at 1 mm (SPEC §0)
+STRIDES = (1, 2, 4)
+WINDOWS = (4, 5, 6, 7, 8)
+SMALLEST_GRID = 2  # tokens per axis; below this there is nothing to attend to
+
+
+def refuse_unsupported(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration, or an error for what this trainer cannot do.
+
+    Raises:
+        UserError: unknown configuration, 2D configuration, cascade, or no foreground label.
+    """
+    names = list(plans["configurations"])
+    if configuration not in names:
+        raise UserError(
+            f"configuration {configuration!r} is not in the plans (which have: {', '.join(names)}). "
+            "A 3D click-promptable network needs a 3D configuration; nnU-Net plans none for single-slice images."
+        )
+    resolved = PlansManager(plans).get_configuration(configuration).configuration
+    if len(resolved["patch_size"]) != 3 or 1 in resolved["patch_size"]:
+        raise UserError(
+            f"configuration {configuration!r} has the patch {tuple(resolved['patch_size'])}: SAM3DAdapterTrainer is "
+            "a 3D network and cannot train on single slices. Use 3d_fullres or 3d_lowres."
+        )
+    if resolved.get("previous_stage") is not None:
+        raise UserError(
+            f"configuration {configuration!r} is the second stage of a cascade, which SAM3DAdapterTrainer does not "
+            "support: clicks already say where to look. Use 3d_fullres or 3d_lowres."
+        )
+    if max(click_labels(dataset_json).values()) < 1:
+        raise UserError("dataset.json has no foreground label: there is nothing to click on.")
+    return resolved
+
+
+def rewrite_plans(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], options: TrainingOptions
+) -> dict[str, Any]:
+    """A copy of ``plans`` whose ``configuration`` describes our network and the resolved options.
+
+    Raises:
+        UserError: see :func:`refuse_unsupported`; unknown preset; patch too small for the network.
+    """
+    resolved = refuse_unsupported(plans, configuration, dataset_json)
+    config = network_config(resolved["patch_size"], resolved["spacing"], dataset_json, options)
+    kwargs = asdict(config)
+    # nnU-Net passes these two itself, from dataset.json
+    del kwargs["num_image_channels"], kwargs["num_classes"]
+    plans = deepcopy(plans)
+    entry = plans["configurations"][configuration]
+    entry["architecture"] = {
+        "network_class_name": NETWORK_CLASS,
+        "arch_kwargs": kwargs,
+        "_kw_requires_import": [],
+    }
+    entry[PLANS_KEY] = options.as_dict()
+    return plans
+
+
+def network_config(
+    patch_DHW: Sequence[int], spacing_DHW: Sequence[float], dataset_json: dict[str, Any], options: TrainingOptions
+) -> SAM3DConfig:
+    """The network for a patch (voxels) at a spacing (mm).
+
+    Raises:
+        UserError: unknown preset, or a patch that holds fewer tokens than the network or the window needs.
+    """
+    if options.preset not in PRESETS:
+        raise UserError(f"option preset={options.preset!r} is unknown. Known presets: {', '.join(PRESETS)}.")
+    stride = token_stride(spacing_DHW)
+    grid = [math.ceil(size / step) for size, step in zip(patch_DHW, stride, strict=True)]
+    if min(grid) < SMALLEST_GRID:
+        raise UserError(
+            f"patch {tuple(patch_DHW)} with token stride {stride} gives a token grid of {tuple(grid)}: at least "
+            f"{SMALLEST_GRID} tokens per axis are needed. Plan a larger patch for this configuration."
+        )
+    window = (options.window,) * 3 if options.window else tuple(window_edge(tokens) for tokens in grid)
+    try:
+        return preset_config(
+            options.preset,
+            patch_size=tuple(int(size) for size in patch_DHW),
+            token_stride=stride,
+            window=window,
+            num_image_channels=len(dataset_json.get("channel_names") or dataset_json["modality"]),
+            num_click_labels=max(click_labels(dataset_json).values()) + 1,
+            max_clicks=options.max_clicks,
+        )
+    except ValueError as error:
+        raise UserError(f"the patch {tuple(patch_DHW)} and the options do not fit: {error}") from None
+
+
+def token_stride(spacing_DHW: Sequence[float]) -> tuple[int, int, int]:
+    """Voxels per token and axis such that tokens are near-cubic in mm.
+
+    The finest axis keeps the paper's 4 voxels; a coarser axis takes the stride out of 1, 2, 4 that comes closest
+    to the same length in mm (compared as ratios).
+    """
+    target = PAPER_STRIDE * min(spacing_DHW)
+    strides = [
+        max(STRIDES, key=lambda s: (-round(abs(math.log(s * spacing / target)), 6), s)) for spacing in spacing_DHW
+    ]
+    return strides[0], strides[1], strides[2]
+
+
+def window_edge(tokens: int) -> int:
+    """Attention window along an axis of ``tokens`` tokens: at most the paper's 8, with the least zero padding."""
+    if tokens <= max(WINDOWS):
+        return tokens
+    return max(WINDOWS, key=lambda edge: (-(-tokens % edge), edge))

@@ -1,0 +1,271 @@
+"""SAM3DAdapterTrainer: the 3D-adapted SAM inside nnU-Net's training, validation and prediction.
+
+Follows nnU-Net's trainer, method by method; what stands here is only what differs. ``trainers/`` re-exports it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import autocast, nn
+from torch._dynamo import OptimizedModule
+
+from nnsam3d.errors import UserError
+from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
+from nnsam3d.network.weights import load_sam
+from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
+from nnsam3d.prompts import click_labels
+from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
+from nnsam3d.training.optimizer import WarmupLinear, build_optimizer, clip_gradients
+from nnsam3d.training.options import (
+    ENVIRONMENT_VARIABLE,
+    PLANS_KEY,
+    TrainingOptions,
+    options_from_environment,
+    options_from_mapping,
+    resolve_options,
+)
+from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
+from nnsam3d.training.pretrained import SCRATCH, find_weights
+
+RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
+CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+
+
+class SAM3DAdapterTrainer(nnUNetTrainer):
+    """Trains a click-promptable :class:`nnsam3d.network.SAM3D` on any nnU-Net dataset with a 3D configuration.
+
+    Options: :class:`nnsam3d.training.options.TrainingOptions`.
+
+    Raises:
+        OptionsError: unknown or wrong option.
+        UserError: a configuration, patch or dataset that this trainer cannot do.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        options = resolve_options(refuse_unsupported(plans, configuration, dataset_json), configuration)
+        plans = rewrite_plans(plans, configuration, dataset_json, options)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self._restoring = False
+        self._iteration = 0
+        self.enable_deep_supervision = False
+        self.pretrained_from: Path | None = None
+        self._use(options)
+
+    def _use(self, options: TrainingOptions) -> None:
+        self.options = options
+        self.num_epochs = options.num_epochs
+        self.num_iterations_per_epoch = options.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        self.initial_lr = options.learning_rate
+        self.weight_decay = options.weight_decay
+        self.oversample_foreground_percent = options.oversample_foreground
+        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
+        self.save_every = 10
+
+    # ------------------------------------------------------------------ network
+
+    @staticmethod
+    def build_network_architecture(  # type: ignore[override]
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """The network that the plans describe; also used in prediction, which is why it makes
+        ``configuration_manager`` prompt-aware. ``num_input_channels`` counts image channels only."""
+        use_prompted_preprocessor(configuration_manager)
+        kwargs = configuration_manager.network_arch_init_kwargs
+        return SAM3D(SAM3DConfig(**kwargs, num_image_channels=num_input_channels, num_classes=num_output_channels))
+
+    @property
+    def bare_network(self) -> SAM3D:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """The network has one output: nothing to switch."""
+
+    def initialize(self) -> None:
+        """As nnU-Net's, then SAM's weights (unless a checkpoint is about to replace them)."""
+        if not self._restoring:
+            self.pretrained_from = find_weights(self.options.preset, self.options.weights)
+        super().initialize()
+        if not self._restoring:
+            self._load_pretrained()
+        total, trainable = parameter_counts(self.bare_network)
+        self.print_to_log_file(
+            f"nnsam3d options: {self.options}\n"
+            f"nnsam3d network: {self.bare_network.config}\n"
+            f"parameters: {total:,}, of which trained: {trainable:,} "
+            f"({'frozen SAM backbone' if self.pretrained_from else 'everything, from scratch'})",
+            also_print_to_console=True,
+        )
+
+    def _load_pretrained(self) -> None:
+        record: dict[str, Any] = {"source": SCRATCH}
+        if self.pretrained_from is not None:
+            report = load_sam(self.bare_network, self.pretrained_from)
+            self.print_to_log_file(report.summary())
+            record = {"source": str(self.pretrained_from), "sha256": report.sha256}
+        self.plans_manager.plans["configurations"][self.configuration_name][RECORD_KEY] = record
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW over the trainable parameters; the backbone is frozen if and only if it is pretrained."""
+        if self.pretrained_from is not None:
+            freeze_pretrained(self.bare_network)
+        optimizer = build_optimizer(self.bare_network, self.options)
+        return optimizer, WarmupLinear(optimizer, self.options)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """As nnU-Net's, with the options the checkpoint was trained with (the environment still overrides them).
+
+        Raises:
+            UserError: the environment asks for another network than the checkpoint holds.
+        """
+        if not self.was_initialized:
+            checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+            self._adopt(checkpoint["init_args"]["plans"], str(filename_or_checkpoint))
+        self._restoring = True
+        super().load_checkpoint(filename_or_checkpoint)
+        self._restoring = False
+
+    def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
+        entry = plans["configurations"][self.configuration_name]
+        trained = options_from_mapping(entry[PLANS_KEY], source=checkpoint)
+        options = options_from_environment(trained)
+        rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
+        _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
+        self.plans_manager = PlansManager(rewritten)
+        self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+        self._use(options)
+        record = entry.get(RECORD_KEY, {"source": SCRATCH})
+        self.pretrained_from = None if record["source"] == SCRATCH else Path(record["source"])
+
+    # ------------------------------------------------------------------ data
+
+    def _click_simulation(self) -> ClickSimulation:
+        spacing = self.configuration_manager.spacing
+        return ClickSimulation(
+            labels=tuple(value for value in click_labels(self.dataset_json).values() if value > 0),
+            ignore_label=self.label_manager.ignore_label,
+            spacing=(spacing[0], spacing[1], spacing[2]),
+            options=self.options,
+        )
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
+        """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
+        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        return insert_clicks(transforms, self._click_simulation(), training=True)
+
+    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
+        """nnU-Net's validation pipeline plus ``validation_clicks`` simulated clicks."""
+        transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
+        return insert_clicks(transforms, self._click_simulation(), training=False)
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        """As nnU-Net's; refuses to overwrite the plans of folds that hold another network."""
+        if not self.was_initialized:
+            self.initialize()
+        self._protect_other_folds()
+        super().on_train_start()
+
+    def _protect_other_folds(self) -> None:
+        saved = Path(self.output_folder_base) / "plans.json"
+        others = [
+            path
+            for path in Path(self.output_folder_base).glob("fold_*")
+            if path.name != f"fold_{self.fold}" and any((path / name).is_file() for name in CHECKPOINT_NAMES)
+        ]
+        if saved.is_file() and others:
+            theirs = load_json(str(saved))["configurations"][self.configuration_name]
+            ours = self.plans_manager.plans["configurations"][self.configuration_name]
+            _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One update. nnU-Net's, with the paper's gradient clipping and a learning rate per iteration."""
+        self._iteration += 1
+        self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
+        data_BCDHW = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"].to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+            loss = self.loss(self.network(data_BCDHW), target)
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            clip_gradients(self.bare_network, self.options.gradient_clip)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            loss.backward()
+            clip_gradients(self.bare_network, self.options.gradient_clip)
+            self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    # ------------------------------------------------------------------ validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation; every case carries clicks simulated from its ground truth, seeded by name.
+
+        The clicks are written to ``validation_prompts/``: nnUNetv2_predict with them repeats the validation.
+        """
+        self.print_to_log_file(
+            f"final validation with {self.options.validation_clicks} simulated click(s) per case "
+            f'(change it with {ENVIRONMENT_VARIABLE}="validation_clicks=N" and --val)'
+        )
+        prompts = PromptRecorder(
+            Path(self.output_folder) / "validation_prompts",
+            self.plans_manager.transpose_forward,
+            {value: name for name, value in click_labels(self.dataset_json).items()},
+        )
+        stock: Any = self.dataset_class
+        self.dataset_class: Any = with_simulated_clicks(stock, self._click_simulation(), prompts)
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self.dataset_class = stock
+
+
+def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
+    """Compare two configurations' architectures, value by value."""
+    kwargs, wanted = theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
+    differing = [key for key in wanted if _plain(kwargs.get(key)) != _plain(wanted[key])]
+    if differing:
+        details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
+        options = " ".join(f"{key}={value}" for key, value in theirs.get(PLANS_KEY, {}).items() if key == "preset")
+        raise UserError(
+            f"{where} holds another network than this run asks for ({details}). Set "
+            f'{ENVIRONMENT_VARIABLE}="{options or "..."}" as in that training, or train under another plans '
+            f"identifier (-p), or move that folder away. {os.linesep}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists alike: plans pass through JSON."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

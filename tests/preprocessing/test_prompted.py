@@ -1,0 +1,200 @@
+"""From prompt files to the network's input, through nnU-Net's real preprocessing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from scipy.spatial.transform import Rotation
+
+from nnsam3d.errors import UserError
+from nnsam3d.preprocessing.last_words import LastWords
+from nnsam3d.preprocessing.prompted import PromptedPreprocessor, case_name, use_prompted_preprocessor
+from nnsam3d.prompts import CasePrompts, Click, PromptError, read_channel
+
+DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
+CENTRE_ZYX = (9, 22, 17)
+
+
+def managers() -> tuple[PlansManager, ConfigurationManager]:
+    kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "architecture": {},
+        "spacing": [3.0, 1.5, 2.0],
+        "normalization_schemes": ["NoNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": kwargs,
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True},
+    }
+    plans = {
+        "transpose_forward": [1, 0, 2],
+        "image_reader_writer": "SimpleITKIO",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d_fullres": configuration},
+    }
+    manager = PlansManager(plans)
+    return manager, manager.get_configuration("3d_fullres")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Oblique, anisotropic, with a zero border that is cropped away and a bright block around CENTRE_ZYX."""
+    array = np.zeros((20, 40, 36), np.float32)
+    array[2:18, 5:38, 3:30] = 1
+    z, y, x = CENTRE_ZYX
+    array[z - 1 : z + 2, y - 2 : y + 3, x - 2 : x + 3] = 50
+    stored = sitk.GetImageFromArray(array)
+    stored.SetSpacing((1.1, 0.9, 2.5))
+    stored.SetOrigin((-30.0, 12.0, 400.0))
+    stored.SetDirection(Rotation.from_euler("xyz", [15, -30, 70], degrees=True).as_matrix().ravel().tolist())
+    path = tmp_path / "case_0000.nii.gz"
+    sitk.WriteImage(stored, str(path))
+    return path
+
+
+def run(image: Path) -> np.ndarray:
+    plans, configuration = managers()
+    preprocessor = PromptedPreprocessor(verbose=False)
+    data, _, _ = preprocessor.run_case([str(image)], None, plans, configuration, DATASET)
+    return data
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def file_of(space: str, position: Any, label: Any = "lesion") -> dict[str, Any]:
+    return {"nnsam3d_prompts": 1, "space": space, "clicks": [{"position": position, "label": label}]}
+
+
+def test_every_space_gives_the_same_input_and_hits_the_block(image: Path) -> None:
+    index = CENTRE_ZYX[::-1]
+    lps = sitk.ReadImage(str(image)).TransformIndexToPhysicalPoint(index)
+    results = []
+    for space, position in (
+        ("voxel", list(index)),
+        ("lps", list(lps)),
+        ("ras", [-lps[0], -lps[1], lps[2]]),
+    ):
+        write(image.parent / "case.json", file_of(space, position))
+        results.append(run(image))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    positions, labels = read_channel(results[0][1])
+    assert labels.tolist() == [1]
+    assert results[0][0][tuple(positions[0])] > 25, "the click lies on the bright block"
+
+
+def test_without_a_prompt_file_the_channel_is_empty_and_it_is_said_once(
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnsam3d.preprocessing.prompted._said_automatic", False)
+    assert not run(image)[1].any()
+    run(image)
+    assert capsys.readouterr().out.count("segmented automatically") == 1
+
+
+def test_prompts_may_lie_in_their_own_folder(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    write(folder / "case.json", file_of("voxel", CENTRE_ZYX[::-1]))
+    monkeypatch.setenv("nnsam3d_prompts", str(folder))
+    assert run(image)[1].sum() == 2
+    monkeypatch.setenv("nnsam3d_prompts", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="no such folder"):
+        run(image)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (file_of("voxel", [40, 0, 0]), r"case\.json.*click 1.*outside"),
+        (file_of("voxel", [1, 1, 1], "tumor"), r"case\.json.*tumor.*lesion"),
+        ({"nnsam3d_prompts": 1, "clicks": []}, r"case\.json.*space"),
+        # somebody forgot to click; automatic segmentation is asked for by leaving the file out
+        ({"nnsam3d_prompts": 1, "space": "voxel", "clicks": []}, r"case\.json.*list of clicks is empty"),
+        ('{"nnsam3d_prompts": 1, ', r"case\.json.*line 1"),
+        ('{"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [NaN, 1, 1], "label": 1}]}', "finite"),
+    ],
+)
+def test_bad_prompt_files_name_file_and_click(image: Path, content: Any, message: str) -> None:
+    write(image.parent / "case.json", content)
+    with pytest.raises(PromptError, match=f"(?s){message}"):
+        run(image)
+
+
+def test_clicks_in_the_cropped_border(image: Path) -> None:
+    """nnU-Net cuts zero borders: a background click there keeps its meaning, a lesion cannot be there."""
+    write(image.parent / "case.json", file_of("voxel", [1, 1, 1], "background"))
+    assert run(image)[1].sum() == 1
+    write(image.parent / "case.json", file_of("voxel", [1, 1, 1]))
+    with pytest.raises(PromptError, match=r"click 1.*not zero"):
+        run(image)
+
+
+def test_single_slice_and_unreadable_images(tmp_path: Path) -> None:
+    flat = tmp_path / "flat_0000.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 8, 8), np.float32)), str(flat))
+    with pytest.raises(UserError, match=r"case flat.*single slice"):
+        run(flat)
+    broken = tmp_path / "broken_0000.nii.gz"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(UserError, match="broken_0000"):
+        run(broken)
+
+
+def test_arrays_carry_their_prompts_in_the_properties() -> None:
+    """nnU-Net's Python predictor hands over an array and a spacing, nothing else."""
+    plans, configuration = managers()
+    properties = {
+        "spacing": [2.5, 0.9, 1.1],
+        "nnsam3d_prompts": CasePrompts("array", "voxel", (Click((5.0, 6.0, 7.0), 1), Click((9.0, 9.0, 9.0), 0))),
+    }
+    data, _, _ = PromptedPreprocessor(verbose=False).run_case_npy(
+        np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
+    )
+    assert sorted(read_channel(data[1])[1].tolist()) == [0, 1]
+
+
+def test_configuration_manager_pickles_with_its_preprocessor() -> None:
+    _, configuration = managers()
+    use_prompted_preprocessor(configuration)
+    there = pickle.loads(pickle.dumps(configuration))
+    preprocessor = there.preprocessor_class(verbose=False)
+    assert isinstance(preprocessor, PromptedPreprocessor)
+    preprocessor.last_words.leave("from the worker")
+    assert configuration.last_words.read() == "from the worker\n"  # type: ignore[attr-defined]
+
+
+def test_last_words_follow_the_traceback() -> None:
+    program = (
+        "from nnsam3d.preprocessing.last_words import LastWords\n"
+        "words = LastWords(); words.leave('case.json: click 1 is outside'); raise RuntimeError('workers died')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RuntimeError: workers died" in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1] == "nnsam3d: case.json: click 1 is outside"
+
+
+def test_last_words_never_raise(tmp_path: Path) -> None:
+    words = LastWords()
+    words.path = tmp_path / "missing" / "file"
+    words.leave("lost")
+    assert words.read() == ""
+
+
+def test_case_name() -> None:
+    assert case_name("/data/liver_003_0000.nii.gz", ".nii.gz") == "liver_003"
