@@ -11,8 +11,8 @@ export nnUNet_extTrainer
 mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 
 # Chosen such that either training takes 20 minutes on 2 cores; both learning rates decay over that length.
-sam_options="preset=tiny learning_rate=1e-3 num_epochs=${SAM_EPOCHS:-40} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
-unet_options="num_epochs=${UNET_EPOCHS:-15} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
+sam_options="preset=tiny learning_rate=1e-3 num_epochs=${SAM_EPOCHS:-24} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
+unet_options="num_epochs=${UNET_EPOCHS:-18} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
 
 train() { # name, trainer, options, more flags
   local name=$1 trainer=$2 options=$3 start=$SECONDS

@@ -28,7 +28,7 @@ from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
 DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST = 40, 5
 SEED = 20230613
-EPOCHS, ITERATIONS = 16, 20
+EPOCHS, ITERATIONS = 24, 20
 MINUTES = "about 5 minutes on 2 CPU cores"
 OPTIONS = (
     f"preset=tiny num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=4 "
