@@ -14,6 +14,8 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
+from nnsam3d.errors import UserError
+
 from .config import PRESETS, SAM3DConfig, Triple
 from .sam3d import SAM3D
 
@@ -35,7 +37,7 @@ NOT_IN_SAM = (
 )
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weights file that cannot be used; the message says what was found and what to do."""
 
 

@@ -58,6 +58,17 @@ def test_every_click_tells_the_truth_and_none_is_on_ignore() -> None:
     assert 0.1 < np.mean(np.array(counts) == 0) < 0.35, "the share of automatic samples"
 
 
+def test_a_label_absent_from_a_case_is_never_clicked() -> None:
+    only_organ = np.where(_segmentation() == 2, 0, _segmentation())
+    nothing = np.where(_segmentation() == 3, 3, 0)
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        assert 2 not in {label for _, label in _clicks(_simulation().training_channel(only_organ, rng))}
+        assert {label for _, label in _clicks(_simulation().training_channel(nothing, rng))} <= {0}
+    assert len(_clicks(_simulation(validation_clicks=3).validation_channel(only_organ, rng))) == 3
+    assert _clicks(_simulation(validation_clicks=3).validation_channel(nothing, rng)) == []
+
+
 def test_validation_has_the_asked_number_of_clicks() -> None:
     for number in (0, 1, 5):
         channel = _simulation(validation_clicks=number).validation_channel(_segmentation(), np.random.default_rng(1))

@@ -1,0 +1,137 @@
+"""SAM3DAdapterTrainer in one process: weights, freezing, refusals, adoption of a checkpoint's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnsam3d.errors import UserError
+from nnsam3d.network import PRESETS, SAM3D
+from nnsam3d.network.weights import WeightsError
+from nnsam3d.training import trainer as trainer_module
+from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+from nnsam3d.training.trainer import RECORD_KEY, SAM3DAdapterTrainer
+
+# A backbone in SAM's layout, small enough to write its checkpoint in a test.
+NANO = {
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 3,
+    "neck_dim": 16,
+    "decoder_dim": 8,
+    "prompt_heads": 4,
+    "prompt_mlp_dim": 32,
+    "pos_embed_size": (64, 64),
+}
+FROZEN_PARTS = ("patch_embed", "pos_embed", "attn.qkv", "attn.proj", "rel_pos_h", "rel_pos_w", "attn.lr", ".mlp.")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+    monkeypatch.setitem(PRESETS, "nano", NANO)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=nano weights=scratch num_epochs=5")
+
+
+def make(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str = "3d_fullres") -> SAM3DAdapterTrainer:
+    plans = plans | {"continue_training": False, "transpose_forward": [0, 1, 2]}
+    return SAM3DAdapterTrainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
+
+
+def sam_checkpoint(path: Path) -> Path:
+    """What Meta's file of such a backbone would hold: the parts of our encoder that come from SAM, and more."""
+    config = trainer_module.SAM3DConfig(**NANO)
+    state = {
+        name: torch.randn_like(value)
+        for name, value in SAM3D(config).state_dict().items()
+        if name.startswith("image_encoder.")
+        and not any(part in name for part in ("adapter", "attn.lr", "rel_pos_d", "depth_embed", "neck_3d", "slice_"))
+    }
+    torch.save(state | {"mask_decoder.iou_token.weight": torch.zeros(1, 8)}, path)
+    return path
+
+
+def test_scratch_trains_everything_and_says_so(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    frozen = [name for name, p in trainer.bare_network.named_parameters() if not p.requires_grad]
+    assert all(name.endswith("attn.lr") for name in frozen)
+    assert trainer.plans_manager.plans["configurations"]["3d_fullres"][RECORD_KEY] == {"source": "scratch"}
+    assert "everything, from scratch" in Path(trainer.log_file).read_text()
+
+
+def test_pretrained_backbone_is_loaded_frozen_and_recorded(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sam_checkpoint(tmp_path / "sam.pth")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"preset=nano weights={file}")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    stored = torch.load(file)
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in trainer.bare_network.image_encoder.named_parameters():
+        frozen = any(part in name for part in FROZEN_PARTS)
+        assert parameter.requires_grad != frozen, name
+        assert (id(parameter) in held) != frozen, name
+        if f"image_encoder.{name}" in stored:
+            torch.testing.assert_close(parameter.detach(), stored[f"image_encoder.{name}"])
+    record = trainer.plans_manager.plans["configurations"]["3d_fullres"][RECORD_KEY]
+    assert record["source"] == str(file)
+    assert len(record["sha256"]) == 64
+    assert record["sha256"] in Path(trainer.log_file).read_text()
+
+    before = {name: p.detach().clone() for name, p in trainer.bare_network.named_parameters()}
+    batch = {"data": torch.randn(2, 2, 16, 32, 32), "target": torch.randint(0, 3, (2, 1, 16, 32, 32))}
+    batch["data"][:, 1] = 0
+    batch["data"][0, 1, 3, 4, 5] = 2
+    trainer.train_step(batch)
+    for name, parameter in trainer.bare_network.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, before[name]), name
+    assert not torch.equal(trainer.bare_network.mask_decoder.cls[0].weight, before["mask_decoder.cls.0.weight"])
+
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    file.unlink()
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    continued = make(plans, dataset_json)
+    continued.load_checkpoint(str(tmp_path / "checkpoint.pth"))  # needs SAM's file no more
+    assert continued.options.preset == "nano"
+    for (name, ours), theirs in zip(
+        continued.bare_network.named_parameters(), trainer.bare_network.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+        assert ours.requires_grad == theirs.requires_grad, name
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=tiny")
+    with pytest.raises(UserError, match=r"checkpoint\.pth holds another network.*embed_dim: 24 there, 96 now"):
+        make(plans, dataset_json).load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
+def test_a_checkpoint_that_does_not_fit_the_preset_is_refused(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sam_checkpoint(tmp_path / "sam.pth")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"preset=tiny weights={file}")
+    with pytest.raises(WeightsError, match=r"sam\.pth does not fit"):
+        make(plans, dataset_json).initialize()
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_cascade_fullres"])
+def test_what_is_not_supported_is_refused_at_start(
+    plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str
+) -> None:
+    with pytest.raises(UserError, match=configuration):
+        make(plans, dataset_json, configuration)
