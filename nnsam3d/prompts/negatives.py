@@ -1,4 +1,4 @@
-"""Negative clicks: background voxels, some of them in a band just outside the foreground.
+"""Negative clicks: background voxels, some in a band just outside the foreground, some that look like it.
 
 Written for training workers: rays from random foreground voxels find the band without a distance transform.
 """
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 _ROUNDS = 4  # attempts with random rays or voxels before the exact, slower way
 _RAYS = 8  # rays per wanted click and round
+_CANDIDATES = 32  # background voxels among which the one most like the foreground is clicked
+_SAMPLE = 500  # foreground voxels that say what the foreground looks like
 
 
 def simulate_negatives(
@@ -26,6 +28,8 @@ def simulate_negatives(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     *,
     foreground_flat: NDArray[np.int64] | None = None,
+    image: ArrayLike | None = None,
+    lookalike: float = 0.5,
 ) -> NDArray[np.int64]:
     """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
 
@@ -38,13 +42,18 @@ def simulate_negatives(
         margin_mm: width of the band; voxels that touch the foreground always belong to it.
         spacing: mm along z, y, x.
         foreground_flat: raveled indices of the foreground, where the caller has them already.
+        image: (C, D, H, W). With it a share of the clicks far from the foreground goes to background that looks
+            like the foreground, which is where people put negative clicks.
+        lookalike: that share.
 
     Raises:
-        ValueError: n negative, near outside 0..1, or a segmentation that is not (D, H, W).
+        ValueError: n negative, a share outside 0..1, or shapes that do not fit.
     """
     volume = np.ascontiguousarray(segmentation)
-    if n < 0 or not 0 <= near <= 1 or volume.ndim != 3:
-        raise ValueError(f"needs n >= 0, near in 0..1, shape (D, H, W); got {n}, {near}, {volume.shape}")
+    if n < 0 or not 0 <= near <= 1 or not 0 <= lookalike <= 1 or volume.ndim != 3:
+        raise ValueError(f"needs n >= 0, shares in 0..1, shape (D, H, W); got {n}, {near}, {lookalike}, {volume.shape}")
+    if image is not None and np.shape(image)[1:] != volume.shape:
+        raise ValueError(f"image (C, D, H, W) has shape {np.shape(image)}, the segmentation {volume.shape}")
     if n == 0 or ignore_label == 0:
         return np.zeros((0, 3), np.int64)
     wanted = sorted({int(label) for label in foreground_labels} - {0, ignore_label})
@@ -54,6 +63,9 @@ def simulate_negatives(
     chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
     if close:
         _draw_near(chosen, close, volume, wanted, foreground_flat, rng, margin_mm, spacing)
+    if image is not None and foreground_flat.size:
+        alike = int(rng.binomial(n - len(chosen), lookalike))
+        _draw_lookalikes(chosen, alike, volume, np.asarray(image), foreground_flat, rng)
     _draw_anywhere(chosen, n, volume, rng)
     flat = np.array(list(chosen), dtype=np.int64)
     if 0 < len(flat) < n:  # less background than clicks: the rest are repetitions
@@ -121,6 +133,26 @@ def _ends_outside(
     nth = np.floor(luck[ok] * hits[ok]).astype(np.int64)
     column = (np.cumsum(usable[ok], axis=1) > nth[:, None]).argmax(axis=1)
     return flat[ok][np.arange(ok.sum()), column]
+
+
+def _draw_lookalikes(
+    chosen: dict[int, None],
+    count: int,
+    volume: NDArray,
+    image_CDHW: NDArray,
+    foreground_flat: NDArray[np.int64],
+    rng: Generator,
+) -> None:
+    """Adds up to ``count`` voxels: of some random background voxels the one closest to the foreground's median."""
+    values, intensity_CV = volume.reshape(-1), image_CDHW.reshape(len(image_CDHW), -1)
+    sample = intensity_CV[:, foreground_flat[rng.integers(0, len(foreground_flat), _SAMPLE)]]
+    typical, spread = np.median(sample, axis=1), sample.std(axis=1) + 1e-6
+    for _ in range(count):
+        candidates = rng.integers(0, values.size, _CANDIDATES)
+        candidates = candidates[values[candidates] == 0]
+        if candidates.size:
+            distance = np.abs((intensity_CV[:, candidates] - typical[:, None]) / spread[:, None]).sum(axis=0)
+            chosen[int(candidates[distance.argmin()])] = None
 
 
 def _draw_anywhere(chosen: dict[int, None], n: int, volume: NDArray, rng: Generator) -> None:

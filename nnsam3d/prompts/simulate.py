@@ -114,6 +114,7 @@ def simulate_prompt_set(
     ignore_label: int | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     strategy: str = "uniform",
+    image: ArrayLike | None = None,
 ) -> list[LabelledClick]:
     """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
 
@@ -126,6 +127,7 @@ def simulate_prompt_set(
         segmentation: (D, H, W) patch; values outside ``labels`` and 0 (nnU-Net's -1 too) are never clicked.
         labels: values that may be clicked; 0 and the ignore label among them are skipped.
         spacing: mm along z, y, x (for the band of negatives and for "center").
+        image: (C, D, H, W), for negatives on background that looks like foreground.
 
     Raises:
         ValueError: max_clicks negative, a share outside 0..1, or a strategy other than "uniform", "center".
@@ -149,7 +151,14 @@ def simulate_prompt_set(
     if negatives:
         flat = np.concatenate(list(present.values())) if present else np.zeros(0, np.int64)
         found = simulate_negatives(
-            volume, labels, negatives, rng, ignore_label=ignore_label, spacing=spacing, foreground_flat=flat
+            volume,
+            labels,
+            negatives,
+            rng,
+            ignore_label=ignore_label,
+            spacing=spacing,
+            foreground_flat=flat,
+            image=image,
         )
         clicks = [(_voxel(row), 0) for row in found]
     if present:

@@ -50,7 +50,9 @@ class ClickSimulation:
     spacing: tuple[float, float, float]
     options: TrainingOptions
 
-    def training_channel(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
+    def training_channel(
+        self, segmentation_DHW: NDArray, image_CDHW: NDArray, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
         """Prompt channel of a training patch: none, few or many clicks, some of them on background."""
         clicks = simulate_prompt_set(
             segmentation_DHW,
@@ -62,6 +64,7 @@ class ClickSimulation:
             ignore_label=self.ignore_label,
             spacing=self.spacing,
             strategy=self.options.click_strategy,
+            image=image_CDHW,
         )
         return _channel(segmentation_DHW.shape, clicks)
 
@@ -102,8 +105,10 @@ class AppendClicks(BasicTransform):
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation = data_dict["segmentation"][0].numpy()
-        draw = self.simulation.training_channel if self.training else self.simulation.validation_channel
-        return {"channel": draw(segmentation, self._generator())}
+        if self.training:
+            image = data_dict["image"].numpy()
+            return {"channel": self.simulation.training_channel(segmentation, image, self._generator())}
+        return {"channel": self.simulation.validation_channel(segmentation, self._generator())}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         channel = torch.from_numpy(params["channel"])[None].to(data_dict["image"].dtype)

@@ -242,3 +242,24 @@ def test_case_generators_are_stable_over_processes_and_versions() -> None:
     assert case_rng("liver_003").integers(0, 2**31, 3).tolist() == [2114745470, 1125379425, 2123853923]
     draws = {tuple(case_rng(c, s).integers(0, 2**31, 3)) for c in ("a", "b", "tumør") for s in (0, 1)}
     assert len(draws) == 6
+
+
+def test_some_negatives_look_like_the_foreground() -> None:
+    """A second bright ball that is background draws far more clicks than its volume's share, and only there."""
+    zyx = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"))
+    target = ((zyx - 8) ** 2).sum(0) <= 16
+    double = ((zyx - 24) ** 2).sum(0) <= 16
+    image = np.where(target | double, 100.0, 0.0)[None] + np.random.default_rng(0).normal(0, 5, (1, 32, 32, 32))
+    segmentation = target.astype(np.int16)
+
+    def share(**options: object) -> float:
+        clicks = simulate_negatives(segmentation, [1], 400, np.random.default_rng(1), near=0.0, **options)  # type: ignore[arg-type]
+        assert (segmentation[tuple(clicks.T)] == 0).all()
+        return double[tuple(clicks.T)].mean()
+
+    volume_share = double.mean()
+    assert share() < 4 * volume_share
+    assert share(image=image) > 8 * volume_share
+    assert share(image=image, lookalike=0.0) < 4 * volume_share
+    with pytest.raises(ValueError, match="image"):
+        share(image=image[:, 1:])

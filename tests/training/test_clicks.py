@@ -23,6 +23,7 @@ from nnsam3d.training.clicks import (
 from nnsam3d.training.options import TrainingOptions
 
 SHAPE = (12, 16, 16)
+IMAGE = np.zeros((1, *SHAPE), np.float32)
 
 
 def _segmentation() -> np.ndarray:
@@ -48,7 +49,7 @@ def test_every_click_tells_the_truth_and_none_is_on_ignore() -> None:
     seen: set[int] = set()
     counts = []
     for _ in range(200):
-        clicks = _clicks(_simulation(max_clicks=6).training_channel(segmentation, rng))
+        clicks = _clicks(_simulation(max_clicks=6).training_channel(segmentation, IMAGE, rng))
         counts.append(len(clicks))
         for position, label in clicks:
             assert segmentation[position] == label
@@ -63,8 +64,8 @@ def test_a_label_absent_from_a_case_is_never_clicked() -> None:
     nothing = np.where(_segmentation() == 3, 3, 0)
     rng = np.random.default_rng(2)
     for _ in range(50):
-        assert 2 not in {label for _, label in _clicks(_simulation().training_channel(only_organ, rng))}
-        assert {label for _, label in _clicks(_simulation().training_channel(nothing, rng))} <= {0}
+        assert 2 not in {label for _, label in _clicks(_simulation().training_channel(only_organ, IMAGE, rng))}
+        assert {label for _, label in _clicks(_simulation().training_channel(nothing, IMAGE, rng))} <= {0}
     assert len(_clicks(_simulation(validation_clicks=3).validation_channel(only_organ, rng))) == 3
     assert _clicks(_simulation(validation_clicks=3).validation_channel(nothing, rng)) == []
 
