@@ -56,6 +56,24 @@ COMMANDS: dict[str, Command] = {
             nnsam3d doctor --quiet && nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer
             """,
     ),
+    "weights": Command(
+        module="nnsam3d.training.weights_command",
+        summary="list, download and verify SAM's pretrained weights",
+        description="""
+            Shows where Meta's SAM checkpoints are on this machine, downloads them (an interrupted download is
+            resumed, the digest in the file's name is checked, proxies are taken from the environment), and
+            verifies them. A training that needs one and finds none downloads it by itself. NNSAM3D_WEIGHTS
+            names a local file or folder, nnsam3d_weights_url a mirror. `nnsam3d weights download --help` and
+            its like show the options of an action.
+            """,
+        example="""
+            nnsam3d weights list
+            nnsam3d weights download vit_b
+            nnsam3d weights download vit_b --to /shared/sam && export NNSAM3D_WEIGHTS=/shared/sam
+            nnsam3d weights verify
+            export NNSAM3D_WEIGHTS=$(nnsam3d weights path vit_b)
+            """,
+    ),
     "demo": Command(
         module="nnsam3d.evaluation.demo",
         summary="see the main job run on phantoms, in minutes, on a CPU",

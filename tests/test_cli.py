@@ -17,6 +17,7 @@ from nnsam3d.errors import UserError
 OPTIONS = {
     "link": {"--help", "--undo", "--print-path"},
     "doctor": {"--help", "--quiet"},
+    "weights": {"--help"},
 }
 COMMANDS = {*OPTIONS, "demo"}
 
@@ -40,7 +41,7 @@ def test_options_are_the_promised_ones(name):
     assert options == OPTIONS[name]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["link", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["link", "--help"], ["doctor", "--help"], ["weights", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
     script = (
         "import sys\nfrom nnsam3d import cli\n"

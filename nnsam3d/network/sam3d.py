@@ -16,6 +16,7 @@ from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
 
+COMPILED_SLOTS = 64  # clicks per window that a compiled network reads in prediction
 LOGIT_LIMIT = 50.0  # nnU-Net's sliding window sums logits in half precision with weights of up to 10
 
 
@@ -72,8 +73,9 @@ class SAM3D(nn.Module):
         """Logits (B, K, D, H, W); the clicks are read from the last channel."""
         channels = self.config.num_image_channels
         self._check_volume(x_BCDHW, channels + 1, f"{channels} image channel(s) and the prompt channel")
-        static = self.training or torch.compiler.is_compiling()
-        slots = self.config.max_clicks if static else None
+        slots = self.config.max_clicks if self.training else None
+        if not self.training and torch.compiler.is_compiling():  # needs a static number, but users may click a lot
+            slots = max(self.config.max_clicks, COMPILED_SLOTS)
         clicks_BN3, labels_BN = read_prompt_channel(x_BCDHW[:, -1], slots)
         logits = self.segment(x_BCDHW[:, :channels], clicks_BN3, labels_BN)
         if self.training or self.config.paper:

@@ -249,27 +249,22 @@ def check_options() -> Iterator[Finding]:
 
 
 def check_weights() -> Iterator[Finding]:
-    """SAM's pretrained weights, where the environment names them."""
-    value = os.environ.get("NNSAM3D_WEIGHTS")
-    if not value:
-        yield note(
-            "NNSAM3D_WEIGHTS is not set: a training with a pretrained preset has to download SAM's weights",
-            "offline, name a local copy: export NNSAM3D_WEIGHTS=/path/to/the/file/or/folder",
-        )
+    """SAM's pretrained weights, found as a training finds them."""
+    pretrained, error = try_import("nnsam3d.training.pretrained")
+    if pretrained is None:
+        yield problem(f"nnsam3d.training.pretrained does not import: {error}", "cure the problems above first")
         return
-    path = Path(value).expanduser()
-    if path.is_dir():
-        files = sorted(f.name for f in path.iterdir() if f.suffix in {".pth", ".safetensors"})
-        if files:
-            yield ok(f"NNSAM3D_WEIGHTS={value} holds {', '.join(files)}")
-        else:
-            yield note(f"NNSAM3D_WEIGHTS={value} holds no .pth or .safetensors file")
-    elif path.is_file():
-        yield ok(f"NNSAM3D_WEIGHTS={value} ({path.stat().st_size / 2**20:.0f} MiB)")
-    else:
-        yield problem(
-            f"NNSAM3D_WEIGHTS={value} does not exist",
-            "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS",
+    if wrong := pretrained.named_in_vain():
+        yield problem(wrong, "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS")
+        return
+    found = {preset: path for preset in pretrained.OFFICIAL_FILES if (path := pretrained.locate(preset))}
+    for preset, path in found.items():
+        yield ok(f"SAM's weights for {preset}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
+    if not found:
+        yield note(
+            "SAM's weights are not here: a training with a pretrained preset downloads them",
+            "beforehand: nnsam3d weights download vit_b   "
+            "(offline: export NNSAM3D_WEIGHTS=/path/to/the/file/or/folder)",
         )
 
 

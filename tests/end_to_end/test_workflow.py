@@ -178,6 +178,7 @@ def test_a_training_that_cannot_work_does_not_start(workspace: Workspace, option
     text = workspace.run(
         "nnUNetv2_train", "990", "3d_fullres", "1", "-tr", "SAM3DAdapterTrainer", "-device", "cpu",
         ok=False, nnsam3d_options=options, XDG_CACHE_HOME=str(workspace.root), NNSAM3D_WEIGHTS="",
+        nnsam3d_weights_url="http://127.0.0.1:9", no_proxy="127.0.0.1",
     )  # fmt: skip
     assert message in " ".join(text.rstrip().splitlines()[-4:])
     assert not (workspace.model / "fold_1" / "checkpoint_best.pth").exists()

@@ -222,12 +222,15 @@ def test_options(monkeypatch):
 
 def test_weights(monkeypatch, tmp_path):
     monkeypatch.delenv("NNSAM3D_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert levels(doctor.check_weights()) == ["note"]
     monkeypatch.setenv("NNSAM3D_WEIGHTS", str(tmp_path))
+    (tmp_path / "a_name_that_no_training_looks_for.pth").touch()
     assert levels(doctor.check_weights()) == ["note"]
-    (tmp_path / "sam_vit_b.pth").write_bytes(b"0")
-    assert levels(doctor.check_weights()) == ["ok"]
-    monkeypatch.setenv("NNSAM3D_WEIGHTS", str(tmp_path / "sam_vit_b.pth"))
+    (tmp_path / "sam_vit_b_01ec64.pth").write_bytes(b"0")
+    (found,) = doctor.check_weights()
+    assert (found.level, "vit_b" in found.text) == ("ok", True)
+    monkeypatch.setenv("NNSAM3D_WEIGHTS", str(tmp_path / "sam_vit_b_01ec64.pth"))
     assert levels(doctor.check_weights()) == ["ok"]
     monkeypatch.setenv("NNSAM3D_WEIGHTS", str(tmp_path / "other.pth"))
     assert "does not exist" in only_problem(doctor.check_weights()).text

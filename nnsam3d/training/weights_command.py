@@ -1,0 +1,145 @@
+"""`nnsam3d weights list|download|verify|path`: SAM's checkpoints on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from nnsam3d.errors import UserError
+from nnsam3d.training.download import DownloadError, sha256_of
+from nnsam3d.training.pretrained import (
+    ENVIRONMENT_VARIABLE,
+    OFFICIAL_FILES,
+    URL_VARIABLE,
+    candidates,
+    download_folder,
+    download_weights,
+    locate,
+    named_in_vain,
+    ways,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions of `nnsam3d weights` and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|download|verify|path")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+
+    presets = list(OFFICIAL_FILES)
+    action("list", "show the known files, and where they are found")
+    download = action("download", "download Meta's file; resumes, and checks the digest")
+    download.add_argument("preset", choices=presets)
+    download.add_argument(
+        "--to", metavar="FOLDER", type=Path, help="where to put it, instead of the usual place"
+    )
+    download.add_argument(
+        "--url", help=f"the file, or the folder that holds it, elsewhere than at Meta (also: {URL_VARIABLE})"
+    )
+    verify = action("verify", "compare files with the digest in their name; status 0 if all are right")
+    verify.add_argument("presets", nargs="*", metavar="preset", help="default: all that are found")
+    path = action("path", "print the path of the file that a training would use")
+    path.add_argument("preset", choices=presets)
+
+
+def main(args: argparse.Namespace) -> int:
+    """`nnsam3d weights`."""
+    if args.action == "list":
+        return list_weights()
+    if args.action == "download":
+        return download(args.preset, args.to, args.url)
+    if args.action == "verify":
+        return verify(args.presets)
+    print(_path_of(args.preset))
+    return 0
+
+
+def list_weights() -> int:
+    """Print what there is to have and what is here; always 0."""
+    rows = [("preset", "file", "size", "found")]
+    for preset, file in OFFICIAL_FILES.items():
+        rows.append((preset, file.name, f"{file.mib} MiB", str(locate(preset) or "no")))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
+    print(f"\nDownloads go to {download_folder()}.")
+    if wrong := named_in_vain():
+        print(f"{wrong}: correct it, or: unset {ENVIRONMENT_VARIABLE}")
+    return 0
+
+
+def download(preset: str, folder: Path | None = None, url: str | None = None) -> int:
+    """Download a preset's file, or check the one that is there.
+
+    Raises:
+        UserError: it did not come, or a wrong file stands in its place.
+    """
+    folder = (folder or download_folder()).expanduser().absolute()
+    file = OFFICIAL_FILES[preset]
+    path = folder / file.name
+    if path.is_file():
+        if not sha256_of(path).startswith(file.digest):
+            raise UserError(
+                f"{path} is there, but is not Meta's file: delete it or move it away, then try again"
+            )
+        print(f"{path} is there already, and right")
+    else:
+        try:
+            download_weights(preset, folder, url)
+        except DownloadError as error:
+            raise UserError(f"{error}. {ways(preset)}") from error
+        print(f"{path}: downloaded, digest {file.digest} checked")
+    if path not in [candidate.absolute() for candidate in candidates(preset)]:
+        print(f"For a training to find it: export {ENVIRONMENT_VARIABLE}={path}")
+    return 0
+
+
+def verify(presets: list[str]) -> int:
+    """Check digests; 0 if every file is right.
+
+    Raises:
+        UserError: a preset is unknown, or its file or any file is missing.
+    """
+    for preset in presets:
+        if preset not in OFFICIAL_FILES:
+            raise UserError(
+                f"no such preset: {preset}; the presets with weights are {', '.join(OFFICIAL_FILES)}"
+            )
+    if presets:
+        paths = [_path_of(preset) for preset in presets]
+    else:
+        paths = [path for preset in OFFICIAL_FILES if (path := locate(preset)) is not None]
+    if not paths:
+        raise UserError(f"nothing to verify: no SAM checkpoint was found. {ways(next(iter(OFFICIAL_FILES)))}")
+    right = [_is_right(path) for path in dict.fromkeys(paths)]
+    return 0 if all(right) else 1
+
+
+def _is_right(path: Path) -> bool:
+    expected = {file.name: file.digest for file in OFFICIAL_FILES.values()}.get(path.name)
+    found = sha256_of(path)
+    sys.stderr.flush()
+    if expected is None:
+        print(
+            f"unknown  {path}: none of Meta's file names, so there is no digest to compare; SHA-256 {found}"
+        )
+        return False
+    if found.startswith(expected):
+        print(f"ok       {path}: SHA-256 {found}")
+        return True
+    preset = next(preset for preset, file in OFFICIAL_FILES.items() if file.name == path.name)
+    print(
+        f"wrong    {path}: SHA-256 {found} does not start with {expected}: damaged, incomplete or another file\n"
+        f"         cure: rm '{path}' && nnsam3d weights download {preset}"
+    )
+    return False
+
+
+def _path_of(preset: str) -> Path:
+    found = locate(preset)
+    if found is None:
+        looked = ", ".join(str(path) for path in candidates(preset))
+        raise UserError(f"no SAM checkpoint for preset {preset} (looked for {looked}). {ways(preset)}")
+    return found
