@@ -10,8 +10,8 @@ DEMO_ARGS ?=
 
 PY  := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
-# An environment belongs to one choice of wheels and to one place: the stamp's name carries both.
-KEY   := $(TORCH)-$(firstword $(shell printf '%s' '$(CURDIR)' | cksum))
+# An environment belongs to one choice of wheels, one Python and one place: the stamp's name carries them.
+KEY   := $(TORCH)-$(firstword $(shell printf '%s' '$(CURDIR) $(PYTHON)' | cksum))
 STAMP := .venv/.ready-$(KEY)
 
 ifeq ($(filter $(TORCH),default cpu),)
@@ -48,7 +48,7 @@ $(STAMP): setup.py pyproject.toml
 	  echo "==> Setting up .venv with $$($(PYTHON) --version): PyTorch ($(TORCH) wheels), nnU-Net, nnsam3d."; \
 	  echo "    Once only. About 3 minutes on a fast connection; $$size."
 	@if [ -e .venv/.key ] && [ "$$(cat .venv/.key)" != '$(KEY)' ]; then \
-	  echo '==> .venv was made for another TORCH= or another place: making it anew.'; \
+	  echo '==> .venv was made for another TORCH=, PYTHON= or place: making it anew.'; \
 	  $(PYTHON) -m venv --clear .venv; \
 	else $(PYTHON) -m venv .venv; fi
 	@rm -f .venv/.ready-*; printf '%s' '$(KEY)' > .venv/.key
@@ -68,7 +68,7 @@ demo test test-slow: export nnUNet_n_proc_DA = 1
 demo test test-slow: export nnUNet_def_n_proc = 2
 
 demo: $(STAMP)
-	@.venv/bin/nnsam3d demo $(DEMO_ARGS)
+	@.venv/bin/nnsam3d demo --overwrite $(DEMO_ARGS)
 
 test: $(STAMP)
 	$(PY) -m pytest -m 'not slow' --durations=15 -ra $(PYTEST_ARGS)

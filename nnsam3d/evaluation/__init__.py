@@ -1,1 +1,1 @@
-"""Metrics, protocols, the demo."""
+"""The demo: a phantom set, nnU-Net's commands on it, a table and pictures."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,7 +23,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.overlay import Panel, write_overlay
 from nnsam3d.evaluation.phantom import DATASET_NAME, PhantomCase, write_dataset
 from nnsam3d.geometry import zyx_to_xyz
-from nnsam3d.nnunet.link import trainers_folder
+from nnsam3d.nnunet.link import nnunet_folder, trainers_folder
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
 
 DATASET_ID = "990"
@@ -35,6 +36,8 @@ OPTIONS = (
     "learning_rate=1e-3 max_clicks=4 zero_click_share=0.1"
 )
 TRAINER = "SAM3DAdapterTrainer"
+ENOUGH, APART = 0.80, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
+Scores: TypeAlias = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 
     print(f"[1/4] {NUM_TRAINING} training and {NUM_TEST} test phantoms: two lesions each, one of them is the label")
     tests = write_dataset(output / "raw", NUM_TRAINING, NUM_TEST, SEED)
-    prompts = {arm.name: _write_arm_prompts(output, arm, tests) for arm in ARMS}
+    prompts = {arm.name: write_arm_prompts(output, arm, tests) for arm in ARMS}
 
     print("[2/4] nnUNetv2_plan_and_preprocess -d 990 -c 3d_fullres --verify_dataset_integrity")
     _run("nnUNetv2_plan_and_preprocess", ["-d", DATASET_ID, "-c", "3d_fullres", "--verify_dataset_integrity"],
@@ -102,7 +105,8 @@ def main(args: argparse.Namespace) -> int:
              logs / f"predict_{arm.name}.txt")  # fmt: skip
 
     predictions = {arm.name: _read_predictions(output / "predictions" / arm.name, tests) for arm in ARMS}
-    table = dice_table(tests, predictions)
+    scores = mean_dice(tests, predictions)
+    table = dice_table(scores, len(tests))
     print("\n" + table)
     (output / "dice.txt").write_text(table + "\n", encoding="utf-8")
     for name, case in tests.items():
@@ -110,7 +114,15 @@ def main(args: argparse.Namespace) -> int:
         write_overlay(output / "overlays" / f"{name}.png", case, panels)
     print(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: look-alike)")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Prompt files: {output / 'prompts'}, logs: {logs}")
-    return 0
+    if clicks_decide(scores):
+        print("Moving the click moved the segmentation.")
+        return 0
+    print(
+        f"nnsam3d: moving the click did NOT move the segmentation as it should (Dice at least {ENOUGH} where clicked, "
+        f"{APART} less elsewhere). Fewer epochs than {EPOCHS}, or a bug: please report it.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -119,28 +131,38 @@ def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
 
 
-def dice_table(
-    tests: dict[str, PhantomCase], predictions: dict[str, dict[str, NDArray[np.bool_]]]
-) -> str:
-    """Mean Dice against the target and against the look-alike, for each way of clicking."""
+def mean_dice(tests: dict[str, PhantomCase], predictions: dict[str, dict[str, NDArray[np.bool_]]]) -> Scores:
+    """Arm -> mean Dice over the test cases against the target and against the look-alike."""
+    scores: Scores = {}
+    for arm, found in predictions.items():
+        target = np.mean([dice(found[name], case.target_DHW) for name, case in tests.items()])
+        lookalike = np.mean([dice(found[name], case.lookalike_DHW) for name, case in tests.items()])
+        scores[arm] = (float(target), float(lookalike))
+    return scores
+
+
+def dice_table(scores: Scores, num_cases: int) -> str:
+    """The scores as text, one line for each way of clicking."""
     width = max(len(arm.title) for arm in ARMS)
     lines = [
-        f"Mean Dice over {len(tests)} test cases",
+        f"Mean Dice over {num_cases} test cases",
         f"{'prompt':<{width}}  target  look-alike",
         "-" * (width + 20),
     ]
-    for arm in ARMS:
-        found = predictions[arm.name]
-        target = np.mean([dice(found[name], case.target_DHW) for name, case in tests.items()])
-        lookalike = np.mean([dice(found[name], case.lookalike_DHW) for name, case in tests.items()])
-        lines.append(f"{arm.title:<{width}}  {target:6.2f}  {lookalike:10.2f}")
+    lines += [f"{arm.title:<{width}}  {scores[arm.name][0]:6.2f}  {scores[arm.name][1]:10.2f}" for arm in ARMS]
     return "\n".join(lines)
+
+
+def clicks_decide(scores: Scores) -> bool:
+    """Whether moving the click moved the segmentation: good where clicked, and far worse elsewhere."""
+    right, wrong = scores["one_click"][0], scores["lookalike_click"][0]
+    return right >= ENOUGH and right - wrong >= APART
 
 
 # ---------------------------------------------------------------------- prompts
 
 
-def _write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> dict[str, list[tuple[NDArray, int]]]:
+def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> dict[str, list[tuple[NDArray, int]]]:
     """Prompt files of one arm; returns the clicks (z, y, x) with their labels, for the pictures."""
     folder = output / "prompts" / arm.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +209,8 @@ def _fresh_folder(folder: Path, overwrite: bool) -> Path:
 
 def _environment(output: Path) -> dict[str, str]:
     """Own nnU-Net folders; the trainer through ``nnUNet_extTrainer``, so that no installation is touched."""
+    if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
+        raise UserError("the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<3'")
     return os.environ | {
         "nnUNet_raw": str(output / "raw"),
         "nnUNet_preprocessed": str(output / "preprocessed"),

@@ -65,9 +65,9 @@ class SAM3D(nn.Module):
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
         # DDP waits for a gradient of every parameter that it knows; these never get one (see PromptLayer).
-        self._ddp_params_and_buffers_to_ignore = [
-            name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name
-        ]
+        # torch.compile, which nnU-Net applies first, puts a prefix before all names.
+        unused = [name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name]
+        self._ddp_params_and_buffers_to_ignore = [*unused, *(f"_orig_mod.{name}" for name in unused)]
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
         """Logits (B, K, D, H, W); the clicks are read from the last channel."""

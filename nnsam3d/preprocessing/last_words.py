@@ -28,7 +28,7 @@ class LastWords:
         handle, name = tempfile.mkstemp(prefix="nnsam3d_", suffix=".log")
         os.close(handle)
         self.path = Path(name)
-        atexit.register(self.path.unlink, missing_ok=True)
+        atexit.register(self._remove)
         self._chain(sys.excepthook)
 
     def leave(self, message: str) -> None:
@@ -42,6 +42,21 @@ class LastWords:
     def read(self) -> str:
         """What was left so far."""
         return self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+
+    def first_time(self, what: str) -> bool:
+        """True for the first of all processes that asks about ``what``: to say something once."""
+        try:
+            self._marker(what).touch(exist_ok=False)
+        except OSError:
+            return False
+        return True
+
+    def _marker(self, what: str) -> Path:
+        return self.path.with_suffix(f".{what}")
+
+    def _remove(self) -> None:
+        for path in self.path.parent.glob(f"{self.path.stem}.*"):
+            path.unlink(missing_ok=True)
 
     def _chain(self, before: Hook) -> None:
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

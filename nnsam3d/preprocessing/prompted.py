@@ -7,7 +7,6 @@ Axis letters: C = image channels, D, H, W = array axes after nnU-Net's transposi
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,19 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid, preprocessing_steps, xyz_to_zyx
+from nnsam3d.geometry import GeometryError, ImageGrid, inside_grid, preprocessing_steps, xyz_to_zyx
 from nnsam3d.preprocessing.last_words import LastWords
-from nnsam3d.prompts import CasePrompts, PromptError, click_labels, read_prompts, resolve_label, write_channel
+from nnsam3d.preprocessing.lookup import case_name, check_all_prompts, find_prompt_file, read_case_prompts
+from nnsam3d.prompts import (
+    CasePrompts,
+    PromptError,
+    click_labels,
+    clicks_to_index,
+    clicks_to_labels,
+    read_prompts,
+    write_channel,
+)
 
-PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 PROPERTIES_KEY = "nnsam3d_prompts"
 
 
@@ -52,7 +59,8 @@ class PromptedPreprocessor(DefaultPreprocessor):
 
     def __init__(self, verbose: bool = True, last_words: LastWords | None = None) -> None:
         super().__init__(verbose)
-        self.last_words = last_words
+        self.last_words = last_words or LastWords()
+        self._checked: set[Path] = set()
 
     def run_case(
         self,
@@ -64,42 +72,46 @@ class PromptedPreprocessor(DefaultPreprocessor):
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """As nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
 
+        The first call checks the prompt files of the whole folder: a bad one stops a prediction before any
+        output exists.
+
         Raises:
             UserError: an image cannot be read or has a single slice.
-            PromptError: the prompt file is wrong; the message names file, click and allowed values.
+            PromptError: a prompt file is wrong; the message names file, click and allowed values.
         """
         try:
             return self._run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
-        except ValueError as error:
+        except Exception as error:
             # nnU-Net's main process will only say "background workers died": keep the reason for its last line
-            if self.last_words is not None:
-                self.last_words.leave(str(error))
+            self.last_words.leave(str(error))
             raise
 
     def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
+        labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
+        folder = Path(image_files[0]).parent
+        if folder not in self._checked:
+            check_all_prompts(folder, ending, labels)
+            self._checked.add(folder)
+        case = case_name(image_files[0], ending)
         reader = plans_manager.image_reader_writer_class()
         try:
             data, properties = reader.read_images(image_files)
-        except RuntimeError as error:
+        except Exception as error:  # every reader has errors of its own
             raise UserError(f"{', '.join(image_files)}: the image cannot be read: {error}") from error
-        case = case_name(image_files[0], dataset_json["file_ending"])
         if 1 in data.shape[1:]:
             raise UserError(
                 f"case {case}: the image has the array shape {data.shape[1:]}, a single slice on one axis; "
                 "a 3D network needs a volume."
             )
-        path = prompt_file(image_files[0], case)
-        if path.is_file():
-            grid = ImageGrid.from_nnunet_properties(properties, data.shape[1:])
-            prompts = read_prompts(path, image=grid, labels=click_labels(dataset_json))
-            if not prompts.clicks:
-                raise PromptError(
-                    f"{path}: the list of clicks is empty. Add a click, or remove the file: a case without a prompt "
-                    "file is segmented automatically."
-                )
-            properties[PROPERTIES_KEY] = prompts
-        else:
-            _say_automatic(case, path)
+        path = find_prompt_file(image_files[0], ending)
+        if path is not None:
+            grid = _grid(read_prompts(path).space, properties, data.shape[1:])
+            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels)
+        elif self.last_words.first_time("automatic"):
+            print(
+                f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks (said once; "
+                "the same holds for every other case without a prompt file)."
+            )
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
 
@@ -112,86 +124,64 @@ class PromptedPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """As nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended."""
-        prompts: CasePrompts | None = properties.pop(PROPERTIES_KEY, None)
+        """As nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
+
+        Raises:
+            PromptError: a click outside the image, or on an unknown label.
+        """
+        # the caller's dictionary may serve again, with the same clicks
+        prompts: CasePrompts | None = properties.get(PROPERTIES_KEY)
+        properties = {key: value for key, value in properties.items() if key != PROPERTIES_KEY}
         shape_zyx = data.shape[1:]
         data, seg, properties = super().run_case_npy(
             data, seg, properties, plans_manager, configuration_manager, dataset_json
         )
         channel = np.zeros(data.shape[1:], dtype=np.float32)
         if prompts is not None and prompts.clicks:
-            clicks_N3, labels_N = _network_clicks(
-                prompts, shape_zyx, properties, plans_manager.transpose_forward, data.shape[1:], dataset_json
+            labels_N = clicks_to_labels(prompts, click_labels(dataset_json))
+            clicks_N3 = _network_clicks(
+                prompts, labels_N, shape_zyx, properties, plans_manager.transpose_forward, data.shape[1:]
             )
             channel = write_channel(data.shape[1:], clicks_N3, labels_N)
         return np.concatenate([data, channel[None]]), seg, properties
 
 
-def case_name(image_file: str, file_ending: str) -> str:
-    """``/data/liver_003_0000.nii.gz`` -> ``liver_003``."""
-    return os.path.basename(image_file)[: -(len(file_ending) + len("_0000"))]
-
-
-def prompt_file(image_file: str, case: str) -> Path:
-    """Where the prompt file of a case belongs, whether or not it exists.
-
-    Raises:
-        UserError: the environment variable ``nnsam3d_prompts`` names no folder.
-    """
-    folder = os.environ.get(PROMPTS_FOLDER_VARIABLE)
-    if folder and not Path(folder).is_dir():
-        raise UserError(f"{PROMPTS_FOLDER_VARIABLE}={folder!r}: no such folder.")
-    return Path(folder or os.path.dirname(image_file)) / f"{case}.json"
-
-
 def _network_clicks(
     prompts: CasePrompts,
+    labels_N: NDArray[np.int64],
     shape_zyx: tuple[int, ...],
     properties: dict[str, Any],
     transpose_forward: list[int],
     new_shape: tuple[int, ...],
-    dataset_json: dict[str, Any],
-) -> tuple[NDArray[np.float64], list[int]]:
-    """Clicks as network voxel positions (N, 3) D, H, W, and their label values (N)."""
-    names = click_labels(dataset_json)
-    labels = [
-        resolve_label(click.label, names, f"case {prompts.case}, click {number}")
-        for number, click in enumerate(prompts.clicks, start=1)
-    ]
-    grid = _grid(prompts, properties, shape_zyx)
-    index_N3 = grid.to_index([click.position for click in prompts.clicks], prompts.space)
-    steps = preprocessing_steps(properties, transpose_forward, new_shape)
-    positions_N3 = steps.apply(xyz_to_zyx(index_N3))
-    upper = np.asarray(new_shape) - 0.5
-    for number, (position, label) in enumerate(zip(positions_N3, labels, strict=True), start=1):
-        outside = (position < -0.5).any() or (position >= upper).any()
-        if outside and label != 0:
+) -> NDArray[np.float64]:
+    """Clicks as network voxel positions (N, 3) D, H, W."""
+    grid = _grid(prompts.space, properties, shape_zyx)
+    index_N3 = clicks_to_index(prompts, grid)
+    positions_N3 = preprocessing_steps(properties, transpose_forward, new_shape).apply(xyz_to_zyx(index_N3))
+    in_image, kept = grid.contains_index(index_N3), inside_grid(positions_N3, new_shape)
+    for number, click in enumerate(prompts.clicks, start=1):
+        where = f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"
+        if not in_image[number - 1]:
+            raise PromptError(f"{where} lies outside the image of size (x, y, z) {grid.size_xyz}.")
+        if not kept[number - 1] and labels_N[number - 1] != 0:
             raise PromptError(
-                f"case {prompts.case}, click {number} at {prompts.clicks[number - 1].position} ({prompts.space}) lies "
-                "outside the part of the image that is not zero, which is all that nnU-Net keeps: nothing is there "
-                "to segment."
+                f"{where} lies outside the part of the image that is not zero, which is all that nnU-Net keeps: "
+                "nothing is there to segment."
             )
-    # what is left outside are background clicks in empty air: the nearest kept voxel is background just the same
-    return np.clip(positions_N3, 0, np.asarray(new_shape) - 1), labels
+    # what is still outside are background clicks in empty air: the nearest kept voxel is background just the same
+    return np.clip(positions_N3, -0.5, np.asarray(new_shape) - 0.5)
 
 
-def _grid(prompts: CasePrompts, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:
-    if prompts.space == "voxel" and "sitk_stuff" not in properties and "nibabel_stuff" not in properties:
-        # arrays handed to nnU-Net's Python predictor carry a spacing only; voxel positions need no more
+def _grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:
+    """The image's grid. Voxel positions need no geometry, so arrays and TIFF files, which have none, will do.
+
+    Raises:
+        GeometryError: world positions for an image without known geometry.
+    """
+    try:
+        return ImageGrid.from_nnunet_properties(properties, shape_zyx)
+    except GeometryError:
+        if space != "voxel" or "sitk_stuff" in properties or "nibabel_stuff" in properties:
+            raise
         identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
         return ImageGrid((shape_zyx[2], shape_zyx[1], shape_zyx[0]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), identity)
-    return ImageGrid.from_nnunet_properties(properties, shape_zyx)
-
-
-_said_automatic = False
-
-
-def _say_automatic(case: str, path: Path) -> None:
-    """Once per process: a folder without any prompt file is normal use."""
-    global _said_automatic
-    if not _said_automatic:
-        print(
-            f"nnsam3d: no prompt file {path}: case {case} is segmented automatically, without clicks "
-            "(said once; the same holds for every other case without a prompt file)."
-        )
-        _said_automatic = True

@@ -34,7 +34,7 @@ def simulate_negatives(
     """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
 
     Args:
-        segmentation: (D, H, W); background is the value 0 (nnU-Net's -1 outside the cropped body is not).
+        segmentation: (D, H, W); background is the value 0.
         foreground_labels: the values around which the near clicks lie.
         ignore_label: never clicked.
         near: probability that a click comes from the band outside the foreground; without foreground, or

@@ -124,7 +124,7 @@ def simulate_prompt_set(
     with equal probability.
 
     Args:
-        segmentation: (D, H, W) patch; values outside ``labels`` and 0 (nnU-Net's -1 too) are never clicked.
+        segmentation: (D, H, W) patch; values outside ``labels`` and 0 are never clicked.
         labels: values that may be clicked; 0 and the ignore label among them are skipped.
         spacing: mm along z, y, x (for the band of negatives and for "center").
         image: (C, D, H, W), for negatives on background that looks like foreground.

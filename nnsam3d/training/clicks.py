@@ -79,6 +79,7 @@ class ClickSimulation:
             self.labels,
             self.options.validation_clicks,
             rng,
+            ignore_label=self.ignore_label,
             spacing=self.spacing,
             strategy=self.options.click_strategy,
         )

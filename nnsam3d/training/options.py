@@ -57,14 +57,8 @@ class TrainingOptions:
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("weight_decay", "warmup_epochs", "window"):
+        for name in ("weight_decay", "warmup_epochs", "window", "validation_clicks"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
-        _require(
-            0 <= self.validation_clicks <= self.max_clicks,
-            "validation_clicks",
-            self.validation_clicks,
-            f"between 0 and max_clicks={self.max_clicks}",
-        )
         _require(
             self.click_strategy in CLICK_STRATEGIES,
             "click_strategy",

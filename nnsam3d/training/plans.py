@@ -50,9 +50,33 @@ def refuse_unsupported(plans: dict[str, Any], configuration: str, dataset_json: 
             f"configuration {configuration!r} is the second stage of a cascade, which SAM3DAdapterTrainer does not "
             "support: clicks already say where to look. Use 3d_fullres or 3d_lowres."
         )
-    if max(click_labels(dataset_json).values()) < 1:
-        raise UserError("dataset.json has no foreground label: there is nothing to click on.")
+    if resolved.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":
+        raise UserError(
+            f"the plans preprocess with {resolved['preprocessor_name']}; prompts are mapped through nnU-Net's "
+            "DefaultPreprocessor only."
+        )
+    if "Reorient" in plans.get("image_reader_writer", ""):
+        raise UserError(
+            f"the plans read images with {plans['image_reader_writer']}, which re-orients them: clicks could not be "
+            "mapped to the file as stored. Plan with SimpleITKIO or NibabelIO."
+        )
+    _refuse_unclickable_labels(dataset_json)
     return resolved
+
+
+def _refuse_unclickable_labels(dataset_json: dict[str, Any]) -> None:
+    labels = click_labels(dataset_json)
+    if max(labels.values()) < 1:
+        raise UserError("dataset.json has no foreground label: there is nothing to click on.")
+    occurring: set[int] = set()
+    for value in dataset_json["labels"].values():
+        occurring.update(value if isinstance(value, list | tuple) else [value])
+    never = [f"{name} ({value})" for name, value in labels.items() if value not in occurring]
+    if never:
+        raise UserError(
+            f"dataset.json: regions_class_order gives {', '.join(never)} a value that no segmentation holds, so that "
+            "it could never be clicked in training."
+        )
 
 
 def rewrite_plans(

@@ -5,7 +5,7 @@ Follows nnU-Net's trainer, method by method; what stands here is only what diffe
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.pretrained import SCRATCH, find_weights
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
+NO_WEIGHTS = ("max_clicks",)  # fields of SAM3DConfig that may change without changing a parameter
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
@@ -151,11 +152,17 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         self._restoring = True
         super().load_checkpoint(filename_or_checkpoint)
         self._restoring = False
+        # nnU-Net has put the old run's arguments and optimiser settings back; the next checkpoint and the next
+        # update must have this run's
+        self.my_init_kwargs: dict[str, Any] = {**self.my_init_kwargs, "plans": self.plans_manager.plans}
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.options.weight_decay
 
     def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
         entry = plans["configurations"][self.configuration_name]
         trained = options_from_mapping(entry[PLANS_KEY], source=checkpoint)
-        options = options_from_environment(trained)
+        # what the training started from is history, whatever the environment says now
+        options = replace(options_from_environment(trained), weights=trained.weights)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
         _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
         self.plans_manager = PlansManager(rewritten)
@@ -258,14 +265,15 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
     """Compare two configurations' architectures, value by value."""
     kwargs, wanted = theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
-    differing = [key for key in wanted if _plain(kwargs.get(key)) != _plain(wanted[key])]
+    differing = [key for key in wanted if key not in NO_WEIGHTS and _plain(kwargs.get(key)) != _plain(wanted[key])]
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
-        options = " ".join(f"{key}={value}" for key, value in theirs.get(PLANS_KEY, {}).items() if key == "preset")
+        there, now = theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
+        options = " ".join(f"{key}={there[key]}" for key in ("preset", "window") if there.get(key) != now.get(key))
         raise UserError(
             f"{where} holds another network than this run asks for ({details}). Set "
             f'{ENVIRONMENT_VARIABLE}="{options or "..."}" as in that training, or train under another plans '
-            f"identifier (-p), or move that folder away. {os.linesep}"
+            "identifier (-p), or move that folder away."
         )
 
 

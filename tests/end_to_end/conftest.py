@@ -49,7 +49,7 @@ class Workspace:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Phantoms, planned and preprocessed."""
-    root = tmp_path_factory.mktemp("nnunet")
+    root = tmp_path_factory.mktemp("nnU-Net with spaces")
     environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnsam3d")} | {
         "nnUNet_raw": str(root / "raw"),
         "nnUNet_preprocessed": str(root / "preprocessed"),

@@ -48,7 +48,12 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def outputs(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.nii.gz")) if folder.is_dir() else []
+    """Everything but nnU-Net's records of the call."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".json") if folder.is_dir() else []
+
+
+def masks(folder: Path) -> list[str]:
+    return [name for name in outputs(folder) if name.endswith(".nii.gz")]
 
 
 def test_the_model_folder_describes_itself(trained: Workspace) -> None:
@@ -102,8 +107,8 @@ def test_recorded_validation_prompts_repeat_the_validation(trained: Workspace, t
     flags = [flag for flag in PREDICT if flag != "--disable_tta"]
     trained.run("nnUNetv2_predict", "-i", images, "-o", tmp_path / "out", *flags, *SEQUENTIAL,
                 nnsam3d_prompts=str(fold / "validation_prompts"))  # fmt: skip
-    assert len(outputs(tmp_path / "out")) == 2
-    for name in outputs(tmp_path / "out"):
+    assert len(masks(tmp_path / "out")) == 2
+    for name in masks(tmp_path / "out"):
         ours, theirs = (read_mask(folder / name) for folder in (tmp_path / "out", fold / "validation"))
         assert (ours != theirs).mean() < 1e-4
 
@@ -154,13 +159,16 @@ np.save({str(trained.root / "python.npy")!r}, probabilities)
 
 @pytest.mark.parametrize("workers", [PARALLEL, SEQUENTIAL], ids=["parallel", "sequential"])
 def test_a_bad_prompt_file_is_the_last_thing_said(trained: Workspace, tmp_path: Path, workers: tuple[str, ...]) -> None:
-    prompts = write_prompts(tmp_path / "prompts", test_000=[click(20, 20, 10), click(400, 20, 10)])
+    """Also when it belongs to a later case: nothing is predicted before all files are good."""
+    prompts = write_prompts(
+        tmp_path / "prompts", test_000=[click(20, 20, 10)], test_001=[click(20, 20, 10), click(400, 20, 10)]
+    )
     text = trained.run(
         "nnUNetv2_predict", "-i", trained.test_images, "-o", tmp_path / "out", *PREDICT, *workers,
         ok=False, nnsam3d_prompts=str(prompts),
     )  # fmt: skip
     end = " ".join(text.rstrip().splitlines()[-3:])
-    assert "test_000.json" in end
+    assert "test_001.json" in end
     assert "click 2" in end
     assert outputs(tmp_path / "out") == []
 
@@ -181,7 +189,8 @@ def test_a_training_that_cannot_work_does_not_start(workspace: Workspace, option
         nnsam3d_weights_url="http://127.0.0.1:9", no_proxy="127.0.0.1",
     )  # fmt: skip
     assert message in " ".join(text.rstrip().splitlines()[-4:])
-    assert not (workspace.model / "fold_1" / "checkpoint_best.pth").exists()
+    left = {path.name.split("_")[0] for path in (workspace.model / "fold_1").glob("*")}
+    assert left <= {"training"}, "nothing but the log"
 
 
 def test_truncated_weights_and_other_networks_are_refused(trained: Workspace, tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ def test_best_configuration_ensemble_postprocessing_export_and_install(trained: 
     trained.run("nnUNetv2_predict", *inputs, "-o", ours, "-tr", "SAM3DAdapterTrainer")
     trained.run("nnUNetv2_predict", *inputs, "-o", theirs, "-tr", unet)
     trained.run("nnUNetv2_ensemble", "-i", ours, theirs, "-o", tmp_path / "ensemble", "-np", "2")
-    assert outputs(tmp_path / "ensemble") == ["test_000.nii.gz", "test_001.nii.gz"]
+    assert masks(tmp_path / "ensemble") == ["test_000.nii.gz", "test_001.nii.gz"]
 
     # beside whichever of the two models and their ensemble was best
     (postprocessing,) = (trained.root / "results").rglob("postprocessing.pkl")
@@ -219,7 +228,7 @@ def test_best_configuration_ensemble_postprocessing_export_and_install(trained: 
         "nnUNetv2_apply_postprocessing", "-i", ours, "-o", tmp_path / "post", "-pp_pkl_file", postprocessing,
         "-plans_json", trained.model / "plans.json", "-dataset_json", trained.model / "dataset.json", "-np", "2",
     )  # fmt: skip
-    assert outputs(tmp_path / "post") == ["test_000.nii.gz", "test_001.nii.gz"]
+    assert masks(tmp_path / "post") == ["test_000.nii.gz", "test_001.nii.gz"]
 
     archive, elsewhere = tmp_path / "model.zip", tmp_path / "installed"
     trained.run("nnUNetv2_export_model_to_zip", "-d", "990", "-c", "3d_fullres", "-tr", "SAM3DAdapterTrainer",
@@ -255,39 +264,57 @@ def _link(workspace: Workspace) -> bool:
     return set(folder.glob("nnsam3d_*.py")) != before
 
 
-def test_regions_and_ignore_label(workspace: Workspace, tmp_path: Path) -> None:
-    """A dataset with overlapping regions and an ignore label, through the same commands."""
-    source, target = workspace.root / "raw" / "Dataset990_PhantomCT", workspace.root / "raw" / "Dataset991_Regions"
-    for name in ("imagesTr", "labelsTr"):
-        (target / name).mkdir(parents=True)
-    for image in (source / "imagesTr").iterdir():
-        (target / "imagesTr" / image.name).symlink_to(image)
-    for label in (source / "labelsTr").iterdir():
-        stored = sitk.ReadImage(str(label))
+def test_regions_channels_ignore_label_and_two_folds(workspace: Workspace, tmp_path: Path) -> None:
+    """Overlapping regions, an ignore label, two channels and another file format; two folds, mirrored."""
+    target, images = workspace.root / "raw" / "Dataset991_Regions", tmp_path / "images"
+    _write_region_dataset(workspace.root / "raw" / "Dataset990_PhantomCT", target, images)
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", "3d_fullres")
+    for fold in ("0", "1"):
+        workspace.run(
+            "nnUNetv2_train", "991", "3d_fullres", fold, "-tr", "SAM3DAdapterTrainer", "-device", "cpu",
+            nnsam3d_options=QUICK,
+        )  # fmt: skip
+
+    def predict(name: str, label: Any) -> np.ndarray:
+        prompts = write_prompts(tmp_path / name, test_000=[click(20, 20, 10, label=label), click(5, 20, 10, label=0)])
+        workspace.run(
+            "nnUNetv2_predict", "-i", images, "-o", tmp_path / f"out_{name}", "-d", "991", "-c", "3d_fullres",
+            "-f", "0", "1", "-device", "cpu", "-tr", "SAM3DAdapterTrainer", *SEQUENTIAL, "--save_probabilities",
+            nnsam3d_prompts=str(prompts),
+        )  # fmt: skip
+        assert {"test_000.mha", "test_001.mha"} <= set(outputs(tmp_path / f"out_{name}"))
+        return probabilities(tmp_path / f"out_{name}", "test_000")
+
+    whole, core = predict("whole", "whole"), predict("core", 2)
+    assert whole.shape[0] == 2, "one map per region"
+    assert not np.array_equal(whole, core), "the label of a click matters"
+
+
+def _write_region_dataset(source: Path, target: Path, images: Path) -> None:
+    for folder in (target / "imagesTr", target / "labelsTr", images):
+        folder.mkdir(parents=True)
+    for folder, copies in ((source / "imagesTr", target / "imagesTr"), (source / "imagesTs", images)):
+        for file in folder.iterdir():
+            image = sitk.ReadImage(str(file))
+            name = file.name.removesuffix("_0000.nii.gz")
+            sitk.WriteImage(image, str(copies / f"{name}_0000.mha"))
+            sitk.WriteImage(sitk.SmoothingRecursiveGaussian(image, 3.0), str(copies / f"{name}_0001.mha"))
+    for file in (source / "labelsTr").iterdir():
+        stored = sitk.ReadImage(str(file))
         array = sitk.GetArrayFromImage(stored)
         array[sitk.GetArrayFromImage(sitk.BinaryErode(stored, [1, 1, 0])) == 1] = 2  # the core
         array[:2] = 3  # not annotated
         changed = sitk.GetImageFromArray(array)
         changed.CopyInformation(stored)
-        sitk.WriteImage(changed, str(target / "labelsTr" / label.name))
+        sitk.WriteImage(changed, str(target / "labelsTr" / file.name.replace(".nii.gz", ".mha")))
     dataset = json.loads((source / "dataset.json").read_text())
-    dataset |= {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]}
+    dataset |= {
+        "channel_names": {"0": "CT", "1": "smooth"},
+        "labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+        "regions_class_order": [1, 2],
+        "file_ending": ".mha",
+    }
     (target / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
-    workspace.run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", "3d_fullres")
-    workspace.run(
-        "nnUNetv2_train", "991", "3d_fullres", "0", "-tr", "SAM3DAdapterTrainer", "-device", "cpu",
-        nnsam3d_options=QUICK,
-    )  # fmt: skip
-    prompts = write_prompts(
-        tmp_path / "prompts",
-        test_000=[click(20, 20, 10, label="whole"), click(21, 20, 10, label="core"), click(5, 20, 10, label=0)],
-    )
-    workspace.run(
-        "nnUNetv2_predict", "-i", workspace.test_images, "-o", tmp_path / "out", "-d", "991", "-c", "3d_fullres",
-        "-f", "0", "-device", "cpu", "--disable_tta", "-tr", "SAM3DAdapterTrainer", *SEQUENTIAL,
-        nnsam3d_prompts=str(prompts),
-    )  # fmt: skip
-    assert outputs(tmp_path / "out") == ["test_000.nii.gz", "test_001.nii.gz"]
 
 
 def test_print_path_is_what_ext_trainer_needs(workspace: Workspace) -> None:

@@ -16,8 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from scipy.spatial.transform import Rotation
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import GeometryError
 from nnsam3d.preprocessing.last_words import LastWords
-from nnsam3d.preprocessing.prompted import PromptedPreprocessor, case_name, use_prompted_preprocessor
+from nnsam3d.preprocessing.prompted import PromptedPreprocessor, use_prompted_preprocessor
 from nnsam3d.prompts import CasePrompts, Click, PromptError, read_channel
 
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
@@ -96,11 +97,15 @@ def test_every_space_gives_the_same_input_and_hits_the_block(image: Path) -> Non
 
 
 def test_without_a_prompt_file_the_channel_is_empty_and_it_is_said_once(
-    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nnsam3d.preprocessing.prompted._said_automatic", False)
-    assert not run(image)[1].any()
-    run(image)
+    """Once for all of nnU-Net's worker processes, which share the configuration manager by pickling."""
+    plans, configuration = managers()
+    use_prompted_preprocessor(configuration)
+    for _ in range(3):
+        worker = pickle.loads(pickle.dumps(configuration))
+        data, _, _ = worker.preprocessor_class(verbose=False).run_case([str(image)], None, plans, worker, DATASET)
+        assert not data[1].any()
     assert capsys.readouterr().out.count("segmented automatically") == 1
 
 
@@ -168,6 +173,54 @@ def test_arrays_carry_their_prompts_in_the_properties() -> None:
     assert sorted(read_channel(data[1])[1].tolist()) == [0, 1]
 
 
+def test_the_same_properties_serve_twice_and_are_left_alone() -> None:
+    plans, configuration = managers()
+    prompts = CasePrompts("array", "voxel", (Click((5.0, 6.0, 7.0), "lesion"),))
+    properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": prompts}
+    for _ in range(2):
+        data, _, _ = PromptedPreprocessor(verbose=False).run_case_npy(
+            np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
+        )
+        assert data[1].sum() == 2
+    assert properties == {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": prompts}
+
+
+def test_clicks_of_arrays_are_checked_like_those_of_files() -> None:
+    plans, configuration = managers()
+    outside, unknown = Click((1000.0, 1.0, 1.0), 0), Click((1.0, 1.0, 1.0), "x")
+    for click, message in ((outside, "outside the image"), (unknown, "lesion")):
+        properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "voxel", (click,))}
+        with pytest.raises(PromptError, match=message):
+            PromptedPreprocessor(verbose=False).run_case_npy(
+                np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
+            )
+    world = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "lps", (Click((1.0, 1.0, 1.0), 1),))}
+    with pytest.raises(GeometryError):
+        PromptedPreprocessor(verbose=False).run_case_npy(
+            np.ones((1, 12, 14, 16), np.float32), None, world, plans, configuration, DATASET
+        )
+
+
+def test_a_click_in_the_air_does_not_push_out_one_at_the_border(image: Path) -> None:
+    """The zero border ends at z = 2: the background click above is moved to where the lesion click is."""
+    content = file_of("voxel", [10, 20, 2])
+    content["clicks"].append({"position": [10, 20, 0], "label": "background"})
+    write(image.parent / "case.json", content)
+    assert sorted(read_channel(run(image)[1])[1].tolist()) == [0, 1]
+
+
+def test_the_first_case_tells_the_problems_of_all(image: Path) -> None:
+    other = image.with_name("other_0000.nii.gz")
+    other.write_bytes(image.read_bytes())
+    write(image.parent / "case.json", file_of("voxel", list(CENTRE_ZYX[::-1])))
+    write(image.parent / "other.json", file_of("voxel", [99, 0, 0], "tumor"))
+    with pytest.raises(PromptError) as error:
+        run(image)
+    assert "99" in str(error.value)
+    assert "tumor" in str(error.value)
+    assert "other.json" in str(error.value)
+
+
 def test_configuration_manager_pickles_with_its_preprocessor() -> None:
     _, configuration = managers()
     use_prompted_preprocessor(configuration)
@@ -194,7 +247,3 @@ def test_last_words_never_raise(tmp_path: Path) -> None:
     words.path = tmp_path / "missing" / "file"
     words.leave("lost")
     assert words.read() == ""
-
-
-def test_case_name() -> None:
-    assert case_name("/data/liver_003_0000.nii.gz", ".nii.gz") == "liver_003"

@@ -56,6 +56,21 @@ def test_unsupported_configurations_are_refused(
         refuse_unsupported(plans, configuration, dataset_json)
 
 
+def test_what_would_misplace_clicks_is_refused(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="NibabelIOWithReorient"):
+        refuse_unsupported(plans | {"image_reader_writer": "NibabelIOWithReorient"}, "3d_fullres", dataset_json)
+    plans["configurations"]["3d_fullres"]["preprocessor_name"] = "MyPreprocessor"
+    with pytest.raises(UserError, match="MyPreprocessor"):
+        refuse_unsupported(plans, "3d_fullres", dataset_json)
+
+
+def test_a_region_that_no_voxel_can_carry_is_refused(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
+    regions = dataset_json | {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    refuse_unsupported(plans, "3d_fullres", regions)
+    with pytest.raises(UserError, match=r"regions_class_order gives whole \(3\)"):
+        refuse_unsupported(plans, "3d_fullres", regions | {"regions_class_order": [3, 2]})
+
+
 def test_patch_smaller_than_a_window_is_refused(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"window \(16, 16, 16\).*token grid \(8, 8, 8\)"):
         rewrite_plans(plans, "3d_fullres", dataset_json, TrainingOptions(preset="tiny", window=16))

@@ -109,6 +109,26 @@ def test_pretrained_backbone_is_loaded_frozen_and_recorded(
         assert ours.requires_grad == theirs.requires_grad, name
 
 
+def test_a_second_continuation_keeps_what_the_first_was_given(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(tmp_path / "checkpoint.pth")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(checkpoint)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "num_epochs=40 weight_decay=0.05 max_clicks=12 weights=/ignored.pth")
+    first = make(plans, dataset_json)
+    first.load_checkpoint(checkpoint)
+    first.save_checkpoint(checkpoint)
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    second = make(plans, dataset_json)
+    second.load_checkpoint(checkpoint)
+    for trainer in (first, second):
+        assert (trainer.num_epochs, trainer.options.max_clicks, trainer.options.weights) == (40, 12, "scratch")
+        assert all(group["weight_decay"] == 0.05 for group in trainer.optimizer.param_groups)
+        assert trainer.bare_network.config.max_clicks == 12
+
+
 def test_a_checkpoint_of_another_network_is_refused_by_name(
     plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,70 @@
+"""Which prompt file belongs to which case."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnsam3d.errors import UserError
+from nnsam3d.preprocessing.lookup import case_name, check_all_prompts, find_prompt_file, read_case_prompts
+from nnsam3d.prompts import PromptError
+
+LABELS = {"background": 0, "lesion": 1}
+GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
+
+
+def test_case_name() -> None:
+    assert case_name("/data/liver_003_0000.nii.gz", ".nii.gz") == "liver_003"
+    assert case_name("/data/a b_0000.mha", ".mha") == "a b"
+
+
+def test_beside_the_image_or_in_the_named_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "case_0000.nrrd"
+    assert find_prompt_file(image, ".nrrd") is None
+    beside = tmp_path / "case.json"
+    beside.touch()
+    assert find_prompt_file(image, ".nrrd") == beside
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    monkeypatch.setenv("nnsam3d_prompts", str(folder))
+    assert find_prompt_file(image, ".nrrd") is None, "the named folder replaces the images' own"
+    monkeypatch.setenv("nnsam3d_prompts", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="no such folder"):
+        find_prompt_file(image, ".nrrd")
+
+
+def test_a_dangling_link_is_an_error_not_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "case.json").symlink_to(tmp_path / "gone.json")
+    path = find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")
+    assert path is not None
+    with pytest.raises(PromptError, match=r"case\.json"):
+        read_case_prompts(path, None, LABELS)
+
+
+def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -> None:
+    image, side = tmp_path / "case_0000.tif", tmp_path / "case.json"
+    side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
+    assert find_prompt_file(image, ".tif") is None
+    side.write_text(json.dumps(GOOD), encoding="utf-8")
+    assert find_prompt_file(image, ".tif") == side
+
+
+def test_files_that_belong_to_no_image_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, prompts = tmp_path / "images", tmp_path / "prompts"
+    images.mkdir()
+    prompts.mkdir()
+    (images / "case_0000.nii.gz").touch()
+    (images / "case_0000.json").touch()
+    (images / "dataset.json").touch()
+    check_all_prompts(images, ".nii.gz", LABELS)
+    said = capsys.readouterr().out
+    assert "case_0000.json" in said
+    assert "dataset.json" not in said
+    monkeypatch.setenv("nnsam3d_prompts", str(prompts))
+    (prompts / "cas.json").touch()
+    check_all_prompts(images, ".nii.gz", LABELS)
+    assert "cas.json" in capsys.readouterr().out
