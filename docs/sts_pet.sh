@@ -30,3 +30,20 @@ for clicks in 0 5 1; do # ends with 1, the default, for whatever comes next
   cp "$nnUNet_results"/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres/fold_0/validation/summary.json \
     "$work/summary_${clicks}_clicks.json"
 done
+
+echo "== two held-back cases from prompt files"
+fold=$nnUNet_results/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres/fold_0
+mkdir -p "$work/images" "$work/labels"
+for prompts in $(find "$fold/validation_prompts" -name '*.json' | sort | head -n 2); do
+  case=$(basename "$prompts" .json)
+  cp "$nnUNet_raw/Dataset513_STS_PET/imagesTr/${case}_0000.nii.gz" "$prompts" "$work/images" # prompt file beside the image
+  cp "$nnUNet_raw/Dataset513_STS_PET/labelsTr/$case.nii.gz" "$work/labels"
+done
+nnUNetv2_predict -i "$work/images" -o "$work/predicted" -d 513 -c 3d_fullres -f 0 -tr SAM3DAdapterTrainer -device cpu \
+  -npp 1 -nps 1 >"$work/logs/predict.txt" 2>&1
+nnUNetv2_evaluate_simple "$work/labels" "$work/predicted" -l 1 -o "$work/predicted_summary.json" >"$work/logs/evaluate.txt" 2>&1
+python - "$work/predicted_summary.json" <<'PYTHON'
+import json, pathlib, sys
+for case in json.loads(pathlib.Path(sys.argv[1]).read_text())["metric_per_case"]:
+    print(f"   {pathlib.Path(case['prediction_file']).name}: Dice {case['metrics']['1']['Dice']:.3f}")
+PYTHON
