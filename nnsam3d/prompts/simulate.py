@@ -118,7 +118,8 @@ def simulate_prompt_set(
 ) -> list[LabelledClick]:
     """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
 
-    With probability ``zero_share`` there are none. Otherwise their number is uniform in 1..max_clicks and
+    With probability ``zero_share`` there are none. Otherwise n of 1..max_clicks has a weight of 1 / n (most
+    users give one or two clicks; many clicks must still be seen) and
     each is negative (label 0) with probability ``negative_share``; positive ones go round robin over the
     labels present, and there is at least one of them. A patch without foreground gets only negatives, or none,
     with equal probability.
@@ -141,7 +142,8 @@ def simulate_prompt_set(
     volume = _as_volume(segmentation)
     if max_clicks == 0 or rng.random() < zero_share:
         return []
-    n = int(rng.integers(1, max_clicks + 1))
+    weights = 1 / np.arange(1, max_clicks + 1)
+    n = 1 + int(rng.choice(max_clicks, p=weights / weights.sum()))
     present = _present(volume, labels, ignore_label)
     if present:
         negatives = min(int(rng.binomial(n, negative_share)), n - 1)

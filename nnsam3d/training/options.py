@@ -43,7 +43,7 @@ class TrainingOptions:
     warmup_epochs: float = 2.0  # linear, counted in iterations; never more than a tenth of the training
     gradient_clip: float = 1.0  # L2 norm, separately for image encoder, prompt encoder and mask decoder
     oversample_foreground: float = 0.5  # share of patches that must hold foreground
-    max_clicks: int = 8  # clicks simulated per training patch: 0 or uniform in 1..max_clicks
+    max_clicks: int = 8  # clicks simulated per training patch: 0, or n of 1..max_clicks with weight 1/n
     zero_click_share: float = 0.2  # share of training patches without any click (automatic segmentation)
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center

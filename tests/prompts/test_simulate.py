@@ -263,3 +263,14 @@ def test_some_negatives_look_like_the_foreground() -> None:
     assert share(image=image, lookalike=0.0) < 4 * volume_share
     with pytest.raises(ValueError, match="image"):
         share(image=image[:, 1:])
+
+
+def test_few_clicks_are_trained_more_often_than_many() -> None:
+    segmentation = np.zeros((16, 16, 16), np.int16)
+    segmentation[4:12, 4:12, 4:12] = 1
+    rng = np.random.default_rng(0)
+    counts = np.bincount(
+        [len(simulate_prompt_set(segmentation, [1], 4, rng, zero_share=0.0)) for _ in range(2000)], minlength=5
+    )
+    expected = np.array([0, 1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_allclose(counts / 2000, expected / expected.sum(), atol=0.04)
