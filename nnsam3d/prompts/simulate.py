@@ -119,10 +119,9 @@ def simulate_prompt_set(
     """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
 
     With probability ``zero_share`` there are none. Otherwise n of 1..max_clicks has a weight of 1 / n (most
-    users give one or two clicks; many clicks must still be seen) and
-    each is negative (label 0) with probability ``negative_share``; positive ones go round robin over the
-    labels present, and there is at least one of them. A patch without foreground gets only negatives, or none,
-    with equal probability.
+    users give one or two clicks; many must still be seen) and each click is negative (label 0) with probability
+    ``negative_share``; positive ones go round robin over the labels present, and there is at least one of them.
+    A patch without foreground gets only negatives, or none, with equal probability.
 
     Args:
         segmentation: (D, H, W) patch; values outside ``labels`` and 0 are never clicked.
