@@ -30,7 +30,7 @@ DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST = 40, 5
 SEED = 20230613
 EPOCHS, ITERATIONS = 24, 20
-MINUTES = "about 5 minutes on 2 CPU cores"
+MINUTES = "5 to 7 minutes on 2 CPU cores"
 OPTIONS = (
     f"preset=tiny num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=4 "
     "learning_rate=1e-3 max_clicks=4 zero_click_share=0.1"
