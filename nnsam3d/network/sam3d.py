@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .config import SAM3DConfig, Triple
 from .image_encoder import ImageEncoder
@@ -133,8 +134,10 @@ class SAM3D(nn.Module):
             raise ValueError(
                 f"expected one label per click, shape {tuple(clicks.shape[:2])}, got {tuple(labels.shape)}"
             )
-        # On an accelerator the check would wait for the device, in every training step.
+        # On an accelerator the check would wait for the device, in every training step; compilation and
+        # `cost` run on tensors without values.
         cheap = labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling()
+        cheap = cheap and not isinstance(labels, FakeTensor)
         if cheap and not self.config.paper and int(labels.max()) >= self.config.num_click_labels:
             raise ValueError(
                 f"click label {int(labels.max())} is out of range: this network knows the labels "
