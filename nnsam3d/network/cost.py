@@ -38,7 +38,8 @@ def measure(
     if frozen:
         freeze_pretrained(net)
     # Not on "meta" itself: it would take attention's unfused path, which saves the scores.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+    precision = torch.autocast("cpu", dtype=autocast, enabled=autocast is not None)
+    with FakeTensorMode(allow_non_fake_inputs=True), precision:
         net.to_empty(device="cpu")
         image = torch.empty(batch, config.num_image_channels, *config.patch_size)
         clicks = torch.empty(batch, config.max_clicks, 3)
