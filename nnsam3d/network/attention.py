@@ -139,11 +139,8 @@ def relative_rows(table_Lc: Tensor, size: int) -> Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, (M, N, C) to (M, N, C)."""
 
-    def __init__(
-        self, dim: int, num_heads: int, window: Triple, table_lengths: Triple, recomputed: bool = True
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, window: Triple, table_lengths: Triple) -> None:
         super().__init__()
-        self.recomputed = recomputed  # keep qkv only; False where a larger part is recomputed anyway
         self.num_heads = num_heads
         self.window = window  # (H, W, D)
         head_dim = dim // num_heads
@@ -173,9 +170,7 @@ class WindowAttention(nn.Module):
     def forward(self, x_MNC: Tensor, layout: WindowLayout) -> Tensor:
         m, n, c = x_MNC.shape
         qkv = self.qkv(x_MNC).view(m, n, 3, self.num_heads, c // self.num_heads)
-        inputs = (qkv, self.relative_table(), layout)
-        out = recompute(attend, *inputs) if self.recomputed else attend(*inputs)
-        return self.proj(out)
+        return self.proj(recompute(attend, qkv, self.relative_table(), layout))
 
 
 def attend(qkv_MN3Ac: Tensor, table_NJc: Tensor, layout: WindowLayout) -> Tensor:

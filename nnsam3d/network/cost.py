@@ -5,9 +5,10 @@ Nothing is allocated and nothing computed, so a ViT-H takes seconds on any machi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_c
 
 from .config import SAM3DConfig
 from .sam3d import SAM3D, freeze_pretrained
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ def measure(
     config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None
 ) -> Cost:
     """The cost of a configuration with patches of its size; `frozen` as `freeze_pretrained` does it."""
-    with torch.device("meta"):  # initialising parameters looks at values
+
+    def build() -> SAM3D:
         net = SAM3D(config).train()
-    if frozen:
-        freeze_pretrained(net)
-    # Not on "meta" itself: it would take attention's unfused path, which saves the scores.
-    precision = torch.autocast("cpu", dtype=autocast, enabled=autocast is not None)
-    with FakeTensorMode(allow_non_fake_inputs=True), precision:
-        net.to_empty(device="cpu")
+        if frozen:
+            freeze_pretrained(net)
+        return net
+
+    with on_shapes(build) as net, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         image = torch.empty(batch, config.num_image_channels, *config.patch_size)
         clicks = torch.empty(batch, config.max_clicks, 3)
         labels = torch.zeros(batch, config.max_clicks, dtype=torch.long)
@@ -57,6 +60,16 @@ def measure(
         parameter_bytes=sum(size for size, _ in sizes),
         trainable_bytes=sum(size for size, trains in sizes if trains),
     )
+
+
+@contextmanager
+def on_shapes(build: Callable[[], Module]) -> Iterator[Module]:
+    """The network that `build` makes, without values; inside, all other tensors have none either."""
+    with torch.device("meta"):  # initialising parameters looks at values
+        net = build()
+    # Not on "meta" itself: it would take attention's unfused path, which saves the scores.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield net.to_empty(device="cpu")
 
 
 def count_flop(run: Callable[[], Any]) -> int:

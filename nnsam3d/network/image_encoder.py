@@ -44,9 +44,7 @@ class Block(nn.Module):
         self.checkpointing = checkpointing
         self.adapter = Adapter(dim, adapter_dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = WindowAttention(
-            dim, num_heads, window, table_lengths, recomputed=checkpointing != "blocks"
-        )
+        self.attn = WindowAttention(dim, num_heads, window, table_lengths)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim)
 

@@ -71,6 +71,10 @@ def test_official_gradients(mode: str) -> None:
     image = oracle.image(data["image_seed"], data["crop_DHW"], torch.float64)
     logits = net.segment(image, clicks, torch.zeros(clicks.shape[:2], dtype=torch.long))
     oracle.check(logits, data["logits"], 1e-6)
+    with torch.no_grad():
+        three = net.segment(image.repeat(3, 1, 1, 1, 1), clicks.repeat(3, 1, 1), torch.zeros(3, clicks.shape[1]).long())
+    for item in three:
+        oracle.check(item[None], data["logits"], 1e-6)
     logits.square().sum().backward()
     grads = {f"tiny32.{name}": p.grad for name, p in net.named_parameters()}
     for key, norm in zip(json.loads(str(data["grad_keys"])), data["grad_norm"], strict=True):
