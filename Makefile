@@ -7,6 +7,7 @@ TORCH  ?= default
 PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 PY  := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
@@ -18,7 +19,7 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow bench lint clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -26,11 +27,13 @@ help:
 	@echo 'make demo       set up, then train and prompt a tiny network on phantoms and write pictures'
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
+	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
 	@echo 'make lint       set up, then ruff, mypy and the import law'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
 	@echo 'make clean      remove .venv and the caches'
 	@echo
 	@echo 'Options: TORCH=default|cpu   PYTHON=python3   PYTEST_ARGS="-k link"   DEMO_ARGS="--help"'
+	@echo '         BENCH_ARGS="--full" (ViT-B at 128³: tens of minutes)'
 
 setup: $(STAMP)
 
@@ -63,7 +66,7 @@ $(STAMP): setup.py pyproject.toml
 	@touch $@
 
 # A few cores are shared by torch's threads and nnU-Net's worker processes: let idle threads sleep, not spin.
-demo test test-slow: export OMP_WAIT_POLICY = passive
+demo test test-slow bench: export OMP_WAIT_POLICY = passive
 demo test test-slow: export nnUNet_n_proc_DA = 1
 demo test test-slow: export nnUNet_def_n_proc = 2
 
@@ -75,6 +78,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow --durations=15 -ra $(PYTEST_ARGS)
+
+bench: $(STAMP)
+	$(PY) -m nnsam3d.evaluation.bench --output docs/performance.md $(BENCH_ARGS)
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Triple
+from .recompute import recompute
 
 OTHER_REGION = -100.0  # the paper's mask value for tokens that the cyclic shift brought together (SPEC §3.3)
 PADDING = -10000.0  # underflows to weight zero in every precision, and fits float16
@@ -168,24 +169,30 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_MNC: Tensor, layout: WindowLayout) -> Tensor:
         m, n, c = x_MNC.shape
-        heads, head_dim = self.num_heads, c // self.num_heads
-        q, k, v = self.qkv(x_MNC).view(m, n, 3, heads, head_dim).unbind(2)  # (M, N, A, c) each
-        relative = torch.einsum("mnac,njc->mnaj", q, self.relative_table())  # of the unscaled queries
-        per_volume = (m // layout.num_windows, layout.num_windows, n, heads)
+        qkv = self.qkv(x_MNC).view(m, n, 3, self.num_heads, c // self.num_heads)
+        return self.proj(recompute(attend, qkv, self.relative_table(), layout))
 
-        def constant(table_WNX: Tensor) -> Tensor:  # the same in every volume and head
-            return table_WNX[None, :, :, None].to(q.dtype).expand(*per_volume, -1)
 
-        scaled = (q * head_dim**-0.5).view(*per_volume, head_dim)
-        relative = relative.to(q.dtype).reshape(*per_volume, -1)
-        q_long = torch.cat([scaled, relative, constant(layout.query_WNY)], -1)
-        k_long = torch.cat([k.reshape(*per_volume, head_dim), constant(layout.key_WNX)], -1)
-        width = k_long.shape[-1]
-        # The fused kernels want equal widths: zero columns in the values, dropped from the result.
-        out = F.scaled_dot_product_attention(
-            q_long.view(m, n, heads, width).transpose(1, 2),
-            k_long.view(m, n, heads, width).transpose(1, 2),
-            F.pad(v, (0, width - head_dim)).transpose(1, 2),
-            scale=1.0,
-        )
-        return self.proj(out.transpose(1, 2)[..., :head_dim].reshape(m, n, c))
+def attend(qkv_MN3Ac: Tensor, table_NJc: Tensor, layout: WindowLayout) -> Tensor:
+    """The attention between the two projections, (M, N, C)."""
+    q, k, v = qkv_MN3Ac.unbind(2)  # (M, N, A, c) each
+    m, n, heads, head_dim = q.shape
+    relative = torch.einsum("mnac,njc->mnaj", q, table_NJc)  # of the unscaled queries
+    per_volume = (m // layout.num_windows, layout.num_windows, n, heads)
+
+    def constant(table_WNX: Tensor) -> Tensor:  # the same in every volume and head
+        return table_WNX[None, :, :, None].to(q.dtype).expand(*per_volume, -1)
+
+    scaled = (q * head_dim**-0.5).view(*per_volume, head_dim)
+    relative = relative.to(q.dtype).reshape(*per_volume, -1)
+    q_long = torch.cat([scaled, relative, constant(layout.query_WNY)], -1)
+    k_long = torch.cat([k.reshape(*per_volume, head_dim), constant(layout.key_WNX)], -1)
+    width = k_long.shape[-1]
+    # The fused kernels want equal widths: zero columns in the values, dropped from the result.
+    out = F.scaled_dot_product_attention(
+        q_long.view(m, n, heads, width).transpose(1, 2),
+        k_long.view(m, n, heads, width).transpose(1, 2),
+        F.pad(v, (0, width - head_dim)).transpose(1, 2),
+        scale=1.0,
+    )
+    return out.transpose(1, 2)[..., :head_dim].reshape(m, n, heads * head_dim)

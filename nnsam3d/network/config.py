@@ -12,6 +12,7 @@ from operator import index
 from typing import Any, TypeAlias
 
 Triple: TypeAlias = tuple[int, int, int]
+CHECKPOINTING = ("none", "cheap", "blocks")  # ever less memory for training, ever more time
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
@@ -55,6 +56,9 @@ class SAM3DConfig:
     num_classes: int = 2  # logit maps
     num_click_labels: Any = None  # clicks carry 0 .. num_click_labels - 1; None: num_classes
     max_clicks: int = 16  # click slots per window while training or compiled
+    # What training runs twice to save memory: "none" (only attention's inner part, whose intermediates are many
+    # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The same function.
+    checkpointing: str = "none"
     paper: bool = False  # True: exactly the paper's function, click labels ignored
 
     def __post_init__(self) -> None:
@@ -87,6 +91,8 @@ class SAM3DConfig:
         object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
 
     def _check(self) -> None:
+        if self.checkpointing not in CHECKPOINTING:
+            raise ValueError(f"checkpointing is {self.checkpointing!r}: use one of {', '.join(CHECKPOINTING)}")
         if self.depth % 4:
             raise ValueError(
                 f"depth is {self.depth}: it must be a multiple of 4, because four levels of features are "

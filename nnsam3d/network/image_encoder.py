@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .attention import WindowAttention, WindowLayout, merge, partition, window_layout
 from .config import SAM3DConfig, Triple, hwd
+from .recompute import recompute
 from .stem import Stem
 
 
@@ -31,9 +32,16 @@ class Block(nn.Module):
     """Adapter, window attention, MLP on (B, H, W, D, C) tokens (SPEC §3)."""
 
     def __init__(
-        self, dim: int, num_heads: int, window: Triple, table_lengths: Triple, adapter_dim: int
+        self,
+        dim: int,
+        num_heads: int,
+        window: Triple,
+        table_lengths: Triple,
+        adapter_dim: int,
+        checkpointing: str = "none",
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.adapter = Adapter(dim, adapter_dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = WindowAttention(dim, num_heads, window, table_lengths)
@@ -41,8 +49,21 @@ class Block(nn.Module):
         self.mlp = MLP(dim)
 
     def forward(self, x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
+        if self.checkpointing == "cheap":
+            x = recompute(self.adapter, x_BHWDC)
+            return recompute(self.transform, self.attend(x, layout))
+        if self.checkpointing == "blocks":
+            return recompute(self.whole, x_BHWDC, layout)
+        return self.whole(x_BHWDC, layout)
+
+    def whole(self, x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
         x = self.adapter(x_BHWDC)  # changes the residual stream itself, before the shortcut is taken
-        x = x + merge(self.attn(partition(self.norm1(x), layout), layout), layout)
+        return self.transform(self.attend(x, layout))
+
+    def attend(self, x: Tensor, layout: WindowLayout) -> Tensor:
+        return x + merge(self.attn(partition(self.norm1(x), layout), layout), layout)
+
+    def transform(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.norm2(x))
 
 
@@ -73,8 +94,9 @@ class ImageEncoder(Stem):
         super().__init__(config)
         self.window = hwd(config.window)
         self.feature_blocks = config.feature_blocks
+        self.checkpointing = config.checkpointing
         self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.num_heads, self.window, lengths, config.adapter_dim)
+            Block(config.embed_dim, config.num_heads, self.window, lengths, config.adapter_dim, config.checkpointing)
             for lengths in config.rel_pos_lengths
         )
         self.neck_3d = nn.ModuleList(make_neck(config.embed_dim, config.neck_dim) for _ in range(4))
@@ -95,7 +117,8 @@ class ImageEncoder(Stem):
         for i, block in enumerate(self.blocks):
             x_BHWDC = block(x_BHWDC, layouts[i % 2])
             if i in self.feature_blocks:
-                levels.append(self.neck_3d[len(levels)](x_BHWDC.permute(0, 4, 1, 2, 3)))
+                neck, x_BCHWD = self.neck_3d[len(levels)], x_BHWDC.permute(0, 4, 1, 2, 3)
+                levels.append(recompute(neck, x_BCHWD) if self.checkpointing == "blocks" else neck(x_BCHWD))
         return levels
 
 

@@ -107,7 +107,7 @@ class MaskDecoder(nn.Module):
         h, w, d = (g * min(2, stride) for g, stride in zip(grid_HWD, self.token_stride, strict=True))
         return h, w, d
 
-    def fuse_unprompted(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
+    def fuse_unprompted(self, image_BIDHW: Tensor, *levels: Tensor) -> Tensor:
         """Share of the three unprompted levels and the image in the fusion convolution, (B, O, X, Y, Z)."""
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         weight = self.fusion_weight()
@@ -130,4 +130,4 @@ class MaskDecoder(nn.Module):
         return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
 
     def forward(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
-        return self.finish(self.fuse_unprompted(levels[:3], image_BIDHW), levels[3], image_BIDHW.shape[2:])
+        return self.finish(self.fuse_unprompted(image_BIDHW, *levels[:3]), levels[3], image_BIDHW.shape[2:])

@@ -5,16 +5,19 @@ Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .config import SAM3DConfig, Triple
 from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
+from .recompute import recompute
 
 COMPILED_SLOTS = 64  # clicks per window that a compiled network reads in prediction
 LOGIT_LIMIT = 50.0  # nnU-Net's sliding window sums logits in half precision with weights of up to 10
@@ -93,21 +96,24 @@ class SAM3D(nn.Module):
             pd, ph, pw = missing
             image_BCDHW = F.pad(image_BCDHW, (0, pw, 0, ph, 0, pd), mode="replicate")
         levels = self.image_encoder(image_BCDHW)
-        fused = self.mask_decoder.fuse_unprompted(levels[:3], image_BCDHW)
+        fused = self._run(self.mask_decoder.fuse_unprompted, image_BCDHW, *levels[:3])
         padded = (d + missing[0], h + missing[1], w + missing[2])
         return Features(levels[3], fused, padded, (size[0], size[1], size[2]))
 
     def decode(self, features: Features, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
         """Logits (B, K, D, H, W) for clicks at (D, H, W) voxel positions with labels, -1 = padding."""
         self._check_clicks(features, clicks_BN3, labels_BN)
-        prompted = self.prompt_encoder(features.deepest_BCHWD, clicks_BN3, labels_BN)
-        logits = self.mask_decoder.finish(features.fused_BOXYZ, prompted, features.padded_size)
+        prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, clicks_BN3, labels_BN)
+        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size)
         d, h, w = features.size
         return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
 
     def segment(self, image_BCDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
         """`decode(encode(image), clicks, labels)`."""
         return self.decode(self.encode(image_BCDHW), clicks_BN3, labels_BN)
+
+    def _run(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        return recompute(part, *inputs) if self.config.checkpointing == "blocks" else part(*inputs)
 
     def _check_volume(self, x: Tensor, channels: int, meaning: str) -> None:
         if x.ndim != 5:
@@ -133,8 +139,10 @@ class SAM3D(nn.Module):
             raise ValueError(
                 f"expected one label per click, shape {tuple(clicks.shape[:2])}, got {tuple(labels.shape)}"
             )
-        # On an accelerator the check would wait for the device, in every training step.
+        # On an accelerator the check would wait for the device, in every training step; compilation and
+        # `cost` run on tensors without values.
         cheap = labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling()
+        cheap = cheap and not isinstance(labels, FakeTensor)
         if cheap and not self.config.paper and int(labels.max()) >= self.config.num_click_labels:
             raise ValueError(
                 f"click label {int(labels.max())} is out of range: this network knows the labels "

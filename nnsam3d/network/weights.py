@@ -114,17 +114,28 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """A SAM checkpoint's state dict."""
+    state = _open(path)
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path} holds no state dict of tensors: it is no SAM checkpoint")
+    return dict(state)
+
+
+def _open(path: Path) -> Any:
+    """What a weights file holds; nothing in it is executed."""
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file. Give the path of a SAM checkpoint (.pth or .safetensors)")
+        raise WeightsError(f"{path}: no such file. Give the path of a checkpoint (.pth or .safetensors)")
     try:
         if path.suffix == ".safetensors":
             try:
                 from safetensors.torch import load_file
             except ImportError as error:
                 raise WeightsError(f"{path}: reading it needs a package: pip install safetensors") from error
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except UNREADABLE as error:
@@ -133,12 +144,6 @@ def _read(path: Path) -> dict[str, Tensor]:
         if type(error).__name__ != "SafetensorError":
             raise
         raise _unreadable(path, error) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors: it is no SAM checkpoint")
-    return dict(state)
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
@@ -180,13 +185,20 @@ def _describe(state: Mapping[str, Tensor]) -> str:
     return f"{found}; no preset has these sizes"
 
 
-def from_official(
-    state: Mapping[str, Tensor], *, num_heads: int, window: int | Triple, prompt_heads: int
-) -> SAM3D:
-    """The paper's network from its official state dict, in eval mode and paper mode, at token stride 4.
+PARTS = ("encoder_dict", "feature_dict", "decoder_dict")  # of the authors' checkpoint files (SPEC §7)
 
-    Every size but those three is read from the shapes; `window` is one number or (D, H, W) tokens.
+
+def from_official(
+    source: Mapping[str, Any] | str | Path, *, num_heads: int = 12, window: int | Triple = 8, prompt_heads: int = 8
+) -> SAM3D:
+    """The paper's network from its official weights, in eval mode and paper mode, at token stride 4.
+
+    `source` is one state dict of the whole network, or a checkpoint of the authors' training script (the file
+    or its content): three dictionaries, the second a list with one prompt encoder per level.
+    Every size but those three, whose defaults are the paper's, is read from the shapes; `window` is one number
+    or (D, H, W) tokens.
     """
+    state = _official_state(_open(Path(source)) if isinstance(source, str | Path) else source)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     encoder, layer = "image_encoder.", "prompt_encoder.transformer.layers.0."
     depth = _depth(state)
@@ -220,6 +232,8 @@ def from_official(
             f"not an official 3DSAM-adapter state dict: {error.args[0]} is missing. Expected keys that start "
             "with image_encoder., prompt_encoder. and mask_decoder."
         ) from error
+    except ValueError as error:  # sizes that fit no network with these heads and this window
+        raise WeightsError(f"the official state dict does not fit: {error}") from None
     net = SAM3D(config)
     own = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     given = {name: value for name, value in state.items() if not name.endswith(IGNORED_OFFICIAL)}
@@ -237,3 +251,26 @@ def from_official(
     net.to(next(value.dtype for value in given.values() if value.is_floating_point()))
     net.load_state_dict(given)
     return net.eval()
+
+
+def _official_state(source: Any) -> dict[str, Tensor]:
+    """One state dict of the whole network, out of either layout."""
+    if isinstance(source, Mapping) and any(part in source for part in PARTS):
+        encoder, prompts, decoder = (source.get(part) for part in PARTS)
+        levels = prompts if isinstance(prompts, list | tuple) else [prompts]
+        if not levels or not all(isinstance(part, Mapping) for part in (encoder, levels[-1], decoder)):
+            missing = [part for part in PARTS if part not in source]
+            raise WeightsError(
+                "not a checkpoint of the 3DSAM-adapter training script: it needs "
+                f"{', '.join(PARTS)} ({', '.join(missing) or 'one of them'} is missing or no state dict)"
+            )
+        # One prompt encoder per level is stored; only that of the deepest level is ever used (SPEC §7).
+        parts: dict[str, Any] = {
+            "image_encoder.": encoder,
+            "prompt_encoder.": levels[-1],
+            "mask_decoder.": decoder,
+        }
+        source = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+    if not isinstance(source, Mapping) or not all(isinstance(value, Tensor) for value in source.values()):
+        raise WeightsError("not an official 3DSAM-adapter state dict: it holds other things than tensors")
+    return dict(source)

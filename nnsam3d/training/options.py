@@ -19,6 +19,7 @@ from nnsam3d.errors import UserError
 ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
 CLICK_STRATEGIES = ("uniform", "center")
+CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
 
 class OptionsError(UserError):
@@ -49,6 +50,7 @@ class TrainingOptions:
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
+    checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_clicks"):
@@ -59,12 +61,8 @@ class TrainingOptions:
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in ("weight_decay", "warmup_epochs", "window", "validation_clicks"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
-        _require(
-            self.click_strategy in CLICK_STRATEGIES,
-            "click_strategy",
-            self.click_strategy,
-            "one of " + ", ".join(CLICK_STRATEGIES),
-        )
+        for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
+            _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy, as it stands in the plans."""

@@ -130,6 +130,7 @@ def network_config(
             num_image_channels=len(dataset_json.get("channel_names") or dataset_json["modality"]),
             num_click_labels=max(click_labels(dataset_json).values()) + 1,
             max_clicks=options.max_clicks,
+            checkpointing=options.checkpointing,
         )
     except ValueError as error:
         raise UserError(f"the patch {tuple(patch_DHW)} and the options do not fit: {error}") from None

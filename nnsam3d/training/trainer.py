@@ -38,7 +38,7 @@ from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.pretrained import SCRATCH, find_weights
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
-NO_WEIGHTS = ("max_clicks",)  # fields of SAM3DConfig that may change without changing a parameter
+NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may change without changing a parameter
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 

@@ -174,3 +174,41 @@ def test_unofficial_states(stirred: Callable[..., SAM3D]) -> None:
     name = "mask_decoder.cls.0.weight"
     with pytest.raises(WeightsError, match=rf"{name} is \(1,\), expected \(8, 33"):
         load({**state, name: torch.zeros(1)})
+
+
+def test_the_authors_checkpoint(stirred: Callable[..., SAM3D], tmp_path: Path) -> None:
+    """Three dictionaries, the prompt encoders of all levels in a list; only the last is used."""
+    net = official_like(stirred).float()
+    part = {
+        name: {key.removeprefix(prefix): v for key, v in net.state_dict().items() if key.startswith(prefix)}
+        for name, prefix in (("e", "image_encoder."), ("p", "prompt_encoder."), ("d", "mask_decoder."))
+    }
+    noise = {key: torch.randn_like(value) for key, value in part["p"].items()}
+    part["p"]["positional_encoding_gaussian_matrix"] = torch.zeros(3, 8)
+    part["e"]["blocks.0.attn_mask"] = torch.zeros(1)
+    saved = {
+        "epoch": 3,
+        "best_val_loss": 0.25,
+        "encoder_dict": part["e"],
+        "feature_dict": [noise, noise, noise, part["p"]],
+        "decoder_dict": part["d"],
+        "optimizer": {"state": {}},
+    }
+    path = tmp_path / "best.pth.tar"
+    torch.save(saved, path)
+    x = torch.randn(1, 2, 16, 24, 32)
+    for source in (saved, path, str(path)):
+        again = from_official(source, num_heads=3, window=(2, 3, 4), prompt_heads=4)  # type: ignore[arg-type]
+        assert torch.equal(again(x), net(x))
+    for broken, words in (
+        ({**saved, "feature_dict": []}, "feature_dict"),
+        ({k: v for k, v in saved.items() if k != "decoder_dict"}, "decoder_dict is missing"),
+        ({**saved, "encoder_dict": {}}, "pos_embed is missing"),
+        ({**saved, "decoder_dict": {"cls.0.weight": 3}}, "other things than tensors"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            from_official(broken, num_heads=3, window=(2, 3, 4), prompt_heads=4)
+    with pytest.raises(WeightsError, match="does not fit: num_heads 12"):
+        from_official({**saved, "encoder_dict": {**part["e"], "pos_embed": torch.zeros(1, 12, 16, 25)}})
+    with pytest.raises(WeightsError, match="no such file"):
+        from_official(tmp_path / "missing.pth")

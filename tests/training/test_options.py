@@ -45,6 +45,7 @@ def test_unknown_option_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) ->
         ("zero_click_share=1.5", "between 0 and 1"),
         ("validation_clicks=-1", "zero or positive"),
         ("click_strategy=guess", "one of uniform, center"),
+        ("checkpointing=all", "one of none, cheap, blocks"),
         ("preset='tiny", "No closing quotation"),
     ],
 )

@@ -1,0 +1,116 @@
+"""What a configuration costs, found by running it on tensors that have shapes but no values.
+
+Nothing is allocated and nothing computed, so a ViT-H takes seconds on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+from .config import SAM3DConfig
+from .sam3d import SAM3D, freeze_pretrained
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one patch in float32 (or under autocast, see `measure`); matrix products and convolutions only."""
+
+    forward_flop: int  # a multiplication and an addition count as two
+    click_flop: int  # `decode` with cached features: what a further click costs
+    saved_bytes: int  # kept by the forward pass for the backward pass, parameters excluded
+    parameter_bytes: int
+    trainable_bytes: int  # the gradients take as much, AdamW's moments twice as much
+
+
+def measure(
+    config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None
+) -> Cost:
+    """The cost of a configuration with patches of its size; `frozen` as `freeze_pretrained` does it."""
+
+    def build() -> SAM3D:
+        net = SAM3D(config).train()
+        if frozen:
+            freeze_pretrained(net)
+        return net
+
+    with on_shapes(build) as net, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        image = torch.empty(batch, config.num_image_channels, *config.patch_size)
+        clicks = torch.empty(batch, config.max_clicks, 3)
+        labels = torch.zeros(batch, config.max_clicks, dtype=torch.long)
+        with torch.no_grad():
+            features = net.encode(image)
+            click_flop = count_flop(lambda: net.decode(features, clicks, labels))
+            forward_flop = count_flop(lambda: net.segment(image, clicks, labels))
+        saved = saved_bytes(net, lambda: net.segment(image, clicks, labels))
+        sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
+    return Cost(
+        forward_flop=forward_flop,
+        click_flop=click_flop,
+        saved_bytes=saved,
+        parameter_bytes=sum(size for size, _ in sizes),
+        trainable_bytes=sum(size for size, trains in sizes if trains),
+    )
+
+
+@contextmanager
+def on_shapes(build: Callable[[], Module]) -> Iterator[Module]:
+    """The network that `build` makes, without values; inside, all other tensors have none either."""
+    with torch.device("meta"):  # initialising parameters looks at values
+        net = build()
+    # Not on "meta" itself: it would take attention's unfused path, which saves the scores.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield net.to_empty(device="cpu")
+
+
+def count_flop(run: Callable[[], Any]) -> int:
+    """Floating-point operations of `run`: matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False, custom_mapping=_uncounted()) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _uncounted() -> dict[Any, Any]:
+    """The CPU's fused attention, which older versions of torch do not count."""
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if fused in flop_registry:
+        return {}
+
+    def attention(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    return {fused: attention}
+
+
+def saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes that the forward pass `run` keeps for its backward pass; every storage counts once.
+
+    Parameters and buffers are not counted: they are there anyway.
+    """
+    own = {_storage(t) for t in [*net.parameters(), *net.buffers()]}
+    sizes: dict[int, int] = {}
+    keep = []  # a storage that was freed would lend its address to the next one
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = _storage(tensor)
+        if key not in own:
+            sizes[key] = tensor.untyped_storage().nbytes()
+            keep.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        keep.append(run())
+    return sum(sizes.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
