@@ -27,7 +27,9 @@ def prompts_folder(images: Path) -> Path:
     """
     folder = os.environ.get(PROMPTS_FOLDER_VARIABLE)
     if folder and not Path(folder).is_dir():
-        raise UserError(f"{PROMPTS_FOLDER_VARIABLE}={folder!r}: no such folder.")
+        raise UserError(
+            f"{PROMPTS_FOLDER_VARIABLE}={folder!r}: no such folder. Correct it, or unset {PROMPTS_FOLDER_VARIABLE}."
+        )
     return Path(folder) if folder else images
 
 
@@ -60,27 +62,36 @@ def read_case_prompts(path: Path, grid: ImageGrid | None, labels: Mapping[str, i
     return prompts
 
 
-def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int]) -> None:
+def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int]) -> str:
     """Validate the prompt files of every case in a folder of images against the images' headers.
+
+    Returns a sentence for the log: what was found where, and which files belong to no image.
 
     Raises:
         PromptError: with the problems of all files.
     """
     problems = []
     cases = set()
+    found = 0
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
         cases.add(case_name(image_file, file_ending))
         path = find_prompt_file(image_file, file_ending)
         if path is None:
             continue
+        found += 1
         try:
             read_case_prompts(path, _header(image_file), labels)
         except PromptError as error:
             problems.append(str(error))
     if problems:
         raise PromptError("\n".join(problems))
-    for name in _without_image(images, cases):
-        print(f"nnsam3d: warning: prompt file {name} belongs to no image in {images}: it must be named <case>.json")
+    where = prompts_folder(images)
+    lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {where}; the others are automatic"]
+    lines += [
+        f"nnsam3d: warning: prompt file {name} belongs to no image in {images}; its name must be <case>.json"
+        for name in _without_image(images, cases)
+    ]
+    return "\n".join(lines)
 
 
 def _without_image(images: Path, cases: set[str]) -> Iterator[Path]:

@@ -90,8 +90,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
         labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
         folder = Path(image_files[0]).parent
         if folder not in self._checked:
-            check_all_prompts(folder, ending, labels)
+            report = check_all_prompts(folder, ending, labels)
             self._checked.add(folder)
+            if self.last_words.first_time("checked"):
+                print(report)
         case = case_name(image_files[0], ending)
         reader = plans_manager.image_reader_writer_class()
         try:

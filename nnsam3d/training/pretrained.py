@@ -55,7 +55,7 @@ def find_weights(preset: str, weights: str = AUTO) -> Path | None:
     if weights != AUTO:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise UserError(f"option weights={weights!r}: no such file. {ways(preset)}")
+            raise UserError(f"option weights={weights!r}: no such file. Correct the path. {ways(preset)}")
         return path
     if preset not in OFFICIAL_FILES:
         return None  # tiny: nobody has published weights for it

@@ -51,20 +51,21 @@ def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -
     assert find_prompt_file(image, ".tif") == side
 
 
-def test_files_that_belong_to_no_image_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, prompts = tmp_path / "images", tmp_path / "prompts"
     images.mkdir()
     prompts.mkdir()
-    (images / "case_0000.nii.gz").touch()
-    (images / "case_0000.json").touch()
-    (images / "dataset.json").touch()
-    check_all_prompts(images, ".nii.gz", LABELS)
-    said = capsys.readouterr().out
+    for name in ("case_0000.nii.gz", "other_0000.nii.gz", "other_0001.nii.gz", "case_0000.json", "dataset.json"):
+        (images / name).touch()
+    (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    said = check_all_prompts(images, ".nii.gz", LABELS)
+    assert "for 1 of 2 cases" in said
     assert "case_0000.json" in said
     assert "dataset.json" not in said
     monkeypatch.setenv("nnsam3d_prompts", str(prompts))
     (prompts / "cas.json").touch()
-    check_all_prompts(images, ".nii.gz", LABELS)
-    assert "cas.json" in capsys.readouterr().out
+    said = check_all_prompts(images, ".nii.gz", LABELS)
+    assert "for 0 of 2 cases" in said
+    assert "cas.json" in said
