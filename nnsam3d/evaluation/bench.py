@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnsam3d.evaluation.files import write_text
 from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(text, encoding="utf-8")
+        write_text(given.output, text)
     return 0
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.files import write_text
 from nnsam3d.evaluation.overlay import Panel, write_overlay
 from nnsam3d.evaluation.phantom import DATASET_NAME, PhantomCase, write_dataset
 from nnsam3d.geometry import zyx_to_xyz
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     started = time.monotonic()
     output = _fresh_folder(args.output, args.overwrite)
     print(f"nnsam3d demo: plan, train and predict with nnU-Net's own commands; {MINUTES}. Everything goes to {output}")
-    environment = _environment(output)
+    environment = os.environ | nnunet_environment(output)
     logs = output / "logs"
 
     print(f"[1/4] {NUM_TRAINING} training and {NUM_TEST} test phantoms: two lesions each, one of them is the label")
@@ -108,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
     scores = mean_dice(tests, predictions)
     table = dice_table(scores, len(tests))
     print("\n" + table)
-    (output / "dice.txt").write_text(table + "\n", encoding="utf-8")
+    write_text(output / "dice.txt", table + "\n")
     for name, case in tests.items():
         panels = [Panel(arm.title, predictions[arm.name][name], prompts[arm.name][name]) for arm in ARMS]
         write_overlay(output / "overlays" / f"{name}.png", case, panels)
@@ -207,11 +208,15 @@ def _fresh_folder(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def _environment(output: Path) -> dict[str, str]:
-    """Own nnU-Net folders; the trainer through ``nnUNet_extTrainer``, so that no installation is touched."""
+def nnunet_environment(output: Path) -> dict[str, str]:
+    """Own nnU-Net folders; the trainer through ``nnUNet_extTrainer``, so that no installation is touched.
+
+    Raises:
+        UserError: the installed nnU-Net does not know ``nnUNet_extTrainer``.
+    """
     if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
         raise UserError("the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<3'")
-    return os.environ | {
+    return {
         "nnUNet_raw": str(output / "raw"),
         "nnUNet_preprocessed": str(output / "preprocessed"),
         "nnUNet_results": str(output / "results"),

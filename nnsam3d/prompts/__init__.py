@@ -6,12 +6,19 @@ from nnsam3d.prompts.channel import read_channel, write_channel
 from nnsam3d.prompts.files import clicks_to_index, clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.negatives import simulate_negatives
-from nnsam3d.prompts.simulate import case_rng, simulate_clicks, simulate_fixed, simulate_prompt_set
+from nnsam3d.prompts.simulate import (
+    LabelledClick,
+    case_rng,
+    simulate_clicks,
+    simulate_fixed,
+    simulate_prompt_set,
+)
 from nnsam3d.prompts.types import CasePrompts, Click, PromptError
 
 __all__ = [
     "CasePrompts",
     "Click",
+    "LabelledClick",
     "PromptError",
     "case_rng",
     "click_labels",

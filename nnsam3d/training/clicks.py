@@ -22,6 +22,7 @@ from nnsam3d.geometry import preprocessing_steps, zyx_to_xyz
 from nnsam3d.prompts import (
     CasePrompts,
     Click,
+    LabelledClick,
     case_rng,
     simulate_fixed,
     simulate_prompt_set,
@@ -31,7 +32,6 @@ from nnsam3d.prompts import (
 from nnsam3d.training.options import TrainingOptions
 
 Shape: TypeAlias = tuple[int, ...]
-PlacedClicks: TypeAlias = list[tuple[tuple[int, int, int], int]]  # ((d, h, w), label)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ClickSimulation:
         """Prompt channel with ``validation_clicks`` clicks on the labels present."""
         return _channel(segmentation_DHW.shape, self.validation_clicks(segmentation_DHW, rng))
 
-    def validation_clicks(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> PlacedClicks:
+    def validation_clicks(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[LabelledClick]:
         """The clicks of :meth:`validation_channel`."""
         return simulate_fixed(
             segmentation_DHW,
@@ -85,7 +85,7 @@ class ClickSimulation:
         )
 
 
-def _channel(shape: Sequence[int], clicks: Sequence[tuple[Sequence[int], int]]) -> NDArray[np.float32]:
+def _channel(shape: Sequence[int], clicks: Sequence[LabelledClick]) -> NDArray[np.float32]:
     positions = np.array([position for position, _ in clicks], dtype=np.float64).reshape(-1, 3)
     return write_channel(tuple(shape), positions, [label for _, label in clicks])
 
@@ -139,7 +139,9 @@ def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, tr
 
 
 def with_simulated_clicks(
-    dataset_class: type, simulation: ClickSimulation, record: Callable[[str, PlacedClicks, dict[str, Any], Shape], None]
+    dataset_class: type,
+    simulation: ClickSimulation,
+    record: Callable[[str, list[LabelledClick], dict[str, Any], Shape], None],
 ) -> type:
     """``dataset_class`` whose cases carry the prompt channel, drawn from their own ground truth.
 
@@ -173,7 +175,7 @@ class PromptRecorder:
         self.label_names = label_names
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, case: str, clicks: PlacedClicks, properties: dict[str, Any], shape: Shape) -> None:
+    def __call__(self, case: str, clicks: list[LabelledClick], properties: dict[str, Any], shape: Shape) -> None:
         path = self.folder / f"{case}.json"
         if not clicks:  # of an earlier validation with clicks
             path.unlink(missing_ok=True)

@@ -62,8 +62,7 @@ def find_weights(preset: str, weights: str = AUTO) -> Path | None:
     found = locate(preset)
     if found is not None:
         return found
-    looked = ", ".join(str(path) for path in candidates(preset))
-    missing = f"no SAM checkpoint for preset {preset} (looked for {looked})"
+    missing = not_found(preset)
     if wrong := named_in_vain():
         raise UserError(f"{missing}: {wrong}. {ways(preset)}")
     print(f"{missing}: downloading it", flush=True)
@@ -76,6 +75,12 @@ def find_weights(preset: str, weights: str = AUTO) -> Path | None:
 def locate(preset: str) -> Path | None:
     """The checkpoint of a pretrained preset on this machine, or None."""
     return next((path for path in candidates(preset) if path.is_file()), None)
+
+
+def not_found(preset: str) -> str:
+    """The beginning of a message that `locate` found nothing: where it looked."""
+    looked = ", ".join(str(path) for path in candidates(preset))
+    return f"no SAM checkpoint for preset {preset} (looked for {looked})"
 
 
 def candidates(preset: str) -> list[Path]:

@@ -147,7 +147,8 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
             UserError: the environment asks for another network than the checkpoint holds.
         """
         if not self.was_initialized:
-            checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+            # mapped: only the plans are read here, nnU-Net reads the tensors below
+            checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
             self._adopt(checkpoint["init_args"]["plans"], str(filename_or_checkpoint))
         self._restoring = True
         super().load_checkpoint(filename_or_checkpoint)

@@ -17,6 +17,7 @@ from nnsam3d.training.pretrained import (
     download_weights,
     locate,
     named_in_vain,
+    not_found,
     ways,
 )
 
@@ -140,6 +141,5 @@ def _is_right(path: Path) -> bool:
 def _path_of(preset: str) -> Path:
     found = locate(preset)
     if found is None:
-        looked = ", ".join(str(path) for path in candidates(preset))
-        raise UserError(f"no SAM checkpoint for preset {preset} (looked for {looked}). {ways(preset)}")
+        raise UserError(f"{not_found(preset)}. {ways(preset)}")
     return found

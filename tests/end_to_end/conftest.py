@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nnsam3d.evaluation.demo import nnunet_command
+from nnsam3d.evaluation.demo import nnunet_command, nnunet_environment
 from nnsam3d.evaluation.phantom import DATASET_NAME, write_dataset
-from nnsam3d.nnunet.link import trainers_folder
 
 QUICK = "preset=tiny num_epochs=2 num_iterations_per_epoch=2 num_val_iterations_per_epoch=1"
 
@@ -50,16 +49,8 @@ class Workspace:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Phantoms, planned and preprocessed."""
     root = tmp_path_factory.mktemp("nnU-Net with spaces")
-    environment = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnsam3d")} | {
-        "nnUNet_raw": str(root / "raw"),
-        "nnUNet_preprocessed": str(root / "preprocessed"),
-        "nnUNet_results": str(root / "results"),
-        "nnUNet_extTrainer": str(trainers_folder()),
-        "nnUNet_n_proc_DA": "1",
-        "nnUNet_def_n_proc": "2",
-        "OMP_WAIT_POLICY": "passive",
-        "MPLBACKEND": "Agg",
-    }
+    inherited = {key: value for key, value in os.environ.items() if not key.lower().startswith("nnsam3d")}
+    environment = inherited | nnunet_environment(root)
     for name in ("raw", "preprocessed", "results"):
         (root / name).mkdir()
     write_dataset(root / "raw", num_training=6, num_test=2, seed=1)

@@ -21,30 +21,14 @@ from nnsam3d.preprocessing.last_words import LastWords
 from nnsam3d.preprocessing.prompted import PromptedPreprocessor, use_prompted_preprocessor
 from nnsam3d.prompts import CasePrompts, Click, PromptError, read_channel
 
+from .plans import managers as plans_by_hand
+
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 CENTRE_ZYX = (9, 22, 17)
 
 
 def managers() -> tuple[PlansManager, ConfigurationManager]:
-    kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "architecture": {},
-        "spacing": [3.0, 1.5, 2.0],
-        "normalization_schemes": ["NoNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": kwargs,
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True},
-    }
-    plans = {
-        "transpose_forward": [1, 0, 2],
-        "image_reader_writer": "SimpleITKIO",
-        "foreground_intensity_properties_per_channel": {"0": {}},
-        "configurations": {"3d_fullres": configuration},
-    }
-    manager = PlansManager(plans)
-    return manager, manager.get_configuration("3d_fullres")
+    return plans_by_hand([1, 0, 2], [3.0, 1.5, 2.0], normalization="NoNormalization", order=1)
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from scipy import ndimage
 
 from nnsam3d.geometry import zyx_to_xyz
 from nnsam3d.preprocessing.prompted import PromptedPreprocessor
 from nnsam3d.prompts import CasePrompts, Click, case_rng, read_channel, simulate_clicks
+
+from .plans import managers
 
 pytestmark = pytest.mark.real_data
 CASES = 4  # per set: bounded, for CI
@@ -24,34 +25,12 @@ SETS = {
 }
 
 
-def managers(transpose: list[int], spacing: list[float]) -> tuple[PlansManager, ConfigurationManager]:
-    kwargs = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "architecture": {},
-        "spacing": spacing,
-        "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": kwargs,
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
-    }
-    plans = PlansManager(
-        {
-            "transpose_forward": transpose,
-            "foreground_intensity_properties_per_channel": {"0": {}},
-            "configurations": {"3d_fullres": configuration},
-        }
-    )
-    return plans, plans.get_configuration("3d_fullres")
-
-
 @pytest.mark.parametrize("name", SETS)
 def test_clicks_keep_their_label(shared_folder: Path, name: str) -> None:
     folder = shared_folder / "data" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} not found")
-    plans, configuration = managers(*SETS[name])
+    plans, configuration = managers(*SETS[name], normalization="ZScoreNormalization", order=3)
     dataset_json = {"labels": {"background": 0, "one": 1, "two": 2}, "channel_names": {"0": "x"}}
     for label_file in islice(sorted((folder / "labelsTr").glob("*.nii.gz")), CASES):
         case = label_file.name.removesuffix(".nii.gz")

@@ -1,0 +1,31 @@
+"""Plans by hand, as far as nnU-Net's preprocessing reads them."""
+
+from __future__ import annotations
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+
+def managers(
+    transpose: list[int], spacing: list[float], *, normalization: str, order: int
+) -> tuple[PlansManager, ConfigurationManager]:
+    """``order``: of the image's interpolation; the segmentation's is 1."""
+    kwargs = {"is_seg": False, "order": order, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "architecture": {},
+        "spacing": spacing,
+        "normalization_schemes": [normalization],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": kwargs,
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
+    }
+    plans = PlansManager(
+        {
+            "transpose_forward": transpose,
+            "image_reader_writer": "SimpleITKIO",
+            "foreground_intensity_properties_per_channel": {"0": {}},
+            "configurations": {"3d_fullres": configuration},
+        }
+    )
+    return plans, plans.get_configuration("3d_fullres")
