@@ -74,6 +74,22 @@ COMMANDS: dict[str, Command] = {
             export NNSAM3D_WEIGHTS=$(nnsam3d weights path vit_b)
             """,
     ),
+    "predict": Command(
+        module="nnsam3d.inference.predict_command",
+        summary="segment a folder of images with their prompt files",
+        description="""
+            Like nnUNetv2_predict, for people with clicks: only the surroundings of the clicks are computed (as
+            far as the target reaches), clicked voxels keep their label, all prompt files are checked before
+            anything is computed, and a case that fails costs nothing but itself (exit status 1, and the reasons
+            at the end). <case>.json, or another prompt file, lies beside the images or in --prompts.
+            """,
+        example="""
+            nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres
+            nnsam3d predict -i imagesTs -o out -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres -f 0 1
+            nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --prompts clicks --report out/report.json
+            nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
+            """,
+    ),
     "demo": Command(
         module="nnsam3d.evaluation.demo",
         summary="see the main job run on phantoms, in minutes, on a CPU",

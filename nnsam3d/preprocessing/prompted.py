@@ -96,18 +96,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
                 print(report)
         case = case_name(image_files[0], ending)
         reader = plans_manager.image_reader_writer_class()
-        try:
-            data, properties = reader.read_images(image_files)
-        except Exception as error:  # every reader has errors of its own
-            raise UserError(f"{', '.join(image_files)}: the image cannot be read: {error}") from error
-        if 1 in data.shape[1:]:
-            raise UserError(
-                f"case {case}: the image has the array shape {data.shape[1:]}, a single slice on one axis; "
-                "a 3D network needs a volume."
-            )
+        data, properties = read_volume(reader, image_files)
         path = find_prompt_file(image_files[0], ending)
         if path is not None:
-            grid = _grid(read_prompts(path).space, properties, data.shape[1:])
+            grid = image_grid(read_prompts(path).space, properties, data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels)
         elif self.last_words.first_time("automatic"):
             print(
@@ -141,14 +133,32 @@ class PromptedPreprocessor(DefaultPreprocessor):
         channel = np.zeros(data.shape[1:], dtype=np.float32)
         if prompts is not None and prompts.clicks:
             labels_N = clicks_to_labels(prompts, click_labels(dataset_json))
-            clicks_N3 = _network_clicks(
+            clicks_N3 = network_clicks(
                 prompts, labels_N, shape_zyx, properties, plans_manager.transpose_forward, data.shape[1:]
             )
             channel = write_channel(data.shape[1:], clicks_N3, labels_N)
         return np.concatenate([data, channel[None]]), seg, properties
 
 
-def _network_clicks(
+def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str, Any]]:
+    """A case's images (C, z, y, x) and properties from nnU-Net's reader.
+
+    Raises:
+        UserError: an image cannot be read or has a single slice.
+    """
+    try:
+        data, properties = reader.read_images(image_files)
+    except Exception as error:  # every reader has errors of its own
+        raise UserError(f"{', '.join(image_files)}: the image cannot be read: {error}") from error
+    if 1 in data.shape[1:]:
+        raise UserError(
+            f"{image_files[0]}: the image has the array shape {data.shape[1:]}, a single slice on one axis; "
+            "a 3D network needs a volume."
+        )
+    return data, properties
+
+
+def network_clicks(
     prompts: CasePrompts,
     labels_N: NDArray[np.int64],
     shape_zyx: tuple[int, ...],
@@ -157,7 +167,7 @@ def _network_clicks(
     new_shape: tuple[int, ...],
 ) -> NDArray[np.float64]:
     """Clicks as network voxel positions (N, 3) D, H, W."""
-    grid = _grid(prompts.space, properties, shape_zyx)
+    grid = image_grid(prompts.space, properties, shape_zyx)
     index_N3 = clicks_to_index(prompts, grid)
     positions_N3 = preprocessing_steps(properties, transpose_forward, new_shape).apply(xyz_to_zyx(index_N3))
     in_image, kept = grid.contains_index(index_N3), inside_grid(positions_N3, new_shape)
@@ -174,7 +184,7 @@ def _network_clicks(
     return np.clip(positions_N3, -0.5, np.asarray(new_shape) - 0.5)
 
 
-def _grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:
+def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:
     """The image's grid. Voxel positions need no geometry, so arrays and TIFF files, which have none, will do.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnsam3d.prompts.channel import read_channel, write_channel
+from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
 from nnsam3d.prompts.files import clicks_to_index, clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.negatives import simulate_negatives
@@ -24,6 +24,7 @@ __all__ = [
     "click_labels",
     "clicks_to_index",
     "clicks_to_labels",
+    "place_clicks",
     "read_channel",
     "read_prompts",
     "resolve_label",

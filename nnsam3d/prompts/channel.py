@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -23,13 +23,29 @@ Voxel = tuple[int, int, int]
 def write_channel(
     shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, dtype: DTypeLike = np.float32
 ) -> NDArray:
-    """Clicks -> prompt channel (D, H, W).
+    """Clicks -> prompt channel (D, H, W), each at the voxel that :func:`place_clicks` gives it.
 
     Args:
         shape_DHW: shape of the grid.
         clicks_N3: (N, 3) positions in voxels of this grid, order (D, H, W), fractions allowed.
         labels_N: (N,) whole numbers >= 0.
         dtype: of the result.
+
+    Raises:
+        PromptError: as :func:`place_clicks`, and a label that is too large for ``dtype``.
+    """
+    shape = tuple(int(s) for s in shape_DHW)
+    placed = place_clicks(shape, clicks_N3, labels_N, _largest_label(dtype))
+    channel = np.zeros(shape, dtype=dtype)
+    for voxel, label in placed.items():
+        channel[voxel] = 1 + label
+    return channel
+
+
+def place_clicks(
+    shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, largest_label: int = 2**24
+) -> dict[Voxel, int]:
+    """Clicks -> the voxels (D, H, W) of a grid that carry them, with their labels.
 
     Every click goes to its nearest voxel. Clicks of one label in one voxel merge. Of clicks at exactly the
     same position the last one wins (a correction). Clicks of different labels that merely share a voxel after
@@ -38,32 +54,30 @@ def write_channel(
 
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
-            too large for ``dtype``, or no voxel left; the message names the click (counted from 1).
+            larger than ``largest_label``, or no voxel left; the message names the click (counted from 1).
     """
     shape = tuple(int(s) for s in shape_DHW)
     clicks = as_points(clicks_N3)
-    labels = _checked_labels(labels_N, len(clicks), dtype)
+    labels = _checked_labels(labels_N, len(clicks), largest_label)
     voxels = _nearest_voxels(clicks, shape)
-    channel = np.zeros(shape, dtype=dtype)
     # A dictionary keeps the later of equal positions; popping first keeps the order of the remaining ones.
     last: dict[tuple[float, ...], int] = {}
     for number, position in enumerate(map(tuple, clicks.tolist())):
         last.pop(position, None)
         last[position] = number
     # All clicks claim their own voxel before any loser moves, so that nobody is moved by a moved one.
+    placed: dict[Voxel, int] = {}
     losers = []
     for number in last.values():
-        voxel, value = tuple(voxels[number]), 1 + labels[number]
-        if channel[voxel] == 0:
-            channel[voxel] = value
-        elif channel[voxel] != value:
+        z, y, x = voxels[number].tolist()
+        if placed.setdefault((z, y, x), labels[number]) != labels[number]:
             losers.append(number)
     for number in losers:
-        free = _nearest_free(channel, clicks[number], voxels[number])
+        free = _nearest_free(placed, shape, clicks[number], voxels[number])
         if free is None:
             raise PromptError(f"click {number + 1}: no free voxel is left in a grid of shape {shape}")
-        channel[free] = 1 + labels[number]
-    return channel
+        placed[free] = labels[number]
+    return placed
 
 
 def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -83,7 +97,12 @@ def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
     return clicks, labels.astype(np.int64)
 
 
-def _checked_labels(labels_N: ArrayLike, count: int, dtype: DTypeLike) -> list[int]:
+def _largest_label(dtype: DTypeLike) -> int:
+    kind = np.dtype(dtype)
+    return int(np.iinfo(kind).max if kind.kind in "iu" else 2 ** (np.finfo(kind).nmant + 1)) - 1
+
+
+def _checked_labels(labels_N: ArrayLike, count: int, largest: int) -> list[int]:
     labels = np.atleast_1d(np.asarray(labels_N))
     if labels.size != count:
         raise PromptError(f"{count} clicks but {labels.size} labels")
@@ -91,10 +110,8 @@ def _checked_labels(labels_N: ArrayLike, count: int, dtype: DTypeLike) -> list[i
     for number, label in enumerate(labels.ravel().tolist()):
         if isinstance(label, (bool, str)) or label != label or label < 0 or int(label) != label:
             raise PromptError(f"click {number + 1}: label must be a whole number >= 0, got {label!r}")
-        kind = np.dtype(dtype)
-        largest = np.iinfo(kind).max if kind.kind in "iu" else 2 ** (np.finfo(kind).nmant + 1)
-        if 1 + label > largest:
-            raise PromptError(f"click {number + 1}: label {label} is too large for a channel of type {kind}")
+        if label > largest:
+            raise PromptError(f"click {number + 1}: label {label} is too large, the channel ends at {largest}")
         checked.append(int(label))
     return checked
 
@@ -111,20 +128,22 @@ def _nearest_voxels(clicks: NDArray[np.float64], shape: Sequence[int]) -> NDArra
     return np.clip(np.floor(clicks + 0.5).astype(np.int64), 0, size - 1)
 
 
-def _nearest_free(channel: NDArray, position: NDArray[np.float64], voxel: NDArray[np.int64]) -> Voxel | None:
+def _nearest_free(
+    taken: Collection[Voxel], shape: Sequence[int], position: NDArray[np.float64], voxel: NDArray[np.int64]
+) -> Voxel | None:
     """The empty voxel whose centre is nearest to ``position``; None if there is none."""
-    for radius in range(1, max(channel.shape) + 1):
+    for radius in range(1, max(shape) + 1):
         low = np.maximum(voxel - radius, 0)
-        high = np.minimum(voxel + radius + 1, channel.shape)
+        high = np.minimum(voxel + radius + 1, shape)
         candidates = itertools.product(*map(range, low.tolist(), high.tolist()))
-        free = [c for c in candidates if channel[c] == 0]
+        free = [c for c in candidates if c not in taken]
         if not free:
             continue
         # float32-proof ties: distances are compared after rounding, then raster order decides.
         distance = np.round(((np.asarray(free) - position) ** 2).sum(axis=1), 9)
         best = int(np.argmin(distance))
         # Everything outside this cube is at least radius + 0.5 away, so a nearer find is final.
-        if distance[best] <= (radius + 0.5) ** 2 or (not low.any() and (high == channel.shape).all()):
+        if distance[best] <= (radius + 0.5) ** 2 or (not low.any() and (high == np.asarray(shape)).all()):
             z, y, x = free[best]
             return z, y, x
     return None

@@ -1,0 +1,121 @@
+"""From logits on the preprocessed grid to a label map and probabilities on the image's own grid.
+
+Letters: K logit maps, D H W voxels of the preprocessed image; raw = the image's axes as nnU-Net's reader gives
+them (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+from numpy.typing import NDArray
+
+from nnsam3d.inference.model import Model
+from nnsam3d.inference.region import BACKGROUND_LOGIT, Region
+
+
+def background_logits(model: Model) -> NDArray[np.float32]:
+    """(K,) logits that nobody doubts: of the background channel, or against every region."""
+    logits = np.full(model.label_manager.num_segmentation_heads, -BACKGROUND_LOGIT, np.float32)
+    if not model.label_manager.has_regions:
+        logits[0] = BACKGROUND_LOGIT
+    return logits
+
+
+def to_labels(model: Model, logits_KDHW: NDArray[np.float32]) -> NDArray[Any]:
+    """Logits (K, ...) -> label map, as nnU-Net does it (regions included)."""
+    return np.asarray(model.label_manager.convert_logits_to_segmentation(logits_KDHW))
+
+
+class Exporter:
+    """Knows one image's way back: resampling, crop, transposition."""
+
+    def __init__(self, model: Model, properties: dict[str, Any], shape_DHW: Sequence[int]) -> None:
+        """
+        Args:
+            properties: as nnU-Net's preprocessor leaves them.
+            shape_DHW: of the preprocessed image.
+        """
+        self.model = model
+        self.properties = properties
+        self.shape_DHW = tuple(int(n) for n in shape_DHW)
+        forward = model.plans_manager.transpose_forward
+        self.backward: list[int] = list(model.plans_manager.transpose_backward)
+        spacing = [float(properties["spacing"][axis]) for axis in forward]
+        target = [float(value) for value in model.configuration_manager.spacing]
+        force = model.configuration_manager.configuration.get("resampling_fn_probabilities_kwargs", {})
+        separate, axis = determine_do_sep_z_and_axis(force.get("force_separate_z"), target, spacing)
+        # across coarse slices nnU-Net repeats the nearest one instead of mixing two
+        self.nearest = axis if separate else None
+
+    def everything(
+        self, logits_KDHW: NDArray[np.float32], probabilities: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """nnU-Net's own way: label map (raw) and, if asked for, probabilities (K, raw)."""
+        result = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits_KDHW,
+            self.model.plans_manager,
+            self.model.configuration_manager,
+            self.model.label_manager,
+            self.properties,
+            return_probabilities=probabilities,
+        )
+        return result if probabilities else (result, None)
+
+    def empty(self) -> NDArray[Any]:
+        """A label map (raw) of background."""
+        kind = np.uint8 if len(self.model.label_manager.foreground_labels) < 255 else np.uint16
+        shape = [int(self.properties["shape_before_cropping"][axis]) for axis in self.backward]
+        return np.zeros(shape, kind)
+
+    def region(self, region: Region) -> tuple[tuple[slice, slice, slice], NDArray[Any], NDArray[np.float32]]:
+        """What was computed: its box in the raw image, label map and logits (K, ...) there; only this is resampled.
+
+        The same interpolation as nnU-Net's default: linear on the logits, nearest across coarse slices.
+        """
+        logits = region.logits_KDHW
+        sides = []
+        new_shape = self.properties["shape_after_cropping_and_before_resampling"]
+        for axis, (old, new) in enumerate(zip(self.shape_DHW, new_shape, strict=True)):
+            start, stop = region.start[axis], region.start[axis] + logits.shape[axis + 1]
+            # target voxels whose place in the source lies in the computed part; all of them at the image's end
+            low = 0 if start == 0 else int(np.ceil((start + 0.5) * new / old - 0.5))
+            high = new if stop == old else int(np.floor((stop - 0.5) * new / old - 0.5)) + 1
+            source = (np.arange(low, high) + 0.5) * old / new - 0.5 - start
+            logits = _interpolate(logits, source, axis + 1, nearest=axis == self.nearest)
+            crop = int(self.properties["bbox_used_for_cropping"][axis][0])
+            sides.append(slice(crop + low, crop + high))
+        logits = logits.transpose([0, *(axis + 1 for axis in self.backward)])
+        d, h, w = (sides[axis] for axis in self.backward)
+        return (d, h, w), to_labels(self.model, logits), logits
+
+    def probabilities(self, region: Region | None) -> NDArray[np.float32]:
+        """(K, raw) of the whole image; certain background where nothing was computed."""
+        full = np.zeros((self.model.label_manager.num_segmentation_heads, *self.empty().shape), np.float32)
+        if not self.model.label_manager.has_regions:
+            full[0] = 1
+        if region is not None:
+            box, _, logits = self.region(region)
+            full[(slice(None), *box)] = np.asarray(self.model.label_manager.apply_inference_nonlin(logits))
+        return full
+
+
+def _interpolate(
+    array: NDArray[np.float32], source: NDArray[np.float64], axis: int, nearest: bool
+) -> NDArray[np.float32]:
+    """``array`` at the fractional positions ``source`` along one axis; the ends go on for ever."""
+    source = np.clip(source, 0, array.shape[axis] - 1)
+    if nearest:
+        return np.take(array, np.floor(source + 0.5).astype(np.int64), axis)
+    if np.array_equal(source, np.arange(array.shape[axis])):
+        return array
+    low = np.floor(source).astype(np.int64)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    share = (source - low).astype(np.float32).reshape(shape)
+    return np.take(array, low, axis) * (1 - share) + np.take(array, high, axis) * share

@@ -1,0 +1,183 @@
+"""A folder of cases: all prompts checked first, every case on its own, outputs whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json, save_pickle
+from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+from tqdm import tqdm
+
+from nnsam3d.errors import UserError
+from nnsam3d.geometry import GeometryError, ImageGrid
+from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.inference.model import Model, file_sha256
+from nnsam3d.preprocessing.lookup import case_name, find_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.preprocessing.prompted import read_volume
+from nnsam3d.prompts import CasePrompts
+
+SCOPES = ("clicked", "everything")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case's files. ``problem`` says why it cannot be predicted."""
+
+    name: str
+    images: tuple[str, ...]
+    prompt_file: Path | None = None
+    prompts: CasePrompts | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case, as it stands in the report."""
+
+    case: str
+    status: str  # "done", "skipped" (it was there already) or "failed"
+    error: str = ""
+    prompt_file: str = ""
+    prompt_sha256: str = ""
+    space: str = ""
+    clicks: list[dict[str, Any]] = field(default_factory=list)
+    windows: int = 0
+    stock_windows: int = 0
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+def find_cases(images: Path, model: Model) -> list[Case]:
+    """The cases of a folder with their prompts; reads headers and prompt files only.
+
+    Raises:
+        UserError: no such folder, no images, or a folder of prompts that does not exist.
+    """
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder (-i names the folder with the images)")
+    lists = create_lists_from_splitted_dataset_folder(str(images), model.file_ending)
+    if not lists:
+        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
+    channels = len(model.dataset_json["channel_names"])
+    prompts_folder(images)
+    return [_case([str(file) for file in files], channels, model) for files in lists]
+
+
+def _case(files: list[str], channels: int, model: Model) -> Case:
+    name = case_name(files[0], model.file_ending)
+    if len(files) != channels:
+        return Case(
+            name, tuple(files), problem=f"case {name}: {len(files)} image files, the model needs {channels} channels"
+        )
+    try:
+        path = find_prompt_file(files[0], model.file_ending)
+        prompts = read_case_prompts(path, _grid_of(files[0]), model.labels) if path else None
+    except UserError as error:
+        return Case(name, tuple(files), problem=str(error))
+    return Case(name, tuple(files), path, prompts)
+
+
+def _grid_of(image: str) -> ImageGrid | None:
+    # an unreadable image is its own error, told when it is read
+    with contextlib.suppress(GeometryError):
+        return ImageGrid.from_file(image)
+    return None
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How to predict a folder."""
+
+    scope: str = "clicked"
+    bind: bool = True
+    probabilities: bool = False
+    continue_prediction: bool = False
+
+
+def predict_folder(model: Model, cases: Sequence[Case], output: Path, options: FolderOptions) -> list[Outcome]:
+    """Predicts case after case; a failed one is reported and costs nothing but itself."""
+    output.mkdir(parents=True, exist_ok=True)
+    # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
+    save_json(model.dataset_json, str(output / "dataset.json"), sort_keys=False)
+    save_json(model.plans_manager.plans, str(output / "plans.json"), sort_keys=False)
+    outcomes = []
+    with tqdm(cases, desc="predict", unit="case") as progress:
+        for case in progress:
+            progress.set_postfix_str(case.name)
+            outcome = _predict(model, case, output, options)
+            if outcome.status == "failed":
+                progress.write(f"nnsam3d: {outcome.error}")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> Outcome:
+    if case.problem:
+        return Outcome(case.name, "failed", case.problem)
+    if options.continue_prediction and _is_there(case.name, model, output, options):
+        return Outcome(case.name, "skipped")
+    start = time.perf_counter()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    try:
+        reader = model.plans_manager.image_reader_writer_class()
+        data, properties = read_volume(reader, list(case.images))
+        image = PreparedImage(model, data, properties)
+        del data
+        result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
+        _write(model, reader, case.name, result, image, output)
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        message = message if case.name in message else f"case {case.name}: {message}"
+        return Outcome(case.name, "failed", message)
+    path, prompts = case.prompt_file, case.prompts
+    return Outcome(
+        case.name,
+        "done",
+        prompt_file=str(path or ""),
+        prompt_sha256=file_sha256(path) if path else "",
+        space=prompts.space if prompts else "",
+        clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        windows=result.windows,
+        stock_windows=image.stock_windows,
+        seconds=round(time.perf_counter() - start, 3),
+        peak_memory_mb=round(_peak_memory_mb(model.device)),
+    )
+
+
+def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> bool:
+    endings = [model.file_ending] + ([".npz"] if options.probabilities else [])
+    return all((output / f"{name}{ending}").is_file() for ending in endings)
+
+
+def _write(model: Model, reader: Any, name: str, result: Segmentation, image: PreparedImage, output: Path) -> None:
+    """All files of a case into a folder of their own, then renamed; the segmentation last, as the sign of success."""
+    temporary = output / f".{name}.unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        if result.probabilities is not None:
+            np.savez_compressed(temporary / f"{name}.npz", probabilities=result.probabilities)
+            save_pickle(image.properties, str(temporary / f"{name}.pkl"))
+        reader.write_seg(result.label_map, str(temporary / f"{name}{model.file_ending}"), image.properties)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
+            os.replace(path, output / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Of the device since the case began; without one, of the process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,139 @@
+"""One image, preprocessed once, to be segmented with any clicks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.geometry import xyz_to_zyx
+from nnsam3d.inference.binding import bind_clicks
+from nnsam3d.inference.export import Exporter, background_logits, to_labels
+from nnsam3d.inference.model import Model
+from nnsam3d.inference.region import Region, segment_clicked
+from nnsam3d.inference.windows import Windows
+from nnsam3d.preprocessing.prompted import image_grid, network_clicks
+from nnsam3d.prompts import CasePrompts, clicks_to_index, clicks_to_labels, place_clicks
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A result on the image's own grid, axes as nnU-Net's reader gives them (z, y, x).
+
+    Attributes:
+        label_map: (z, y, x).
+        box: everything outside is background, and was not looked at (scope "clicked").
+        windows: how many windows were computed.
+        region: what was computed, on the preprocessed grid; None for the stock sliding window.
+        probabilities: (K, z, y, x), where they were asked for.
+    """
+
+    label_map: NDArray[Any]
+    box: Box
+    windows: int
+    region: Region | None = None
+    probabilities: NDArray[np.float32] | None = None
+
+
+class PreparedImage:
+    """An image in the network's terms, and the way back to its own grid."""
+
+    def __init__(
+        self, model: Model, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
+    ) -> None:
+        """
+        Args:
+            image_CZYX: as nnU-Net's reader gives it, with its ``properties``.
+            cache_bytes: how much of the windows' click-free features to keep for the next clicks.
+        """
+        self.model = model
+        self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
+        self.raw_properties = dict(properties)
+        data, self.properties = model.preprocess(image_CZYX, dict(properties))
+        self.data_CDHW = data[:-1]  # the prompt channel is empty here
+        self.windows = Windows(model, self.data_CDHW, cache_bytes)
+        self.exporter = Exporter(model, self.properties, self.data_CDHW.shape[1:])
+
+    @property
+    def stock_windows(self) -> int:
+        """How many windows the stock sliding window would compute."""
+        return len(self.model.predictor._internal_get_sliding_window_slicers(self.windows.shape))
+
+    def segment(
+        self,
+        prompts: CasePrompts | None,
+        scope: str = "clicked",
+        bind: bool = True,
+        probabilities: bool = False,
+        automatic: bool = True,
+    ) -> Segmentation:
+        """A segmentation with these clicks; the same clicks give the same one.
+
+        Args:
+            scope: "clicked" looks around the positive clicks only, "everything" is the stock sliding window.
+            automatic: with "clicked" and no positive click: True is the stock sliding window, False background.
+            bind: make the result agree with the clicks (:func:`bind_clicks`).
+
+        Raises:
+            PromptError: an unknown label, or a click outside the image.
+        """
+        voxels_N3, labels_N = self._network_voxels(prompts)
+        region = None
+        if scope == "clicked":
+            region = segment_clicked(
+                self.windows, voxels_N3, labels_N, lambda k: to_labels(self.model, k), background_logits(self.model)
+            )
+        if region is not None:
+            result = self._export(region, probabilities)
+        elif scope == "everything" or automatic:
+            result = self._everywhere(voxels_N3, labels_N, probabilities)
+        else:
+            result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
+        if bind and prompts is not None and prompts.clicks:
+            bind_clicks(result.label_map, self.raw_voxels(prompts), clicks_to_labels(prompts, self.model.labels))
+        return result
+
+    def check(self, prompts: CasePrompts) -> None:
+        """Raises PromptError where :meth:`segment` would."""
+        self._network_voxels(prompts)
+
+    def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
+        """(K, z, y, x) of a result of scope "clicked"; certain background where it did not look."""
+        return self.exporter.probabilities(result.region)
+
+    def raw_voxels(self, prompts: CasePrompts) -> NDArray[np.int64]:
+        """The clicks' voxels (N, 3) z, y, x of the image as read."""
+        index_N3 = clicks_to_index(prompts, image_grid(prompts.space, self.raw_properties, self.shape_ZYX))
+        voxels = np.floor(xyz_to_zyx(index_N3) + 0.5).astype(np.int64)
+        return np.clip(voxels, 0, np.asarray(self.shape_ZYX) - 1)
+
+    def _network_voxels(self, prompts: CasePrompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if prompts is None or not prompts.clicks:
+            return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+        shape = self.data_CDHW.shape[1:]
+        labels_N = clicks_to_labels(prompts, self.model.labels)
+        forward = self.model.plans_manager.transpose_forward
+        clicks_N3 = network_clicks(prompts, labels_N, self.shape_ZYX, self.properties, forward, shape)
+        placed = place_clicks(shape, clicks_N3, labels_N)
+        return np.array(list(placed), np.int64), np.array(list(placed.values()), np.int64)
+
+    def _export(self, region: Region, probabilities: bool) -> Segmentation:
+        box, part, _ = self.exporter.region(region)
+        label_map = self.exporter.empty()
+        label_map[box] = part
+        maps = self.exporter.probabilities(region) if probabilities else None
+        return Segmentation(label_map, box, len(region.windows), region, maps)
+
+    def _everywhere(
+        self, voxels_N3: NDArray[np.int64], labels_N: NDArray[np.int64], probabilities: bool
+    ) -> Segmentation:
+        channel = np.zeros((1, *self.data_CDHW.shape[1:]), np.float32)
+        channel[(0, *voxels_N3.T)] = 1 + labels_N
+        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channel]))
+        label_map, maps = self.exporter.everything(logits, probabilities)
+        d, h, w = (slice(0, n) for n in label_map.shape)
+        return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)

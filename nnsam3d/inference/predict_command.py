@@ -1,0 +1,163 @@
+"""`nnsam3d predict`: nnU-Net's flags, windows around the clicks, one bad case never spoils the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnsam3d.errors import UserError
+
+if TYPE_CHECKING:
+    from nnsam3d.inference.folder import Case, Outcome
+    from nnsam3d.inference.model import Model
+
+REPORT_VERSION = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("files")
+    files.add_argument("-i", dest="images", type=Path, required=True, metavar="FOLDER", help="images, <case>_0000...")
+    files.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="segmentations go here")
+    files.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompt files, if they are not beside the images")
+    files.add_argument("--report", type=Path, metavar="FILE", help="write one JSON file: what was done with what")
+
+    model = parser.add_argument_group("model: -m, or -d and -c")
+    model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="folder <trainer>__<plans>__<config>")
+    model.add_argument("-d", dest="dataset", metavar="D", help="dataset name or number")
+    model.add_argument("-c", dest="configuration", metavar="C", help="configuration, for example 3d_fullres")
+    model.add_argument("-tr", dest="trainer", metavar="T", default="SAM3DAdapterTrainer", help="default: %(default)s")
+    model.add_argument("-p", dest="plans", metavar="P", default="nnUNetPlans", help="default: %(default)s")
+    model.add_argument("-f", dest="folds", metavar="F", nargs="+", help="folds to ensemble (default: all trained ones)")
+    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--scope",
+        choices=("clicked", "everything"),
+        default="clicked",
+        help="clicked: windows around the positive clicks, grown as far as the target goes; cases without a "
+        "positive click are segmented wholly. everything: nnU-Net's sliding window (default: clicked)",
+    )
+    how.add_argument("--no_binding", action="store_true", help="let the network overrule the clicked voxels")
+    how.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (default: 0.5)")
+    how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, a little worse")
+    how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
+    how.add_argument("--continue_prediction", action="store_true", help="leave out cases whose output is there")
+    how.add_argument("-num_parts", type=int, default=1, help="share the cases among this many commands (default: 1)")
+    how.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0 (default: 0)")
+    how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
+
+
+def main(args: argparse.Namespace) -> int:
+    _check(args)
+    folder = model_folder(args)
+    # late: `nnsam3d predict --help` answers at once
+    import torch
+
+    from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+    from nnsam3d.inference.model import Model
+
+    if args.prompts is not None:
+        os.environ["nnsam3d_prompts"] = str(args.prompts)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    model = Model(folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta)
+    print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
+    cases = find_cases(args.images, model)[args.part_id :: args.num_parts]
+    tell_prompts(cases)
+    options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
+    start = time.perf_counter()
+    outcomes = predict_folder(model, cases, args.output, options)
+    if args.report is not None:
+        _write_report(args, model, outcomes, time.perf_counter() - start)
+    return conclude(outcomes, args.output)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
+        raise UserError(f"-part_id {args.part_id} of -num_parts {args.num_parts}: parts are counted from 0")
+    if not 0 < args.step_size <= 1:
+        raise UserError(f"-step_size {args.step_size}: a share of the window, larger than 0 and at most 1")
+    if args.prompts is not None and not args.prompts.is_dir():
+        raise UserError(f"--prompts {args.prompts}: no such folder")
+
+
+def model_folder(args: argparse.Namespace) -> Path:
+    """The folder that -m, or -d, -c, -tr and -p name.
+
+    Raises:
+        UserError: neither of them, or nnUNet_results is not set, or the dataset is unknown.
+    """
+    if args.model is not None:
+        return Path(args.model)
+    if args.dataset is None or args.configuration is None:
+        raise UserError("name the model: -m FOLDER, or -d DATASET and -c CONFIGURATION")
+    if not os.environ.get("nnUNet_results"):
+        raise UserError("the environment variable nnUNet_results is not set: set it, or name the model with -m FOLDER")
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    try:
+        return Path(get_output_folder(args.dataset, args.trainer, args.plans, args.configuration))
+    except RuntimeError as error:
+        raise UserError(f"-d {args.dataset}: {error}") from error
+
+
+def tell_prompts(cases: list[Case]) -> None:
+    """What was found, and everything that is wrong, before anything is computed."""
+    with_prompts = sum(case.prompts is not None for case in cases)
+    bad = [case for case in cases if case.problem]
+    automatic = len(cases) - with_prompts - len(bad)
+    print(f"nnsam3d: {len(cases)} cases: {with_prompts} with clicks, {automatic} without (segmented automatically)")
+    for case in bad:
+        print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
+    if bad:
+        print(f"nnsam3d: {len(bad)} case(s) will be left out, the others go on", file=sys.stderr)
+
+
+def conclude(outcomes: list[Outcome], output: Path) -> int:
+    """The last lines; the exit status."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+    skipped = len(outcomes) - len(failed) - len(done)
+    windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
+    print(
+        f"nnsam3d: {len(done)} predicted, {skipped} already there, {len(failed)} failed; {windows} windows computed "
+        f"(the sliding window has {stock}); results in {output}"
+    )
+    for outcome in failed:
+        print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _write_report(args: argparse.Namespace, model: Model, outcomes: list[Outcome], seconds: float) -> None:
+    import platform
+    from dataclasses import asdict
+    from importlib.metadata import version
+
+    report: dict[str, Any] = {
+        "nnsam3d_report": REPORT_VERSION,
+        "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
+        | {"python": platform.python_version()},
+        "model": {
+            "folder": str(model.folder),
+            "trainer": model.predictor.trainer_name,
+            "checkpoint": model.checkpoint,
+            "sha256_by_fold": model.digests(),
+        },
+        "device": str(model.device),
+        "arguments": {key: _plain(value) for key, value in vars(args).items() if key != "run"},
+        "seconds": round(seconds, 3),
+        "cases": [asdict(outcome) for outcome in outcomes],
+    }
+    args.report.parent.mkdir(parents=True, exist_ok=True)
+    temporary = args.report.with_name(f".{args.report.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, args.report)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,243 @@
+"""A segmentation that grows click by click, for viewers and notebooks. No torch type leaves it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference.image import Box, PreparedImage, Segmentation
+from nnsam3d.inference.model import Model
+from nnsam3d.preprocessing.prompted import image_grid, read_volume
+from nnsam3d.prompts import CasePrompts, Click, PromptError, clicks_to_index, read_prompts, write_prompts
+from nnsam3d.prompts.types import checked_space
+
+CACHE_BYTES = 4 * 2**30
+
+
+class Session:
+    """One image, a list of clicks, and the segmentation that belongs to them.
+
+    The segmentation depends on the image and the list of clicks only: undo, redo and replaying a saved file give
+    the identical mask. Windows that were encoded once are kept (bounded, least recently used), so that a further
+    click there costs only prompt encoder and mask decoder. A session is not thread-safe: one thread at a time.
+
+    ```python
+    session = Session("results/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", folds=[0])
+    session.set_image("STS_001_0000.nii.gz")
+    session.add_click((102, 88, 41), "tumour")     # index i, j, k of the image file
+    session.segmentation                           # (z, y, x), the image's own grid
+    ```
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str],
+        folds: Sequence[int | str] | None = None,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """
+        Args:
+            model: nnU-Net's model folder, or a loaded model to share between sessions.
+            folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
+            device: "cpu", "cuda", ...
+            cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 151 MB per fold.
+
+        Raises:
+            UserError: no such model.
+        """
+        self._model = model if isinstance(model, Model) else Model(Path(model), folds, device=device, mirroring=False)
+        self._cache_bytes = cache_bytes
+        self._image: PreparedImage | None = None
+        self._case = "session"
+        self._clicks: list[Click] = []  # positions are index i, j, k
+        self._undone: list[Click] = []
+        self._result: Segmentation | None = None
+        self._changed: Box | None = None
+        self._stale = True
+
+    # ------------------------------------------------------------------ image
+
+    def set_image(
+        self,
+        image: ArrayLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        """Takes a new image and forgets all clicks.
+
+        Args:
+            image: an image file, a list of files (one per channel), or an array (z, y, x) or (C, z, y, x).
+            spacing: mm along z, y, x; for arrays without ``properties``.
+            properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
+
+        Raises:
+            UserError: a file that cannot be read, or a wrong shape or number of channels.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            image = [image]
+        if isinstance(image, Sequence) and image and isinstance(image[0], (str, os.PathLike)):
+            files = [os.fspath(file) for file in image]  # type: ignore[arg-type]
+            data, properties = read_volume(self._model.plans_manager.image_reader_writer_class(), files)
+            self._case = Path(files[0]).name.removesuffix(f"_0000{self._model.file_ending}")
+        else:
+            data = np.asarray(image, np.float32)
+            data = data[None] if data.ndim == 3 else data
+            properties = properties or {"spacing": [float(value) for value in spacing]}
+            self._case = "session"
+        channels = len(self._model.dataset_json["channel_names"])
+        if data.ndim != 4 or len(data) != channels or min(data.shape[1:]) < 2:
+            raise UserError(
+                f"the image has the shape {data.shape}; this model needs {channels} channel(s) of a volume, C z y x"
+            )
+        self._image = PreparedImage(self._model, data, properties, self._cache_bytes)
+        self._clicks, self._undone = [], []
+        self._result, self._changed = None, None
+        self._forget()
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """What a click may say: name -> value; 0 is background, the negative click."""
+        return dict(self._model.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) of the image."""
+        z, y, x = self._prepared.shape_ZYX
+        return z, y, x
+
+    # ------------------------------------------------------------------ clicks
+
+    def add_click(self, position: Sequence[float], label: int | str, space: str = "voxel") -> None:
+        """One more click.
+
+        Args:
+            position: index i, j, k (x, y, z) of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
+            label: name or number of dataset.json; "background" or 0 says "this is not it".
+
+        Raises:
+            PromptError: a position outside the image or an unknown label; the session stays as it was.
+        """
+        click = Click(self._to_index(position, space), label)
+        self._prepared.check(self._prompts([*self._clicks, click]))
+        self._clicks.append(click)
+        self._undone = []
+        self._forget()
+
+    def undo(self) -> Click | None:
+        """Takes the last click back, and returns it (position as index i, j, k); None if there is none."""
+        if not self._clicks:
+            return None
+        self._undone.append(self._clicks.pop())
+        self._forget()
+        return self._undone[-1]
+
+    def redo(self) -> Click | None:
+        """Puts the click back that was taken back last; None if there is none."""
+        if not self._undone:
+            return None
+        self._clicks.append(self._undone.pop())
+        self._forget()
+        return self._clicks[-1]
+
+    def reset(self) -> None:
+        """Takes all clicks back; the image and what is known about it stay."""
+        self._clicks, self._undone = [], []
+        self._forget()
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """In the order they were made, positions as index i, j, k."""
+        return tuple(self._clicks)
+
+    def save_prompts(self, path: str | os.PathLike[str]) -> None:
+        """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read."""
+        write_prompts(path, self._prompts(self._clicks))
+
+    def load_prompts(self, path: str | os.PathLike[str]) -> None:
+        """Replaces all clicks by those of a prompt file.
+
+        Raises:
+            PromptError: the file is wrong; the session stays as it was.
+        """
+        image = self._prepared
+        space = read_prompts(path).space
+        grid = image_grid(space, image.raw_properties, image.shape_ZYX)
+        prompts = read_prompts(path, image=grid, labels=self._model.labels)
+        index_N3 = clicks_to_index(prompts, grid)
+        clicks = [
+            Click((float(i), float(j), float(k)), click.label)
+            for (i, j, k), click in zip(index_N3, prompts.clicks, strict=True)
+        ]
+        image.check(self._prompts(clicks))
+        self._clicks, self._undone = clicks, []
+        self._forget()
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def segmentation(self) -> NDArray[Any]:
+        """Label map (z, y, x) on the image's own grid, read-only; background before the first positive click."""
+        view = self._update().label_map.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(K, z, y, x), K as in nnU-Net's probabilities (labels or regions); clicks do not bind here."""
+        return self._prepared.probabilities(self._update())
+
+    @property
+    def changed_box(self) -> Box | None:
+        """The smallest box (slices z, y, x) that holds what the last change altered; None if nothing changed."""
+        self._update()
+        return self._changed
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _prepared(self) -> PreparedImage:
+        if self._image is None:
+            raise UserError("the session has no image yet: call set_image first")
+        return self._image
+
+    def _prompts(self, clicks: Sequence[Click]) -> CasePrompts:
+        return CasePrompts(self._case, "voxel", tuple(clicks))
+
+    def _to_index(self, position: Sequence[float], space: str) -> tuple[float, float, float]:
+        image = self._prepared
+        if space == "array":
+            k, j, i = Click((position[0], position[1], position[2]), 0).position
+            return i, j, k
+        if space not in ("voxel", "lps", "ras"):
+            raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
+        grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
+        click = Click((position[0], position[1], position[2]), 0)
+        i, j, k = grid.to_index([click.position], space)[0].tolist()
+        return i, j, k
+
+    def _forget(self) -> None:
+        self._stale = True
+
+    def _update(self) -> Segmentation:
+        image = self._prepared
+        if self._result is None or self._stale:
+            before = self._result
+            self._result = image.segment(self._prompts(self._clicks), automatic=False)
+            self._changed = _difference(before, self._result)
+            self._stale = False
+        return self._result
+
+
+def _difference(before: Segmentation | None, after: Segmentation) -> Box | None:
+    # bound clicks may lie outside the computed boxes, so everything is compared
+    old = np.zeros_like(after.label_map) if before is None else before.label_map
+    boxes = ndimage.find_objects((old != after.label_map).astype(np.uint8))
+    return boxes[0] if boxes else None

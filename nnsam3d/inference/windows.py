@@ -1,0 +1,131 @@
+"""Logits of single windows, averaged over folds and mirrorings; what clicks do not change is kept.
+
+Letters: C image channels, K logit maps, D H W voxels of the preprocessed image, N clicks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnsam3d.inference.model import Model, Triple
+from nnsam3d.network.sam3d import Features
+
+
+class Cache:
+    """Values by key, the least recently used ones dropped once they take more than ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """The value of ``key``, made now if it is not here."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key][0]
+        value = make()
+        # a value alone above the limit is not kept: the bound is a promise
+        if size(value) <= self.limit:
+            self._values[key] = (value, size(value))
+            self.used += size(value)
+        while self.used > self.limit:
+            _, (_, freed) = self._values.popitem(last=False)
+            self.used -= freed
+        return value
+
+    def clear(self) -> None:
+        self._values.clear()
+        self.used = 0
+
+
+class Windows:
+    """The windows of one preprocessed image.
+
+    Attributes:
+        shape: (D, H, W) of the image, padded to at least one window.
+        padding, offset: voxels that were added per axis; how many of them before the image.
+        encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
+    """
+
+    def __init__(self, model: Model, image_CDHW: NDArray[np.float32], cache_bytes: int = 0) -> None:
+        self.model = model
+        self.size = model.patch_size
+        missing = [max(0, size - length) for size, length in zip(self.size, image_CDHW.shape[1:], strict=True)]
+        self.padding: Triple = (missing[0], missing[1], missing[2])
+        # half before, half behind, as nnU-Net's pad_nd_image does it, so that a window is the stock one
+        self.offset: Triple = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
+        margins = [(0, 0), *((low, total - low) for low, total in zip(self.offset, missing, strict=True))]
+        self.image_CDHW = np.pad(image_CDHW, margins) if any(missing) else image_CDHW
+        d, h, w = self.image_CDHW.shape[1:]
+        self.shape: Triple = (d, h, w)
+        axes = model.mirror_axes
+        self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        self._cache = Cache(cache_bytes)
+        self.encoded = self.decoded = 0
+
+    @torch.inference_mode()
+    def logits(self, start: Triple, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits (K, d, h, w) of the window that begins at ``start``.
+
+        Args:
+            start: (D, H, W) first voxel in the padded image.
+            clicks_N3, labels_N: all clicks in voxels of the padded image; those inside the window are used.
+        """
+        local_N3 = clicks_N3.reshape(-1, 3) - np.asarray(start)
+        inside = ((local_N3 >= 0) & (local_N3 < np.asarray(self.size))).all(axis=1)
+        local_N3, labels_N = local_N3[inside], labels_N[inside]
+        key = ("logits", start, local_N3.tobytes(), labels_N.tobytes())
+        result: NDArray[np.float32] = self._cache.get(
+            key, lambda: self._mean_logits(start, local_N3, labels_N), lambda array: array.nbytes
+        )
+        return result
+
+    def _mean_logits(
+        self, start: Triple, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        total = None
+        for fold, flip in itertools.product(range(len(self.model.networks)), self._flips):
+            mirrored = clicks_N3.astype(np.float32)
+            for axis in flip:
+                mirrored[:, axis] = self.size[axis] - 1 - mirrored[:, axis]
+            logits = self._decode(fold, start, flip, mirrored, labels_N)
+            logits = torch.flip(logits, [axis + 1 for axis in flip]) if flip else logits
+            total = logits if total is None else total + logits
+        assert total is not None
+        return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
+
+    def _decode(
+        self, fold: int, start: Triple, flip: tuple[int, ...], clicks_N3: NDArray, labels_N: NDArray
+    ) -> Tensor:
+        features = self._cache.get(
+            ("features", fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features
+        )
+        clicks = torch.from_numpy(clicks_N3)[None].to(self.model.device)
+        labels = torch.from_numpy(labels_N)[None].to(self.model.device)
+        self.decoded += 1
+        with self._autocast():
+            return self.model.networks[fold].decode(features, clicks, labels)[0].float()
+
+    def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
+        (d, h, w), (sd, sh, sw) = start, self.size
+        window = self.image_CDHW[:, d : d + sd, h : h + sh, w : w + sw]
+        image = torch.from_numpy(np.ascontiguousarray(window))[None].to(self.model.device)
+        self.encoded += 1
+        with self._autocast():
+            return self.model.networks[fold].encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, enabled=self.model.device.type == "cuda")
+
+
+def _bytes_of_features(features: Features) -> int:
+    return sum(part.numel() * part.element_size() for part in features if isinstance(part, Tensor))

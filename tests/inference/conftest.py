@@ -1,0 +1,132 @@
+"""A model folder with a small random network, and images of many geometries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
+
+from nnsam3d.inference.model import Model
+from nnsam3d.network import SAM3D, SAM3DConfig
+
+PATCH = (16, 24, 24)
+ARCHITECTURE: dict[str, Any] = {
+    "patch_size": PATCH,
+    "embed_dim": 24,
+    "depth": 2,
+    "num_heads": 3,
+    "window": (4, 3, 3),
+    "token_stride": (4, 4, 4),
+    "neck_dim": 16,
+    "decoder_dim": 8,
+    "prompt_heads": 4,
+    "prompt_mlp_dim": 32,
+    "pos_embed_size": (8, 8),
+    "max_clicks": 4,
+}
+
+
+def write_model(
+    folder: Path,
+    *,
+    labels: dict[str, Any] | None = None,
+    transpose: Sequence[int] = (0, 1, 2),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    folds: int = 1,
+    channels: int = 1,
+) -> Path:
+    """`folder` as nnU-Net leaves it after training, as far as prediction reads it."""
+    labels = labels or {"background": 0, "lesion": 1, "organ": 2}
+    kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": "x",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(PATCH),
+        "spacing": list(spacing),
+        "normalization_schemes": ["ZScoreNormalization"] * channels,
+        "use_mask_for_norm": [False] * channels,
+        "architecture": {
+            "network_class_name": "nnsam3d.network.SAM3D",
+            "arch_kwargs": ARCHITECTURE,
+            "_kw_requires_import": [],
+        },
+    }
+    for what in ("data", "seg", "probabilities"):
+        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{what}_kwargs"] = {**kwargs, "is_seg": what == "seg"}
+    plans = {
+        "dataset_name": "Dataset999_Test",
+        "plans_name": "nnUNetPlans",
+        "label_manager": "LabelManager",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(transpose),
+        "transpose_backward": [int(i) for i in np.argsort(transpose)],
+        "foreground_intensity_properties_per_channel": {str(i): {} for i in range(channels)},
+        "configurations": {"3d_fullres": configuration},
+    }
+    names = {str(i): f"MR{i}" for i in range(channels)}
+    folder.mkdir(parents=True)
+    save_json(plans, str(folder / "plans.json"))
+    save_json({"labels": labels, "channel_names": names, "file_ending": ".nii.gz"}, str(folder / "dataset.json"))
+    for fold in range(folds):
+        torch.manual_seed(fold)
+        net = SAM3D(SAM3DConfig(**ARCHITECTURE, num_image_channels=channels, num_classes=len(labels)))
+        with torch.no_grad():  # as initialised a network hardly listens to its clicks
+            for name, parameter in net.named_parameters():
+                if not name.endswith(".lr"):
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        (folder / f"fold_{fold}").mkdir()
+        checkpoint = {
+            "network_weights": net.state_dict(),
+            "trainer_name": "SAM3DAdapterTrainer",
+            "init_args": {"configuration": "3d_fullres"},
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+        }
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", folds=2)
+
+
+@pytest.fixture
+def model(model_folder: Path) -> Model:
+    """Fold 0, without mirroring."""
+    return Model(model_folder, [0], mirroring=False)
+
+
+def volume(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Noise with something bright in it, never zero (nnU-Net would crop zeros)."""
+    rng = np.random.default_rng(seed)
+    array = rng.normal(100, 10, shape).astype(np.float32)
+    z, y, x = (n // 2 for n in shape)
+    array[z - 2 : z + 3, y - 3 : y + 4, x - 3 : x + 4] += 60
+    return array
+
+
+@pytest.fixture
+def write_image(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a volume as one channel of a case; oblique unless told otherwise."""
+
+    def write(name: str = "case_0000.nii.gz", shape: tuple[int, int, int] = (20, 40, 30), **geometry: Any) -> Path:
+        image = sitk.GetImageFromArray(volume(shape, geometry.get("seed", 0)))
+        image.SetSpacing(geometry.get("spacing_xyz", (1.0, 1.0, 1.0)))
+        image.SetOrigin((-20.0, 30.0, 5.0))
+        turn = 0.3
+        oblique = (np.cos(turn), -np.sin(turn), 0, np.sin(turn), np.cos(turn), 0, 0, 0, 1)
+        image.SetDirection(geometry.get("direction", oblique))
+        path = tmp_path / "images" / name
+        path.parent.mkdir(exist_ok=True)
+        sitk.WriteImage(image, str(path))
+        return path
+
+    return write

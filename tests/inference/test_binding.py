@@ -1,0 +1,51 @@
+"""Clicks bind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnsam3d.inference.binding import bind_clicks
+
+
+def bound(segmentation: np.ndarray, *clicks: tuple[tuple[int, int, int], int]) -> np.ndarray:
+    result = segmentation.copy()
+    bind_clicks(result, np.array([c[0] for c in clicks]).reshape(-1, 3), np.array([c[1] for c in clicks], np.int64))
+    return result
+
+
+def two_blobs() -> np.ndarray:
+    segmentation = np.zeros((6, 12, 12), np.uint8)
+    segmentation[1:4, 1:4, 1:4] = 1
+    segmentation[1:4, 7:10, 7:10] = 1
+    segmentation[1:4, 7:10, 10:12] = 2  # touches the second blob, is another label
+    return segmentation
+
+
+def test_a_positive_click_is_its_label() -> None:
+    result = bound(two_blobs(), ((5, 0, 0), 2), ((2, 2, 2), 2))
+    assert result[5, 0, 0] == 2
+    assert result[2, 2, 2] == 2
+    assert (result != two_blobs()).sum() == 2
+
+
+def test_a_negative_click_removes_what_it_hits() -> None:
+    result = bound(two_blobs(), ((2, 8, 8), 0))
+    assert not result[1:4, 7:10, 7:10].any()
+    assert (result[1:4, 1:4, 1:4] == 1).all()
+    assert (result[1:4, 7:10, 10:12] == 2).all()
+
+
+def test_a_positive_click_holds_the_component() -> None:
+    result = bound(two_blobs(), ((1, 8, 8), 1), ((3, 8, 8), 0))
+    expected = two_blobs()
+    expected[3, 8, 8] = 0
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_the_last_click_on_a_voxel_counts() -> None:
+    assert bound(two_blobs(), ((2, 2, 2), 0), ((2, 2, 2), 1))[2, 2, 2] == 1
+    assert not bound(two_blobs(), ((2, 2, 2), 1), ((2, 2, 2), 0))[1:4, 1:4, 1:4].any()
+
+
+def test_a_negative_click_on_background_changes_nothing() -> None:
+    np.testing.assert_array_equal(bound(two_blobs(), ((5, 11, 11), 0)), two_blobs())

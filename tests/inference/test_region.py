@@ -1,0 +1,136 @@
+"""Windows around clicks: with a stand-in network that answers a click with exactly the object it lies in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnsam3d.inference.region import segment_clicked
+
+SIZE = (16, 24, 24)
+BACKGROUND = np.array([10, -10, -10], np.float32)
+Triple = tuple[int, int, int]
+
+
+class PerfectWindows:
+    """In a window it finds the parts of the truth's components in which it is clicked, and nothing else."""
+
+    def __init__(self, truth: NDArray[np.int64]) -> None:
+        self.truth = truth
+        self.size = SIZE
+        d, h, w = truth.shape
+        self.shape: Triple = (d, h, w)
+        self.offset = self.padding = (0, 0, 0)
+        self.clicks_seen: list[int] = []
+
+    def logits(self, start: Triple, clicks_N3: NDArray, labels_N: NDArray) -> NDArray[np.float32]:
+        part = self.truth[tuple(slice(a, a + n) for a, n in zip(start, self.size, strict=True))]
+        local = clicks_N3 - np.asarray(start)
+        inside = ((local >= 0) & (local < self.size)).all(axis=1)
+        self.clicks_seen.append(int(inside.sum()))
+        found = np.zeros(part.shape, int)
+        for place, label in zip(local[inside], labels_N[inside], strict=True):
+            components, _ = ndimage.label(part == label, np.ones((3, 3, 3)))
+            if components[tuple(place)]:
+                found[components == components[tuple(place)]] = label
+        return np.where(np.arange(3)[:, None, None, None] == found, 10, -10).astype(np.float32)
+
+
+def segment(
+    truth: NDArray[np.int64], clicks: list[tuple[Triple, int]]
+) -> tuple[NDArray[np.int64], PerfectWindows, int]:
+    windows = PerfectWindows(truth)
+    places = np.array([place for place, _ in clicks]).reshape(-1, 3)
+    labels = np.array([label for _, label in clicks], np.int64)
+    region = segment_clicked(windows, places, labels, lambda k: k.argmax(0), BACKGROUND)  # type: ignore[arg-type]
+    assert region is not None
+    result = np.zeros(truth.shape, np.int64)
+    found = region.logits_KDHW.argmax(0)
+    result[tuple(slice(a, a + n) for a, n in zip(region.start, found.shape, strict=True))] = found
+    return result, windows, len(region.windows)
+
+
+def test_one_window_for_a_small_object_and_nothing_far_away() -> None:
+    truth = np.zeros((60, 90, 90), int)
+    truth[20:26, 30:38, 30:38] = 1
+    truth[50:54, 80:84, 80:84] = 1  # not clicked
+    result, _, count = segment(truth, [((23, 34, 34), 1)])
+    assert count == 1
+    np.testing.assert_array_equal(result, np.where(np.arange(60)[:, None, None] < 40, truth, 0))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_nothing_of_a_tumour_of_three_windows_is_lost(axis: int) -> None:
+    shape = [40, 60, 60]
+    shape[axis] = 5 * SIZE[axis]
+    truth = np.zeros(shape, int)
+    box = [slice(n // 2 - 4, n // 2 + 4) for n in shape]
+    box[axis] = slice(SIZE[axis], 4 * SIZE[axis])
+    truth[tuple(box)] = 1
+    click = [n // 2 for n in shape]
+    click[axis] = SIZE[axis] + 3
+    result, windows, count = segment(truth, [((click[0], click[1], click[2]), 1)])
+    np.testing.assert_array_equal(result, truth)
+    assert 4 <= count <= 8
+    assert min(windows.clicks_seen) >= 1  # every further window was told what is known
+
+
+def test_a_bent_tumour_that_fills_windows() -> None:
+    truth = np.zeros((60, 100, 100), int)
+    truth[20:44, 20:50, 20:90] = 2
+    truth[20:44, 20:90, 60:90] = 2
+    result, _, _ = segment(truth, [((30, 30, 30), 2)])
+    np.testing.assert_array_equal(result, truth)
+
+
+def test_distant_clicks_and_several_labels() -> None:
+    truth = np.zeros((60, 90, 90), int)
+    truth[5:11, 5:13, 5:13] = 1
+    truth[50:56, 80:88, 80:88] = 2
+    result, windows, count = segment(truth, [((8, 9, 9), 1), ((52, 84, 84), 2), ((10, 12, 12), 1), ((30, 40, 40), 0)])
+    np.testing.assert_array_equal(result, truth)
+    assert count == 2
+    assert sum(windows.clicks_seen) == 3  # the negative one is in no window
+
+
+def test_a_tumour_in_its_organ_does_not_make_the_organ_grow() -> None:
+    truth = np.zeros((40, 120, 120), int)
+    truth[5:35, 5:115, 5:115] = 2
+    truth[18:22, 56:64, 56:64] = 1
+    _, _, count = segment(truth, [((20, 60, 60), 1)])
+    assert count == 1
+    result, _, count = segment(truth, [((20, 60, 60), 1), ((20, 40, 40), 2)])
+    np.testing.assert_array_equal(result[truth == 2], 2)
+    assert count > 10
+
+
+def test_without_positive_clicks_there_is_no_region() -> None:
+    windows = PerfectWindows(np.zeros((20, 30, 30), int))
+    for places, labels in (([], []), ([(3, 3, 3)], [0])):
+        found = segment_clicked(
+            windows,  # type: ignore[arg-type]
+            np.array(places, np.int64).reshape(-1, 3),
+            np.array(labels, np.int64),
+            lambda k: k.argmax(0),
+            BACKGROUND,
+        )
+        assert found is None
+        assert not windows.clicks_seen
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_object_is_found_whole(seed: int) -> None:
+    """Random blobs, clicked once each somewhere inside: all of them, however large, and the search ends."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.normal(size=(48, 80, 80)), 6)
+    truth = (noise > 0.5 * noise.max()).astype(int)
+    components, count = ndimage.label(truth, np.ones((3, 3, 3)))
+    clicks: list[tuple[Triple, int]] = []
+    for number in range(1, count + 1):
+        voxels = np.argwhere(components == number)
+        z, y, x = voxels[rng.integers(len(voxels))].tolist()
+        clicks.append(((z, y, x), 1))
+    result, _, _ = segment(truth, clicks)
+    np.testing.assert_array_equal(result, truth)
