@@ -1,7 +1,8 @@
 """`make bench`: what the network costs, beside the paper's network written plainly (tests/network/reference.py).
 
-Arithmetic and saved bytes come from shapes alone. Times are medians of interleaved runs in one process, peak
-memory is that of a process that does nothing else. `--full` adds a ViT-B at 128³: minutes per line.
+Arithmetic and saved bytes come from shapes alone. Times are medians of interleaved runs, peak memory is that of
+a process that does nothing else. `--full` adds a ViT-B at 128³ on the CPU: minutes per line. Where there is a
+GPU, milliseconds, peak memory and the share of what the card can do come on top.
 """
 
 from __future__ import annotations
@@ -26,14 +27,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnsam3d.evaluation import bench_gpu
 from nnsam3d.evaluation.files import write_text
-from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
+from nnsam3d.network import SAM3D, Features, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
 
 REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "network" / "reference.py"
 PRESETS = ("vit_b", "tiny")
-FULL = ("blocks", "blocks-bf16", "cheap", "prediction", "decoder")
+FULL = ("blocks", "blocks-bf16", "cheap", "prediction", "decoder", "click")
+PAIRS = {  # of FULL: those that are measured on both sides
+    "prediction": "forward pass",
+    "decoder": "prompt encoder and decoder, forward and backward",
+    "click": "a further click",
+}
 PLAIN, OURS = "plain", "ours"
 
 
@@ -47,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=FULL,
         help="also a ViT-B at 128³, all of it or these parts: minutes each, 6 GB of memory (cheap: 12 GB)",
     )
+    parser.add_argument("--full-repeats", type=int, default=3, help="of the lines of --full (default: 3)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
@@ -57,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = " ".join(["python", "-m", "nnsam3d.evaluation.bench", *map(shlex.quote, arguments or sys.argv[1:])])
     sections = [heading(command), costs(), tiny(given.repeats)]
     if given.full is not None:
-        sections.append(full(given.full or FULL))
+        sections.append(full(given.full or FULL, given.full_repeats))
+    if torch.cuda.is_available():
+        subjects = [lambda mode, name=name: Subject(name, OURS, mode) for name in PRESETS]
+        sections.append(bench_gpu.section(dict(zip(PRESETS, subjects, strict=True)), given.repeats))
     text = "\n\n".join(sections) + "\n"
     print(text)
     if given.output:
@@ -113,11 +124,15 @@ class Subject:
             logits = self.net.mask_decoder([*levels[:3], prompted], self.image)
         logits.square().mean().backward()
 
-    def train_step(self, optimizer: torch.optim.Optimizer) -> float:
+    def train_step(self, optimizer: torch.optim.Optimizer, tell: Callable[[str], None] = lambda _: None) -> float:
+        """One update; `tell` is told of every part that is done."""
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(self.forward().float(), (self.image[:, 0] > 1).long())
+        tell(f"forward pass, loss {loss.item():.4f}")
         loss.backward()
+        tell("backward pass")
         optimizer.step()
+        tell("AdamW")
         return loss.item()
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -178,10 +193,6 @@ def tiny(repeats: int) -> str:
             features[side] = subject.encode()
         optimizers[side] = subject.optimizer()
 
-    def without_gradients(run: Callable[[], Any]) -> None:
-        with torch.no_grad():
-            run()
-
     tasks: dict[str, Callable[[str], Any]] = {
         "forward": lambda side: without_gradients(sides[side].forward),
         "a further click": lambda side: without_gradients(lambda: sides[side].decode(features[side])),
@@ -214,59 +225,93 @@ def interleaved(task: Callable[[str], Any], repeats: int) -> dict[str, float]:
     return {side: statistics.median(times) for side, times in seconds.items()}
 
 
-def full(parts: Sequence[str]) -> str:
-    steps, pairs = [], []
+def full(parts: Sequence[str], repeats: int) -> str:
+    """A ViT-B at 128³, every line in processes of its own."""
+    steps, logs, pairs = [], [], []
     for part in parts:
-        if part in ("prediction", "decoder"):
-            plain, ours = (in_a_process(preset="vit_b", side=side, what=part) for side in (PLAIN, OURS))
-            name = "forward pass" if part == "prediction" else "prompt encoder and decoder, forward and backward"
-            pairs.append(row(f"{name}, s", plain["seconds"], ours["seconds"]))
-            peaks = [result["above_mb"] / 1e3 for result in (plain, ours)]
-            pairs.append(row("its peak memory above the loaded network, GB", *peaks))
+        if part in PAIRS:
+            results = interleaved_processes(part, repeats)
+            seconds = [statistics.median(run["seconds"] for run in results[side]) for side in (PLAIN, OURS)]
+            peaks = [max(run["above_mb"] for run in results[side]) / 1e3 for side in (PLAIN, OURS)]
+            pairs += [row(f"{PAIRS[part]}, s", *seconds), row("its peak memory above the loaded network, GB", *peaks)]
         else:
             mode, _, bf16 = part.partition("-")
             result = in_a_process(preset="vit_b", side=OURS, what="step", mode=mode, bf16=bool(bf16))
             precision = "bfloat16 autocast" if bf16 else "float32"
             steps.append(f"| {mode} | {precision} | {result['peak_mb'] / 1e3:.2f} | {result['seconds']:.0f} |")
+            logs += [f"    {mode}, {precision}", *(f"    {line}" for line in result["log"])]
     lines = ["## vit_b, 128³, batch 1"]
     if steps:
         lines += ["", "One training step with AdamW in a process of its own:", ""]
         lines += ["| checkpointing | precision | peak process memory, GB | seconds |", "|---|---|---|---|", *steps]
+        lines += ["", "Their logs (seconds since the start, memory now, peak):", "", *logs]
     if pairs:
-        lines += ["", "One run each, one after the other, float32:", "", "| | plain | ours | ratio |"]
-        lines += ["|---|---|---|---|", *pairs]
+        lines += ["", f"Medians of {repeats} interleaved processes, float32, largest peak:", ""]
+        lines += ["| | plain | ours | ratio |", "|---|---|---|---|", *pairs]
     return "\n".join(lines)
 
 
-def in_a_process(**task: Any) -> dict[str, float]:
+def interleaved_processes(what: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    results: dict[str, list[dict[str, Any]]] = {PLAIN: [], OURS: []}
+    for _ in range(repeats):
+        for side, runs in results.items():
+            runs.append(in_a_process(preset="vit_b", side=side, what=what))
+    return results
+
+
+def in_a_process(**task: Any) -> dict[str, Any]:
     """`work(**task)` in a process of its own."""
     command = [sys.executable, "-m", "nnsam3d.evaluation.bench", "--worker", json.dumps(task)]
     print(f"... {task}", file=sys.stderr, flush=True)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"    {result}", file=sys.stderr, flush=True)
     return result
 
 
-def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = False) -> dict[str, float]:
-    """One task; its seconds, the process's peak memory, and how far that is above what was there before."""
+def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = False) -> dict[str, Any]:
+    """One task; its seconds, the process's peak memory, how far that is above what was there before, and a log."""
     subject = Subject(preset, side, mode)
     optimizer = subject.optimizer()
     config = subject.net.config
     levels = [torch.randn(1, config.neck_dim, *config.token_grid, requires_grad=True) for _ in range(4)]
-    gc.collect()
-    before = memory_mb("VmRSS")
+    log: list[str] = []
     start = time.perf_counter()
+
+    def tell(what: str) -> None:
+        now, peak = memory_mb("VmRSS") / 1e3, memory_mb("VmHWM") / 1e3
+        log.append(f"{time.perf_counter() - start:6.1f} s  {now:5.2f} GB  {peak:5.2f} GB  {what}")
+
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        features = without_gradients(lambda: features_of(subject, levels)) if what == "click" else None
+        gc.collect()
+        before = memory_mb("VmRSS")
+        start = time.perf_counter()
+        tell("network, image and optimiser are there")
         if what == "prediction":
-            with torch.no_grad():
-                subject.forward()
+            without_gradients(subject.forward)
+        elif what == "click":
+            without_gradients(lambda: subject.decode(features))
         elif what == "decoder":
             subject.decoder_step(levels)
         else:
-            subject.train_step(optimizer)
+            subject.train_step(optimizer, tell)
     seconds, peak = time.perf_counter() - start, memory_mb("VmHWM")
-    return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - before}
+    return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - before, "log": log}
+
+
+def features_of(subject: Subject, levels: list[Tensor]) -> Any:
+    """What `encode` would give, of feature maps instead of an image: for a click it matters not where they are from."""
+    if subject.plain:
+        return levels
+    fused = subject.net.mask_decoder.fuse_unprompted(subject.image, *levels[:3])
+    size = tuple(subject.image.shape[2:])
+    return Features(levels[3], fused, size, size)  # type: ignore[arg-type]
+
+
+def without_gradients(run: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return run()
 
 
 def memory_mb(field: str) -> float:

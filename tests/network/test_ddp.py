@@ -1,31 +1,100 @@
-"""Distributed training: every parameter that DDP waits for gets a gradient, compiled or not."""
+"""Distributed training: every parameter that DDP waits for gets a gradient, and the gradients are those of one process."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained
 
-from .conftest import SMALL
+from .conftest import SMALL, same
+
+PROCESSES = 2
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def network(mode: str = "none") -> SAM3D:
+    torch.manual_seed(0)
+    net = SAM3D(SAM3DConfig(**SMALL, checkpointing=mode)).train()
+    with torch.no_grad():
+        net.prompt_encoder.click_map.weight.normal_(std=0.1)  # type: ignore[operator]
+    return net
+
+
+def batch(items: int = 2 * PROCESSES) -> Tensor:
+    x_BCDHW = torch.randn(items, 2, *SAM3DConfig(**SMALL).patch_size, generator=torch.Generator().manual_seed(1))
+    x_BCDHW[:, 1] = 0
+    for item in range(items - 1):  # the last one has no click: the processes take different ways
+        x_BCDHW[item, 1, 2 + item, 3, 4] = 1 + item % 3
+    return x_BCDHW
+
+
+def gradients(net: torch.nn.Module, x_BCDHW: Tensor) -> dict[str, Tensor]:
+    net.zero_grad(set_to_none=True)
+    net(x_BCDHW).square().mean().backward()
+    return {
+        name.removeprefix("module.").removeprefix("_orig_mod."): p.grad
+        for name, p in net.named_parameters()
+        if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_ddp_trains(tmp_path: Path, compiled: bool) -> None:
-    config = SAM3DConfig(**SMALL)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        net: torch.nn.Module = SAM3D(config).train()
+        net: torch.nn.Module = network()
         if compiled:  # nnU-Net compiles first and wraps then, which puts a prefix before the parameters' names
             net = torch.compile(net, backend="eager")
         net = torch.nn.parallel.DistributedDataParallel(net)
         for _ in range(3):  # DDP complains in the iteration after a parameter was left out
-            x_BCDHW = torch.randn(1, 2, *config.patch_size)
-            x_BCDHW[:, 1] = 0
-            x_BCDHW[:, 1, 2, 3, 4] = 2
-            net(x_BCDHW).square().mean().backward()
+            gradients(net, batch(1))
     finally:
         dist.destroy_process_group()
+
+
+def one_of_two(folder: str, rank: int) -> None:
+    torch.set_num_threads(1)
+    share = batch().chunk(PROCESSES)[rank]
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    try:
+        for frozen in (False, True):
+            for mode in ("none", "cheap", "blocks"):
+                net = network(mode)
+                if frozen:
+                    freeze_pretrained(net)
+                parallel = torch.nn.parallel.DistributedDataParallel(net)
+                for _ in range(2):
+                    found = gradients(parallel, share)
+                torch.save(found, f"{folder}/{frozen}-{mode}-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    """Half of the batch each: identical on both sides, and equal to the whole batch in one process."""
+    command = [sys.executable, "-m", "tests.network.test_ddp", str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(PROCESSES)]
+    assert [process.wait(timeout=300) for process in processes] == [0] * PROCESSES
+    for frozen in (False, True):
+        net = network()
+        if frozen:
+            freeze_pretrained(net)
+        expected = gradients(net, batch())
+        for mode in ("none", "cheap", "blocks"):
+            first, second = (torch.load(tmp_path / f"{frozen}-{mode}-{rank}.pt") for rank in range(PROCESSES))
+            assert first.keys() == second.keys() == expected.keys()
+            for name, grad in first.items():
+                assert torch.equal(grad, second[name]), name
+                if not name.endswith("k_proj.bias"):  # analytically zero
+                    same(grad, expected[name], 1e-3)
+
+
+if __name__ == "__main__":
+    one_of_two(sys.argv[1], int(sys.argv[2]))

@@ -59,23 +59,27 @@ def batch(config: SAM3DConfig) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", CHECKPOINTING)
-def test_training_under_autocast(mode: str) -> None:
-    """The loss falls, and nothing overflows on the way."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_under_autocast(mode: str, dtype: torch.dtype) -> None:
+    """The loss falls, and nothing overflows on the way; float16 with scaled gradients, as nnU-Net trains on GPUs."""
     torch.manual_seed(0)
     config = SAM3DConfig(**SMALL, checkpointing=mode)
     net = SAM3D(config).train()
     freeze_pretrained(net)
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=3e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
     x = batch(config)
     target = (x[:, 0] > 0).long()
     losses = []
     for _ in range(8):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
             loss = torch.nn.functional.cross_entropy(net(x).float(), target)
         optimizer.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in net.parameters())
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0], losses
 
