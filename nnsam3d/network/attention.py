@@ -1,7 +1,8 @@
 """Window attention with decomposed relative positions (SPEC §3.2, §3.3; PERFORMANCE §2).
 
-Shape suffixes: B batch, H W D token grid, W windows per volume (only in the layout's constants), M = B * W
-windows, N tokens per window, A heads, C channels, c channels per head, J relative rows (window h + w + d).
+Shape suffixes: B batch, H W D token grid, V = H * W * D, W windows per volume (only in the layout's constants),
+M = B * W windows, N tokens per window, A heads, C channels, c channels per head, J relative rows (window
+h + w + d).
 
 Relative positions and masks are folded into the dot product: the queries get extra columns (their relative
 terms, the mask), the keys the matching constants (one-hot coordinates, the mask), so that every case is one
@@ -10,6 +11,7 @@ plain scaled_dot_product_attention, which never stores the N x N scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +33,8 @@ class WindowLayout:
     grid: Triple  # (H, W, D)
     padded: Triple  # the grid rounded up to whole windows
     window: Triple
-    shift: Triple
+    order_V: Tensor  # the (padded, flat) tokens in the order of the windows; rolling is in it
+    place_V: Tensor  # the inverse: where each real token is found
     key_WNX: Tensor  # constants appended to the keys: one-hot coordinates (J), then the masks
     query_WNY: Tensor  # constants appended to the queries, facing the masks
 
@@ -77,12 +80,16 @@ def window_layout(
     unused = -key.shape[-1] % 8
     key, query = F.pad(key, (0, unused)), F.pad(query, (0, unused))
     sh, sw, sd = window
-    layout = WindowLayout((grid[0], grid[1], grid[2]), padded, (sh, sw, sd), shift, key, query)  # type: ignore[arg-type]
     if not queries:  # all windows alike: one is enough, it broadcasts
         key, query = key[:sh, :sw, :sd].flatten(0, 2)[None], query[:sh, :sw, :sd].flatten(0, 2)[None]
     else:
-        key, query = _cut(key[None], layout), _cut(query[None], layout)
-    return WindowLayout(layout.grid, padded, layout.window, layout.shift, key, query)
+        key, query = _cut(key, window), _cut(query, window)
+    index = torch.arange(h * w * d, device=device)
+    rolled = torch.roll(index.view(padded), tuple(-s for s in shift), (0, 1, 2))
+    order = _cut(rolled[..., None], window).flatten()
+    gh, gw, gd = grid
+    place = torch.empty_like(order).scatter_(0, order, index).view(padded)[:gh, :gw, :gd].reshape(-1)
+    return WindowLayout((gh, gw, gd), padded, (sh, sw, sd), order, place, key, query)
 
 
 def _along(table: Tensor, axis: int, grid: Triple) -> Tensor:
@@ -92,11 +99,11 @@ def _along(table: Tensor, axis: int, grid: Triple) -> Tensor:
     return table.view(shape).expand(*grid, table.shape[1])
 
 
-def _cut(x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
-    (h, w, d), (wh, ww, wd) = layout.padded, layout.window
-    b, c = x_BHWDC.shape[0], x_BHWDC.shape[-1]
-    x = x_BHWDC.reshape(b, h // wh, wh, w // ww, ww, d // wd, wd, c)
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, wh * ww * wd, c)
+def _cut(x_HWDC: Tensor, window: Sequence[int]) -> Tensor:
+    """A grid of whole windows to windows (W, N, C)."""
+    (h, w, d, c), (wh, ww, wd) = x_HWDC.shape, window
+    x = x_HWDC.reshape(h // wh, wh, w // ww, ww, d // wd, wd, c)
+    return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, wh * ww * wd, c)
 
 
 def partition(x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
@@ -105,23 +112,14 @@ def partition(x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
     if layout.padded != layout.grid:
         ph, pw, pd = (p - g for p, g in zip(layout.padded, layout.grid, strict=True))
         x = F.pad(x, (0, 0, 0, pd, 0, pw, 0, ph))
-    if any(layout.shift):
-        x = torch.roll(x, tuple(-s for s in layout.shift), (1, 2, 3))
-    return _cut(x, layout)
+    x = x.flatten(1, 3).index_select(1, layout.order_V)  # one gather: a third of the time of roll and permute
+    return x.view(-1, math.prod(layout.window), x.shape[-1])
 
 
 def merge(x_MNC: Tensor, layout: WindowLayout) -> Tensor:
     """The inverse of `partition`: windows back to tokens (B, H, W, D, C), padding dropped."""
-    (h, w, d), (wh, ww, wd) = layout.padded, layout.window
-    c = x_MNC.shape[-1]
-    x = x_MNC.reshape(-1, h // wh, w // ww, d // wd, wh, ww, wd, c)
-    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, h, w, d, c)
-    if any(layout.shift):
-        x = torch.roll(x, layout.shift, (1, 2, 3))
-    if layout.padded != layout.grid:
-        gh, gw, gd = layout.grid
-        x = x[:, :gh, :gw, :gd]
-    return x
+    x_BVC = x_MNC.reshape(-1, math.prod(layout.padded), x_MNC.shape[-1])
+    return x_BVC.index_select(1, layout.place_V).unflatten(1, layout.grid)
 
 
 def relative_rows(table_Lc: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distributed training: every parameter that DDP waits for gets a gradient, and the gradients are those of one process."""
+"""Distributed training: every parameter that DDP waits for gets a gradient, the same as in one process."""
 
 from __future__ import annotations
 
