@@ -154,6 +154,8 @@ def costs() -> str:
         crop = f"{preset}, {config.patch_size[0]}³"
         forward, click, saved = plain_costs(preset)
         ours = measure(config)
+        stems = [stem_flop(preset, side) / 1e9 for side in (PLAIN, OURS)]
+        lines.append(row(f"{crop}: stem, GFLOP", *stems))
         lines.append(row(f"{crop}: forward, GFLOP", forward / 1e9, ours.forward_flop / 1e9))
         lines.append(row(f"{crop}: a further click, GFLOP", click / 1e9, ours.click_flop / 1e9))
         for mode in CHECKPOINTING:
@@ -174,8 +176,17 @@ def plain_costs(preset: str) -> tuple[int, int, int]:
         return forward, click, saved_bytes(subject.net, subject.forward)
 
 
+def stem_flop(preset: str, side: str) -> int:
+    with torch.device("meta"):
+        subject = Subject(preset, side)
+    with on_shapes(lambda: subject.net), torch.no_grad():
+        image = torch.empty(subject.image.shape)
+        stem = subject.plain.stem if subject.plain else subject.net.image_encoder.stem
+        return count_flop(lambda: stem(image))
+
+
 def row(name: str, plain: float, ours: float) -> str:
-    return f"| {name} | {number(plain)} | {number(ours)} | {ours / plain:.2f} |"
+    return f"| {name} | {number(plain)} | {number(ours)} | {ours / plain:.2g} |"
 
 
 def number(value: float) -> str:
