@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import SPACES
+
+MAX_CLICKS = 10_000
+"""In one file: more is no work of hands."""
 
 Space = Literal["voxel", "lps", "ras"]
 
@@ -18,6 +22,10 @@ LabelledClick = tuple[tuple[int, int, int], int]
 
 class PromptError(UserError):
     """A prompt that cannot be used; the message names the file or case, the click and what is allowed."""
+
+
+class PromptWarning(UserWarning):
+    """Something in a prompt file that is no click and has been left out."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def checked_space(space: object) -> str:
 
 def checked_position(position: object) -> tuple[float, float, float]:
     """Three finite floats. Raises PromptError for anything else (booleans and strings included)."""
-    wrong = PromptError(f"position must be three finite numbers, got {_short(position)}")
+    wrong = PromptError(f"position must be three finite numbers, got {short(position)}")
     try:
         values = list(position)  # type: ignore[call-overload]
     except TypeError:
@@ -98,12 +106,15 @@ def checked_label(label: object) -> int | str:
         return label
     if isinstance(label, Integral) and not isinstance(label, bool) and int(label) >= 0:
         return int(label)
-    raise PromptError(f"label must be a name or a whole number >= 0, got {_short(label)}")
+    raise PromptError(f"label must be a name or a whole number >= 0, got {short(label)}")
 
 
-def _short(value: object, limit: int = 80) -> str:
+def short(value: object, limit: int = 80) -> str:
+    """``repr(value)`` for a message, cut to ``limit`` characters; never slow, never fails."""
+    if isinstance(value, str):
+        value = value[:limit]
     try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print integers of more than 4300 digits
+        text = reprlib.repr(value) if not isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # Python refuses to print integers of more than 4300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
