@@ -13,13 +13,14 @@ from nnsam3d.prompts.simulate import (
     simulate_fixed,
     simulate_prompt_set,
 )
-from nnsam3d.prompts.types import CasePrompts, Click, LabelledClick, PromptError
+from nnsam3d.prompts.types import CasePrompts, Click, LabelledClick, PromptError, PromptWarning
 
 __all__ = [
     "CasePrompts",
     "Click",
     "LabelledClick",
     "PromptError",
+    "PromptWarning",
     "case_rng",
     "click_labels",
     "clicks_to_index",

@@ -173,8 +173,8 @@ def _checked_clicks(
         known = next((name for name, value in (labels or {}).items() if value != 0), "LABEL")
         problems.append(
             "say which labels these words stand for: `nnsam3d prompts convert` with "
-            f"--label {known} (for all of them) or --label {short(untranslated[0] + '=' + known)} (for one); in 3D Slicer, "
-            "give the point list the label's name"
+            f"--label {known} (for all of them) or --label {short(untranslated[0] + '=' + known)} (for one); "
+            "in 3D Slicer, give the point list the label's name"
         )
     return clicks
 

@@ -183,10 +183,11 @@ def _objects(items: Any, shape: tuple[Any, ...]) -> list[Any]:
 def _numbers(dtype: _Dtype, data: Any, shape: tuple[Any, ...], fortran: Any = False) -> list[Any]:
     if dtype.code not in _NUMBERS or not isinstance(data, bytes):
         raise NotPlain("broken pickle (numbers without bytes)")
-    # Empty lengths would allow huge shapes with no data behind them.
-    flat = np.frombuffer(data, np.dtype(dtype.code).newbyteorder(dtype.order)) if data else np.zeros(0)
-    if len(shape) > 3 or any(not isinstance(s, int) or not 0 <= s <= len(data) for s in shape):
+    if len(shape) > 3 or not all(isinstance(s, int) and s >= 0 for s in shape):
         raise NotPlain("broken pickle (shape of an array)")
+    if not data:
+        return []
+    flat = np.frombuffer(data, np.dtype(dtype.code).newbyteorder(dtype.order))
     return flat.reshape(shape, order="F" if fortran else "C").tolist()
 
 
