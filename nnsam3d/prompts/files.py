@@ -79,8 +79,8 @@ def read_prompts(
         more = len(problems) - MAX_PROBLEMS
         rest = [f"and {more} more problems"] if more > 0 else []
         raise PromptError("\n".join(f"{path}: {problem}" for problem in problems[:MAX_PROBLEMS] + rest))
-    for text in reading.left_out:
-        warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=2)
+    for text in reading.left_out:  # stacklevel 1: the same file may be read twice, but is said once
+        warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=1)
     return CasePrompts(case_of(path), reading.space, tuple(clicks))  # type: ignore[arg-type]
 
 
