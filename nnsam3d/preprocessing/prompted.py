@@ -52,9 +52,10 @@ def use_prompted_preprocessor(configuration_manager: ConfigurationManager) -> No
 class PromptedPreprocessor(DefaultPreprocessor):
     """DefaultPreprocessor whose ``run_case`` and ``run_case_npy`` append the prompt channel.
 
-    ``run_case`` looks for ``<case>.json``, ``<case>.mrk.json`` and so on in the folder named by the environment variable ``nnsam3d_prompts``,
-    else beside the images. ``run_case_npy`` takes ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts`
-    (so nnU-Net's Python predictor can be given prompts without files); without it the case is automatic.
+    ``run_case`` looks for the case's prompt file (``<case>.json``, ``<case>.mrk.json`` and so on) in the folder named
+    by the environment variable ``nnsam3d_prompts``, else beside the images. ``run_case_npy`` takes
+    ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts` (so nnU-Net's Python predictor can be given prompts
+    without files); without it the case is automatic.
     """
 
     def __init__(self, verbose: bool = True, last_words: LastWords | None = None) -> None:
