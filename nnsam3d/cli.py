@@ -86,7 +86,8 @@ COMMANDS: dict[str, Command] = {
             """,
         example="""
             nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz
-            nnsam3d prompts convert F.mrk.json -o clicks --dataset dataset.json --label lesion
+            nnsam3d prompts convert F.mrk.json -o clicks --dataset dataset.json --label lesion \\
+                --image imagesTs/liver_003_0000.nii.gz
             nnsam3d prompts convert points/*.json -o clicks --space voxel --image imagesTs
             nnsam3d prompts convert clicks/*.json -o slicer --to slicer --image imagesTs
             nnsam3d prompts simulate labelsTr -o clicks -n 3 --seed 1

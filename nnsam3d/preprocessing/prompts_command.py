@@ -34,7 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     convert = action("convert", "write prompt files in another format, by default our own")
     convert.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    convert.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="<case>.json goes here")
+    convert.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="<case>.json goes here; the case is that of --image, if it is one file, else the prompt file's name",
+    )
     _add_reading(convert)
     convert.add_argument("--to", choices=TARGETS, default="nnsam3d", help="default: %(default)s")
     convert.add_argument("--to-space", choices=("voxel", "lps", "ras"), help="default: as in the file, where possible")
@@ -163,6 +170,15 @@ def image_of(case: str, place: Path | None) -> Path | None:
     return found[0]
 
 
+def target_case(file: Path, place: Path | None) -> str:
+    """The case of a converted file: of the image, if one is named (Slicer's "F.mrk.json" tells no case)."""
+    from nnsam3d.prompts.formats import case_of
+
+    if place is not None and not place.is_dir() and f"{FIRST_CHANNEL}." in place.name:
+        return place.name.rpartition(f"{FIRST_CHANNEL}.")[0]
+    return case_of(file)
+
+
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
     """Raises UserError if an output file is there already, before anything is computed."""
     there = [path.name for path in paths if path.exists()]
@@ -176,9 +192,8 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from nnsam3d.prompts import PromptError, write_prompts
     from nnsam3d.prompts.files import WRITABLE
-    from nnsam3d.prompts.formats import case_of
 
-    targets = [args.output / f"{case_of(file)}{WRITABLE[args.to]}" for file in args.files]
+    targets = [args.output / f"{target_case(file, args.image)}{WRITABLE[args.to]}" for file in args.files]
     twice = {path.name for path in targets if targets.count(path) > 1}
     if twice:
         raise UserError(f"several of the files are of one case: {', '.join(sorted(twice))}")
@@ -198,7 +213,7 @@ def _convert(args: argparse.Namespace) -> int:
         write_prompts(target, prompts, format=args.to)
         print(f"{target}: {len(prompts.clicks)} clicks, space {prompts.space}")
     if args.dataset is None:
-        print("the labels were not checked: --dataset dataset.json does that, and translates Slicer's lesion-1 to lesion")
+        print("the labels were not checked: --dataset dataset.json does it, and makes Slicer's lesion-1 a lesion")
     return 0
 
 
@@ -208,18 +223,8 @@ def in_space(prompts: CasePrompts, space: Space, grid: ImageGrid | None, file: P
     Raises:
         UserError: that takes the image, and none is given.
     """
-    from dataclasses import replace
-
-    if space == prompts.space:
-        return prompts
-    if grid is None:
+    if grid is None and space != prompts.space:
         raise UserError(
             f"{file}: from space {prompts.space} to {space} needs the image: --image FILE, or a folder of images"
         )
-    index = grid.to_index([click.position for click in prompts.clicks], prompts.space)
-    positions = index if space == "voxel" else grid.index_to_world(index, space)
-    clicks = tuple(
-        replace(click, position=tuple(position))
-        for click, position in zip(prompts.clicks, positions.tolist(), strict=True)
-    )
-    return replace(prompts, space=space, clicks=clicks)
+    return prompts if grid is None else prompts.to(space, grid)

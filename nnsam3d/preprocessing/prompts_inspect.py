@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid, zyx_to_xyz
+from nnsam3d.geometry import ImageGrid, Points, PointSpace
 from nnsam3d.prompts import CasePrompts
 
-_SPACES = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
+_SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
 
 def inspect_file(
@@ -38,13 +38,13 @@ def inspect_file(
         return 0
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
-    index = grid.to_index([click.position for click in prompts.clicks], prompts.space)
-    inside = grid.contains_index(index)
-    columns = [index, grid.index_to_world(index, "lps"), grid.index_to_world(index, "ras")]
+    points = prompts.points
+    inside = points.inside(grid)
+    columns = [points.to(space, grid).values_N3 for space in _SPACES]
     rows = [("", "label", *_SPACES.values(), "inside") + (("segmentation",) if segmentation else ())]
-    hits: Sequence[tuple[str, ...]] = [()] * len(index)
+    hits: Sequence[tuple[str, ...]] = [()] * len(points)
     if segmentation:
-        hits = [(text,) for text in _hits(index, grid, segmentation, labels)]
+        hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
     for n, click in enumerate(prompts.clicks):
         places = [_numbers(column[n]) for column in columns]
         rows.append((str(n + 1), str(click.label), *places, "yes" if inside[n] else "NO", *hits[n]))
@@ -54,16 +54,14 @@ def inspect_file(
     return 0 if inside.all() else 1
 
 
-def _hits(
-    index_N3: NDArray[np.float64], grid: ImageGrid, path: Path, labels: Mapping[str, int] | None
-) -> list[str]:
+def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:
     """For every click the label under it, or the nearest one and its distance."""
     array, own_grid = read_segmentation(path)
     names = {value: name for name, value in (labels or {}).items()}
-    world = grid.index_to_world(index_N3)
-    voxels_zyx = np.floor(own_grid.world_to_index(world) + 0.5).astype(np.int64)[:, ::-1]
+    world = points.values_N3
+    voxels_zyx = np.floor(points.to("array", own_grid).values_N3 + 0.5).astype(np.int64)
     marked_zyx = np.argwhere(array != 0)
-    marked_world = own_grid.index_to_world(zyx_to_xyz(marked_zyx))
+    marked_world = Points(marked_zyx.astype(np.float64), "array").to("lps", own_grid).values_N3
     texts = []
     for voxel, place in zip(voxels_zyx, world, strict=True):
         if ((voxel < 0) | (voxel >= array.shape)).any():

@@ -130,17 +130,16 @@ def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: P
     words = [str(click.label) for click in prompts.clicks]
     if format == "grand-challenge":
         return grand_challenge_text(positions, words, prompts.case)
-    if prompts.space != "voxel":
-        return markups_text(positions, words, prompts.space)
-    if image is None:
-        raise PromptError(f"{path}: positions in voxels become Slicer's mm only with the image: give it too")
-    world = image.index_to_world(positions, "lps")
-    return markups_text([(x, y, z) for x, y, z in world.tolist()], words, "lps")
+    if prompts.space == "voxel":
+        if image is None:
+            raise PromptError(f"{path}: positions in voxels become Slicer's mm only with the image: give it too")
+        prompts = prompts.to("lps", image)
+    return markups_text([click.position for click in prompts.clicks], words, prompts.space)
 
 
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
     """Positions as index i, j, k of the image file, (N, 3), fractions kept; (0, 3) without clicks."""
-    return grid.to_index([click.position for click in prompts.clicks], prompts.space)
+    return prompts.points.to("voxel", grid).values_N3
 
 
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import reprlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Literal
 
+import numpy as np
+
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import SPACES
+from nnsam3d.geometry import SPACES, ImageGrid, Points
 
 MAX_CLICKS = 10_000
 """In one file: more is no work of hands."""
@@ -69,6 +71,19 @@ class CasePrompts:
     def __post_init__(self) -> None:
         checked_space(self.space)
         object.__setattr__(self, "clicks", tuple(self.clicks))
+
+    @property
+    def points(self) -> Points:
+        """The positions, in the order of the clicks."""
+        return Points(np.array([click.position for click in self.clicks]), self.space)
+
+    def to(self, space: Space, grid: ImageGrid) -> CasePrompts:
+        """The same clicks on the same image, their positions in another space."""
+        if space == self.space:
+            return self
+        values = self.points.to(space, grid).values_N3.tolist()
+        clicks = tuple(replace(click, position=tuple(v)) for click, v in zip(self.clicks, values, strict=True))
+        return replace(self, space=space, clicks=clicks)
 
 
 def checked_space(space: object) -> str:

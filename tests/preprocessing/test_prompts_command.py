@@ -142,6 +142,17 @@ def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixt
     assert "unknown prompt format 'x'" in error_of(capsys, "convert", path, "--format", "x", *options)
 
 
+def test_the_named_image_tells_the_case(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slicer saves a point list under the list's name."""
+    path = dataset / "F.mrk.json"
+    write_prompts(path, CasePrompts("a", "lps", (Click((-40, 20, 410), "F-1"),)), format="slicer")
+    options = ("-o", dataset / "out", "--dataset", dataset / "dataset.json", "--label", "lesion")
+    run("convert", path, "--image", dataset / "imagesTr" / "b_0000.nii.gz", *options)
+    assert read_prompts(dataset / "out" / "b.json").clicks[0].label == "lesion"
+    said = error_of(capsys, "convert", path, "--image", dataset / "imagesTr", *options)
+    assert "holds 0 images named F_0000" in said
+
+
 def test_all_files_or_none(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad, out = dataset / "a.json", dataset / "b.json", dataset / "out"
     write_prompts(good, CasePrompts("a", "voxel", (Click((8, 9, 5), "lesion"),)))
