@@ -47,6 +47,11 @@ def find_prompt_file(image_file: str | Path, file_ending: str) -> Path | None:
     candidates = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{case}{suffix}")]
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found = [path for path in candidates if not _of_nnunet(path, beside_tiff)]
+    if beside_tiff and found and found[0].name == f"{case}.json":
+        raise PromptError(
+            f"{found[0]}: beside a TIFF image nnU-Net takes {case}.json for the file with the spacing. Put the prompt "
+            f"files into a folder of their own and name it (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})."
+        )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one, move the others away.")
