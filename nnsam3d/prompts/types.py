@@ -98,11 +98,11 @@ def checked_position(position: object) -> tuple[float, float, float]:
     """Three finite floats. Raises PromptError for anything else (booleans and strings included)."""
     wrong = PromptError(f"position must be three finite numbers, got {short(position)}")
     try:
+        if isinstance(position, (str, bytes, dict)) or len(position) != 3:  # type: ignore[arg-type]
+            raise wrong
         values = list(position)  # type: ignore[call-overload]
     except TypeError:
         raise wrong from None
-    if isinstance(position, (str, bytes, dict)) or len(values) != 3:
-        raise wrong
     # numpy's bool is no Real, Python's is; neither is a coordinate.
     if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
         raise wrong
@@ -124,12 +124,20 @@ def checked_label(label: object) -> int | str:
     raise PromptError(f"label must be a name or a whole number >= 0, got {short(label)}")
 
 
+class _Short(reprlib.Repr):
+    def repr_dict(self, x: dict, level: int) -> str:
+        return f"<object with {len(x)} keys>"  # reprlib would sort all keys
+
+
+_SHORT = _Short()
+
+
 def short(value: object, limit: int = 80) -> str:
     """``repr(value)`` for a message, cut to ``limit`` characters; never slow, never fails."""
     if isinstance(value, str):
         value = value[:limit]
     try:
-        text = reprlib.repr(value) if not isinstance(value, str) else repr(value)
+        text = _SHORT.repr(value) if not isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):  # Python refuses to print integers of more than 4300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -5,8 +5,6 @@ And nnU-Net's image readers: supported, or refused with a message.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +19,9 @@ from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.preprocessing.prompted import PromptedPreprocessor
 from nnsam3d.prompts import PromptError, read_channel
 
+from ..prompts.by_hand import WRITERS
 from .plans import managers
 
-
-def _load(path: Path):
-    """A helper of another test folder; with importlib's import mode it is no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-WRITERS = _load(Path(__file__).parents[1] / "prompts" / "by_hand.py").WRITERS
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 SHAPE_ZYX = (22, 30, 26)
 CLICKS = [((20.0, 7.0, 15.0), "lesion"), ((4.0, 24.0, 5.0), "background"), ((11.25, 16.5, 17.0), "lesion")]

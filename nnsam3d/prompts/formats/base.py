@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from nnsam3d.prompts.types import short
+from nnsam3d.prompts.types import MAX_CLICKS, short
+
+T = TypeVar("T")
 
 Meaning = Literal["exact", "word", "foreground"]
 """How sure a file's label is: one of our own files, a word, or no more than "this is foreground"."""
@@ -89,8 +92,13 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
     if not isinstance(value, list):
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return
-    for number, position in enumerate(value, start=1):
+    for number, position in enumerate(bounded(value), start=1):
         reading.clicks.append(FoundClick(f"{short(name)} {number}", position, label, meaning))
+
+
+def bounded(entries: Iterable[T]) -> Iterator[T]:
+    """No more than one click too many: a file of millions is refused without looking at all of them."""
+    return itertools.islice(entries, MAX_CLICKS + 1)
 
 
 def reversed_position(position: Any) -> Any:

@@ -26,6 +26,7 @@ from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 
 MAX_PART_BYTES = 2**20
+MAX_CLASSES = 256
 MAGIC = b"PK"
 
 _PARTS = ("clicks", "clicks_order", "boxes")
@@ -50,6 +51,9 @@ def open_parts(path: Path) -> dict[str, Any]:
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     # bounded: what the directory says about the size may be a lie
+    # numpy's two ways; the others unpack a bomb before they can be stopped
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotPlain(f"{name} is packed in a way that numpy does not use")
     with archive.open(name) as file:
         data = file.read(MAX_PART_BYTES + 1)
     if len(data) > MAX_PART_BYTES:
@@ -90,6 +94,9 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     if not isinstance(classes, (list, tuple)):
         found = "nothing" if classes is None else json_type(classes)
         reading.problems.append(f'"clicks" must be a list with one object for each class, not {found}')
+        return reading
+    if len(classes) > MAX_CLASSES:
+        reading.problems.append(f"{len(classes)} classes; at most {MAX_CLASSES} are allowed")
         return reading
     orders = parts.get("clicks_order")
     if orders is not None and (not isinstance(orders, (list, tuple)) or len(orders) != len(classes)):

@@ -11,6 +11,7 @@ from nnsam3d.prompts.formats.base import (
     Format,
     FoundClick,
     Reading,
+    bounded,
     is_point_list,
     json_type,
     point_list,
@@ -98,7 +99,7 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
     if not isinstance(points, list):
         reading.problems.append(f'"points" must be a list, not {json_type(points)}')
         return reading
-    for number, point in enumerate(points, start=1):
+    for number, point in enumerate(bounded(points), start=1):
         where = f"point {number}"
         if not isinstance(point, dict):
             reading.problems.append(f"{where}: must be an object, not {json_type(point)}")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import csv
 
-from nnsam3d.prompts.formats.base import FOREGROUND, Format, FoundClick, Meaning, Reading, stated_space
+from nnsam3d.prompts.formats.base import (
+    FOREGROUND,
+    Format,
+    FoundClick,
+    Meaning,
+    Reading,
+    bounded,
+    stated_space,
+)
 from nnsam3d.prompts.formats.slicer import number_of
 from nnsam3d.prompts.types import short
 
@@ -28,7 +36,7 @@ def parse(text: str, stated: str | None) -> Reading:
         return reading
     lines = [line for line in text.splitlines() if line.strip()]
     try:
-        for number, cells in enumerate(csv.reader(lines[1:]), start=1):
+        for number, cells in enumerate(bounded(csv.reader(lines[1:])), start=1):
             row = dict(zip(columns, cells, strict=False))
             missing = [axis for axis in _AXES if axis not in row]
             if missing:

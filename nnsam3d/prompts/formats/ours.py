@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from nnsam3d.geometry import SPACES
-from nnsam3d.prompts.formats.base import MISSING, Format, FoundClick, Reading, json_type
+from nnsam3d.prompts.formats.base import MISSING, Format, FoundClick, Reading, bounded, json_type
 from nnsam3d.prompts.types import CasePrompts, PromptError, checked_space, short
 
 VERSION = 1
@@ -44,7 +44,7 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     if not isinstance(entries, list):
         reading.problems.append(f'"clicks" must be a list, not {json_type(entries)}')
         return reading
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in enumerate(bounded(entries), start=1):
         where = f"click {number}"
         if not isinstance(entry, dict):
             reading.problems.append(

@@ -35,7 +35,7 @@ def load_plain(data: bytes) -> Any:
     Raises:
         NotPlain: anything else.
     """
-    machine = _Machine()
+    machine = _Machine(len(data))
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
@@ -74,9 +74,10 @@ def _finished(value: Any) -> Any:
 class _Machine:
     """The stack and the memo of a pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.budget = 4 * length  # of bytes and objects in arrays: the same bytes may be named again and again
 
     def run(self, name: str, argument: Any) -> None:
         """One opcode."""
@@ -157,9 +158,15 @@ class _Machine:
                 raise NotPlain(f"holds an array of type {short(code, 20)}")
             self.stack.append(_Dtype(code))
         elif function.name == "scalar" and isinstance(arguments[0], _Dtype):
+            self.spend(len(arguments[1]))
             self.stack.append(_numbers(arguments[0], arguments[1], (1,))[0])
         else:
             raise NotPlain(f"broken pickle (call of {function.name})")
+
+    def spend(self, amount: int) -> None:
+        self.budget -= amount
+        if self.budget < 0:
+            raise NotPlain("grows out of proportion")
 
     def build(self, _: Any) -> None:
         state, built = self.pop(), self.stack[-1]
@@ -169,6 +176,7 @@ class _Machine:
             _, shape, dtype, fortran, items = state
             if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
                 raise NotPlain("broken pickle (array without type)")
+            self.spend(len(items))
             built.items[:] = _objects(items, shape) if dtype.code == "O8" else _numbers(dtype, items, shape, fortran)
         else:
             raise NotPlain("broken pickle (state for no array)")

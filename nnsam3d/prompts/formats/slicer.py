@@ -11,13 +11,22 @@ import csv
 import json
 from typing import Any
 
-from nnsam3d.prompts.formats.base import MISSING, Format, FoundClick, Reading, json_type, stated_space
+from nnsam3d.prompts.formats.base import (
+    MISSING,
+    Format,
+    FoundClick,
+    Reading,
+    bounded,
+    json_type,
+    stated_space,
+)
 from nnsam3d.prompts.types import PromptError, checked_position, short
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
+MAX_MARKUPS = 200
 _CODES = {"LPS": "lps", "RAS": "ras", "IJK": "voxel", "0": "ras", "1": "lps", "2": "voxel"}
 _NAMES = {"lps": "LPS", "ras": "RAS"}
 
@@ -39,8 +48,10 @@ def parse_markups(content: dict[str, Any], stated: str | None) -> Reading:
         return reading
     if not markups:
         reading.problems.append('"markups" is empty: the file holds no point list')
+    if len(markups) > MAX_MARKUPS:
+        reading.problems.append(f"{len(markups)} markups; at most {MAX_MARKUPS} are allowed")
     spaces: list[str] = []
-    for number, markup in enumerate(markups, start=1):
+    for number, markup in enumerate(markups[:MAX_MARKUPS], start=1):
         where = f"markup {number}"
         space = _space_of(markup, where, reading) if isinstance(markup, dict) else None
         if not isinstance(markup, dict):
@@ -82,7 +93,7 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
     if not isinstance(points, list):
         reading.problems.append(f'{where}: "controlPoints" must be a list, not {json_type(points)}')
         return
-    for number, point in enumerate(points, start=1):
+    for number, point in enumerate(bounded(points), start=1):
         if not isinstance(point, dict):
             reading.problems.append(f"{where}, point {number}: must be an object, not {json_type(point)}")
             continue
@@ -177,7 +188,7 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         )
         return reading
     try:
-        for number, cells in enumerate(csv.reader(rows, skipinitialspace=True), start=1):
+        for number, cells in enumerate(bounded(csv.reader(rows, skipinitialspace=True)), start=1):
             _fcsv_point(dict(zip(columns, cells, strict=False)), f"point {number}", reading)
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
