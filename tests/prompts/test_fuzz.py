@@ -129,6 +129,7 @@ def fuzz(folder: Path, name: str, count: int) -> dict[str, int]:
     assert len(read_prompts(original, GRID, LABELS, space=space).clicks) == 3  # also loads Python's codecs
     for number in range(count):
         data = next(variants)
+        path.unlink(missing_ok=True)  # some file systems flush a file that is cut short and written anew
         path.write_bytes(data)
         _opened.clear()
         start = time.perf_counter()
