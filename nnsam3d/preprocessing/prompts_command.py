@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="<case>.json goes here; the case is that of --image, if it is one file, else the prompt file's name",
+        help="<case>.json goes here; the case is that of --image, if it is one file, else the prompt file's name; "
+        "files of one case are joined",
     )
     _add_reading(convert)
     convert.add_argument("--to", choices=TARGETS, default="nnsam3d", help="default: %(default)s")
@@ -193,17 +194,15 @@ def _convert(args: argparse.Namespace) -> int:
     from nnsam3d.prompts import PromptError, write_prompts
     from nnsam3d.prompts.files import WRITABLE
 
-    targets = [args.output / f"{target_case(file, args.image)}{WRITABLE[args.to]}" for file in args.files]
-    twice = {path.name for path in targets if targets.count(path) > 1}
-    if twice:
-        raise UserError(f"several of the files are of one case: {', '.join(sorted(twice))}")
-    refuse_existing(targets, args.overwrite)
+    targets: dict[Path, list[Path]] = {}
+    for file in args.files:
+        target = args.output / f"{target_case(file, args.image)}{WRITABLE[args.to]}"
+        targets.setdefault(target, []).append(file)
+    refuse_existing(list(targets), args.overwrite)
     problems, converted = [], []
-    for file, target in zip(args.files, targets, strict=True):
+    for target, files in targets.items():
         try:
-            prompts, grid = read(file, args, check=True)
-            space = args.to_space or ("lps" if args.to == "slicer" and prompts.space == "voxel" else prompts.space)
-            converted.append((target, in_space(prompts, space, grid, file)))
+            converted.append((target, _joined(files, args)))
         except PromptError as error:
             problems.append(str(error))
     if problems:  # all files or none: half a folder is hard to tell from a whole one
@@ -215,6 +214,19 @@ def _convert(args: argparse.Namespace) -> int:
     if args.dataset is None:
         print("the labels were not checked: --dataset dataset.json does it, and makes Slicer's lesion-1 a lesion")
     return 0
+
+
+def _joined(files: list[Path], args: argparse.Namespace) -> CasePrompts:
+    """The clicks of a case's files, one after the other (Slicer saves each point list to a file of its own)."""
+    from dataclasses import replace
+
+    parts: list[CasePrompts] = []
+    for file in files:
+        prompts, grid = read(file, args, check=True)
+        default = "lps" if args.to == "slicer" and prompts.space == "voxel" else prompts.space
+        space = args.to_space or (parts[0].space if parts else default)
+        parts.append(in_space(prompts, space, grid, file))
+    return replace(parts[0], clicks=sum((part.clicks for part in parts), ()))
 
 
 def in_space(prompts: CasePrompts, space: Space, grid: ImageGrid | None, file: Path) -> CasePrompts:

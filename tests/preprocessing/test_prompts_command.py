@@ -153,13 +153,26 @@ def test_the_named_image_tells_the_case(dataset: Path, capsys: pytest.CaptureFix
     assert "holds 0 images named F_0000" in said
 
 
+def test_the_point_lists_of_one_case_are_joined(dataset: Path) -> None:
+    """Slicer saves each list to a file of its own."""
+    image = dataset / "imagesTr" / "a_0000.nii.gz"
+    grid, files = ImageGrid.from_file(image), []
+    for label, index, space in (("lesion", (8, 9, 5), "lps"), ("background", (1, 2, 3), "ras")):
+        files.append(dataset / f"{label}.mrk.json")
+        prompts = CasePrompts("a", "voxel", (Click(index, f"{label}-1"),)).to(space, grid)
+        write_prompts(files[-1], prompts, format="slicer")
+    run("convert", *files, "--image", image, "-o", dataset / "out", "--dataset", dataset / "dataset.json")
+    joined = read_prompts(dataset / "out" / "a.json")
+    assert (joined.space, [c.label for c in joined.clicks]) == ("lps", ["lesion", "background"])
+    assert np.allclose(clicks_to_index(joined, grid), [(8, 9, 5), (1, 2, 3)])
+
+
 def test_all_files_or_none(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad, out = dataset / "a.json", dataset / "b.json", dataset / "out"
     write_prompts(good, CasePrompts("a", "voxel", (Click((8, 9, 5), "lesion"),)))
     bad.write_text("{}", encoding="utf-8")
     assert "b.json" in error_of(capsys, "convert", good, bad, "-o", out)
     assert not out.exists()
-    assert "several of the files are of one case: a.json" in error_of(capsys, "convert", good, good, "-o", out)
 
 
 # ---------------------------------------------------------------------- simulate

@@ -40,13 +40,14 @@ def test_the_example_program_runs(
 
 def test_every_format_and_suffix_is_told() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE) == list(FORMATS)
+    assert re.findall(r"^\| `([a-z0-9][a-z-]+)` \|", page, re.MULTILINE) == list(FORMATS)
     assert all(suffix in page for suffix in SUFFIXES)
 
 
 def test_the_commands_are_understood() -> None:
-    text = "\n".join(blocks("")).replace("\\\n", " ") + cli.COMMANDS["prompts"].example.replace("\\\n", " ")
-    commands = [shlex.split(line, comments=True) for line in text.splitlines() if "nnsam3d prompts" in line]
+    text = (PAGE.read_text(encoding="utf-8") + cli.COMMANDS["prompts"].example).replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("nnsam3d prompts")]
     assert len(commands) >= 10
     for command in commands:
         cli.build_command_parser("prompts").parse_args(command[2:])
