@@ -40,7 +40,7 @@ def test_the_example_program_runs(
 
 def test_every_format_and_suffix_is_told() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `([a-z0-9][a-z-]+)` \|", page, re.MULTILINE) == list(FORMATS)
+    assert re.findall(r"^\| `([a-z0-9][a-z0-9-]+)` \|", page, re.MULTILINE) == list(FORMATS)
     assert all(suffix in page for suffix in SUFFIXES)
 
 
