@@ -71,7 +71,7 @@ def simulate_folder(
     without = []
     progress = tqdm(list(zip(files, targets, strict=True)), desc="simulating clicks", unit="case")
     for file, target in progress:
-        progress.set_postfix_str(target.stem)
+        progress.set_postfix_str(target.stem, refresh=False)
         prompts = simulate_case(file, target.stem, dataset, simulation)
         if prompts.clicks:
             write_prompts(target, prompts)
