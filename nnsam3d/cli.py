@@ -74,6 +74,26 @@ COMMANDS: dict[str, Command] = {
             export NNSAM3D_WEIGHTS=$(nnsam3d weights path vit_b)
             """,
     ),
+    "prompts": Command(
+        module="nnsam3d.preprocessing.prompts_command",
+        summary="look at, convert and simulate prompt files",
+        description="""
+            Prompt files of 3D Slicer (.mrk.json, .fcsv), autoPET, the CVPR 2025 challenge (.npz),
+            grand-challenge, MONAI Label and napari (.csv), and our own. Which format a file is, is told by its
+            content. Predictions read all of them as they are; a file that leaves a doubt (its space, the
+            meaning of its labels) is converted first, with the doubt cleared. `nnsam3d prompts convert --help`
+            and its like show the options of an action.
+            """,
+        example="""
+            nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz
+            nnsam3d prompts convert F.mrk.json -o clicks --dataset dataset.json --label lesion \\
+                --image imagesTs/liver_003_0000.nii.gz
+            nnsam3d prompts convert points/*.json -o clicks --space voxel --image imagesTs
+            nnsam3d prompts convert clicks/*.json -o slicer --to slicer --image imagesTs
+            nnsam3d prompts simulate labelsTr -o clicks -n 3 --seed 1
+            nnsam3d prompts simulate labelsTs -o round2 --strategy largest_error --predictions out --add-to clicks
+            """,
+    ),
     "predict": Command(
         module="nnsam3d.inference.predict_command",
         summary="segment a folder of images with their prompt files",

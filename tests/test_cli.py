@@ -18,6 +18,7 @@ OPTIONS = {
     "link": {"--help", "--undo", "--print-path"},
     "doctor": {"--help", "--quiet"},
     "weights": {"--help"},
+    "prompts": {"--help"},
 }
 COMMANDS = {*OPTIONS, "demo"}
 
@@ -41,7 +42,7 @@ def test_options_are_the_promised_ones(name):
     assert options == OPTIONS[name]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["link", "--help"], ["doctor", "--help"], ["weights", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in OPTIONS)])
 def test_help_imports_nothing_heavy(arguments):
     script = (
         "import sys\nfrom nnsam3d import cli\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.prompts import CasePrompts, PromptError, read_prompts
+from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 FIRST_CHANNEL = "_0000"
@@ -34,17 +35,33 @@ def prompts_folder(images: Path) -> Path:
 
 
 def find_prompt_file(image_file: str | Path, file_ending: str) -> Path | None:
-    """The prompt file of a case; None where it has none.
+    """The prompt file of a case, ``<case>`` and one of the suffixes of prompt files; None where it has none.
 
-    Beside TIFF images nnU-Net keeps its own ``<case>.json`` with the spacing: that is no prompt file.
+    Raises:
+        PromptError: the case has several; the message names them.
+        UserError: as :func:`prompts_folder`.
     """
     images = Path(image_file).parent
-    path = prompts_folder(images) / f"{case_name(image_file, file_ending)}.json"
-    if not os.path.lexists(path):  # a dangling link is a file that cannot be read, not a missing one
-        return None
-    if path.parent == images and file_ending in (".tif", ".tiff") and "nnsam3d_prompts" not in _text(path):
-        return None
-    return path
+    folder, case = prompts_folder(images), case_name(image_file, file_ending)
+    # a dangling link is a file that cannot be read, not a missing one
+    candidates = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{case}{suffix}")]
+    beside_tiff = folder == images and file_ending in (".tif", ".tiff")
+    found = [path for path in candidates if not _of_nnunet(path, beside_tiff)]
+    if beside_tiff and found and found[0].name == f"{case}.json":
+        raise PromptError(
+            f"{found[0]}: beside a TIFF image nnU-Net takes {case}.json for the file with the spacing. Put the prompt "
+            f"files into a folder of their own and name it (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})."
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one, move the others away.")
+    return found[0] if found else None
+
+
+def _of_nnunet(path: Path, beside_tiff: bool) -> bool:
+    """Files that nnU-Net names like prompt files: the spacing beside a TIFF image, and probabilities."""
+    kept = beside_tiff if path.suffix == ".json" else path.suffix == ".npz"
+    return kept and not is_prompt_file(path)
 
 
 def read_case_prompts(path: Path, grid: ImageGrid | None, labels: Mapping[str, int]) -> CasePrompts:
@@ -75,11 +92,11 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int])
     found = 0
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
         cases.add(case_name(image_file, file_ending))
-        path = find_prompt_file(image_file, file_ending)
-        if path is None:
-            continue
-        found += 1
         try:
+            path = find_prompt_file(image_file, file_ending)
+            if path is None:
+                continue
+            found += 1
             read_case_prompts(path, _header(image_file), labels)
         except PromptError as error:
             problems.append(str(error))
@@ -88,7 +105,8 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int])
     where = prompts_folder(images)
     lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {where}; the others are automatic"]
     lines += [
-        f"nnsam3d: warning: prompt file {name} belongs to no image in {images}; its name must be <case>.json"
+        f"nnsam3d: warning: prompt file {name} belongs to no image in {images}; its name must be <case>, then "
+        f"{' or '.join(SUFFIXES)}"
         for name in _without_image(images, cases)
     ]
     return "\n".join(lines)
@@ -96,10 +114,10 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int])
 
 def _without_image(images: Path, cases: set[str]) -> Iterator[Path]:
     folder = prompts_folder(images)
-    for path in sorted(folder.glob("*.json")):
-        # beside the images only what is named like an image; other JSON files are none of our business
-        suspicious = folder != images or path.stem.endswith(FIRST_CHANNEL)
-        if suspicious and path.stem not in cases:
+    for path in sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES)):
+        # beside the images only what is named like an image; other files are none of our business
+        suspicious = folder != images or case_of(path).endswith(FIRST_CHANNEL)
+        if suspicious and case_of(path) not in cases:
             yield path
 
 
@@ -109,10 +127,3 @@ def _header(image_file: Path) -> ImageGrid | None:
         return ImageGrid.from_file(image_file)
     except GeometryError:
         return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""

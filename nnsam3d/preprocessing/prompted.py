@@ -17,14 +17,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, ImageGrid, inside_grid, preprocessing_steps, xyz_to_zyx
+from nnsam3d.geometry import GeometryError, ImageGrid, inside_grid, preprocessing_steps
 from nnsam3d.preprocessing.last_words import LastWords
 from nnsam3d.preprocessing.lookup import case_name, check_all_prompts, find_prompt_file, read_case_prompts
 from nnsam3d.prompts import (
     CasePrompts,
     PromptError,
     click_labels,
-    clicks_to_index,
     clicks_to_labels,
     read_prompts,
     write_channel,
@@ -52,9 +51,10 @@ def use_prompted_preprocessor(configuration_manager: ConfigurationManager) -> No
 class PromptedPreprocessor(DefaultPreprocessor):
     """DefaultPreprocessor whose ``run_case`` and ``run_case_npy`` append the prompt channel.
 
-    ``run_case`` looks for ``<case>.json`` in the folder named by the environment variable ``nnsam3d_prompts``,
-    else beside the images. ``run_case_npy`` takes ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts`
-    (so nnU-Net's Python predictor can be given prompts without files); without it the case is automatic.
+    ``run_case`` looks for the case's prompt file (``<case>.json``, ``<case>.mrk.json`` and so on) in the folder named
+    by the environment variable ``nnsam3d_prompts``, else beside the images. ``run_case_npy`` takes
+    ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts` (so nnU-Net's Python predictor can be given prompts
+    without files); without it the case is automatic.
     """
 
     def __init__(self, verbose: bool = True, last_words: LastWords | None = None) -> None:
@@ -168,9 +168,9 @@ def network_clicks(
 ) -> NDArray[np.float64]:
     """Clicks as network voxel positions (N, 3) D, H, W."""
     grid = image_grid(prompts.space, properties, shape_zyx)
-    index_N3 = clicks_to_index(prompts, grid)
-    positions_N3 = preprocessing_steps(properties, transpose_forward, new_shape).apply(xyz_to_zyx(index_N3))
-    in_image, kept = grid.contains_index(index_N3), inside_grid(positions_N3, new_shape)
+    steps = preprocessing_steps(properties, transpose_forward, new_shape)
+    positions_N3 = steps.apply(prompts.points.to("array", grid).values_N3)
+    in_image, kept = prompts.points.inside(grid), inside_grid(positions_N3, new_shape)
     for number, click in enumerate(prompts.clicks, start=1):
         where = f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"
         if not in_image[number - 1]:

@@ -1,103 +1,114 @@
-"""Our prompt file, version 1 (DESIGN §5): reading with every problem reported at once, and writing.
+"""Prompt files: reading any known format with every problem reported at once, and writing.
 
-```json
-{"nnsam3d_prompts": 1, "space": "voxel",
- "clicks": [{"position": [102.0, 88.0, 41.0], "label": "tumour"}]}
-```
+Our own format is described in :mod:`nnsam3d.prompts.formats.ours`, the others beside it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-from collections import Counter
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import SPACES, ImageGrid
-from nnsam3d.prompts.labels import resolve_label
+from nnsam3d.prompts.formats.base import MISSING, FoundClick, Reading
+from nnsam3d.prompts.formats.challenges import grand_challenge_text
+from nnsam3d.prompts.formats.detect import case_of, load
+from nnsam3d.prompts.formats.ours import text_of
+from nnsam3d.prompts.formats.slicer import markups_text
+from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
+    MAX_CLICKS,
     CasePrompts,
     Click,
     PromptError,
+    PromptWarning,
     checked_label,
     checked_position,
     checked_space,
+    short,
 )
 
-VERSION = 1
-MAX_BYTES = 16 * 2**20
-MAX_CLICKS = 10_000
 MAX_PROBLEMS = 50  # in one message; a longer one buries what matters
-
-_FILE_KEYS = ("nnsam3d_prompts", "space", "clicks")
-_CLICK_KEYS = ("position", "label")
+WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}
+"""Formats that can be written, and their suffix."""
 
 
 def read_prompts(
     path: str | os.PathLike[str],
     image: ImageGrid | str | os.PathLike[str] | None = None,
     labels: Mapping[str, int] | None = None,
+    *,
+    format: str | None = None,
+    space: str | None = None,
+    label: LabelMap | None = None,
 ) -> CasePrompts:
-    """One prompt file; the case name is the file name without ``.json``. An empty click list is allowed.
+    """One prompt file of any known format; the case is the file's name. An empty click list is allowed.
 
     Args:
         image: grid of the case's image file, or the file itself; positions outside it are errors then.
-        labels: allowed names and their values (:func:`nnsam3d.prompts.click_labels`); others are errors then.
-            The labels of the result stay as written; :func:`clicks_to_labels` gives the values.
+        labels: allowed names and their values (:func:`nnsam3d.prompts.click_labels`); others are errors then. The
+            labels of the result are names or numbers; :func:`clicks_to_labels` gives the values.
+        format: of the file, where its content fits several.
+        space: of the positions, where the format does not define it ("voxel", "lps", "ras").
+        label: which labels the words of another program's file stand for (:func:`translate_label`).
 
     Raises:
-        PromptError: the file is unreadable, malformed or breaks a rule. One line for every problem
+        PromptError: the file is unreadable, malformed, ambiguous or breaks a rule. One line for every problem
             found, each naming the file, the click (counted from 1) and what is allowed.
+
+    Warns:
+        PromptWarning: something in the file is no click, for example a box or a point that has not been placed.
     """
     path = Path(path)
-    problems: list[str] = []
-    content = _load_json(path, problems)
-    _check_keys(content, _FILE_KEYS, f"{path}", problems)
-    version = content.get("nnsam3d_prompts", VERSION)
-    if isinstance(version, bool) or not isinstance(version, int) or version != VERSION:
-        problems.append(f'{path}: unknown version "nnsam3d_prompts": {version!r}; allowed: {VERSION}')
-    space = None
-    try:
-        space = checked_space(content["space"]) if "space" in content else None
-    except PromptError as error:
-        problems.append(f"{path}: {error}")
+    stated = None if space is None else checked_space(space)
     grid = image if isinstance(image, ImageGrid) or image is None else ImageGrid.from_file(image)
-    clicks = []
-    for number, entry in enumerate(_click_entries(path, content, problems), start=1):
-        click = _read_click(entry, f"{path}: click {number}", labels, problems)
-        if click is not None:
-            clicks.append(click)
-            if grid is not None and space is not None:
-                problems += _outside(click, space, grid, f"{path}: click {number}")
-    if problems:
+    file_format, content, problems = load(path, format)
+    reading = file_format.parse(content, stated)
+    problems += reading.problems
+    clicks: list[Click] = []
+    if len(reading.clicks) > MAX_CLICKS:
+        problems.append(f"{len(reading.clicks)} clicks or more; at most {MAX_CLICKS} are allowed")
+    else:
+        clicks = _checked_clicks(reading, grid, labels, label, problems)
+    if problems or reading.space is None:
         more = len(problems) - MAX_PROBLEMS
-        rest = [f"{path}: and {more} more problems"] if more > 0 else []
-        raise PromptError("\n".join(problems[:MAX_PROBLEMS] + rest))
-    return CasePrompts(path.stem, space, tuple(clicks))  # type: ignore[arg-type]
+        rest = [f"and {more} more problems"] if more > 0 else []
+        raise PromptError("\n".join(f"{path}: {problem}" for problem in problems[:MAX_PROBLEMS] + rest))
+    for text in reading.left_out:  # stacklevel 1: the same file may be read twice, but is said once
+        warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=1)
+    return CasePrompts(case_of(path), reading.space, tuple(clicks))  # type: ignore[arg-type]
 
 
-def write_prompts(path: str | os.PathLike[str], prompts: CasePrompts) -> None:
-    """Writes a file that :func:`read_prompts` reads back exactly; replaces an older one wholly or not at all.
+def write_prompts(
+    path: str | os.PathLike[str],
+    prompts: CasePrompts,
+    *,
+    format: str = "nnsam3d",
+    image: ImageGrid | None = None,
+) -> None:
+    """Writes a file that :func:`read_prompts` reads back; replaces an older one wholly or not at all.
+
+    Our own format gives the very same prompts back, label numbers included. Slicer's holds mm: positions in voxels
+    are mapped with ``image``. grand-challenge's cannot tell its space: positions stay as they are.
+
+    Args:
+        format: one of :data:`WRITABLE`.
+        image: the image's grid, for "slicer" and positions in voxels.
 
     Raises:
-        PromptError: more than 10,000 clicks (such a file would be refused on reading).
+        PromptError: more than 10,000 clicks (such a file would be refused on reading), an unknown format, or a
+            missing ``image``.
         OSError: the folder is missing or not writable; nothing is left behind.
     """
     path = Path(path)
     if len(prompts.clicks) > MAX_CLICKS:
         raise PromptError(f"{path}: {len(prompts.clicks)} clicks; at most {MAX_CLICKS} are allowed")
-    lines = [
-        "    " + json.dumps({"position": list(c.position), "label": c.label}, ensure_ascii=False)
-        for c in prompts.clicks
-    ]
-    clicks = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"
-    text = f'{{\n  "nnsam3d_prompts": {VERSION},\n  "space": "{prompts.space}",\n  "clicks": {clicks}\n}}\n'
+    text = _text_of(prompts, format, image, path)
     # In the same folder, so that os.replace stays on one file system and is atomic.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -110,9 +121,25 @@ def write_prompts(path: str | os.PathLike[str], prompts: CasePrompts) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: Path) -> str:
+    if format not in WRITABLE:
+        raise PromptError(f"{path}: format {format!r} cannot be written; possible: {', '.join(WRITABLE)}")
+    if format == "nnsam3d":
+        return text_of(prompts)
+    positions = [click.position for click in prompts.clicks]
+    words = [str(click.label) for click in prompts.clicks]
+    if format == "grand-challenge":
+        return grand_challenge_text(positions, words, prompts.case)
+    if prompts.space == "voxel":
+        if image is None:
+            raise PromptError(f"{path}: positions in voxels become Slicer's mm only with the image: give it too")
+        prompts = prompts.to("lps", image)
+    return markups_text([click.position for click in prompts.clicks], words, prompts.space)
+
+
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
     """Positions as index i, j, k of the image file, (N, 3), fractions kept; (0, 3) without clicks."""
-    return grid.to_index([click.position for click in prompts.clicks], prompts.space)
+    return prompts.points.to("voxel", grid).values_N3
 
 
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:
@@ -124,81 +151,65 @@ def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray
     return np.array(values, dtype=np.int64)
 
 
-def _load_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """The object in the file; repeated keys go to ``problems``, everything worse is raised."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        problems.extend(f'{path}: key "{key}" appears more than once in one object' for key in repeated)
-        return dict(pairs)
-
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PromptError(f"{path}: the prompt file cannot be read ({error.strerror})") from None
-    if len(raw) > MAX_BYTES:
-        raise PromptError(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
-    try:
-        # utf-8-sig also reads plain UTF-8; some Windows editors put a byte order mark in front.
-        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise PromptError(f"{path}: malformed JSON at {where}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise PromptError(f"{path}: malformed JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise PromptError(f"{path}: must hold one JSON object, not {_json_type(content)}")
-    return content
+def _checked_clicks(
+    reading: Reading,
+    grid: ImageGrid | None,
+    labels: Mapping[str, int] | None,
+    said: LabelMap | None,
+    problems: list[str],
+) -> list[Click]:
+    """The clicks without problems; those of the others are added to ``problems``."""
+    clicks = []
+    untranslated: list[str] = []
+    for found in reading.clicks:
+        click = _checked_click(found, labels, said, problems, untranslated)
+        if click is None:
+            continue
+        clicks.append(click)
+        if grid is not None and reading.space is not None:
+            problems += _outside(click, reading.space, grid, found.where)
+    if untranslated:
+        known = next((name for name, value in (labels or {}).items() if value != 0), "LABEL")
+        problems.append(
+            "say which labels these words stand for: `nnsam3d prompts convert` with "
+            f"--label {known} (for all of them) or --label {short(untranslated[0] + '=' + known)} (for one); "
+            "in 3D Slicer, give the point list the label's name"
+        )
+    return clicks
 
 
-def _check_keys(entry: dict[str, Any], allowed: tuple[str, ...], where: str, problems: list[str]) -> None:
-    names = ", ".join(f'"{key}"' for key in allowed)
-    for key in entry:
-        if key not in allowed:
-            problems.append(f'{where}: unknown key "{key}"; allowed: {names}')
-    for key in allowed:
-        if key not in entry:
-            hint = {"space": f"; allowed: {', '.join(SPACES)}", "nnsam3d_prompts": f"; must be {VERSION}"}
-            problems.append(f'{where}: missing "{key}"{hint.get(key, "")}')
-
-
-def _click_entries(path: Path, content: dict[str, Any], problems: list[str]) -> list[Any]:
-    entries = content.get("clicks", [])
-    if not isinstance(entries, list):
-        problems.append(f'{path}: "clicks" must be a list, not {_json_type(entries)}')
-        return []
-    if len(entries) > MAX_CLICKS:
-        problems.append(f"{path}: {len(entries)} clicks; at most {MAX_CLICKS} are allowed")
-        return []
-    return entries
-
-
-def _read_click(
-    entry: Any, where: str, labels: Mapping[str, int] | None, problems: list[str]
+def _checked_click(
+    found: FoundClick,
+    labels: Mapping[str, int] | None,
+    said: LabelMap | None,
+    problems: list[str],
+    untranslated: list[str],
 ) -> Click | None:
     """The click, or None after adding its problems. A wrong label does not hide a wrong position."""
-    if not isinstance(entry, dict):
-        problems.append(f'{where}: must be an object with "position" and "label", not {_json_type(entry)}')
-        return None
-    _check_keys(entry, _CLICK_KEYS, where, problems)
     position = None
+    try:
+        position = checked_position(found.position) if found.position is not MISSING else None
+    except PromptError as error:
+        problems.append(f"{found.where}: {error}")
     label: int | str = 0
     try:
-        position = checked_position(entry["position"]) if "position" in entry else None
-    except PromptError as error:
-        problems.append(f"{where}: {error}")
-    try:
-        if "label" in entry:
-            label = checked_label(entry["label"])
-            if labels is not None:
-                resolve_label(label, labels, where)
+        if found.label is not MISSING:
+            label = _label_of(found, labels, said)
     except PromptError as error:
         text = str(error)
-        problems.append(text if text.startswith(where) else f"{where}: {text}")
+        problems.append(text if text.startswith(found.where) else f"{found.where}: {text}")
+        if found.meaning != "exact" and isinstance(found.label, (str, int)):
+            untranslated.append(str(found.label)[:80])
     return None if position is None else Click(position, label)
+
+
+def _label_of(found: FoundClick, labels: Mapping[str, int] | None, said: LabelMap | None) -> int | str:
+    if found.meaning != "exact":
+        return translate_label(found.label, labels, said, foreground=found.meaning == "foreground")
+    label = checked_label(found.label)
+    if labels is not None:
+        resolve_label(label, labels, found.where)
+    return label
 
 
 def _outside(click: Click, space: str, grid: ImageGrid, where: str) -> list[str]:
@@ -217,8 +228,3 @@ def _outside(click: Click, space: str, grid: ImageGrid, where: str) -> list[str]
     if inside:
         text += f'; it would be inside in space "{inside[0]}": is "space" right?'
     return [text]
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -48,6 +48,7 @@ class TrainingOptions:
     zero_click_share: float = 0.2  # share of training patches without any click (automatic segmentation)
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
+    refinement_share: float = 0.0  # share of iterations with one more click per patch on the network's largest error
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
     checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
@@ -55,7 +56,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_clicks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("zero_click_share", "negative_click_share", "oversample_foreground"):
+        for name in ("zero_click_share", "negative_click_share", "oversample_foreground", "refinement_share"):
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")

@@ -36,6 +36,7 @@ from nnsam3d.training.options import (
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.pretrained import SCRATCH, find_weights
+from nnsam3d.training.refinement import first_pass, refines, with_corrections
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
 NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may change without changing a parameter
@@ -225,6 +226,8 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
+        if refines(self.options.refinement_share, self.current_epoch, self._iteration):
+            data_BCDHW = self._corrected(data_BCDHW, target)
         with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
             loss = self.loss(self.network(data_BCDHW), target)
         if self.grad_scaler is not None:
@@ -238,6 +241,21 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
             clip_gradients(self.bare_network, self.options.gradient_clip)
             self.optimizer.step()
         return {"loss": loss.detach().cpu().numpy()}
+
+    def _corrected(self, data_BCDHW: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The batch with a click on what the network gets most wrong."""
+        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+            logits = first_pass(self.network, data_BCDHW)
+        simulation = self._click_simulation()
+        return with_corrections(
+            data_BCDHW,
+            logits,
+            target,
+            self.label_manager,
+            simulation.labels,
+            simulation.spacing,
+            self.options.max_clicks,
+        )
 
     # ------------------------------------------------------------------ validation
 

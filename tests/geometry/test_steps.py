@@ -10,26 +10,30 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from scipy.spatial.transform import Rotation
 
 from nnsam3d.geometry import (
     Crop,
     GeometryError,
     ImageGrid,
+    Pad,
     Resample,
     Transpose,
+    Window,
     compose,
     preprocessing_steps,
     xyz_to_zyx,
     zyx_to_xyz,
 )
 
+from .preprocess import preprocess
+
 shapes = st.tuples(*[st.integers(1, 400)] * 3)
 steps = st.one_of(
     st.permutations([0, 1, 2]).map(tuple).map(Transpose),
     st.tuples(*[st.integers(0, 200)] * 3).map(Crop),
+    st.tuples(*[st.integers(0, 60)] * 3).map(Pad),
+    st.builds(Window, st.tuples(*[st.integers(-30, 200)] * 3), shapes),
     st.builds(Resample, shapes, shapes),
 )
 
@@ -53,6 +57,26 @@ def test_transpose_and_crop_follow_numpy(order: list[int], start: tuple, seed: i
     assert array[tuple(old.astype(int))] == moved[tuple(voxel)]
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    before=st.tuples(*[st.integers(0, 4)] * 3),
+    start=st.tuples(*[st.integers(0, 3)] * 3),
+    seed=st.integers(0, 999),
+)
+def test_pad_and_window_follow_numpy(before: tuple, start: tuple, seed: int) -> None:
+    array = np.arange(1, 1 + 5 * 6 * 7).reshape(5, 6, 7)
+    padded = np.pad(array, [(b, 1) for b in before])
+    window = Window(start, (3, 4, 2))
+    part = padded[window.slices()]
+    voxel = np.random.default_rng(seed).integers(0, part.shape)
+    in_padded = window.invert([voxel])
+    assert window.contains(in_padded).all()
+    assert not window.contains(in_padded + np.asarray(part.shape)).any()
+    old = Pad(before).invert(in_padded)[0].astype(int)
+    inside = (old >= 0).all() and (old < array.shape).all()
+    assert part[tuple(voxel)] == (array[tuple(old)] if inside else 0)
+
+
 def test_resample_keeps_the_outer_faces() -> None:
     step = Resample((10, 4, 1), (5, 7, 3))
     assert np.allclose(step.apply([[-0.5] * 3, [9.5, 3.5, 0.5]]), [[-0.5] * 3, [4.5, 6.5, 2.5]])
@@ -68,6 +92,9 @@ def test_empty_chain_and_no_points() -> None:
     [
         lambda: Transpose((0, 1, 1)),
         lambda: Crop((0, np.nan, 0)),
+        lambda: Pad((0, np.inf, 0)),
+        lambda: Window((0, 0.5, 0), (1, 1, 1)),
+        lambda: Window((0, 0, 0), (1, 0, 1)),
         lambda: Resample((0, 1, 1), (1, 1, 1)),
         lambda: Crop((0, 0, 0)).apply([[1, 2]]),
         lambda: preprocessing_steps({}, (0, 1, 2), (1, 1, 1)),
@@ -84,28 +111,6 @@ def test_empty_chain_and_no_points() -> None:
 def test_impossible_steps_are_refused(make) -> None:
     with pytest.raises(GeometryError):
         make()
-
-
-def preprocess(data: np.ndarray, properties: dict, transpose: list[int], spacing: list[float]) -> np.ndarray:
-    """nnU-Net's DefaultPreprocessor with hand-made plans; ``properties`` are filled in."""
-    kwargs = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    configuration = ConfigurationManager(
-        {
-            "architecture": {},
-            "spacing": spacing,
-            "normalization_schemes": ["NoNormalization"],
-            "use_mask_for_norm": [False],
-            "resampling_fn_data": "resample_data_or_seg_to_shape",
-            "resampling_fn_data_kwargs": kwargs,
-            "resampling_fn_seg": "resample_data_or_seg_to_shape",
-            "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
-        }
-    )
-    plans = PlansManager(
-        {"transpose_forward": transpose, "foreground_intensity_properties_per_channel": {"0": {}}}
-    )
-    preprocessor = DefaultPreprocessor(verbose=False)
-    return preprocessor.run_case_npy(data, None, properties, plans, configuration, {})[0]
 
 
 @pytest.mark.parametrize("transpose", [list(p) for p in itertools.permutations(range(3))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnsam3d.errors import UserError
@@ -48,7 +49,47 @@ def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -
     side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
     assert find_prompt_file(image, ".tif") is None
     side.write_text(json.dumps(GOOD), encoding="utf-8")
-    assert find_prompt_file(image, ".tif") == side
+    with pytest.raises(PromptError, match=r"nnU-Net takes case\.json for the file with the spacing.*--prompts"):
+        find_prompt_file(image, ".tif")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".mrk.json", ".fcsv", ".csv", ".npz"])
+def test_all_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"case{suffix}"
+    if suffix == ".npz":
+        np.savez(path, clicks=[{"fg": [], "bg": []}])
+    else:
+        path.touch()
+    (tmp_path / "case_10.json").touch()
+    (tmp_path / "cas.json").touch()
+    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == path
+
+
+def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Path) -> None:
+    image = tmp_path / "case_0000.nii.gz"
+    image.touch()
+    for name in ("case.json", "case.mrk.json"):
+        (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
+    for look in (lambda: find_prompt_file(image, ".nii.gz"), lambda: check_all_prompts(tmp_path, ".nii.gz", LABELS)):
+        with pytest.raises(PromptError, match=r"case case has several prompt files: case\.mrk\.json, case\.json"):
+            look()
+
+
+def test_nnunets_probabilities_are_no_prompts(tmp_path: Path) -> None:
+    """An output folder may be the next step's prompts folder."""
+    np.savez(tmp_path / "case.npz", probabilities=np.zeros((2, 3, 3, 3), np.float16))
+    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") is None
+    (tmp_path / "case.npz").write_bytes(b"PK but damaged")
+    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / "case.npz"
+
+
+def test_other_json_files_are_no_prompts(tmp_path: Path) -> None:
+    image = tmp_path / "case_0000.nii.gz"
+    image.touch()
+    for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert find_prompt_file(image, ".nii.gz") is None
+    assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
 
 
 def test_the_report_says_what_was_found_and_what_belongs_to_no_image(

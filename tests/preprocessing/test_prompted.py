@@ -136,7 +136,7 @@ def test_clicks_in_the_cropped_border(image: Path) -> None:
 def test_single_slice_and_unreadable_images(tmp_path: Path) -> None:
     flat = tmp_path / "flat_0000.nii.gz"
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 8, 8), np.float32)), str(flat))
-    with pytest.raises(UserError, match=r"case flat.*single slice"):
+    with pytest.raises(UserError, match=r"flat_0000.*single slice"):
         run(flat)
     broken = tmp_path / "broken_0000.nii.gz"
     broken.write_bytes(b"not an image")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnsam3d.prompts import PromptError, read_channel, write_channel
+from nnsam3d.prompts import PromptError, place_clicks, read_channel, write_channel
 
 SHAPE = (5, 6, 7)
 
@@ -15,6 +15,12 @@ SHAPE = (5, 6, 7)
 def as_dict(channel: np.ndarray) -> dict[tuple, int]:
     clicks, labels = read_channel(channel)
     return {tuple(c): int(k) for c, k in zip(clicks.tolist(), labels, strict=True)}
+
+
+def test_the_middle_between_two_voxels_is_stable_against_noise() -> None:
+    """2 mm resampled to 1 mm: an integer position becomes k + 0.5, mm or voxels, whatever the last digit says."""
+    for noise in (-1e-4, -1e-9, 0.0, 1e-9, 1e-4):
+        assert list(place_clicks((9, 9, 9), [[2.5 + noise, 3.5 - noise, 4.0]], [1])) == [(3, 4, 4)]
 
 
 @settings(max_examples=60, deadline=None)

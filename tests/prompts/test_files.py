@@ -23,6 +23,7 @@ from nnsam3d.prompts import (
     read_prompts,
     write_prompts,
 )
+from nnsam3d.prompts.formats import detect
 
 LABELS = {"background": 0, "tumour": 1}
 GRID = ImageGrid((100, 80, 40), (1.0, 1.0, 2.0), (10.0, 20.0, -30.0), np.eye(3))
@@ -200,7 +201,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not os.listdir(tmp_path)
     path = save(tmp_path, GOOD | {"clicks": [GOOD["clicks"][0]] * 10_001})
     assert "at most 10000" in failure(path)
-    monkeypatch.setattr(files, "MAX_BYTES", 100)
+    monkeypatch.setattr(detect, "MAX_BYTES", 100)
     assert "larger than" in failure(path)
 
 

@@ -1,0 +1,57 @@
+"""Positions that carry their space, so that millimetres are never taken for voxels, nor x, y, z for z, y, x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.geometry.frames import GeometryError, ImageGrid, as_points
+
+PointSpace = Literal["voxel", "lps", "ras", "array"]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Positions and the space they are in; fractions are kept, nothing is rounded or clipped.
+
+    Attributes:
+        values_N3: (N, 3) float64.
+        space: "voxel" = index i, j, k of the image file as stored, "lps" / "ras" = world mm x, y, z,
+            "array" = the same voxels in array order z, y, x, as nnU-Net's readers give them; from there
+            :func:`nnsam3d.geometry.preprocessing_steps` lead to the network's voxels.
+
+    Raises:
+        GeometryError: another shape or space.
+    """
+
+    values_N3: NDArray[np.float64]
+    space: PointSpace
+
+    def __post_init__(self) -> None:
+        if self.space not in get_args(PointSpace):
+            raise GeometryError(f"unknown space {self.space!r}; allowed are {', '.join(get_args(PointSpace))}")
+        object.__setattr__(self, "values_N3", as_points(self.values_N3))
+
+    def __len__(self) -> int:
+        return len(self.values_N3)
+
+    def to(self, space: PointSpace, grid: ImageGrid) -> Points:
+        """The same places of the image in another space.
+
+        Args:
+            grid: of the image whose voxels "voxel" and "array" count.
+        """
+        if self.space == "array":
+            index_N3 = self.values_N3[:, ::-1]
+        else:
+            index_N3 = grid.to_index(self.values_N3, self.space)
+        if space == "array":
+            return Points(index_N3[:, ::-1], space)
+        return Points(index_N3 if space == "voxel" else grid.index_to_world(index_N3, space), space)
+
+    def inside(self, grid: ImageGrid) -> NDArray[np.bool_]:
+        """(N,) whether they lie in the volume that the image's voxels cover."""
+        return grid.contains_index(self.to("voxel", grid).values_N3)

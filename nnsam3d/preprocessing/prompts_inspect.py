@@ -1,0 +1,107 @@
+"""`nnsam3d prompts inspect`: where the clicks of a file lie, in every space, and what they hit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.errors import UserError
+from nnsam3d.geometry import ImageGrid, Points, PointSpace
+from nnsam3d.prompts import CasePrompts
+
+_SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
+
+
+def inspect_file(
+    file: Path,
+    prompts: CasePrompts,
+    grid: ImageGrid | None,
+    segmentation: Path | None,
+    labels: Mapping[str, int] | None,
+) -> int:
+    """Print a table of the clicks; 1 if one lies outside the image, else 0.
+
+    Raises:
+        UserError: a segmentation without the image, or an unreadable one.
+    """
+    print(f"{file}: case {prompts.case}, {len(prompts.clicks)} clicks, in space {prompts.space}")
+    if grid is None:
+        if segmentation is not None:
+            raise UserError("--segmentation needs --image too: only the image tells where a click is")
+        print("(--image shows them in the other spaces, and whether they lie inside)")
+        rows: list[tuple[str, ...]] = [("", "label", _SPACES[prompts.space])]
+        rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
+        _print_table(rows)
+        return 0
+    size, spacing = grid.size_xyz or (), grid.spacing_xyz
+    print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
+    points = prompts.points
+    inside = points.inside(grid)
+    columns = [points.to(space, grid).values_N3 for space in _SPACES]
+    rows = [("", "label", *_SPACES.values(), "inside") + (("segmentation",) if segmentation else ())]
+    hits: Sequence[tuple[str, ...]] = [()] * len(points)
+    if segmentation:
+        hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
+    for n, click in enumerate(prompts.clicks):
+        places = [_numbers(column[n]) for column in columns]
+        rows.append((str(n + 1), str(click.label), *places, "yes" if inside[n] else "NO", *hits[n]))
+    _print_table(rows)
+    if not inside.all():
+        print("A click outside the image is refused by every prediction. Is the space right, and the image the one?")
+    return 0 if inside.all() else 1
+
+
+def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:
+    """For every click the label under it, or the nearest one and its distance."""
+    array, own_grid = read_segmentation(path)
+    names = {value: name for name, value in (labels or {}).items()}
+    world = points.values_N3
+    voxels_zyx = np.floor(points.to("array", own_grid).values_N3 + 0.5).astype(np.int64)
+    marked_zyx = np.argwhere(array != 0)
+    marked_world = Points(marked_zyx.astype(np.float64), "array").to("lps", own_grid).values_N3
+    texts = []
+    for voxel, place in zip(voxels_zyx, world, strict=True):
+        if ((voxel < 0) | (voxel >= array.shape)).any():
+            texts.append("outside it")
+            continue
+        value = int(array[tuple(voxel)])
+        text = _name(value, names) if value or not len(marked_zyx) else "background"
+        if not value and len(marked_zyx):
+            distance = np.linalg.norm(marked_world - place, axis=1)
+            nearest = int(np.argmin(distance))
+            text += f", {_name(int(array[tuple(marked_zyx[nearest])]), names)} is {distance[nearest]:.1f} mm away"
+        texts.append(text)
+    return texts
+
+
+def read_segmentation(path: Path) -> tuple[NDArray, ImageGrid]:
+    """A label map (z, y, x) and its grid.
+
+    Raises:
+        UserError: unreadable, or not three-dimensional.
+    """
+    import SimpleITK as sitk
+
+    grid = ImageGrid.from_file(path)
+    try:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path))), grid
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: the segmentation cannot be read ({reason})") from None
+
+
+def _name(value: int, names: Mapping[int, str]) -> str:
+    return names.get(value, "background" if value == 0 else f"label {value}")
+
+
+def _numbers(values: NDArray[np.float64] | tuple[float, ...]) -> str:
+    return ", ".join(f"{v + 0.0:.1f}" for v in values)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,7 @@
+"""The prompt formats of other programs, one file each, and ours; :mod:`.detect` tells them apart by content."""
+
+from __future__ import annotations
+
+from nnsam3d.prompts.formats.detect import FORMATS, SUFFIXES, case_of, is_prompt_file, recognised
+
+__all__ = ["FORMATS", "SUFFIXES", "case_of", "is_prompt_file", "recognised"]

@@ -1,0 +1,140 @@
+"""`.npz` of the CVPR 2025 interactive segmentation challenge: ``clicks`` and ``clicks_order`` beside the image.
+
+``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order; the class at place i
+(counted from 1) is label i. ``clicks_order`` is a list per class of "fg" / "bg". Only these parts of the file are
+read, and Python objects in them only as plain data (:mod:`.plain_pickle`).
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.prompts.formats.base import (
+    Format,
+    FoundClick,
+    Reading,
+    json_type,
+    reversed_position,
+    stated_space,
+)
+from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
+from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
+
+MAX_PART_BYTES = 2**20
+MAX_CLASSES = 256
+MAGIC = b"PK"
+
+_PARTS = ("clicks", "clicks_order", "boxes")
+_KINDS = ("fg", "bg")
+
+
+def open_parts(path: Path) -> dict[str, Any]:
+    """Those of ``clicks``, ``clicks_order`` and ``boxes`` that the file holds, as plain Python data.
+
+    Raises:
+        PromptError: the file is damaged, or a part holds more than data.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in _PARTS if f"{name}.npy" in archive.namelist()]
+            return {name: _plain_array(_member(archive, f"{name}.npy")) for name in names}
+    except NotPlain as error:
+        raise PromptError(f"{path}: {error}") from None
+    except Exception as error:  # zipfile, zlib and numpy raise whatever they like on damaged files
+        raise PromptError(f"{path}: damaged npz file ({type(error).__name__}: {str(error)[:100]})") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    # bounded: what the directory says about the size may be a lie
+    # numpy's two ways; the others unpack a bomb before they can be stopped
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotPlain(f"{name} is packed in a way that numpy does not use")
+    with archive.open(name) as file:
+        data = file.read(MAX_PART_BYTES + 1)
+    if len(data) > MAX_PART_BYTES:
+        raise NotPlain(f"{name} is larger than {MAX_PART_BYTES // 2**20} MB: these are no clicks")
+    return data
+
+
+def _plain_array(data: bytes) -> Any:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(file)
+    rest = data[file.tell() :]
+    if dtype.hasobject:
+        value = load_plain(rest)
+        return value[0] if shape == () and isinstance(value, list) and len(value) == 1 else value
+    if dtype.kind not in "biufU" or not dtype.itemsize or len(rest) != np.prod(shape, dtype=float) * dtype.itemsize:
+        raise NotPlain(f"an array of type {short(dtype.str)} and shape {short(shape)} cannot be used")
+    return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C").tolist()
+
+
+def recognises(parts: dict[str, Any]) -> bool:
+    """The challenge's names."""
+    return "clicks" in parts or "boxes" in parts
+
+
+def parse(parts: dict[str, Any], stated: str | None) -> Reading:
+    """A class's clicks in the order in which they were made, one class after the other.
+
+    "bg" of the only class is background. With several classes it says no more than "not this class": the label is
+    "bg" then, which the user must translate.
+    """
+    reading = Reading()
+    reading.space = stated_space("voxel", stated, reading)
+    if "boxes" in parts:
+        reading.left_out.append('"boxes": boxes cannot be used, only clicks')
+    classes = parts.get("clicks")
+    if not isinstance(classes, (list, tuple)):
+        found = "nothing" if classes is None else json_type(classes)
+        reading.problems.append(f'"clicks" must be a list with one object for each class, not {found}')
+        return reading
+    if len(classes) > MAX_CLASSES:
+        reading.problems.append(f"{len(classes)} classes; at most {MAX_CLASSES} are allowed")
+        return reading
+    orders = parts.get("clicks_order")
+    if orders is not None and (not isinstance(orders, (list, tuple)) or len(orders) != len(classes)):
+        reading.problems.append('"clicks_order" must have one list for each entry of "clicks"')
+        orders = None
+    for number, entry in enumerate(classes, start=1):
+        negative = "background" if len(classes) == 1 else "bg"
+        _one_class(entry, orders[number - 1] if orders is not None else None, number, negative, reading)
+        if len(reading.clicks) > MAX_CLICKS:
+            break
+    return reading
+
+
+def _one_class(entry: Any, order: Any, number: int, negative: str, reading: Reading) -> None:
+    where = f"class {number}"
+    if not isinstance(entry, dict) or not set(entry) <= set(_KINDS):
+        reading.problems.append(f'{where}: must be an object with "fg" and "bg", got {short(entry)}')
+        return
+    lists = {kind: entry.get(kind, []) for kind in _KINDS}
+    for kind, points in lists.items():
+        if not isinstance(points, (list, tuple)):
+            reading.problems.append(f'{where}: "{kind}" must be a list of positions, got {short(points)}')
+            return
+    if sum(map(len, lists.values())) > MAX_CLICKS:
+        reading.problems.append(f"{where}: more than {MAX_CLICKS} clicks")
+        return
+    if order is None:
+        order = [kind for kind in _KINDS for _ in lists[kind]]
+    usable = isinstance(order, (list, tuple)) and len(order) <= MAX_CLICKS and all(isinstance(o, str) for o in order)
+    if not usable or sorted(order) != sorted(kind for kind in _KINDS for _ in lists[kind]):
+        counts = ", ".join(f'{len(points)} "{kind}"' for kind, points in lists.items())
+        reading.problems.append(f'{where}: "clicks_order" does not fit the clicks ({counts}): {short(order)}')
+        return
+    remaining = {kind: iter(points) for kind, points in lists.items()}
+    for place, kind in enumerate(order, start=1):
+        position = reversed_position(next(remaining[kind]))
+        label: int | str = number if kind == "fg" else negative
+        reading.clicks.append(FoundClick(f'{where}, click {place} ("{kind}")', position, label))
+
+
+NPZ = Format("challenge-npz", "npz", recognises, parse)

@@ -1,0 +1,130 @@
+"""JSON of challenges and servers: autoPET, MONAI Label requests, grand-challenge's "Multiple points"."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nnsam3d.prompts.formats.base import (
+    FOREGROUND,
+    MISSING,
+    Format,
+    FoundClick,
+    Reading,
+    bounded,
+    is_point_list,
+    json_type,
+    point_list,
+    stated_space,
+)
+from nnsam3d.prompts.types import short
+
+BACKGROUND = "background"
+
+# ---------------------------------------------------------------------- autoPET
+
+
+def recognises_autopet(content: dict[str, Any]) -> bool:
+    """"tumor" and "background" and nothing else.
+
+    MONAI Label's DeepEdit may write the same for an organ named "tumor": then it means the same, voxel for voxel.
+    """
+    return "tumor" in content and set(content) <= {"tumor", BACKGROUND}
+
+
+def parse_autopet(content: dict[str, Any], stated: str | None) -> Reading:
+    """``{"tumor": [[i, j, k], ...], "background": [...]}``, index of the NIfTI; a missing key is an empty list."""
+    reading = Reading()
+    reading.space = stated_space("voxel", stated, reading)
+    for key in content:
+        if key not in ("tumor", BACKGROUND):
+            reading.problems.append(f'unknown key {json.dumps(key[:80])}; allowed: "tumor", "background"')
+    point_list(content.get("tumor", []), "tumor", reading, "tumor", "foreground")
+    point_list(content.get(BACKGROUND, []), BACKGROUND, reading, BACKGROUND)
+    return reading
+
+
+# ---------------------------------------------------------------------- MONAI Label
+
+
+def recognises_monai(content: dict[str, Any]) -> bool:
+    """DeepGrow has "foreground"; DeepEdit has lists of positions under label names, and no other format's keys."""
+    foreign = {"markups", "nnsam3d_prompts", "clicks", "points"}
+    if foreign & set(content) or recognises_autopet(content):
+        return False
+    lists = [value for value in content.values() if is_point_list(value)]
+    return "foreground" in content or any(lists) or is_point_list(content.get(BACKGROUND))
+
+
+def parse_monai(content: dict[str, Any], stated: str | None) -> Reading:
+    """Both dialects of ``POST /infer`` parameters, index i, j, k. What is no list is no click but a setting."""
+    reading = Reading()
+    reading.space = stated_space("voxel", stated, reading)
+    if "foreground" in content:  # DeepGrow
+        name = content.get("label")
+        if name is None or name == "":
+            point_list(content["foreground"], "foreground", reading, FOREGROUND, "foreground")
+        else:
+            point_list(content["foreground"], "foreground", reading, name)
+        point_list(content.get(BACKGROUND, []), BACKGROUND, reading, BACKGROUND)
+        return reading
+    settings = (str, int, float, bool, dict, type(None))
+    for key, value in content.items():
+        if not isinstance(value, settings):
+            point_list(value, key, reading, key)
+    return reading
+
+
+# ---------------------------------------------------------------------- grand-challenge
+
+
+def recognises_grand_challenge(content: dict[str, Any]) -> bool:
+    """A list of named points, with the type or the version that the platform demands."""
+    points = content.get("points")
+    if content.get("type") == "Multiple points":
+        return True
+    return isinstance(points, list) and all(isinstance(point, dict) for point in points) and "version" in content
+
+
+def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Reading:
+    """``{"type": "Multiple points", "points": [{"name": ..., "point": [a, b, c]}], ...}``.
+
+    The platform does not define the space: autoPET uses voxels, others mm. The user must state it.
+    """
+    reading = Reading()
+    reading.space = stated_space(None, stated, reading)
+    if content.get("type", "Multiple points") != "Multiple points":
+        reading.problems.append(f'type {short(content["type"])} cannot be used; only "Multiple points" can')
+    points = content.get("points")
+    if not isinstance(points, list):
+        reading.problems.append(f'"points" must be a list, not {json_type(points)}')
+        return reading
+    for number, point in enumerate(bounded(points), start=1):
+        where = f"point {number}"
+        if not isinstance(point, dict):
+            reading.problems.append(f"{where}: must be an object, not {json_type(point)}")
+            continue
+        if point.get("name") is not None:
+            where += f" {short(point['name'], 40)}"
+        for key in ("name", "point"):
+            if key not in point:
+                reading.problems.append(f'{where}: missing "{key}"')
+        reading.clicks.append(FoundClick(where, point.get("point", MISSING), point.get("name", MISSING)))
+    return reading
+
+
+def grand_challenge_text(positions: list[tuple[float, float, float]], labels: list[str], name: str) -> str:
+    """A "Multiple points" file. It cannot say its space: remember it."""
+    points = [{"name": label, "point": list(p)} for p, label in zip(positions, labels, strict=True)]
+    content = {
+        "name": name,
+        "type": "Multiple points",
+        "points": points,
+        "version": {"major": 1, "minor": 0},
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+AUTOPET = Format("autopet", "json", recognises_autopet, parse_autopet)
+MONAI = Format("monai-label", "json", recognises_monai, parse_monai)
+GRAND_CHALLENGE = Format("grand-challenge", "json", recognises_grand_challenge, parse_grand_challenge)

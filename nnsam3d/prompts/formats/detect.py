@@ -1,0 +1,143 @@
+"""Which format a file is: told by its content, never guessed. The suffix decides nothing but error messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from nnsam3d.prompts.formats.base import Format, json_type
+from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
+from nnsam3d.prompts.formats.challenges import AUTOPET, GRAND_CHALLENGE, MONAI
+from nnsam3d.prompts.formats.napari import NAPARI
+from nnsam3d.prompts.formats.ours import OURS
+from nnsam3d.prompts.formats.slicer import FCSV, MARKUPS
+from nnsam3d.prompts.types import PromptError, short
+
+FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
+MAX_BYTES = 16 * 2**20
+
+
+def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
+    """The file's format and content, and problems found on the way (keys that stand twice).
+
+    Args:
+        name: the format, where the user states it.
+
+    Raises:
+        PromptError: unreadable, malformed, of no known format, or of several.
+    """
+    if name is not None and name not in FORMATS:
+        raise PromptError(f"unknown prompt format {short(name)}; known: {', '.join(FORMATS)}")
+    stated = FORMATS[name] if name else None
+    problems: list[str] = []
+    holds = stated.holds if stated else _what_it_holds(path)
+    content: Any
+    if holds == "npz":
+        content = open_parts(path)
+    else:
+        content = _text(path)
+        if holds == "json":
+            content = _json_object(path, content, problems)
+    if stated:
+        return stated, content, problems
+    found = recognised(holds, content)
+    if len(found) == 1:
+        return found[0], content, problems
+    if found:
+        names = ", ".join(f.name for f in found)
+        raise PromptError(f"{path}: this could be {names}; state which it is, for example --format {found[0].name}")
+    raise _Unknown(f"{path}: {_nothing_known(holds, content)}. Known prompt formats: {', '.join(FORMATS)}")
+
+
+def recognised(holds: str, content: Any) -> list[Format]:
+    """The formats that content of this kind may be."""
+    return [f for f in FORMATS.values() if f.holds == holds and f.recognises(content)]
+
+
+def is_prompt_file(path: Path) -> bool:
+    """Whether the content is that of a prompt file, if a broken one. False for other programs' files."""
+    try:
+        load(path, None)
+    except _Unknown:
+        return False
+    except PromptError:
+        return True
+    return True
+
+
+class _Unknown(PromptError):
+    """Well-formed, and not ours to read."""
+
+
+def _nothing_known(holds: str, content: Any) -> str:
+    if holds == "json":
+        keys = ", ".join(short(key, 30) for key in list(content)[:8]) or "none"
+        return f"this JSON file holds no prompts that are known (its keys: {keys})"
+    if holds == "npz":
+        return 'this npz file holds no "clicks"'
+    return "this text file is no list of points that is known (Slicer's needs its # header lines, napari's axis-0)"
+
+
+def _what_it_holds(path: Path) -> str:
+    start = _bytes(path, 4096)
+    if start.startswith(MAGIC):
+        return "npz"
+    text = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    if text.startswith(("{", "[")):
+        return "json"
+    return "text" if path.suffix.lower() in (".fcsv", ".csv", ".txt") else "json"
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise PromptError(f"{path}: the prompt file cannot be read ({error.strerror})") from None
+
+
+def _text(path: Path) -> str:
+    raw = _bytes(path, MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise PromptError(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
+    try:
+        # utf-8-sig also reads plain UTF-8; some Windows editors put a byte order mark in front.
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
+
+
+def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
+    """The object in the file; repeated keys go to ``problems``, everything worse is raised."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        problems.extend(f"key {json.dumps(key[:80])} appears more than once in one object" for key in repeated)
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise PromptError(f"{path}: malformed JSON at {where}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise PromptError(f"{path}: malformed JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise PromptError(f"{path}: must hold one JSON object, not {json_type(content)}")
+    return content
+
+
+def case_of(path: str | os.PathLike[str]) -> str:
+    """The case that a prompt file is named after: ``liver_003.mrk.json`` -> ``liver_003``."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(path).stem
+
+
+SUFFIXES = (".mrk.json", ".json", ".fcsv", ".npz", ".csv")
+"""How prompt files may be named: ``<case><suffix>``; the longer of two that fit comes first."""

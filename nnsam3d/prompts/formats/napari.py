@@ -1,0 +1,59 @@
+"""napari's points CSV: ``index,axis-0,axis-1,axis-2`` and columns of properties, one of which may be "label"."""
+
+from __future__ import annotations
+
+import csv
+
+from nnsam3d.prompts.formats.base import (
+    FOREGROUND,
+    Format,
+    FoundClick,
+    Meaning,
+    Reading,
+    bounded,
+    stated_space,
+)
+from nnsam3d.prompts.formats.slicer import number_of
+from nnsam3d.prompts.types import short
+
+_AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
+
+
+def recognises(text: str) -> bool:
+    """The header names the axes."""
+    return "axis-0" in _header(text)
+
+
+def parse(text: str, stated: str | None) -> Reading:
+    """Positions are array indices (z, y, x), as napari stores them for a points layer without a scale."""
+    reading = Reading()
+    reading.space = stated_space("voxel", stated, reading)
+    columns = _header(text)
+    axes = [name for name in columns if name.startswith("axis-")]
+    if sorted(axes) != sorted(_AXES):
+        has = ", ".join(short(axis) for axis in axes[:10]) or "none"
+        reading.problems.append(f"needs the columns axis-0, axis-1 and axis-2, once each; has {has}")
+        return reading
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        for number, cells in enumerate(bounded(csv.reader(lines[1:])), start=1):
+            row = dict(zip(columns, cells, strict=False))
+            missing = [axis for axis in _AXES if axis not in row]
+            if missing:
+                reading.problems.append(f"row {number}: the line is too short, {', '.join(missing)} missing")
+                continue
+            label = row.get("label", "")
+            position = [number_of(row[axis]) for axis in _AXES]
+            meaning: Meaning = "word" if label else "foreground"
+            reading.clicks.append(FoundClick(f"row {number}", position, label or FOREGROUND, meaning))
+    except csv.Error as error:
+        reading.problems.append(f"malformed CSV: {error}")
+    return reading
+
+
+def _header(text: str) -> list[str]:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return [name.strip().strip('"').lower() for name in first.split(",")]
+
+
+NAPARI = Format("napari", "text", recognises, parse)
