@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnsam3d.evaluation.files import write_text
+from nnsam3d.files import write_text
 from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
+import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json, save_pickle
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import write_json
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model, file_sha256
@@ -51,10 +53,11 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
+    output_sha256: str = ""
     windows: int = 0
     stock_windows: int = 0
     seconds: float = 0.0
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float = 0.0  # of the device in this case; without one, of the process until now
 
 
 def find_cases(images: Path, model: Model) -> list[Case]:
@@ -69,7 +72,7 @@ def find_cases(images: Path, model: Model) -> list[Case]:
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
     channels = len(model.dataset_json["channel_names"])
-    prompts_folder(images)
+    prompts_folder(images)  # complains if it does not exist
     return [_case([str(file) for file in files], channels, model) for files in lists]
 
 
@@ -108,8 +111,8 @@ def predict_folder(model: Model, cases: Sequence[Case], output: Path, options: F
     """Predicts case after case; a failed one is reported and costs nothing but itself."""
     output.mkdir(parents=True, exist_ok=True)
     # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
-    save_json(model.dataset_json, str(output / "dataset.json"), sort_keys=False)
-    save_json(model.plans_manager.plans, str(output / "plans.json"), sort_keys=False)
+    write_json(output / "dataset.json", model.dataset_json)
+    write_json(output / "plans.json", model.plans_manager.plans)
     outcomes = []
     with tqdm(cases, desc="predict", unit="case") as progress:
         for case in progress:
@@ -125,6 +128,7 @@ def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> 
     if case.problem:
         return Outcome(case.name, "failed", case.problem)
     if options.continue_prediction and _is_there(case.name, model, output, options):
+        shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
         return Outcome(case.name, "skipped")
     start = time.perf_counter()
     if model.device.type == "cuda":
@@ -137,6 +141,8 @@ def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> 
         result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
         _write(model, reader, case.name, result, image, output)
     except Exception as error:
+        if not isinstance(error, UserError):  # a bug, or the machine's fault: say where
+            tqdm.write(traceback.format_exc(), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         message = message if case.name in message else f"case {case.name}: {message}"
         return Outcome(case.name, "failed", message)
@@ -148,6 +154,7 @@ def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> 
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
         windows=result.windows,
         stock_windows=image.stock_windows,
         seconds=round(time.perf_counter() - start, 3),
@@ -162,7 +169,7 @@ def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> 
 
 def _write(model: Model, reader: Any, name: str, result: Segmentation, image: PreparedImage, output: Path) -> None:
     """All files of a case into a folder of their own, then renamed; the segmentation last, as the sign of success."""
-    temporary = output / f".{name}.unfinished"
+    temporary = _unfinished(name, output)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -176,8 +183,17 @@ def _write(model: Model, reader: Any, name: str, result: Segmentation, image: Pr
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _unfinished(name: str, output: Path) -> Path:
+    return output / f".{name}.unfinished"
+
+
 def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device since the case began; without one, of the process since it began."""
+    """0 where the system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    with contextlib.suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return 0.0

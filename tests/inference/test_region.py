@@ -14,6 +14,10 @@ BACKGROUND = np.array([10, -10, -10], np.float32)
 Triple = tuple[int, int, int]
 
 
+def is_label(logits: NDArray[np.float32], label: int) -> NDArray[np.bool_]:
+    return np.asarray(logits.argmax(0) == label)
+
+
 class PerfectWindows:
     """In a window it finds the parts of the truth's components in which it is clicked, and nothing else."""
 
@@ -44,7 +48,7 @@ def segment(
     windows = PerfectWindows(truth)
     places = np.array([place for place, _ in clicks]).reshape(-1, 3)
     labels = np.array([label for _, label in clicks], np.int64)
-    region = segment_clicked(windows, places, labels, lambda k: k.argmax(0), BACKGROUND)  # type: ignore[arg-type]
+    region = segment_clicked(windows, places, labels, is_label, BACKGROUND)  # type: ignore[arg-type]
     assert region is not None
     result = np.zeros(truth.shape, np.int64)
     found = region.logits_KDHW.argmax(0)
@@ -113,7 +117,7 @@ def test_without_positive_clicks_there_is_no_region() -> None:
             windows,  # type: ignore[arg-type]
             np.array(places, np.int64).reshape(-1, 3),
             np.array(labels, np.int64),
-            lambda k: k.argmax(0),
+            is_label,
             BACKGROUND,
         )
         assert found is None
