@@ -5,7 +5,7 @@ Letters: K logit maps, D H W voxels of the preprocessed (and padded) image, N cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from nnsam3d.inference.windows import Windows
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
 GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
+CLEAR = 27  # voxels; a smaller part is no reason to compute a window again
 TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours
 Box = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
@@ -149,11 +150,10 @@ class _Canvas:
         return bool(reaching.any())
 
     def reconsider(self) -> bool:
-        """Computes windows again that deny what others found in their core; each once. False where there are none."""
+        """Computes windows again that deny what others found there; each once. False where there are none."""
         changed = False
         for window in self.computed:
-            more = Clicks(*_no_clicks()) if window.reconsidered else self._denied(window)
-            if len(more.labels_N):
+            if not window.reconsidered and len((more := self._denied(window)).labels_N):
                 before = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
                 window.clicks += more
                 after = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
@@ -191,28 +191,30 @@ class _Canvas:
 
     def _known(self, start: Triple) -> Clicks:
         """Of every clicked component without a click in this window the deepest voxel there."""
-        return self._deepest(start, self.clicks, {})
+        found = [(voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks)]
+        return _as_clicks(found)
 
     def _denied(self, window: _Window) -> Clicks:
         """The same for a window that is there already, where it says something else."""
-        return self._deepest(window.start, window.clicks, window.denies)
+        found = self._unclicked(window.start, window.clicks)
+        return _as_clicks(
+            [
+                (voxel, label)
+                for voxel, label, size in found
+                if size >= CLEAR and window.denies[label][tuple(voxel - window.start)]
+            ]
+        )
 
-    def _deepest(self, start: Triple, clicks: Clicks, only: dict[int, NDArray[np.bool_]]) -> Clicks:
-        if not self.computed:
-            return Clicks(*_no_clicks())
+    def _unclicked(self, start: Triple, clicks: Clicks) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+        """Deepest voxel, label and number of voxels of the clicked components' parts in a window without a click."""
         low = np.maximum(np.asarray(start), self.origin)
         high = np.minimum(np.asarray(start) + self.windows.size, self.origin + self.core.shape)
-        if (low >= high).any():
-            return Clicks(*_no_clicks())
+        if not self.computed or (low >= high).any():
+            return
         part = self._place(_slices(low, high))
-        voxels, labels = [], []
         for label in self.labels:
-            for voxel in _unclicked_middles(self.clicked(label)[part], clicks.of(label) - low):
-                inside = tuple(voxel + low - start)
-                if not only or (only[label][inside] and self._in_core_of(start, voxel + low)):
-                    voxels.append(voxel + low)
-                    labels.append(label)
-        return Clicks(np.array(voxels, np.int64).reshape(-1, 3), np.array(labels, np.int64))
+            for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of(label) - low):
+                yield voxel + low, label, size
 
     # ------------------------------------------------------------------ places
 
@@ -220,10 +222,6 @@ class _Canvas:
         local = voxel - self.origin
         inside = (local >= 0).all() and (local < self.core.shape).all()
         return bool(inside and self.core[tuple(local)])
-
-    def _in_core_of(self, start: Triple, voxel: NDArray[np.int64]) -> bool:
-        core = _core(start, self.windows)
-        return all(side.start <= place < side.stop for side, place in zip(core, voxel.tolist(), strict=True))
 
     def _place(self, box: Box) -> Box:
         low = np.array([side.start for side in box]) - self.origin
@@ -260,8 +258,9 @@ class _Canvas:
         return Region((d, h, w), self.total[(slice(None), *self._place(_slices(low, high)))], tuple(self.order))
 
 
-def _no_clicks() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+def _as_clicks(found: list[tuple[NDArray[np.int64], int]]) -> Clicks:
+    voxels = np.array([voxel for voxel, _ in found], np.int64).reshape(-1, 3)
+    return Clicks(voxels, np.array([label for _, label in found], np.int64))
 
 
 def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Box:
@@ -307,8 +306,10 @@ def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     return middles
 
 
-def _unclicked_middles(mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The deepest voxel of every component in which none of the clicks lies."""
+def _unclicked_middles(
+    mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], int]]:
+    """The deepest voxel of every component in which none of the clicks lies, and the component's size in voxels."""
     inside = ((clicks_N3 >= 0) & (clicks_N3 < mask.shape)).all(axis=1)
     components, count = ndimage.label(mask, TOUCHING)
     clicked = set(components[tuple(clicks_N3[inside].T)].tolist())
@@ -317,4 +318,6 @@ def _unclicked_middles(mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]) ->
         return []
     # the window's own border counts as an end, so that the voxel is well inside it
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    return [np.array(place, np.int64) for place in ndimage.maximum_position(depth, components, rest)]
+    places = ndimage.maximum_position(depth, components, rest)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)
+    return [(np.array(place, np.int64), int(sizes[number])) for place, number in zip(places, rest, strict=True)]
