@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,13 +79,14 @@ class Model:
                 "predict with nnUNetv2_predict."
             )
         self.networks = [_with_weights(network, weights).to(self.device) for weights in parameters]
-        self.predictor = nnUNetPredictor(
-            tile_step_size=step_size,
-            use_mirroring=mirroring,
-            device=self.device,
-            perform_everything_on_device=self.device.type == "cuda",
-            allow_tqdm=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks about its settings on every device but cuda
+            self.predictor = nnUNetPredictor(
+                tile_step_size=step_size,
+                use_mirroring=mirroring,
+                device=self.device,
+                perform_everything_on_device=self.device.type == "cuda",
+                allow_tqdm=False,
+            )
         self.predictor.manual_initialization(
             self.networks[0],
             plans_manager,

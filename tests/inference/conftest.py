@@ -81,7 +81,7 @@ def write_model(
     folder.mkdir(parents=True)
     save_json(plans, str(folder / "plans.json"))
     dataset |= {"channel_names": names, "file_ending": ".nii.gz"}
-    save_json(dataset, str(folder / "dataset.json"))
+    save_json(dataset, str(folder / "dataset.json"), sort_keys=False)  # the order of regions matters
     heads = PlansManager(plans).get_label_manager(dataset).num_segmentation_heads
     for fold in range(folds):
         torch.manual_seed(fold)
