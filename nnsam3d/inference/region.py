@@ -180,13 +180,7 @@ class _Canvas:
     def clicked(self, label: int) -> NDArray[np.bool_]:
         """The components of a label that hold a click of it: a tumour does not stand for its organ."""
         if label not in self._clicked:
-            components, count = ndimage.label(self.claims[self.labels.index(label)], TOUCHING)
-            keep = np.zeros(count + 1, bool)
-            local_N3 = self.clicks.of(label) - self.origin
-            inside = ((local_N3 >= 0) & (local_N3 < components.shape)).all(axis=1)
-            keep[components[tuple(local_N3[inside].T)]] = True
-            keep[0] = False
-            self._clicked[label] = keep[components]
+            self._clicked[label] = _hit(self.claims[self.labels.index(label)], self.clicks.of(label) - self.origin)
         return self._clicked[label]
 
     def _known(self, start: Triple) -> Clicks:
@@ -293,31 +287,51 @@ def _around(place: NDArray[np.int64], windows: Windows, on_grid: bool = False) -
     return start[0], start[1], start[2]
 
 
+def _hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The components in which one of these voxels lies."""
+    inside = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
+    components, count = ndimage.label(mask, TOUCHING)
+    keep = np.zeros(count + 1, bool)
+    keep[components[tuple(voxels_N3[inside].T)]] = True
+    keep[0] = False
+    return keep[components]
+
+
 def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Of every component the voxel nearest to its centre of mass, the largest component first."""
-    components, count = ndimage.label(mask, TOUCHING)
-    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
-    boxes = ndimage.find_objects(components)
-    middles = []
-    for index in np.argsort(-sizes, kind="stable").tolist():
-        voxels = np.argwhere(components[boxes[index]] == index + 1)
-        distance = ((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1)
-        middles.append(voxels[int(np.argmin(distance))] + [side.start for side in boxes[index]])
-    return middles
+    parts = list(_components(mask))
+    parts.sort(key=lambda part: -int(part[1].sum()))
+    return [low + _middle(component) for low, component in parts]
+
+
+def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
+    distance = np.zeros((1, 1, 1), np.float32)
+    for axis, length in enumerate(component.shape):
+        counts = component.sum(axis=tuple({0, 1, 2} - {axis}))
+        offset = np.arange(length) - (counts * np.arange(length)).sum() / counts.sum()
+        distance = distance + (offset**2).reshape([-1 if other == axis else 1 for other in range(3)]).astype(np.float32)
+    return np.array(np.unravel_index(np.argmin(np.where(component, distance, np.inf)), component.shape), np.int64)
 
 
 def _unclicked_middles(
     mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], int]]:
+) -> Iterator[tuple[NDArray[np.int64], int]]:
     """The deepest voxel of every component in which none of the clicks lies, and the component's size in voxels."""
-    inside = ((clicks_N3 >= 0) & (clicks_N3 < mask.shape)).all(axis=1)
-    components, count = ndimage.label(mask, TOUCHING)
-    clicked = set(components[tuple(clicks_N3[inside].T)].tolist())
-    rest = [number for number in range(1, count + 1) if number not in clicked]
-    if not rest:
-        return []
-    # the window's own border counts as an end, so that the voxel is well inside it
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    places = ndimage.maximum_position(depth, components, rest)
-    sizes = np.bincount(components.ravel(), minlength=count + 1)
-    return [(np.array(place, np.int64), int(sizes[number])) for place, number in zip(places, rest, strict=True)]
+    for low, component in _components(mask):
+        local_N3 = clicks_N3 - low
+        inside = ((local_N3 >= 0) & (local_N3 < component.shape)).all(axis=1)
+        if not component[tuple(local_N3[inside].T)].any():
+            # the window's own border counts as an end, so that the voxel is well inside it
+            depth = ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1, 1:-1]
+            deepest = np.array(np.unravel_index(np.argmax(depth), depth.shape), np.int64)
+            yield low + deepest, int(component.sum())
+
+
+def _components(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Every component: the first voxel of its box, and the component inside that box."""
+    (whole,) = ndimage.find_objects(mask.view(np.uint8)) or (None,)
+    if whole is not None:
+        components, _ = ndimage.label(mask[whole], TOUCHING)
+        origin = np.array([side.start for side in whole])
+        for number, box in enumerate(ndimage.find_objects(components), start=1):
+            yield origin + [side.start for side in box], components[box] == number

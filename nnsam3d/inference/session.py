@@ -48,7 +48,7 @@ class Session:
             model: nnU-Net's model folder, or a loaded model to share between sessions.
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "cpu", "cuda", ...
-            cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 151 MB per fold.
+            cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
 
         Raises:
             UserError: no such model.

@@ -124,7 +124,7 @@ def test_what_a_further_click_costs(name: str) -> None:
         features = net.encode(image)
         further = count_flop(lambda: net.decode(features, clicks, labels))
         first = count_flop(lambda: net.segment(image, clicks, labels))
-    assert further < {"tiny": 0.5, "vit_b": 0.1}[name] * first
+    assert further < {"tiny": 0.2, "vit_b": 0.03}[name] * first
 
 
 def test_files_arrays_and_world_clicks_agree(model: Model, write_image: Callable[..., Path]) -> None:
@@ -202,16 +202,16 @@ def test_changed_box_is_tight(session: Session) -> None:
 
 
 def test_the_memory_stays_in_its_bound(model: Model) -> None:
-    free, bounded = Session(model), Session(model, cache_bytes=200_000)
+    free, bounded = Session(model), Session(model, cache_bytes=50_000)
     for made in (free, bounded):
         made.set_image(volume(SHAPE))
     for position, label in CLICKS:
         for made in (free, bounded):
             made.add_click(position, label)
             assert made.segmentation.any()
-        assert bounded._prepared.windows._features.used <= 200_000
+        assert bounded._prepared.windows._features.used <= 50_000
     np.testing.assert_array_equal(free.segmentation, bounded.segmentation)
-    assert free._prepared.windows._features.used > 200_000
+    assert free._prepared.windows._features.used > 50_000
 
 
 def test_results_cannot_be_damaged(session: Session) -> None:
