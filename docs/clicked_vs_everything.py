@@ -145,18 +145,28 @@ def table(model: Path, images: Path, labels: Path, work: Path, names: list[str] 
                 sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))) for folder in (output, labels)
             )
             case["dice"] = float(np.mean([dice(found == k, truth == k) for k in np.unique(truth[truth > 0])]))
+            case["lost"] = lost_slices(found, truth)
     lines = [
-        "| case | Dice clicked | everything | windows clicked | everything | seconds clicked | everything |",
-        "|---|---|---|---|---|---|---|",
+        "| case | Dice clicked | everything | lost clicked | everything "
+        "| windows clicked | everything | seconds clicked | everything |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     pairs = {name: (results["clicked"][name], results["everything"][name]) for name in names}
-    columns = {"dice": 3, "windows": 1, "seconds": 1}
+    columns = {"dice": 3, "lost": 1, "windows": 1, "seconds": 1}
     for name, pair in pairs.items():
         lines.append(_line(name, [(case[key], digits) for key, digits in columns.items() for case in pair]))
     means = {key: np.mean([[case[key] for case in pair] for pair in pairs.values()], axis=0) for key in columns}
     lines.append(_line("**mean**", [(mean, digits) for key, digits in columns.items() for mean in means[key]]))
     (work / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def lost_slices(found: NDArray, truth: NDArray) -> int:
+    """Slices across the target's longest axis that hold some of it, and of which nothing was found."""
+    box = np.ptp(np.argwhere(truth > 0), axis=0)
+    others = tuple(axis for axis in range(3) if axis != int(np.argmax(box)))
+    there = (truth > 0).any(axis=others)
+    return int((there & ~((found == truth) & (truth > 0)).any(axis=others)).sum())
 
 
 def _line(name: str, values: list[tuple[float, int]]) -> str:
@@ -176,9 +186,10 @@ def main() -> None:
     for name in ("model", "images", "labels"):
         only.add_argument(name, type=Path)
     only.add_argument("--work", type=Path, default=Path("clicked_vs_everything"))
+    only.add_argument("--cases", nargs="+", help="default: all that have a label file")
     args = parser.parse_args()
     if args.what == "table":
-        table(args.model, args.images, args.labels, args.work)
+        table(args.model, args.images, args.labels, args.work, args.cases)
         return
     if args.what == "long":
         images, labels = write_long_dataset(args.work / "raw")
