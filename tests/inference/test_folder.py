@@ -18,6 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.cli import main
+from nnsam3d.inference.folder import Case, FolderOptions, find_cases, predict_folder
 from nnsam3d.inference.model import Model
 
 from .conftest import volume
@@ -195,6 +196,18 @@ def test_parts_share_the_cases(predict: Any) -> None:
     masks = [{path.name for path in folder.glob("*.nii.gz")} for folder in (out.parent / "parts", out)]
     assert [len(names) for names in masks] == [3, 3]
     assert contents(out) | contents(out.parent / "parts") == whole
+
+
+def test_preprocessing_ahead_changes_nothing(predict: Any, model: Model, images: Path, tmp_path: Path) -> None:
+    """As with a GPU, where the next case is read meanwhile."""
+    cases = find_cases(images, model)
+    cases.insert(2, Case("broken", (str(tmp_path / "broken_0000.nii.gz"),)))
+    outcomes = predict_folder(model, cases, tmp_path / "ahead", FolderOptions(), ahead=True)
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "done", "done", "done", "done"]
+    assert contents(tmp_path / "ahead") == contents(predict()[1])
+    again = FolderOptions(continue_prediction=True)
+    outcomes = predict_folder(model, cases, tmp_path / "ahead", again, ahead=True)
+    assert [outcome.status for outcome in outcomes].count("skipped") == 6
 
 
 def test_what_is_there_is_left_alone(predict: Any, capfd: pytest.CaptureFixture[str]) -> None:
