@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """`--scope clicked` beside `--scope everything`: Dice, windows and seconds, on phantoms and on real images.
 
     docs/clicked_vs_everything.py long WORK                   phantoms with lesions of up to three window lengths

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What the first click in a window costs, and what a further one: operations, bytes kept, seconds on this machine.
 
     docs/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
@@ -25,9 +26,10 @@ def row(name: str) -> str:
     image = torch.rand(1, 1, *SIZE)
     clicks, labels = torch.tensor([[[64.0, 60, 70], [30, 40, 50]]]), torch.tensor([[1, 0]])
     with torch.no_grad(), on_shapes(lambda: SAM3D(config).eval()) as net:
+        inputs = torch.empty_like(clicks), torch.zeros_like(labels)
         features = net.encode(torch.empty_like(image))
-        further = count_flop(lambda: net.decode(features, clicks, labels))
-        first = count_flop(lambda: net.segment(torch.empty_like(image), clicks, labels))
+        further = count_flop(lambda: net.decode(features, *inputs))
+        first = count_flop(lambda: net.segment(torch.empty_like(image), *inputs))
     network = SAM3D(config).eval()
     with torch.inference_mode():
         features, encoding = timed(lambda: network.encode(image))
