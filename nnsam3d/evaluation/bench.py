@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnsam3d.evaluation import bench_gpu
-from nnsam3d.evaluation.files import write_text
+from nnsam3d.files import write_text
 from nnsam3d.network import SAM3D, Features, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.files import write_text
 from nnsam3d.evaluation.overlay import Panel, write_overlay
 from nnsam3d.evaluation.phantom import DATASET_NAME, PhantomCase, write_dataset
+from nnsam3d.files import write_text
 from nnsam3d.geometry import zyx_to_xyz
 from nnsam3d.nnunet.link import nnunet_folder, trainers_folder
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts

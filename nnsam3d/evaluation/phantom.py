@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.evaluation.files import write_json
+from nnsam3d.files import write_json
 
 SIZE_XYZ = (40, 40, 20)
 SPACING_XYZ = (2.4, 2.4, 4.8)  # mm

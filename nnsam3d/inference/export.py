@@ -15,7 +15,9 @@ from nnunetv2.preprocessing.resampling.default_resampling import determine_do_se
 from numpy.typing import NDArray
 
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.region import BACKGROUND_LOGIT, Region
+from nnsam3d.inference.region import Box, Region
+
+BACKGROUND_LOGIT = 10.0  # where no window was computed
 
 
 def background_logits(model: Model) -> NDArray[np.float32]:
@@ -29,6 +31,13 @@ def background_logits(model: Model) -> NDArray[np.float32]:
 def to_labels(model: Model, logits_KDHW: NDArray[np.float32]) -> NDArray[Any]:
     """Logits (K, ...) -> label map, as nnU-Net does it (regions included)."""
     return np.asarray(model.label_manager.convert_logits_to_segmentation(logits_KDHW))
+
+
+def is_label(model: Model, logits_KDHW: NDArray[np.float32], label: int) -> NDArray[np.bool_]:
+    """Where logits say a label; of a dataset with regions: this region, whatever else they say there."""
+    if model.label_manager.has_regions:
+        return np.asarray(logits_KDHW[model.label_manager.regions_class_order.index(label)] > 0)
+    return to_labels(model, logits_KDHW) == label
 
 
 class Exporter:
@@ -47,10 +56,14 @@ class Exporter:
         self.backward: list[int] = list(model.plans_manager.transpose_backward)
         spacing = [float(properties["spacing"][axis]) for axis in forward]
         target = [float(value) for value in model.configuration_manager.spacing]
-        force = model.configuration_manager.configuration.get("resampling_fn_probabilities_kwargs", {})
-        separate, axis = determine_do_sep_z_and_axis(force.get("force_separate_z"), target, spacing)
+        manager = model.configuration_manager.configuration
+        how = {"order": 3, "order_z": 0} | manager["resampling_fn_probabilities_kwargs"]
+        separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing)
         # across coarse slices nnU-Net repeats the nearest one instead of mixing two
         self.nearest = axis if separate else None
+        default = manager["resampling_fn_probabilities"] == "resample_data_or_seg_to_shape"
+        # what :meth:`region` knows to imitate; anything else is left to nnU-Net, for the whole image
+        self.is_linear = default and how["order"] == 1 and (how["order_z"] == 0 or not separate)
 
     def everything(
         self, logits_KDHW: NDArray[np.float32], probabilities: bool = False
@@ -72,11 +85,18 @@ class Exporter:
         shape = [int(self.properties["shape_before_cropping"][axis]) for axis in self.backward]
         return np.zeros(shape, kind)
 
-    def region(self, region: Region) -> tuple[tuple[slice, slice, slice], NDArray[Any], NDArray[np.float32]]:
-        """What was computed: its box in the raw image, label map and logits (K, ...) there; only this is resampled.
+    def region(
+        self, region: Region, probabilities: bool = False
+    ) -> tuple[Box, NDArray[Any], NDArray[np.float32] | None]:
+        """What was computed: its box in the raw image, the label map there and, if asked for, probabilities (K, ...).
 
-        The same interpolation as nnU-Net's default: linear on the logits, nearest across coarse slices.
+        Only this part is resampled, as nnU-Net's default does it: logits linearly, the nearest across coarse slices.
+        Other ways of resampling are left to nnU-Net, on the whole image.
         """
+        if not self.is_linear:
+            label_map, maps = self.everything(self._whole(region), probabilities)
+            d, h, w = (slice(0, n) for n in label_map.shape)
+            return (d, h, w), label_map, maps
         logits = region.logits_KDHW
         sides = []
         new_shape = self.properties["shape_after_cropping_and_before_resampling"]
@@ -91,7 +111,8 @@ class Exporter:
             sides.append(slice(crop + low, crop + high))
         logits = logits.transpose([0, *(axis + 1 for axis in self.backward)])
         d, h, w = (sides[axis] for axis in self.backward)
-        return (d, h, w), to_labels(self.model, logits), logits
+        maps = np.asarray(self.model.label_manager.apply_inference_nonlin(logits)) if probabilities else None
+        return (d, h, w), to_labels(self.model, logits), maps
 
     def probabilities(self, region: Region | None) -> NDArray[np.float32]:
         """(K, raw) of the whole image; certain background where nothing was computed."""
@@ -99,9 +120,16 @@ class Exporter:
         if not self.model.label_manager.has_regions:
             full[0] = 1
         if region is not None:
-            box, _, logits = self.region(region)
-            full[(slice(None), *box)] = np.asarray(self.model.label_manager.apply_inference_nonlin(logits))
+            box, _, maps = self.region(region, probabilities=True)
+            full[(slice(None), *box)] = maps
         return full
+
+    def _whole(self, region: Region) -> NDArray[np.float32]:
+        logits = np.empty((len(region.logits_KDHW), *self.shape_DHW), np.float32)
+        logits[:] = background_logits(self.model)[:, None, None, None]
+        place = (slice(a, a + n) for a, n in zip(region.start, region.logits_KDHW.shape[1:], strict=True))
+        logits[(slice(None), *place)] = region.logits_KDHW
+        return logits
 
 
 def _interpolate(

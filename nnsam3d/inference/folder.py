@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
+import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json, save_pickle
+from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import write_json
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model, file_sha256
@@ -51,10 +55,11 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
+    output_sha256: str = ""
     windows: int = 0
     stock_windows: int = 0
-    seconds: float = 0.0
-    peak_memory_mb: float = 0.0
+    seconds: float = 0.0  # with a GPU without most of the preprocessing, which goes on meanwhile
+    peak_memory_mb: float = 0.0  # of the device in this case; without one, of the process until now
 
 
 def find_cases(images: Path, model: Model) -> list[Case]:
@@ -69,7 +74,7 @@ def find_cases(images: Path, model: Model) -> list[Case]:
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
     channels = len(model.dataset_json["channel_names"])
-    prompts_folder(images)
+    prompts_folder(images)  # complains if it does not exist
     return [_case([str(file) for file in files], channels, model) for files in lists]
 
 
@@ -104,39 +109,68 @@ class FolderOptions:
     continue_prediction: bool = False
 
 
-def predict_folder(model: Model, cases: Sequence[Case], output: Path, options: FolderOptions) -> list[Outcome]:
-    """Predicts case after case; a failed one is reported and costs nothing but itself."""
+def predict_folder(
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool | None = None
+) -> list[Outcome]:
+    """Predicts case after case; a failed one is reported and costs nothing but itself.
+
+    Args:
+        ahead: read and preprocess the next case meanwhile, in a thread; None = where a GPU does the rest.
+    """
     output.mkdir(parents=True, exist_ok=True)
     # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
-    save_json(model.dataset_json, str(output / "dataset.json"), sort_keys=False)
-    save_json(model.plans_manager.plans, str(output / "plans.json"), sort_keys=False)
+    write_json(output / "dataset.json", model.dataset_json)
+    write_json(output / "plans.json", model.plans_manager.plans)
+    todo = [case for case in cases if not case.problem and not _is_there(case.name, model, output, options)]
+    waiting = {case.name for case in todo}
+    prepared = _prepared(model, todo, model.device.type != "cpu" if ahead is None else ahead)
     outcomes = []
     with tqdm(cases, desc="predict", unit="case") as progress:
         for case in progress:
             progress.set_postfix_str(case.name)
-            outcome = _predict(model, case, output, options)
+            if case.problem:
+                outcome = Outcome(case.name, "failed", case.problem)
+            elif case.name not in waiting:
+                shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
+                outcome = Outcome(case.name, "skipped")
+            else:
+                outcome = _predict(model, case, next(prepared), output, options)
             if outcome.status == "failed":
                 progress.write(f"nnsam3d: {outcome.error}")
             outcomes.append(outcome)
     return outcomes
 
 
-def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> Outcome:
-    if case.problem:
-        return Outcome(case.name, "failed", case.problem)
-    if options.continue_prediction and _is_there(case.name, model, output, options):
-        return Outcome(case.name, "skipped")
+def _prepared(model: Model, cases: Sequence[Case], ahead: bool) -> Iterator[Callable[[], PreparedImage]]:
+    """For every case a call that gives its image, or raises; ``ahead``: it has begun while the case before was done."""
+    if not ahead:
+        yield from (partial(_prepare, model, case) for case in cases)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(_prepare, model, case) for case in cases[:1]]
+        for number in range(len(cases)):
+            coming += [pool.submit(_prepare, model, case) for case in cases[number + 1 : number + 2]]
+            yield coming.pop(0).result
+
+
+def _prepare(model: Model, case: Case) -> PreparedImage:
+    data, properties = read_volume(model.plans_manager.image_reader_writer_class(), list(case.images))
+    return PreparedImage(model, data, properties)
+
+
+def _predict(
+    model: Model, case: Case, prepare: Callable[[], PreparedImage], output: Path, options: FolderOptions
+) -> Outcome:
     start = time.perf_counter()
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     try:
-        reader = model.plans_manager.image_reader_writer_class()
-        data, properties = read_volume(reader, list(case.images))
-        image = PreparedImage(model, data, properties)
-        del data
+        image = prepare()
         result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
-        _write(model, reader, case.name, result, image, output)
+        _write(model, case.name, result, image, output)
     except Exception as error:
+        if not isinstance(error, UserError):  # a bug, or the machine's fault: say where
+            tqdm.write(traceback.format_exc(), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         message = message if case.name in message else f"case {case.name}: {message}"
         return Outcome(case.name, "failed", message)
@@ -148,6 +182,7 @@ def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> 
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
         windows=result.windows,
         stock_windows=image.stock_windows,
         seconds=round(time.perf_counter() - start, 3),
@@ -156,19 +191,22 @@ def _predict(model: Model, case: Case, output: Path, options: FolderOptions) -> 
 
 
 def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> bool:
+    if not options.continue_prediction:
+        return False
     endings = [model.file_ending] + ([".npz"] if options.probabilities else [])
     return all((output / f"{name}{ending}").is_file() for ending in endings)
 
 
-def _write(model: Model, reader: Any, name: str, result: Segmentation, image: PreparedImage, output: Path) -> None:
+def _write(model: Model, name: str, result: Segmentation, image: PreparedImage, output: Path) -> None:
     """All files of a case into a folder of their own, then renamed; the segmentation last, as the sign of success."""
-    temporary = output / f".{name}.unfinished"
+    temporary = _unfinished(name, output)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         if result.probabilities is not None:
             np.savez_compressed(temporary / f"{name}.npz", probabilities=result.probabilities)
             save_pickle(image.properties, str(temporary / f"{name}.pkl"))
+        reader = model.plans_manager.image_reader_writer_class()
         reader.write_seg(result.label_map, str(temporary / f"{name}{model.file_ending}"), image.properties)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
             os.replace(path, output / path.name)
@@ -176,8 +214,17 @@ def _write(model: Model, reader: Any, name: str, result: Segmentation, image: Pr
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _unfinished(name: str, output: Path) -> Path:
+    return output / f".{name}.unfinished"
+
+
 def _peak_memory_mb(device: torch.device) -> float:
-    """Of the device since the case began; without one, of the process since it began."""
+    """0 where the system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    with contextlib.suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return 0.0

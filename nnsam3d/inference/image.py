@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,12 @@ from numpy.typing import NDArray
 
 from nnsam3d.geometry import xyz_to_zyx
 from nnsam3d.inference.binding import bind_clicks
-from nnsam3d.inference.export import Exporter, background_logits, to_labels
+from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.region import Region, segment_clicked
+from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
 from nnsam3d.preprocessing.prompted import image_grid, network_clicks
 from nnsam3d.prompts import CasePrompts, clicks_to_index, clicks_to_labels, place_clicks
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Segmentation:
 
     Attributes:
         label_map: (z, y, x).
-        box: everything outside is background, and was not looked at (scope "clicked").
-        windows: how many windows were computed.
+        box: everything outside is background; empty if nothing was computed.
+        windows: how many windows were computed, counted again where one was computed again.
         region: what was computed, on the preprocessed grid; None for the stock sliding window.
         probabilities: (K, z, y, x), where they were asked for.
     """
@@ -85,7 +84,7 @@ class PreparedImage:
         region = None
         if scope == "clicked":
             region = segment_clicked(
-                self.windows, voxels_N3, labels_N, lambda k: to_labels(self.model, k), background_logits(self.model)
+                self.windows, voxels_N3, labels_N, partial(is_label, self.model), background_logits(self.model)
             )
         if region is not None:
             result = self._export(region, probabilities)
@@ -94,7 +93,9 @@ class PreparedImage:
         else:
             result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
         if bind and prompts is not None and prompts.clicks:
-            bind_clicks(result.label_map, self.raw_voxels(prompts), clicks_to_labels(prompts, self.model.labels))
+            voxels_N3, labels_N = self.raw_voxels(prompts), clicks_to_labels(prompts, self.model.labels)
+            bind_clicks(result.label_map, voxels_N3, labels_N, self.model.regions)
+            result = replace(result, box=_with_voxels(result.box, voxels_N3[labels_N > 0]))
         return result
 
     def check(self, prompts: CasePrompts) -> None:
@@ -137,3 +138,12 @@ class PreparedImage:
         label_map, maps = self.exporter.everything(logits, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)
+
+
+def _with_voxels(box: Box, voxels_N3: NDArray[np.int64]) -> Box:
+    """The box, extended to hold these voxels as well."""
+    if not len(voxels_N3):
+        return box
+    low = np.minimum([side.start for side in box], voxels_N3.min(axis=0)).tolist()
+    high = np.maximum([side.stop for side in box], voxels_N3.max(axis=0) + 1).tolist()
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])

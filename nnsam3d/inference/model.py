@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ class Model:
         predictor: nnU-Net's own predictor, initialised: stock sliding window and label handling.
         networks: one per fold, sharing the memory of the loaded checkpoints.
         labels: click label name -> value (:func:`nnsam3d.prompts.click_labels`).
+        regions: of a dataset with regions: click label -> the values of the written segmentation inside it; else None.
     """
 
     def __init__(
@@ -76,13 +79,14 @@ class Model:
                 "predict with nnUNetv2_predict."
             )
         self.networks = [_with_weights(network, weights).to(self.device) for weights in parameters]
-        self.predictor = nnUNetPredictor(
-            tile_step_size=step_size,
-            use_mirroring=mirroring,
-            device=self.device,
-            perform_everything_on_device=self.device.type == "cuda",
-            allow_tqdm=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks about its settings on every device but cuda
+            self.predictor = nnUNetPredictor(
+                tile_step_size=step_size,
+                use_mirroring=mirroring,
+                device=self.device,
+                perform_everything_on_device=self.device.type == "cuda",
+                allow_tqdm=False,
+            )
         self.predictor.manual_initialization(
             self.networks[0],
             plans_manager,
@@ -93,6 +97,7 @@ class Model:
             loaded.get("inference_allowed_mirroring_axes"),
         )
         self.labels = click_labels(dataset_json)
+        self.regions = _regions(dataset_json, self.labels) if self.label_manager.has_regions else None
 
     @property
     def checkpoint_files(self) -> list[Path]:
@@ -155,6 +160,11 @@ class Model:
         return {
             str(fold): file_sha256(path) for fold, path in zip(self.folds, self.checkpoint_files, strict=True)
         }
+
+
+def _regions(dataset_json: dict[str, Any], labels: dict[str, int]) -> dict[int, frozenset[int]]:
+    declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
+    return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
 
 
 def file_sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import write_json
 
 if TYPE_CHECKING:
     from nnsam3d.inference.folder import Case, Outcome
@@ -61,14 +61,20 @@ def main(args: argparse.Namespace) -> int:
 
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
+    from nnsam3d.preprocessing.lookup import _without_image
 
     if args.prompts is not None:
         os.environ["nnsam3d_prompts"] = str(args.prompts)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    device = _device(args.device, torch)
     model = Model(folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta)
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
-    cases = find_cases(args.images, model)[args.part_id :: args.num_parts]
+    cases = find_cases(args.images, model)
+    for stray in _without_image(args.images, {case.name for case in cases}):
+        print(f"nnsam3d: warning: {stray} belongs to no image in {args.images}; its name must be <case>.json")
+    cases = cases[args.part_id :: args.num_parts]
     tell_prompts(cases)
+    for needed in [args.output, *([args.report.parent] if args.report else [])]:
+        _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
     start = time.perf_counter()
     outcomes = predict_folder(model, cases, args.output, options)
@@ -84,6 +90,27 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"-step_size {args.step_size}: a share of the window, larger than 0 and at most 1")
     if args.prompts is not None and not args.prompts.is_dir():
         raise UserError(f"--prompts {args.prompts}: no such folder")
+
+
+def _device(name: str, torch: Any) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"-device {name}: {reason}. Without a GPU: -device cpu") from error
+    return name
+
+
+def _make_folder(folder: Path) -> None:
+    """Now, not after hours of computing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: no permission to write there")
 
 
 def model_folder(args: argparse.Namespace) -> Path:
@@ -153,10 +180,7 @@ def _write_report(args: argparse.Namespace, model: Model, outcomes: list[Outcome
         "seconds": round(seconds, 3),
         "cases": [asdict(outcome) for outcome in outcomes],
     }
-    args.report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.report.with_name(f".{args.report.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, args.report)
+    write_json(args.report, report)
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,8 @@ Letters: K logit maps, D H W voxels of the preprocessed (and padded) image, N cl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,27 @@ from nnsam3d.inference.windows import Windows
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
 GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
-BACKGROUND_LOGIT = 10.0
+CLEAR = 27  # voxels; a smaller part is no reason to compute a window again
 TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours
 Box = tuple[slice, slice, slice]
+IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Voxels (N, 3) D, H, W of the padded image, and labels (N,), 0 = negative."""
+
+    voxels_N3: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+
+    def __add__(self, more: Clicks) -> Clicks:
+        return Clicks(
+            np.concatenate([self.voxels_N3, more.voxels_N3]), np.concatenate([self.labels_N, more.labels_N])
+        )
+
+    def of(self, label: int) -> NDArray[np.int64]:
+        """The voxels clicked as this label."""
+        return self.voxels_N3[self.labels_N == label]
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,8 @@ class Region:
     Attributes:
         start: (D, H, W) first voxel of the logits in the preprocessed image (without padding).
         logits_KDHW: of the smallest box around all windows; background where there was no window.
-        windows: (D, H, W) starts of the windows in the padded image, in the order they were computed.
+        windows: (D, H, W) starts of the windows in the padded image, in the order they were computed; a window that
+            was computed again with more clicks stands there again.
     """
 
     start: Triple
@@ -44,91 +62,209 @@ def segment_clicked(
     windows: Windows,
     clicks_N3: NDArray[np.int64],
     labels_N: NDArray[np.int64],
-    to_labels: Callable[[NDArray[np.float32]], NDArray[Any]],
+    is_label: IsLabel,
     background: NDArray[np.float32],
 ) -> Region | None:
     """Segments what the positive clicks point at; None without positive clicks.
 
-    A window is put around every positive click that lies in no earlier window's core. Then, while a component
-    that holds a positive click reaches the rim of all windows there, a window is put around the place where it
-    does. Where what is already known of the component has no click in that window, its deepest voxel is one.
+    1. A window is put around every positive click that lies in no earlier window's core.
+    2. While a component that holds a positive click reaches the rim of all windows there, a window is put around
+       the place where it does. What is known of the component is told to the new window: where it has no click
+       inside, its deepest voxel is one.
+    3. A window that was computed before such a component reached it, and that denies it, is computed once more with
+       that knowledge; then 2 again, until nothing changes.
 
     Args:
         clicks_N3, labels_N: voxels (D, H, W) of the preprocessed image and labels, 0 = negative.
-        to_labels: logits (K, D, H, W) -> label map (D, H, W).
+        is_label: logits (K, D, H, W) and a label -> where they say this label (D, H, W).
         background: (K,) the logits of background.
     """
-    clicks_N3 = clicks_N3.reshape(-1, 3) + np.asarray(windows.offset)
     positive = labels_N > 0
     if not positive.any():
         return None
-    canvas = _Canvas(windows, background)
-    for click in clicks_N3[positive]:
-        if not canvas.core[tuple(click)]:
-            canvas.add(_around(click, windows), clicks_N3, labels_N)
-    while True:
-        box = canvas.box()
-        label_map = to_labels(canvas.logits(box))
-        found = _clicked_components(label_map, box, clicks_N3[positive], labels_N[positive])
-        reaching = found & ~canvas.core[box]
-        if not reaching.any():
-            return canvas.region(box)
-        place = _middle(reaching) + np.array([side.start for side in box])
-        start = _around(place, windows, on_grid=True)
-        known = np.where(found, label_map, 0)
-        more_N3, more_N = _conditions(known, box, start, windows.size, clicks_N3[positive], labels_N[positive])
-        canvas.add(start, np.concatenate([clicks_N3, more_N3]), np.concatenate([labels_N, more_N]))
+    clicks = Clicks(clicks_N3.reshape(-1, 3) + np.asarray(windows.offset), labels_N)
+    canvas = _Canvas(windows, clicks, is_label, background)
+    for voxel in clicks.voxels_N3[positive]:
+        if not canvas.in_core(voxel):
+            canvas.add(_around(voxel, windows))
+    while canvas.grow() or canvas.reconsider():
+        pass
+    return canvas.region()
+
+
+@dataclass
+class _Window:
+    start: Triple
+    clicks: Clicks
+    denies: dict[int, NDArray[np.bool_]]  # label -> where its own answer is not this label
+    reconsidered: bool = False
 
 
 class _Canvas:
-    """Weighted sums over windows. Untouched memory of a large image is never committed."""
+    """Weighted sums over windows, on the smallest box around them.
 
-    def __init__(self, windows: Windows, background: NDArray[np.float32]) -> None:
+    ``claims`` holds, for every clicked label, where the mean of the windows says this label; ``core`` where a voxel
+    is in the core of a window.
+    """
+
+    def __init__(self, windows: Windows, clicks: Clicks, is_label: IsLabel, background: NDArray[np.float32]) -> None:
         self.windows = windows
+        self.clicks = clicks
+        self.labels: list[int] = np.unique(clicks.labels_N[clicks.labels_N > 0]).tolist()
+        self.is_label = is_label
         self.background = background
-        self.total = np.zeros((len(background), *windows.shape), np.float32)
-        self.weight = np.zeros(windows.shape, np.float32)
-        self.core = np.zeros(windows.shape, bool)
-        self.starts: list[Triple] = []
+        self.origin = np.zeros(3, np.int64)
+        self.total = np.zeros((len(background), 0, 0, 0), np.float32)
+        self.weight = np.zeros((0, 0, 0), np.float32)
+        self.core = np.zeros((0, 0, 0), bool)
+        self.claims = np.zeros((len(self.labels), 0, 0, 0), bool)
+        self._clicked: dict[int, NDArray[np.bool_]] = {}
+        self.computed: list[_Window] = []
+        self.order: list[Triple] = []
         cpu = torch.device("cpu")
         gaussian = compute_gaussian(windows.size, sigma_scale=1 / 8, value_scaling_factor=10, device=cpu)
         self.gaussian: NDArray[np.float32] = gaussian.float().numpy()
 
-    def add(self, start: Triple, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]) -> None:
-        place = _box(start, self.windows.size)
-        self.total[(slice(None), *place)] += self.gaussian * self.windows.logits(start, clicks_N3, labels_N)
+    # ------------------------------------------------------------------ what windows say
+
+    def add(self, start: Triple) -> None:
+        """One more window, which is told what is known about the clicked components."""
+        clicks = self.clicks + self._known(start)
+        self._make_room(start)
+        logits = self.windows.logits(start, clicks.voxels_N3, clicks.labels_N)
+        place = self._place(_box(start, self.windows.size))
+        self.total[(slice(None), *place)] += self.gaussian * logits
         self.weight[place] += self.gaussian
-        self.core[_core(start, self.windows)] = True
-        self.starts.append(start)
+        self.core[self._place(_core(start, self.windows))] = True
+        self.computed.append(_Window(start, clicks, self._denials(logits)))
+        self._update(start)
 
-    def box(self) -> Box:
-        low = np.min(self.starts, axis=0)
-        high = np.max(self.starts, axis=0) + np.asarray(self.windows.size)
-        return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))  # type: ignore[return-value]
+    def grow(self) -> bool:
+        """Windows where clicked components reach the rim; False where none does."""
+        reaching = np.any([self.clicked(label) for label in self.labels], axis=0) & ~self.core
+        origin = self.origin.copy()
+        for place in _middles(reaching):
+            voxel = place + origin
+            if not self.in_core(voxel):
+                self.add(_around(voxel, self.windows, on_grid=True))
+        return bool(reaching.any())
 
-    def logits(self, box: Box) -> NDArray[np.float32]:
-        weight = self.weight[box]
-        known = weight > 0
-        logits: NDArray[np.float32] = self.total[(slice(None), *box)].copy()
-        logits /= np.where(known, weight, 1)
-        logits[:, ~known] = self.background[:, None]
-        return logits
+    def reconsider(self) -> bool:
+        """Computes windows again that deny what others found there; each once. False where there are none."""
+        changed = False
+        for window in self.computed:
+            if not window.reconsidered and len((more := self._denied(window)).labels_N):
+                before = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
+                window.clicks += more
+                after = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
+                place = self._place(_box(window.start, self.windows.size))
+                self.total[(slice(None), *place)] += self.gaussian * (after - before)
+                window.denies = self._denials(after)
+                window.reconsidered = changed = True
+                self._update(window.start)
+        return changed
 
-    def region(self, box: Box) -> Region:
-        """Without the padding of images smaller than a window."""
-        offset = self.windows.offset
-        keep = [
-            slice(max(side.start, low), min(side.stop, size - (padded - low)))
-            for side, low, size, padded in zip(box, offset, self.windows.shape, self.windows.padding, strict=True)
-        ]
-        start = tuple(side.start - low for side, low in zip(keep, offset, strict=True))
-        kept: Box = (keep[0], keep[1], keep[2])
-        return Region(start, self.logits(kept), tuple(self.starts))  # type: ignore[arg-type]
+    def _denials(self, logits_KDHW: NDArray[np.float32]) -> dict[int, NDArray[np.bool_]]:
+        return {label: ~self.is_label(logits_KDHW, label) for label in self.labels}
+
+    def _update(self, start: Triple) -> None:
+        place = self._place(_box(start, self.windows.size))
+        mean = self.total[(slice(None), *place)] / self.weight[place]
+        for claim, label in zip(self.claims, self.labels, strict=True):
+            claim[place] = self.is_label(mean, label)
+        self.order.append(start)
+        self._clicked.clear()
+
+    # ------------------------------------------------------------------ what is known
+
+    def clicked(self, label: int) -> NDArray[np.bool_]:
+        """The components of a label that hold a click of it: a tumour does not stand for its organ."""
+        if label not in self._clicked:
+            self._clicked[label] = _hit(self.claims[self.labels.index(label)], self.clicks.of(label) - self.origin)
+        return self._clicked[label]
+
+    def _known(self, start: Triple) -> Clicks:
+        """Of every clicked component without a click in this window the deepest voxel there."""
+        found = [(voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks)]
+        return _as_clicks(found)
+
+    def _denied(self, window: _Window) -> Clicks:
+        """The same for a window that is there already, where it says something else."""
+        found = self._unclicked(window.start, window.clicks)
+        return _as_clicks(
+            [
+                (voxel, label)
+                for voxel, label, size in found
+                if size >= CLEAR and window.denies[label][tuple(voxel - window.start)]
+            ]
+        )
+
+    def _unclicked(self, start: Triple, clicks: Clicks) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+        """Deepest voxel, label and number of voxels of the clicked components' parts in a window without a click."""
+        low = np.maximum(np.asarray(start), self.origin)
+        high = np.minimum(np.asarray(start) + self.windows.size, self.origin + self.core.shape)
+        if not self.computed or (low >= high).any():
+            return
+        part = self._place(_slices(low, high))
+        for label in self.labels:
+            for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of(label) - low):
+                yield voxel + low, label, size
+
+    # ------------------------------------------------------------------ places
+
+    def in_core(self, voxel: NDArray[np.int64]) -> bool:
+        local = voxel - self.origin
+        inside = (local >= 0).all() and (local < self.core.shape).all()
+        return bool(inside and self.core[tuple(local)])
+
+    def _place(self, box: Box) -> Box:
+        low = np.array([side.start for side in box]) - self.origin
+        return _slices(low, low + [side.stop - side.start for side in box])
+
+    def _make_room(self, start: Triple) -> None:
+        """Extends the box; memory grows with what is looked at, not with the image."""
+        low, high = np.asarray(start), np.asarray(start) + self.windows.size
+        if self.computed:
+            low = np.minimum(low, self.origin)
+            high = np.maximum(high, self.origin + self.core.shape)
+        if (low == self.origin).all() and (high - low == self.core.shape).all():
+            return
+        before = self.origin - low
+        old = _slices(before, before + self.core.shape)
+        for name in ("total", "weight", "core", "claims"):
+            array = getattr(self, name)
+            larger = np.zeros((*array.shape[:-3], *(high - low)), array.dtype)
+            if self.computed:
+                larger[(..., *old)] = array
+            setattr(self, name, larger)
+        self.origin = low
+        self._clicked.clear()
+
+    def region(self) -> Region:
+        """The end: mean logits, without the padding of images smaller than a window."""
+        known = self.weight > 0
+        np.divide(self.total, self.weight, out=self.total, where=known)
+        self.total[:, ~known] = self.background[:, None]
+        offset, padding = np.asarray(self.windows.offset), np.asarray(self.windows.padding)
+        low = np.maximum(self.origin, offset)
+        high = np.minimum(self.origin + self.core.shape, np.asarray(self.windows.shape) - (padding - offset))
+        d, h, w = (low - offset).tolist()
+        return Region((d, h, w), self.total[(slice(None), *self._place(_slices(low, high)))], tuple(self.order))
+
+
+def _as_clicks(found: list[tuple[NDArray[np.int64], int]]) -> Clicks:
+    voxels = np.array([voxel for voxel, _ in found], np.int64).reshape(-1, 3)
+    return Clicks(voxels, np.array([label for _, label in found], np.int64))
+
+
+def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Box:
+    d, h, w = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    return d, h, w
 
 
 def _box(start: Triple, size: Triple) -> Box:
-    d, h, w = (slice(low, low + length) for low, length in zip(start, size, strict=True))
-    return d, h, w
+    low = np.array(start, np.int64)
+    return _slices(low, low + np.array(size, np.int64))
 
 
 def _core(start: Triple, windows: Windows) -> Box:
@@ -136,9 +272,7 @@ def _core(start: Triple, windows: Windows) -> Box:
     sides = []
     for low, size, length in zip(start, windows.size, windows.shape, strict=True):
         rim = size // RIM
-        sides.append(
-            slice(low + rim if low > 0 else 0, low + size - rim if low + size < length else length)
-        )
+        sides.append(slice(low + rim if low > 0 else 0, low + size - rim if low + size < length else length))
     return sides[0], sides[1], sides[2]
 
 
@@ -153,49 +287,51 @@ def _around(place: NDArray[np.int64], windows: Windows, on_grid: bool = False) -
     return start[0], start[1], start[2]
 
 
-def _clicked_components(
-    label_map: NDArray[Any], box: Box, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Of every label's components those that hold a click of this label: a tumour does not stand for its organ."""
-    local_N3 = clicks_N3 - np.array([side.start for side in box])
-    found = np.zeros(label_map.shape, bool)
-    for label in np.unique(labels_N):
-        components, _ = ndimage.label(label_map == label, TOUCHING)
-        hit = np.unique(components[tuple(local_N3[labels_N == label].T)])
-        found |= np.isin(components, hit[hit > 0])
-    return found
-
-
-def _middle(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The voxel of the largest component that is nearest to its centre of mass."""
+def _hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The components in which one of these voxels lies."""
+    inside = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
     components, count = ndimage.label(mask, TOUCHING)
-    largest = 1 + int(np.argmax(np.bincount(components.ravel(), minlength=count + 1)[1:]))
-    voxels = np.argwhere(components == largest)
-    distance = ((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1)
-    return voxels[int(np.argmin(distance))]
+    keep = np.zeros(count + 1, bool)
+    keep[components[tuple(voxels_N3[inside].T)]] = True
+    keep[0] = False
+    return keep[components]
 
 
-def _conditions(
-    known: NDArray[Any],
-    box: Box,
-    start: Triple,
-    size: Triple,
-    clicks_N3: NDArray[np.int64],
-    labels_N: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Clicks that tell a new window what is known: the deepest voxel of every component without a click there."""
-    origin = np.array([side.start for side in box])
-    low = np.maximum(np.asarray(start) - origin, 0)
-    high = np.minimum(np.asarray(start) + size - origin, known.shape)
-    part = known[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    local_N3 = clicks_N3 - origin - low
-    inside = ((local_N3 >= 0) & (local_N3 < part.shape)).all(axis=1)
-    voxels, labels = [], []
-    for label in np.unique(part[part > 0]).tolist():
-        components, count = ndimage.label(part == label, TOUCHING)
-        clicked = components[tuple(local_N3[inside & (labels_N == label)].T)]
-        depth = ndimage.distance_transform_edt(np.pad(part == label, 1))[1:-1, 1:-1, 1:-1]
-        rest = [number for number in range(1, count + 1) if number not in clicked]
-        voxels += ndimage.maximum_position(depth, components, rest) if rest else []
-        labels += [label] * len(rest)
-    return np.array(voxels, np.int64).reshape(-1, 3) + low + origin, np.array(labels, np.int64)
+def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Of every component the voxel nearest to its centre of mass, the largest component first."""
+    parts = list(_components(mask))
+    parts.sort(key=lambda part: -int(part[1].sum()))
+    return [low + _middle(component) for low, component in parts]
+
+
+def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
+    distance = np.zeros((1, 1, 1), np.float32)
+    for axis, length in enumerate(component.shape):
+        counts = component.sum(axis=tuple({0, 1, 2} - {axis}))
+        offset = np.arange(length) - (counts * np.arange(length)).sum() / counts.sum()
+        distance = distance + (offset**2).reshape([-1 if other == axis else 1 for other in range(3)]).astype(np.float32)
+    return np.array(np.unravel_index(np.argmin(np.where(component, distance, np.inf)), component.shape), np.int64)
+
+
+def _unclicked_middles(
+    mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """The deepest voxel of every component in which none of the clicks lies, and the component's size in voxels."""
+    for low, component in _components(mask):
+        local_N3 = clicks_N3 - low
+        inside = ((local_N3 >= 0) & (local_N3 < component.shape)).all(axis=1)
+        if not component[tuple(local_N3[inside].T)].any():
+            # the window's own border counts as an end, so that the voxel is well inside it
+            depth = ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1, 1:-1]
+            deepest = np.array(np.unravel_index(np.argmax(depth), depth.shape), np.int64)
+            yield low + deepest, int(component.sum())
+
+
+def _components(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Every component: the first voxel of its box, and the component inside that box."""
+    (whole,) = ndimage.find_objects(mask.view(np.uint8)) or (None,)
+    if whole is not None:
+        components, _ = ndimage.label(mask[whole], TOUCHING)
+        origin = np.array([side.start for side in whole])
+        for number, box in enumerate(ndimage.find_objects(components), start=1):
+            yield origin + [side.start for side in box], components[box] == number

@@ -48,7 +48,7 @@ class Session:
             model: nnU-Net's model folder, or a loaded model to share between sessions.
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "cpu", "cuda", ...
-            cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 151 MB per fold.
+            cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
 
         Raises:
             UserError: no such model.
@@ -90,7 +90,7 @@ class Session:
         else:
             data = np.asarray(image, np.float32)
             data = data[None] if data.ndim == 3 else data
-            properties = properties or {"spacing": [float(value) for value in spacing]}
+            properties = properties or {"spacing": _checked_spacing(spacing)}
             self._case = "session"
         channels = len(self._model.dataset_json["channel_names"])
         if data.ndim != 4 or len(data) != channels or min(data.shape[1:]) < 2:
@@ -236,8 +236,23 @@ class Session:
         return self._result
 
 
+def _checked_spacing(spacing: Sequence[float]) -> list[float]:
+    values = [float(value) for value in spacing]
+    if len(values) != 3 or not all(0 < value < float("inf") for value in values):
+        raise UserError(f"spacing {tuple(spacing)}: three positive numbers are needed, mm along z, y, x")
+    return values
+
+
 def _difference(before: Segmentation | None, after: Segmentation) -> Box | None:
-    # bound clicks may lie outside the computed boxes, so everything is compared
-    old = np.zeros_like(after.label_map) if before is None else before.label_map
-    boxes = ndimage.find_objects((old != after.label_map).astype(np.uint8))
-    return boxes[0] if boxes else None
+    boxes = [result.box for result in (before, after) if result is not None and result.label_map[result.box].size]
+    if not boxes:
+        return None
+    low = [min(box[axis].start for box in boxes) for axis in range(3)]
+    high = [max(box[axis].stop for box in boxes) for axis in range(3)]
+    around = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+    changed = after.label_map[around] != (0 if before is None else before.label_map[around])
+    found = ndimage.find_objects(changed.astype(np.uint8))
+    if not found:
+        return None
+    d, h, w = (slice(part.start + start, part.stop + start) for part, start in zip(found[0], low, strict=True))
+    return d, h, w

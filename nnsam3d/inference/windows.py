@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnsam3d.inference.model import Model, Triple
-from nnsam3d.network.sam3d import Features
+from nnsam3d.network.sam3d import LOGIT_LIMIT, Features
+
+LOGIT_BYTES = 2**30
 
 
 class Cache:
@@ -57,6 +59,10 @@ class Windows:
     """
 
     def __init__(self, model: Model, image_CDHW: NDArray[np.float32], cache_bytes: int = 0) -> None:
+        """
+        Args:
+            cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.
+        """
         self.model = model
         self.size = model.patch_size
         missing = [max(0, size - length) for size, length in zip(self.size, image_CDHW.shape[1:], strict=True)]
@@ -69,7 +75,8 @@ class Windows:
         self.shape: Triple = (d, h, w)
         axes = model.mirror_axes
         self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
-        self._cache = Cache(cache_bytes)
+        self._features = Cache(cache_bytes)
+        self._logits = Cache(LOGIT_BYTES)
         self.encoded = self.decoded = 0
 
     @torch.inference_mode()
@@ -83,8 +90,8 @@ class Windows:
         local_N3 = clicks_N3.reshape(-1, 3) - np.asarray(start)
         inside = ((local_N3 >= 0) & (local_N3 < np.asarray(self.size))).all(axis=1)
         local_N3, labels_N = local_N3[inside], labels_N[inside]
-        key = ("logits", start, local_N3.tobytes(), labels_N.tobytes())
-        result: NDArray[np.float32] = self._cache.get(
+        key = (start, local_N3.tobytes(), labels_N.tobytes())
+        result: NDArray[np.float32] = self._logits.get(
             key, lambda: self._mean_logits(start, local_N3, labels_N), lambda array: array.nbytes
         )
         return result
@@ -106,14 +113,15 @@ class Windows:
     def _decode(
         self, fold: int, start: Triple, flip: tuple[int, ...], clicks_N3: NDArray, labels_N: NDArray
     ) -> Tensor:
-        features = self._cache.get(
-            ("features", fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features
+        features = self._features.get(
+            (fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features
         )
         clicks = torch.from_numpy(clicks_N3)[None].to(self.model.device)
         labels = torch.from_numpy(labels_N)[None].to(self.model.device)
         self.decoded += 1
         with self._autocast():
-            return self.model.networks[fold].decode(features, clicks, labels)[0].float()
+            logits = self.model.networks[fold].decode(features, clicks, labels)[0].float()
+        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # as `SAM3D.forward` does it
 
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
         (d, h, w), (sd, sh, sw) = start, self.size

@@ -11,15 +11,17 @@ import pytest
 import SimpleITK as sitk
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.prompts import click_labels
 
 PATCH = (16, 24, 24)
 ARCHITECTURE: dict[str, Any] = {
     "patch_size": PATCH,
     "embed_dim": 24,
-    "depth": 2,
+    "depth": 4,
     "num_heads": 3,
     "window": (4, 3, 3),
     "token_stride": (4, 4, 4),
@@ -43,6 +45,10 @@ def write_model(
 ) -> Path:
     """`folder` as nnU-Net leaves it after training, as far as prediction reads it."""
     labels = labels or {"background": 0, "lesion": 1, "organ": 2}
+    dataset = {"labels": labels}
+    if any(isinstance(value, list) for value in labels.values()):
+        dataset["regions_class_order"] = list(range(1, len(labels)))
+    architecture = ARCHITECTURE | {"num_click_labels": max(click_labels(dataset).values()) + 1}
     kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "x",
@@ -54,7 +60,7 @@ def write_model(
         "use_mask_for_norm": [False] * channels,
         "architecture": {
             "network_class_name": "nnsam3d.network.SAM3D",
-            "arch_kwargs": ARCHITECTURE,
+            "arch_kwargs": architecture,
             "_kw_requires_import": [],
         },
     }
@@ -74,10 +80,12 @@ def write_model(
     names = {str(i): f"MR{i}" for i in range(channels)}
     folder.mkdir(parents=True)
     save_json(plans, str(folder / "plans.json"))
-    save_json({"labels": labels, "channel_names": names, "file_ending": ".nii.gz"}, str(folder / "dataset.json"))
+    dataset |= {"channel_names": names, "file_ending": ".nii.gz"}
+    save_json(dataset, str(folder / "dataset.json"), sort_keys=False)  # the order of regions matters
+    heads = PlansManager(plans).get_label_manager(dataset).num_segmentation_heads
     for fold in range(folds):
         torch.manual_seed(fold)
-        net = SAM3D(SAM3DConfig(**ARCHITECTURE, num_image_channels=channels, num_classes=len(labels)))
+        net = SAM3D(SAM3DConfig(**architecture, num_image_channels=channels, num_classes=heads))
         with torch.no_grad():  # as initialised a network hardly listens to its clicks
             for name, parameter in net.named_parameters():
                 if not name.endswith(".lr"):
