@@ -67,6 +67,13 @@ class LiveStorages(TorchDispatchMode):
         return result
 
 
+def normalise_in_float32(net: nn.Module) -> None:
+    """Makes autocast on a CPU, which runs, keep what autocast on a GPU, which is asked about, keeps."""
+    for module in net.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
 def step_memory(config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, half: bool) -> StepMemory:
     """Memory of a training step with patches of the configuration's size.
 
@@ -80,10 +87,8 @@ def step_memory(config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, ha
         net = SAM3D(config).train()
         if frozen:
             freeze_pretrained(net)
-        if half:  # autocast normalises in float32 on a GPU, which is asked about, but not on a CPU, which is used
-            for module in net.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        if half:
+            normalise_in_float32(net)
         return net
 
     with on_shapes(build) as net, LiveStorages() as live:

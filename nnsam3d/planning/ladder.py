@@ -96,8 +96,8 @@ def grids(facts: DatasetFacts) -> list[Triple]:
 def full_batch(facts: DatasetFacts) -> int:
     """As many patches as make up two full-sized ones, within 5 % of the dataset's voxels; at least two."""
     stride, grid = token_stride(facts.spacing_DHW), full_grid(facts)
-    warranted = DATASET_SHARE * facts.cases * math.prod(facts.shape_DHW) / (math.prod(grid) * math.prod(stride))
-    return max(SMALLEST_BATCH, min(FULL_STEP // math.prod(grid), round(warranted)))
+    dataset, patch = facts.cases * math.prod(facts.shape_DHW), math.prod(grid) * math.prod(stride)
+    return max(SMALLEST_BATCH, min(FULL_STEP // math.prod(grid), round(float(DATASET_SHARE * dataset / patch))))
 
 
 def ladder(facts: DatasetFacts) -> list[Rung]:
@@ -169,8 +169,8 @@ def _choice(facts: DatasetFacts, budget_gb: float, rung: Rung, mode: str, estima
 
 def _reasons(facts: DatasetFacts, budget_gb: float, rung: Rung, config: SAM3DConfig) -> tuple[str, ...]:
     best, batch = full_grid(facts), full_batch(facts)
-    stride, patch = config.token_stride, "×".join(map(str, config.patch_size))
-    edges = " × ".join(f"{step * mm:.3g}" for step, mm in zip(stride, facts.spacing_DHW, strict=True))
+    stride, patch = config.token_stride, "x".join(map(str, config.patch_size))
+    edges = " x ".join(f"{step * mm:.3g}" for step, mm in zip(stride, facts.spacing_DHW, strict=True))
     larger = [name for name in FROM_GB if FROM_GB[name] > FROM_GB[rung.preset]]
     if not larger:
         preset = "the largest there is"
