@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3DConfig, preset_config
 from nnsam3d.network.config import CHECKPOINTING
@@ -81,7 +79,7 @@ def full_grid(facts: DatasetFacts) -> Triple:
 
 def grids(facts: DatasetFacts) -> list[Triple]:
     """Patches from the smallest to the best: each is the next one with its longest axis (in mm) shortened."""
-    edges_mm = np.multiply(token_stride(facts.spacing_DHW), facts.spacing_DHW)
+    edges_mm = [step * mm for step, mm in zip(token_stride(facts.spacing_DHW), facts.spacing_DHW, strict=True)]
     found = [full_grid(facts)]
     while True:
         grid = list(found[-1])
@@ -97,7 +95,7 @@ def full_batch(facts: DatasetFacts) -> int:
     """As many patches as make up two full-sized ones, within 5 % of the dataset's voxels; at least two."""
     stride, grid = token_stride(facts.spacing_DHW), full_grid(facts)
     dataset, patch = facts.cases * math.prod(facts.shape_DHW), math.prod(grid) * math.prod(stride)
-    return max(SMALLEST_BATCH, min(FULL_STEP // math.prod(grid), round(float(DATASET_SHARE * dataset / patch))))
+    return max(SMALLEST_BATCH, min(FULL_STEP // math.prod(grid), round(DATASET_SHARE * dataset / patch)))
 
 
 def ladder(facts: DatasetFacts) -> list[Rung]:
@@ -140,18 +138,17 @@ def choose(facts: DatasetFacts, budget_gb: float, estimate: Estimate = estimate_
         return estimate(rung_config(facts, rung, mode), rung.batch, FROM_GB[rung.preset] > 0)
 
     rungs = ladder(facts)
-    for rung in reversed([rung for rung in rungs if FROM_GB[rung.preset] <= budget_gb]):
-        modes = MODES[rung.preset]
-        if need(rung, modes[-1]) > budget_gb:
-            continue
-        mode = next(mode for mode in modes if need(rung, mode) <= budget_gb)
-        return _choice(facts, budget_gb, rung, mode, need(rung, mode))
     least = need(rungs[0], CHECKPOINTING[-1])
-    raise UserError(
-        f"{facts.name}: a budget of {budget_gb:g} GB is too small. The smallest plan (tiny backbone, patch "
-        f"{rung_config(facts, rungs[0], 'none').patch_size}, batch {SMALLEST_BATCH}) needs {least:.2f} GB: give "
-        f"-gpu_memory_target {math.ceil(10 * least) / 10:g} or more."
-    )
+    if least > budget_gb:
+        raise UserError(
+            f"{facts.name}: a budget of {budget_gb:g} GB is too small. The smallest plan (tiny backbone, patch "
+            f"{rung_config(facts, rungs[0], 'none').patch_size}, batch {SMALLEST_BATCH}) needs {least:.2f} GB: give "
+            f"-gpu_memory_target {math.ceil(10 * least) / 10:g} or more."
+        )
+    affordable = [rung for rung in rungs if FROM_GB[rung.preset] <= budget_gb]
+    rung = next(rung for rung in reversed(affordable) if need(rung, MODES[rung.preset][-1]) <= budget_gb)
+    mode = next(mode for mode in MODES[rung.preset] if need(rung, mode) <= budget_gb)
+    return _choice(facts, budget_gb, rung, mode, need(rung, mode))
 
 
 def _choice(facts: DatasetFacts, budget_gb: float, rung: Rung, mode: str, estimate: float) -> Choice:

@@ -17,6 +17,7 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -156,8 +157,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
             UserError: see the class.
         """
         # Before nnU-Net looks at the first axis only, and would go on with a 2d configuration alone.
-        forward, _ = self.determine_transpose()
-        self.facts(self.determine_fullres_target_spacing()[forward], self._median_shape()[forward], 1)
+        self.fullres_facts()
         # nnU-Net prints every trial of 3d_lowres and calls our network a U-Net.
         with contextlib.redirect_stdout(io.StringIO()):
             plans = super().plan_experiment()
@@ -166,12 +166,15 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         print(f"Plans: {self._plans_file}. Train with: -tr SAM3DAdapterTrainer -p {self.plans_identifier}")
         return plans
 
-    def _median_shape(self) -> np.ndarray:
+    def fullres_facts(self) -> DatasetFacts:
+        """The dataset at the target spacing of 3d_fullres."""
+        forward, _ = self.determine_transpose()
         target = self.determine_fullres_target_spacing()
         fingerprint = self.dataset_fingerprint
         pairs = zip(fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True)
-        shapes = [np.round(np.array(spacing) / target * shape) for spacing, shape in pairs]
-        return np.median(shapes, 0)
+        shape = np.median([compute_new_shape(shape, spacing, target) for spacing, shape in pairs], 0)
+        voxels = np.prod(shape) * self.dataset_json["numTraining"]
+        return self.facts(target[forward], shape[forward], voxels)
 
     @property
     def _plans_file(self) -> Path:
