@@ -8,7 +8,6 @@ recomputes as little as fits. docs/planning.md tells the reasons. Grids are in t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from nnsam3d.errors import UserError
@@ -32,8 +31,6 @@ FROM_GB = {"tiny": 0.0, "vit_b": 4.0, "vit_l": 40.0, "vit_h": 80.0}
 # A larger backbone must not be bought with recomputing whole blocks: that would cost time twice.
 MODES = {"tiny": CHECKPOINTING, "vit_b": CHECKPOINTING, "vit_l": CHECKPOINTING[:2], "vit_h": CHECKPOINTING[:2]}
 CLICKS, CLICKS_PER_LABEL, MOST_CLICKS = 8, 2, 16
-
-Estimate = Callable[[SAM3DConfig, int, bool], float]
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DCon
     )
 
 
-def choose(facts: DatasetFacts, budget_gb: float, estimate: Estimate = estimate_gb) -> Choice:
+def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
     """The highest rung that fits, with as little recomputation as fits.
 
     Raises:
@@ -135,7 +132,7 @@ def choose(facts: DatasetFacts, budget_gb: float, estimate: Estimate = estimate_
         raise UserError(f"-gpu_memory_target {budget_gb}: the budget must be a positive number of gigabytes.")
 
     def need(rung: Rung, mode: str) -> float:
-        return estimate(rung_config(facts, rung, mode), rung.batch, FROM_GB[rung.preset] > 0)
+        return estimate_gb(rung_config(facts, rung, mode), rung.batch, FROM_GB[rung.preset] > 0)
 
     rungs = ladder(facts)
     least = need(rungs[0], CHECKPOINTING[-1])
