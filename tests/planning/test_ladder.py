@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
