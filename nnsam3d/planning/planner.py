@@ -161,8 +161,9 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         # nnU-Net prints every trial of 3d_lowres and calls our network a U-Net.
         with contextlib.redirect_stdout(io.StringIO()):
             plans = super().plan_experiment()
-        for name in plans["configurations"]:
-            print(describe(name, plans["configurations"][name]))
+        for name, configuration in plans["configurations"].items():
+            if name in STANDARD:  # the others are the user's own, kept by nnU-Net
+                print(describe(name, configuration))
         print(f"Plans: {self._plans_file}. Train with: -tr SAM3DAdapterTrainer -p {self.plans_identifier}")
         return plans
 

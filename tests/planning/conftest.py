@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
-from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets
-from nnunetv2.utilities import dataset_name_id_conversion
 
 from nnsam3d.network import SAM3DConfig
-from nnsam3d.planning import ladder, planner
+from nnsam3d.planning import ladder
 
 SHARES = {"none": 1.0, "cheap": 0.6, "blocks": 0.15}
 
@@ -41,11 +38,8 @@ MakeDataset = Callable[..., int]
 def make_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeDataset:
     """Writes a raw dataset of one small image with the fingerprint of another; returns its number."""
     raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
-    for module in (default_experiment_planner, planner, dataset_name_id_conversion, move_plans_between_datasets):
-        for name, folder in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed)):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, str(folder))
-    monkeypatch.setattr(dataset_name_id_conversion, "nnUNet_results", str(tmp_path))
+    for name, folder in (("raw", raw), ("preprocessed", preprocessed), ("results", tmp_path / "results")):
+        monkeypatch.setenv(f"nnUNet_{name}", str(folder))
 
     def make(
         number: int = 700,
