@@ -18,6 +18,7 @@ OPTIONS = {
     "link": {"--help", "--undo", "--print-path"},
     "doctor": {"--help", "--quiet"},
     "weights": {"--help"},
+    "plan-table": {"--help", "--fingerprint", "--budget", "--why"},
 }
 COMMANDS = {*OPTIONS, "demo"}
 

@@ -98,7 +98,7 @@ def case_of(values: dict[str, Any]) -> Case:
 
 def row(case: Case, estimate: int, measurement: int) -> str:
     patch = "x".join(map(str, case.patch))
-    extra = f", {case.channels} channels, {case.classes} classes" if (case.channels, case.classes) != (1, 2) else ""
+    extra = f", {case.channels} channel(s), {case.classes} classes" if (case.channels, case.classes) != (1, 2) else ""
     precision = "mixed" if case.half else "float32"
     return (
         f"| {case.preset}{extra} | {patch} | {case.batch} | {case.checkpointing} | {precision} "

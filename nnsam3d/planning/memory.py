@@ -33,7 +33,7 @@ def estimate_gb(config: SAM3DConfig, batch: int, half: bool) -> float:
 
 
 def nnunet_loss() -> torch.nn.Module:
-    """Dice and cross entropy, as nnU-Net's trainer builds it for plain labels (regions need no more)."""
+    """Dice and cross entropy, as nnU-Net's trainer builds it for plain labels."""
     dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     return DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
 
