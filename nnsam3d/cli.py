@@ -94,6 +94,22 @@ COMMANDS: dict[str, Command] = {
             nnsam3d prompts simulate labelsTs -o round2 --strategy largest_error --predictions out --add-to clicks
             """,
     ),
+    "plan-table": Command(
+        module="nnsam3d.planning.table_command",
+        summary="show the plan that each memory budget would get",
+        description="""
+            Prints what SAM3DAdapterPlanner would decide (backbone, patch, batch, checkpointing, estimated memory of
+            a training step) for budgets of 8 to 80 GB: for typical public datasets, or for your own once
+            nnUNetv2_extract_fingerprint has run. Nothing is written. Every plan is measured on shapes, which takes
+            some seconds each. The plans themselves are made by nnUNetv2_plan_and_preprocess -pl SAM3DAdapterPlanner.
+            """,
+        example="""
+            nnsam3d plan-table
+            nnsam3d plan-table --fingerprint 512 --budget 8 24 --why
+            nnsam3d plan-table --fingerprint my_dataset.json
+            nnUNetv2_plan_and_preprocess -d 512 -pl SAM3DAdapterPlanner -gpu_memory_target 8
+            """,
+    ),
     "predict": Command(
         module="nnsam3d.inference.predict_command",
         summary="segment a folder of images with their prompt files",

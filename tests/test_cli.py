@@ -19,6 +19,7 @@ OPTIONS = {
     "doctor": {"--help", "--quiet"},
     "weights": {"--help"},
     "prompts": {"--help"},
+    "plan-table": {"--help", "--fingerprint", "--budget", "--why"},
 }
 COMMANDS = {*OPTIONS, "demo"}
 

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
 from nnsam3d.prompts import click_labels
+from nnsam3d.training.decision import Decision, read_decision
 from nnsam3d.training.options import PLANS_KEY, TrainingOptions
 
 NETWORK_CLASS = "nnsam3d.network.sam3d.SAM3D"
@@ -85,10 +86,12 @@ def rewrite_plans(
     """A copy of ``plans`` whose ``configuration`` describes our network and the resolved options.
 
     Raises:
-        UserError: see :func:`refuse_unsupported`; unknown preset; patch too small for the network.
+        UserError: see :func:`refuse_unsupported`; unknown preset; patch too small for the network; a planner's
+            entry that was edited into something that cannot work.
     """
     resolved = refuse_unsupported(plans, configuration, dataset_json)
-    config = network_config(resolved["patch_size"], resolved["spacing"], dataset_json, options)
+    decision = read_decision(resolved, configuration)
+    config = network_config(resolved["patch_size"], resolved["spacing"], dataset_json, options, decision)
     kwargs = asdict(config)
     # nnU-Net passes these two itself, from dataset.json
     del kwargs["num_image_channels"], kwargs["num_classes"]
@@ -104,29 +107,37 @@ def rewrite_plans(
 
 
 def network_config(
-    patch_DHW: Sequence[int], spacing_DHW: Sequence[float], dataset_json: dict[str, Any], options: TrainingOptions
+    patch_DHW: Sequence[int],
+    spacing_DHW: Sequence[float],
+    dataset_json: dict[str, Any],
+    options: TrainingOptions,
+    decision: Decision | None = None,
 ) -> SAM3DConfig:
     """The network for a patch (voxels) at a spacing (mm).
+
+    Token stride and window are the planner's where it made a ``decision``, else they follow the same rules.
 
     Raises:
         UserError: unknown preset, or a patch that holds fewer tokens than the network or the window needs.
     """
     if options.preset not in PRESETS:
         raise UserError(f"option preset={options.preset!r} is unknown. Known presets: {', '.join(PRESETS)}.")
-    stride = token_stride(spacing_DHW)
+    stride = token_stride(spacing_DHW) if decision is None else tuple(decision.token_stride)
     grid = [math.ceil(size / step) for size, step in zip(patch_DHW, stride, strict=True)]
     if min(grid) < SMALLEST_GRID:
         raise UserError(
             f"patch {tuple(patch_DHW)} with token stride {stride} gives a token grid of {tuple(grid)}: at least "
             f"{SMALLEST_GRID} tokens per axis are needed. Plan a larger patch for this configuration."
         )
-    window = (options.window,) * 3 if options.window else tuple(window_edge(tokens) for tokens in grid)
+    window: Sequence[int] = [window_edge(tokens) for tokens in grid] if decision is None else decision.window
+    if options.window:
+        window = (options.window,) * 3
     try:
         return preset_config(
             options.preset,
             patch_size=tuple(int(size) for size in patch_DHW),
             token_stride=stride,
-            window=window,
+            window=tuple(window),
             num_image_channels=len(dataset_json.get("channel_names") or dataset_json["modality"]),
             num_click_labels=max(click_labels(dataset_json).values()) + 1,
             max_clicks=options.max_clicks,

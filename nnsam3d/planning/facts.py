@@ -1,0 +1,95 @@
+"""What the planner has to know about a dataset; from a file of facts or, in the planner, from nnU-Net's fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from nnsam3d.errors import UserError
+
+Triple: TypeAlias = tuple[int, int, int]
+SHIPPED = "fingerprints"
+KEYS = {
+    "name": str,
+    "about": str,
+    "modality": str,
+    "spacing_mm": list,
+    "median_shape": list,
+    "channels": int,
+    "labels": int,
+    "cases": int,
+}
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """One dataset at its target spacing, axes as the network sees them (D = slice axis).
+
+    Raises:
+        UserError: images of a single slice, or a spacing that is not positive.
+    """
+
+    name: str
+    spacing_DHW: tuple[float, float, float]  # mm
+    shape_DHW: Triple  # voxels of the median case at that spacing
+    cases: int  # training cases
+    channels: int  # image channels
+    heads: int  # logit maps
+    click_labels: int  # values that a click may carry, background included
+
+    def __post_init__(self) -> None:
+        if min(self.spacing_DHW) <= 0:
+            raise UserError(f"{self.name}: the target spacing {self.spacing_DHW} mm must be positive on every axis.")
+        if min(self.shape_DHW) < 2:
+            raise UserError(
+                f"{self.name}: the median image has {self.shape_DHW} voxels at {self.spacing_DHW} mm, a single slice "
+                "on one axis: this is a 2D dataset, and SAM3D is a 3D network. Plan it with nnU-Net's own planner "
+                "(leave -pl away) and train its 2d configuration; or, if -overwrite_target_spacing made the slices "
+                "vanish, give a finer spacing."
+            )
+
+
+def transposed(values_zyx: Sequence[Any], spacing_zyx: Sequence[float]) -> list[Any]:
+    """nnU-Net's transposition: the axis with the largest spacing first."""
+    first = max(range(3), key=lambda axis: (spacing_zyx[axis], -axis))
+    return [values_zyx[axis] for axis in [first, *(axis for axis in range(3) if axis != first)]]
+
+
+def read_facts(path: Path) -> DatasetFacts:
+    """A file of facts, see ``nnsam3d/planning/fingerprints``.
+
+    Raises:
+        UserError: not readable, or keys and values that do not fit; the message names the file and the key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or set(content) != set(KEYS):
+        raise UserError(f"{path}: a fingerprint file holds exactly the keys {', '.join(KEYS)}")
+    for key, kind in KEYS.items():
+        if not isinstance(content[key], kind) or (kind is int and content[key] < 1):
+            raise UserError(f"{path}: {key} must be a {kind.__name__}, not {content[key]!r}")
+    for key in ("spacing_mm", "median_shape"):
+        if len(content[key]) != 3 or not all(isinstance(value, int | float) for value in content[key]):
+            raise UserError(f"{path}: {key} must be three numbers (z, y, x), not {content[key]!r}")
+    spacing, shape = (transposed(content[key], content["spacing_mm"]) for key in ("spacing_mm", "median_shape"))
+    return DatasetFacts(
+        name=content["name"],
+        spacing_DHW=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        shape_DHW=(round(shape[0]), round(shape[1]), round(shape[2])),
+        cases=content["cases"],
+        channels=content["channels"],
+        heads=content["labels"] + 1,
+        click_labels=content["labels"] + 1,
+    )
+
+
+def shipped_facts() -> list[DatasetFacts]:
+    """The typical datasets that come with nnsam3d."""
+    folder = Path(str(files("nnsam3d.planning") / SHIPPED))
+    return [read_facts(path) for path in sorted(folder.glob("*.json"))]

@@ -1,0 +1,247 @@
+"""SAM3DAdapterPlanner: nnU-Net's experiment planner with our network, patch and batch. ``planners/`` re-exports it.
+
+Target spacing, transposition, normalisation, resampling and the low-resolution configuration are nnU-Net's; the
+rest is decided in :mod:`nnsam3d.planning.ladder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnsam3d.errors import UserError
+from nnsam3d.planning.facts import DatasetFacts
+from nnsam3d.planning.ladder import Choice, choose
+from nnsam3d.prompts import click_labels
+from nnsam3d.training.decision import DECISION_KEY, Decision
+from nnsam3d.training.options import PLANS_KEY, TrainingOptions
+from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
+
+PLANS_NAME = "nnUNetSAM3DPlans"
+NNUNET_PLANS = "nnUNetPlans"
+STANDARD = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")  # configurations that nnU-Net plans
+CLICK_OPTIONS = ("zero_click_share", "negative_click_share", "click_strategy", "validation_clicks")
+
+
+class SAM3DAdapterPlanner(ExperimentPlanner):
+    """Plans for SAM3DAdapterTrainer: ``nnUNetv2_plan_and_preprocess -d D -pl SAM3DAdapterPlanner``.
+
+    Configurations: 3d_fullres, and 3d_lowres where nnU-Net would plan one. No 2d (the network is 3D) and no
+    3d_cascade_fullres (clicks already say where to look).
+
+    Raises:
+        UserError: missing fingerprint, single slices, impossible budget, or what SAM3DAdapterTrainer cannot train.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = PLANS_NAME,
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        name = maybe_convert_to_dataset_name(dataset_name_or_id)
+        if plans_name == NNUNET_PLANS:
+            raise UserError(
+                f"-overwrite_plans_name {NNUNET_PLANS} would replace nnU-Net's own plans and their preprocessed data: "
+                f"choose another name (without the flag it is {PLANS_NAME})."
+            )
+        fingerprint = Path(nnUNet_preprocessed or ".") / name / "dataset_fingerprint.json"
+        if not fingerprint.is_file():
+            number = name[len("Dataset") :].split("_")[0]
+            raise UserError(f"{fingerprint} is missing. Make it with: nnUNetv2_extract_fingerprint -d {int(number)}")
+        _check_spacing(overwrite_target_spacing)
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+        self._check_channels(fingerprint)
+
+    def _check_channels(self, fingerprint: Path) -> None:
+        seen, named = len(self.dataset_fingerprint["foreground_intensity_properties_per_channel"]), self._channels
+        if seen != named:
+            raise UserError(
+                f"{fingerprint} was made from images with {seen} channel(s), but dataset.json names {named}: correct "
+                'channel_names in dataset.json, or renew the fingerprint with "nnUNetv2_extract_fingerprint --clean".'
+            )
+
+    @property
+    def _channels(self) -> int:
+        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+
+    def facts(self, spacing_DHW: Sequence[float], shape_DHW: Sequence[float], voxels: float) -> DatasetFacts:
+        """The dataset at a target spacing (mm), median image in voxels; ``voxels`` of the whole dataset."""
+        labels = self.dataset_json["labels"]
+        regions = self.dataset_json.get("regions_class_order")
+        spacing, shape = [float(mm) for mm in spacing_DHW], [round(float(size)) for size in shape_DHW]
+        return DatasetFacts(
+            name=self.dataset_name,
+            spacing_DHW=(spacing[0], spacing[1], spacing[2]),
+            shape_DHW=(shape[0], shape[1], shape[2]),
+            cases=round(voxels / np.prod(shape, dtype=np.float64)),
+            channels=self._channels,
+            heads=LabelManager(labels, regions).num_segmentation_heads,
+            click_labels=max(click_labels(self.dataset_json).values()) + 1,
+        )
+
+    def get_plans_for_configuration(
+        self,
+        spacing: Any,
+        median_shape: Any,
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict[str, Any],
+    ) -> dict[str, Any]:
+        """One configuration, called by nnU-Net; an empty one for 2D, which is not kept."""
+        if len(spacing) == 2:
+            return {}
+        facts = self.facts(spacing, median_shape, approximate_n_voxels_dataset)
+        choice = choose(facts, float(self.UNet_vram_target_GB))
+        fn_data, data_kwargs, fn_seg, seg_kwargs = self.determine_resampling()
+        fn_probabilities, probabilities_kwargs = self.determine_segmentation_softmax_export_fn()
+        schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        return {
+            "data_identifier": data_identifier,
+            "preprocessor_name": self.preprocessor_name,
+            "batch_size": choice.batch,
+            "patch_size": list(choice.config.patch_size),
+            "median_image_size_in_voxels": median_shape,
+            "spacing": spacing,
+            "normalization_schemes": schemes,
+            "use_mask_for_norm": use_mask,
+            "resampling_fn_data": fn_data.__name__,
+            "resampling_fn_seg": fn_seg.__name__,
+            "resampling_fn_data_kwargs": data_kwargs,
+            "resampling_fn_seg_kwargs": seg_kwargs,
+            "resampling_fn_probabilities": fn_probabilities.__name__,
+            "resampling_fn_probabilities_kwargs": probabilities_kwargs,
+            "architecture": {},  # see save_plans
+            PLANS_KEY: planned_options(choice),
+            DECISION_KEY: decision_of(choice, facts, self._spacing_rule(spacing)).as_dict(),
+        }
+
+    def _spacing_rule(self, spacing_DHW: Sequence[float]) -> str:
+        forward, _ = self.determine_transpose()
+        fullres = self.determine_fullres_target_spacing()[forward]
+        if not np.allclose(fullres, spacing_DHW):
+            return "coarser than 3d_fullres until a patch holds a quarter of the median image (nnU-Net's rule)"
+        if self.overwrite_target_spacing is not None:
+            return "given with -overwrite_target_spacing"
+        median = np.percentile(np.vstack(self.dataset_fingerprint["spacings"]), 50, 0)[forward]
+        if np.allclose(fullres, median):
+            return "median of the training images (nnU-Net's rule)"
+        return "median, 10th percentile along the thick slices (nnU-Net's rule)"
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """Decide, write the plans and print them.
+
+        Raises:
+            UserError: see the class.
+        """
+        # Before nnU-Net looks at the first axis only, and would go on with a 2d configuration alone.
+        self.fullres_facts()
+        # nnU-Net prints every trial of 3d_lowres and calls our network a U-Net.
+        with contextlib.redirect_stdout(io.StringIO()):
+            plans = super().plan_experiment()
+        for name, configuration in plans["configurations"].items():
+            if name in STANDARD:  # the others are the user's own, kept by nnU-Net
+                print(describe(name, configuration))
+        print(f"Plans: {self._plans_file}. Train with: -tr SAM3DAdapterTrainer -p {self.plans_identifier}")
+        return plans
+
+    def fullres_facts(self) -> DatasetFacts:
+        """The dataset at the target spacing of 3d_fullres."""
+        forward, _ = self.determine_transpose()
+        target = self.determine_fullres_target_spacing()
+        fingerprint = self.dataset_fingerprint
+        pairs = zip(fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True)
+        shape = np.median([compute_new_shape(shape, spacing, target) for spacing, shape in pairs], 0)
+        voxels = np.prod(shape) * self.dataset_json["numTraining"]
+        return self.facts(target[forward], shape[forward], voxels)
+
+    @property
+    def _plans_file(self) -> Path:
+        return Path(nnUNet_preprocessed) / self.dataset_name / f"{self.plans_identifier}.json"
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """As nnU-Net's, with 3D configurations only and our network in them."""
+        configurations = plans["configurations"]
+        for name in ("2d", "3d_cascade_fullres"):
+            configurations.pop(name, None)
+        for name, configuration in configurations.items():
+            configuration.pop("next_stage", None)  # of the cascade
+            refuse_unsupported(plans, name, self.dataset_json)
+            options = TrainingOptions(**configuration[PLANS_KEY])
+            rewritten = rewrite_plans(plans, name, self.dataset_json, options)["configurations"][name]
+            configuration["architecture"] = rewritten["architecture"]
+        self._forget_old_configurations(configurations)
+        super().save_plans(plans)
+
+    def _forget_old_configurations(self, planned: dict[str, Any]) -> None:
+        """nnU-Net keeps what stands in an older file; a 3d_lowres of another budget must not stay there."""
+        if self._plans_file.is_file():
+            old = load_json(str(self._plans_file))
+            for name in set(STANDARD) & set(old["configurations"]) - set(planned):
+                del old["configurations"][name]
+            save_json(old, str(self._plans_file), sort_keys=False)
+
+
+def planned_options(choice: Choice) -> dict[str, Any]:
+    """The training options that the plans set; all others keep their defaults."""
+    options = asdict(TrainingOptions(preset=choice.preset, checkpointing=choice.config.checkpointing))
+    clicks = {name: options[name] for name in CLICK_OPTIONS}
+    chosen = {"preset": choice.preset, "checkpointing": choice.config.checkpointing}
+    return {**chosen, "max_clicks": choice.config.max_clicks, **clicks}
+
+
+def decision_of(choice: Choice, facts: DatasetFacts, spacing_rule: str) -> Decision:
+    """What stands in the plans beside the options."""
+    stride = choice.config.token_stride
+    return Decision(
+        budget_gb=choice.budget_gb,
+        estimate_gb=choice.estimate_gb,
+        precision=choice.precision,
+        spacing_rule=spacing_rule,
+        token_stride=stride,
+        token_grid=choice.config.token_grid,
+        window=choice.config.window,
+        token_mm=tuple(round(step * mm, 3) for step, mm in zip(stride, facts.spacing_DHW, strict=True)),
+        why=choice.why,
+    )
+
+
+def describe(name: str, configuration: dict[str, Any]) -> str:
+    """A configuration for a reader."""
+    decision = configuration[DECISION_KEY]
+    lines = [
+        f"{name}: {decision['estimate_gb']:g} of {decision['budget_gb']:g} GB, {decision['precision']}",
+        f"spacing {', '.join(f'{mm:.4g}' for mm in configuration['spacing'])} mm: {decision['spacing_rule']}",
+        *decision["why"],
+    ]
+    return "\n    ".join(lines)
+
+
+def _check_spacing(spacing: Sequence[float] | None) -> None:
+    if spacing is not None and (len(spacing) != 3 or not all(mm > 0 for mm in spacing)):
+        raise UserError(
+            f"-overwrite_target_spacing {' '.join(map(str, spacing))}: three positive numbers in mm are needed, in the "
+            "order of the image array (z y x)."
+        )

@@ -1,0 +1,107 @@
+"""`nnsam3d plan-table`: the plan that each memory budget would get, for typical or given datasets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnsam3d.errors import UserError
+from nnsam3d.planning.facts import DatasetFacts, read_facts, shipped_facts
+
+if TYPE_CHECKING:  # it imports torch, which the help must not wait for
+    from nnsam3d.planning.ladder import Choice
+
+BUDGETS_GB = (8.0, 12.0, 16.0, 24.0, 40.0, 80.0)
+HEAD: tuple[str, ...] = ("dataset", "budget, GB", "backbone", "patch, voxels", "tokens", "token, mm")
+HEAD += ("batch", "checkpointing", "estimate, GB")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `nnsam3d plan-table`."""
+    parser.add_argument(
+        "--fingerprint",
+        nargs="+",
+        metavar="FILE|DATASET",
+        help="files of facts (as in nnsam3d/planning/fingerprints), or nnU-Net datasets with an extracted fingerprint "
+        "(id or name); without it the typical datasets that come with nnsam3d",
+    )
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        type=float,
+        default=list(BUDGETS_GB),
+        metavar="GB",
+        help="memory budgets, as for -gpu_memory_target (default: 8 12 16 24 40 80)",
+    )
+    parser.add_argument("--why", action="store_true", help="below the table, the reasons for every plan")
+
+
+def main(args: argparse.Namespace) -> int:
+    """`nnsam3d plan-table`.
+
+    Raises:
+        UserError: an unreadable fingerprint or an impossible budget.
+    """
+    from tqdm import tqdm
+
+    from nnsam3d.planning.ladder import choose
+
+    datasets = [facts_of(given) for given in args.fingerprint] if args.fingerprint else shipped_facts()
+    pairs = [(facts, budget) for facts in datasets for budget in sorted(args.budget)]
+    choices = [(facts, choose(facts, budget)) for facts, budget in tqdm(pairs, desc="plan", unit="plan")]
+    print(table(choices))
+    if args.why:
+        for facts, choice in choices:
+            print("\n".join([f"\n{facts.name}, {choice.budget_gb:g} GB:", *(f"- {reason}" for reason in choice.why)]))
+    return 0
+
+
+def facts_of(given: str) -> DatasetFacts:
+    """A file of facts, or a dataset of nnU-Net by id or name.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(given)
+    if path.suffix == ".json" or path.is_file():
+        return read_facts(path)
+    return _dataset_facts(given)
+
+
+def _dataset_facts(dataset: str) -> DatasetFacts:
+    from nnsam3d.planning.planner import SAM3DAdapterPlanner
+
+    if not (os.environ.get("nnUNet_raw") and os.environ.get("nnUNet_preprocessed")):
+        raise UserError(f"{dataset} is no file; for a dataset of nnU-Net set nnUNet_raw and nnUNet_preprocessed.")
+    try:
+        planner = SAM3DAdapterPlanner(int(dataset) if dataset.isdigit() else dataset)
+    except (RuntimeError, AssertionError, FileNotFoundError) as error:
+        raise UserError(f"{dataset} is neither a file nor a dataset of nnU-Net: {error}") from None
+    return planner.fullres_facts()
+
+
+def table(choices: Sequence[tuple[DatasetFacts, Choice]]) -> str:
+    """Markdown, columns aligned."""
+    rows = [HEAD, *(_row(facts, choice) for facts, choice in choices)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = [" | ".join(map(str.ljust, row, widths)) for row in rows]
+    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _row(facts: DatasetFacts, choice: Choice) -> tuple[str, ...]:
+    config = choice.config
+    token_mm = [step * mm for step, mm in zip(config.token_stride, facts.spacing_DHW, strict=True)]
+    return (
+        facts.name,
+        f"{choice.budget_gb:g}",
+        choice.preset,
+        "x".join(map(str, config.patch_size)),
+        "x".join(map(str, config.token_grid)),
+        "x".join(f"{mm:.2g}" for mm in token_mm),
+        str(choice.batch),
+        config.checkpointing,
+        f"{choice.estimate_gb:.1f}",
+    )

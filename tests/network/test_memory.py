@@ -1,0 +1,70 @@
+"""The peak that shapes predict: the counting itself, and what every knob does to it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnsam3d.network import SAM3D, SAM3DConfig, preset_config
+from nnsam3d.network.config import CHECKPOINTING
+from nnsam3d.network.memory import LiveStorages, StepMemory, step_memory
+
+from .conftest import SMALL
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits, target[:, 0].long())
+
+
+def memory(config: SAM3DConfig | None = None, batch: int = 1, frozen: bool = False, half: bool = False) -> StepMemory:
+    config = config or SAM3DConfig(**SMALL)
+    return step_memory(config, batch=batch, loss=cross_entropy, frozen=frozen, half=half)
+
+
+def test_storages_count_once_and_as_long_as_they_live() -> None:
+    with LiveStorages() as live:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)[2:] + 0  # 800 numbers of its own
+        assert live.now == 4 * 1800
+        c = torch.cat([a, b.flatten()])
+        del a, b
+        assert live.now == 4 * 1800
+        assert live.peak == 4 * 3600
+        c.mul_(2)
+        assert live.now == 4 * 1800
+    assert c.sum() == 0
+
+
+def test_values_or_not_the_peak_is_the_same() -> None:
+    config = SAM3DConfig(**SMALL)
+    net = SAM3D(config).train()
+    with LiveStorages() as live:
+        for tensor in [*net.parameters(), *net.buffers()]:
+            live.watch(tensor)
+        data = torch.zeros(1, config.num_image_channels + 1, *config.patch_size)
+        target = torch.zeros(1, 1, *config.patch_size, dtype=torch.int16)
+        error = cross_entropy(net(data), target)
+        error.backward()
+        peak = live.peak
+    assert peak == pytest.approx(memory(config).step, rel=0.01)
+
+
+def test_parameters_gradients_and_moments() -> None:
+    net = SAM3D(SAM3DConfig(**SMALL))
+    found = memory()
+    assert found.parameters == sum(p.nbytes for p in net.parameters())
+    assert found.peak == found.step + 2 * found.trainable
+    frozen = memory(frozen=True)
+    assert frozen.trainable < found.trainable
+    assert frozen.peak < found.peak
+
+
+def test_every_knob_turns_the_right_way() -> None:
+    base, cheap, blocks = (preset_config("tiny", patch_size=32, checkpointing=mode) for mode in CHECKPOINTING)
+    assert memory(base).peak > memory(cheap).peak > memory(blocks).peak
+    assert memory(base, batch=3).peak > 1.9 * memory(base).peak
+    assert memory(base, half=True).peak < memory(base).peak
+    more = preset_config("tiny", patch_size=32, num_image_channels=4, num_classes=8)
+    assert memory(more).peak > memory(base).peak
