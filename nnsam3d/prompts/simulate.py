@@ -14,13 +14,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-from nnsam3d.prompts.centres import centres_first, shuffled
+from nnsam3d.prompts.centres import as_voxel, centres_first, shuffled
 from nnsam3d.prompts.negatives import simulate_negatives
+from nnsam3d.prompts.refine import error_centres
+from nnsam3d.prompts.types import LabelledClick
 
 STRATEGIES = ("uniform", "center", "largest_error")
-
-LabelledClick = tuple[tuple[int, int, int], int]
-"""A voxel (z, y, x) and its label."""
 
 
 def case_rng(case: str, seed: int = 0) -> Generator:
@@ -47,8 +46,9 @@ def simulate_clicks(
         strategy: "uniform" voxels of the label, without replacement while there are enough of them;
             "center" the voxel deepest inside the largest component (distance transform in mm), then inside
             the next components, then each time the voxel farthest from the border and all earlier clicks;
-            "largest_error" the same on the voxels where ``(prediction == label) != (segmentation == label)``.
-            There a click may lie on another label (a false positive): its label is the segmentation's value.
+            "largest_error" the centres of the errors ``(prediction == label) != (segmentation == label)``, largest
+            error first (:mod:`nnsam3d.prompts.refine`: nothing is drawn), then over them again at the next best
+            voxels. There a click may lie on another label (a false positive): its label is the segmentation's value.
         prediction: (D, H, W) label map, for "largest_error" only.
         spacing: mm along z, y, x.
         ignore_label: never clicked by "largest_error" (the other strategies stay on ``label`` anyway).
@@ -62,15 +62,16 @@ def simulate_clicks(
     truth = _as_volume(segmentation)
     if n == 0:
         return np.zeros((0, 3), np.int64)
-    mask = truth == label
     if strategy == "largest_error":
-        mask = _error(truth, label, prediction, ignore_label)
-    flat = np.flatnonzero(mask)
-    if not flat.size:
-        if strategy == "largest_error":
+        error = _error(truth, label, prediction, ignore_label)
+        if not error.any():
             raise ValueError(f"label {label}: prediction and segmentation agree, no error to click on")
-        raise ValueError(f"label {label} does not occur in the segmentation of shape {truth.shape}")
-    positions = _positions(flat, truth.shape, rng, strategy, spacing)
+        positions = _error_positions(truth, error, spacing)
+    else:
+        flat = np.flatnonzero(truth == label)
+        if not flat.size:
+            raise ValueError(f"label {label} does not occur in the segmentation of shape {truth.shape}")
+        positions = _positions(flat, truth.shape, rng, strategy, spacing)
     return np.array(list(itertools.islice(positions, n)), dtype=np.int64).reshape(n, 3)
 
 
@@ -161,7 +162,7 @@ def simulate_prompt_set(
             foreground_flat=flat,
             image=image,
         )
-        clicks = [(_voxel(row), 0) for row in found]
+        clicks = [(as_voxel(row), 0) for row in found]
     if present:
         # A patch without background has no negatives; its clicks are positive then.
         positives = n - len(clicks)
@@ -188,8 +189,25 @@ def _positions(
 ) -> Iterator[tuple[int, int, int]]:
     """Endless click positions on the voxels ``flat`` (raveled indices)."""
     if strategy != "uniform":
-        return centres_first(flat, shape, rng, spacing)
-    return (_voxel(np.unravel_index(flat[i], shape)) for i in shuffled(len(flat), rng))
+        mask = np.zeros(shape, dtype=bool)
+        mask.reshape(-1)[flat] = True
+        return centres_first(mask, rng, spacing)
+    return (as_voxel(np.unravel_index(flat[i], shape)) for i in shuffled(len(flat), rng))
+
+
+def _error_positions(
+    truth: NDArray, error: NDArray[np.bool_], spacing: Sequence[float]
+) -> Iterator[tuple[int, int, int]]:
+    """Endless: the centre of every error, largest first, then the next best voxel of every error, and so on."""
+    clicked: list[tuple[int, int, int]] = []
+    before = -1
+    while True:
+        if len(clicked) == before:  # every voxel has been clicked
+            clicked.clear()
+        before = len(clicked)
+        for voxel, _ in error_centres(truth, error, spacing, np.unique(truth).tolist(), tuple(clicked)):
+            clicked.append(voxel)
+            yield voxel
 
 
 def _present(
@@ -228,8 +246,3 @@ def _as_volume(segmentation: ArrayLike) -> NDArray:
     if volume.ndim != 3:
         raise ValueError(f"segmentation must have shape (D, H, W), got {volume.shape}")
     return volume
-
-
-def _voxel(row: Sequence[int]) -> tuple[int, int, int]:
-    z, y, x = row
-    return int(z), int(y), int(x)

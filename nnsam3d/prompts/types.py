@@ -12,6 +12,9 @@ from nnsam3d.geometry import SPACES
 
 Space = Literal["voxel", "lps", "ras"]
 
+LabelledClick = tuple[tuple[int, int, int], int]
+"""A voxel (z, y, x) of an array and its label: how simulated clicks are given."""
+
 
 class PromptError(UserError):
     """A prompt that cannot be used; the message names the file or case, the click and what is allowed."""

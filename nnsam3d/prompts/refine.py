@@ -1,0 +1,102 @@
+"""The next click of a person who corrects a segmentation: in the centre of the largest error.
+
+The only implementation: training, benchmark, `nnsam3d prompts simulate` and ``simulate_clicks`` all come here.
+Nothing is drawn at random. Axis letters: D, H, W = array axes z, y, x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnsam3d.prompts.centres import TIE, Component, Components, as_voxel, bounding_box
+from nnsam3d.prompts.types import LabelledClick
+
+
+def next_click(
+    segmentation_DHW: ArrayLike,
+    prediction_DHW: ArrayLike,
+    spacing: Sequence[float],
+    *,
+    labels: Sequence[int],
+    ignore_label: int | None = None,
+    clicked: Iterable[Sequence[int]] = (),
+) -> LabelledClick | None:
+    """One click in the centre of the largest error, labelled with the truth found there.
+
+    An error is a 26-connected piece of voxels of ONE truth value that are predicted as something else: a missed
+    part of label k (the click says k), or background that is taken for a label (the click says 0, a negative
+    one). The largest piece by volume wins; of equal ones the smaller label, then raster order. Its centre is
+    the voxel deepest inside by distance transform in mm; of equally deep ones the nearest to the piece's mean.
+
+    Args:
+        segmentation_DHW: ground truth (label map).
+        prediction_DHW: label map of the same shape.
+        spacing: mm along D, H, W.
+        labels: foreground values that may be clicked; beside them only 0. Errors on other values are left out.
+        ignore_label: never clicked, even if it is among ``labels``.
+        clicked: voxels (z, y, x) that have been clicked already: never given again.
+
+    Returns:
+        ((z, y, x), label), or None: no error is left, or every voxel of the errors has been clicked.
+
+    Raises:
+        ValueError: not two volumes of one shape.
+    """
+    truth, predicted = np.asarray(segmentation_DHW), np.asarray(prediction_DHW)
+    if truth.ndim != 3 or predicted.shape != truth.shape:
+        raise ValueError(f"segmentation {truth.shape} and prediction {predicted.shape} must be one shape (D, H, W)")
+    return next(error_centres(truth, truth != predicted, spacing, {0, *labels} - {ignore_label}, clicked), None)
+
+
+def error_centres(
+    truth_DHW: NDArray,
+    error_DHW: NDArray[np.bool_],
+    spacing: Sequence[float],
+    values: Iterable[int | None],
+    clicked: Iterable[Sequence[int]] = (),
+) -> Iterator[LabelledClick]:
+    """The centre of every error piece as :func:`next_click` defines them, largest piece first.
+
+    Pieces that hold no voxel but clicked ones are left out.
+
+    Args:
+        error_DHW: True where the prediction is wrong.
+        values: truth values on which an error counts.
+    """
+    taken = np.array([as_voxel(voxel) for voxel in clicked], dtype=np.int64).reshape(-1, 3)
+    box = bounding_box(error_DHW)
+    truth, error = truth_DHW[box], error_DHW[box]
+    offset = np.array([axis.start for axis in box])
+    pieces = []  # (volume, truth value, number) of all pieces, and where each value's components are
+    components = {}
+    occurring = set(np.unique(truth[error]).tolist())
+    for value in sorted(occurring & {v for v in values if v is not None}):
+        components[value] = Components(error & (truth == value))
+        pieces += [(-volume, value, number) for number, volume in enumerate(components[value].volumes.tolist())]
+    for _, value, number in sorted(pieces):
+        centre = _centre(components[value][number], spacing, taken - offset)
+        if centre is not None:
+            yield as_voxel(centre + offset), int(value)
+
+
+def _centre(
+    component: Component, spacing: Sequence[float], taken_N3: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """The deepest voxel that has not been clicked; None if all have been."""
+    voxels_N3 = component.voxels()
+    depth_N = component.depth(spacing)
+    inner = taken_N3 - component.low
+    inner = inner[((inner >= 0) & (inner < component.box.shape)).all(axis=1)]
+    if len(inner):
+        clicked = np.zeros(component.box.shape, dtype=bool)
+        clicked[tuple(inner.T)] = True
+        depth_N = np.where(clicked[component.box], 0.0, depth_N)
+    if depth_N.max() <= 0:
+        return None
+    best = voxels_N3[depth_N >= depth_N.max() * (1 - TIE)]
+    # A thin or flat piece is equally deep nearly everywhere: there a person aims at its middle.
+    from_mean = np.linalg.norm((best - voxels_N3.mean(axis=0)) * np.asarray(spacing), axis=1)
+    return best[int(np.argmin(np.round(from_mean, 6)))]
