@@ -10,8 +10,8 @@ import torch
 from nnsam3d.errors import UserError
 from nnsam3d.training import budget
 from nnsam3d.training.budget import Stretched, TimedTrainer
-from nnsam3d.training.options import TrainingOptions, options_from_mapping
 from nnsam3d.training.optimizer import FINAL_SHARE, WarmupLinear
+from nnsam3d.training.options import TrainingOptions, options_from_mapping
 
 
 class Clock:

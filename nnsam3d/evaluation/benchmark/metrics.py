@@ -67,7 +67,7 @@ def _surface(
 ) -> Scores:
     names = [f"nsd_{tolerance:g}mm" for tolerance in NSD_TOLERANCES_MM]
     if not predicted or not true:
-        return {name: 0.0 if predicted or true else None for name in names} | {"hd95": None}
+        return dict.fromkeys(names, 0.0 if predicted or true else None) | {"hd95": None}
     # one empty voxel around both masks: the border of the volume counts as surface
     box = _box(prediction_DHW | truth_DHW)
     pair = [np.pad(mask[box], 1) for mask in (prediction_DHW, truth_DHW)]

@@ -88,7 +88,7 @@ def test_dice_is_nnunets():
 
 
 def test_curves():
-    assert area_under_curve({clicks: 1.0 for clicks in range(11)}) == 4
+    assert area_under_curve(dict.fromkeys(range(11), 1.0)) == 4
     assert area_under_curve({1: 0.0, 2: 0.5, 3: 0.5, 4: 0.5, 5: 1.0}) == pytest.approx(2.0)
     assert area_under_curve({1: 0.5, 2: 0.5}) is None
     dice = {0: 0.2, 1: 0.85, 2: 0.7, 3: 0.9, 5: None}
