@@ -162,7 +162,7 @@ class PreparedVolume:
         logits = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
         return np.asarray(
             convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits.float().numpy(),
+                logits.cpu(),  # in half precision, as nnU-Net has it: a tie must fall alike
                 self.predictor.plans_manager,
                 self.predictor.configuration_manager,
                 self.predictor.label_manager,

@@ -5,6 +5,8 @@ Axis letters: D, H, W = array axes z, y, x of the image file.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import time
@@ -99,7 +101,8 @@ def run_job(setting: Setting, job: Job, output: Path, device: str, checkpoint: s
     from nnsam3d.evaluation.benchmark.arms import load_arm
     from nnsam3d.evaluation.benchmark.cost import model_cost, peak_memory_mb
 
-    arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
+        arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
     cost_file = job.folder(output) / COST_FILE
     cost_file.parent.mkdir(parents=True, exist_ok=True)
     write_json(cost_file, model_cost(arm, job.fold))
