@@ -41,8 +41,9 @@ def test_options_are_the_promised_ones(name):
     assert options == OPTIONS[name]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["link", "--help"], ["doctor", "--help"], ["weights", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
+@pytest.mark.parametrize("command", ["", "link", "doctor", "weights", "benchmark", "benchmark run"])
+def test_help_imports_nothing_heavy(command):
+    arguments = [*command.split(), "--help"]
     script = (
         "import sys\nfrom nnsam3d import cli\n"
         f"try: cli.main({arguments!r})\n"

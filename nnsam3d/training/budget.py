@@ -39,6 +39,8 @@ class TimedTrainer(nnUNetTrainer):
         self.num_epochs = options.num_epochs
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
+        self.save_every = 10
 
     def training_seconds(self) -> float:
         """Seconds inside epochs so far."""

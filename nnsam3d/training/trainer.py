@@ -71,8 +71,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.initial_lr = options.learning_rate
         self.weight_decay = options.weight_decay
         self.oversample_foreground_percent = options.oversample_foreground
-        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
-        self.save_every = 10
 
     # ------------------------------------------------------------------ network
 

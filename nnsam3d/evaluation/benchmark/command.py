@@ -9,8 +9,14 @@ import sys
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark.plan import Setting, dataset_name, open_setting, read_setting
-from nnsam3d.evaluation.benchmark.protocols import MAX_CLICKS, PROTOCOLS
+from nnsam3d.evaluation.benchmark.plan import (
+    MAX_CLICKS,
+    PROTOCOLS,
+    Setting,
+    dataset_name,
+    open_setting,
+    read_setting,
+)
 from nnsam3d.evaluation.files import write_json, write_text
 from nnsam3d.nnunet.link import trainers_folder
 

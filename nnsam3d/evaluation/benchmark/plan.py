@@ -1,4 +1,4 @@
-"""What is to be run: settings, jobs, and the cases that may be used. No torch."""
+"""What is to be run: protocols, settings, jobs, and the cases that may be used. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,45 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark.protocols import MAX_CLICKS, PROTOCOLS
 from nnsam3d.evaluation.files import write_json
 
+MAX_CLICKS = 10
 DEFAULT_PLANS = "nnUNetPlans"
 ORACLE = "+oracle"
 FINAL = "checkpoint_final.pth"
 SETTING_FILE = "benchmark.json"
 FORMAT = 1
 FREE = ("train_minutes", "options")  # of a training that may be over: not part of what is measured
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of clicking.
+
+    Attributes:
+        first: where the first click on each label lies: "uniform" (a random voxel) or "center" (the deepest one).
+        corrected: whether more clicks follow, each in the centre of the largest error of the last answer.
+    """
+
+    name: str
+    summary: str
+    first: str
+    corrected: bool
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("random", "one click on a random voxel of every label (the paper's)", "uniform", False),
+        Protocol("center", "one click on the deepest voxel of every label's largest component", "center", False),
+        Protocol(
+            "iterative",
+            "a random first click, the same for all arms; then again and again the centre of the largest error",
+            "uniform",
+            True,
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)

@@ -12,41 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts import CasePrompts, Click, LabelledClick, case_rng, simulate_fixed
+from nnsam3d.evaluation.benchmark.plan import MAX_CLICKS, Protocol
+from nnsam3d.prompts import CasePrompts, Click, LabelledClick, case_rng, next_click, simulate_fixed
 
-MAX_CLICKS = 10
 Answer = Callable[[Sequence[LabelledClick]], NDArray]
 """Clicks (z, y, x) with labels -> label map (D, H, W)."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A way of clicking.
-
-    Attributes:
-        first: where the first click on each label lies: "uniform" (a random voxel) or "center" (the deepest one).
-        corrected: whether more clicks follow, each in the centre of the largest error of the last answer.
-    """
-
-    name: str
-    summary: str
-    first: str
-    corrected: bool
-
-
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("random", "one click on a random voxel of every label (the paper's)", "uniform", False),
-        Protocol("center", "one click on the deepest voxel of every label's largest component", "center", False),
-        Protocol(
-            "iterative",
-            "a random first click, the same for all arms; then again and again the centre of the largest error",
-            "uniform",
-            True,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -78,8 +48,6 @@ def run_protocol(
     Args:
         answer: asked once per step, with all clicks.
     """
-    from nnsam3d.prompts.refine import next_click
-
     clicks: list[LabelledClick] = []
     result = answer(())
     yield (), result

@@ -11,8 +11,7 @@ from typing import Any
 
 from nnsam3d.evaluation.benchmark.figures import as_png, as_svg, click_curves, paired_cases
 from nnsam3d.evaluation.benchmark.overlays import overlay_figure
-from nnsam3d.evaluation.benchmark.plan import Setting
-from nnsam3d.evaluation.benchmark.protocols import PROTOCOLS
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Setting
 from nnsam3d.evaluation.benchmark.summary import collect, groups, paired_values, summarise
 from nnsam3d.evaluation.benchmark.tables import (
     Table,

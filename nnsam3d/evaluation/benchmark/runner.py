@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.metrics import score_mask
-from nnsam3d.evaluation.benchmark.plan import BenchCase, Job, Setting, cases_of, parse_arm, sha256
-from nnsam3d.evaluation.benchmark.protocols import PROTOCOLS, Truth, run_protocol
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm, sha256
+from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
 from nnsam3d.evaluation.files import write_json
 from nnsam3d.prompts import LabelledClick
 

@@ -16,8 +16,7 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.figures import Pairs
 from nnsam3d.evaluation.benchmark.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
-from nnsam3d.evaluation.benchmark.plan import Job, Setting, cases_of
-from nnsam3d.evaluation.benchmark.protocols import PROTOCOLS
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Job, Setting, cases_of
 from nnsam3d.evaluation.benchmark.runner import COST_FILE, READ_OUTS
 from nnsam3d.evaluation.benchmark.statistics import difference, estimate, holm, per_patient
 from nnsam3d.evaluation.files import write_json

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnsam3d.evaluation.benchmark.figures import METRIC_TITLES
 from nnsam3d.evaluation.benchmark.metrics import TARGETS
-from nnsam3d.evaluation.benchmark.protocols import PROTOCOLS
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS
 from nnsam3d.evaluation.benchmark.runner import READ_OUTS
 from nnsam3d.evaluation.benchmark.summary import METRICS
 

@@ -66,6 +66,8 @@ def _train(setting: Setting, job: Job, output: Path, device: str, title: str) ->
     arguments = training_arguments(job, device)
     tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
     environment = os.environ | ({"nnsam3d_options": options} if options else {})
+    if ":" in device:  # nnUNetv2_train takes no number
+        environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     total = round(60 * setting.train_minutes) or None
     with (
         log.open("a", encoding="utf-8") as file,

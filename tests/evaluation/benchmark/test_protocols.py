@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnsam3d.evaluation.benchmark.protocols import PROTOCOLS, Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS
+from nnsam3d.evaluation.benchmark.protocols import Truth, as_prompts, run_protocol
 
 
 def two_labels() -> Truth:
