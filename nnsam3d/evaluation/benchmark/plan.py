@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,10 @@ class Job:
     def unit_file(self, output: Path, case: str, seed: int) -> Path:
         return self.folder(output) / f"seed_{seed}" / f"{case}.json"
 
+    def cost_file(self, output: Path) -> Path:
+        """Of the arm, whatever the protocol."""
+        return self.folder(output).parent / "cost.json"
+
     @property
     def model_folder(self) -> Path:
         name = parse_arm(self.arm)
@@ -202,21 +207,13 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     Raises:
         UserError: no splits, no such fold, missing labels, or test cases that are training cases.
     """
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
     raw = Path(_variable("nnUNet_raw")) / job.dataset
     if not (raw / "dataset.json").is_file():
         raise UserError(f"{raw} holds no dataset.json: is nnUNet_raw right?")
-    files = get_filenames_of_train_images_and_targets(str(raw))
-    training = {
-        name: BenchCase(name, tuple(str(path) for path in entry["images"]), str(entry["label"]))
-        for name, entry in files.items()
-    }
+    training = _training_cases(raw)
     if setting.test_images:
         ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
-        tests = list(_test_cases(Path(setting.test_images), Path(setting.test_labels), ending))
-        _refuse_training_cases(tests, training)
-        return tests
+        return _test_cases(Path(setting.test_images), Path(setting.test_labels), ending, raw)
     held_back = _held_back(job)
     missing = sorted(set(held_back) - set(training))
     if missing:
@@ -240,7 +237,26 @@ def _held_back(job: Job) -> list[str]:
     return list(split["val"])
 
 
-def _test_cases(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
+@lru_cache
+def _training_cases(raw: Path) -> dict[str, BenchCase]:
+    # remembered: nnU-Net starts a pool of processes to look into a folder
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    files = get_filenames_of_train_images_and_targets(str(raw))
+    return {
+        name: BenchCase(name, tuple(str(path) for path in entry["images"]), str(entry["label"]))
+        for name, entry in files.items()
+    }
+
+
+@lru_cache
+def _test_cases(images: Path, labels: Path, ending: str, raw: Path) -> list[BenchCase]:
+    tests = list(_listed(images, labels, ending))
+    _refuse_training_cases(tests, _training_cases(raw))
+    return tests
+
+
+def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
     if not images.is_dir() or not labels.is_dir():

@@ -27,7 +27,6 @@ from nnsam3d.evaluation.files import write_json
 from nnsam3d.prompts import LabelledClick
 
 READ_OUTS = (0, 1, 3, 5, 10)  # clicks whose label maps are kept (of the first seed) and that tables show
-COST_FILE = "cost.json"
 Unit = dict[str, Any]
 
 
@@ -82,7 +81,7 @@ def training_command(job: Job) -> str:
 
 
 def is_done(path: Path, checkpoint: str) -> bool:
-    """Whether a unit's file is there, and of this very model."""
+    """Whether a result is there, and of this very model."""
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
 
 
@@ -103,9 +102,10 @@ def run_job(setting: Setting, job: Job, output: Path, device: str, checkpoint: s
 
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
         arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
-    cost_file = job.folder(output) / COST_FILE
-    cost_file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(cost_file, model_cost(arm, job.fold))
+    cost_file = job.cost_file(output)
+    if not is_done(cost_file, checkpoint):
+        cost_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
     for case in cases_of(setting, job):
         missing = _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)
         if not missing:

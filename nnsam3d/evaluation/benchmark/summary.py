@@ -17,7 +17,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.figures import Pairs
 from nnsam3d.evaluation.benchmark.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
 from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Job, Setting, cases_of
-from nnsam3d.evaluation.benchmark.runner import COST_FILE, READ_OUTS
+from nnsam3d.evaluation.benchmark.runner import READ_OUTS
 from nnsam3d.evaluation.benchmark.statistics import difference, estimate, holm, per_patient
 from nnsam3d.evaluation.files import write_json
 
@@ -235,7 +235,7 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
     for job in setting.jobs():
         seen.setdefault((job.dataset, job.configuration, job.fold, job.arm), []).append(job)
     for key, jobs in seen.items():
-        stored = json.loads((jobs[0].folder(output) / COST_FILE).read_text(encoding="utf-8"))
+        stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
         own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
         places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
         rows.append(places | stored | _times(own, listens=stored["kind"] != "automatic"))
