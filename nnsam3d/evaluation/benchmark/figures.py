@@ -49,7 +49,8 @@ def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: S
         axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    handles = [_handle(number, arm) for number, arm in enumerate(arms)]
+    heard = {row["arm"] for row in rows if row["clicks"]}
+    handles = [_handle(number, arm, arm in heard or not most) for number, arm in enumerate(arms)]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
     return figure
@@ -67,8 +68,11 @@ def _curve(axis: Axes, own: Sequence[dict[str, Any]], metric: str, number: int, 
     axis.fill_between(clicks, low, high, color=colour, alpha=0.13, lw=0)
 
 
-def _handle(number: int, arm: str) -> Line2D:
-    return Line2D([], [], color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], label=arm)
+def _handle(number: int, arm: str, heard: bool) -> Line2D:
+    colour = COLOURS[number % len(COLOURS)]
+    if not heard:
+        return Line2D([], [], color=colour, ls="--", label=arm)
+    return Line2D([], [], color=colour, marker=MARKERS[number % len(MARKERS)], label=arm)
 
 
 @dataclass(frozen=True)

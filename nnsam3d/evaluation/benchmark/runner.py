@@ -50,7 +50,10 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
         for case, seed in units
     }
     open_jobs = [job for job, units in wanted.items() if _missing(job, output, units, digests[job.checkpoint])]
-    tasks = [(setting, job, output, device, digests[job.checkpoint]) for job in open_jobs]
+    # the processes of a pool may not start others, which nnU-Net does to look for cases: they are found here
+    tasks = [
+        (setting, job, cases_of(setting, job), output, device, digests[job.checkpoint]) for job in open_jobs
+    ]
     waiting = [path for path, digest in files.items() if not is_done(path, digest)]
     context = multiprocessing.get_context("spawn")
     with (
@@ -94,7 +97,9 @@ def _missing(
 # ---------------------------------------------------------------------- one job
 
 
-def run_job(setting: Setting, job: Job, output: Path, device: str, checkpoint: str) -> None:
+def run_job(
+    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, device: str, checkpoint: str
+) -> None:
     """The missing units of a job, case after case."""
     # late: the process that only waits does not need torch
     from nnsam3d.evaluation.benchmark.arms import load_arm
@@ -106,7 +111,7 @@ def run_job(setting: Setting, job: Job, output: Path, device: str, checkpoint: s
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
-    for case in cases_of(setting, job):
+    for case in cases:
         missing = _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)
         if not missing:
             continue

@@ -124,7 +124,8 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
     header = ["difference", "metric", "clicks", "mean [95 % interval]", "patients", "p", "p (Holm)"]
     note = (
         "Paired by patient at the same number of clicks (an arm without clicks: its only answer). Sign-flip "
-        "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table."
+        "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table. With few "
+        "patients no difference can be shown, however large: the smallest p is 2 / 2^patients, before correction."
     )
     return Table(f"Paired differences ({label})", header, body, note)
 
