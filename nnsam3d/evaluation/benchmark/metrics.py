@@ -84,10 +84,12 @@ def _surface(
 
 
 def _monai():  # type: ignore[no-untyped-def]
-    # MONAI warns of its own deprecated arguments, at every call
+    # MONAI warns of its own deprecated arguments, at every call, and of torch's when it is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     try:
-        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            from monai.metrics import compute_hausdorff_distance, compute_surface_dice
     except ModuleNotFoundError as error:
         raise UserError(
             f"the benchmark measures surfaces with MONAI ({error.name} is not installed): "

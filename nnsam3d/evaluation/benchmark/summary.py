@@ -239,14 +239,19 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
         stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
         own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
         places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
-        rows.append(places | stored | _times(own, listens=stored["kind"] != "automatic"))
+        rows.append(places | stored | _times(own, stored["kind"] in ("sam", "clicks")))
     return rows
 
 
-def _times(units: list[Unit], listens: bool) -> dict[str, Any]:
-    """Seconds from a read image to its first answer (one click, where the arm listens), and per further click."""
-    first = [u["prepare"] + u["steps"][1 if listens and len(u["steps"]) > 1 else 0] for u in units]
-    further = [seconds for u in units for seconds in u["steps"][2:]]
+def _times(units: list[Unit], asked: bool) -> dict[str, Any]:
+    """Seconds from a read image to its first answer, and per further click.
+
+    Args:
+        asked: the network answers every click: the first answer is that to one click. Otherwise it is the automatic
+            one, and a click costs next to nothing.
+    """
+    first = [u["prepare"] + u["steps"][1 if asked and len(u["steps"]) > 1 else 0] for u in units]
+    further = [seconds for u in units for seconds in u["steps"][2 if asked else 1 :]]
     peaks = [u["peak_memory_mb"] for u in units]
     return {
         "seconds_per_case": float(np.mean(first)) if first else None,
