@@ -1,4 +1,4 @@
-"""`nnsam3d benchmark run --train`: nnUNetClickTrainer and a control, trained by nnU-Net's commands, in own processes."""
+"""`nnsam3d benchmark run --train`: nnUNetClickTrainer and a control, trained by nnU-Net's own commands."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OPTIONS = "num_iterations_per_epoch=1 num_val_iterations_per_epoch=1"
 
 def test_train_click_and_report(workspace: Workspace, tmp_path: Path) -> None:
     arms = ("nnUNetClickTrainer", "nnUNetBaselineTrainer+oracle")
-    command = ("benchmark", "run", "-d", "990", "-o", tmp_path / "bench", "-device", "cpu", "--disable_tta", "--arms", *arms,
-               "--protocols", "random", "--seeds", "0", "--jobs", "2", "--train", "--train-minutes", "0.02",
+    command = ("benchmark", "run", "-d", "990", "-o", tmp_path / "bench", "-device", "cpu", "--disable_tta", "--arms",
+               *arms, "--protocols", "random", "--seeds", "0", "--jobs", "2", "--train", "--train-minutes", "0.02",
                "--options", OPTIONS)  # fmt: skip
     workspace.run("nnsam3d", *command)
     report = json.loads((tmp_path / "bench/report.json").read_text())
