@@ -126,6 +126,21 @@ COMMANDS: dict[str, Command] = {
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
             """,
     ),
+    "benchmark": Command(
+        module="nnsam3d.evaluation.benchmark.command",
+        summary="compare clicks with nnU-Net, with controls, and write a report",
+        description="""
+            Clicks on the cases that were held back from training, with every arm (a trained model, or a control
+            made of it) by the same rule and seeds, and says how good each is after how many clicks, how sure that
+            is, and what it costs. A run that was interrupted goes on. `nnsam3d benchmark run --help` shows the
+            options.
+            """,
+        example="""
+            nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25 --options "preset=tiny"
+            nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # models that are trained already
+            nnsam3d benchmark report -o bench --to docs/benchmark
+            """,
+    ),
     "demo": Command(
         module="nnsam3d.evaluation.demo",
         summary="see the main job run on phantoms, in minutes, on a CPU",

@@ -43,8 +43,9 @@ def test_options_are_the_promised_ones(name):
     assert options == OPTIONS[name]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in OPTIONS)])
-def test_help_imports_nothing_heavy(arguments):
+@pytest.mark.parametrize("command", ["", *OPTIONS, "benchmark run"])
+def test_help_imports_nothing_heavy(command):
+    arguments = [*command.split(), "--help"]
     script = (
         "import sys\nfrom nnsam3d import cli\n"
         f"try: cli.main({arguments!r})\n"

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.options import options_from_environment
 
 
-class nnUNetBaselineTrainer(nnUNetTrainer):
-    """nnUNetTrainer; ``nnsam3d_options`` sets num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch.
+class nnUNetBaselineTrainer(TimedTrainer):
+    """nnUNetTrainer; ``nnsam3d_options`` sets max_minutes, num_epochs, num_iterations_per_epoch and
+    num_val_iterations_per_epoch.
 
     Raises:
         OptionsError: unknown or wrong option.
@@ -30,7 +31,4 @@ class nnUNetBaselineTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        options = options_from_environment()
-        self.num_epochs = options.num_epochs
-        self.num_iterations_per_epoch = options.num_iterations_per_epoch
-        self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        self.use_length(options_from_environment())

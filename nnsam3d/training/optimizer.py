@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -20,19 +22,30 @@ def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim
 class WarmupLinear:
     """Linear warm-up, then the paper's linear decay to 1 % of the learning rate.
 
-    A pure function of the (fractional) epoch, so a resumed training has the uninterrupted run's learning rate.
-    nnU-Net calls ``step(epoch)`` once per epoch; the trainer calls it with the fraction before every iteration.
+    Without a time budget a pure function of the (fractional) epoch, so a resumed training has the uninterrupted
+    run's learning rate. nnU-Net calls ``step(epoch)`` once per epoch; the trainer calls it with the fraction before
+    every iteration.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        options: TrainingOptions,
+        share_done: Callable[[float], float] | None = None,
+    ) -> None:
+        """
+        Args:
+            share_done: epoch -> share of the training that lies behind; None: of the epochs.
+        """
         self.optimizer = optimizer
         self.learning_rate = options.learning_rate
         self.num_epochs = options.num_epochs
         self.warmup = min(options.warmup_epochs, options.num_epochs / 10)
+        self.share_done = share_done or (lambda epoch: min(epoch, self.num_epochs) / self.num_epochs)
 
     def learning_rate_at(self, epoch: float) -> float:
         """Learning rate at a fractional epoch, 0 <= epoch <= num_epochs."""
-        decay = 1 - (1 - FINAL_SHARE) * min(epoch, self.num_epochs) / self.num_epochs
+        decay = 1 - (1 - FINAL_SHARE) * self.share_done(epoch)
         ramp = min(1.0, max(epoch, 1e-3) / self.warmup) if self.warmup > 0 else 1.0
         return self.learning_rate * decay * ramp
 

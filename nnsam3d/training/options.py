@@ -39,6 +39,7 @@ class TrainingOptions:
     num_epochs: int = 500
     num_iterations_per_epoch: int = 250
     num_val_iterations_per_epoch: int = 50
+    max_minutes: float = 0.0  # wall-clock budget: ends after the epoch that uses it up; 0 = none
     learning_rate: float = 4e-4
     weight_decay: float = 0.0
     warmup_epochs: float = 2.0  # linear, counted in iterations; never more than a tenth of the training
@@ -60,7 +61,7 @@ class TrainingOptions:
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("weight_decay", "warmup_epochs", "window", "validation_clicks"):
+        for name in ("weight_decay", "warmup_epochs", "window", "validation_clicks", "max_minutes"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
         for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))

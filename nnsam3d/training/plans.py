@@ -28,8 +28,10 @@ WINDOWS = (4, 5, 6, 7, 8)
 SMALLEST_GRID = 2  # tokens per axis; below this there is nothing to attend to
 
 
-def refuse_unsupported(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """The resolved configuration, or an error for what this trainer cannot do.
+def refuse_unsupported(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], trainer: str = "SAM3DAdapterTrainer"
+) -> dict[str, Any]:
+    """The resolved configuration, or an error for what a trainer with clicks cannot do.
 
     Raises:
         UserError: unknown configuration, 2D configuration, cascade, or no foreground label.
@@ -43,12 +45,12 @@ def refuse_unsupported(plans: dict[str, Any], configuration: str, dataset_json: 
     resolved = PlansManager(plans).get_configuration(configuration).configuration
     if len(resolved["patch_size"]) != 3 or 1 in resolved["patch_size"]:
         raise UserError(
-            f"configuration {configuration!r} has the patch {tuple(resolved['patch_size'])}: SAM3DAdapterTrainer is "
+            f"configuration {configuration!r} has the patch {tuple(resolved['patch_size'])}: {trainer} trains "
             "a 3D network and cannot train on single slices. Use 3d_fullres or 3d_lowres."
         )
     if resolved.get("previous_stage") is not None:
         raise UserError(
-            f"configuration {configuration!r} is the second stage of a cascade, which SAM3DAdapterTrainer does not "
+            f"configuration {configuration!r} is the second stage of a cascade, which {trainer} does not "
             "support: clicks already say where to look. Use 3d_fullres or 3d_lowres."
         )
     if resolved.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import autocast, nn
@@ -23,8 +21,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
 from nnsam3d.network.weights import load_sam
 from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
-from nnsam3d.prompts import click_labels
-from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
+from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
     ENVIRONMENT_VARIABLE,
@@ -43,7 +40,7 @@ NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may c
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
-class SAM3DAdapterTrainer(nnUNetTrainer):
+class SAM3DAdapterTrainer(ClickedTrainer):
     """Trains a click-promptable :class:`nnsam3d.network.SAM3D` on any nnU-Net dataset with a 3D configuration.
 
     Options: :class:`nnsam3d.training.options.TrainingOptions`.
@@ -71,15 +68,10 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         self._use(options)
 
     def _use(self, options: TrainingOptions) -> None:
-        self.options = options
-        self.num_epochs = options.num_epochs
-        self.num_iterations_per_epoch = options.num_iterations_per_epoch
-        self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        self.use_length(options)
         self.initial_lr = options.learning_rate
         self.weight_decay = options.weight_decay
         self.oversample_foreground_percent = options.oversample_foreground
-        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
-        self.save_every = 10
 
     # ------------------------------------------------------------------ network
 
@@ -137,7 +129,7 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         if self.pretrained_from is not None:
             freeze_pretrained(self.bare_network)
         optimizer = build_optimizer(self.bare_network, self.options)
-        return optimizer, WarmupLinear(optimizer, self.options)
+        return optimizer, WarmupLinear(optimizer, self.options, self.share_done)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -172,27 +164,6 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         self._use(options)
         record = entry.get(RECORD_KEY, {"source": SCRATCH})
         self.pretrained_from = None if record["source"] == SCRATCH else Path(record["source"])
-
-    # ------------------------------------------------------------------ data
-
-    def _click_simulation(self) -> ClickSimulation:
-        spacing = self.configuration_manager.spacing
-        return ClickSimulation(
-            labels=tuple(value for value in click_labels(self.dataset_json).values() if value > 0),
-            ignore_label=self.label_manager.ignore_label,
-            spacing=(spacing[0], spacing[1], spacing[2]),
-            options=self.options,
-        )
-
-    def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
-        """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
-        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        return insert_clicks(transforms, self._click_simulation(), training=True)
-
-    def get_validation_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
-        """nnU-Net's validation pipeline plus ``validation_clicks`` simulated clicks."""
-        transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
-        return insert_clicks(transforms, self._click_simulation(), training=False)
 
     # ------------------------------------------------------------------ training
 
@@ -256,29 +227,6 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
             simulation.spacing,
             self.options.max_clicks,
         )
-
-    # ------------------------------------------------------------------ validation
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's final validation; every case carries clicks simulated from its ground truth, seeded by name.
-
-        The clicks are written to ``validation_prompts/``: nnUNetv2_predict with them repeats the validation.
-        """
-        self.print_to_log_file(
-            f"final validation with {self.options.validation_clicks} simulated click(s) per case "
-            f'(change it with {ENVIRONMENT_VARIABLE}="validation_clicks=N" and --val)'
-        )
-        prompts = PromptRecorder(
-            Path(self.output_folder) / "validation_prompts",
-            self.plans_manager.transpose_forward,
-            {value: name for name, value in click_labels(self.dataset_json).items()},
-        )
-        stock: Any = self.dataset_class
-        self.dataset_class: Any = with_simulated_clicks(stock, self._click_simulation(), prompts)
-        try:
-            super().perform_actual_validation(save_probabilities)
-        finally:
-            self.dataset_class = stock
 
 
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:

@@ -1,0 +1,168 @@
+"""The report's pictures: click curves, paired cases, and overlays. Axis letters: D, H, W = array axes z, y, x."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+# Okabe and Ito's colours, which the colour-blind tell apart too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PREDICTION, TRUTH = "#ff4d4d", "#38d430"
+METRIC_TITLES = {
+    "dice": "Dice",
+    "nsd_5mm": "NSD, 5 mm",
+    "nsd_2mm": "NSD, 2 mm",
+    "hd95": "HD95, mm",
+    "volume_error": "volume error",
+    "detected": "detected",
+}
+
+
+def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
+    """Mean over patients with 95 % interval, by number of clicks; arms that do not listen are lines across.
+
+    Args:
+        rows: of one dataset, configuration, protocol and label (`summary["scores"]`).
+    """
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 4.4), squeeze=False)
+    most = max(row["clicks"] for row in rows)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for number, arm in enumerate(arms):
+            own = [row for row in rows if row["arm"] == arm and row[metric]["mean"] is not None]
+            if own:
+                _curve(axis, own, metric, number, most)
+        axis.set_xlabel("clicks")
+        axis.set_title(METRIC_TITLES[metric])
+        axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    heard = {row["arm"] for row in rows if row["clicks"]}
+    handles = [_handle(number, arm, arm in heard or not most) for number, arm in enumerate(arms)]
+    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
+    return figure
+
+
+def _curve(axis: Axes, own: Sequence[dict[str, Any]], metric: str, number: int, most: int) -> None:
+    clicks = [row["clicks"] for row in own]
+    mean, low, high = ([row[metric][key] for row in own] for key in ("mean", "low", "high"))
+    colour = COLOURS[number % len(COLOURS)]
+    if len(own) == 1 and most > 0:  # the same whatever is clicked
+        axis.axhline(mean[0], color=colour, ls="--", lw=1.8)
+        axis.axhspan(low[0], high[0], color=colour, alpha=0.08, lw=0)
+        return
+    axis.plot(clicks, mean, color=colour, marker=MARKERS[number % len(MARKERS)], ms=5, lw=1.8)
+    axis.fill_between(clicks, low, high, color=colour, alpha=0.13, lw=0)
+
+
+def _handle(number: int, arm: str, heard: bool) -> Line2D:
+    colour = COLOURS[number % len(COLOURS)]
+    if not heard:
+        return Line2D([], [], color=colour, ls="--", label=arm)
+    return Line2D([], [], color=colour, marker=MARKERS[number % len(MARKERS)], label=arm)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two arms on the same patients: one panel."""
+
+    arm: str
+    values: dict[str, float]
+    reference_values: dict[str, float]
+
+
+def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
+    """One dot per patient: the reference up, the other arm to the right; above the diagonal the reference is better."""
+    figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 4.5), squeeze=False)
+    for axis, pair in zip(axes[0], pairs, strict=True):
+        names = sorted(set(pair.values) & set(pair.reference_values))
+        x = np.array([pair.values[name] for name in names])
+        y = np.array([pair.reference_values[name] for name in names])
+        better = y > x
+        axis.plot([0, 1], [0, 1], color="0.6", lw=1)
+        axis.scatter(x[better], y[better], color=COLOURS[0], s=34, alpha=0.85)
+        axis.scatter(x[~better], y[~better], color=COLOURS[1], s=34, alpha=0.85, marker="s")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=pair.arm, ylabel=reference, aspect="equal")
+        axis.set_title(f"better in {int(better.sum())} of {len(names)} patients", fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    figure.tight_layout()
+    return figure
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One panel: an image, its truth, an answer and the clicks (z, y, x, label)."""
+
+    title: str
+    image_DHW: NDArray
+    truth_DHW: NDArray[np.bool_]
+    prediction_DHW: NDArray[np.bool_]
+    clicks: Sequence[tuple[int, int, int, int]]
+    spacing: tuple[float, float, float]
+
+
+def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
+    """A row of panels per arm, on the slice that shows most of the truth."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.9 * columns, 3.1 * len(rows) + 0.4), squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for line, row, name in zip(axes, rows, names, strict=True):
+        for axis, panel in zip(line, row, strict=False):
+            _overlay(axis, panel)
+        line[0].text(-0.06, 0.5, name, rotation=90, transform=line[0].transAxes, va="center", ha="right", fontsize=8)
+    handles = [
+        Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
+        Line2D([], [], color=TRUTH, lw=2, label="truth"),
+        Line2D([], [], color="#1f77ff", marker="+", mew=2.5, ls="", ms=10, label="click (also on other slices)"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0.02, 0.3 / (3.1 * len(rows) + 0.4), 1, 1))
+    return figure
+
+
+def _overlay(axis: Axes, panel: Overlay) -> None:
+    depth = int(panel.truth_DHW.sum((1, 2)).argmax())
+    image = panel.image_DHW[depth]
+    low, high = np.percentile(panel.image_DHW, [1, 99.5])
+    aspect = panel.spacing[1] / panel.spacing[2]
+    axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", aspect=aspect)
+    mask = panel.prediction_DHW[depth]
+    only = matplotlib.colors.ListedColormap([PREDICTION])
+    axis.imshow(np.ma.masked_where(~mask, mask), cmap=only, alpha=0.45, interpolation="nearest", aspect=aspect)
+    if panel.truth_DHW[depth].any() and not panel.truth_DHW[depth].all():
+        axis.contour(panel.truth_DHW[depth], [0.5], colors=TRUTH, linewidths=1.6)
+    for _, y, x, label in panel.clicks:
+        axis.plot(x, y, marker="+" if label else "x", color="#1f77ff", mew=2.5, ms=11)
+    axis.set_title(panel.title, fontsize=8.5)
+
+
+def as_png(figure: Figure, dpi: int = 100) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def as_svg(figure: Figure) -> str:
+    """An SVG element for HTML, without XML head."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "nnsam3d", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

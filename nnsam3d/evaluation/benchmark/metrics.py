@@ -1,0 +1,122 @@
+"""How good one mask is, and how good a sequence of masks is over the clicks that made them.
+
+Conventions where a mask is empty (nnU-Net's where it has one):
+
+=================  ====================  =================================
+                   truth empty           truth not empty, prediction empty
+=================  ====================  =================================
+dice, nsd          1 voxel found: 0;     0
+                   none found: None
+hd95               None                  None (there is no surface to be far from); see ``detected``
+volume_error       None                  -1
+detected           None                  False
+=================  ====================  =================================
+
+None means "not defined", is left out of means and is null in JSON. Axis letters: D, H, W.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.errors import UserError
+
+NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
+DETECTED_DICE = 0.1  # a smaller overlap is chance, or the one voxel that a click sets by itself
+AUC_CLICKS = (1, 2, 3, 4, 5)  # CVPR 2025: five steps, unit spacing, so that 4 is the best
+TARGETS = (0.8, 0.9)  # Dice that "number of clicks to" asks for
+
+Scores: TypeAlias = dict[str, float | bool | None]
+
+
+def score_mask(
+    prediction_DHW: NDArray[np.bool_], truth_DHW: NDArray[np.bool_], spacing: Sequence[float]
+) -> Scores:
+    """Scores of one mask.
+
+    Args:
+        spacing: mm along D, H, W.
+
+    Returns:
+        ``dice``; ``nsd_5mm`` and ``nsd_2mm``, surface Dice by surface area (sub-voxel surface elements); ``hd95``,
+        mm, the larger of the 95th percentiles of both directed distances between border voxels;
+        ``volume_error``, (predicted - true) / true; ``detected``, Dice of at least 0.1.
+    """
+    predicted, true = int(prediction_DHW.sum()), int(truth_DHW.sum())
+    overlap = int(np.logical_and(prediction_DHW, truth_DHW).sum())
+    dice = 2 * overlap / (predicted + true) if predicted + true else None
+    return {
+        "dice": dice,
+        **_surface(prediction_DHW, truth_DHW, spacing, predicted, true),
+        "volume_error": (predicted - true) / true if true else None,
+        "detected": dice is not None and dice >= DETECTED_DICE if true else None,
+    }
+
+
+def _surface(
+    prediction_DHW: NDArray[np.bool_],
+    truth_DHW: NDArray[np.bool_],
+    spacing: Sequence[float],
+    predicted: int,
+    true: int,
+) -> Scores:
+    names = [f"nsd_{tolerance:g}mm" for tolerance in NSD_TOLERANCES_MM]
+    if not predicted or not true:
+        return dict.fromkeys(names, 0.0 if predicted or true else None) | {"hd95": None}
+    # one empty voxel around both masks: the border of the volume counts as surface
+    box = _box(prediction_DHW | truth_DHW)
+    pair = [np.pad(mask[box], 1) for mask in (prediction_DHW, truth_DHW)]
+    surface_dice, hausdorff = _monai()
+    import torch
+
+    prediction, truth = (torch.from_numpy(mask)[None, None].float() for mask in pair)
+    how = {"include_background": True, "spacing": [float(step) for step in spacing]}
+    scores: Scores = {
+        name: float(surface_dice(prediction, truth, [tolerance], use_subvoxels=True, **how))
+        for name, tolerance in zip(names, NSD_TOLERANCES_MM, strict=True)
+    }
+    return scores | {"hd95": float(hausdorff(prediction, truth, percentile=95, **how))}
+
+
+def _monai():  # type: ignore[no-untyped-def]
+    # MONAI warns of its own deprecated arguments, at every call, and of torch's when it is imported
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the benchmark measures surfaces with MONAI ({error.name} is not installed): "
+            "pip install 'nnsam3d[benchmark]', or pip install monai"
+        ) from error
+    return compute_surface_dice, compute_hausdorff_distance
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    sides = []
+    for axis in range(mask.ndim):
+        occupied = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        sides.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(sides)
+
+
+# ---- over the clicks ----
+
+
+def area_under_curve(value_by_clicks: Mapping[int, float | None]) -> float | None:
+    """Trapezoid over 1..5 clicks with unit spacing, at most 4; None where a value is missing."""
+    values = [value_by_clicks.get(clicks) for clicks in AUC_CLICKS]
+    known = [value for value in values if value is not None]
+    return sum(known) - (known[0] + known[-1]) / 2 if len(known) == len(values) else None
+
+
+def clicks_to_reach(dice_by_clicks: Mapping[int, float | None], target: float) -> int | None:
+    """The smallest number of clicks with a Dice of ``target``; None where it is never reached."""
+    reached = [clicks for clicks, dice in dice_by_clicks.items() if dice is not None and dice >= target]
+    return min(reached, default=None)

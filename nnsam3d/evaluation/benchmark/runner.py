@@ -1,0 +1,220 @@
+"""Runs the jobs: every case and seed is a file that is there wholly or not at all, so that a run can go on.
+
+Axis letters: D, H, W = array axes z, y, x of the image file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.benchmark.metrics import score_mask
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm, sha256
+from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
+from nnsam3d.files import write_json
+from nnsam3d.prompts import LabelledClick
+
+READ_OUTS = (0, 1, 3, 5, 10)  # clicks whose label maps are kept (of the first seed) and that tables show
+Unit = dict[str, Any]
+
+
+def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu") -> None:
+    """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
+
+    Raises:
+        UserError: something is missing; told before anything is computed.
+    """
+    jobs = setting.jobs()
+    wanted = {job: [(case, seed) for case in cases_of(setting, job) for seed in setting.seeds] for job in jobs}
+    for job in jobs:
+        if not job.checkpoint.is_file():
+            raise UserError(
+                f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
+            )
+    digests = {path: sha256(path) for path in {job.checkpoint for job in jobs}}
+    files = {
+        job.unit_file(output, case.name, seed): digests[job.checkpoint]
+        for job, units in wanted.items()
+        for case, seed in units
+    }
+    open_jobs = [job for job, units in wanted.items() if _missing(job, output, units, digests[job.checkpoint])]
+    # the processes of a pool may not start others, which nnU-Net does to look for cases: they are found here
+    tasks = [
+        (setting, job, cases_of(setting, job), output, device, digests[job.checkpoint]) for job in open_jobs
+    ]
+    waiting = [path for path, digest in files.items() if not is_done(path, digest)]
+    context = multiprocessing.get_context("spawn")
+    with (
+        tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar,
+        context.Pool(min(processes, len(tasks)) or 1, maxtasksperchild=1) as pool,
+    ):
+        results = [pool.apply_async(run_job, task) for task in tasks]
+        while not all(result.ready() for result in results):
+            failed = [result for result in results if result.ready() and not result.successful()]
+            if failed:
+                failed[0].get()
+            waiting = _tick(bar, waiting, files)
+        for result in results:
+            result.get()
+        _tick(bar, waiting, files, pause=0)
+
+
+def _tick(bar: tqdm, waiting: list[Path], files: dict[Path, str], pause: float = 1.0) -> list[Path]:
+    time.sleep(pause)
+    still = [path for path in waiting if not is_done(path, files[path])]
+    bar.update(len(waiting) - len(still))
+    return still
+
+
+def training_command(job: Job) -> str:
+    name = parse_arm(job.arm)
+    return f"nnUNetv2_train {job.dataset} {job.configuration} {job.fold} -tr {name.trainer} -p {name.plans}"
+
+
+def is_done(path: Path, checkpoint: str) -> bool:
+    """Whether a result is there, and of this very model."""
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
+
+
+def _missing(
+    job: Job, output: Path, units: Sequence[tuple[BenchCase, int]], checkpoint: str
+) -> list[tuple[BenchCase, int]]:
+    return [(case, seed) for case, seed in units if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
+
+
+# ---------------------------------------------------------------------- one job
+
+
+def run_job(
+    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, device: str, checkpoint: str
+) -> None:
+    """The missing units of a job, case after case."""
+    # late: the process that only waits does not need torch
+    from nnsam3d.evaluation.benchmark.arms import load_arm
+    from nnsam3d.evaluation.benchmark.cost import model_cost, peak_memory_mb
+
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
+        arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
+    cost_file = job.cost_file(output)
+    if not is_done(cost_file, checkpoint):
+        cost_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
+    for case in cases:
+        missing = _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)
+        if not missing:
+            continue
+        image, properties = arm.read([Path(path) for path in case.images])
+        truth = read_truth(arm, case, properties)
+        if truth.segmentation_DHW.shape != image.shape[1:]:
+            raise UserError(f"case {case.name}: {case.truth} and the image are of different shape")
+        start = time.perf_counter()
+        prepared = arm.prepare(image, properties)
+        timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
+        for _, seed in missing:
+            steps, seconds, maps = _click(setting, job, truth, seed, prepared, arm)
+            timing |= {"steps": seconds, "peak_memory_mb": round(peak_memory_mb(arm.predictor.device))}
+            unit = {
+                "case": case.name,
+                "seed": seed,
+                "checkpoint_sha256": checkpoint,
+                "truth_sha256": sha256(Path(case.truth)),
+                "steps": steps,
+                "timing": timing,
+            }
+            path = job.unit_file(output, case.name, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if seed == setting.seeds[0]:
+                write_maps(path.with_suffix(".npz"), maps)
+            write_json(path, unit)
+            timing = timing | {"first": False}
+
+
+def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
+    spacing = tuple(float(step) for step in properties["spacing"])
+    labels = tuple(sorted({value for value in arm.labels.values() if value > 0}))
+    ignore = arm.predictor.label_manager.ignore_label
+    return Truth(case.name, arm.read_truth(Path(case.truth)), spacing, labels, ignore)  # type: ignore[arg-type]
+
+
+def _click(
+    setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
+) -> tuple[list[Unit], list[float], dict[int, NDArray[np.uint16]]]:
+    """The steps of one case and seed, their seconds, and the label maps at the read-outs."""
+    seconds: list[float] = []
+
+    def answer(clicks: Sequence[LabelledClick]) -> NDArray:
+        start = time.perf_counter()
+        result = prepared.segment(clicks)
+        seconds.append(round(time.perf_counter() - start, 4))
+        return result
+
+    steps, maps = [], {}
+    masks = list(label_values(arm.dataset_json))
+    # what cannot hear is asked once
+    limit = setting.max_clicks if arm.listens else 0
+    for clicks, result in _heard(job, truth, seed, answer, limit):
+        steps.append(
+            {
+                "clicks": len(clicks),
+                "click": {"zyx": list(clicks[-1][0]), "label": clicks[-1][1]} if clicks else None,
+                "scores": {name: _score(result, truth, values) for name, values in masks},
+            }
+        )
+        if len(clicks) in READ_OUTS:
+            maps[len(clicks)] = result.astype(np.uint16)
+    return steps, seconds, maps
+
+
+def _heard(
+    job: Job, truth: Truth, seed: int, answer: Any, limit: int
+) -> Iterator[tuple[tuple[LabelledClick, ...], NDArray]]:
+    for clicks, result in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
+        yield clicks, result
+        if not limit:
+            return
+
+
+def label_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and segmentation values of everything that is scored: labels or regions, as nnU-Net evaluates them."""
+    for name, value in dataset_json["labels"].items():
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if name != "ignore" and values != (0,):
+            yield name, values
+
+
+def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> dict[str, Any]:
+    prediction, true = np.isin(result, values), np.isin(truth.segmentation_DHW, values)
+    if truth.ignore_label is not None:
+        known = truth.segmentation_DHW != truth.ignore_label
+        prediction, true = prediction & known, true & known
+    return dict(score_mask(prediction, true, truth.spacing))
+
+
+def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:
+    """Label maps by number of clicks; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.unfinished.npz")
+    np.savez_compressed(temporary, **{f"clicks_{clicks}": label_map for clicks, label_map in maps.items()})  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def read_map(path: Path, clicks: int) -> NDArray[np.uint16] | None:
+    """The label map with the most clicks that is not above ``clicks``; None where there is none."""
+    try:
+        with np.load(path) as stored:
+            there = [int(name.removeprefix("clicks_")) for name in stored.files]
+            best = max((number for number in there if number <= clicks), default=None)
+            return None if best is None else np.asarray(stored[f"clicks_{best}"])
+    except (FileNotFoundError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,97 @@
+"""Means with intervals, and paired differences with corrected p-values. The patient is what is drawn and permuted.
+
+Click seeds of one patient are averaged first: they are no independent observations. Every function is deterministic.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+PERMUTATIONS = 100_000
+EXACT = 2**16  # up to 16 patients every sign pattern is tried
+CONFIDENCE = 0.95
+SEED = 20261124
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over patients and its interval; ``n`` patients had a value."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm minus reference over the patients that have both; ``p_corrected`` after Holm."""
+
+    estimate: Estimate
+    p: float | None
+    p_corrected: float | None = None
+
+
+def per_patient(values: Mapping[tuple[str, int], float | None]) -> dict[str, float]:
+    """(patient, seed) -> value, to the mean over seeds of each patient that has one."""
+    seeds: dict[str, list[float]] = {}
+    for (patient, _), value in values.items():
+        if value is not None:
+            seeds.setdefault(patient, []).append(float(value))
+    return {patient: float(np.mean(found)) for patient, found in sorted(seeds.items())}
+
+
+def estimate(patients: Mapping[str, float], seed: int = SEED) -> Estimate:
+    """Mean and percentile bootstrap interval (95 %): whole patients are drawn with replacement."""
+    values = np.array([patients[name] for name in sorted(patients)])
+    if not values.size:
+        return Estimate(None, None, None, 0)
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    means = values[drawn].mean(1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def difference(arm: Mapping[str, float], reference: Mapping[str, float], seed: int = SEED) -> Difference:
+    """Paired: the mean of the patients' differences, its interval, and a two-sided sign-flip permutation test."""
+    paired = {name: arm[name] - reference[name] for name in sorted(set(arm) & set(reference))}
+    return Difference(estimate(paired, seed), sign_flip_test(np.array(list(paired.values())), seed))
+
+
+def sign_flip_test(differences: NDArray[np.float64], seed: int = SEED) -> float | None:
+    """Two-sided p-value of "the differences are symmetric around zero"; None without differences.
+
+    All sign patterns up to 16 patients, else 100,000 random ones (the observed one counted among them).
+    """
+    n = len(differences)
+    if not n:
+        return None
+    observed = abs(differences.sum())
+    slack = 1e-12 * max(1.0, float(np.abs(differences).sum()))  # sums of equal terms in another order
+    if 2**n <= EXACT:
+        signs = np.array(list(itertools.product((-1, 1), repeat=n)))
+        return float((np.abs(signs @ differences) >= observed - slack).mean())
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for _ in range(10):
+        signs = rng.choice(np.array([-1.0, 1.0]), size=(PERMUTATIONS // 10, n))
+        extreme += int((np.abs(signs @ differences) >= observed - slack).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of several p-values; None stays None and does not count."""
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[index] = largest
+    return corrected

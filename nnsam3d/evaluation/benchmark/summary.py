@@ -1,0 +1,260 @@
+"""From the files of single cases to what is reported: `results.json` (no times in it) and the summary.
+
+Results are pooled over the folds of a dataset and configuration: every case was held back by its fold's model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.benchmark.figures import Pairs
+from nnsam3d.evaluation.benchmark.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Job, Setting, cases_of
+from nnsam3d.evaluation.benchmark.statistics import difference, estimate, holm, per_patient
+from nnsam3d.files import write_json
+
+METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
+# Paired tests: chosen beforehand and few, because the more there are, the less each can say after correction.
+TESTED = ("dice", "nsd_5mm", "hd95")
+TESTED_CLICKS = (1, 5)  # the paper's setting; the CVPR 2025 challenge's last step
+ALL_LABELS = "mean over labels"
+Unit = dict[str, Any]
+
+
+def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
+    """All units in the order of jobs, cases and seeds: results without times, and the times.
+
+    Raises:
+        UserError: some are missing.
+    """
+    results, times, missing = [], [], 0
+    for job in setting.jobs():
+        for case in cases_of(setting, job):
+            for seed in setting.seeds:
+                path = job.unit_file(output, case.name, seed)
+                if not path.is_file():
+                    missing += 1
+                    continue
+                unit = json.loads(path.read_text(encoding="utf-8"))
+                times.append({**asdict(job), "case": case.name, "seed": seed, **unit.pop("timing")})
+                results.append({**asdict(job), **unit})
+    if missing:
+        raise UserError(f"{output}: {missing} results are missing: give the command that began it again, it goes on")
+    return results, times
+
+
+def write_results(setting: Setting, output: Path) -> None:
+    """`results.json`: the same bytes whether or not the run was interrupted."""
+    results, _ = collect(setting, output)
+    write_json(output / "results.json", {"setting": asdict(setting), "units": results})
+
+
+# ---------------------------------------------------------------------- one arm
+
+
+@dataclass(frozen=True)
+class Group:
+    """All units of one arm and protocol on a dataset and configuration."""
+
+    dataset: str
+    configuration: str
+    protocol: str
+    arm: str
+    units: tuple[Unit, ...]
+    max_clicks: int
+
+    @property
+    def labels(self) -> list[str]:
+        names = list(self.units[0]["steps"][0]["scores"])
+        return names if len(names) == 1 else [ALL_LABELS, *names]
+
+    @property
+    def reads(self) -> list[int]:
+        """Numbers of clicks that are reported."""
+        if all(len(unit["steps"]) == 1 for unit in self.units):
+            return [0]
+        if not PROTOCOLS[self.protocol].corrected:
+            return [0, 1]  # one on every label
+        return list(range(self.max_clicks + 1))
+
+    def patients(self, value: Any) -> dict[str, float]:
+        """Patient -> mean over seeds of ``value(unit)``."""
+        return per_patient({(unit["case"], unit["seed"]): value(unit) for unit in self.units})
+
+    def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
+        return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
+
+    def auc(self, metric: str, label: str) -> dict[str, float]:
+        if self.max_clicks < max(AUC_CLICKS):
+            return {}
+
+        def value(unit: Unit) -> float | None:
+            return area_under_curve({n: unit_score(unit, metric, label, n) for n in AUC_CLICKS})
+
+        return self.patients(value)
+
+    def clicks_to(self, target: float, label: str) -> tuple[dict[str, float], float]:
+        """Patient -> clicks needed, the largest number counting where it is never reached; share that reached it."""
+        found = {}
+        for unit in self.units:
+            dice = {n: unit_score(unit, "dice", label, n) for n in self.reads}
+            if any(value is not None for value in dice.values()):
+                found[unit["case"], unit["seed"]] = clicks_to_reach(dice, target)
+        reached = float(np.mean([value is not None for value in found.values()])) if found else 0.0
+        return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
+
+
+def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None:
+    """A score after so many clicks; where there was nothing left to correct, that of the last one.
+
+    For protocols without correction 1 means one click on every label.
+    """
+    steps = unit["steps"]
+    # with corrections step n has n clicks; without, step 1 has them all
+    step = steps[min(clicks, len(steps) - 1)]
+    names = list(step["scores"]) if label == ALL_LABELS else [label]
+    values = [step["scores"][name][metric] for name in names]
+    known = [float(value) for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def groups(setting: Setting, results: list[Unit]) -> Iterator[Group]:
+    for dataset in setting.datasets:
+        for configuration in setting.configurations:
+            for protocol in setting.protocols:
+                for arm in setting.arms:
+                    wanted = (dataset, configuration, protocol, arm)
+                    units = tuple(u for u in results if tuple(u[key] for key in _KEYS) == wanted)
+                    yield Group(*wanted, units, setting.max_clicks)
+
+
+_KEYS = ("dataset", "configuration", "protocol", "arm")
+
+# ---------------------------------------------------------------------- everything
+
+
+def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
+    """What the report shows.
+
+    Args:
+        reference: the arm that all others are compared with.
+
+    Raises:
+        UserError: results are missing, or the reference is no arm.
+    """
+    if reference not in setting.arms:
+        raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
+    results, times = collect(setting, output)
+    found = list(groups(setting, results))
+    return {
+        "setting": asdict(setting),
+        "reference": reference,
+        "cases": {name: len({u["case"] for u in results if u["dataset"] == name}) for name in setting.datasets},
+        "scores": [row for group in found for row in _rows(group)],
+        "curves": [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
+        "differences": list(_differences(found, reference)),
+        "costs": _costs(setting, output, times),
+        "checkpoints": sorted({(u["arm"], u["dataset"], u["fold"], u["checkpoint_sha256"]) for u in results}),
+        "truths": sorted({(u["dataset"], u["case"], u["truth_sha256"]) for u in results}),
+    }
+
+
+def _place(group: Group, label: str) -> dict[str, Any]:
+    return {key: getattr(group, key) for key in _KEYS} | {"label": label}
+
+
+def _rows(group: Group) -> Iterator[dict[str, Any]]:
+    for label in group.labels:
+        for clicks in group.reads:
+            scores = {metric: asdict(estimate(group.score(metric, label, clicks))) for metric in METRICS}
+            yield _place(group, label) | {"clicks": clicks, **scores}
+
+
+def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """Areas under the curve and clicks to a target; an arm that does not listen has a flat curve."""
+    for label in group.labels:
+        row = _place(group, label)
+        for metric in ("dice", "nsd_2mm"):
+            row[f"{metric}_auc"] = asdict(estimate(group.auc(metric, label)))
+        for target in TARGETS:
+            clicks, reached = group.clicks_to(target, label)
+            row[f"clicks_to_{target:g}"] = asdict(estimate(clicks)) | {"reached": reached}
+        yield row
+
+
+def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, Any]]:
+    """Reference minus arm at the same clicks; corrected over all comparisons of a protocol, label and metric."""
+    listed = list(found)
+    for base in (group for group in listed if group.arm == reference):
+        others = [g for g in listed if g.arm != reference and _same_task(g, base)]
+        for label in base.labels:
+            for metric in TESTED:
+                reads = [n for n in base.reads if n in TESTED_CLICKS] or base.reads[:1]
+                pairs = [(other, clicks) for other in others for clicks in reads]
+                made = [
+                    difference(base.score(metric, label, clicks), other.score(metric, label, clicks))
+                    for other, clicks in pairs
+                ]
+                corrected = holm([one.p for one in made])
+                for (other, clicks), one, p in zip(pairs, made, corrected, strict=True):
+                    numbers = {**asdict(one.estimate), "p": one.p, "p_corrected": p}
+                    yield _place(other, label) | {"metric": metric, "clicks": clicks, **numbers}
+
+
+def _same_task(first: Group, second: Group) -> bool:
+    return all(getattr(first, key) == getattr(second, key) for key in _KEYS[:3])
+
+
+def paired_values(found: Iterable[Group], reference: str, clicks: int) -> list[Pairs]:
+    """Dice per patient after so many clicks, for every arm but the reference; of one protocol."""
+    listed = list(found)
+    base = next((group for group in listed if group.arm == reference), None)
+    if base is None:
+        return []
+    label = base.labels[0]
+    return [
+        Pairs(other.arm, other.score("dice", label, clicks), base.score("dice", label, clicks))
+        for other in listed
+        if other.arm != reference
+    ]
+
+
+# ---------------------------------------------------------------------- cost
+
+
+def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, Any]]:
+    """Per arm, dataset, configuration and fold: its model's cost, and times of the cases that were begun afresh."""
+    rows = []
+    seen: dict[tuple[str, str, str, str], list[Job]] = {}
+    for job in setting.jobs():
+        seen.setdefault((job.dataset, job.configuration, job.fold, job.arm), []).append(job)
+    for key, jobs in seen.items():
+        stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
+        own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
+        places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
+        rows.append(places | stored | _times(own, stored["kind"] in ("sam", "clicks")))
+    return rows
+
+
+def _times(units: list[Unit], asked: bool) -> dict[str, Any]:
+    """Seconds from a read image to its first answer, and per further click.
+
+    Args:
+        asked: the network answers every click: the first answer is that to one click. Otherwise it is the automatic
+            one, and a click costs next to nothing.
+    """
+    first = [u["prepare"] + u["steps"][1 if asked and len(u["steps"]) > 1 else 0] for u in units]
+    further = [seconds for u in units for seconds in u["steps"][2 if asked else 1 :]]
+    peaks = [u["peak_memory_mb"] for u in units]
+    return {
+        "seconds_per_case": float(np.mean(first)) if first else None,
+        "seconds_per_further_click": float(np.mean(further)) if further else None,
+        "peak_memory_mb": max(peaks, default=None),
+    }

@@ -1,0 +1,90 @@
+"""`--train`: the models that are missing, one after the other, each with the same wall-clock budget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.benchmark.plan import Job, Setting, parse_arm
+from nnsam3d.evaluation.demo import nnunet_command
+
+# They end by the clock; other trainers have a length of their own.
+TIMED = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer")
+
+
+def train_missing(setting: Setting, output: Path, device: str) -> None:
+    """Trains what has no final checkpoint; an interrupted training goes on where its last checkpoint was.
+
+    One at a time: a budget of minutes is the same for all only where nobody else uses the machine.
+
+    Raises:
+        UserError: a budget for a trainer that does not read the clock, or a training that failed.
+    """
+    missing = list(_missing(setting))
+    untimed = sorted({parse_arm(job.arm).trainer for job in missing} - set(TIMED))
+    if untimed and setting.train_minutes:
+        raise UserError(
+            f"{', '.join(untimed)} cannot be trained for a number of minutes; these can: {', '.join(TIMED)}. "
+            "Train it by hand, or leave out --train-minutes"
+        )
+    for number, job in enumerate(missing, start=1):
+        _train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
+
+
+def _missing(setting: Setting) -> Iterable[Job]:
+    seen = set()
+    for job in setting.jobs():
+        if job.checkpoint not in seen and not job.checkpoint.is_file():
+            yield job
+        seen.add(job.checkpoint)
+
+
+def training_arguments(job: Job, device: str) -> list[str]:
+    """nnUNetv2_train's."""
+    name = parse_arm(job.arm)
+    where = ["-tr", name.trainer, "-p", name.plans, "-device", device.partition(":")[0]]
+    latest = job.checkpoint.with_name("checkpoint_latest.pth")
+    return [job.dataset, job.configuration, job.fold, *where, *(["--c"] if latest.is_file() else [])]
+
+
+def training_options(setting: Setting) -> str:
+    """``nnsam3d_options`` of every training."""
+    minutes = f"max_minutes={setting.train_minutes:g}" if setting.train_minutes else ""
+    return f"{setting.options} {minutes}".strip()
+
+
+def _train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
+    log = output / "logs" / f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm.replace(':', '__')}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    options = training_options(setting)
+    arguments = training_arguments(job, device)
+    tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
+    environment = os.environ | ({"nnsam3d_options": options} if options else {})
+    if ":" in device:  # nnUNetv2_train takes no number
+        environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
+    total = round(60 * setting.train_minutes) or None
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            [nnunet_command("nnUNetv2_train"), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
+        ) as process,
+        tqdm(total=total, desc=title, unit="s") as bar,
+    ):
+        start = time.monotonic()
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                elapsed = int(time.monotonic() - start)
+                bar.update((min(elapsed, total) if total else elapsed) - bar.n)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+        raise UserError(f"nnUNetv2_train ended with status {process.returncode}; the end of {log}:\n{tail}")

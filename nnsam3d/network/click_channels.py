@@ -1,0 +1,69 @@
+"""The prompt channel as balls around the clicks, for networks that take clicks as images.
+
+Shape suffixes: B batch, C image channels, L click labels (0 = background), D H W voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Triple
+
+BALL_VOXELS = 4  # radius along the finest axis, as interactive U-Nets commonly have it
+
+
+def ball_radius(spacing_DHW: Sequence[float]) -> Triple:
+    """Radius in voxels per axis of a ball that is round in mm: 4 voxels of the finest axis, at least 1."""
+    d, h, w = (max(1, int(BALL_VOXELS * min(spacing_DHW) / step + 0.5)) for step in spacing_DHW)
+    return d, h, w
+
+
+class ClickChannels(nn.Module):
+    """(B, C + 1, D, H, W) with the prompt channel last -> (B, C + L, D, H, W) with one channel of balls per label.
+
+    A ball is a distance transform: 1 at the click, falling linearly to 0 at one voxel beyond its radius. Balls of one
+    label add up to 1 at most. Without clicks the channels are zero. No parameters.
+    """
+
+    def __init__(self, labels: int, radius: Sequence[int]) -> None:
+        """
+        Args:
+            labels: how many, background included.
+            radius: (D, H, W) voxels.
+        """
+        super().__init__()
+        self.labels = labels
+        self.radius = tuple(int(r) for r in radius)
+        axes = [torch.arange(-r, r + 1) / (r + 1) for r in self.radius]
+        distance_DHW = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+        self.register_buffer("ball", (1 - distance_DHW).clamp(min=0)[None, None], persistent=False)
+
+    def forward(self, x_BCDHW: Tensor) -> Tensor:
+        prompt_B1DHW = x_BCDHW[:, -1:]
+        values = torch.arange(1, self.labels + 1, device=x_BCDHW.device).reshape(1, -1, 1, 1, 1)
+        clicked_BLDHW = ((prompt_B1DHW - values).abs() < 0.5).to(x_BCDHW.dtype)
+        one_by_one = clicked_BLDHW.flatten(0, 1)[:, None]
+        balls = F.conv3d(one_by_one, self.ball.to(x_BCDHW.dtype), padding=self.radius).clamp(max=1)
+        return torch.cat([x_BCDHW[:, :-1], balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype)], 1)
+
+
+class WithClickChannels(nn.Module):
+    """Any network on image and ball channels; takes image channels and the prompt channel."""
+
+    def __init__(self, click_channels: ClickChannels, network: nn.Module) -> None:
+        super().__init__()
+        self.click_channels = click_channels
+        self.network = network
+
+    def forward(self, x_BCDHW: Tensor) -> Tensor | list[Tensor]:
+        """What the network gives: logits (B, K, D, H, W), or a list of them with deep supervision."""
+        return self.network(self.click_channels(x_BCDHW))
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Where nnU-Net switches deep supervision."""
+        return self.network.decoder

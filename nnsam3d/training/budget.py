@@ -1,0 +1,94 @@
+"""Training for a given time: the same wall-clock budget for every trainer of a comparison.
+
+nnU-Net measures a training in epochs. With the option ``max_minutes`` it ends after the epoch in which the budget is
+used up, and the learning rate follows the share of the budget (or of the epochs, whichever is further).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnsam3d.errors import UserError
+from nnsam3d.training.options import TrainingOptions
+
+ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a last epoch may reach within a second
+
+
+class TimedTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with a length that is set by ``options``: epochs, iterations, minutes.
+
+    What counts is the time inside epochs (training and online validation), summed over interruptions: not start-up,
+    checkpoints and the final validation.
+    """
+
+    options: TrainingOptions
+
+    def use_length(self, options: TrainingOptions) -> None:
+        """To be called once the options are known, after ``super().__init__``.
+
+        Raises:
+            UserError: a budget in minutes for a training on several GPUs, whose processes would not stop together.
+        """
+        if options.max_minutes and self.is_ddp:
+            raise UserError("the option max_minutes works on one device only: leave out -num_gpus, or max_minutes")
+        self.options = options
+        self.num_epochs = options.num_epochs
+        self.num_iterations_per_epoch = options.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
+        self.save_every = 10
+
+    def training_seconds(self) -> float:
+        """Seconds inside epochs so far."""
+        starts = self.logger.get_value("epoch_start_timestamps", step=None)
+        ends = self.logger.get_value("epoch_end_timestamps", step=None)
+        running = time.time() - starts[-1] if len(starts) > len(ends) else 0.0
+        return sum(end - start for start, end in zip(starts, ends, strict=False)) + running
+
+    def share_done(self, epoch: float) -> float:
+        """How much of the training lies behind, 0..1: of the epochs or of the time, whichever is more."""
+        share = epoch / self.num_epochs
+        if self.options.max_minutes:
+            share = max(share, self.training_seconds() / (60 * self.options.max_minutes))
+        return min(share, 1.0)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """nnU-Net's, with its schedule stretched over the budget."""
+        optimizer, schedule = super().configure_optimizers()
+        return optimizer, Stretched(schedule, self) if self.options.max_minutes else schedule
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        limit = 60 * self.options.max_minutes
+        if limit and self.training_seconds() >= limit and self.current_epoch < self.num_epochs:
+            raise _BudgetUsed
+
+    def run_training(self) -> None:
+        """nnU-Net's loop, ended early once the budget is used up."""
+        try:
+            super().run_training()
+        except _BudgetUsed:
+            self.print_to_log_file(
+                f"the budget of {self.options.max_minutes:g} minutes is used up after {self.current_epoch} epochs "
+                f"({self.training_seconds():.0f} s)"
+            )
+            self.on_train_end()
+
+
+class _BudgetUsed(Exception):
+    """Leaves nnU-Net's loop over epochs, whose length is fixed when it begins."""
+
+
+class Stretched:
+    """A schedule over epochs, driven by the share of the training that is done."""
+
+    def __init__(self, schedule: Any, trainer: TimedTrainer) -> None:
+        self.schedule = schedule
+        self.trainer = trainer
+
+    def step(self, epoch: float) -> None:
+        self.schedule.step(min(self.trainer.share_done(epoch), ALMOST) * self.trainer.num_epochs)

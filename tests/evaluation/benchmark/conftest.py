@@ -1,0 +1,160 @@
+"""A dataset of four small cases in nnU-Net's folders, with three untrained models: with SAM, with clicks, automatic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.training.baseline import nnUNetBaselineTrainer
+from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
+
+DATASET = "Dataset998_Benchmark"
+CASES = ("a", "b", "c", "d")
+PATCH = (16, 16, 16)
+SAM: dict[str, Any] = {
+    "patch_size": PATCH,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 3,
+    "window": (4, 4, 4),
+    "token_stride": (4, 4, 4),
+    "neck_dim": 16,
+    "decoder_dim": 8,
+    "prompt_heads": 4,
+    "prompt_mlp_dim": 32,
+    "pos_embed_size": (8, 8),
+    "max_clicks": 4,
+}
+UNET = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 2,
+        "features_per_stage": [4, 8],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+}
+
+
+def _plans(architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    configuration = {
+        "data_identifier": "x",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(PATCH),
+        "spacing": [2.0, 1.0, 1.0],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "architecture": architecture,
+        **entry,
+    }
+    kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    for what in ("data", "seg", "probabilities"):
+        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{what}_kwargs"] = {**kwargs, "is_seg": what == "seg"}
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "label_manager": "LabelManager",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [1, 0, 2],
+        "transpose_backward": [1, 0, 2],
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d_fullres": configuration},
+    }
+
+
+def _write_case(raw: Path, name: str, rng: np.random.Generator) -> None:
+    truth = np.zeros((12, 24, 20), np.uint8)
+    z, y, x = rng.integers((3, 5, 5), (9, 19, 15))
+    truth[z - 2 : z + 2, y - 4 : y + 4, x - 3 : x + 3] = 1
+    image = rng.normal(100, 10, truth.shape) + 60 * truth
+    for array, path in (
+        (image.astype(np.float32), raw / "imagesTr" / f"{name}_0000.nii.gz"),
+        (truth, raw / "labelsTr" / f"{name}.nii.gz"),
+    ):
+        written = sitk.GetImageFromArray(array)
+        written.SetSpacing((1.0, 1.0, 2.0))
+        sitk.WriteImage(written, str(path))
+
+
+def _write_model(results: Path, trainer: str, network: torch.nn.Module, plans: dict[str, Any]) -> None:
+    folder = results / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    save_json(plans, str(folder / "plans.json"))
+    labels = {"background": 0, "lesion": 1}
+    save_json({"labels": labels, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}, str(folder / "dataset.json"))
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "trainer_name": trainer,
+        "init_args": {"configuration": "3d_fullres"},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+        "logging": {"epoch_start_timestamps": [0.0, 70.0], "epoch_end_timestamps": [60.0, 160.0]},
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+
+
+@pytest.fixture(scope="session")
+def bench_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """nnUNet_raw, nnUNet_preprocessed and nnUNet_results; fold 0 holds back c and d."""
+    root = tmp_path_factory.mktemp("bench")
+    raw = root / "raw" / DATASET
+    for folder in (raw / "imagesTr", raw / "labelsTr", root / "preprocessed" / DATASET, root / "results"):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    for name in CASES:
+        _write_case(raw, name, rng)
+    about = {
+        "labels": {"background": 0, "lesion": 1},
+        "channel_names": {"0": "MR"},
+        "file_ending": ".nii.gz",
+        "numTraining": 4,
+    }
+    (raw / "dataset.json").write_text(json.dumps(about))
+    split = [{"train": ["a", "b"], "val": ["d", "c"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
+    (root / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(split))
+    torch.manual_seed(0)
+    plans = _plans({"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": SAM, "_kw_requires_import": []})
+    sam = SAM3D(SAM3DConfig(**SAM, num_image_channels=1, num_classes=2))
+    with torch.no_grad():  # as initialised a network hardly listens to its clicks
+        for name, parameter in sam.named_parameters():
+            if not name.endswith(".lr"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    _write_model(root / "results", "SAM3DAdapterTrainer", sam, plans)
+    for trainer in (nnUNetClickTrainer, nnUNetBaselineTrainer):
+        plans = _plans(UNET, **{CLICK_CHANNELS_KEY: {"labels": 2, "radius": [2, 4, 4]}})
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration("3d_fullres")
+        network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
+        _write_model(root / "results", trainer.__name__, network, plans)
+    return {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+
+
+@pytest.fixture
+def bench(bench_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, checkout: Path) -> Iterator[str]:
+    """nnU-Net's folders in the environment; gives the dataset's name."""
+    for name, value in bench_folders.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+    return DATASET

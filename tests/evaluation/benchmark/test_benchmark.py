@@ -1,0 +1,233 @@
+"""`nnsam3d benchmark` as a whole on untrained models: interrupted and resumed, and its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnsam3d.cli import main
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.benchmark import runner
+from nnsam3d.evaluation.benchmark.plan import read_setting
+from nnsam3d.evaluation.benchmark.summary import collect
+
+ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
+
+
+def arguments(dataset: str, output: Path) -> list[str]:
+    what = ["-d", dataset, "--seeds", "0", "7", "--clicks", "5", "--disable_tta", "-device", "cpu"]
+    return ["benchmark", "run", *what, "-o", str(output)]
+
+
+class HerePool:
+    """Jobs in this process: a pool of fresh ones loads torch for each."""
+
+    def __init__(self, *_, **__): ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+
+    def apply_async(self, run, task):
+        run(*task)
+        return self
+
+    def ready(self):
+        return True
+
+    def successful(self):
+        return True
+
+    def get(self): ...
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Context:
+        Pool = HerePool
+
+    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: Context)
+
+
+@pytest.fixture(scope="module")
+def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """A run that nobody disturbed."""
+    output = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench_folders.items():
+            patch.setenv(name, value)
+        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+        patch.setattr(runner.multiprocessing, "get_context", lambda _: type("Context", (), {"Pool": HerePool}))
+        assert main(arguments("Dataset998_Benchmark", output)) == 0
+    return output
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(bench, here, finished, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "bench"
+    real, answered = runner._click, []
+
+    def interrupted(*args):
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        answered.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "_click", interrupted)
+    assert main(arguments(bench, output)) == 130
+    done = [path for path in output.rglob("seed_*/*.json") if path.suffix == ".json"]
+    assert len(done) == 3
+    # a unit that was being written, and one of a model that was trained anew since
+    torn = done[0].with_name(f".{done[0].name}.123.tmp")
+    torn.write_text("{")
+    stale = json.loads(done[1].read_text()) | {"checkpoint_sha256": "0" * 64}
+    done[1].write_text(json.dumps(stale))
+    monkeypatch.setattr(runner, "_click", real)
+    assert main(arguments(bench, output)) == 0
+    assert (output / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+    # and a third time there is nothing to do
+    monkeypatch.setattr(runner, "_click", interrupted)
+    assert main(arguments(bench, output)) == 0
+
+
+def test_arms_get_the_same_first_clicks_and_their_own_later_ones(bench, finished):
+    units, _ = collect(read_setting(finished), finished)
+    iterative = [unit for unit in units if unit["protocol"] == "iterative"]
+    for case in ("c", "d"):
+        first, second = {}, {}
+        for unit in iterative:
+            if unit["case"] == case and len(unit["steps"]) > 2:
+                first[unit["arm"], unit["seed"]] = unit["steps"][1]["click"]
+                second[unit["arm"], unit["seed"]] = unit["steps"][2]["click"]
+        assert {arm for arm, _ in first} == set(ARMS) - {"nnUNetBaselineTrainer"}
+        for seed in (0, 7):
+            assert len({str(click) for (_, s), click in first.items() if s == seed}) == 1
+        assert first[ARMS[0], 0] != first[ARMS[0], 7]
+        assert len({str(click) for (_, s), click in second.items() if s == 0}) > 1
+        assert all(click["label"] == 1 for click in first.values())
+
+
+def test_only_held_back_cases_and_all_of_them(bench, finished):
+    units, _ = collect(read_setting(finished), finished)
+    assert {unit["case"] for unit in units} == {"c", "d"}
+    assert len(units) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
+
+
+def test_clicked_voxels_hold_in_every_arm_that_listens(bench, finished):
+    for unit_file in finished.rglob("iterative/seed_0/*.json"):
+        unit = json.loads(unit_file.read_text())
+        last = unit["steps"][-1]["clicks"]
+        if last not in runner.READ_OUTS or not last:
+            continue
+        label_map = runner.read_map(unit_file.with_suffix(".npz"), last)
+        for step in unit["steps"][1:]:
+            assert label_map[tuple(step["click"]["zyx"])] == step["click"]["label"]
+
+
+def test_the_dice_in_the_results_is_that_of_the_label_maps(bench, bench_folders, finished):
+    import SimpleITK as sitk
+
+    labels = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
+    for unit_file in finished.rglob("seed_0/*.json"):
+        unit = json.loads(unit_file.read_text())
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz"))) == 1
+        found = runner.read_map(unit_file.with_suffix(".npz"), 0) == 1
+        dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+        assert unit["steps"][0]["scores"]["lesion"]["dice"] == pytest.approx(dice)
+
+
+def test_the_report_is_complete_and_stands_alone(bench, finished):
+    page = (finished / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page.replace('href="#', "")), "nothing is loaded from elsewhere"
+    assert page.count("<svg") == 3  # curves, and pairs of both protocols
+    for arm in ARMS:
+        assert arm in page
+    markdown = (finished / "report.md").read_text()
+    for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
+        assert (finished / name).stat().st_size > 1000
+    assert "nnsam3d benchmark run" in markdown or "commands" in markdown or "sha256" in markdown
+    report = json.loads((finished / "report.json").read_text())
+    costs = {row["arm"]: row for row in report["costs"]}
+    assert [costs[arm]["kind"] for arm in ARMS] == ["sam", "clicks", "automatic", "oracle"]
+    assert costs[ARMS[0]]["click_gflop"] < costs[ARMS[0]]["window_gflop"]
+    assert costs[ARMS[1]]["parameters"] > costs[ARMS[2]]["parameters"] > 0
+    assert all(row["training_seconds"] == 150 and row["epochs"] == 2 for row in costs.values())
+    assert all(row["seconds_per_case"] > 0 and row["peak_memory_mb"] > 50 for row in costs.values())
+    lines = list(csv.DictReader((finished / "report.csv").open()))
+    scores = [row for row in report["scores"] if (row["arm"], row["protocol"]) == (ARMS[0], "iterative")]
+    for clicks in (0, 1):
+        own = [float(r["dice"]) for r in lines if (r["arm"], r["protocol"]) == (ARMS[0], "iterative")
+               and r["clicks"] == str(clicks)]  # fmt: skip
+        assert scores[clicks]["dice"]["mean"] == pytest.approx(np.mean(own))
+        assert scores[clicks]["dice"]["n"] == 2
+
+
+def test_differences_are_the_references_minus_the_others(bench, finished):
+    report = json.loads((finished / "report.json").read_text())
+    means = {(r["arm"], r["protocol"], r["clicks"]): r["dice"]["mean"] for r in report["scores"]}
+    checked = 0
+    for row in report["differences"]:
+        if row["metric"] != "dice" or row["arm"] == "nnUNetBaselineTrainer":
+            continue
+        expected = means[ARMS[0], row["protocol"], row["clicks"]] - means[row["arm"], row["protocol"], row["clicks"]]
+        assert row["mean"] == pytest.approx(expected)
+        assert row["p_corrected"] >= row["p"]
+        checked += 1
+    assert checked == 6  # two arms: 1 and 5 clicks of iterative, 1 of center
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--arms", "nnUNetTrainer"], "nnUNetv2_train Dataset998_Benchmark 3d_fullres 0 -tr nnUNetTrainer"),
+        (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
+        (["-f", "all"], "trained on every case"),
+        (["-f", "5"], "folds 0 to 1"),
+        (["-d", "777"], "777"),
+        (["--train-minutes", "3"], "add --train"),
+        (["--arms", "nnUNetTrainer", "--train", "--train-minutes", "3"], "cannot be trained for a number of minutes"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_computed(bench, here, tmp_path, capsys, extra, words):
+    assert main([*arguments(bench, tmp_path / "bench"), *extra]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
+    assert main([*arguments(bench, finished), "--seeds", "1"]) == 1
+    assert "seeds" in capsys.readouterr().err
+
+
+def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):
+    raw = Path(bench_folders["nnUNet_raw"]) / bench
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    (images / "new_0000.nii.gz").write_bytes((raw / "imagesTr/a_0000.nii.gz").read_bytes())
+    (labels / "new.nii.gz").write_bytes((raw / "labelsTr/a.nii.gz").read_bytes())
+    test = ["--test-images", str(images), "--test-labels", str(labels)]
+    assert main([*arguments(bench, tmp_path / "bench"), *test]) == 1
+    assert "is a training case" in capsys.readouterr().err
+
+
+def test_a_fold_that_trained_on_its_own_validation_cases_is_refused(bench, bench_folders, monkeypatch, tmp_path):
+    from nnsam3d.evaluation.benchmark.plan import Job, cases_of
+
+    folder = tmp_path / "preprocessed" / bench
+    folder.mkdir(parents=True)
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a", "c"], "val": ["c", "d"]}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    setting_job = Job(bench, "3d_fullres", "0", ARMS[0], "iterative")
+    with pytest.raises(UserError, match="c are in training and validation"):
+        cases_of(read_setting_like(bench), setting_job)
+
+
+def read_setting_like(dataset: str):
+    from nnsam3d.evaluation.benchmark.plan import Setting
+
+    return Setting((dataset,), ("3d_fullres",), ("0",), ARMS, ("iterative",))

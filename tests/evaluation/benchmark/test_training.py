@@ -1,0 +1,86 @@
+"""`--train`: what is trained, with which budget, and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.benchmark import training
+from nnsam3d.evaluation.benchmark.plan import Job, Setting
+from nnsam3d.evaluation.benchmark.training import train_missing, training_arguments, training_options
+
+ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
+FAKE = """#!{python}
+import os, pathlib, sys
+pathlib.Path({log!r}).open("a").write(" ".join(sys.argv[1:]) + " | " + os.environ["nnsam3d_options"] + "\\n")
+dataset, configuration, fold, _, trainer, _, plans = sys.argv[1:8]
+folder = pathlib.Path(os.environ["nnUNet_results"], dataset, "__".join([trainer, plans, configuration]), "fold_" + fold)
+folder.mkdir(parents=True, exist_ok=True)
+if trainer == {failing!r}:
+    sys.exit("no memory left")
+(folder / "checkpoint_final.pth").touch()
+"""
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """nnUNetv2_train that only notes how it was called; returns the notes' file."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setattr(training.time, "sleep", lambda _: None)
+
+    def install(failing: str = "") -> Path:
+        script, log = tmp_path / "train.py", tmp_path / "calls.txt"
+        script.write_text(FAKE.format(python=sys.executable, log=str(log), failing=failing))
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(training, "nnunet_command", lambda name: str(script))
+        return log
+
+    return install
+
+
+def setting(**changes) -> Setting:
+    given = {"arms": ARMS, "train_minutes": 12.5, "options": "preset=tiny"} | changes
+    return Setting(("Dataset998_X",), ("3d_fullres",), ("0",), protocols=("random", "center"), **given)
+
+
+def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
+    log = nnunet()
+    train_missing(setting(), tmp_path, "cpu")
+    calls = log.read_text().splitlines()
+    start = "Dataset998_X 3d_fullres 0 -tr"
+    assert calls == [
+        f"{start} {trainer} -device cpu | preset=tiny max_minutes=12.5"
+        for trainer in ("SAM3DAdapterTrainer -p nnUNetPlans", "nnUNetBaselineTrainer -p nnUNetPlans",
+                        "nnUNetClickTrainer -p P2")
+    ]  # fmt: skip
+    train_missing(setting(), tmp_path, "cpu")
+    assert len(log.read_text().splitlines()) == 3, "what is trained stays"
+
+
+def test_an_interrupted_training_goes_on(nnunet, tmp_path):
+    job = Job("Dataset998_X", "3d_fullres", "0", ARMS[0], "random")
+    nnunet()
+    assert "--c" not in training_arguments(job, "cuda:1")
+    job.checkpoint.parent.mkdir(parents=True)
+    job.checkpoint.with_name("checkpoint_latest.pth").touch()
+    assert training_arguments(job, "cuda:1")[-3:] == ["-device", "cuda", "--c"]
+
+
+def test_a_failed_training_stops_with_the_end_of_its_log(nnunet, tmp_path):
+    log = nnunet(failing="nnUNetBaselineTrainer")
+    with pytest.raises(UserError, match="no memory left"):
+        train_missing(setting(), tmp_path, "cpu")
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
+    log = nnunet()
+    with pytest.raises(UserError, match="nnUNetTrainer cannot be trained for a number of minutes"):
+        train_missing(setting(arms=("nnUNetTrainer",)), tmp_path, "cpu")
+    train_missing(setting(arms=("nnUNetTrainer",), train_minutes=0.0), tmp_path, "cpu")
+    assert log.read_text().endswith("| preset=tiny\n")
+    assert training_options(setting(options="")) == "max_minutes=12.5"

@@ -1,0 +1,79 @@
+"""nnUNetClickTrainer in one process: its plans, its network, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnsam3d.errors import UserError
+from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
+
+UNET = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 2,
+        "features_per_stage": [4, 8],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+    monkeypatch.setenv("nnsam3d_options", "num_epochs=5 max_minutes=2")
+
+
+def make(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str = "3d_fullres") -> nnUNetClickTrainer:
+    plans = plans | {"continue_training": False, "transpose_forward": [0, 1, 2], "label_manager": "LabelManager"}
+    plans["configurations"]["3d_fullres"]["architecture"] = UNET
+    return nnUNetClickTrainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
+
+
+def test_the_plans_describe_the_channels_and_build_the_network(plans: dict[str, Any], dataset_json: dict[str, Any]):
+    trainer = make(plans, dataset_json)
+    assert (trainer.num_epochs, trainer.options.max_minutes) == (5, 2)
+    saved = trainer.plans_manager.plans
+    entry = saved["configurations"]["3d_fullres"][CLICK_CHANNELS_KEY]
+    assert entry == {"labels": 3, "radius": [2, 4, 4]}  # background, organ, tumour; slices twice as far apart
+    assert CLICK_CHANNELS_KEY not in plans["configurations"]["3d_fullres"]
+
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    manager = PlansManager(saved)
+    configuration = manager.get_configuration("3d_fullres")
+    # as nnUNetv2_predict rebuilds it
+    rebuilt = nnUNetClickTrainer.build_network_architecture(manager, configuration, 1, 3, False)
+    rebuilt.load_state_dict(trainer.network.state_dict())
+    x = torch.randn(1, 2, 16, 32, 32)
+    x[:, 1] = 0
+    with torch.no_grad():
+        without = rebuilt.eval()(x)
+        torch.testing.assert_close(without, trainer.network.eval()(x))
+        x[0, 1, 8, 16, 16] = 2
+        assert (rebuilt(x) - without).abs().max() > 1e-3
+    assert without.shape == (1, 3, 16, 32, 32)
+
+
+def test_it_refuses_what_has_no_clicks_under_its_own_name(plans: dict[str, Any], dataset_json: dict[str, Any]):
+    with pytest.raises(UserError, match="nnUNetClickTrainer"):
+        make(plans, dataset_json, "2d")
