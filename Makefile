@@ -2,10 +2,12 @@
 #   TORCH=default   torch from the Python package index (on Linux: with CUDA; runs on a CPU as well)
 #   TORCH=cpu       the much smaller CPU build, from PyTorch's own index
 #   PYTHON=…        the Python to build the environment with (3.10 or newer)
+#   WORKERS=…       test processes, one core each
 
 TORCH  ?= default
 PYTHON ?= python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -32,7 +34,7 @@ help:
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
 	@echo 'make clean      remove .venv and the caches'
 	@echo
-	@echo 'Options: TORCH=default|cpu   PYTHON=python3   PYTEST_ARGS="-k link"   DEMO_ARGS="--help"'
+	@echo 'Options: TORCH=default|cpu   PYTHON=python3   PYTEST_ARGS="-k link"   WORKERS=2   DEMO_ARGS="--help"'
 	@echo '         BENCH_ARGS="--full" (ViT-B at 128³: tens of minutes)'
 
 setup: $(STAMP)
@@ -74,7 +76,7 @@ demo: $(STAMP)
 	@.venv/bin/nnsam3d demo --overwrite $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(PY) -m pytest -m 'not slow' --durations=15 -ra $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup --durations=15 -ra $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow --durations=15 -ra $(PYTEST_ARGS)
