@@ -73,8 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(given.output, text)
+        write_text(given.output, text + notes(given.output))
     return 0
+
+
+def notes(path: Path) -> str:
+    """What people wrote at the end of an earlier output."""
+    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Notes\n")
+    return heading + rest
 
 
 # ---- what is compared ----

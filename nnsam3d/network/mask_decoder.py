@@ -47,8 +47,9 @@ def conv3d_of_upsampled(x_BCHWD: Tensor, weight_OC333: Tensor, size_XYZ: Sequenc
     for tap_h in range(3):
         mix = weight_OC333[:, :, tap_h].permute(3, 2, 0, 1).flatten(0, 2)  # (tap d, tap w, O) x C
         mixed = (mix @ flat_CV).view(3, 3, out * batch, h, w, d)
-        along_d = _add3([mixed[tap] @ up_d[tap].T for tap in range(3)])  # (tap w, O * B, H, W, Z)
-        along_w = _add3([up_w[tap] @ along_d[tap] for tap in range(3)])  # (O * B, H, Y, Z)
+        # unbind, not indices: the gradients of three slices are put together once instead of summed as wholes
+        along_d = _add3([part @ up.T for part, up in zip(mixed.unbind(), up_d, strict=True)])  # (tap w, O * B, H, W, Z)
+        along_w = _add3([up @ part for part, up in zip(along_d.unbind(), up_w, strict=True)])  # (O * B, H, Y, Z)
         along_h.append(up_h[tap_h] @ along_w.flatten(2))  # (O * B, X, Y * Z)
     return _add3(along_h).view(out, batch, *size).transpose(0, 1)
 
