@@ -45,13 +45,6 @@ class Workspace:
         return self.root / "raw" / DATASET_NAME / "imagesTs"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process for all of them: the workspace is planned and trained once."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("end_to_end"))
-
-
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Phantoms, planned and preprocessed."""
