@@ -76,7 +76,7 @@ demo: $(STAMP)
 	@.venv/bin/nnsam3d demo --overwrite $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup --durations=15 -ra $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --durations=15 -ra $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m slow --durations=15 -ra $(PYTEST_ARGS)

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Workspace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("end_to_end")]  # one process trains once for all
+pytestmark = pytest.mark.e2e
 OPTIONS = "num_iterations_per_epoch=1 num_val_iterations_per_epoch=1"
 
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from .conftest import QUICK, Workspace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("end_to_end")]  # one process trains once for all
+pytestmark = pytest.mark.e2e
 # In place of nnUNetv2_plan_experiment -pl, which needs `nnsam3d link` to change the installed nnU-Net.
 PLAN = """
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset

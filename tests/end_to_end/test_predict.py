@@ -11,7 +11,7 @@ import pytest
 from .conftest import Workspace
 from .test_workflow import PREDICT, SEQUENTIAL, click, masks, read_mask, write_prompts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("end_to_end")]  # one process trains once for all
+pytestmark = pytest.mark.e2e
 
 
 def test_everything_equals_nnunets_command_byte_for_byte(trained: Workspace, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from nnsam3d.training.options import TrainingOptions
 
 from .conftest import QUICK, Workspace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("end_to_end")]  # one process trains once for all
+pytestmark = pytest.mark.e2e
 MODEL_FLAGS = ("-d", "990", "-c", "3d_fullres", "-f", "0", "-device", "cpu", "--disable_tta")
 PREDICT = (*MODEL_FLAGS, "-tr", "SAM3DAdapterTrainer")
 SEQUENTIAL = ("-npp", "0", "-nps", "0")
