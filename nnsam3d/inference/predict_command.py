@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
-    from nnsam3d.preprocessing.lookup import _without_image
+    from nnsam3d.preprocessing.lookup import prompts_without_image
 
     if args.prompts is not None:
         os.environ["nnsam3d_prompts"] = str(args.prompts)
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     model = Model(folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta)
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     cases = find_cases(args.images, model)
-    for stray in _without_image(args.images, {case.name for case in cases}):
+    for stray in prompts_without_image(args.images, {case.name for case in cases}):
         print(f"nnsam3d: warning: {stray} belongs to no image in {args.images}; its name must be <case>.json")
     cases = cases[args.part_id :: args.num_parts]
     tell_prompts(cases)

@@ -107,12 +107,12 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int])
     lines += [
         f"nnsam3d: warning: prompt file {name} belongs to no image in {images}; its name must be <case>, then "
         f"{' or '.join(SUFFIXES)}"
-        for name in _without_image(images, cases)
+        for name in prompts_without_image(images, cases)
     ]
     return "\n".join(lines)
 
 
-def _without_image(images: Path, cases: set[str]) -> Iterator[Path]:
+def prompts_without_image(images: Path, cases: set[str]) -> Iterator[Path]:
     folder = prompts_folder(images)
     for path in sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES)):
         # beside the images only what is named like an image; other files are none of our business
