@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -70,12 +71,25 @@ def find_cases(images: Path, model: Model) -> list[Case]:
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (-i names the folder with the images)")
-    lists = create_lists_from_splitted_dataset_folder(str(images), model.file_ending)
-    if not lists:
-        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
-    channels = len(model.dataset_json["channel_names"])
     prompts_folder(images)  # complains if it does not exist
-    return [_case([str(file) for file in files], channels, model) for files in lists]
+    endings = r"_\d{4}" + re.escape(model.file_ending)
+    named = {path.name for path in images.iterdir() if re.search(f"{endings}$", path.name)}
+    if not named:
+        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
+    others = sorted(
+        path.name for path in images.iterdir() if path.name.endswith(model.file_ending) and path.name not in named
+    )
+    identifiers = sorted({re.sub(f"{endings}$", "", name) for name in named})
+    lists = create_lists_from_splitted_dataset_folder(str(images), model.file_ending, identifiers)
+    channels = len(model.dataset_json["channel_names"])
+    cases = [_case([str(file) for file in files], channels, model) for files in lists]
+    return cases + [_misnamed(images / name, model.file_ending) for name in others]
+
+
+def _misnamed(image: Path, ending: str) -> Case:
+    name = image.name.removesuffix(ending)
+    right = f"{name}_0000{ending}"
+    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects the channel in the name, for example {right}")
 
 
 def _case(files: list[str], channels: int, model: Model) -> Case:
@@ -135,7 +149,7 @@ def predict_folder(
                 outcome = Outcome(case.name, "skipped")
             else:
                 outcome = _predict(model, case, next(prepared), output, options)
-            if outcome.status == "failed":
+            if outcome.status == "failed" and not case.problem:  # those have been told
                 progress.write(f"nnsam3d: {outcome.error}")
             outcomes.append(outcome)
     return outcomes

@@ -178,9 +178,11 @@ def file_sha256(path: Path) -> str:
 def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:
     missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
     if missing:
+        others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+        there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""
         raise UserError(
             f"{folder}: no trained model ({' and '.join(missing)} missing). Train it first (nnUNetv2_train ... -tr "
-            "SAM3DAdapterTrainer), or check -d, -c, -tr, -p or -m."
+            f"SAM3DAdapterTrainer), or check -d, -c, -tr, -p or -m.{there}"
         )
     trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
     wanted = [str(fold) for fold in folds] if folds is not None else [fold for fold in trained if fold != "all"]

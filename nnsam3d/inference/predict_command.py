@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -73,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"nnsam3d: warning: {stray} belongs to no image in {args.images}; its name must be <case>.json")
     cases = cases[args.part_id :: args.num_parts]
     tell_prompts(cases)
+    if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
+        print(f"nnsam3d: warning: {args.prompts} holds no prompt file of these cases (<case>.json, ...)")
     for needed in [args.output, *([args.report.parent] if args.report else [])]:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
@@ -89,7 +92,17 @@ def _check(args: argparse.Namespace) -> None:
     if not 0 < args.step_size <= 1:
         raise UserError(f"-step_size {args.step_size}: a share of the window, larger than 0 and at most 1")
     if args.prompts is not None and not args.prompts.is_dir():
-        raise UserError(f"--prompts {args.prompts}: no such folder")
+        raise UserError(f"--prompts {args.prompts}: {_no_folder(args.prompts)}")
+    if not args.images.is_dir():
+        raise UserError(f"-i {args.images}: {_no_folder(args.images)}")
+    if args.output.resolve() == args.images.resolve():
+        raise UserError(f"-o {args.output} is the folder of the images: results would lie among them; choose another")
+    if args.model is not None and args.dataset is not None:
+        raise UserError("both -m and -d name a model: give one of them")
+
+
+def _no_folder(path: Path) -> str:
+    return "is a file, name its folder" if path.is_file() else "no such folder"
 
 
 def _device(name: str, torch: Any) -> str:
@@ -162,9 +175,9 @@ def conclude(outcomes: list[Outcome], output: Path) -> int:
 
 def _write_report(args: argparse.Namespace, model: Model, outcomes: list[Outcome], seconds: float) -> None:
     import platform
-    from dataclasses import asdict
     from importlib.metadata import version
 
+    earlier = _earlier_entries(args.report)
     report: dict[str, Any] = {
         "nnsam3d_report": REPORT_VERSION,
         "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
@@ -178,9 +191,25 @@ def _write_report(args: argparse.Namespace, model: Model, outcomes: list[Outcome
         "device": str(model.device),
         "arguments": {key: _plain(value) for key, value in vars(args).items() if key != "run"},
         "seconds": round(seconds, 3),
-        "cases": [asdict(outcome) for outcome in outcomes],
+        "cases": [_entry(outcome, earlier) for outcome in outcomes],
     }
     write_json(args.report, report)
+
+
+def _entry(outcome: Outcome, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A case that was there already keeps what the run that made it reported."""
+    from dataclasses import asdict
+
+    entry = asdict(outcome)
+    return {**entry, **earlier.get(outcome.case, {}), "status": "skipped"} if outcome.status == "skipped" else entry
+
+
+def _earlier_entries(report: Path) -> dict[str, dict[str, Any]]:
+    try:
+        cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
+        return {case["case"]: case for case in cases if case["status"] in ("done", "skipped")}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no report
+        return {}
 
 
 def _plain(value: Any) -> Any:

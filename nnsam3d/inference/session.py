@@ -39,7 +39,7 @@ class Session:
     def __init__(
         self,
         model: Model | str | os.PathLike[str],
-        folds: Sequence[int | str] | None = None,
+        folds: Sequence[int | str] | int | str | None = None,
         device: str = "cpu",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -53,6 +53,7 @@ class Session:
         Raises:
             UserError: no such model.
         """
+        folds = [folds] if isinstance(folds, (int, str)) else folds
         self._model = model if isinstance(model, Model) else Model(Path(model), folds, device=device, mirroring=False)
         self._cache_bytes = cache_bytes
         self._image: PreparedImage | None = None
@@ -158,8 +159,17 @@ class Session:
         return tuple(self._clicks)
 
     def save_prompts(self, path: str | os.PathLike[str]) -> None:
-        """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read."""
-        write_prompts(path, self._prompts(self._clicks))
+        """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
+
+        Raises:
+            UserError: there is no click, which a prediction would refuse, or the file cannot be written.
+        """
+        if not self._clicks:
+            raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
+        try:
+            write_prompts(path, self._prompts(self._clicks))
+        except OSError as error:
+            raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
 
     def load_prompts(self, path: str | os.PathLike[str]) -> None:
         """Replaces all clicks by those of a prompt file.
@@ -213,6 +223,8 @@ class Session:
 
     def _to_index(self, position: Sequence[float], space: str) -> tuple[float, float, float]:
         image = self._prepared
+        if len(position) != 3:
+            raise PromptError(f"a position has three coordinates, got {position!r}")
         if space == "array":
             k, j, i = Click((position[0], position[1], position[2]), 0).position
             return i, j, k

@@ -78,7 +78,7 @@ def _dataset_facts(dataset: str) -> DatasetFacts:
         raise UserError(f"{dataset} is no file; for a dataset of nnU-Net set nnUNet_raw and nnUNet_preprocessed.")
     try:
         planner = SAM3DAdapterPlanner(int(dataset) if dataset.isdigit() else dataset)
-    except (RuntimeError, AssertionError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, AssertionError, FileNotFoundError) as error:
         raise UserError(f"{dataset} is neither a file nor a dataset of nnU-Net: {error}") from None
     return planner.fullres_facts()
 

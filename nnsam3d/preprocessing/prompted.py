@@ -7,6 +7,8 @@ Axis letters: C = image channels, D, H, W = array axes after nnU-Net's transposi
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,8 @@ def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str,
     Raises:
         UserError: an image cannot be read or has a single slice.
     """
+    for file in image_files:
+        _check_gzip(file)
     try:
         data, properties = reader.read_images(image_files)
     except Exception as error:  # every reader has errors of its own
@@ -156,6 +160,18 @@ def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str,
             "a 3D network needs a volume."
         )
     return data, properties
+
+
+def _check_gzip(file: str) -> None:
+    """SimpleITK fills what a truncated .nii.gz lacks with zeros, without a word."""
+    if not file.endswith(".gz"):
+        return
+    try:
+        with gzip.open(file) as content:
+            while content.read(2**22):
+                pass
+    except (EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
 
 
 def network_clicks(
