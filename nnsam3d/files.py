@@ -1,7 +1,8 @@
-"""Writing result files so that a reader never sees half of one."""
+"""Result files that a reader never sees half of; what a file holds, as a digest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,3 +19,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON, see :func:`write_text`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

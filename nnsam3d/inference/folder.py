@@ -23,10 +23,10 @@ from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import write_json
+from nnsam3d.files import file_sha256, write_json
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.inference.image import PreparedImage, Segmentation
-from nnsam3d.inference.model import Model, file_sha256
+from nnsam3d.inference.model import Model
 from nnsam3d.preprocessing.lookup import case_name, find_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.preprocessing.prompted import read_volume
 from nnsam3d.prompts import CasePrompts
@@ -200,7 +200,7 @@ def _predict(
         windows=result.windows,
         stock_windows=image.stock_windows,
         seconds=round(time.perf_counter() - start, 3),
-        peak_memory_mb=round(_peak_memory_mb(model.device)),
+        peak_memory_mb=round(peak_memory_mb(model.device)),
     )
 
 
@@ -232,8 +232,8 @@ def _unfinished(name: str, output: Path) -> Path:
     return output / f".{name}.unfinished"
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    """0 where the system does not tell (Windows)."""
+def peak_memory_mb(device: torch.device) -> float:
+    """Of the device; without one, of this process since it began; 0 where the system does not tell (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     with contextlib.suppress(ImportError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256
 from nnsam3d.network import SAM3D
 from nnsam3d.prompts import click_labels
 from nnsam3d.training import trainer as trainers
@@ -165,14 +165,6 @@ class Model:
 def _regions(dataset_json: dict[str, Any], labels: dict[str, int]) -> dict[int, frozenset[int]]:
     declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
     return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:

@@ -14,13 +14,13 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.inference.binding import TOUCHING
 from nnsam3d.inference.model import Triple
 from nnsam3d.inference.windows import Windows
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
 GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
 CLEAR = 27  # voxels; a smaller part is no reason to compute a window again
-TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours
 Box = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
 

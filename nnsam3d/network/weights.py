@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256
 
 from .config import PRESETS, SAM3DConfig, Triple
 from .sam3d import SAM3D
@@ -105,7 +105,7 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
     taken = {*wanted, *adapted}
     return LoadReport(
         path=str(path),
-        sha256=_sha256(path),
+        sha256=file_sha256(path),
         loaded=wanted,
         adapted=list(adapted),
         new=[name for name in own if name not in taken],
@@ -152,14 +152,6 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
         f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or no "
         "weights file: download it again"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _depth(state: Mapping[str, Any], pattern: str = r"image_encoder\.blocks\.(\d+)\.") -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +75,6 @@ def _training(checkpoint: Path) -> dict[str, Any]:
     starts, ends = (log.get(f"epoch_{what}_timestamps", []) for what in ("start", "end"))
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
     return {"training_seconds": round(seconds, 1), "epochs": len(ends)}
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Of the device; without one, of this process since it began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def processor() -> str:

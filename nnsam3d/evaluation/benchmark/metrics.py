@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.prompts.centres import bounding_box
 
 NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
 DETECTED_DICE = 0.1  # a smaller overlap is chance, or the one voxel that a click sets by itself
@@ -69,7 +70,7 @@ def _surface(
     if not predicted or not true:
         return dict.fromkeys(names, 0.0 if predicted or true else None) | {"hd95": None}
     # one empty voxel around both masks: the border of the volume counts as surface
-    box = _box(prediction_DHW | truth_DHW)
+    box = bounding_box(prediction_DHW | truth_DHW)
     pair = [np.pad(mask[box], 1) for mask in (prediction_DHW, truth_DHW)]
     surface_dice, hausdorff = _monai()
     import torch
@@ -96,14 +97,6 @@ def _monai():  # type: ignore[no-untyped-def]
             "pip install 'nnsam3d[benchmark]', or pip install monai"
         ) from error
     return compute_surface_dice, compute_hausdorff_distance
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    sides = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
-        sides.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(sides)
 
 
 # ---- over the clicks ----

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import write_json
+from nnsam3d.files import file_sha256, write_json
 
 MAX_CLICKS = 10
 DEFAULT_PLANS = "nnUNetPlans"
@@ -284,15 +283,7 @@ def _refuse_training_cases(tests: list[BenchCase], training: dict[str, BenchCase
 
 
 def _same(first: str, second: str) -> bool:
-    return sha256(Path(first)) == sha256(Path(second))
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(Path(first)) == file_sha256(Path(second))
 
 
 def _variable(name: str) -> str:

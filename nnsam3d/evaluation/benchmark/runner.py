@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.metrics import score_mask
-from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm, sha256
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm
 from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
-from nnsam3d.files import write_json
+from nnsam3d.files import file_sha256, write_json
 from nnsam3d.prompts import LabelledClick
 
 READ_OUTS = (0, 1, 3, 5, 10)  # clicks whose label maps are kept (of the first seed) and that tables show
@@ -43,7 +43,7 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
             raise UserError(
                 f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
             )
-    digests = {path: sha256(path) for path in {job.checkpoint for job in jobs}}
+    digests = {path: file_sha256(path) for path in {job.checkpoint for job in jobs}}
     files = {
         job.unit_file(output, case.name, seed): digests[job.checkpoint]
         for job, units in wanted.items()
@@ -103,7 +103,8 @@ def run_job(
     """The missing units of a job, case after case."""
     # late: the process that only waits does not need torch
     from nnsam3d.evaluation.benchmark.arms import load_arm
-    from nnsam3d.evaluation.benchmark.cost import model_cost, peak_memory_mb
+    from nnsam3d.evaluation.benchmark.cost import model_cost
+    from nnsam3d.inference.folder import peak_memory_mb
 
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
         arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
@@ -129,7 +130,7 @@ def run_job(
                 "case": case.name,
                 "seed": seed,
                 "checkpoint_sha256": checkpoint,
-                "truth_sha256": sha256(Path(case.truth)),
+                "truth_sha256": file_sha256(Path(case.truth)),
                 "steps": steps,
                 "timing": timing,
             }
