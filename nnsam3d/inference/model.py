@@ -35,7 +35,7 @@ class Model:
         predictor: nnU-Net's own predictor, initialised: stock sliding window and label handling.
         networks: one per fold, sharing the memory of the loaded checkpoints.
         labels: click label name -> value (:func:`nnsam3d.prompts.click_labels`).
-        regions: of a dataset with regions: click label -> the values of the written segmentation inside it; else None.
+        regions: of a dataset with regions (:func:`click_regions`), else None.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Model:
             loaded.get("inference_allowed_mirroring_axes"),
         )
         self.labels = click_labels(dataset_json)
-        self.regions = _regions(dataset_json, self.labels) if self.label_manager.has_regions else None
+        self.regions = click_regions(dataset_json) if self.label_manager.has_regions else None
 
     @property
     def checkpoint_files(self) -> list[Path]:
@@ -162,7 +162,9 @@ class Model:
         }
 
 
-def _regions(dataset_json: dict[str, Any], labels: dict[str, int]) -> dict[int, frozenset[int]]:
+def click_regions(dataset_json: dict[str, Any]) -> dict[int, frozenset[int]]:
+    """Of a dataset with regions: click label -> the values of the written segmentation that lie in its region."""
+    labels = click_labels(dataset_json)
     declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
     return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
 

@@ -7,6 +7,7 @@ reader (z, y, x).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,9 +22,9 @@ from scipy import ndimage
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.plan import FINAL, ORACLE, ArmName
 from nnsam3d.evaluation.benchmark.protocols import as_prompts
-from nnsam3d.inference.binding import TOUCHING, bind_clicks
+from nnsam3d.inference.binding import TOUCHING, Regions, bind_clicks
 from nnsam3d.inference.image import PreparedImage
-from nnsam3d.inference.model import Model
+from nnsam3d.inference.model import Model, click_regions
 from nnsam3d.network.click_channels import WithClickChannels
 from nnsam3d.preprocessing.prompted import network_clicks, read_volume
 from nnsam3d.prompts import LabelledClick, click_labels, clicks_to_labels, write_channel
@@ -38,12 +39,25 @@ class Prepared(Protocol):
         """Clicks (z, y, x) -> label map (z, y, x). The same clicks give the same result."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """Windows that went through the network: as a whole, or through SAM3D's halves (click-free, and with clicks)."""
+
+    whole: int = 0
+    encoded: int = 0
+    decoded: int = 0
+
+    def __sub__(self, earlier: Work) -> Work:
+        return Work(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
+
+
 class Arm:
     """A trained model as an arm of the benchmark.
 
     Attributes:
         kind: "sam" (clicks through nnsam3d's own inference), "clicks" (a network with click channels through nnU-Net's
             sliding window), "automatic" (ignores clicks) or "oracle" (automatic, reduced to what clicks hit).
+        labels: click label name -> value. regions: of a dataset with regions (:func:`click_regions`), else None.
     """
 
     kind = "automatic"
@@ -57,7 +71,21 @@ class Arm:
             allow_tqdm=False,
         )
         self.predictor.initialize_from_trained_model_folder(str(folder), (fold,), FINAL)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What follows from ``predictor``, once that is there."""
         self.labels = click_labels(self.dataset_json)
+        self.regions = click_regions(self.dataset_json) if self.predictor.label_manager.has_regions else None
+        self._whole = 0
+        self.network.register_forward_hook(lambda *_: self._count())  # a copy of the network copies no bound method
+
+    def _count(self) -> None:
+        self._whole += 1
+
+    def work(self) -> Work:
+        """So far; differences within a case mean something."""
+        return Work(self._whole)
 
     @property
     def dataset_json(self) -> dict[str, Any]:
@@ -88,7 +116,7 @@ class ClickArm(Arm):
     kind = "clicks"
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        return _Bound(PreparedVolume(self, image_CZYX, properties))
+        return _Bound(PreparedVolume(self, image_CZYX, properties), self.regions)
 
 
 class OracleArm(Arm):
@@ -97,7 +125,7 @@ class OracleArm(Arm):
     kind = "oracle"
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        return _Bound(_Oracle(PreparedVolume(self, image_CZYX, properties)))
+        return _Bound(_Oracle(PreparedVolume(self, image_CZYX, properties), self.regions), self.regions)
 
 
 class SamArm(Arm):
@@ -109,10 +137,15 @@ class SamArm(Arm):
         self.folder = folder
         self.model = Model(folder, [fold], FINAL, device, mirroring=mirroring)
         self.predictor = self.model.predictor
-        self.labels = self.model.labels
+        self._begin()
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        return _Bound(_Sam(PreparedImage(self.model, image_CZYX, properties, CACHE_BYTES)))
+        image = PreparedImage(self.model, image_CZYX, properties, CACHE_BYTES)
+        self._windows = image.windows
+        return _Bound(_Sam(image), self.regions)
+
+    def work(self) -> Work:
+        return Work(self._whole, self._windows.encoded, self._windows.decoded)
 
 
 def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: bool = True) -> Arm:
@@ -193,8 +226,12 @@ class _Automatic:
 
 
 class _Oracle(_Automatic):
+    def __init__(self, inner: Prepared, regions: Regions | None) -> None:
+        super().__init__(inner)
+        self._regions = regions
+
     def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
-        return reduce_to_hit(super().segment(()), clicks)
+        return reduce_to_hit(super().segment(()), clicks, self._regions)
 
 
 class _Sam:
@@ -208,8 +245,9 @@ class _Sam:
 class _Bound:
     """What the clicks say about their own voxels holds in the result, by one rule for all arms."""
 
-    def __init__(self, inner: Prepared) -> None:
+    def __init__(self, inner: Prepared, regions: Regions | None) -> None:
         self._inner = inner
+        self._regions = regions
         self._automatic: NDArray[Any] | None = None
 
     def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
@@ -218,20 +256,30 @@ class _Bound:
                 self._automatic = self._inner.segment(())
             return self._automatic.copy()
         result = self._inner.segment(clicks)
-        bind_clicks(result, np.array([voxel for voxel, _ in clicks]), np.array([label for _, label in clicks]))
+        voxels_N3, labels_N = np.array([voxel for voxel, _ in clicks]), np.array([label for _, label in clicks])
+        bind_clicks(result, voxels_N3, labels_N, self._regions)
         return result
 
 
-def reduce_to_hit(label_map: NDArray[Any], clicks: Sequence[LabelledClick]) -> NDArray[Any]:
+def reduce_to_hit(
+    label_map: NDArray[Any], clicks: Sequence[LabelledClick], regions: Regions | None = None
+) -> NDArray[Any]:
     """A label map without the components (26-connected) that no positive click of their label hits.
 
     A label keeps everything where none of its components is hit: the control must not lose by a click that its model
-    could not know.
+    could not know. With regions a component is one of everything that is not background, and any positive click
+    that hits it keeps it: the core of a tumour must not be cut out because only its rim was clicked.
     """
-    result = label_map.copy()
-    for label in sorted({label for _, label in clicks if label > 0}):
-        components, _ = ndimage.label(label_map == label, TOUCHING)
-        hit = {int(components[voxel]) for voxel, clicked in clicks if clicked == label} - {0}
-        if hit:
-            result[(components > 0) & ~np.isin(components, list(hit))] = 0
-    return result
+    positive = [(voxel, label) for voxel, label in clicks if label > 0]
+    if regions is not None:
+        return _keep_hit(label_map, label_map > 0, [voxel for voxel, _ in positive])
+    result = label_map
+    for label in sorted({label for _, label in positive}):
+        result = _keep_hit(result, label_map == label, [voxel for voxel, clicked in positive if clicked == label])
+    return result.copy()
+
+
+def _keep_hit(label_map: NDArray[Any], mask: NDArray[np.bool_], voxels: Sequence[tuple[int, int, int]]) -> NDArray[Any]:
+    components, _ = ndimage.label(mask, TOUCHING)
+    hit = {int(components[voxel]) for voxel in voxels} - {0}
+    return np.where((components > 0) & ~np.isin(components, list(hit)), 0, label_map) if hit else label_map

@@ -19,7 +19,7 @@ DEFAULT_PLANS = "nnUNetPlans"
 ORACLE = "+oracle"
 FINAL = "checkpoint_final.pth"
 SETTING_FILE = "benchmark.json"
-FORMAT = 1
+FORMAT = 2
 FREE = ("train_minutes", "options")  # of a training that may be over: not part of what is measured
 
 

@@ -12,6 +12,7 @@ import multiprocessing
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,10 @@ def run_job(
         prepared = arm.prepare(image, properties)
         timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
         for _, seed in missing:
-            steps, seconds, maps = _click(setting, job, truth, seed, prepared, arm)
-            timing |= {"steps": seconds, "peak_memory_mb": round(peak_memory_mb(arm.predictor.device))}
+            if _orphaned():
+                return
+            steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
+            timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.predictor.device))}
             unit = {
                 "case": case.name,
                 "seed": seed,
@@ -142,6 +145,12 @@ def run_job(
             timing = timing | {"first": False}
 
 
+def _orphaned() -> bool:
+    """Whether the command that began this process was killed: whoever gives it again shall not find it at work."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
     spacing = tuple(float(step) for step in properties["spacing"])
     labels = tuple(sorted({value for value in arm.labels.values() if value > 0}))
@@ -151,14 +160,15 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
 
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
-) -> tuple[list[Unit], list[float], dict[int, NDArray[np.uint16]]]:
-    """The steps of one case and seed, their seconds, and the label maps at the read-outs."""
-    seconds: list[float] = []
+) -> tuple[list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
+    """The steps of one case and seed, what each took (seconds; passes through the network), the maps at read-outs."""
+    effort: dict[str, list[Any]] = {"steps": [], "work": []}
 
     def answer(clicks: Sequence[LabelledClick]) -> NDArray:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), arm.work()
         result = prepared.segment(clicks)
-        seconds.append(round(time.perf_counter() - start, 4))
+        effort["steps"].append(round(time.perf_counter() - start, 4))
+        effort["work"].append(asdict(arm.work() - before))
         return result
 
     steps, maps = [], {}
@@ -175,7 +185,7 @@ def _click(
         )
         if len(clicks) in READ_OUTS:
             maps[len(clicks)] = result.astype(np.uint16)
-    return steps, seconds, maps
+    return steps, effort, maps
 
 
 def _heard(

@@ -239,22 +239,35 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
         stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
         own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
         places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
-        rows.append(places | stored | _times(own, stored["kind"] in ("sam", "clicks")))
+        rows.append(places | stored | _effort(own, stored))
     return rows
 
 
-def _times(units: list[Unit], asked: bool) -> dict[str, Any]:
-    """Seconds from a read image to its first answer, and per further click.
+def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and GFLOP from a read image to its first answer, and per further click.
 
-    Args:
-        asked: the network answers every click: the first answer is that to one click. Otherwise it is the automatic
-            one, and a click costs next to nothing.
+    Where the network answers every click, the first answer is that to one click. Otherwise it is the automatic one,
+    and a click costs next to nothing.
     """
-    first = [u["prepare"] + u["steps"][1 if asked and len(u["steps"]) > 1 else 0] for u in units]
-    further = [seconds for u in units for seconds in u["steps"][2 if asked else 1 :]]
-    peaks = [u["peak_memory_mb"] for u in units]
+    asked = cost["kind"] in ("sam", "clicks")
+    begin = [1 if asked and len(u["steps"]) > 1 else 0 for u in units]
+    gflop = [[_gflop(work, cost) for work in u["work"]] for u in units]
+    ahead = 2 if asked else 1
     return {
-        "seconds_per_case": float(np.mean(first)) if first else None,
-        "seconds_per_further_click": float(np.mean(further)) if further else None,
-        "peak_memory_mb": max(peaks, default=None),
+        "seconds_per_case": _mean([u["prepare"] + u["steps"][n] for u, n in zip(units, begin, strict=True)]),
+        "seconds_per_further_click": _mean([seconds for u in units for seconds in u["steps"][ahead:]]),
+        "gflop_per_case": _mean([steps[n] for steps, n in zip(gflop, begin, strict=True)]),
+        "gflop_per_further_click": _mean([one for steps in gflop for one in steps[ahead:]]),
+        "peak_memory_mb": max((u["peak_memory_mb"] for u in units), default=None),
     }
+
+
+def _gflop(work: dict[str, int], cost: dict[str, Any]) -> float:
+    """Of the windows that went through the network; SAM3D's first half costs what its second leaves of a window."""
+    first_half = cost["window_gflop"] - cost["click_gflop"]
+    whole, encoded, decoded = (work[part] for part in ("whole", "encoded", "decoded"))
+    return whole * cost["window_gflop"] + encoded * first_half + decoded * cost["click_gflop"]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

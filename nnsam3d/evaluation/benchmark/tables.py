@@ -51,7 +51,7 @@ def _md_row(cells: Sequence[str]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def interval(found: Row, digits: int = 3) -> str:
@@ -131,16 +131,17 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
-    header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "GFLOP per further click", "s per case",
-              "s per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
+    header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
+              "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
     body = [
         [
             row["arm"],
             row["fold"],
             count(row["parameters"]),
             count(row["trained_parameters"]),
-            f"{row['window_gflop']:,.1f}",
-            f"{row['click_gflop']:,.1f}",
+            number(row["window_gflop"], 1),
+            number(row["gflop_per_case"], 1),
+            number(row["gflop_per_further_click"], 1),
             number(row["seconds_per_case"], 2),
             number(row["seconds_per_further_click"], 2),
             number(row["peak_memory_mb"], 0),
@@ -150,9 +151,11 @@ def cost_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     note = (
-        "A window is one patch; a case takes as many as its size and mirroring ask for. s per case: preprocessing "
-        "and the first answer (to one click, where the arm listens). Peak memory: of the device; on a CPU, of the "
-        "whole process. Training: time inside epochs, online validation included."
+        "A window is one patch; a case takes as many as its size, mirroring and the clicks ask for (counted). Per "
+        "case: the first answer (to one click, where the arm listens), in seconds with preprocessing; means over "
+        "cases, per further click over clicks too. GFLOP: matrix products and convolutions, a multiplication and an "
+        "addition count as two. Peak memory: of the device; on a CPU, of the whole process. Training: time inside "
+        "epochs, online validation included."
     )
     return Table("Cost", header, body, note)
 

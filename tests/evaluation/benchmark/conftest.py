@@ -19,6 +19,7 @@ from nnsam3d.training.baseline import nnUNetBaselineTrainer
 from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
 DATASET = "Dataset998_Benchmark"
+REGIONS = "Dataset997_Regions"
 CASES = ("a", "b", "c", "d")
 PATCH = (16, 16, 16)
 SAM: dict[str, Any] = {
@@ -57,7 +58,7 @@ UNET = {
 }
 
 
-def _plans(architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
+def _plans(dataset: str, architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
     configuration = {
         "data_identifier": "x",
         "preprocessor_name": "DefaultPreprocessor",
@@ -74,7 +75,7 @@ def _plans(architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
         configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
         configuration[f"resampling_fn_{what}_kwargs"] = {**kwargs, "is_seg": what == "seg"}
     return {
-        "dataset_name": DATASET,
+        "dataset_name": dataset,
         "plans_name": "nnUNetPlans",
         "label_manager": "LabelManager",
         "image_reader_writer": "SimpleITKIO",
@@ -85,10 +86,12 @@ def _plans(architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
     }
 
 
-def _write_case(raw: Path, name: str, rng: np.random.Generator) -> None:
+def _write_case(raw: Path, name: str, rng: np.random.Generator, core: bool) -> None:
     truth = np.zeros((12, 24, 20), np.uint8)
     z, y, x = rng.integers((3, 5, 5), (9, 19, 15))
     truth[z - 2 : z + 2, y - 4 : y + 4, x - 3 : x + 3] = 1
+    if core:
+        truth[z - 1 : z + 1, y - 2 : y + 2, x - 1 : x + 2] = 2
     image = rng.normal(100, 10, truth.shape) + 60 * truth
     for array, path in (
         (image.astype(np.float32), raw / "imagesTr" / f"{name}_0000.nii.gz"),
@@ -99,12 +102,13 @@ def _write_case(raw: Path, name: str, rng: np.random.Generator) -> None:
         sitk.WriteImage(written, str(path))
 
 
-def _write_model(results: Path, trainer: str, network: torch.nn.Module, plans: dict[str, Any]) -> None:
-    folder = results / DATASET / f"{trainer}__nnUNetPlans__3d_fullres"
+def _write_model(
+    results: Path, trainer: str, network: torch.nn.Module, plans: dict[str, Any], about: dict[str, Any]
+) -> None:
+    folder = results / plans["dataset_name"] / f"{trainer}__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
     save_json(plans, str(folder / "plans.json"))
-    labels = {"background": 0, "lesion": 1}
-    save_json({"labels": labels, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}, str(folder / "dataset.json"))
+    save_json(about, str(folder / "dataset.json"))
     checkpoint = {
         "network_weights": network.state_dict(),
         "trainer_name": trainer,
@@ -115,40 +119,54 @@ def _write_model(results: Path, trainer: str, network: torch.nn.Module, plans: d
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
 
 
-@pytest.fixture(scope="session")
-def bench_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """nnUNet_raw, nnUNet_preprocessed and nnUNet_results; fold 0 holds back c and d."""
-    root = tmp_path_factory.mktemp("bench")
-    raw = root / "raw" / DATASET
-    for folder in (raw / "imagesTr", raw / "labelsTr", root / "preprocessed" / DATASET, root / "results"):
+def _write_dataset(root: Path, dataset: str, labels: dict[str, Any]) -> None:
+    """Four cases, of which fold 0 holds back c and d; two regions where a label is a list."""
+    regions = any(isinstance(value, list) for value in labels.values())
+    raw = root / "raw" / dataset
+    for folder in (raw / "imagesTr", raw / "labelsTr", root / "preprocessed" / dataset):
         folder.mkdir(parents=True)
     rng = np.random.default_rng(3)
     for name in CASES:
-        _write_case(raw, name, rng)
-    about = {
-        "labels": {"background": 0, "lesion": 1},
-        "channel_names": {"0": "MR"},
-        "file_ending": ".nii.gz",
-        "numTraining": 4,
-    }
+        _write_case(raw, name, rng, core=regions)
+    about: dict[str, Any] = {"labels": labels, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz", "numTraining": 4}
+    about |= {"regions_class_order": [1, 2]} if regions else {}
     (raw / "dataset.json").write_text(json.dumps(about))
     split = [{"train": ["a", "b"], "val": ["d", "c"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
-    (root / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(split))
+    (root / "preprocessed" / dataset / "splits_final.json").write_text(json.dumps(split))
     torch.manual_seed(0)
-    plans = _plans({"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": SAM, "_kw_requires_import": []})
-    sam = SAM3D(SAM3DConfig(**SAM, num_image_channels=1, num_classes=2))
+    # two maps: background and lesion, or two regions
+    kwargs = SAM | {"num_click_labels": 3 if regions else 2}
+    architecture = {"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": kwargs, "_kw_requires_import": []}
+    sam = SAM3D(SAM3DConfig(**kwargs, num_image_channels=1, num_classes=2))
     with torch.no_grad():  # as initialised a network hardly listens to its clicks
         for name, parameter in sam.named_parameters():
             if not name.endswith(".lr"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    _write_model(root / "results", "SAM3DAdapterTrainer", sam, plans)
+    _write_model(root / "results", "SAM3DAdapterTrainer", sam, _plans(dataset, architecture), about)
     for trainer in (nnUNetClickTrainer, nnUNetBaselineTrainer):
-        plans = _plans(UNET, **{CLICK_CHANNELS_KEY: {"labels": 2, "radius": [2, 4, 4]}})
+        channels = {"labels": kwargs["num_click_labels"], "radius": [2, 4, 4]}
+        plans = _plans(dataset, UNET, **{CLICK_CHANNELS_KEY: channels})
         manager = PlansManager(plans)
         configuration = manager.get_configuration("3d_fullres")
         network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
-        _write_model(root / "results", trainer.__name__, network, plans)
+        _write_model(root / "results", trainer.__name__, network, plans, about)
+
+
+@pytest.fixture(scope="session")
+def bench_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """nnUNet_raw, nnUNet_preprocessed and nnUNet_results."""
+    root = tmp_path_factory.mktemp("bench")
+    _write_dataset(root, DATASET, {"background": 0, "lesion": 1})
     return {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
+
+
+@pytest.fixture
+def region_dataset(bench: str, bench_folders: dict[str, str]) -> str:
+    """The name of a dataset with regions, in the same folders."""
+    root = Path(bench_folders["nnUNet_raw"]).parent
+    if not (root / "results" / REGIONS).is_dir():
+        _write_dataset(root, REGIONS, {"background": 0, "tumour": [1, 2], "core": 2})
+    return REGIONS
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import pytest
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark.arms import load_arm, reduce_to_hit
+from nnsam3d.evaluation.benchmark.arms import Work, load_arm, reduce_to_hit
 from nnsam3d.evaluation.benchmark.plan import parse_arm
 from nnsam3d.evaluation.benchmark.protocols import as_prompts
 
 
-def arm_of(text: str, folders: dict[str, str], dataset: str):
+def arm_of(text: str, folders: dict[str, str], dataset: str, mirroring: bool = False):
     name = parse_arm(text)
     folder = Path(folders["nnUNet_results"]) / dataset / f"{name.trainer}__{name.plans}__3d_fullres"
-    return load_arm(name, folder, "0", "cpu", mirroring=False), folder
+    return load_arm(name, folder, "0", "cpu", mirroring=mirroring), folder
 
 
 def case_of(folders: dict[str, str], dataset: str, arm):
@@ -71,6 +71,53 @@ def test_the_oracle_keeps_what_is_hit_and_all_where_nothing_is():
     assert hit.sum() == 3 + 2, "the other component of label 1 is gone, label 2 is not asked about"
     np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)]), label_map)
     np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 1), 0)]), label_map)
+
+
+def test_with_regions_the_oracle_keeps_a_tumour_whole():
+    label_map = np.zeros((4, 4, 9), np.uint8)
+    label_map[1, 1, 1:5] = label_map[3, 1, 1:4] = 1
+    label_map[1, 1, 2:4] = label_map[3, 1, 2] = 2  # the cores
+    regions = {1: frozenset({1, 2}), 2: frozenset({2})}
+    rim = reduce_to_hit(label_map, [((1, 1, 1), 1)], regions)
+    np.testing.assert_array_equal(rim[1], label_map[1])
+    assert not rim[3].any()
+    np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 2), 1)], regions), rim)  # the core is tumour, too
+    np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)], regions), label_map)
+
+
+@pytest.mark.parametrize("text", ["nnUNetClickTrainer", "nnUNetBaselineTrainer+oracle"])
+def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core(bench, bench_folders, monkeypatch, text):
+    """As `nnsam3d predict` has it: what lies in the core lies in the tumour."""
+    arm, _ = arm_of(text, bench_folders, bench)
+    arm.regions = {1: frozenset({1, 2}), 2: frozenset({2})}
+    prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+    inner = prepared._inner
+    monkeypatch.setattr(inner, "segment", lambda _: np.full((12, 24, 20), 2, np.uint8))
+    answer = prepared.segment([((6, 12, 10), 1)])
+    assert answer[6, 12, 10] == 2
+    assert not prepared.segment([((6, 12, 10), 0)]).any()
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_every_window_is_counted(bench, bench_folders, mirroring):
+    """12 x 24 x 20 voxels of (2, 1, 1) mm, transposed: 24 x 12 x 20 in patches of 16, so 2 x 1 x 2 windows."""
+    flips = 8 if mirroring else 1
+    spent = {}
+    for text in ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer+oracle"):
+        arm, _ = arm_of(text, bench_folders, bench, mirroring)
+        prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+        for clicks in ((), CLICKS[:1], CLICKS):
+            before = arm.work()
+            prepared.segment(clicks)
+            spent[arm.kind, len(clicks)] = arm.work() - before
+    assert spent["sam", 0] == spent["clicks", 0] == spent["oracle", 0] == Work(whole=4 * flips)
+    assert spent["clicks", 1] == spent["clicks", 2] == Work(whole=4 * flips)
+    assert spent["oracle", 1] == spent["oracle", 2] == Work()
+    first, further = spent["sam", 1], spent["sam", 2]
+    assert first.whole == further.whole == 0
+    assert flips <= first.encoded <= first.decoded
+    assert further.encoded < first.encoded, "features are kept"
+    assert further.decoded % flips == 0
 
 
 @pytest.mark.parametrize("text", ["", "a b", "nnUNetTrainer:", "nnUNetTrainer+clicks"])

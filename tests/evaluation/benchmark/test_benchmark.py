@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +100,25 @@ def test_an_interrupted_run_ends_in_the_same_bytes(bench, here, finished, tmp_pa
     assert main(arguments(bench, output)) == 0
 
 
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(bench, bench_folders, here, tmp_path):
+    """SIGKILL: nobody could tidy up, and the process that computed must not go on behind the next run's back."""
+    few = ["--arms", "nnUNetClickTrainer", "--protocols", "iterative", "--seeds", "0", "1", "2", "3"]
+    assert main([*arguments(bench, tmp_path / "whole"), *few]) == 0
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "nnsam3d.cli", *arguments(bench, output), *few]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(output.rglob("seed_*/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    there = {path: path.read_bytes() for path in output.rglob("seed_*/*.json")}
+    assert 1 <= len(there) < 8
+    assert main([*arguments(bench, output), *few]) == 0
+    assert (output / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    assert all(path.read_bytes() == before for path, before in there.items()), "what was done is not done again"
+
+
 def test_arms_get_the_same_first_clicks_and_their_own_later_ones(bench, finished):
     units, _ = collect(read_setting(finished), finished)
     iterative = [unit for unit in units if unit["protocol"] == "iterative"]
@@ -116,6 +140,33 @@ def test_only_held_back_cases_and_all_of_them(bench, finished):
     units, _ = collect(read_setting(finished), finished)
     assert {unit["case"] for unit in units} == {"c", "d"}
     assert len(units) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
+
+
+def test_regions_are_clicked_bound_and_scored(bench, region_dataset, bench_folders, here, tmp_path):
+    """Labels of the truth are clicked, regions are scored, in every arm; the report names them."""
+    import SimpleITK as sitk
+
+    output = tmp_path / "bench"
+    assert main([*arguments(region_dataset, output), "--seeds", "0", "--protocols", "iterative"]) == 0
+    labels = Path(bench_folders["nnUNet_raw"]) / region_dataset / "labelsTr"
+    seen = set()
+    for file in output.rglob("seed_0/*.json"):
+        unit = json.loads(file.read_text())
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz")))
+        clicked = [step["click"] for step in unit["steps"] if step["click"]]
+        assert all(truth[tuple(click["zyx"])] == click["label"] for click in clicked)
+        for step in unit["steps"]:
+            label_map = runner.read_map(file.with_suffix(".npz"), step["clicks"])
+            if step["clicks"] not in runner.READ_OUTS:
+                continue
+            for name, values in (("tumour", (1, 2)), ("core", (2,))):
+                found, true = np.isin(label_map, values), np.isin(truth, values)
+                dice = 2 * (found & true).sum() / (found.sum() + true.sum())
+                assert step["scores"][name]["dice"] == pytest.approx(dice)
+        seen.add(file.parent.parent.parent.name)
+    assert seen == set(ARMS)
+    rows = json.loads((output / "report.json").read_text())["scores"]
+    assert {row["label"] for row in rows} == {"mean over labels", "tumour", "core"}
 
 
 def test_clicked_voxels_hold_in_every_arm_that_listens(bench, finished):
@@ -155,6 +206,11 @@ def test_the_report_is_complete_and_stands_alone(bench, finished):
     costs = {row["arm"]: row for row in report["costs"]}
     assert [costs[arm]["kind"] for arm in ARMS] == ["sam", "clicks", "automatic", "oracle"]
     assert costs[ARMS[0]]["click_gflop"] < costs[ARMS[0]]["window_gflop"]
+    assert costs[ARMS[2]]["gflop_per_case"] == pytest.approx(4 * costs[ARMS[2]]["window_gflop"])
+    assert costs[ARMS[1]]["gflop_per_further_click"] == pytest.approx(4 * costs[ARMS[1]]["window_gflop"])
+    assert 0 < costs[ARMS[0]]["gflop_per_further_click"] < costs[ARMS[0]]["gflop_per_case"]
+    assert costs[ARMS[3]]["gflop_per_further_click"] == 0
+    assert costs[ARMS[2]]["gflop_per_further_click"] is None
     assert costs[ARMS[1]]["parameters"] > costs[ARMS[2]]["parameters"] > 0
     assert all(row["training_seconds"] == 150 and row["epochs"] == 2 for row in costs.values())
     assert all(row["seconds_per_case"] > 0 and row["peak_memory_mb"] > 50 for row in costs.values())
