@@ -112,6 +112,10 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         raise UserError("--test-images and --test-labels belong together")
     if args.train_minutes and not args.train:
         raise UserError("--train-minutes says how long to train: add --train")
+    # late: `--help` answers at once
+    from nnsam3d.evaluation.benchmark.metrics import need_monai
+
+    need_monai()
     # trainings and predictions find our trainers whether or not nnU-Net is linked
     os.environ.setdefault("nnUNet_extTrainer", str(trainers_folder()))
     device = _device(args.device)

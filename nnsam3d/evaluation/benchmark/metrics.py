@@ -17,6 +17,7 @@ None means "not defined", is left out of means and is null in JSON. Axis letters
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -84,18 +85,26 @@ def _surface(
     return scores | {"hd95": float(hausdorff(prediction, truth, percentile=95, **how))}
 
 
+def need_monai() -> None:
+    """To be asked before hours of training.
+
+    Raises:
+        UserError: MONAI, which measures surfaces, is not installed.
+    """
+    if importlib.util.find_spec("monai") is None:
+        raise UserError(
+            "the benchmark measures surfaces with MONAI, which is not installed: "
+            "pip install 'nnsam3d[benchmark]', or pip install monai"
+        )
+
+
 def _monai():  # type: ignore[no-untyped-def]
+    need_monai()
     # MONAI warns of its own deprecated arguments, at every call, and of torch's when it is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"the benchmark measures surfaces with MONAI ({error.name} is not installed): "
-            "pip install 'nnsam3d[benchmark]', or pip install monai"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
     return compute_surface_dice, compute_hausdorff_distance
 
 

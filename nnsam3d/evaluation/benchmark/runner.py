@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,13 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.metrics import score_mask
 from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm
+from nnsam3d.evaluation.benchmark.processes import orphaned, run_side_by_side
 from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.prompts import LabelledClick
 
 READ_OUTS = (0, 1, 3, 5, 10)  # clicks whose label maps are kept (of the first seed) and that tables show
+PAUSE = 1.0  # seconds between two looks at what is done
 Unit = dict[str, Any]
 
 
@@ -35,7 +36,7 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
     """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
 
     Raises:
-        UserError: something is missing; told before anything is computed.
+        UserError: something is missing, told before anything is computed; or jobs failed, told after the others.
     """
     jobs = setting.jobs()
     wanted = {job: [(case, seed) for case in cases_of(setting, job) for seed in setting.seeds] for job in jobs}
@@ -51,32 +52,22 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
         for case, seed in units
     }
     open_jobs = [job for job, units in wanted.items() if _missing(job, output, units, digests[job.checkpoint])]
-    # the processes of a pool may not start others, which nnU-Net does to look for cases: they are found here
-    tasks = [
-        (setting, job, cases_of(setting, job), output, device, digests[job.checkpoint]) for job in open_jobs
-    ]
+    tasks = {
+        f"{job.arm.replace(':', '__')}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
+            setting, job, cases_of(setting, job), output, device, digests[job.checkpoint]
+        )
+        for job in open_jobs
+    }  # fmt: skip
     waiting = [path for path, digest in files.items() if not is_done(path, digest)]
-    context = multiprocessing.get_context("spawn")
-    with (
-        tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar,
-        context.Pool(min(processes, len(tasks)) or 1, maxtasksperchild=1) as pool,
-    ):
-        results = [pool.apply_async(run_job, task) for task in tasks]
-        while not all(result.ready() for result in results):
-            failed = [result for result in results if result.ready() and not result.successful()]
-            if failed:
-                failed[0].get()
-            waiting = _tick(bar, waiting, files)
-        for result in results:
-            result.get()
-        _tick(bar, waiting, files, pause=0)
+    with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
 
+        def tick() -> None:
+            time.sleep(PAUSE)
+            still = [path for path in waiting if not is_done(path, files[path])]
+            bar.update(len(waiting) - len(still))
+            waiting[:] = still
 
-def _tick(bar: tqdm, waiting: list[Path], files: dict[Path, str], pause: float = 1.0) -> list[Path]:
-    time.sleep(pause)
-    still = [path for path in waiting if not is_done(path, files[path])]
-    bar.update(len(waiting) - len(still))
-    return still
+        run_side_by_side(tasks, run_job, processes, output / "logs", tick)
 
 
 def training_command(job: Job) -> str:
@@ -105,7 +96,6 @@ def run_job(
     # late: the process that only waits does not need torch
     from nnsam3d.evaluation.benchmark.arms import load_arm
     from nnsam3d.evaluation.benchmark.cost import model_cost
-    from nnsam3d.inference.folder import peak_memory_mb
 
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
         arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
@@ -114,41 +104,50 @@ def run_job(
         cost_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
     for case in cases:
-        missing = _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)
-        if not missing:
-            continue
-        image, properties = arm.read([Path(path) for path in case.images])
-        truth = read_truth(arm, case, properties)
-        if truth.segmentation_DHW.shape != image.shape[1:]:
-            raise UserError(f"case {case.name}: {case.truth} and the image are of different shape")
-        start = time.perf_counter()
-        prepared = arm.prepare(image, properties)
-        timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
-        for _, seed in missing:
-            if _orphaned():
-                return
-            steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
-            timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.predictor.device))}
-            unit = {
-                "case": case.name,
-                "seed": seed,
-                "checkpoint_sha256": checkpoint,
-                "truth_sha256": file_sha256(Path(case.truth)),
-                "steps": steps,
-                "timing": timing,
-            }
-            path = job.unit_file(output, case.name, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if seed == setting.seeds[0]:
-                write_maps(path.with_suffix(".npz"), maps)
-            write_json(path, unit)
-            timing = timing | {"first": False}
+        seeds = [seed for _, seed in _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)]
+        try:
+            _run_case(setting, job, case, seeds, arm, output, checkpoint)
+        except UserError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _orphaned() -> bool:
-    """Whether the command that began this process was killed: whoever gives it again shall not find it at work."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()
+def _run_case(
+    setting: Setting, job: Job, case: BenchCase, seeds: Sequence[int], arm: Any, output: Path, checkpoint: str
+) -> None:
+    """These click seeds of a case, each written as soon as it is done."""
+    # late, as above
+    from nnsam3d.inference.folder import peak_memory_mb
+
+    if not seeds:
+        return
+    image, properties = arm.read([Path(path) for path in case.images])
+    truth = read_truth(arm, case, properties)
+    if truth.segmentation_DHW.shape != image.shape[1:]:
+        raise UserError(f"case {case.name}: {case.truth} and the image are of different shape")
+    start = time.perf_counter()
+    prepared = arm.prepare(image, properties)
+    timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
+    for seed in seeds:
+        if orphaned():
+            return
+        steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
+        timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.predictor.device))}
+        unit = {
+            "case": case.name,
+            "seed": seed,
+            "checkpoint_sha256": checkpoint,
+            "truth_sha256": file_sha256(Path(case.truth)),
+            "steps": steps,
+            "timing": timing,
+        }
+        path = job.unit_file(output, case.name, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if seed == setting.seeds[0]:
+            write_maps(path.with_suffix(".npz"), maps)
+        write_json(path, unit)
+        timing = timing | {"first": False}
 
 
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:

@@ -17,7 +17,7 @@ import pytest
 
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark import runner
+from nnsam3d.evaluation.benchmark import metrics, processes, runner
 from nnsam3d.evaluation.benchmark.plan import read_setting
 from nnsam3d.evaluation.benchmark.summary import collect
 
@@ -29,35 +29,26 @@ def arguments(dataset: str, output: Path) -> list[str]:
     return ["benchmark", "run", *what, "-o", str(output)]
 
 
-class HerePool:
-    """Jobs in this process: a pool of fresh ones loads torch for each."""
+class Ended:
+    """A process that has run."""
 
-    def __init__(self, *_, **__): ...
+    exitcode = 0
 
-    def __enter__(self):
-        return self
+    def is_alive(self) -> bool:
+        return False
 
-    def __exit__(self, *_): ...
 
-    def apply_async(self, run, task):
-        run(*task)
-        return self
-
-    def ready(self):
-        return True
-
-    def successful(self):
-        return True
-
-    def get(self): ...
+def start_here(target, arguments) -> Ended:
+    """In this process: a fresh one loads torch."""
+    function, task, _ = arguments
+    function(*task)
+    return Ended()
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Context:
-        Pool = HerePool
-
-    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: Context)
+    monkeypatch.setattr(processes, "start", start_here)
+    monkeypatch.setattr(runner, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,8 @@ def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: 
         for name, value in bench_folders.items():
             patch.setenv(name, value)
         patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
-        patch.setattr(runner.multiprocessing, "get_context", lambda _: type("Context", (), {"Pool": HerePool}))
+        patch.setattr(processes, "start", start_here)
+        patch.setattr(runner, "PAUSE", 0.0)
         assert main(arguments("Dataset998_Benchmark", output)) == 0
     return output
 
@@ -252,6 +244,44 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
 def test_what_cannot_work_is_said_before_anything_is_computed(bench, here, tmp_path, capsys, extra, words):
     assert main([*arguments(bench, tmp_path / "bench"), *extra]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_missing_monai_is_said_before_hours_of_training(bench, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda _: None)
+    assert main([*arguments(bench, tmp_path / "bench"), "--train"]) == 1
+    assert "pip install monai" in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()
+
+
+def test_a_failed_job_names_arm_and_case_and_the_others_are_done(bench, here, tmp_path, monkeypatch, capsys):
+    """An arm that breaks on one case: in a process of its own, as every job."""
+    real = runner._click
+
+    def broken(setting, job, truth, *others):
+        if job.arm == ARMS[1] and truth.case == "d":
+            raise ValueError("of no value")
+        return real(setting, job, truth, *others)
+
+    def start_guarded(target, arguments):
+        process = Ended()
+        try:
+            target(*arguments)
+        except SystemExit as error:
+            process.exitcode = error.code
+        return process
+
+    monkeypatch.setattr(runner, "_click", broken)
+    monkeypatch.setattr(processes, "start", start_guarded)
+    few = ["--arms", *ARMS[1:3], "--protocols", "iterative", "--seeds", "0"]
+    assert main([*arguments(bench, tmp_path / "bench"), *few]) == 1
+    told = capsys.readouterr().err
+    assert "1 of 2 jobs failed" in told
+    assert "nnUNetClickTrainer_iterative_" in told
+    assert "case d: ValueError: of no value" in told
+    done = {path.parent.parent.parent.name for path in (tmp_path / "bench").rglob("seed_0/*.json")}
+    assert done == set(ARMS[1:3])
+    monkeypatch.setattr(runner, "_click", real)
+    assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0
 
 
 def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
