@@ -89,7 +89,20 @@ def read_facts(path: Path) -> DatasetFacts:
     )
 
 
+def shipped_names() -> list[str]:
+    """Of the typical datasets that come with nnsam3d."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.json"))
+
+
+def shipped(name: str) -> DatasetFacts | None:
+    """One of them; None if there is none of that name."""
+    return read_facts(_shipped_folder() / f"{name}.json") if name in shipped_names() else None
+
+
 def shipped_facts() -> list[DatasetFacts]:
-    """The typical datasets that come with nnsam3d."""
-    folder = Path(str(files("nnsam3d.planning") / SHIPPED))
-    return [read_facts(path) for path in sorted(folder.glob("*.json"))]
+    """All of them."""
+    return [read_facts(_shipped_folder() / f"{name}.json") for name in shipped_names()]
+
+
+def _shipped_folder() -> Path:
+    return Path(str(files("nnsam3d.planning") / SHIPPED))

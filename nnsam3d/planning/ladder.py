@@ -33,6 +33,10 @@ MODES = {"tiny": CHECKPOINTING, "vit_b": CHECKPOINTING, "vit_l": CHECKPOINTING[:
 CLICKS, CLICKS_PER_LABEL, MOST_CLICKS = 8, 2, 16
 
 
+class BudgetTooSmall(UserError):
+    """Not even the smallest plan fits the memory."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of the ladder."""
@@ -126,7 +130,8 @@ def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
     """The highest rung that fits, with as little recomputation as fits.
 
     Raises:
-        UserError: the budget is no positive number, or too small for the lowest rung.
+        UserError: the budget is no positive number.
+        BudgetTooSmall: it is too small for the lowest rung.
     """
     if not (budget_gb > 0 and math.isfinite(budget_gb)):
         raise UserError(f"-gpu_memory_target {budget_gb}: the budget must be a positive number of gigabytes.")
@@ -137,7 +142,7 @@ def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
     rungs = ladder(facts)
     least = need(rungs[0], CHECKPOINTING[-1])
     if least > budget_gb:
-        raise UserError(
+        raise BudgetTooSmall(
             f"{facts.name}: a budget of {budget_gb:g} GB is too small. The smallest plan (tiny backbone, patch "
             f"{rung_config(facts, rungs[0], 'none').patch_size}, batch {SMALLEST_BATCH}) needs {least:.2f} GB: give "
             f"-gpu_memory_target {math.ceil(10 * least) / 10:g} or more."

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnsam3d.errors import UserError
-from nnsam3d.planning.facts import DatasetFacts, read_facts, shipped_facts
+from nnsam3d.planning.facts import DatasetFacts, read_facts, shipped, shipped_facts, shipped_names
 
 if TYPE_CHECKING:  # it imports torch, which the help must not wait for
     from nnsam3d.planning.ladder import Choice
 
+NNUNET_FINGERPRINT = "dataset_fingerprint.json"
 BUDGETS_GB = (8.0, 12.0, 16.0, 24.0, 40.0, 80.0)
 HEAD: tuple[str, ...] = ("dataset", "budget, GB", "backbone", "patch, voxels", "tokens", "token, mm")
 HEAD += ("batch", "checkpointing", "estimate, GB")
@@ -25,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fingerprint",
         nargs="+",
         metavar="FILE|DATASET",
-        help="files of facts (as in nnsam3d/planning/fingerprints), or nnU-Net datasets with an extracted fingerprint "
-        "(id or name); without it the typical datasets that come with nnsam3d",
+        help="nnU-Net datasets with an extracted fingerprint (id, name, or its dataset_fingerprint.json), typical "
+        f"datasets that come with nnsam3d ({', '.join(shipped_names())}; default: all of them), or files of facts "
+        "like theirs (nnsam3d/planning/fingerprints)",
     )
     parser.add_argument(
         "--budget",
@@ -47,45 +49,58 @@ def main(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from nnsam3d.planning.ladder import choose
+    from nnsam3d.planning.ladder import BudgetTooSmall, choose
 
     datasets = [facts_of(given) for given in args.fingerprint] if args.fingerprint else shipped_facts()
     pairs = [(facts, budget) for facts in datasets for budget in sorted(args.budget)]
-    choices = [(facts, choose(facts, budget)) for facts, budget in tqdm(pairs, desc="plan", unit="plan")]
-    print(table(choices))
-    if args.why:
-        for facts, choice in choices:
-            print("\n".join([f"\n{facts.name}, {choice.budget_gb:g} GB:", *(f"- {reason}" for reason in choice.why)]))
-    return 0
+    rows, reasons, refused = [], [], []
+    for facts, budget in tqdm(pairs, desc="plan", unit="plan"):
+        try:
+            choice = choose(facts, budget)
+        except BudgetTooSmall as error:
+            rows.append((facts.name, f"{budget:g}", *["–"] * (len(HEAD) - 2)))
+            refused.append(str(error))
+            continue
+        rows.append(_row(facts, choice))
+        reasons += [f"\n{facts.name}, {choice.budget_gb:g} GB:", *(f"- {reason}" for reason in choice.why)]
+    print("\n".join([table(rows), *refused, *(reasons if args.why else [])]))
+    return 1 if len(refused) == len(pairs) else 0
 
 
 def facts_of(given: str) -> DatasetFacts:
-    """A file of facts, or a dataset of nnU-Net by id or name.
+    """A file of facts, a shipped one by its name, or a dataset of nnU-Net by id, name or fingerprint file.
 
     Raises:
-        UserError: neither.
+        UserError: none of them.
     """
     path = Path(given)
+    if path.name == NNUNET_FINGERPRINT:
+        # what a plan needs beside it (labels, channels) lies with the dataset that its folder is named after
+        return _dataset_facts(path.absolute().parent.name)
     if path.suffix == ".json" or path.is_file():
         return read_facts(path)
-    return _dataset_facts(given)
+    return shipped(given) or _dataset_facts(given)
 
 
 def _dataset_facts(dataset: str) -> DatasetFacts:
     from nnsam3d.planning.planner import SAM3DAdapterPlanner
 
     if not (os.environ.get("nnUNet_raw") and os.environ.get("nnUNet_preprocessed")):
-        raise UserError(f"{dataset} is no file; for a dataset of nnU-Net set nnUNet_raw and nnUNet_preprocessed.")
+        raise UserError(
+            f"{dataset} is neither a file nor one of {', '.join(shipped_names())}; for a dataset of nnU-Net set "
+            "nnUNet_raw and nnUNet_preprocessed."
+        )
     try:
         planner = SAM3DAdapterPlanner(int(dataset) if dataset.isdigit() else dataset)
     except (RuntimeError, ValueError, AssertionError, FileNotFoundError) as error:
-        raise UserError(f"{dataset} is neither a file nor a dataset of nnU-Net: {error}") from None
+        known = ", ".join(shipped_names())
+        raise UserError(f"{dataset} is neither a file nor one of {known} nor a dataset of nnU-Net: {error}") from None
     return planner.fullres_facts()
 
 
-def table(choices: Sequence[tuple[DatasetFacts, Choice]]) -> str:
+def table(body: Sequence[tuple[str, ...]]) -> str:
     """Markdown, columns aligned."""
-    rows = [HEAD, *(_row(facts, choice) for facts, choice in choices)]
+    rows = [HEAD, *body]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [" | ".join(map(str.ljust, row, widths)) for row in rows]
     return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("-" * width for width in widths), *lines[1:]])

@@ -9,7 +9,8 @@ import pytest
 
 from nnsam3d import cli
 from nnsam3d.errors import UserError
-from nnsam3d.planning.facts import read_facts, shipped_facts, transposed
+from nnsam3d.planning import table_command
+from nnsam3d.planning.facts import read_facts, shipped, shipped_facts, shipped_names, transposed
 
 pytestmark = pytest.mark.usefixtures("quick_estimate")
 GOOD = {
@@ -45,6 +46,38 @@ def test_own_facts_budgets_and_reasons(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert said.index("| 2 ") < said.index("| 24 ")
     assert "Mine, 24 GB:\n- token stride (1, 4, 4)" in said
+
+
+def test_shipped_datasets_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(shipped_names()) >= {"kits", "brats", "sts_pet"}
+    assert cli.main(["plan-table", "--fingerprint", "kits", "sts_pet", "--budget", "24"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines if line] == ["KiTS", "STS PET"]
+
+
+def test_an_impossible_budget_is_one_row_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan-table", "--fingerprint", "kits", "--budget", "0.01", "24"]) == 0
+    said = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
+    assert cells[2][:3] == ["KiTS", "0.01", "–"]
+    assert cells[3][1] == "24"
+    assert float(cells[3][8]) <= 24
+    assert "a budget of 0.01 GB is too small" in said
+    assert cli.main(["plan-table", "--fingerprint", "kits", "--budget", "0.01"]) == 1
+    assert cli.main(["plan-table", "--fingerprint", "kits", "--budget", "-3"]) == 1
+    assert "must be a positive number" in capsys.readouterr().err
+
+
+def test_nnunet_s_own_fingerprint_file_names_its_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "Dataset512_X" / "dataset_fingerprint.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    asked = []
+    monkeypatch.setattr(table_command, "_dataset_facts", lambda name: asked.append(name) or shipped("kits"))
+    assert cli.main(["plan-table", "--fingerprint", str(file), "--budget", "24"]) == 0
+    assert asked == ["Dataset512_X"]
 
 
 @pytest.mark.parametrize(
