@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,25 +59,27 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     folder = model_folder(args)
     # late: `nnsam3d predict --help` answers at once
-    import torch
-
+    from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
-    from nnsam3d.preprocessing.lookup import prompts_without_image
+    from nnsam3d.preprocessing.lookup import FIRST_CHANNEL, case_of, prompts_without_image
 
     if args.prompts is not None:
         os.environ["nnsam3d_prompts"] = str(args.prompts)
-    device = _device(args.device, torch)
+    device = choose_device(args.device)
     model = Model(folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta)
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     cases = find_cases(args.images, model)
-    for stray in prompts_without_image(args.images, {case.name for case in cases}):
-        print(f"nnsam3d: warning: {stray} belongs to no image in {args.images}; its name must be <case>.json")
+    names = {case.name for case in cases}
+    for stray in prompts_without_image(args.images, names):
+        case = case_of(stray).removesuffix(FIRST_CHANNEL)
+        meant = f"did you mean {case}.json?" if case in names else "its name must be <case>.json"
+        print(f"nnsam3d: warning: {stray} belongs to no image in {args.images}; {meant}")
     cases = cases[args.part_id :: args.num_parts]
     tell_prompts(cases)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
         print(f"nnsam3d: warning: {args.prompts} holds no prompt file of these cases (<case>.json, ...)")
-    for needed in [args.output, *([args.report.parent] if args.report else [])]:
+    for needed in [*([args.report.parent] if args.report else []), args.output]:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
     start = time.perf_counter()
@@ -97,6 +100,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"-i {args.images}: {_no_folder(args.images)}")
     if args.output.resolve() == args.images.resolve():
         raise UserError(f"-o {args.output} is the folder of the images: results would lie among them; choose another")
+    if args.report is not None and args.report.is_dir():
+        raise UserError(f"--report {args.report} is a folder: name a file")
     if args.model is not None and args.dataset is not None:
         raise UserError("both -m and -d name a model: give one of them")
 
@@ -105,25 +110,15 @@ def _no_folder(path: Path) -> str:
     return "is a file, name its folder" if path.is_file() else "no such folder"
 
 
-def _device(name: str, torch: Any) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"-device {name}: {reason}. Without a GPU: -device cpu") from error
-    return name
-
-
 def _make_folder(folder: Path) -> None:
     """Now, not after hours of computing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # by doing it: permissions do not tell of read-only file systems, nor of root's
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: no permission to write there")
+        raise UserError(f"{folder}: no files can be written there: {error.strerror}") from error
 
 
 def model_folder(args: argparse.Namespace) -> Path:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from nnsam3d.errors import UserError
+from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.preprocessing.prompted import image_grid, read_volume
@@ -40,21 +41,23 @@ class Session:
         self,
         model: Model | str | os.PathLike[str],
         folds: Sequence[int | str] | int | str | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """
         Args:
             model: nnU-Net's model folder, or a loaded model to share between sessions.
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
-            device: "cpu", "cuda", ...
+            device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
 
         Raises:
-            UserError: no such model.
+            UserError: no such model, or no such device.
         """
         folds = [folds] if isinstance(folds, (int, str)) else folds
-        self._model = model if isinstance(model, Model) else Model(Path(model), folds, device=device, mirroring=False)
+        if not isinstance(model, Model):
+            model = Model(Path(model), folds, device=choose_device(device), mirroring=False)
+        self._model = model
         self._cache_bytes = cache_bytes
         self._image: PreparedImage | None = None
         self._case = "session"
@@ -69,18 +72,18 @@ class Session:
     def set_image(
         self,
         image: ArrayLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        spacing: Sequence[float] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> None:
         """Takes a new image and forgets all clicks.
 
         Args:
             image: an image file, a list of files (one per channel), or an array (z, y, x) or (C, z, y, x).
-            spacing: mm along z, y, x; for arrays without ``properties``.
+            spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
 
         Raises:
-            UserError: a file that cannot be read, or a wrong shape or number of channels.
+            UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
         """
         if isinstance(image, (str, os.PathLike)):
             image = [image]
@@ -248,7 +251,9 @@ class Session:
         return self._result
 
 
-def _checked_spacing(spacing: Sequence[float]) -> list[float]:
+def _checked_spacing(spacing: Sequence[float] | None) -> list[float]:
+    if spacing is None:
+        raise UserError("an array does not know the size of its voxels: give spacing=(z, y, x) in mm")
     values = [float(value) for value in spacing]
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
         raise UserError(f"spacing {tuple(spacing)}: three positive numbers are needed, mm along z, y, x")

@@ -91,6 +91,8 @@ def main(args: argparse.Namespace) -> int:
 
     if (args.strategy == "largest_error") != (args.predictions is not None):
         raise UserError("--strategy largest_error and --predictions FOLDER belong together")
+    if not args.segmentations.is_dir():
+        raise UserError(f"{args.segmentations}: no such folder (ground truth, one label map for every case)")
     dataset_file = args.dataset or args.segmentations.absolute().parent / "dataset.json"
     simulation = Simulation(args.n, args.strategy, args.seed, args.predictions, args.add_to)
     return simulate_folder(args.segmentations, args.output, load_dataset(dataset_file), simulation, args.overwrite)
@@ -211,6 +213,8 @@ def _convert(args: argparse.Namespace) -> int:
     for target, prompts in converted:
         write_prompts(target, prompts, format=args.to)
         print(f"{target}: {len(prompts.clicks)} clicks, space {prompts.space}")
+    if args.image is None:
+        print("the cases are named after the files; the case of another image is named with --image <case>_0000...")
     if args.dataset is None:
         print("the labels were not checked: --dataset dataset.json does it, and makes Slicer's lesion-1 a lesion")
     return 0

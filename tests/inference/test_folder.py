@@ -139,6 +139,7 @@ def test_all_bad_prompt_files_are_told_before_anything_is_computed(
     write_clicks(prompts, "case_2", [([1000, 12, 8], "lesion")])
     (prompts / "case_3.json").write_text("{")
     write_clicks(prompts, "case_99", [([1, 2, 3], "lesion")])
+    write_clicks(prompts, "case_4_0000", [([1, 2, 3], "lesion")])
     status, out = predict("--prompts", prompts)
     captured = capfd.readouterr()
     assert status == 1
@@ -146,6 +147,7 @@ def test_all_bad_prompt_files_are_told_before_anything_is_computed(
     for text in ("case_1.json", "'leson'", "case_2.json", "1000", "case_3.json"):
         assert text in before
     assert "case_99.json belongs to no image" in captured.out
+    assert "did you mean case_4.json?" in captured.out
     assert "1 with clicks, 2 without" in captured.out
     after = captured.err[captured.err.index("left out") :]
     assert after.count("nnsam3d: failed: ") == 3
@@ -272,8 +274,10 @@ def _only_whole_files(out: Path, expected: dict[str, bytes]) -> None:
         (["--prompts", "/no/such/folder"], "no such folder"),
         (["-f", "7"], "fold 7 has no checkpoint_final.pth"),
         (["-chk", "checkpoint_best.pth"], "no checkpoint_best.pth"),
-        (["-device", "cuda:77"], "-device cpu"),
-        (["-device", "toaster"], "-device toaster"),
+        (["-device", "cuda:77"], "Without a GPU: cpu"),
+        (["-device", "toaster"], "device toaster"),
+        (["--report", "/tmp"], "--report /tmp is a folder"),
+        (["--report", "/proc/nowhere/r.json"], "no files can be written there"),
         (["-i", "/no/such/images"], "no such folder"),
         (["-m", "/no/such/model"], "no trained model"),
     ],

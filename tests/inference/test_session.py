@@ -37,7 +37,7 @@ CLICKS: list[tuple[tuple[float, float, float], int | str]] = [
 @pytest.fixture
 def session(model: Model) -> Session:
     made = Session(model)
-    made.set_image(volume(SHAPE))
+    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
     return made
 
 
@@ -204,7 +204,7 @@ def test_changed_box_is_tight(session: Session) -> None:
 def test_the_memory_stays_in_its_bound(model: Model) -> None:
     free, bounded = Session(model), Session(model, cache_bytes=50_000)
     for made in (free, bounded):
-        made.set_image(volume(SHAPE))
+        made.set_image(volume(SHAPE), spacing=(1, 1, 1))
     for position, label in CLICKS:
         for made in (free, bounded):
             made.add_click(position, label)
@@ -238,24 +238,39 @@ def test_wrong_input_leaves_the_session_as_it_was(session: Session, tmp_path: Pa
     np.testing.assert_array_equal(session.segmentation, mask)
 
 
+@pytest.mark.parametrize("value", [0.0, -1000.0])
+def test_an_image_of_one_value_is_segmented_without_a_crash(model: Model, value: float) -> None:
+    """Nothing to crop to and no variance to divide by; nobody can expect more than an answer that is finite."""
+    session = Session(model)
+    session.set_image(np.full(SHAPE, value), spacing=(1, 1, 1))
+    session.add_click((5, 5, 5), 1)
+    assert session.segmentation.shape == SHAPE
+    assert session.segmentation[5, 5, 5] == 1
+    assert np.isfinite(session.probabilities).all()
+
+
 def test_wrong_images_are_refused(model: Model, tmp_path: Path) -> None:
     session = Session(model)
     with pytest.raises(UserError, match="set_image first"):
         session.add_click((1, 1, 1), 1)
     with pytest.raises(UserError, match=r"shape \(2, 20, 20, 20\)"):
-        session.set_image(np.zeros((2, 20, 20, 20)))
+        session.set_image(np.zeros((2, 20, 20, 20)), spacing=(1, 1, 1))
     with pytest.raises(UserError, match="shape"):
-        session.set_image(np.zeros((20, 20)))
+        session.set_image(np.zeros((20, 20)), spacing=(1, 1, 1))
     with pytest.raises(UserError, match="three positive numbers"):
         session.set_image(volume(SHAPE), spacing=(1, 0, 1))
     with pytest.raises(UserError, match="no_such"):
         session.set_image(tmp_path / "no_such_0000.nii.gz")
+    with pytest.raises(UserError, match=r"spacing=\(z, y, x\) in mm"):
+        session.set_image(volume(SHAPE))
+    with pytest.raises(UserError, match="device cuda:99"):
+        Session(model.folder, device="cuda:99")
 
 
 def test_a_new_image_forgets_the_clicks(session: Session) -> None:
     session.add_click(*CLICKS[0])
     assert session.segmentation.any()
-    session.set_image(volume((20, 30, 30)))
+    session.set_image(volume((20, 30, 30)), spacing=(1, 1, 1))
     assert session.clicks == ()
     assert session.segmentation.shape == (20, 30, 30)
     assert not session.segmentation.any()
@@ -264,8 +279,8 @@ def test_a_new_image_forgets_the_clicks(session: Session) -> None:
 
 def test_two_sessions_share_a_model(model: Model) -> None:
     one, two = Session(model), Session(model)
-    one.set_image(volume(SHAPE))
-    two.set_image(volume(SHAPE, seed=1))
+    one.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    two.set_image(volume(SHAPE, seed=1), spacing=(1, 1, 1))
     one.add_click(*CLICKS[0])
     mask = one.segmentation.copy()
     two.add_click(*CLICKS[2])

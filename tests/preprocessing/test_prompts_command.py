@@ -118,7 +118,9 @@ def test_there_and_back_over_slicer(dataset: Path, capsys: pytest.CaptureFixture
     assert np.allclose([c.position for c in back.clicks], [(8, 9, 5), (1, 2, 3)])
     assert "holds a.json already" in error_of(capsys, "convert", out / "a.mrk.json", *options)
     run("convert", out / "a.mrk.json", "--overwrite", "-o", out)
-    assert "the labels were not checked" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the labels were not checked" in said
+    assert "named after the files" in said
     assert read_prompts(out / "a.json").space == "lps"
 
 
@@ -226,7 +228,9 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     labels, out = dataset / "labelsTr", dataset / "out"
     assert "belong together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
     assert "at least 1 click" in error_of(capsys, "simulate", labels, "-o", out, "-n", "0")
-    assert "no segmentations *.nii.gz" in error_of(capsys, "simulate", dataset / "none", "-o", out)
+    assert "none: no such folder" in error_of(capsys, "simulate", dataset / "none", "-o", out)
+    (dataset / "empty").mkdir()
+    assert "no segmentations *.nii.gz" in error_of(capsys, "simulate", dataset / "empty", "-o", out)
     said = error_of(capsys, "simulate", labels, "-o", out, "--dataset", dataset / "x.json")
     assert "x.json: the dataset.json cannot be read" in said
     assert not out.exists()

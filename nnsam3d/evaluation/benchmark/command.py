@@ -114,11 +114,12 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         raise UserError("--train-minutes says how long to train: add --train")
     # late: `--help` answers at once
     from nnsam3d.evaluation.benchmark.metrics import need_monai
+    from nnsam3d.inference.device import choose_device
 
     need_monai()
     # trainings and predictions find our trainers whether or not nnU-Net is linked
     os.environ.setdefault("nnUNet_extTrainer", str(trainers_folder()))
-    device = _device(args.device)
+    device = choose_device(args.device)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),
         configurations=tuple(args.configurations),
@@ -145,14 +146,6 @@ def _run(args: argparse.Namespace, output: Path) -> None:
 
     run(setting, output, args.jobs, device)
     write_results(setting, output)
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _remember_command(output: Path) -> None:
