@@ -12,27 +12,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnsam3d.errors import UserError
 from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
-UNET = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": 2,
-        "features_per_stage": [4, 8],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1],
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    },
-    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-}
-
 
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -43,9 +22,15 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("nnsam3d_options", "num_epochs=5 max_minutes=2")
 
 
+@pytest.fixture
+def plans(plans: dict[str, Any], unet_architecture: dict[str, Any]) -> dict[str, Any]:
+    """The folder's, of a network that can be built."""
+    plans["configurations"]["3d_fullres"]["architecture"] = unet_architecture
+    return plans
+
+
 def make(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str = "3d_fullres") -> nnUNetClickTrainer:
     plans = plans | {"continue_training": False, "transpose_forward": [0, 1, 2], "label_manager": "LabelManager"}
-    plans["configurations"]["3d_fullres"]["architecture"] = UNET
     return nnUNetClickTrainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
 
 

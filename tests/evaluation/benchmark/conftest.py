@@ -36,26 +36,6 @@ SAM: dict[str, Any] = {
     "pos_embed_size": (8, 8),
     "max_clicks": 4,
 }
-UNET = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": 2,
-        "features_per_stage": [4, 8],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1],
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    },
-    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-}
 
 
 def _plans(dataset: str, architecture: dict[str, Any], **entry: Any) -> dict[str, Any]:
@@ -119,7 +99,7 @@ def _write_model(
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
 
 
-def _write_dataset(root: Path, dataset: str, labels: dict[str, Any]) -> None:
+def _write_dataset(root: Path, dataset: str, labels: dict[str, Any], unet: dict[str, Any]) -> None:
     """Four cases, of which fold 0 holds back c and d; two regions where a label is a list."""
     regions = any(isinstance(value, list) for value in labels.values())
     raw = root / "raw" / dataset
@@ -145,7 +125,7 @@ def _write_dataset(root: Path, dataset: str, labels: dict[str, Any]) -> None:
     _write_model(root / "results", "SAM3DAdapterTrainer", sam, _plans(dataset, architecture), about)
     for trainer in (nnUNetClickTrainer, nnUNetBaselineTrainer):
         channels = {"labels": kwargs["num_click_labels"], "radius": [2, 4, 4]}
-        plans = _plans(dataset, UNET, **{CLICK_CHANNELS_KEY: channels})
+        plans = _plans(dataset, unet, **{CLICK_CHANNELS_KEY: channels})
         manager = PlansManager(plans)
         configuration = manager.get_configuration("3d_fullres")
         network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
@@ -153,19 +133,19 @@ def _write_dataset(root: Path, dataset: str, labels: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bench_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def bench_folders(tmp_path_factory: pytest.TempPathFactory, unet_architecture: dict[str, Any]) -> dict[str, str]:
     """nnUNet_raw, nnUNet_preprocessed and nnUNet_results."""
     root = tmp_path_factory.mktemp("bench")
-    _write_dataset(root, DATASET, {"background": 0, "lesion": 1})
+    _write_dataset(root, DATASET, {"background": 0, "lesion": 1}, unet_architecture)
     return {f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")}
 
 
 @pytest.fixture
-def region_dataset(bench: str, bench_folders: dict[str, str]) -> str:
+def region_dataset(bench: str, bench_folders: dict[str, str], unet_architecture: dict[str, Any]) -> str:
     """The name of a dataset with regions, in the same folders."""
     root = Path(bench_folders["nnUNet_raw"]).parent
     if not (root / "results" / REGIONS).is_dir():
-        _write_dataset(root, REGIONS, {"background": 0, "tumour": [1, 2], "core": 2})
+        _write_dataset(root, REGIONS, {"background": 0, "tumour": [1, 2], "core": 2}, unet_architecture)
     return REGIONS
 
 
