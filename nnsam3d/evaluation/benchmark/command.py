@@ -135,6 +135,9 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         options=args.options,
     )
     setting = open_setting(output, setting)
+    parts = ("datasets", "configurations", "folds", "arms", "protocols")
+    told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
+    print(f"nnsam3d: {len(setting.jobs())} jobs: {told}; results in {output}")
     _remember_command(output)
     _remember_environment(output, device)
     if args.train:

@@ -220,10 +220,15 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     return [training[name] for name in sorted(held_back)]
 
 
+def splits_file(job: Job) -> Path:
+    """nnU-Net's, written when a fold is trained for the first time."""
+    return Path(_variable("nnUNet_preprocessed")) / job.dataset / "splits_final.json"
+
+
 def _held_back(job: Job) -> list[str]:
     if job.fold == "all":
         raise UserError("fold all was trained on every case: give it a test folder (--test-images, --test-labels)")
-    path = Path(_variable("nnUNet_preprocessed")) / job.dataset / "splits_final.json"
+    path = splits_file(job)
     if not path.is_file():
         raise UserError(f"{path} is missing: nnU-Net writes it when a fold is trained (nnUNetv2_train, or --train)")
     splits = json.loads(path.read_text(encoding="utf-8"))

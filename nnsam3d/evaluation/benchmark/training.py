@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark.plan import Job, Setting, parse_arm
+from nnsam3d.evaluation.benchmark.plan import Job, Setting, cases_of, parse_arm, splits_file
 from nnsam3d.evaluation.demo import nnunet_command
 
 # They end by the clock; other trainers have a length of their own.
@@ -24,7 +26,8 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
     One at a time: a budget of minutes is the same for all only where nobody else uses the machine.
 
     Raises:
-        UserError: a budget for a trainer that does not read the clock, or a training that failed.
+        UserError: a budget for a trainer that does not read the clock, something that is not there (both told before
+            the first training), or a training that failed.
     """
     missing = list(_missing(setting))
     untimed = sorted({parse_arm(job.arm).trainer for job in missing} - set(TIMED))
@@ -33,6 +36,11 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
             f"{', '.join(untimed)} cannot be trained for a number of minutes; these can: {', '.join(TIMED)}. "
             "Train it by hand, or leave out --train-minutes"
         )
+    for job in missing:
+        check_trainable(job)
+    for job in setting.jobs():
+        if setting.test_images or splits_file(job).is_file():
+            cases_of(setting, job)
     for number, job in enumerate(missing, start=1):
         _train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
 
@@ -43,6 +51,51 @@ def _missing(setting: Setting) -> Iterable[Job]:
         if job.checkpoint not in seen and not job.checkpoint.is_file():
             yield job
         seen.add(job.checkpoint)
+
+
+def check_trainable(job: Job) -> None:
+    """What nnUNetv2_train would miss, after the arms before it have taken their hours.
+
+    Raises:
+        UserError: no such trainer, plans or configuration, or nothing preprocessed by them.
+    """
+    # late: nothing here is needed where all is trained
+    from batchgenerators.utilities.file_and_folder_operations import load_json
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    name = parse_arm(job.arm)
+    if not _trainer_is_known(name.trainer):
+        raise UserError(f"arm {job.arm}: nnU-Net knows no trainer {name.trainer}: is the name right?")
+    folder = splits_file(job).parent
+    plans = folder / f"{name.plans}.json"
+    if not plans.is_file():
+        there = sorted(path.stem for path in folder.glob("*Plans*.json"))
+        raise UserError(
+            f"arm {job.arm}: {plans} is missing (there: {', '.join(there) or 'none'}). Plan and preprocess first: "
+            f"nnUNetv2_plan_and_preprocess -d {job.dataset} -c {job.configuration}"
+        )
+    content = load_json(str(plans))
+    if job.configuration not in content["configurations"]:
+        known = ", ".join(content["configurations"])
+        raise UserError(f"arm {job.arm}: {plans} has no configuration {job.configuration}; it has {known}")
+    data = folder / PlansManager(content).get_configuration(job.configuration).data_identifier
+    if not data.is_dir():
+        raise UserError(
+            f"arm {job.arm}: {data} is missing. Preprocess first: nnUNetv2_preprocess -d {job.dataset} "
+            f"-c {job.configuration} -plans_name {name.plans}"
+        )
+
+
+def _trainer_is_known(name: str) -> bool:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    if name in TIMED:
+        return True
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+            return recursive_find_trainer_class_by_name(name) is not None
+    except RuntimeError:
+        return False
 
 
 def training_arguments(job: Job, device: str) -> list[str]:

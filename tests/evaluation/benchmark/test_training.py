@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,15 @@ if trainer == {failing!r}:
 @pytest.fixture
 def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """nnUNetv2_train that only notes how it was called; returns the notes' file."""
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    folder = tmp_path / "preprocessed" / "Dataset998_X"
+    (folder / "data").mkdir(parents=True)
+    configurations = {
+        name: {"data_identifier": where, "architecture": {}} for name, where in (("3d_fullres", "data"), ("2d", "flat"))
+    }
+    for plans in ("nnUNetPlans", "P2"):
+        (folder / f"{plans}.json").write_text(json.dumps({"configurations": configurations}))
     monkeypatch.setattr(training.time, "sleep", lambda _: None)
 
     def install(failing: str = "") -> Path:
@@ -59,6 +69,23 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
     ]  # fmt: skip
     train_missing(setting(), tmp_path, "cpu")
     assert len(log.read_text().splitlines()) == 3, "what is trained stays"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arms": (*ARMS, "nnUNetTrainerr")}, "no trainer nnUNetTrainerr"),
+        ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(there: nnUNetPlans\)"),
+        ({"configurations": ("3d_fullres", "3d_lowres")}, "no configuration 3d_lowres; it has 3d_fullres, 2d"),
+        ({"configurations": ("3d_fullres", "2d")}, "nnUNetv2_preprocess -d Dataset998_X -c 2d -plans_name nnUNetPlans"),
+        ({"test_images": "/no/such", "test_labels": "/no/such"}, "dataset.json"),
+    ],
+)
+def test_what_the_last_training_would_miss_is_said_before_the_first(nnunet, tmp_path, changes, words):
+    log = nnunet()
+    with pytest.raises(UserError, match=words):
+        train_missing(replace(setting(train_minutes=0.0), **changes), tmp_path, "cpu")
+    assert not log.exists()
 
 
 def test_an_interrupted_training_goes_on(nnunet, tmp_path):
