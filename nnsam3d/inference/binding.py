@@ -21,9 +21,11 @@ def bind_clicks(
 ) -> None:
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
 
-    A negative click (label 0) removes the component that it hits (26-connected, of one label), unless a positive
-    click that the label map agrees with lies in it too. Then every clicked voxel gets its click's label; of several
-    clicks on one voxel the last one counts.
+    First every voxel that was clicked positively gets its click's label. Then a negative click (label 0) removes the
+    component that it hits (26-connected, of one label), unless a positive click lies in it too: so a click on the rim
+    of a target, just outside of what was found, keeps the target when a click says that it reaches too far
+    elsewhere. At last every voxel that was clicked negatively is background. Of several clicks on one voxel the last
+    one counts.
 
     Args:
         voxels_N3: (z, y, x) in the label map.
@@ -31,21 +33,24 @@ def bind_clicks(
             already; and a negative click removes a component of everything that is not background.
     """
     last = {tuple(voxel): int(label) for voxel, label in zip(voxels_N3.tolist(), labels_N.tolist(), strict=True)}
-    for voxel, label in last.items():
-        value = int(segmentation[voxel])
-        if label == 0 and value:
-            components, _ = ndimage.label(segmentation == value if regions is None else segmentation > 0, TOUCHING)
-            component = components == components[voxel]
-            inside = [(place, other) for place, other in last.items() if component[place]]
-            if not any(_agrees(segmentation, place, other, regions) for place, other in inside):
-                segmentation[component] = 0
-    for voxel, label in last.items():
+    positive = {voxel: label for voxel, label in last.items() if label}
+    for voxel, label in positive.items():
         if not _agrees(segmentation, voxel, label, regions):
             segmentation[voxel] = label
+    negative = [voxel for voxel, label in last.items() if not label]
+    for voxel in negative:
+        value = int(segmentation[voxel])
+        if value:
+            components, _ = ndimage.label(segmentation == value if regions is None else segmentation > 0, TOUCHING)
+            component = components == components[voxel]
+            if not any(component[place] for place in positive):
+                segmentation[component] = 0
+    for voxel in negative:
+        segmentation[voxel] = 0
 
 
 def _agrees(
     segmentation: NDArray[Any], voxel: tuple[int, int, int], label: int, regions: Regions | None
 ) -> bool:
     value = int(segmentation[voxel])
-    return value == label if regions is None or label == 0 else value in regions[label]
+    return value == label if regions is None else value in regions[label]

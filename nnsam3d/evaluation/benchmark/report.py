@@ -30,7 +30,7 @@ PAIRED_AT = 1  # clicks
 NOTES = (
     "Only cases that a model was not trained on. All arms get the same first clicks; later ones follow each arm's own "
     "errors by one rule. In every answer to clicks the clicked voxels keep their label and a negative click removes "
-    "the component that it hits, by one rule for all arms.",
+    "the component that it hits unless a positive click lies in it, by one rule for all arms.",
     "+oracle is the control for the information that lies in a click: the automatic result reduced to the components "
     "that clicks hit, without any model that uses them.",
     "Empty masks: Dice and NSD are undefined where truth and prediction are empty, 0 where one is; HD95 is undefined "
