@@ -41,8 +41,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding
 h1{font-size:1.7em;margin-bottom:.2em} h2{margin-top:2em;border-bottom:1px solid #d5d9e0;padding-bottom:.2em}
 h3{font-size:1.02em;margin:1.6em 0 .4em} .note,.small{color:#59616e;font-size:.88em} .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.86em;font-variant-numeric:tabular-nums} th{background:#f1f3f7;text-align:left}
-th,td{padding:.28em .7em;border-bottom:1px solid #e3e6eb;white-space:nowrap} tbody tr:hover{background:#f8f9fb}
-pre{background:#f5f6f8;padding:.8em;overflow-x:auto;font-size:.84em} figure{margin:1.2em 0}
+th,td{padding:.28em .55em;border-bottom:1px solid #e3e6eb;white-space:nowrap} tbody tr:hover{background:#f8f9fb}
+pre{background:#f5f6f8;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.84em} figure{margin:1.2em 0}
 svg,img{max-width:100%;height:auto}
 """
 
@@ -113,7 +113,8 @@ def _sections(
             parts.append(cost_table(here["costs"]))
             first = [row for row in here["differences"] if row["protocol"] == setting.protocols[0]]
             main = [row for row in first if first and row["label"] == first[0]["label"]]
-            cases = f"{summary['cases'][dataset]} cases, folds {', '.join(setting.folds)}"
+            folds = f"fold{'s' if len(setting.folds) > 1 else ''} {', '.join(setting.folds)}"
+            cases = f"{summary['cases'][dataset]} cases, {folds}"
             yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
 
 
