@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmark in docs/benchmark: soft-tissue sarcoma PET (41 patients), fold 0, CPU, 20 minutes of training per arm.
 #   docs/benchmark_sts_pet.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
-# RAW_FOLDER holds Dataset513_STS_PET. About 80 minutes on 2 idle cores; interrupted, the same command goes on.
+# RAW_FOLDER holds Dataset513_STS_PET. About 75 minutes on 2 idle cores; interrupted, the same command goes on.
 # MINUTES=30 trains for another time; predictions run in two processes of one thread each.
 set -euo pipefail
 export nnUNet_raw=$1 work=$2

@@ -4,8 +4,9 @@
     python docs/paper_split.py Dataset007_Pancreas Dataset707_PancreasTumour --label 2 --val 28 --test 57
 
 Reads nnUNet_raw/SOURCE and writes nnUNet_raw/TARGET (images as links, labels with the target as 1) and
-nnUNet_preprocessed/TARGET/splits_final.json with one fold. The paper's own split is not public in a usable form:
-this one is drawn at random, the same for the same seed. Licence: see the project's LICENSE.
+nnUNet_preprocessed/TARGET/splits_final.json with one fold (none with --val 0: nnU-Net makes its five). The paper's own
+split lies in a repository without a licence: this one is drawn at random, the same for the same seed. Licence: see the
+project's LICENSE.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help="DatasetXXX_Name in nnUNet_raw")
     parser.add_argument("target", help="DatasetYYY_Name to be made")
     parser.add_argument("--label", type=int, required=True, help="value of the target in the source's labels")
-    parser.add_argument("--val", type=int, required=True, help="cases held back for validation")
+    parser.add_argument("--val", type=int, required=True, help="cases held back for validation, or 0")
     parser.add_argument("--test", type=int, required=True, help="cases put aside as imagesTs and labelsTs")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
@@ -47,9 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
             (target / f"images{part}" / image.name).symlink_to(image.resolve())
     new = {"channel_names": about["channel_names"], "labels": {"background": 0, "tumour": 1}, "file_ending": ending}
     (target / "dataset.json").write_text(json.dumps(new | {"numTraining": len(train) + len(val)}, indent=1))
-    (preprocessed / given.target).mkdir(parents=True, exist_ok=True)
-    split = [{"train": sorted(map(str, train)), "val": sorted(map(str, val))}]
-    (preprocessed / given.target / "splits_final.json").write_text(json.dumps(split, indent=1))
+    if given.val:
+        (preprocessed / given.target).mkdir(parents=True, exist_ok=True)
+        split = [{"train": sorted(map(str, train)), "val": sorted(map(str, val))}]
+        (preprocessed / given.target / "splits_final.json").write_text(json.dumps(split, indent=1))
     left_out = len(cases) - len(kept)
     print(f"{given.target}: {len(train)} train, {len(val)} validation, {len(test)} test; {left_out} left out")
 

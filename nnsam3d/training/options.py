@@ -92,26 +92,29 @@ def options_from_mapping(
 
 
 def environment_overrides() -> dict[str, str]:
-    """The key=value pairs of ``nnsam3d_options``, still as text.
+    """The key=value pairs of ``nnsam3d_options``, still as text; raises OptionsError as :func:`parse_options` does."""
+    return parse_options(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
+
+
+def parse_options(text: str, source: str) -> dict[str, str]:
+    """``"preset=tiny num_epochs=20"`` as key=value pairs, still as text.
 
     Raises:
-        OptionsError: a word is no key=value pair, or a key is given twice.
+        OptionsError: a word is no key=value pair, or a key is given twice; the message names ``source``.
     """
-    text = os.environ.get(ENVIRONMENT_VARIABLE, "")
     overrides: dict[str, str] = {}
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise OptionsError(f"{ENVIRONMENT_VARIABLE}={text!r}: {error}") from None
+        raise OptionsError(f"{source}={text!r}: {error}") from None
     for word in words:
         key, separator, value = word.partition("=")
         if not separator or not key:
             raise OptionsError(
-                f'{ENVIRONMENT_VARIABLE}: {word!r} is not of the form key=value. '
-                f'Example: {ENVIRONMENT_VARIABLE}="preset=tiny num_epochs=20"'
+                f'{source}: {word!r} is not of the form key=value. Example: {source}="preset=tiny num_epochs=20"'
             )
         if key in overrides:
-            raise OptionsError(f"{ENVIRONMENT_VARIABLE}: option {key} is given twice.")
+            raise OptionsError(f"{source}: option {key} is given twice.")
         overrides[key] = value
     return overrides
 

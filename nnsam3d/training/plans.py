@@ -108,6 +108,12 @@ def rewrite_plans(
     return plans
 
 
+def check_preset(options: TrainingOptions) -> None:
+    """Raises UserError for a preset that is none."""
+    if options.preset not in PRESETS:
+        raise UserError(f"option preset={options.preset!r} is unknown. Known presets: {', '.join(PRESETS)}.")
+
+
 def network_config(
     patch_DHW: Sequence[int],
     spacing_DHW: Sequence[float],
@@ -122,8 +128,7 @@ def network_config(
     Raises:
         UserError: unknown preset, or a patch that holds fewer tokens than the network or the window needs.
     """
-    if options.preset not in PRESETS:
-        raise UserError(f"option preset={options.preset!r} is unknown. Known presets: {', '.join(PRESETS)}.")
+    check_preset(options)
     stride = token_stride(spacing_DHW) if decision is None else tuple(decision.token_stride)
     grid = [math.ceil(size / step) for size, step in zip(patch_DHW, stride, strict=True)]
     if min(grid) < SMALLEST_GRID:

@@ -114,6 +114,7 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         raise UserError("--train-minutes says how long to train: add --train")
     # late: `--help` answers at once
     from nnsam3d.evaluation.benchmark.metrics import need_monai
+    from nnsam3d.evaluation.benchmark.training import check
     from nnsam3d.inference.device import choose_device
 
     need_monai()
@@ -134,6 +135,7 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         train_minutes=args.train_minutes,
         options=args.options,
     )
+    check(setting, args.train)  # before the folder is bound to a setting that cannot be run
     setting = open_setting(output, setting)
     parts = ("datasets", "configurations", "folds", "arms", "protocols")
     told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)

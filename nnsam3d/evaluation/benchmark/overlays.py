@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.figures import Overlay, overlays
 from nnsam3d.evaluation.benchmark.plan import BenchCase, Job, Setting, cases_of
 from nnsam3d.evaluation.benchmark.runner import read_map
@@ -50,9 +51,11 @@ def _ranked(units: Sequence[Unit], group: Group) -> list[tuple[str, Unit]]:
 
 def _panel(setting: Setting, output: Path, unit: Unit, group: Group, title: str) -> Overlay | None:
     job = Job(*(unit[key] for key in ("dataset", "configuration", "fold", "arm", "protocol")))
-    case = next(case for case in cases_of(setting, job) if case.name == unit["case"])
-    answer = read_map(job.unit_file(output, case.name, unit["seed"]).with_suffix(".npz"), CLICKS)
-    loaded = _load(job, case)
+    answer = read_map(job.unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz"), CLICKS)
+    try:
+        loaded = _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))
+    except UserError:  # the dataset is not at hand
+        return None
     if answer is None or loaded is None:
         return None
     image, truth, spacing = loaded

@@ -19,6 +19,7 @@ DEFAULT_PLANS = "nnUNetPlans"
 ORACLE = "+oracle"
 FINAL = "checkpoint_final.pth"
 SETTING_FILE = "benchmark.json"
+CASES_FILE = "cases.json"
 FORMAT = 2
 FREE = ("train_minutes", "options")  # of a training that may be over: not part of what is measured
 
@@ -172,14 +173,18 @@ def open_setting(output: Path, setting: Setting) -> Setting:
         same = replace(there, **{name: getattr(setting, name) for name in FREE})
         if same != setting:
             ours, theirs = asdict(setting), asdict(there)
-            differing = [f"{key}: {theirs[key]} there, {ours[key]} now" for key in ours if ours[key] != theirs[key]]
-            told = "; ".join(differing)
+            differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+            told = "; ".join(f"{key}: {_told(theirs[key])} there, {_told(ours[key])} now" for key in differing)
             raise UserError(f"{output} holds a benchmark of another setting ({told}): choose another -o")
         if not setting.train_minutes and not setting.options:
             return there  # an evaluation that goes on after the trainings
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, {"nnsam3d_benchmark": FORMAT, **asdict(setting)})
     return setting
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_setting(output: Path) -> Setting:
@@ -218,6 +223,24 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     if missing:
         raise UserError(f"fold {job.fold} of {job.dataset} holds back {', '.join(missing)}, not to be found in {raw}")
     return [training[name] for name in sorted(held_back)]
+
+
+def remember_cases(setting: Setting, output: Path) -> None:
+    """For a report where the dataset is not at hand."""
+    names = {f"{job.dataset}/{job.fold}": [case.name for case in cases_of(setting, job)] for job in setting.jobs()}
+    write_json(output / CASES_FILE, names)
+
+
+def remembered_cases(job: Job, output: Path) -> list[str]:
+    """
+    Raises:
+        UserError: nothing was run there yet.
+    """
+    path = output / CASES_FILE
+    if not path.is_file():
+        raise UserError(f"{output} holds no results yet: give the command that began it again, it goes on")
+    names: list[str] = json.loads(path.read_text(encoding="utf-8"))[f"{job.dataset}/{job.fold}"]
+    return names
 
 
 def splits_file(job: Job) -> Path:

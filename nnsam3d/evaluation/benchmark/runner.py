@@ -21,7 +21,15 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.metrics import score_mask
-from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, BenchCase, Job, Setting, cases_of, parse_arm
+from nnsam3d.evaluation.benchmark.plan import (
+    PROTOCOLS,
+    BenchCase,
+    Job,
+    Setting,
+    cases_of,
+    parse_arm,
+    remember_cases,
+)
 from nnsam3d.evaluation.benchmark.processes import orphaned, run_side_by_side
 from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
 from nnsam3d.files import file_sha256, write_json
@@ -36,15 +44,11 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
     """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
 
     Raises:
-        UserError: something is missing, told before anything is computed; or jobs failed, told after the others.
+        UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
     """
     jobs = setting.jobs()
+    remember_cases(setting, output)
     wanted = {job: [(case, seed) for case in cases_of(setting, job) for seed in setting.seeds] for job in jobs}
-    for job in jobs:
-        if not job.checkpoint.is_file():
-            raise UserError(
-                f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
-            )
     digests = {path: file_sha256(path) for path in {job.checkpoint for job in jobs}}
     files = {
         job.unit_file(output, case.name, seed): digests[job.checkpoint]
@@ -68,11 +72,6 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
             waiting[:] = still
 
         run_side_by_side(tasks, run_job, processes, output / "logs", tick)
-
-
-def training_command(job: Job) -> str:
-    name = parse_arm(job.arm)
-    return f"nnUNetv2_train {job.dataset} {job.configuration} {job.fold} -tr {name.trainer} -p {name.plans}"
 
 
 def is_done(path: Path, checkpoint: str) -> bool:

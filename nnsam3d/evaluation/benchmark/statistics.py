@@ -6,7 +6,7 @@ Click seeds of one patient are averaged first: they are no independent observati
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class Difference:
     p_corrected: float | None = None
 
 
-def per_patient(values: Mapping[tuple[str, int], float | None]) -> dict[str, float]:
+def per_patient(values: Mapping[tuple[str, Hashable], float | None]) -> dict[str, float]:
     """(patient, seed) -> value, to the mean over seeds of each patient that has one."""
     seeds: dict[str, list[float]] = {}
     for (patient, _), value in values.items():
@@ -48,15 +48,28 @@ def per_patient(values: Mapping[tuple[str, int], float | None]) -> dict[str, flo
 
 
 def estimate(patients: Mapping[str, float], seed: int = SEED) -> Estimate:
-    """Mean and percentile bootstrap interval (95 %): whole patients are drawn with replacement."""
+    """Mean and bootstrap interval (95 %): whole patients are drawn with replacement.
+
+    Percentiles of few patients' bootstrap means lie too close together (nine: about 90 instead of 95 % coverage). They
+    are taken further out, so that the width is Student's (the expanded percentile interval; Hesterberg, The American
+    Statistician 69, 2015, section 5.3). The interval of one patient is a point.
+    """
     values = np.array([patients[name] for name in sorted(patients)])
     if not values.size:
         return Estimate(None, None, None, 0)
     drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     means = values[drawn].mean(1)
-    tail = (1 - CONFIDENCE) / 2
+    tail = _expanded_tail(len(values))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def _expanded_tail(n: int) -> float:
+    """The share of bootstrap means on either side of the interval."""
+    from scipy import stats
+
+    tail = (1 - CONFIDENCE) / 2
+    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.isf(tail, n - 1))) if n > 1 else tail
 
 
 def difference(arm: Mapping[str, float], reference: Mapping[str, float], seed: int = SEED) -> Difference:

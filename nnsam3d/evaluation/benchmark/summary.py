@@ -1,6 +1,7 @@
 """From the files of single cases to what is reported: `results.json` (no times in it) and the summary.
 
-Results are pooled over the folds of a dataset and configuration: every case was held back by its fold's model.
+Results are pooled over the folds of a dataset and configuration: every case was held back by its fold's model, or, with
+a test folder, by all of them; then the folds of a case are averaged as its seeds are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.figures import Pairs
 from nnsam3d.evaluation.benchmark.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
-from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Job, Setting, cases_of
+from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Job, Setting, remembered_cases
 from nnsam3d.evaluation.benchmark.statistics import difference, estimate, holm, per_patient
 from nnsam3d.files import write_json
 
@@ -36,14 +37,14 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
     """
     results, times, missing = [], [], 0
     for job in setting.jobs():
-        for case in cases_of(setting, job):
+        for case in remembered_cases(job, output):
             for seed in setting.seeds:
-                path = job.unit_file(output, case.name, seed)
+                path = job.unit_file(output, case, seed)
                 if not path.is_file():
                     missing += 1
                     continue
                 unit = json.loads(path.read_text(encoding="utf-8"))
-                times.append({**asdict(job), "case": case.name, "seed": seed, **unit.pop("timing")})
+                times.append({**asdict(job), "case": case, "seed": seed, **unit.pop("timing")})
                 results.append({**asdict(job), **unit})
     if missing:
         raise UserError(f"{output}: {missing} results are missing: give the command that began it again, it goes on")
@@ -85,8 +86,8 @@ class Group:
         return list(range(self.max_clicks + 1))
 
     def patients(self, value: Any) -> dict[str, float]:
-        """Patient -> mean over seeds of ``value(unit)``."""
-        return per_patient({(unit["case"], unit["seed"]): value(unit) for unit in self.units})
+        """Patient -> mean of ``value(unit)`` over seeds, and over folds if it is a test case of all of them."""
+        return per_patient({_unit_key(unit): value(unit) for unit in self.units})
 
     def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
         return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
@@ -106,9 +107,13 @@ class Group:
         for unit in self.units:
             dice = {n: unit_score(unit, "dice", label, n) for n in self.reads}
             if any(value is not None for value in dice.values()):
-                found[unit["case"], unit["seed"]] = clicks_to_reach(dice, target)
+                found[_unit_key(unit)] = clicks_to_reach(dice, target)
         reached = float(np.mean([value is not None for value in found.values()])) if found else 0.0
         return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
+
+
+def _unit_key(unit: Unit) -> tuple[str, tuple[str, int]]:
+    return unit["case"], (unit["fold"], unit["seed"])
 
 
 def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None:
@@ -204,8 +209,15 @@ def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, A
                 ]
                 corrected = holm([one.p for one in made])
                 for (other, clicks), one, p in zip(pairs, made, corrected, strict=True):
-                    numbers = {**asdict(one.estimate), "p": one.p, "p_corrected": p}
+                    better = _wins(base.score(metric, label, clicks), other.score(metric, label, clicks), metric)
+                    numbers = {**asdict(one.estimate), "better": better, "p": one.p, "p_corrected": p}
                     yield _place(other, label) | {"metric": metric, "clicks": clicks, **numbers}
+
+
+def _wins(ours: dict[str, float], theirs: dict[str, float], metric: str) -> int:
+    """Patients in which the reference is strictly better: a mean may rest on one of them."""
+    sign = -1 if metric == "hd95" else 1
+    return sum(sign * (ours[name] - theirs[name]) > 0 for name in set(ours) & set(theirs))
 
 
 def _same_task(first: Group, second: Group) -> bool:

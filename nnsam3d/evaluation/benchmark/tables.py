@@ -90,7 +90,10 @@ def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
         [row["arm"], str(row["clicks"]), *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS)]
         for row in shown
     ]
-    note = "Mean over patients [95 % interval, bootstrap over patients]; click seeds of a patient are averaged first."
+    note = (
+        "Mean over patients [95 % interval, bootstrap over patients, widened for their small number]; click seeds of a "
+        "patient are averaged first."
+    )
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS)], body, note)
 
 
@@ -115,16 +118,17 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
             METRIC_TITLES[row["metric"]],
             str(row["clicks"]),
             interval(row, _DIGITS.get(row["metric"], 3)),
-            str(row["n"]),
+            f"{row['better']} of {row['n']}",
             p_value(row["p"]),
             p_value(row["p_corrected"]),
         ]
         for row in rows
     ]
-    header = ["difference", "metric", "clicks", "mean [95 % interval]", "patients", "p", "p (Holm)"]
+    header = ["difference", "metric", "clicks", "mean [95 % interval]", "better in", "p", "p (Holm)"]
     note = (
         "Paired by patient at the same number of clicks (an arm without clicks: its only answer). Sign-flip "
-        "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table. With few "
+        "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table; the "
+        "intervals are not corrected. Better in: patients in which the reference is strictly better. With few "
         "patients no difference can be shown, however large: the smallest p is 2 / 2^patients, before correction."
     )
     return Table(f"Paired differences ({label})", header, body, note)

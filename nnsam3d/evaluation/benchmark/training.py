@@ -13,11 +13,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.benchmark.plan import Job, Setting, cases_of, parse_arm, splits_file
+from nnsam3d.evaluation.benchmark.plan import ORACLE, Job, Setting, cases_of, parse_arm, splits_file
 from nnsam3d.evaluation.demo import nnunet_command
+from nnsam3d.training.options import options_from_mapping, parse_options
+from nnsam3d.training.plans import check_preset
 
+ENDLESS = 100_000  # epochs
+CLICKED = ("SAM3DAdapterTrainer", "nnUNetClickTrainer")
 # They end by the clock; other trainers have a length of their own.
-TIMED = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer")
+TIMED = (*CLICKED, "nnUNetBaselineTrainer")
 
 
 def train_missing(setting: Setting, output: Path, device: str) -> None:
@@ -26,10 +30,31 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
     One at a time: a budget of minutes is the same for all only where nobody else uses the machine.
 
     Raises:
-        UserError: a budget for a trainer that does not read the clock, something that is not there (both told before
-            the first training), or a training that failed.
+        UserError: a training that failed.
     """
     missing = list(_missing(setting))
+    for number, job in enumerate(missing, start=1):
+        _train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
+
+
+def check(setting: Setting, train: bool) -> None:
+    """What would stop the run, after hours perhaps.
+
+    Raises:
+        UserError: unknown trainers or options, missing plans or data, a model that is missing and shall not be trained,
+            a budget for a trainer that does not read the clock, cases that are not to be found or were trained on.
+    """
+    for job in setting.jobs():
+        # nnU-Net writes the splits when it trains for the first time
+        if setting.test_images or job.fold == "all" or splits_file(job).is_file():
+            cases_of(setting, job)
+    deaf = [arm for arm in map(parse_arm, setting.arms) if arm.oracle and arm.trainer in CLICKED]
+    if deaf:
+        raise UserError(f"arm {deaf[0].text}: the oracle control is for models without clicks; leave out {ORACLE}")
+    missing = list(_missing(setting))
+    for job in missing:
+        if not _trainer_is_known(parse_arm(job.arm).trainer):
+            raise UserError(f"arm {job.arm}: nnU-Net knows no trainer {parse_arm(job.arm).trainer}: is the name right?")
     untimed = sorted({parse_arm(job.arm).trainer for job in missing} - set(TIMED))
     if untimed and setting.train_minutes:
         raise UserError(
@@ -37,12 +62,19 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
             "Train it by hand, or leave out --train-minutes"
         )
     for job in missing:
-        check_trainable(job)
-    for job in setting.jobs():
-        if setting.test_images or splits_file(job).is_file():
-            cases_of(setting, job)
-    for number, job in enumerate(missing, start=1):
-        _train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
+        check_planned(job)
+    if missing and not train:
+        job = missing[0]
+        raise UserError(
+            f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
+        )
+    check_preset(options_from_mapping(parse_options(training_options(setting), "--options"), source="--options"))
+
+
+def training_command(job: Job) -> str:
+    """What a user would train it with."""
+    name = parse_arm(job.arm)
+    return f"nnUNetv2_train {job.dataset} {job.configuration} {job.fold} -tr {name.trainer} -p {name.plans}"
 
 
 def _missing(setting: Setting) -> Iterable[Job]:
@@ -53,19 +85,17 @@ def _missing(setting: Setting) -> Iterable[Job]:
         seen.add(job.checkpoint)
 
 
-def check_trainable(job: Job) -> None:
+def check_planned(job: Job) -> None:
     """What nnUNetv2_train would miss, after the arms before it have taken their hours.
 
     Raises:
-        UserError: no such trainer, plans or configuration, or nothing preprocessed by them.
+        UserError: no such plans or configuration, or nothing preprocessed by them.
     """
     # late: nothing here is needed where all is trained
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     name = parse_arm(job.arm)
-    if not _trainer_is_known(name.trainer):
-        raise UserError(f"arm {job.arm}: nnU-Net knows no trainer {name.trainer}: is the name right?")
     folder = splits_file(job).parent
     plans = folder / f"{name.plans}.json"
     if not plans.is_file():
@@ -108,8 +138,11 @@ def training_arguments(job: Job, device: str) -> list[str]:
 
 def training_options(setting: Setting) -> str:
     """``nnsam3d_options`` of every training."""
-    minutes = f"max_minutes={setting.train_minutes:g}" if setting.train_minutes else ""
-    return f"{setting.options} {minutes}".strip()
+    if not setting.train_minutes:
+        return setting.options
+    # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
+    epochs = "" if "num_epochs" in setting.options else f"num_epochs={ENDLESS}"
+    return " ".join(f"{setting.options} max_minutes={setting.train_minutes:g} {epochs}".split())
 
 
 def _train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:

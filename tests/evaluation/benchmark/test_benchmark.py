@@ -19,7 +19,7 @@ from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark import metrics, processes, runner
 from nnsam3d.evaluation.benchmark.plan import read_setting
-from nnsam3d.evaluation.benchmark.summary import collect
+from nnsam3d.evaluation.benchmark.summary import Group, collect
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -215,6 +215,16 @@ def test_the_report_is_complete_and_stands_alone(bench, finished):
         assert scores[clicks]["dice"]["n"] == 2
 
 
+def test_a_report_can_be_written_where_the_dataset_is_not_at_hand(bench, finished, tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.delenv(f"nnUNet_{name}")
+    assert main(["benchmark", "report", "-o", str(finished), "--to", str(tmp_path)]) == 0
+    for name in ("report.json", "report.csv"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert "overlays" not in (tmp_path / "report.md").read_text(), "there is no image to lay them over"
+    assert "overlays" in (finished / "report.md").read_text()
+
+
 def test_differences_are_the_references_minus_the_others(bench, finished):
     report = json.loads((finished / "report.json").read_text())
     means = {(r["arm"], r["protocol"], r["clicks"]): r["dice"]["mean"] for r in report["scores"]}
@@ -232,7 +242,8 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--arms", "nnUNetTrainer"], "nnUNetv2_train Dataset998_Benchmark 3d_fullres 0 -tr nnUNetTrainer"),
+        (["--arms", "nnUNetTrainer"], "nnUNetPlans.json is missing"),
+        (["--arms", "nnUNetTrainr"], "knows no trainer nnUNetTrainr"),
         (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
         (["-f", "all"], "trained on every case"),
         (["-f", "5"], "folds 0 to 1"),
@@ -244,6 +255,7 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
 def test_what_cannot_work_is_said_before_anything_is_computed(bench, here, tmp_path, capsys, extra, words):
     assert main([*arguments(bench, tmp_path / "bench"), *extra]) == 1
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "bench" / "benchmark.json").exists(), "a mistake does not bind the folder"
 
 
 def test_missing_monai_is_said_before_hours_of_training(bench, monkeypatch, tmp_path, capsys):
@@ -286,7 +298,16 @@ def test_a_failed_job_names_arm_and_case_and_the_others_are_done(bench, here, tm
 
 def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
     assert main([*arguments(bench, finished), "--seeds", "1"]) == 1
-    assert "seeds" in capsys.readouterr().err
+    assert "another setting (seeds: 0 7 there, 1 now)" in capsys.readouterr().err
+
+
+def test_folds_that_all_saw_a_test_case_are_averaged():
+    steps = {fold: [{"scores": {"lesion": {"dice": dice}}}] for fold, dice in (("0", 0.2), ("1", 0.8))}
+    units = tuple({"case": "a", "seed": 0, "fold": fold, "steps": of} for fold, of in steps.items())
+    group = Group("D", "3d_fullres", "iterative", "arm", units, 5)
+    assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.5})
+    clicks, reached = group.clicks_to(0.7, "lesion")
+    assert (clicks, reached) == (pytest.approx({"a": 2.5}), 0.5)
 
 
 def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):

@@ -24,15 +24,18 @@ def test_a_task_is_made_of_a_dataset(checkout: Path, tmp_path: Path):
         array[1, 1, 1] = 2 if number else 0  # case 0 has no tumour
         sitk.WriteImage(sitk.GetImageFromArray(array), str(source / "labelsTr" / f"c{number}.nii.gz"))
         sitk.WriteImage(sitk.GetImageFromArray(array), str(source / "imagesTr" / f"c{number}_0000.nii.gz"))
-    done = subprocess.run(
-        [sys.executable, checkout / "docs/paper_split.py", source.name, "Dataset701_T", "--label", "2", "--val", "2",
-         "--test", "3"],
-        env={"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(preprocessed)},
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "3 train, 2 validation, 3 test; 1 left out" in done.stdout
+
+    def split_off(target: str, val: int, test: int) -> str:
+        command = [checkout / "docs/paper_split.py", source.name, target, "--label", "2", "--val", val, "--test", test]
+        environment = {"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(preprocessed)}
+        words = [sys.executable, *map(str, command)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "8 train, 0 validation, 0 test; 1 left out" in split_off("Dataset702_All", 0, 0)
+    assert not (preprocessed / "Dataset702_All").exists(), "nnU-Net makes its own folds"
+    assert "3 train, 2 validation, 3 test; 1 left out" in split_off("Dataset701_T", 2, 3)
     (split,) = json.loads((preprocessed / "Dataset701_T/splits_final.json").read_text())
     target = raw / "Dataset701_T"
     training = {path.name.removesuffix(".nii.gz") for path in (target / "labelsTr").iterdir()}

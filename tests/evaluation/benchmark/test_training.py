@@ -13,7 +13,7 @@ import pytest
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark import training
 from nnsam3d.evaluation.benchmark.plan import Job, Setting
-from nnsam3d.evaluation.benchmark.training import train_missing, training_arguments, training_options
+from nnsam3d.evaluation.benchmark.training import check, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
 FAKE = """#!{python}
@@ -63,7 +63,7 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
     calls = log.read_text().splitlines()
     start = "Dataset998_X 3d_fullres 0 -tr"
     assert calls == [
-        f"{start} {trainer} -device cpu | preset=tiny max_minutes=12.5"
+        f"{start} {trainer} -device cpu | preset=tiny max_minutes=12.5 num_epochs=100000"
         for trainer in ("SAM3DAdapterTrainer -p nnUNetPlans", "nnUNetBaselineTrainer -p nnUNetPlans",
                         "nnUNetClickTrainer -p P2")
     ]  # fmt: skip
@@ -78,14 +78,16 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
         ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(there: nnUNetPlans\)"),
         ({"configurations": ("3d_fullres", "3d_lowres")}, "no configuration 3d_lowres; it has 3d_fullres, 2d"),
         ({"configurations": ("3d_fullres", "2d")}, "nnUNetv2_preprocess -d Dataset998_X -c 2d -plans_name nnUNetPlans"),
+        ({"options": "preset=tyni"}, "preset='tyni' is unknown. Known presets: tiny"),
+        ({"options": "checkpointing=all"}, "--options: .*checkpointing"),
+        ({"options": "preset"}, "--options: 'preset' is not of the form key=value"),
         ({"test_images": "/no/such", "test_labels": "/no/such"}, "dataset.json"),
     ],
 )
 def test_what_the_last_training_would_miss_is_said_before_the_first(nnunet, tmp_path, changes, words):
-    log = nnunet()
+    nnunet()
     with pytest.raises(UserError, match=words):
-        train_missing(replace(setting(train_minutes=0.0), **changes), tmp_path, "cpu")
-    assert not log.exists()
+        check(replace(setting(train_minutes=0.0), **changes), train=True)
 
 
 def test_an_interrupted_training_goes_on(nnunet, tmp_path):
@@ -107,7 +109,8 @@ def test_a_failed_training_stops_with_the_end_of_its_log(nnunet, tmp_path):
 def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
     log = nnunet()
     with pytest.raises(UserError, match="nnUNetTrainer cannot be trained for a number of minutes"):
-        train_missing(setting(arms=("nnUNetTrainer",)), tmp_path, "cpu")
+        check(setting(arms=("nnUNetTrainer",)), train=True)
     train_missing(setting(arms=("nnUNetTrainer",), train_minutes=0.0), tmp_path, "cpu")
     assert log.read_text().endswith("| preset=tiny\n")
-    assert training_options(setting(options="")) == "max_minutes=12.5"
+    assert training_options(setting(options="")) == "max_minutes=12.5 num_epochs=100000"
+    assert training_options(setting(options="num_epochs=3")) == "num_epochs=3 max_minutes=12.5", "both, if asked for"
