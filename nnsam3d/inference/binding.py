@@ -35,7 +35,8 @@ def bind_clicks(
     last = {tuple(voxel): int(label) for voxel, label in zip(voxels_N3.tolist(), labels_N.tolist(), strict=True)}
     positive = {voxel: label for voxel, label in last.items() if label}
     for voxel, label in positive.items():
-        if not _agrees(segmentation, voxel, label, regions):
+        obeyed = {label} if regions is None else regions[label]
+        if int(segmentation[voxel]) not in obeyed:
             segmentation[voxel] = label
     negative = [voxel for voxel, label in last.items() if not label]
     for voxel in negative:
@@ -47,10 +48,3 @@ def bind_clicks(
                 segmentation[component] = 0
     for voxel in negative:
         segmentation[voxel] = 0
-
-
-def _agrees(
-    segmentation: NDArray[Any], voxel: tuple[int, int, int], label: int, regions: Regions | None
-) -> bool:
-    value = int(segmentation[voxel])
-    return value == label if regions is None else value in regions[label]

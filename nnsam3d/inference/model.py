@@ -35,7 +35,7 @@ class Model:
         predictor: nnU-Net's own predictor, initialised: stock sliding window and label handling.
         networks: one per fold, sharing the memory of the loaded checkpoints.
         labels: click label name -> value (:func:`nnsam3d.prompts.click_labels`).
-        regions: of a dataset with regions (:func:`click_regions`), else None.
+        regions: see :func:`click_regions`.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Model:
             loaded.get("inference_allowed_mirroring_axes"),
         )
         self.labels = click_labels(dataset_json)
-        self.regions = click_regions(dataset_json) if self.label_manager.has_regions else None
+        self.regions = click_regions(dataset_json, self.label_manager)
 
     @property
     def checkpoint_files(self) -> list[Path]:
@@ -162,8 +162,14 @@ class Model:
         }
 
 
-def click_regions(dataset_json: dict[str, Any]) -> dict[int, frozenset[int]]:
-    """Of a dataset with regions: click label -> the values of the written segmentation that lie in its region."""
+def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int, frozenset[int]] | None:
+    """Click label -> the values of the written segmentation that lie in its region; None in a dataset without regions.
+
+    Args:
+        label_manager: nnU-Net's.
+    """
+    if not label_manager.has_regions:
+        return None
     labels = click_labels(dataset_json)
     declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
     return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
@@ -189,8 +195,17 @@ def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str
     return wanted
 
 
+def find_trainer(name: str) -> Any | None:
+    """The trainer's class, ours or one that nnU-Net finds; None if there is none (nnunetv2 2.8 raises an error)."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+            return getattr(trainers, name, None) or recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        return None
+
+
 def _trainer_class(name: str) -> Any:
-    trainer = getattr(trainers, name, None) or recursive_find_trainer_class_by_name(name)
+    trainer = find_trainer(name)
     if trainer is None:
         raise UserError(
             f"the model was trained by {name}, which nnU-Net does not find. Run `nnsam3d link`, or set "

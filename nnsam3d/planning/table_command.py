@@ -85,16 +85,13 @@ def facts_of(given: str) -> DatasetFacts:
 def _dataset_facts(dataset: str) -> DatasetFacts:
     from nnsam3d.planning.planner import SAM3DAdapterPlanner
 
+    unknown = f"{dataset} is neither a file nor one of {', '.join(shipped_names())}"
     if not (os.environ.get("nnUNet_raw") and os.environ.get("nnUNet_preprocessed")):
-        raise UserError(
-            f"{dataset} is neither a file nor one of {', '.join(shipped_names())}; for a dataset of nnU-Net set "
-            "nnUNet_raw and nnUNet_preprocessed."
-        )
+        raise UserError(f"{unknown}; for a dataset of nnU-Net set nnUNet_raw and nnUNet_preprocessed.")
     try:
         planner = SAM3DAdapterPlanner(int(dataset) if dataset.isdigit() else dataset)
     except (RuntimeError, ValueError, AssertionError, FileNotFoundError) as error:
-        known = ", ".join(shipped_names())
-        raise UserError(f"{dataset} is neither a file nor one of {known} nor a dataset of nnU-Net: {error}") from None
+        raise UserError(f"{unknown} nor a dataset of nnU-Net: {error}") from None
     return planner.fullres_facts()
 
 

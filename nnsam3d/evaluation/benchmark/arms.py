@@ -57,7 +57,7 @@ class Arm:
     Attributes:
         kind: "sam" (clicks through nnsam3d's own inference), "clicks" (a network with click channels through nnU-Net's
             sliding window), "automatic" (ignores clicks) or "oracle" (automatic, reduced to what clicks hit).
-        labels: click label name -> value. regions: of a dataset with regions (:func:`click_regions`), else None.
+        labels: click label name -> value. regions: see :func:`click_regions`.
     """
 
     kind = "automatic"
@@ -76,7 +76,7 @@ class Arm:
     def _begin(self) -> None:
         """What follows from ``predictor``, once that is there."""
         self.labels = click_labels(self.dataset_json)
-        self.regions = click_regions(self.dataset_json) if self.predictor.label_manager.has_regions else None
+        self.regions = click_regions(self.dataset_json, self.predictor.label_manager)
         self._whole = 0
         self.network.register_forward_hook(lambda *_: self._count())  # a copy of the network copies no bound method
 
@@ -271,15 +271,15 @@ def reduce_to_hit(
     that hits it keeps it: the core of a tumour must not be cut out because only its rim was clicked.
     """
     positive = [(voxel, label) for voxel, label in clicks if label > 0]
-    if regions is not None:
-        return _keep_hit(label_map, label_map > 0, [voxel for voxel, _ in positive])
-    result = label_map
-    for label in sorted({label for _, label in positive}):
-        result = _keep_hit(result, label_map == label, [voxel for voxel, clicked in positive if clicked == label])
-    return result.copy()
-
-
-def _keep_hit(label_map: NDArray[Any], mask: NDArray[np.bool_], voxels: Sequence[tuple[int, int, int]]) -> NDArray[Any]:
-    components, _ = ndimage.label(mask, TOUCHING)
-    hit = {int(components[voxel]) for voxel in voxels} - {0}
-    return np.where((components > 0) & ~np.isin(components, list(hit)), 0, label_map) if hit else label_map
+    if regions is None:
+        labels = sorted({label for _, label in positive})
+        masks = [(label_map == label, [voxel for voxel, clicked in positive if clicked == label]) for label in labels]
+    else:
+        masks = [(label_map > 0, [voxel for voxel, _ in positive])]
+    result = label_map.copy()
+    for mask, voxels in masks:
+        components, _ = ndimage.label(mask, TOUCHING)
+        hit = {int(components[voxel]) for voxel in voxels} - {0}
+        if hit:
+            result[(components > 0) & ~np.isin(components, list(hit))] = 0
+    return result

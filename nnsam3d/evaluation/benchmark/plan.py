@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -134,8 +134,13 @@ class Job:
 
     def folder(self, output: Path) -> Path:
         """Of its results."""
-        arm = self.arm.replace(":", "__")
-        return output / "cases" / self.dataset / self.configuration / f"fold_{self.fold}" / arm / self.protocol
+        fold = output / "cases" / self.dataset / self.configuration / f"fold_{self.fold}"
+        return fold / self.arm_in_path / self.protocol
+
+    @property
+    def arm_in_path(self) -> str:
+        """The arm, as it may stand in the name of a file."""
+        return self.arm.replace(":", "__")
 
     def unit_file(self, output: Path, case: str, seed: int) -> Path:
         return self.folder(output) / f"seed_{seed}" / f"{case}.json"
@@ -225,22 +230,27 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     return [training[name] for name in sorted(held_back)]
 
 
-def remember_cases(setting: Setting, output: Path) -> None:
+def remember_cases(cases: Mapping[Job, Sequence[BenchCase]], output: Path) -> None:
     """For a report where the dataset is not at hand."""
-    names = {f"{job.dataset}/{job.fold}": [case.name for case in cases_of(setting, job)] for job in setting.jobs()}
+    names = {_cases_key(job): [case.name for case in found] for job, found in cases.items()}
     write_json(output / CASES_FILE, names)
 
 
-def remembered_cases(job: Job, output: Path) -> list[str]:
-    """
+def remembered_cases(setting: Setting, output: Path) -> dict[Job, list[str]]:
+    """The names of every job's cases.
+
     Raises:
         UserError: nothing was run there yet.
     """
     path = output / CASES_FILE
     if not path.is_file():
         raise UserError(f"{output} holds no results yet: give the command that began it again, it goes on")
-    names: list[str] = json.loads(path.read_text(encoding="utf-8"))[f"{job.dataset}/{job.fold}"]
-    return names
+    names = json.loads(path.read_text(encoding="utf-8"))
+    return {job: names[_cases_key(job)] for job in setting.jobs()}
+
+
+def _cases_key(job: Job) -> str:
+    return f"{job.dataset}/{job.fold}"
 
 
 def splits_file(job: Job) -> Path:

@@ -6,22 +6,12 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_text
-
-
-class Process(Protocol):
-    """What of :class:`multiprocessing.Process` is needed here."""
-
-    @property
-    def exitcode(self) -> int | None: ...
-
-    def is_alive(self) -> bool: ...
-    def terminate(self) -> None: ...
-    def join(self) -> None: ...
 
 
 def run_side_by_side(
@@ -38,7 +28,7 @@ def run_side_by_side(
         UserError: after all have ended, if some have failed; names them, what they said and where more stands.
     """
     waiting = list(tasks)
-    running: dict[str, Process] = {}
+    running: dict[str, BaseProcess] = {}
     failed: dict[str, str] = {}
     try:
         while waiting or running:
@@ -46,8 +36,9 @@ def run_side_by_side(
                 name = waiting.pop(0)
                 _log(logs, name).unlink(missing_ok=True)
                 running[name] = start(_guarded, (target, tasks[name], _log(logs, name)))
-            tick()
-            for name in [name for name, process in running.items() if not process.is_alive()]:
+            ended = [name for name, process in running.items() if not process.is_alive()]
+            tick()  # after that look: all that they did is seen
+            for name in ended:
                 status = running.pop(name).exitcode
                 if status:
                     failed[name] = _reason(_log(logs, name), status)
@@ -63,7 +54,7 @@ def run_side_by_side(
         )
 
 
-def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> Process:
+def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
     """A fresh process: one that was forked could not use CUDA."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()

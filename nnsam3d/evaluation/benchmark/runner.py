@@ -10,7 +10,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,28 +46,28 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
     Raises:
         UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
     """
-    jobs = setting.jobs()
-    remember_cases(setting, output)
-    wanted = {job: [(case, seed) for case in cases_of(setting, job) for seed in setting.seeds] for job in jobs}
-    digests = {path: file_sha256(path) for path in {job.checkpoint for job in jobs}}
+    cases = {job: cases_of(setting, job) for job in setting.jobs()}
+    remember_cases(cases, output)
+    digests = {path: file_sha256(path) for path in {job.checkpoint for job in cases}}
     files = {
-        job.unit_file(output, case.name, seed): digests[job.checkpoint]
-        for job, units in wanted.items()
-        for case, seed in units
+        job.unit_file(output, case.name, seed): job for job in cases for case in cases[job] for seed in setting.seeds
     }
-    open_jobs = [job for job, units in wanted.items() if _missing(job, output, units, digests[job.checkpoint])]
+
+    def missing(paths: Iterable[Path]) -> list[Path]:
+        return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
+
+    waiting = missing(files)
     tasks = {
-        f"{job.arm.replace(':', '__')}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
-            setting, job, cases_of(setting, job), output, device, digests[job.checkpoint]
+        f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
+            setting, job, cases[job], output, device, digests[job.checkpoint]
         )
-        for job in open_jobs
+        for job in dict.fromkeys(files[path] for path in waiting)
     }  # fmt: skip
-    waiting = [path for path, digest in files.items() if not is_done(path, digest)]
     with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
 
         def tick() -> None:
             time.sleep(PAUSE)
-            still = [path for path in waiting if not is_done(path, files[path])]
+            still = missing(waiting)
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
@@ -77,12 +77,6 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
 def is_done(path: Path, checkpoint: str) -> bool:
     """Whether a result is there, and of this very model."""
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
-
-
-def _missing(
-    job: Job, output: Path, units: Sequence[tuple[BenchCase, int]], checkpoint: str
-) -> list[tuple[BenchCase, int]]:
-    return [(case, seed) for case, seed in units if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
 
 
 # ---------------------------------------------------------------------- one job
@@ -103,7 +97,9 @@ def run_job(
         cost_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
     for case in cases:
-        seeds = [seed for _, seed in _missing(job, output, [(case, seed) for seed in setting.seeds], checkpoint)]
+        seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
+        if not seeds:
+            continue
         try:
             _run_case(setting, job, case, seeds, arm, output, checkpoint)
         except UserError:
@@ -119,8 +115,6 @@ def _run_case(
     # late, as above
     from nnsam3d.inference.folder import peak_memory_mb
 
-    if not seeds:
-        return
     image, properties = arm.read([Path(path) for path in case.images])
     truth = read_truth(arm, case, properties)
     if truth.segmentation_DHW.shape != image.shape[1:]:

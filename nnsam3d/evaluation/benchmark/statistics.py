@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 RESAMPLES = 10_000
 PERMUTATIONS = 100_000
@@ -66,8 +67,6 @@ def estimate(patients: Mapping[str, float], seed: int = SEED) -> Estimate:
 
 def _expanded_tail(n: int) -> float:
     """The share of bootstrap means on either side of the interval."""
-    from scipy import stats
-
     tail = (1 - CONFIDENCE) / 2
     return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.isf(tail, n - 1))) if n > 1 else tail
 

@@ -36,8 +36,8 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
         UserError: some are missing.
     """
     results, times, missing = [], [], 0
-    for job in setting.jobs():
-        for case in remembered_cases(job, output):
+    for job, cases in remembered_cases(setting, output).items():
+        for case in cases:
             for seed in setting.seeds:
                 path = job.unit_file(output, case, seed)
                 if not path.is_file():
@@ -126,8 +126,7 @@ def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None
     step = steps[min(clicks, len(steps) - 1)]
     names = list(step["scores"]) if label == ALL_LABELS else [label]
     values = [step["scores"][name][metric] for name in names]
-    known = [float(value) for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return _mean([float(value) for value in values if value is not None])
 
 
 def groups(setting: Setting, results: list[Unit]) -> Iterator[Group]:
@@ -203,14 +202,11 @@ def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, A
             for metric in TESTED:
                 reads = [n for n in base.reads if n in TESTED_CLICKS] or base.reads[:1]
                 pairs = [(other, clicks) for other in others for clicks in reads]
-                made = [
-                    difference(base.score(metric, label, clicks), other.score(metric, label, clicks))
-                    for other, clicks in pairs
-                ]
+                scores = [(base.score(metric, label, n), other.score(metric, label, n)) for other, n in pairs]
+                made = [difference(*both) for both in scores]
                 corrected = holm([one.p for one in made])
-                for (other, clicks), one, p in zip(pairs, made, corrected, strict=True):
-                    better = _wins(base.score(metric, label, clicks), other.score(metric, label, clicks), metric)
-                    numbers = {**asdict(one.estimate), "better": better, "p": one.p, "p_corrected": p}
+                for (other, clicks), both, one, p in zip(pairs, scores, made, corrected, strict=True):
+                    numbers = {**asdict(one.estimate), "better": _wins(*both, metric), "p": one.p, "p_corrected": p}
                     yield _place(other, label) | {"metric": metric, "clicks": clicks, **numbers}
 
 

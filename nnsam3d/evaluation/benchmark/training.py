@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import time
@@ -52,10 +50,13 @@ def check(setting: Setting, train: bool) -> None:
     if deaf:
         raise UserError(f"arm {deaf[0].text}: the oracle control is for models without clicks; leave out {ORACLE}")
     missing = list(_missing(setting))
-    for job in missing:
-        if not _trainer_is_known(parse_arm(job.arm).trainer):
-            raise UserError(f"arm {job.arm}: nnU-Net knows no trainer {parse_arm(job.arm).trainer}: is the name right?")
     untimed = sorted({parse_arm(job.arm).trainer for job in missing} - set(TIMED))
+    for trainer in untimed:
+        # late: it loads nnU-Net, and ours need not be looked for
+        from nnsam3d.inference.model import find_trainer
+
+        if find_trainer(trainer) is None:
+            raise UserError(f"--arms: nnU-Net knows no trainer {trainer}: is the name right?")
     if untimed and setting.train_minutes:
         raise UserError(
             f"{', '.join(untimed)} cannot be trained for a number of minutes; these can: {', '.join(TIMED)}. "
@@ -73,8 +74,7 @@ def check(setting: Setting, train: bool) -> None:
 
 def training_command(job: Job) -> str:
     """What a user would train it with."""
-    name = parse_arm(job.arm)
-    return f"nnUNetv2_train {job.dataset} {job.configuration} {job.fold} -tr {name.trainer} -p {name.plans}"
+    return " ".join(["nnUNetv2_train", *_model_arguments(job)])
 
 
 def _missing(setting: Setting) -> Iterable[Job]:
@@ -116,24 +116,16 @@ def check_planned(job: Job) -> None:
         )
 
 
-def _trainer_is_known(name: str) -> bool:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    if name in TIMED:
-        return True
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
-            return recursive_find_trainer_class_by_name(name) is not None
-    except RuntimeError:
-        return False
-
-
 def training_arguments(job: Job, device: str) -> list[str]:
     """nnUNetv2_train's."""
-    name = parse_arm(job.arm)
-    where = ["-tr", name.trainer, "-p", name.plans, "-device", device.partition(":")[0]]
     latest = job.checkpoint.with_name("checkpoint_latest.pth")
-    return [job.dataset, job.configuration, job.fold, *where, *(["--c"] if latest.is_file() else [])]
+    where = ["-device", device.partition(":")[0]]
+    return [*_model_arguments(job), *where, *(["--c"] if latest.is_file() else [])]
+
+
+def _model_arguments(job: Job) -> list[str]:
+    name = parse_arm(job.arm)
+    return [job.dataset, job.configuration, job.fold, "-tr", name.trainer, "-p", name.plans]
 
 
 def training_options(setting: Setting) -> str:
@@ -141,12 +133,13 @@ def training_options(setting: Setting) -> str:
     if not setting.train_minutes:
         return setting.options
     # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
-    epochs = "" if "num_epochs" in setting.options else f"num_epochs={ENDLESS}"
-    return " ".join(f"{setting.options} max_minutes={setting.train_minutes:g} {epochs}".split())
+    epochs = "" if "num_epochs" in parse_options(setting.options, "--options") else f"num_epochs={ENDLESS}"
+    parts = (setting.options, f"max_minutes={setting.train_minutes:g}", epochs)
+    return " ".join(part for part in parts if part)
 
 
 def _train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
-    log = output / "logs" / f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm.replace(':', '__')}.txt"
+    log = output / "logs" / f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm_in_path}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     options = training_options(setting)
     arguments = training_arguments(job, device)
