@@ -136,7 +136,7 @@ COMMANDS: dict[str, Command] = {
             options.
             """,
         example="""
-            nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25 --options "preset=tiny"
+            nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25
             nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # models that are trained already
             nnsam3d benchmark report -o bench --to docs/benchmark
             """,

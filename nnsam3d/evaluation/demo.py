@@ -1,4 +1,8 @@
-"""``nnsam3d demo``: nnU-Net's own commands, end to end, on phantoms on which only a click tells what is wanted."""
+"""``nnsam3d demo``: nnU-Net's own commands, end to end, on phantoms on which only a click tells what is wanted.
+
+Two questions, one trained network: does the click decide which of two equal lesions is segmented, and does a
+"background" click take away what a first click took too much?
+"""
 
 from __future__ import annotations
 
@@ -20,25 +24,46 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.overlay import Panel, write_overlay
-from nnsam3d.evaluation.phantom import DATASET_NAME, PhantomCase, write_dataset
+from nnsam3d.evaluation.demo_tables import (
+    APART,
+    ENOUGH,
+    GAIN,
+    LEFT,
+    TOO_MUCH,
+    clicks_decide,
+    correction_table,
+    correction_works,
+    dice_table,
+    mean_dice,
+    measure_correction,
+)
+from nnsam3d.evaluation.demo_tables import dice as dice
+from nnsam3d.evaluation.overlay import Panel, Strip, write_overlay
+from nnsam3d.evaluation.phantom import (
+    DATASET_NAME,
+    SPACING_XYZ,
+    PhantomCase,
+    write_bridged_tests,
+    write_dataset,
+)
 from nnsam3d.files import write_text
 from nnsam3d.geometry import zyx_to_xyz
 from nnsam3d.nnunet.link import nnunet_folder, trainers_folder
-from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
+from nnsam3d.prompts import CasePrompts, Click, next_click, simulate_clicks, write_prompts
 
 DATASET_ID = "990"
-NUM_TRAINING, NUM_TEST = 40, 5
+NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
+BRIDGED_SHARE = 0.4  # of the training phantoms
 SEED = 20230613
 EPOCHS, ITERATIONS = 24, 20
 MINUTES = "5 to 7 minutes on 2 CPU cores"
 OPTIONS = (
-    f"preset=tiny num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=4 "
-    "learning_rate=1e-3 max_clicks=4 zero_click_share=0.1"
+    f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2 rounds=1-3 "
+    "zero_click_share=0.2 final_validation=0"
 )
 TRAINER = "SAM3DAdapterTrainer"
-ENOUGH, APART = 0.80, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
-Scores: TypeAlias = dict[str, tuple[float, float]]
+Clicks: TypeAlias = dict[str, list[tuple[NDArray, int]]]  # case -> positions (z, y, x) with labels
+Masks: TypeAlias = dict[str, NDArray[np.bool_]]  # case -> prediction (D, H, W)
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,13 @@ ARMS = (
     Arm("lookalike_click", "1 click on the look-alike", lookalike=1),
     Arm("three_clicks", "3 clicks (2 on the target, 1 'background' on the look-alike)", target=2, negative=1),
 )
+SPACING_ZYX = SPACING_XYZ[::-1]
+SECOND_CLICK = {
+    0: "+ 1 'background' click on what is too much",
+    1: "+ 1 click on what is missed",
+    None: "no error, no second click",
+}
+BEFORE, AFTER = "bridged_one_click", "bridged_corrected"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +116,9 @@ def main(args: argparse.Namespace) -> int:
     environment = os.environ | nnunet_environment(output)
     logs = output / "logs"
 
-    print(f"[1/4] {NUM_TRAINING} training and {NUM_TEST} test phantoms: two lesions each, one of them is the label")
-    tests = write_dataset(output / "raw", NUM_TRAINING, NUM_TEST, SEED)
-    prompts = {arm.name: write_arm_prompts(output, arm, tests) for arm in ARMS}
+    print(f"[1/4] {NUM_TRAINING} training, {NUM_TEST + NUM_BRIDGED} test phantoms: two lesions each, apart or touching")
+    tests = write_dataset(output / "raw", NUM_TRAINING, NUM_TEST, SEED, BRIDGED_SHARE)
+    bridged = write_bridged_tests(output / "raw", NUM_BRIDGED, SEED)
 
     print("[2/4] nnUNetv2_plan_and_preprocess -d 990 -c 3d_fullres --verify_dataset_integrity")
     _run("nnUNetv2_plan_and_preprocess", ["-d", DATASET_ID, "-c", "3d_fullres", "--verify_dataset_integrity"],
@@ -97,88 +129,128 @@ def main(args: argparse.Namespace) -> int:
     _train(environment | {"nnsam3d_options": options}, logs / "train.txt", args.epochs)
 
     print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each way of clicking")
-    for arm in tqdm(ARMS, desc="predict", unit="arm"):
-        _run("nnUNetv2_predict",
-             ["-i", str(output / "raw" / DATASET_NAME / "imagesTs"), "-o", str(output / "predictions" / arm.name),
-              "-d", DATASET_ID, "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu",
-              "-npp", "1", "-nps", "1", "--disable_tta"],
-             environment | {"nnsam3d_prompts": str(output / "prompts" / arm.name)},
-             logs / f"predict_{arm.name}.txt")  # fmt: skip
-
-    predictions = {arm.name: _read_predictions(output / "predictions" / arm.name, tests) for arm in ARMS}
-    scores = mean_dice(tests, predictions)
-    table = dice_table(scores, len(tests))
-    print("\n" + table)
-    write_text(output / "dice.txt", table + "\n")
-    for name, case in tests.items():
-        panels = [Panel(arm.title, predictions[arm.name][name], prompts[arm.name][name]) for arm in ARMS]
-        write_overlay(output / "overlays" / f"{name}.png", case, panels)
-    print(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: look-alike)")
+    with tqdm(total=len(ARMS) + 2, desc="predict", unit="arm") as bar:
+        first_table, decided, strips = _arms(output, environment, tests, bar)
+        second_table, corrected, correction_strips = _correction(output, environment, bridged, bar)
+    tables = f"{first_table}\n\n{second_table}"
+    print("\n" + tables)
+    write_text(output / "dice.txt", tables + "\n")
+    for strip in (*strips, *correction_strips):
+        write_overlay(output / "overlays" / f"{strip.name}.png", [[strip]])
+    write_overlay(output / "overlays" / "summary.png", [strips[:1], correction_strips[:2]])
+    print(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: the other lesion)")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Prompt files: {output / 'prompts'}, logs: {logs}")
-    if clicks_decide(scores):
-        print("Moving the click moved the segmentation.")
-        return 0
-    print(
-        f"nnsam3d: moving the click did NOT move the segmentation as it should (Dice at least {ENOUGH} where clicked, "
-        f"{APART} less elsewhere). Fewer epochs than {EPOCHS}, or a bug: please report it.",
-        file=sys.stderr,
-    )
-    return 1
+    return _verdict(decided, corrected)
 
 
-def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """2 |A and B| / (|A| + |B|); 1 for two empty masks."""
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
-
-
-def mean_dice(tests: dict[str, PhantomCase], predictions: dict[str, dict[str, NDArray[np.bool_]]]) -> Scores:
-    """Arm -> mean Dice over the test cases against the target and against the look-alike."""
-    scores: Scores = {}
-    for arm, found in predictions.items():
-        target = np.mean([dice(found[name], case.target_DHW) for name, case in tests.items()])
-        lookalike = np.mean([dice(found[name], case.lookalike_DHW) for name, case in tests.items()])
-        scores[arm] = (float(target), float(lookalike))
-    return scores
-
-
-def dice_table(scores: Scores, num_cases: int) -> str:
-    """The scores as text, one line for each way of clicking."""
-    width = max(len(arm.title) for arm in ARMS)
-    lines = [
-        f"Mean Dice over {num_cases} test cases",
-        f"{'prompt':<{width}}  target  look-alike",
-        "-" * (width + 20),
+def _arms(
+    output: Path, environment: dict[str, str], tests: dict[str, PhantomCase], bar: tqdm
+) -> tuple[str, bool, list[Strip]]:
+    """Every way of clicking on the separate lesions: table, whether clicks decide, pictures."""
+    clicks: dict[str, Clicks] = {}
+    found: dict[str, Masks] = {}
+    for arm in ARMS:
+        clicks[arm.name] = write_arm_prompts(output, arm, tests)
+        found[arm.name] = _predict(output, environment, "imagesTs", arm.name, tests)
+        bar.update()
+    scores = mean_dice(tests, found)
+    strips = [
+        Strip(name, case, [Panel(arm.title, found[arm.name][name], clicks[arm.name][name]) for arm in ARMS])
+        for name, case in tests.items()
     ]
-    lines += [f"{arm.title:<{width}}  {scores[arm.name][0]:6.2f}  {scores[arm.name][1]:10.2f}" for arm in ARMS]
-    return "\n".join(lines)
+    return dice_table({arm.name: arm.title for arm in ARMS}, scores, len(tests)), clicks_decide(scores), strips
 
 
-def clicks_decide(scores: Scores) -> bool:
-    """Whether moving the click moved the segmentation: good where clicked, and far worse elsewhere."""
-    right, wrong = scores["one_click"][0], scores["lookalike_click"][0]
-    return right >= ENOUGH and right - wrong >= APART
+def _correction(
+    output: Path, environment: dict[str, str], bridged: dict[str, PhantomCase], bar: tqdm
+) -> tuple[str, bool, list[Strip]]:
+    """One click on lesions that touch, then a click on the largest error: table, whether it works, pictures."""
+    first = first_clicks(bridged)
+    _write_clicks(output / "prompts" / BEFORE, first)
+    before = _predict(output, environment, "imagesTs_bridged", BEFORE, bridged)
+    bar.update()
+    both = with_error_clicks(bridged, before, first)
+    _write_clicks(output / "prompts" / AFTER, both)
+    after = _predict(output, environment, "imagesTs_bridged", AFTER, bridged)
+    bar.update()
+    second = {name: both[name][1][1] if len(both[name]) > 1 else None for name in bridged}
+    measured = measure_correction(bridged, before, after, second)
+    strips = [
+        Strip(f"correction_{name.removeprefix('bridged_')}", case,
+            [Panel("1 click on the target", before[name], first[name]),
+             Panel(SECOND_CLICK[second[name]], after[name], both[name])])
+        for name, case in bridged.items()
+    ]  # fmt: skip
+    return correction_table(measured), correction_works(measured), strips
+
+
+def _verdict(decided: bool, corrected: bool) -> int:
+    """Say whether clicks did what they should; the exit status."""
+    hint = f"Fewer epochs than {EPOCHS}, or a bug: please report it."
+    if decided:
+        print("Moving the click moved the segmentation.")
+    else:
+        print(
+            f"nnsam3d: moving the click did NOT move the segmentation as it should (Dice at least {ENOUGH} where "
+            f"clicked, {APART} less elsewhere). {hint}",
+            file=sys.stderr,
+        )
+    if corrected:
+        print("A second click corrected what the first one took too much.")
+    else:
+        print(
+            f"nnsam3d: the second click did NOT correct as it should (the first one takes at least {TOO_MUCH:.0%} of "
+            f"the neighbour, the second leaves at most {LEFT:.0%} of that, and Dice rises by {GAIN} or more). {hint}",
+            file=sys.stderr,
+        )
+    return 0 if decided and corrected else 1
 
 
 # ---------------------------------------------------------------------- prompts
 
 
-def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> dict[str, list[tuple[NDArray, int]]]:
-    """Prompt files of one arm; returns the clicks (z, y, x) with their labels, for the pictures."""
-    folder = output / "prompts" / arm.name
+def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> Clicks:
+    """Prompt files of one arm; returns the clicks, for the pictures."""
+    clicks = {
+        name: list(_draw_clicks(case, arm, np.random.default_rng([SEED, number])))
+        for number, (name, case) in enumerate(tests.items())
+    }
+    _write_clicks(output / "prompts" / arm.name, clicks)
+    return clicks
+
+
+def first_clicks(cases: dict[str, PhantomCase]) -> Clicks:
+    """One click in the middle of every target."""
+    rng = np.random.default_rng(SEED)  # "center" draws nothing
+    return {
+        name: [(simulate_clicks(case.target_DHW.astype(np.uint8), 1, 1, rng, "center", spacing=SPACING_ZYX)[0], 1)]
+        for name, case in cases.items()
+    }
+
+
+def with_error_clicks(cases: dict[str, PhantomCase], predictions: Masks, clicks: Clicks) -> Clicks:
+    """The clicks, and one more in the middle of each prediction's largest error, if it has one."""
+    more: Clicks = {}
+    for name, case in cases.items():
+        click = next_click(
+            case.target_DHW.astype(np.uint8), predictions[name].astype(np.uint8), SPACING_ZYX, labels=[1],
+            clicked=[position.tolist() for position, _ in clicks[name]],
+        )  # fmt: skip
+        more[name] = [*clicks[name], *([(np.array(click[0]), click[1])] if click else [])]
+    return more
+
+
+def _write_clicks(folder: Path, clicks: Clicks) -> None:
+    """A prompt file for every case that has clicks."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, list[tuple[NDArray, int]]] = {}
-    for number, (name, case) in enumerate(tests.items()):
-        clicks = list(_draw_clicks(case, arm, np.random.default_rng([SEED, number])))
-        drawn[name] = clicks
-        if clicks:
-            positions = zyx_to_xyz([position for position, _ in clicks])
-            listed = tuple(
+    for name, listed in clicks.items():
+        if listed:
+            positions = zyx_to_xyz([position for position, _ in listed])
+            told = tuple(
                 Click((float(i), float(j), float(k)), "lesion" if label else "background")
-                for (i, j, k), (_, label) in zip(positions, clicks, strict=True)
+                for (i, j, k), (_, label) in zip(positions, listed, strict=True)
             )
-            write_prompts(folder / f"{name}.json", CasePrompts(name, "voxel", listed))
-    return drawn
+            write_prompts(folder / f"{name}.json", CasePrompts(name, "voxel", told))
 
 
 def _draw_clicks(case: PhantomCase, arm: Arm, rng: np.random.Generator) -> Iterator[tuple[NDArray, int]]:
@@ -272,5 +344,13 @@ def _check(name: str, status: int, log: Path) -> None:
         raise UserError(f"{name} ended with status {status}; the end of {log}:\n{tail}")
 
 
-def _read_predictions(folder: Path, tests: dict[str, PhantomCase]) -> dict[str, NDArray[np.bool_]]:
-    return {name: sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))) == 1 for name in tests}
+def _predict(output: Path, environment: dict[str, str], images: str, arm: str, cases: dict[str, PhantomCase]) -> Masks:
+    """Masks (D, H, W) of nnU-Net's own command with the prompt files of one arm."""
+    found = output / "predictions" / arm
+    _run("nnUNetv2_predict",
+         ["-i", str(output / "raw" / DATASET_NAME / images), "-o", str(found),
+          "-d", DATASET_ID, "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu",
+          "-npp", "1", "-nps", "1", "--disable_tta"],
+         environment | {"nnsam3d_prompts": str(output / "prompts" / arm)},
+         output / "logs" / f"predict_{arm}.txt")  # fmt: skip
+    return {name: sitk.GetArrayFromImage(sitk.ReadImage(str(found / f"{name}.nii.gz"))) == 1 for name in cases}

@@ -18,14 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnsam3d.evaluation.bench import memory_mb
-from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, preset_config
+from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained, preset_config
 from nnsam3d.network.memory import normalise_in_float32, step_memory
+from nnsam3d.network.rounds import Clicks
 from nnsam3d.planning.memory import nnunet_loss
+from nnsam3d.training.error_click import error_clicks
+from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.plans import window_edge
 
-STEPS = 2
+STEPS, ROUNDS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Case:
             num_classes=self.classes,
             max_clicks=8,
             checkpointing=self.checkpointing,
+            fine_click_maps=TrainingOptions().fine_click_maps,
         )
 
     @property
@@ -143,7 +148,7 @@ def measured(case: Case, device: str) -> int:
 
 
 def train(case: Case, device: str, steps: int) -> None:
-    """Training steps as the trainer makes them, on noise with one click."""
+    """Training steps as the trainer makes them, on noise with one click and three corrections."""
     torch.manual_seed(0)
     net = SAM3D(case.config).train()
     if case.frozen:
@@ -157,12 +162,18 @@ def train(case: Case, device: str, steps: int) -> None:
     data_BCDHW[:, -1, 3, 4, 5] = 2
     data_BCDHW = data_BCDHW.to(device)
     target = torch.randint(case.classes, (case.batch, 1, *case.patch), dtype=torch.int16, device=device)
-    loss = nnunet_loss()
+    loss, foreground = nnunet_loss(), range(1, case.classes)
+
+    def correct(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
+        predicted_BDHW = logits_BKDHW.argmax(1).to(torch.int16)
+        return error_clicks(target[:, 0], predicted_BDHW, clicks_BN3, labels_BN, (1, 1, 1), labels=foreground)
+
+    task = RollOut(ROUNDS, TrainingOptions().rounds_range[1], lambda logits: loss(logits, target), correct)
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         dtype = torch.float16 if device == "cuda" else torch.bfloat16
         with torch.autocast(device, dtype=dtype, enabled=case.half):
-            error = loss(net(data_BCDHW), target)
+            error = net(data_BCDHW, task)
         error.backward()
         optimizer.step()
         del error

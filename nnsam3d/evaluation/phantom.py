@@ -1,7 +1,11 @@
 """A phantom CT set on which only a click can tell what is wanted.
 
-Every case has a body, a liver-like organ, a spine, a kidney and two lesions drawn from one distribution. One of
-them, chosen at random, is the label; the other is its look-alike. Voxels are anisotropic and images oblique.
+Every case has a body, a liver-like organ, a spine, a kidney and two lesions drawn from one distribution. Voxels are
+anisotropic and images oblique. There are two kinds:
+
+- separate: the lesions are far apart. One of them, chosen at random, is the label; the other is its look-alike.
+- bridged: the lesions touch. In training the label is both of them or one: a click on one lesion leaves open whether
+  its neighbour belongs to it. In the tests the label is one of them: what is taken too much needs a correction.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ SPACING_XYZ = (2.4, 2.4, 4.8)  # mm
 AIR, TISSUE, ORGAN, BONE, KIDNEY, LESION = -1000.0, 40.0, 110.0, 400.0, 160.0, 20.0  # HU
 NOISE = 12.0  # HU
 RADIUS_MM = (9.0, 14.0)
+OVERLAP_MM = (1.0, 3.0)  # of bridged lesions, along the line between their centres
+BOTH = 0.5  # share of the bridged training cases labelled as a whole: then 2 of 3 clicks on one lesion mean both
+CENTRES_MM = ((-28.0, -22.0, -14.0), (16.0, 14.0, 14.0))  # of lesions, x, y, z
 DATASET_NAME = "Dataset990_PhantomCT"
 
 
@@ -30,8 +37,8 @@ class PhantomCase:
 
     Attributes:
         image: CT in HU, oblique and anisotropic.
-        target_DHW: the labelled lesion (bool, z, y, x).
-        lookalike_DHW: the other one.
+        target_DHW: what is labelled (bool, z, y, x): one lesion, or both.
+        lookalike_DHW: the other lesion; empty where both are labelled.
     """
 
     image: sitk.Image
@@ -40,38 +47,42 @@ class PhantomCase:
 
 
 def make_case(rng: np.random.Generator) -> PhantomCase:
-    """Draw one phantom case."""
-    grid_mm = _grid_mm()
-    hu = np.full(SIZE_XYZ[::-1], AIR)
-    hu[_ellipsoid(grid_mm, (0, 0, 0), (44, 40, 60))] = TISSUE
-    hu[_ellipsoid(grid_mm, (-6, -4, 0), (36, 30, 44))] = ORGAN
-    hu[_ellipsoid(grid_mm, (0, 33, 0), (8, 7, 60))] = BONE
-    hu[_ellipsoid(grid_mm, (30, 14, rng.uniform(-12, 12)), (9, 9, 16))] = KIDNEY
+    """Draw one phantom case with separate lesions, one of them the target."""
+    grid_mm, hu = _body(rng)
     lesions = _two_lesions(grid_mm, rng)
-    for lesion in lesions:
-        hu[lesion] = LESION
-    hu = ndimage.gaussian_filter(hu, sigma=0.6) + rng.normal(0, NOISE, hu.shape)
-    first = int(rng.integers(2))
-    image = sitk.GetImageFromArray(hu.astype(np.float32))
-    image.SetSpacing(SPACING_XYZ)
-    image.SetOrigin(rng.uniform(-100, 100, 3).tolist())
-    image.SetDirection(_oblique(rng).ravel().tolist())
+    image, first = _image(hu, lesions, rng)
     return PhantomCase(image, lesions[first], lesions[1 - first])
 
 
-def write_dataset(raw_folder: Path, num_training: int, num_test: int, seed: int) -> dict[str, PhantomCase]:
-    """Write ``Dataset990_PhantomCT`` in nnU-Net raw format; returns the test cases by name."""
+def make_bridged_case(rng: np.random.Generator, both: bool = False) -> PhantomCase:
+    """Draw one phantom case with two lesions that touch; the target is one of them, or ``both``."""
+    grid_mm, hu = _body(rng)
+    lesions = _bridged_lesions(grid_mm, rng)
+    image, first = _image(hu, lesions, rng)
+    if both:
+        return PhantomCase(image, lesions[0] | lesions[1], np.zeros_like(lesions[0]))
+    return PhantomCase(image, lesions[first], lesions[1 - first])
+
+
+def write_dataset(
+    raw_folder: Path, num_training: int, num_test: int, seed: int, bridged_share: float = 0.0
+) -> dict[str, PhantomCase]:
+    """Write ``Dataset990_PhantomCT`` in nnU-Net raw format; returns the test cases (separate lesions) by name.
+
+    Args:
+        bridged_share: how many of the training cases have lesions that touch (spread evenly among them).
+    """
     folder = raw_folder / DATASET_NAME
-    for name in ("imagesTr", "labelsTr", "imagesTs"):
+    for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for number in range(num_training):
-        case = make_case(rng)
+        bridged = int((number + 1) * bridged_share) > int(number * bridged_share)
+        case = make_bridged_case(rng, both=bool(rng.random() < BOTH)) if bridged else make_case(rng)
         sitk.WriteImage(case.image, str(folder / "imagesTr" / f"phantom_{number:03d}_0000.nii.gz"))
         sitk.WriteImage(label_image(case), str(folder / "labelsTr" / f"phantom_{number:03d}.nii.gz"))
     tests = {f"test_{number:03d}": make_case(rng) for number in range(num_test)}
-    for name, case in tests.items():
-        sitk.WriteImage(case.image, str(folder / "imagesTs" / f"{name}_0000.nii.gz"))
+    _write_images(folder / "imagesTs", tests)
     dataset = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "lesion": 1},
@@ -82,11 +93,51 @@ def write_dataset(raw_folder: Path, num_training: int, num_test: int, seed: int)
     return tests
 
 
+def write_bridged_tests(raw_folder: Path, number: int, seed: int) -> dict[str, PhantomCase]:
+    """Write test images whose target is one of two lesions that touch, to ``imagesTs_bridged``; cases by name."""
+    rng = np.random.default_rng([seed, 1])
+    tests = {f"bridged_{index:03d}": make_bridged_case(rng) for index in range(number)}
+    _write_images(raw_folder / DATASET_NAME / "imagesTs_bridged", tests)
+    return tests
+
+
 def label_image(case: PhantomCase) -> sitk.Image:
     """The target as label 1, in the image's geometry."""
     label = sitk.GetImageFromArray(case.target_DHW.astype(np.uint8))
     label.CopyInformation(case.image)
     return label
+
+
+def _write_images(folder: Path, cases: dict[str, PhantomCase]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, case in cases.items():
+        sitk.WriteImage(case.image, str(folder / f"{name}_0000.nii.gz"))
+
+
+def _body(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The grid in mm, (3, D, H, W), and HU without lesions, (D, H, W)."""
+    grid_mm = _grid_mm()
+    hu = np.full(SIZE_XYZ[::-1], AIR)
+    hu[_ellipsoid(grid_mm, (0, 0, 0), (44, 40, 60))] = TISSUE
+    hu[_ellipsoid(grid_mm, (-6, -4, 0), (36, 30, 44))] = ORGAN
+    hu[_ellipsoid(grid_mm, (0, 33, 0), (8, 7, 60))] = BONE
+    hu[_ellipsoid(grid_mm, (30, 14, rng.uniform(-12, 12)), (9, 9, 16))] = KIDNEY
+    return grid_mm, hu
+
+
+def _image(
+    hu: NDArray[np.float64], lesions: list[NDArray[np.bool_]], rng: np.random.Generator
+) -> tuple[sitk.Image, int]:
+    """The image, blurred, noisy and oblique, with its lesions; and which of the two is drawn as the target."""
+    for lesion in lesions:
+        hu[lesion] = LESION
+    hu = ndimage.gaussian_filter(hu, sigma=0.6) + rng.normal(0, NOISE, hu.shape)
+    first = int(rng.integers(2))
+    image = sitk.GetImageFromArray(hu.astype(np.float32))
+    image.SetSpacing(SPACING_XYZ)
+    image.SetOrigin(rng.uniform(-100, 100, 3).tolist())
+    image.SetDirection(_oblique(rng).ravel().tolist())
+    return image, first
 
 
 def _grid_mm() -> NDArray[np.float64]:
@@ -101,18 +152,45 @@ def _ellipsoid(
     centre_mm: tuple[float, float, float] | NDArray[np.float64],
     radii_mm: tuple[float, float, float] | NDArray[np.float64],
 ) -> NDArray[np.bool_]:
+    return _radii_away(grid_mm, centre_mm, radii_mm) <= 1
+
+
+def _radii_away(
+    grid_mm: NDArray[np.float64],
+    centre_mm: tuple[float, float, float] | NDArray[np.float64],
+    radii_mm: tuple[float, float, float] | NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Squared distance from an ellipsoid's centre in units of its radii: 1 on the surface, (D, H, W)."""
     offset = grid_mm - np.reshape(centre_mm, (3, 1, 1, 1))
-    return ((offset / np.reshape(radii_mm, (3, 1, 1, 1))) ** 2).sum(0) <= 1
+    return ((offset / np.reshape(radii_mm, (3, 1, 1, 1))) ** 2).sum(0)  # type: ignore[no-any-return]
 
 
 def _two_lesions(grid_mm: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.bool_]]:
     """Two ellipsoids of one distribution, apart from one another, at about the same height."""
     low, high = RADIUS_MM
     while True:
-        centres = rng.uniform((-28, -22, -14), (16, 14, 14), size=(2, 3))
+        centres = rng.uniform(*CENTRES_MM, size=(2, 3))
         centres[1, 2] = centres[0, 2] + rng.uniform(-6, 6)
         if np.linalg.norm(centres[0] - centres[1]) > 2 * high + 4:
             return [_ellipsoid(grid_mm, centre, rng.uniform(low, high, size=3)) for centre in centres]
+
+
+def _bridged_lesions(grid_mm: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.bool_]]:
+    """Two such ellipsoids that overlap a little, at about the same height; a voxel of both belongs to the nearer."""
+    low, high = np.array(CENTRES_MM)
+    while True:
+        radii = rng.uniform(*RADIUS_MM, size=(2, 3))
+        angle, rise = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
+        towards = np.array([np.cos(angle), np.sin(angle), rise]) / np.hypot(1, rise)
+        reach = float((1 / np.linalg.norm(towards / radii, axis=1)).sum()) - rng.uniform(*OVERLAP_MM)
+        first = rng.uniform(low, high)
+        second = first + reach * towards
+        if not ((low <= second) & (second <= high)).all():
+            continue
+        away = np.stack([_radii_away(grid_mm, *one) for one in zip((first, second), radii, strict=True)])
+        lesions = [(away[own] <= 1) & (away.argmin(0) == own) for own in (0, 1)]
+        if (ndimage.binary_dilation(lesions[0]) & lesions[1]).any():  # they share a face
+            return lesions
 
 
 def _oblique(rng: np.random.Generator) -> NDArray[np.float64]:

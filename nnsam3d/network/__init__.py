@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from .config import PRESETS, SAM3DConfig, preset_config
+from .rounds import RollOut
 from .sam3d import SAM3D, Features, freeze_pretrained, parameter_counts, read_prompt_channel
 
 __all__ = [
     "PRESETS",
     "SAM3D",
     "Features",
+    "RollOut",
     "SAM3DConfig",
     "freeze_pretrained",
     "parameter_counts",

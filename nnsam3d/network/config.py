@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 Triple: TypeAlias = tuple[int, int, int]
 CHECKPOINTING = ("none", "cheap", "blocks")  # ever less memory for training, ever more time
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
+FINE_SIGMAS = (0.35, 1.0)  # widths of the bumps that mark clicks at the decoder's fine grid, in tokens
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
@@ -60,6 +61,11 @@ class SAM3DConfig:
     # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The same function.
     checkpointing: str = "none"
     paper: bool = False  # True: exactly the paper's function, click labels ignored
+    # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
+    # 0: none. Zero-initialised, so a new network computes the same function with and without.
+    fine_click_maps: int = 0
+    token_aspect: Any = (1.0, 1.0, 1.0)  # (D, H, W) edges of a token relative to each other: what is round in mm
+
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "window", "token_stride"):
@@ -67,8 +73,11 @@ class SAM3DConfig:
         for name, default in (("adapter_dim", self.embed_dim // 2), ("num_click_labels", self.num_classes)):
             if getattr(self, name) is None:
                 self._set(name, default)
+        self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "fine_click_maps":
+                continue
             if field.type == "int" or field.name in ("adapter_dim", "num_click_labels"):
                 self._set(field.name, _ints(field.name, value, 1)[0])
         self._check()
@@ -91,6 +100,8 @@ class SAM3DConfig:
         object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
 
     def _check(self) -> None:
+        if self.fine_click_maps not in range(len(FINE_SIGMAS) + 1):
+            raise ValueError(f"fine_click_maps is {self.fine_click_maps!r}: use 0 to {len(FINE_SIGMAS)} widths")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing is {self.checkpointing!r}: use one of {', '.join(CHECKPOINTING)}")
         if self.depth % 4:
@@ -143,6 +154,16 @@ class SAM3DConfig:
         h, w = self.pos_embed_size
         at_feature_blocks = (2 * h - 1, 2 * w - 1, 2 * h - 1)  # SAM's are square; depth starts as their mean
         return tuple(at_feature_blocks if i in self.feature_blocks else windowed for i in range(self.depth))
+
+
+def _positive_floats(name: str, value: Any) -> tuple[float, ...]:
+    try:
+        result = tuple(float(v) for v in value)
+    except TypeError:
+        result = ()
+    if len(result) != 3 or not all(0 < v < float("inf") for v in result):
+        raise ValueError(f"{name} must be three positive numbers (D, H, W), got {value!r}")
+    return result
 
 
 def _ints(name: str, value: Any, length: int) -> tuple[int, ...]:

@@ -5,6 +5,9 @@ so the channels are mixed on the coarse grid, eight times smaller, and each tap'
 shifted by a small fixed matrix: the same function at a sixth of the arithmetic. Because the sum falls into
 levels, everything that does not depend on the clicks can be kept between clicks.
 
+Outside paper mode clicks are also marked here, sharply, one convolution before the logits: what a click says about
+its own voxel need not find its way through the coarse grid.
+
 Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, H W D token
 grid, X Y Z fine grid (between tokens and voxels) of the same axes.
 """
@@ -17,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import SAM3DConfig, Triple, hwd
+from .config import FINE_SIGMAS, SAM3DConfig, Triple, hwd
 
 
 def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -81,6 +84,45 @@ class LevelHeads(nn.Module):
         self.head5 = make_head(in_channels, channels)
 
 
+@torch.no_grad()
+def fine_click_maps(
+    clicks_BN3: Tensor,
+    labels_BN: Tensor,
+    size_HWD: Sequence[int],
+    fine_XYZ: Sequence[int],
+    token_HWD: Sequence[float],
+    num_labels: int,
+    sigmas: Sequence[float],
+) -> Tensor:
+    """Where clicks are on the fine grid: (B, L * sigmas, X, Y, Z), per label the highest of exp(-d²/2s²).
+
+    Args:
+        clicks_BN3: voxel positions, the axes in the order (H, W, D) as everything here.
+        size_HWD: voxels of the crop, padded to whole tokens; logits are upsampled to it with aligned corners.
+        token_HWD: voxels that count as the length of a token, per axis; the distance d is in tokens.
+        sigmas: widths in tokens.
+    """
+    batch, clicks = labels_BN.shape
+    if clicks == 0:
+        return clicks_BN3.new_zeros(batch, num_labels * len(sigmas), *fine_XYZ)
+    squares = []  # a bump is the product of three, one along each axis
+    for axis in range(3):
+        cell = (size_HWD[axis] - 1) / max(fine_XYZ[axis] - 1, 1)  # voxels between two places of the fine grid
+        place = torch.arange(fine_XYZ[axis], device=clicks_BN3.device, dtype=clicks_BN3.dtype) * cell
+        shape = [batch, clicks, 1, 1, 1]
+        shape[2 + axis] = fine_XYZ[axis]
+        distance = (place - clicks_BN3[:, :, axis, None]) / token_HWD[axis]
+        squares.append(distance.square().view(shape))
+    maps = []
+    for sigma in sigmas:
+        x, y, z = (torch.exp(square / (-2 * sigma**2)) for square in squares)
+        bumps_BNXYZ = x * (y * z)
+        for label in range(num_labels):
+            of_label = (labels_BN == label)[:, :, None, None, None]
+            maps.append(bumps_BNXYZ.mul(of_label).amax(1))
+    return torch.stack(maps, 1)
+
+
 class MaskDecoder(nn.Module):
     """Levels (B, C, H, W, D), the last one prompted, and image (B, I, D, H, W) to logits (B, K, D, H, W)."""
 
@@ -96,6 +138,16 @@ class MaskDecoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv3d(channels, config.num_classes, 3, padding=1, bias=False),
         )
+        self.sigmas = () if config.paper else FINE_SIGMAS[: config.fine_click_maps]
+        self.click_map: nn.Conv3d | None = None
+        if self.sigmas:  # zero: a new network computes the same function with and without
+            self.num_click_labels = config.num_click_labels
+            aspect = hwd(config.token_aspect)
+            mean = (aspect[0] * aspect[1] * aspect[2]) ** (1 / 3)
+            self.token_voxels = tuple(s * mean / a for s, a in zip(self.token_stride, aspect, strict=True))
+            maps = config.num_click_labels * len(self.sigmas)
+            self.click_map = nn.Conv3d(maps, channels, 3, padding=1, bias=False)
+            nn.init.zeros_(self.click_map.weight)
 
     def fusion_weight(self) -> Tensor:
         """Of `cls.0`, (O, 4 * O + I, 3, 3, 3): levels 0, 1, 2, the prompted level, the image."""
@@ -120,12 +172,36 @@ class MaskDecoder(nn.Module):
         image_part = F.conv3d(image_BIXYZ, weight[:, split + self.channels :], padding=1)
         return conv3d_of_upsampled(coarse, weight[:, :split], fine) + image_part
 
-    def finish(self, fused_BOXYZ: Tensor, prompted_BCHWD: Tensor, size_DHW: Sequence[int]) -> Tensor:
-        """Adds the prompted level to what `fuse_unprompted` gave; logits at the crop's size."""
+    def mark(self, clicks_BN3: Tensor, labels_BN: Tensor, size_DHW: Sequence[int], fine_XYZ: Sequence[int]) -> Tensor:
+        """What the clicks, (D, H, W) voxels of the crop, add to the fused features, (B, O, X, Y, Z)."""
+        maps = fine_click_maps(
+            clicks_BN3[..., [1, 2, 0]],
+            labels_BN,
+            hwd(size_DHW),
+            fine_XYZ,
+            self.token_voxels,
+            self.num_click_labels,
+            self.sigmas,
+        )
+        assert self.click_map is not None
+        marked_BOXYZ: Tensor = self.click_map(maps.to(self.click_map.weight.dtype))
+        return marked_BOXYZ
+
+    def finish(
+        self,
+        fused_BOXYZ: Tensor,
+        prompted_BCHWD: Tensor,
+        size_DHW: Sequence[int],
+        clicks_BN3: Tensor | None = None,
+        labels_BN: Tensor | None = None,
+    ) -> Tensor:
+        """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size."""
         split = 3 * self.channels
         weight = self.fusion_weight()[:, split : split + self.channels]
         level = self.mlahead.head5(prompted_BCHWD)
         fused = fused_BOXYZ + conv3d_of_upsampled(level, weight, fused_BOXYZ.shape[2:])
+        if self.click_map is not None and clicks_BN3 is not None and labels_BN is not None:
+            fused = fused + self.mark(clicks_BN3, labels_BN, size_DHW, fused_BOXYZ.shape[2:])
         logits_BKXYZ = self.cls[1:](fused)
         logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
         return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)

@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_leaves
 
 from .config import SAM3DConfig
 from .cost import on_shapes
+from .rounds import Logits, RollOut
 from .sam3d import SAM3D, freeze_pretrained
 
 ADAMW_STATES = 2  # moments per trainable parameter, float32
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Logits, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,20 @@ def normalise_in_float32(net: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
-def step_memory(config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, half: bool) -> StepMemory:
+def _no_correction(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Where there are no values nothing can be corrected; a label map of int16, as looking for errors makes it."""
+    logits_BKDHW.argmax(1).to(torch.int16)
+    return clicks_BN3[:, 0], labels_BN[:, 0]
+
+
+def step_memory(
+    config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, half: bool, rounds: int = 1, slots: int = 6
+) -> StepMemory:
     """Memory of a training step with patches of the configuration's size.
 
     Args:
         loss: of logits (B, K, D, H, W) and target (B, 1, D, H, W), int16 as from nnU-Net's data loader.
+        rounds, slots: of the roll-out. Further rounds do not raise the peak.
         frozen: whether the backbone trains not, see `freeze_pretrained`.
         half: mixed precision as on a GPU; otherwise float32 throughout.
     """
@@ -97,8 +107,9 @@ def step_memory(config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, ha
         sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
         data_BCDHW = torch.empty(batch, config.num_image_channels + 1, *config.patch_size)
         target = torch.empty(batch, 1, *config.patch_size, dtype=torch.int16)
+        task = RollOut(rounds, slots, lambda logits: loss(logits, target), _no_correction)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            error = loss(net(data_BCDHW), target)
+            error = net(data_BCDHW, task)
         error.backward()
         peak = live.peak
     return StepMemory(

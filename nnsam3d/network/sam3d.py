@@ -5,7 +5,8 @@ Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
 from .recompute import recompute
+from .rounds import RollOut, play, summed
 
 COMPILED_SLOTS = 64  # clicks per window that a compiled network reads in prediction
 LOGIT_LIMIT = 50.0  # nnU-Net's sliding window sums logits in half precision with weights of up to 10
@@ -72,10 +74,16 @@ class SAM3D(nn.Module):
         unused = [name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name]
         self._ddp_params_and_buffers_to_ignore = [*unused, *(f"_orig_mod.{name}" for name in unused)]
 
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        """Logits (B, K, D, H, W); the clicks are read from the last channel."""
+    def forward(self, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> Tensor:
+        """Logits (B, K, D, H, W); the clicks are read from the last channel.
+
+        With a ``roll_out`` the mean loss of its rounds instead: the whole of a training step in one forward pass.
+        """
         channels = self.config.num_image_channels
         self._check_volume(x_BCDHW, channels + 1, f"{channels} image channel(s) and the prompt channel")
+        if roll_out is not None:
+            clicks = read_prompt_channel(x_BCDHW[:, -1], self.config.max_clicks)
+            return self.rolled_out(self.encode(x_BCDHW[:, :channels]), clicks, roll_out)
         slots = self.config.max_clicks if self.training else None
         if not self.training and torch.compiler.is_compiling():  # needs a static number, but users may click a lot
             slots = max(self.config.max_clicks, COMPILED_SLOTS)
@@ -104,13 +112,29 @@ class SAM3D(nn.Module):
         """Logits (B, K, D, H, W) for clicks at (D, H, W) voxel positions with labels, -1 = padding."""
         self._check_clicks(features, clicks_BN3, labels_BN)
         prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, clicks_BN3, labels_BN)
-        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size)
+        finish = (features.fused_BOXYZ, prompted, features.padded_size, clicks_BN3, labels_BN)
+        logits = self._run(self.mask_decoder.finish, *finish)
         d, h, w = features.size
         return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
 
     def segment(self, image_BCDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
         """`decode(encode(image), clicks, labels)`."""
         return self.decode(self.encode(image_BCDHW), clicks_BN3, labels_BN)
+
+    def rolled_out(self, features: Features, clicks: tuple[Tensor, Tensor], roll_out: RollOut) -> Tensor:
+        """Mean loss of several rounds of clicks on the same features (see `rounds`)."""
+
+        def rounds(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+            same = features._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
+            return play(lambda now: self.decode(same, *now), clicks, roll_out)
+
+        used = itertools.chain(self.prompt_encoder.parameters(), self.mask_decoder.parameters())
+        return summed(rounds, (features.deepest_BCHWD, features.fused_BOXYZ), used, roll_out.scale)
+
+    def compile_halves(self, **how: Any) -> None:
+        """torch.compile, with its arguments, for `encode` and `decode` each: between them rounds are played."""
+        self.encode = torch.compile(self.encode, **how)  # type: ignore[method-assign]
+        self.decode = torch.compile(self.decode, **how)  # type: ignore[method-assign]
 
     def _run(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
         return recompute(part, *inputs) if self.config.checkpointing == "blocks" else part(*inputs)
@@ -149,6 +173,13 @@ class SAM3D(nn.Module):
                 f"0..{self.config.num_click_labels - 1} (-1 = padding)"
             )
 
+
+STARTS_AT_ZERO = (  # all through which labels and places of clicks act beside the paper's way
+    "prompt_encoder.label_embed.",
+    "prompt_encoder.no_click",
+    "prompt_encoder.click_map.",
+    "mask_decoder.click_map.",
+)
 
 FROZEN = (  # SPEC §7, the rows that the paper does not train
     ".patch_embed.",

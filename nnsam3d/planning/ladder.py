@@ -15,7 +15,8 @@ from nnsam3d.network import SAM3DConfig, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.planning.facts import DatasetFacts, Triple
 from nnsam3d.planning.memory import estimate_gb
-from nnsam3d.training.plans import token_stride, window_edge
+from nnsam3d.training.options import TrainingOptions
+from nnsam3d.training.plans import token_aspect, token_stride, window_edge
 
 SMALLEST_BATCH = 2
 LONGEST = 32  # tokens per axis: 128 voxels of the finest axis, the paper's patch
@@ -123,6 +124,8 @@ def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DCon
         num_click_labels=facts.click_labels,
         max_clicks=max_clicks(facts),
         checkpointing=checkpointing,
+        fine_click_maps=TrainingOptions().fine_click_maps,
+        token_aspect=token_aspect(stride, facts.spacing_DHW),
     )
 
 

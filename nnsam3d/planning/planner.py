@@ -32,7 +32,7 @@ from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 PLANS_NAME = "nnUNetSAM3DPlans"
 NNUNET_PLANS = "nnUNetPlans"
 STANDARD = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")  # configurations that nnU-Net plans
-CLICK_OPTIONS = ("zero_click_share", "negative_click_share", "click_strategy", "validation_clicks")
+CLICK_OPTIONS = ("rounds", "zero_click_share", "negative_click_share", "click_strategy", "validation_clicks")
 
 
 class SAM3DAdapterPlanner(ExperimentPlanner):

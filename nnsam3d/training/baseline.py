@@ -31,4 +31,4 @@ class nnUNetBaselineTrainer(TimedTrainer):
         device: torch.device = torch.device("cuda"),
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.use_length(options_from_environment())
+        self.use_length(options_from_environment().resolved(device.type))

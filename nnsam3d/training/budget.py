@@ -1,7 +1,8 @@
 """Training for a given time: the same wall-clock budget for every trainer of a comparison.
 
 nnU-Net measures a training in epochs. With the option ``max_minutes`` it ends after the epoch in which the budget is
-used up, and the learning rate follows the share of the budget (or of the epochs, whichever is further).
+used up, which is cut short for it, and the learning rate follows the share of the budget (or of the epochs, whichever
+is further).
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class TimedTrainer(nnUNetTrainer):
         self.num_epochs = options.num_epochs
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        self._trained = False
+        self._done = 0  # iterations since the start of this process, and the seconds before them
+        self._seconds_before = 0.0
         # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
         self.save_every = 10
 
@@ -61,14 +65,40 @@ class TimedTrainer(nnUNetTrainer):
         optimizer, schedule = super().configure_optimizers()
         return optimizer, Stretched(schedule, self) if self.options.max_minutes else schedule
 
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net's; the epoch gets as many iterations as the budget still allows, judged by the earlier ones."""
+        super().on_train_epoch_start()
+        wanted = self.options.num_iterations_per_epoch
+        seconds = self.training_seconds()
+        if not self._done:
+            self._seconds_before = seconds
+        elif self.options.max_minutes:
+            left = 60 * self.options.max_minutes - seconds
+            wanted = min(wanted, max(1, round(left * self._done / (seconds - self._seconds_before))))
+        self.num_iterations_per_epoch = wanted
+        self._done += wanted
+
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         limit = 60 * self.options.max_minutes
         if limit and self.training_seconds() >= limit and self.current_epoch < self.num_epochs:
             raise _BudgetUsed
 
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation; after a training the option ``final_validation`` may leave it out."""
+        if self.leaves_validation_out:
+            self.print_to_log_file("no final validation (final_validation=0); --val does it later")
+        else:
+            super().perform_actual_validation(save_probabilities)
+
+    @property
+    def leaves_validation_out(self) -> bool:
+        """Whether a final validation now would be that of a training that wants none; --val is asked for."""
+        return not self.options.final_validation and self._trained
+
     def run_training(self) -> None:
         """nnU-Net's loop, ended early once the budget is used up."""
+        self._trained = True
         try:
             super().run_training()
         except _BudgetUsed:

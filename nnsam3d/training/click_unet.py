@@ -1,25 +1,32 @@
 """nnUNetClickTrainer: nnU-Net's own U-Net fed the same clicks, as balls in extra channels. The strongest simple rival.
 
-Data, clicks, preprocessing and prompt files are those of SAM3DAdapterTrainer; network, loss, optimiser, learning rate
-and augmentation are nnU-Net's. ``trainers/`` re-exports it.
+Data, clicks, preprocessing and prompt files are those of SAM3DAdapterTrainer, clicks on its own errors included;
+network, loss, optimiser, learning rate and augmentation are nnU-Net's. ``trainers/`` re-exports it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import nn
+from torch import autocast, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from nnsam3d.network import read_prompt_channel
 from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, ball_radius
+from nnsam3d.network.rounds import Clicks, with_room
 from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.options import resolve_options
 from nnsam3d.training.plans import refuse_unsupported
+from nnsam3d.training.rollout import drawn_rounds, next_clicks, predicted_labels, truth_labels
 
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
@@ -43,13 +50,14 @@ class nnUNetClickTrainer(ClickedTrainer):
         device: torch.device = torch.device("cuda"),
     ) -> None:
         resolved = refuse_unsupported(plans, configuration, dataset_json, type(self).__name__)
-        options = resolve_options(resolved, configuration)
+        options = resolve_options(resolved, configuration).resolved(device.type)
         plans = deepcopy(plans)
         plans["configurations"][configuration][CLICK_CHANNELS_KEY] = {
             "labels": max(click_labels(dataset_json).values()) + 1,
             "radius": list(ball_radius(resolved["spacing"])),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._iteration = 0
         self.use_length(options)
 
     @staticmethod
@@ -72,3 +80,57 @@ class nnUNetClickTrainer(ClickedTrainer):
             enable_deep_supervision,
         )
         return WithClickChannels(channels, network)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's update, after rounds without gradient in which the network's errors are clicked.
+
+        SAM3DAdapterTrainer's loss is the mean over all rounds of a roll-out. This network has no cheap second half, so
+        one of the rounds is drawn: the same loss on average, at the cost of one backward pass.
+        """
+        self._iteration += 1
+        rng = np.random.default_rng([self.current_epoch, self._iteration])
+        rounds = int(rng.integers(drawn_rounds(self.options, self.current_epoch, self._iteration) + 1))
+        data_BCDHW = batch["data"].to(self.device, non_blocking=True)
+        if rounds:
+            target = batch["target"]
+            finest = (target[0] if isinstance(target, list) else target).to(self.device, non_blocking=True)
+            data_BCDHW = self._corrected(data_BCDHW, truth_labels(finest, self.label_manager), rounds)
+        return super().train_step({**batch, "data": data_BCDHW})
+
+    @torch.no_grad()
+    def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:
+        """The batch with clicks on the errors of so many answers."""
+        answer, simulation = self.answers(data_BCDHW), self._click_simulation()
+        first = read_prompt_channel(data_BCDHW[:, -1], self.options.max_clicks)
+        clicks, free = with_room(first, rounds), first[1].shape[1]
+        for slot in range(free, free + rounds):
+            with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+                predicted_BDHW = predicted_labels(answer(clicks), self.label_manager)
+            clicks[0][:, slot], clicks[1][:, slot] = next_clicks(truth_BDHW, predicted_BDHW, clicks, simulation)
+        return with_prompt_channel(data_BCDHW, clicks)
+
+    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[Clicks], torch.Tensor]:
+        """A forward pass for every set of clicks; the finest logits."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+        def answer(clicks: Clicks) -> torch.Tensor:
+            logits = network(with_prompt_channel(data_BCDHW, clicks))
+            return logits[0] if isinstance(logits, list | tuple) else logits  # type: ignore[no-any-return]
+
+        return answer
+
+
+def with_prompt_channel(data_BCDHW: torch.Tensor, clicks: Clicks) -> torch.Tensor:
+    """The data with these clicks in its last channel, and no others."""
+    clicks_BN3, labels_BN = clicks
+    _, height, width = data_BCDHW.shape[2:]
+    d, h, w = clicks_BN3.round().long().unbind(-1)
+    index_BN = torch.where(labels_BN >= 0, (d * height + h) * width + w, 0)
+    # padding writes nothing: zero, and the largest value of a voxel holds
+    value_BN = (labels_BN + 1).clamp(min=0).to(data_BCDHW.dtype)
+    channel = torch.zeros_like(data_BCDHW[:, -1]).flatten(1).scatter_reduce(1, index_BN, value_BN, "amax")
+    return torch.cat([data_BCDHW[:, :-1], channel.view_as(data_BCDHW[:, -1:])], 1)

@@ -8,13 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
+from torch import autocast
 
+from nnsam3d.network import read_prompt_channel
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
+from nnsam3d.training.online_validation import (
+    Answer,
+    append_row,
+    click_through,
+    dice,
+    draw,
+    hard_counts,
+    header,
+)
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+
+OURS = ("clicked", "obeyed")  # keys of a validation step that nnU-Net does not know
 
 
 class ClickedTrainer(TimedTrainer):
@@ -39,11 +56,56 @@ class ClickedTrainer(TimedTrainer):
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
+    def answers(self, data_BCDHW: torch.Tensor) -> Answer:
+        """What the network says to clicks on a batch (B, C + 1, D, H, W), whatever its prompt channel holds."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's numbers for the clicks of the prompt channel, and those for none and for corrections."""
+        data_BCDHW, target = batch["data"].to(self.device), batch["target"]
+        target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
+        finest = target[0] if isinstance(target, list) else target
+        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+            first = read_prompt_channel(data_BCDHW[:, -1], max(1, self.options.validation_clicks))
+            found, kept = click_through(
+                self.answers(data_BCDHW), first, finest, self.label_manager, self._click_simulation()
+            )
+            loss = self._loss_of_finest(found[1], target)
+        counts = [hard_counts(logits, finest, self.label_manager) for logits in found]
+        tp, fp, fn = counts[1]
+        ours = {"clicked": np.array(counts), "obeyed": kept.cpu().numpy()}
+        return {"loss": loss.cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn, **ours}
+
+    def _loss_of_finest(self, logits: torch.Tensor, target: Any) -> torch.Tensor:
+        if isinstance(target, list):  # deep supervision: the loss of the answer, not of its coarse versions
+            return self.loss.loss(logits, target[0])  # type: ignore[no-any-return]
+        return self.loss(logits, target)  # type: ignore[no-any-return]
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """As nnU-Net's; Dice by number of clicks goes to the log, a table and a figure."""
+        super().on_validation_epoch_end([{k: v for k, v in one.items() if k not in OURS} for one in val_outputs])
+        sums = [np.sum([one[key] for one in val_outputs], axis=0) for key in OURS]
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, sums)
+            sums = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
+        clicked_S3C, (kept, given) = sums
+        names = header(self.options.validation_clicks)
+        row = [self.current_epoch, *(dice(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
+        told = ", ".join(f"{name} {value:.3f}" for name, value in zip(names[1:], row[1:], strict=True))
+        self.print_to_log_file(f"by number of clicks: {told}")
+        if self.local_rank == 0:
+            append_row(Path(self.output_folder), names, row)
+            draw(Path(self.output_folder))
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's final validation; every case carries clicks simulated from its ground truth, seeded by name.
 
         The clicks are written to ``validation_prompts/``: nnUNetv2_predict with them repeats the validation.
         """
+        if self.leaves_validation_out:
+            super().perform_actual_validation(save_probabilities)
+            return
         self.print_to_log_file(
             f"final validation with {self.options.validation_clicks} simulated click(s) per case "
             f'(change it with {ENVIRONMENT_VARIABLE}="validation_clicks=N" and --val)'

@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 
 ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
+MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
@@ -26,49 +27,101 @@ class OptionsError(UserError):
     """An option is unknown, of the wrong type or out of range."""
 
 
+# What 0 and "auto" stand for, by device: on a CPU an epoch of 250 iterations would take the better part of an hour.
+DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"preset": "tiny", "num_iterations_per_epoch": 50, "num_val_iterations_per_epoch": 5},
+    "gpu": {"preset": "vit_b", "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50},
+}
+# By preset: the paper's learning rate, and what suits a small network that starts from nothing.
+LEARNING_RATES = {"tiny": 1e-3}
+PAPER_LEARNING_RATE = 4e-4
+# A model of an earlier version was trained without these; its plans do not name them.
+BEFORE_ROUNDS: dict[str, Any] = {"rounds": "0", "prompt_learning_rate_factor": 1.0, "fine_click_maps": 0}
+RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """All settings of a training that are not nnU-Net's own (patch, batch size, spacing stay in the plans).
 
     Defaults follow the paper (SPEC §8: AdamW, learning rate 4e-4, no weight decay, linear decay to 1 %,
-    gradient norm 1 per sub-network); 500 epochs of 250 iterations are about its number of updates.
+    gradient norm 1 per sub-network); 500 epochs of 250 iterations are about its number of updates. Where a preset or
+    a device needs something else, 0 or "auto" stands for it (:meth:`resolved`).
     """
 
-    preset: str = "vit_b"  # backbone: tiny, vit_b, vit_l, vit_h
+    preset: str = "auto"  # backbone: tiny, vit_b, vit_l, vit_h; auto = vit_b, on a CPU tiny
     weights: str = "auto"  # auto (SAM's checkpoint of the preset; tiny has none), scratch, or a file
     num_epochs: int = 500
-    num_iterations_per_epoch: int = 250
-    num_val_iterations_per_epoch: int = 50
-    max_minutes: float = 0.0  # wall-clock budget: ends after the epoch that uses it up; 0 = none
-    learning_rate: float = 4e-4
+    num_iterations_per_epoch: int = 0  # 0 = 250, on a CPU 50
+    num_val_iterations_per_epoch: int = 0  # 0 = 50, on a CPU 5
+    max_minutes: float = 0.0  # wall-clock budget, learning rate included; 0 = none
+    learning_rate: float = 0.0  # 0 = the preset's: 4e-4, for tiny 1e-3
     weight_decay: float = 0.0
     warmup_epochs: float = 2.0  # linear, counted in iterations; never more than a tenth of the training
     gradient_clip: float = 1.0  # L2 norm, separately for image encoder, prompt encoder and mask decoder
     oversample_foreground: float = 0.5  # share of patches that must hold foreground
     max_clicks: int = 8  # clicks simulated per training patch: 0, or n of 1..max_clicks with weight 1/n
-    zero_click_share: float = 0.2  # share of training patches without any click (automatic segmentation)
+    zero_click_share: float = 0.5  # share of training patches whose first answer is without clicks (automatic)
+    # Corrections per iteration, each a click on the network's largest error: a number, or "1-6" = drawn every time.
+    rounds: str = "1-6"
+    prompt_learning_rate_factor: float = 10.0  # of what starts at zero and lets clicks be heard
+    fine_click_maps: int = 2  # widths of the click maps beside the logits; 0 = none
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
-    refinement_share: float = 0.0  # share of iterations with one more click per patch on the network's largest error
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
+    final_validation: int = 1  # 0 = leave out nnU-Net's validation of whole cases after the last epoch
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
     checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_clicks"):
+        for name in ("num_epochs", "max_clicks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("zero_click_share", "negative_click_share", "oversample_foreground", "refinement_share"):
+        for name in ("zero_click_share", "negative_click_share", "oversample_foreground"):
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("gradient_clip", "prompt_learning_rate_factor"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("weight_decay", "warmup_epochs", "window", "validation_clicks", "max_minutes"):
+        for name in (
+            *("weight_decay", "warmup_epochs", "window", "validation_clicks", "max_minutes", "learning_rate"),
+            *("num_iterations_per_epoch", "num_val_iterations_per_epoch"),
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
+        _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
+        _require(self.final_validation in (0, 1), "final_validation", self.final_validation, "0 or 1")
+        _require(_range(self.rounds) is not None, "rounds", self.rounds, 'a number (3) or a range (1-6) from 0 to 20')
         for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy, as it stands in the plans."""
         return asdict(self)
+
+    @property
+    def rounds_range(self) -> tuple[int, int]:
+        """The fewest and the most corrections of an iteration."""
+        found = _range(self.rounds)
+        assert found is not None  # checked when it was set
+        return found
+
+    def resolved(self, device: str) -> TrainingOptions:
+        """With the values that 0 and "auto" stand for.
+
+        Args:
+            device: torch's name of the device's type, e.g. "cuda" or "cpu".
+        """
+        defaults = DEVICE_DEFAULTS["cpu" if device == "cpu" else "gpu"]
+        preset = defaults["preset"] if self.preset == "auto" else self.preset
+        return replace(
+            self,
+            preset=preset,
+            learning_rate=self.learning_rate or LEARNING_RATES.get(preset, PAPER_LEARNING_RATE),
+            **{name: getattr(self, name) or value for name, value in defaults.items() if name != "preset"},
+        )
+
+
+def options_of_checkpoint(values: Mapping[str, Any], source: str) -> TrainingOptions:
+    """The options that a stored training was made with, in an earlier version, too; errors as for a mapping."""
+    kept = {key: value for key, value in values.items() if key not in RETIRED}
+    return options_from_mapping(BEFORE_ROUNDS | kept, source=source)
 
 
 def options_from_mapping(
@@ -82,6 +135,8 @@ def options_from_mapping(
     base = base or TrainingOptions()
     known = {field.name: getattr(base, field.name) for field in fields(base)}
     unknown = sorted(set(values) - set(known))
+    for key in set(unknown) & set(RETIRED):
+        raise OptionsError(f"{source}: the option {key} is gone: {RETIRED[key]}.")
     if unknown:
         raise OptionsError(f"{source}: unknown option {', '.join(unknown)}. Known options: {', '.join(known)}.")
     converted = {key: _convert(key, value, type(known[key]), source) for key, value in values.items()}
@@ -136,6 +191,15 @@ def resolve_options(configuration: Mapping[str, Any], name: str) -> TrainingOpti
         raise OptionsError(f'plans, configuration {name}: "{PLANS_KEY}" must be an object of options, not {entry!r}')
     planned = options_from_mapping(entry, source=f'plans, configuration {name}, entry "{PLANS_KEY}"')
     return options_from_environment(planned)
+
+
+def _range(text: str) -> tuple[int, int] | None:
+    """ "3" -> (3, 3), "1-6" -> (1, 6); None for anything else."""
+    low, separator, high = text.partition("-")
+    if not low.isdecimal() or (separator and not high.isdecimal()):
+        return None
+    first, last = int(low), int(high or low)
+    return (first, last) if first <= last <= MOST_ROUNDS else None
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

@@ -110,8 +110,8 @@ def rewrite_plans(
 
 def check_preset(options: TrainingOptions) -> None:
     """Raises UserError for a preset that is none."""
-    if options.preset not in PRESETS:
-        raise UserError(f"option preset={options.preset!r} is unknown. Known presets: {', '.join(PRESETS)}.")
+    if options.preset not in ("auto", *PRESETS):
+        raise UserError(f"option preset={options.preset!r} is unknown. Known presets: auto, {', '.join(PRESETS)}.")
 
 
 def network_config(
@@ -149,6 +149,8 @@ def network_config(
             num_click_labels=max(click_labels(dataset_json).values()) + 1,
             max_clicks=options.max_clicks,
             checkpointing=options.checkpointing,
+            fine_click_maps=options.fine_click_maps,
+            token_aspect=token_aspect(stride, spacing_DHW) if options.fine_click_maps else (1.0, 1.0, 1.0),
         )
     except ValueError as error:
         raise UserError(f"the patch {tuple(patch_DHW)} and the options do not fit: {error}") from None
@@ -165,6 +167,14 @@ def token_stride(spacing_DHW: Sequence[float]) -> tuple[int, int, int]:
         max(STRIDES, key=lambda s: (-round(abs(math.log(s * spacing / target)), 6), s)) for spacing in spacing_DHW
     ]
     return strides[0], strides[1], strides[2]
+
+
+def token_aspect(stride_DHW: Sequence[int], spacing_DHW: Sequence[float]) -> tuple[float, float, float]:
+    """Edges of a token relative to each other, their geometric mean being 1."""
+    edges = [step * mm for step, mm in zip(stride_DHW, spacing_DHW, strict=True)]
+    mean = math.prod(edges) ** (1 / 3)
+    d, h, w = (round(edge / mean, 4) for edge in edges)
+    return d, h, w
 
 
 def window_edge(tokens: int) -> int:

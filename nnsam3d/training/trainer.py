@@ -5,7 +5,8 @@ Follows nnU-Net's trainer, method by method; what stands here is only what diffe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
+from nnsam3d.network.rounds import Clicks
 from nnsam3d.network.weights import load_sam
 from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
 from nnsam3d.training.clicked import ClickedTrainer
@@ -28,12 +30,12 @@ from nnsam3d.training.options import (
     PLANS_KEY,
     TrainingOptions,
     options_from_environment,
-    options_from_mapping,
+    options_of_checkpoint,
     resolve_options,
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.pretrained import SCRATCH, find_weights
-from nnsam3d.training.refinement import first_pass, refines, with_corrections
+from nnsam3d.training.rollout import drawn_rounds, roll_out
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
 NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may change without changing a parameter
@@ -58,7 +60,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),
     ) -> None:
-        options = resolve_options(refuse_unsupported(plans, configuration, dataset_json), configuration)
+        resolved = refuse_unsupported(plans, configuration, dataset_json)
+        options = resolve_options(resolved, configuration).resolved(device.type)
         plans = rewrite_plans(plans, configuration, dataset_json, options)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._restoring = False
@@ -101,12 +104,15 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         """The network has one output: nothing to switch."""
 
     def initialize(self) -> None:
-        """As nnU-Net's, then SAM's weights (unless a checkpoint is about to replace them)."""
+        """As nnU-Net's, then SAM's weights (unless a checkpoint is about to replace them), then compilation."""
         if not self._restoring:
             self.pretrained_from = find_weights(self.options.preset, self.options.weights)
         super().initialize()
         if not self._restoring:
             self._load_pretrained()
+        if super()._do_i_compile():
+            self.print_to_log_file("Using torch.compile for encode and decode, each for itself...")
+            self.bare_network.compile_halves()
         total, trainable = parameter_counts(self.bare_network)
         self.print_to_log_file(
             f"nnsam3d options: {self.options}\n"
@@ -115,6 +121,10 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             f"({'frozen SAM backbone' if self.pretrained_from else 'everything, from scratch'})",
             also_print_to_console=True,
         )
+
+    def _do_i_compile(self) -> bool:
+        """Not as a whole: between the two halves rounds are played, see :meth:`initialize`."""
+        return False
 
     def _load_pretrained(self) -> None:
         record: dict[str, Any] = {"source": SCRATCH}
@@ -154,9 +164,9 @@ class SAM3DAdapterTrainer(ClickedTrainer):
 
     def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
         entry = plans["configurations"][self.configuration_name]
-        trained = options_from_mapping(entry[PLANS_KEY], source=checkpoint)
+        trained = options_of_checkpoint(entry[PLANS_KEY], source=checkpoint)
         # what the training started from is history, whatever the environment says now
-        options = replace(options_from_environment(trained), weights=trained.weights)
+        options = replace(options_from_environment(trained), weights=trained.weights).resolved(self.device.type)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
         _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
         self.plans_manager = PlansManager(rewritten)
@@ -191,47 +201,43 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self._iteration = 0
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One update. nnU-Net's, with the paper's gradient clipping and a learning rate per iteration."""
+        """One update: nnU-Net's, with a roll-out as its forward pass, the paper's gradient clipping and a learning rate
+        per iteration."""
         self._iteration += 1
         self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        if refines(self.options.refinement_share, self.current_epoch, self._iteration):
-            data_BCDHW = self._corrected(data_BCDHW, target)
+        scaler = self.grad_scaler
+        scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
+        rounds = drawn_rounds(self.options, self.current_epoch, self._iteration)
+        task = roll_out(rounds, target, self.loss, self.label_manager, self._click_simulation(), scale)
         with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
-            loss = self.loss(self.network(data_BCDHW), target)
-        if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
+            loss = self.network(data_BCDHW, task)
+        if scaler is not None:
+            scaler.scale(loss).backward()
+            scaler.unscale_(self.optimizer)
             clip_gradients(self.bare_network, self.options.gradient_clip)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
+            scaler.step(self.optimizer)
+            scaler.update()
         else:
             loss.backward()
             clip_gradients(self.bare_network, self.options.gradient_clip)
             self.optimizer.step()
         return {"loss": loss.detach().cpu().numpy()}
 
-    def _corrected(self, data_BCDHW: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The batch with a click on what the network gets most wrong."""
-        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
-            logits = first_pass(self.network, data_BCDHW)
-        simulation = self._click_simulation()
-        return with_corrections(
-            data_BCDHW,
-            logits,
-            target,
-            self.label_manager,
-            simulation.labels,
-            simulation.spacing,
-            self.options.max_clicks,
-        )
+    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[Clicks], torch.Tensor]:
+        """What the network says to clicks on a batch, which is encoded once."""
+        network = self.bare_network
+        features = network.encode(data_BCDHW[:, :-1])
+        return lambda clicks: network.decode(features, *clicks)
 
 
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
     """Compare two configurations' architectures, value by value."""
-    kwargs, wanted = theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
+    # what an earlier version did not know had the value that is the default
+    defaults = {field.name: field.default for field in fields(SAM3DConfig)}
+    kwargs, wanted = defaults | theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
     differing = [key for key in wanted if key not in NO_WEIGHTS and _plain(kwargs.get(key)) != _plain(wanted[key])]
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)

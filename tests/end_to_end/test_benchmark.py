@@ -10,7 +10,7 @@ import pytest
 from .conftest import Workspace
 
 pytestmark = pytest.mark.e2e
-OPTIONS = "num_iterations_per_epoch=1 num_val_iterations_per_epoch=1"
+OPTIONS = "num_iterations_per_epoch=1 num_val_iterations_per_epoch=1 final_validation=1"
 
 
 def test_train_click_and_report(workspace: Workspace, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_continued_training_keeps_its_options_and_learning_rate(trained: Workspa
     checkpoint = torch.load(trained.model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["current_epoch"] == 4
     uninterrupted = WarmupLinear(
-        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), TrainingOptions(preset="tiny", num_epochs=4)
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), TrainingOptions(num_epochs=4).resolved("cpu")
     )
     lrs = checkpoint["logging"]["lrs"]
     assert len(lrs) == 4, "two epochs of the first run, two of the second"

@@ -41,7 +41,7 @@ def test_frozen_stays_frozen_and_the_rest_moves(name: str) -> None:
     with torch.no_grad():
         net.prompt_encoder.click_map.weight.normal_(std=0.1)  # type: ignore[operator]
     freeze_pretrained(net)
-    optimizer = build_optimizer(net, TrainingOptions(preset=name, weight_decay=0.1))
+    optimizer = build_optimizer(net, TrainingOptions(preset=name, weight_decay=0.1).resolved("cuda"))
     held = {p for group in optimizer.param_groups for p in group["params"]}
     assert held == {p for p in net.parameters() if p.requires_grad}
     before = {key: value.clone() for key, value in net.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained
+from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained
 
 from .conftest import SMALL, same
 
@@ -35,9 +36,19 @@ def batch(items: int = 2 * PROCESSES) -> Tensor:
     return x_BCDHW
 
 
-def gradients(net: torch.nn.Module, x_BCDHW: Tensor) -> dict[str, Tensor]:
+def correct(logits: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.flatten(2)[:, :, :3].abs().mean(1), torch.ones_like(labels_BN[:, 0])
+
+
+ROLL_OUT = RollOut(2, 3, lambda logits: logits.square().mean(), correct)  # type: ignore[union-attr]
+
+
+TASKS: dict[str, RollOut | None] = {"plain": None, "rolled": ROLL_OUT}
+
+
+def gradients(net: torch.nn.Module, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> dict[str, Tensor]:
     net.zero_grad(set_to_none=True)
-    net(x_BCDHW).square().mean().backward()
+    (net(x_BCDHW).square().mean() if roll_out is None else net(x_BCDHW, roll_out)).backward()
     return {
         name.removeprefix("module.").removeprefix("_orig_mod."): p.grad
         for name, p in net.named_parameters()
@@ -53,8 +64,9 @@ def test_ddp_trains(tmp_path: Path, compiled: bool) -> None:
         if compiled:  # nnU-Net compiles first and wraps then, which puts a prefix before the parameters' names
             net = torch.compile(net, backend="eager")
         net = torch.nn.parallel.DistributedDataParallel(net)
-        for _ in range(3):  # DDP complains in the iteration after a parameter was left out
-            gradients(net, batch(1))
+        for task in (None, ROLL_OUT):
+            for _ in range(2):  # DDP complains in the iteration after a parameter was left out
+                gradients(net, batch(1), None if compiled else task)
     finally:
         dist.destroy_process_group()
 
@@ -70,9 +82,10 @@ def one_of_two(folder: str, rank: int) -> None:
                 if frozen:
                     freeze_pretrained(net)
                 parallel = torch.nn.parallel.DistributedDataParallel(net)
-                for _ in range(2):
-                    found = gradients(parallel, share)
-                torch.save(found, f"{folder}/{frozen}-{mode}-{rank}.pt")
+                for name, task in TASKS.items():
+                    for _ in range(2):
+                        found = gradients(parallel, share, task)
+                    torch.save(found, f"{folder}/{frozen}-{mode}-{name}-{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -86,9 +99,9 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
         net = network()
         if frozen:
             freeze_pretrained(net)
-        expected = gradients(net, batch())
-        for mode in ("none", "cheap", "blocks"):
-            first, second = (torch.load(tmp_path / f"{frozen}-{mode}-{rank}.pt") for rank in range(PROCESSES))
+        for mode, task in itertools.product(("none", "cheap", "blocks"), TASKS):
+            expected = gradients(net, batch(), TASKS[task])
+            first, second = (torch.load(tmp_path / f"{frozen}-{mode}-{task}-{rank}.pt") for rank in range(PROCESSES))
             assert first.keys() == second.keys() == expected.keys()
             for name, grad in first.items():
                 assert torch.equal(grad, second[name]), name

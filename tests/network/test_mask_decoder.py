@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nnsam3d.network import SAM3DConfig
-from nnsam3d.network.mask_decoder import MaskDecoder, conv3d_of_upsampled
+from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.network.mask_decoder import MaskDecoder, conv3d_of_upsampled, fine_click_maps
 
 from . import oracle
 from .conftest import SMALL, same
@@ -66,3 +68,50 @@ def test_fine_grid_is_never_finer_than_voxels() -> None:
     assert decoder.fine_grid((12, 8, 16)) == (24, 16, 16)  # H, W, D
     levels = [torch.randn(1, 16, 12, 8, 16) for _ in range(4)]
     assert decoder(levels, torch.randn(1, 2, 16, 24, 32)).shape == (1, 3, 16, 24, 32)
+
+
+def test_fine_click_maps_are_bumps_of_one_width_in_tokens() -> None:
+    """Their place is that of the voxel after the upsampling with aligned corners; padding leaves nothing."""
+    size, fine, token = (12, 16, 20), (6, 8, 10), (4.0, 2.0, 5.0)
+    clicks = torch.tensor([[[3.0, 4.0, 5.0], [11.0, 15.0, 19.0], [0.0, 0.0, 0.0]]])
+    labels = torch.tensor([[1, 0, -1]])
+    maps = fine_click_maps(clicks, labels, size, fine, token, 3, (0.35, 1.0))
+    assert maps.shape == (1, 6, *fine)
+    axes = [torch.linspace(0, s - 1, f) / t for s, f, t in zip(size, fine, token, strict=True)]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    for row, sigma in ((0, 0.35), (3, 1.0)):
+        for label, click in ((1, clicks[0, 0]), (0, clicks[0, 1])):
+            square = (place - click / torch.tensor(token)).square().sum(-1)
+            same(maps[0, row + label], torch.exp(-square / (2 * sigma**2)), 1e-5)
+        assert maps[0, row + 2].abs().max() == 0
+    assert fine_click_maps(clicks[:, :0], labels[:, :0], size, fine, token, 3, (1.0,)).abs().max() == 0
+
+
+def test_the_highest_bump_of_a_label_counts() -> None:
+    clicks = torch.tensor([[[1.0, 1.0, 1.0], [6.0, 6.0, 6.0]]])
+    grids = ((8, 8, 8), (8, 8, 8), (4.0, 4.0, 4.0), 2, (1.0,))
+    both = fine_click_maps(clicks, torch.ones(1, 2), *grids)
+    first, second = (fine_click_maps(click[None, None], torch.ones(1, 1), *grids) for click in clicks[0])
+    same(both, torch.maximum(first, second))
+
+
+def test_a_token_is_as_long_on_every_axis_in_mm() -> None:
+    """Tokens of 4 x 2 x 2 mm made of 1 x 4 x 4 voxels: a mean token is as many mm along each axis."""
+    flat = {**SMALL, "token_stride": (1, 4, 4), "token_aspect": (4, 2, 2)}
+    decoder = MaskDecoder(SAM3DConfig(**flat, fine_click_maps=1))
+    h, w, d = (voxels * mm for voxels, mm in zip(decoder.token_voxels, (0.5, 0.5, 4.0), strict=True))
+    assert h == pytest.approx(w) == pytest.approx(d) == pytest.approx(16 ** (1 / 3))
+
+
+def test_fine_maps_change_nothing_until_they_are_trained(small: Callable[..., SAM3D]) -> None:
+    x = torch.randn(2, 2, 16, 24, 32, dtype=torch.float64)
+    x[:, 1] = 0
+    x[0, 1, 8, 9, 10] = 2
+    without, with_maps = small(), small(fine_click_maps=2)
+    with_maps.load_state_dict({**with_maps.state_dict(), **without.state_dict()})
+    assert torch.equal(with_maps(x), without(x))
+    with torch.no_grad():
+        with_maps.mask_decoder.click_map.weight.normal_()  # type: ignore[union-attr]
+        difference = (with_maps(x) - without(x)).abs().amax(1)
+    assert difference[0, 8, 9, 10] > 1e-6
+    assert not hasattr(small(paper=True, fine_click_maps=2).mask_decoder.click_map, "weight")

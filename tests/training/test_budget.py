@@ -128,3 +128,32 @@ def test_several_gpus_are_refused_and_nonsense_too():
         trainer.use_length(TrainingOptions(max_minutes=3))
     with pytest.raises(UserError, match="max_minutes"):
         options_from_mapping({"max_minutes": -1})
+
+
+@pytest.mark.parametrize(("option", "trained", "validates"), [(1, True, True), (0, True, False), (0, False, True)])
+def test_a_final_validation_may_be_left_out_and_made_later(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, option: int, trained: bool, validates: bool
+):
+    made: list[bool] = []
+    monkeypatch.setattr(budget.nnUNetTrainer, "perform_actual_validation", lambda self, save: made.append(save))
+    trainer = Trainer(TrainingOptions(num_epochs=1, final_validation=option))
+    if trained:
+        trainer.run_training()
+    trainer.perform_actual_validation(True)
+    assert made == ([True] if validates else [])
+
+
+def test_the_last_epoch_is_cut_to_what_the_budget_allows(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budget.nnUNetTrainer, "on_train_epoch_start", lambda self: None)
+    trainer = Trainer(TrainingOptions(max_minutes=25, num_iterations_per_epoch=50))
+    found = []
+    for _ in range(3):
+        trainer.logger.values["epoch_start_timestamps"].append(clock.now)
+        trainer.on_train_epoch_start()
+        found.append(trainer.num_iterations_per_epoch)
+        clock.now += 12 * found[-1]  # seconds
+        trainer.logger.values["epoch_end_timestamps"].append(clock.now)
+    assert found == [50, 50, 25]
+    assert trainer.training_seconds() == 60 * 25
+    trainer.on_train_epoch_start()
+    assert trainer.num_iterations_per_epoch == 1, "late, but an epoch needs one"

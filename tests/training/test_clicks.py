@@ -49,7 +49,7 @@ def test_every_click_tells_the_truth_and_none_is_on_ignore() -> None:
     seen: set[int] = set()
     counts = []
     for _ in range(200):
-        clicks = _clicks(_simulation(max_clicks=6).training_channel(segmentation, IMAGE, rng))
+        clicks = _clicks(_simulation(max_clicks=6, zero_click_share=0.2).training_channel(segmentation, IMAGE, rng))
         counts.append(len(clicks))
         for position, label in clicks:
             assert segmentation[position] == label

@@ -9,6 +9,7 @@ from nnsam3d.training.options import (
     OptionsError,
     TrainingOptions,
     options_from_mapping,
+    options_of_checkpoint,
     resolve_options,
 )
 
@@ -41,7 +42,12 @@ def test_unknown_option_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) ->
         ("num_epochs=3 num_epochs=4", "given twice"),
         ("num_epochs=three", "num_epochs='three' must be of type int"),
         ("num_epochs=0", "num_epochs=0 must be at least 1"),
-        ("learning_rate=-1", "must be positive"),
+        ("learning_rate=-1", "zero or positive"),
+        ("rounds=6-1", "a number .3. or a range .1-6."),
+        ("rounds=many", "a number .3. or a range .1-6."),
+        ("fine_click_maps=3", "0, 1 or 2"),
+        ("prompt_learning_rate_factor=0", "must be positive"),
+        ("refinement_share=0.5", "refinement_share is gone: use rounds"),
         ("zero_click_share=1.5", "between 0 and 1"),
         ("validation_clicks=-1", "zero or positive"),
         ("click_strategy=guess", "one of uniform, center"),
@@ -61,3 +67,28 @@ def test_plans_values_must_have_the_right_type() -> None:
             options_from_mapping(wrong)
     with pytest.raises(OptionsError, match="must be an object"):
         resolve_options({"nnsam3d": ["preset"]}, "3d_fullres")
+
+
+def test_what_a_preset_and_a_device_need_is_their_default() -> None:
+    on_gpu, on_cpu = TrainingOptions().resolved("cuda"), TrainingOptions().resolved("cpu")
+    assert (on_gpu.preset, on_gpu.learning_rate, on_gpu.num_iterations_per_epoch) == ("vit_b", 4e-4, 250)
+    assert (on_cpu.preset, on_cpu.learning_rate, on_cpu.num_iterations_per_epoch) == ("tiny", 1e-3, 50)
+    assert TrainingOptions(preset="tiny").resolved("cuda").learning_rate == 1e-3
+    length = {"num_iterations_per_epoch": 7, "num_val_iterations_per_epoch": 2}
+    said = TrainingOptions(preset="vit_l", learning_rate=3e-4, **length)
+    assert said.resolved("cpu") == said
+    assert on_cpu.resolved("cuda") == on_cpu, "what is resolved stays as it is"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("3", (3, 3)), ("0", (0, 0)), ("1-6", (1, 6)), ("0-20", (0, 20))])
+def test_rounds_are_a_number_or_a_range(text: str, expected: tuple[int, int]) -> None:
+    assert TrainingOptions(rounds=text).rounds_range == expected
+
+
+def test_a_model_of_before_is_continued_as_it_was_trained() -> None:
+    stored = {"preset": "tiny", "refinement_share": 0.5, "max_clicks": 4}
+    options = options_of_checkpoint(stored, "checkpoint.pth")
+    assert (options.rounds_range, options.prompt_learning_rate_factor, options.fine_click_maps) == ((0, 0), 1, 0)
+    assert options.max_clicks == 4
+    new = TrainingOptions(preset="tiny")
+    assert options_of_checkpoint(new.as_dict(), "checkpoint.pth") == new

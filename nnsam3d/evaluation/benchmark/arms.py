@@ -22,7 +22,7 @@ from scipy import ndimage
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.plan import FINAL, ORACLE, ArmName
 from nnsam3d.evaluation.benchmark.protocols import as_prompts
-from nnsam3d.inference.binding import TOUCHING, Regions, bind_clicks
+from nnsam3d.inference.binding import TOUCHING, Regions
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model, click_regions
 from nnsam3d.network.click_channels import WithClickChannels
@@ -36,7 +36,10 @@ class Prepared(Protocol):
     """A case that is read and preprocessed, ready for any clicks."""
 
     def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
-        """Clicks (z, y, x) -> label map (z, y, x). The same clicks give the same result."""
+        """Clicks (z, y, x) -> label map (z, y, x), the network's own: the clicks are not bound yet.
+
+        The same clicks give the same result.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class ClickArm(Arm):
     kind = "clicks"
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        return _Bound(PreparedVolume(self, image_CZYX, properties), self.regions)
+        return _Remembering(PreparedVolume(self, image_CZYX, properties))
 
 
 class OracleArm(Arm):
@@ -125,7 +128,7 @@ class OracleArm(Arm):
     kind = "oracle"
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        return _Bound(_Oracle(PreparedVolume(self, image_CZYX, properties), self.regions), self.regions)
+        return _Oracle(PreparedVolume(self, image_CZYX, properties), self.regions)
 
 
 class SamArm(Arm):
@@ -142,7 +145,7 @@ class SamArm(Arm):
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
         image = PreparedImage(self.model, image_CZYX, properties, CACHE_BYTES)
         self._windows = image.windows
-        return _Bound(_Sam(image), self.regions)
+        return _Remembering(_Sam(image))
 
     def work(self) -> Work:
         return Work(self._whole, self._windows.encoded, self._windows.decoded)
@@ -242,23 +245,19 @@ class _Sam:
         return self._image.segment(as_prompts("case", clicks), bind=False).label_map
 
 
-class _Bound:
-    """What the clicks say about their own voxels holds in the result, by one rule for all arms."""
+class _Remembering:
+    """The answer to no click is computed once: every click seed begins with it."""
 
-    def __init__(self, inner: Prepared, regions: Regions | None) -> None:
+    def __init__(self, inner: Prepared) -> None:
         self._inner = inner
-        self._regions = regions
         self._automatic: NDArray[Any] | None = None
 
     def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
-        if not clicks:
-            if self._automatic is None:
-                self._automatic = self._inner.segment(())
-            return self._automatic.copy()
-        result = self._inner.segment(clicks)
-        voxels_N3, labels_N = np.array([voxel for voxel, _ in clicks]), np.array([label for _, label in clicks])
-        bind_clicks(result, voxels_N3, labels_N, self._regions)
-        return result
+        if clicks:
+            return self._inner.segment(clicks)
+        if self._automatic is None:
+            self._automatic = self._inner.segment(())
+        return self._automatic.copy()
 
 
 def reduce_to_hit(

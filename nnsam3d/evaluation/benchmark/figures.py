@@ -1,4 +1,7 @@
-"""The report's pictures: click curves, paired cases, and overlays. Axis letters: D, H, W = array axes z, y, x."""
+"""The report's pictures: click curves, paired cases, overlays and corrections.
+
+Axis letters: D, H, W = array axes z, y, x.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from matplotlib.lines import Line2D
 # Okabe and Ito's colours, which the colour-blind tell apart too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PREDICTION, TRUTH = "#ff4d4d", "#38d430"
+PREDICTION, TRUTH, CLICK = "#ff4d4d", "#38d430", "#1f77ff"
+MISSED, EXCESS = "#E69F00", "#CC79A7"
 METRIC_TITLES = {
     "dice": "Dice",
     "nsd_5mm": "NSD, 5 mm",
@@ -129,7 +133,7 @@ def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
     handles = [
         Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
         Line2D([], [], color=TRUTH, lw=2, label="truth"),
-        Line2D([], [], color="#1f77ff", marker="+", mew=2.5, ls="", ms=10, label="click (also on other slices)"),
+        Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (also on other slices)"),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0.02, 0.3 / (3.1 * len(rows) + 0.4), 1, 1))
@@ -138,18 +142,124 @@ def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
 
 def _overlay(axis: Axes, panel: Overlay) -> None:
     depth = int(panel.truth_DHW.sum((1, 2)).argmax())
-    image = panel.image_DHW[depth]
-    low, high = np.percentile(panel.image_DHW, [1, 99.5])
     aspect = panel.spacing[1] / panel.spacing[2]
-    axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", aspect=aspect)
-    mask = panel.prediction_DHW[depth]
-    only = matplotlib.colors.ListedColormap([PREDICTION])
-    axis.imshow(np.ma.masked_where(~mask, mask), cmap=only, alpha=0.45, interpolation="nearest", aspect=aspect)
-    if panel.truth_DHW[depth].any() and not panel.truth_DHW[depth].all():
-        axis.contour(panel.truth_DHW[depth], [0.5], colors=TRUTH, linewidths=1.6)
+    _grey(axis, panel.image_DHW[depth], np.percentile(panel.image_DHW, [1, 99.5]), aspect)
+    _fill(axis, panel.prediction_DHW[depth], PREDICTION, aspect)
+    _outline(axis, panel.truth_DHW[depth])
     for _, y, x, label in panel.clicks:
-        axis.plot(x, y, marker="+" if label else "x", color="#1f77ff", mew=2.5, ms=11)
+        axis.plot(x, y, marker="+" if label else "x", color=CLICK, mew=2.5, ms=11)
     axis.set_title(panel.title, fontsize=8.5)
+
+
+def _grey(axis: Axes, image_HW: NDArray, limits: NDArray, aspect: float) -> None:
+    low, high = limits
+    axis.imshow(image_HW, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest", aspect=aspect)
+
+
+def _fill(axis: Axes, mask_HW: NDArray[np.bool_], colour: str, aspect: float, alpha: float = 0.45) -> None:
+    only = matplotlib.colors.ListedColormap([colour])
+    axis.imshow(np.ma.masked_where(~mask_HW, mask_HW), cmap=only, alpha=alpha, interpolation="nearest", aspect=aspect)
+
+
+def _outline(axis: Axes, truth_HW: NDArray[np.bool_]) -> None:
+    if truth_HW.any() and not truth_HW.all():
+        axis.contour(truth_HW, [0.5], colors=TRUTH, linewidths=1.6)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One click and what it changes, on the slice through it: three panels.
+
+    Attributes:
+        case: title of the first panel. dices: before and after; None is not defined.
+        limits: grey values that are black and white.
+        truth_HW, before_HW, after_HW: of the label that the click is about.
+        click: (y, x, label). spacing: mm along H, W.
+    """
+
+    case: str
+    dices: tuple[float | None, float | None]
+    image_HW: NDArray
+    limits: NDArray
+    truth_HW: NDArray[np.bool_]
+    before_HW: NDArray[np.bool_]
+    after_HW: NDArray[np.bool_]
+    click: tuple[int, int, int]
+    spacing: tuple[float, float]
+
+
+def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]) -> Figure:
+    """A row per case and three panels per arm: before the click, the click on the error, after it.
+
+    Args:
+        rows: a text where there is nothing to show. names: of the arms.
+    """
+    size = (2.3 * 3 * len(names), 2.65 * len(rows) + 0.8)
+    figure, axes = plt.subplots(len(rows), 3 * len(names), figsize=size, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for line, row in zip(axes, rows, strict=True):
+        for number, shown in enumerate(row):
+            panels = line[3 * number : 3 * number + 3]
+            if isinstance(shown, str):
+                panels[1].text(0.5, 0.5, shown, transform=panels[1].transAxes, ha="center", va="center", fontsize=9)
+            else:
+                _correction(panels, shown)
+    figure.legend(handles=_correction_handles(), loc="lower center", ncols=6, frameon=False, fontsize=9)
+    # panels are of one size, whatever the shape of the images in them
+    figure.subplots_adjust(0.01, 0.4 / size[1], 0.99, 1 - 0.6 / size[1], wspace=0.06, hspace=0.16)
+    for number, name in enumerate(names):
+        figure.text((number + 0.5) / len(names), 1 - 0.08 / size[1], name, ha="center", va="top", weight="bold")
+        if number:
+            between = Line2D([number / len(names)] * 2, [0.35 / size[1], 1], color="0.7", lw=1)
+            figure.add_artist(between)
+    return figure
+
+
+def _correction_handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
+        Line2D([], [], color=TRUTH, lw=2, label="truth"),
+        Line2D([], [], color=MISSED, lw=7, alpha=0.5, label="missed"),
+        Line2D([], [], color=EXCESS, lw=7, alpha=0.5, label="too much"),
+        Line2D([], [], color=CLICK, marker="o", mfc="none", mew=2, ls="", ms=10, label="where the click is"),
+        Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (x: negative)"),
+    ]
+
+
+def _correction(panels: Sequence[Axes], shown: Correction) -> None:
+    y, x, label = shown.click
+    aspect = shown.spacing[0] / shown.spacing[1]
+    before, after = ("–" if dice is None else f"{dice:.2f}" for dice in shown.dices)
+    kind = f"click, label {label}" if label else "negative click"
+    titles = (f"{shown.case}, Dice {before}", kind, f"after, Dice {after}")
+    error = ((shown.truth_HW & ~shown.before_HW, MISSED), (shown.before_HW & ~shown.truth_HW, EXCESS))
+    fills = (((shown.before_HW, PREDICTION),), error, ((shown.after_HW, PREDICTION),))
+    for axis, title, masks in zip(panels, titles, fills, strict=True):
+        _grey(axis, shown.image_HW, shown.limits, aspect)
+        for mask, colour in masks:
+            _fill(axis, mask, colour, aspect, alpha=0.45 if colour == PREDICTION else 0.6)
+        _outline(axis, shown.truth_HW)
+        axis.plot(x, y, marker="o", mfc="none", color=CLICK, mew=2, ms=11)
+        axis.set_title(title, fontsize=8.5)
+        _look_at(axis, shown)
+    panels[1].lines[-1].set(marker="+" if label else "x", mew=2.5)
+
+
+def _look_at(axis: Axes, shown: Correction) -> None:
+    """A square, in mm, around the truth, both answers and the click, with a quarter of them to spare.
+
+    At least a third of the longer side of the image, at most all of it.
+    """
+    there = shown.truth_HW | shown.before_HW | shown.after_HW
+    there[shown.click[:2]] = True
+    along = [np.flatnonzero(there.any(1 - number)) for number in (0, 1)]
+    extents = [step * (found[-1] + 1 - found[0]) for step, found in zip(shown.spacing, along, strict=True)]
+    longest = max(step * length for step, length in zip(shown.spacing, there.shape, strict=True))
+    side = min(max(1.5 * max(extents), longest / 3), longest)
+    middles = [(found[0] + found[-1]) / 2 for found in along]
+    (y, x), (tall, wide) = middles, (side / step / 2 for step in shown.spacing)
+    axis.set(xlim=(x - wide, x + wide), ylim=(y + tall, y - tall))
 
 
 def as_png(figure: Figure, dpi: int = 100) -> bytes:

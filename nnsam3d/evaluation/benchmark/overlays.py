@@ -50,18 +50,32 @@ def _ranked(units: Sequence[Unit], group: Group) -> list[tuple[str, Unit]]:
 
 
 def _panel(setting: Setting, output: Path, unit: Unit, group: Group, title: str) -> Overlay | None:
-    job = Job(*(unit[key] for key in ("dataset", "configuration", "fold", "arm", "protocol")))
-    answer = read_map(job.unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz"), CLICKS)
-    try:
-        loaded = _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))
-    except UserError:  # the dataset is not at hand
-        return None
+    answer = read_map(map_file(output, unit), CLICKS)
+    loaded = load_case(setting, unit)
     if answer is None or loaded is None:
         return None
     image, truth, spacing = loaded
     clicks = [step["click"] for step in unit["steps"] if step["click"] and step["clicks"] <= CLICKS]
     listed = [(*click["zyx"], click["label"]) for click in clicks]
     return Overlay(title, image, truth > 0, answer > 0, listed, spacing)
+
+
+def map_file(output: Path, unit: Unit) -> Path:
+    """Where the label maps of a unit lie, if they were kept."""
+    return _job(unit).unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz")
+
+
+def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, float, float]] | None:
+    """First image channel and truth (D, H, W), spacing in mm; None where dataset or model is not at hand."""
+    job = _job(unit)
+    try:
+        return _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))
+    except UserError:
+        return None
+
+
+def _job(unit: Unit) -> Job:
+    return Job(*(unit[key] for key in ("dataset", "configuration", "fold", "arm", "protocol")))
 
 
 def _load(job: Job, case: BenchCase) -> tuple[Any, Any, tuple[float, float, float]] | None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnsam3d.evaluation.benchmark.corrections import correction_figure
 from nnsam3d.evaluation.benchmark.figures import as_png, as_svg, click_curves, paired_cases
 from nnsam3d.evaluation.benchmark.overlays import overlay_figure
 from nnsam3d.evaluation.benchmark.plan import PROTOCOLS, Setting
-from nnsam3d.evaluation.benchmark.summary import collect, groups, paired_values, summarise
+from nnsam3d.evaluation.benchmark.summary import Group, collect, groups, paired_values, summarise
 from nnsam3d.evaluation.benchmark.tables import (
     Table,
     case_csv,
+    click_table,
     cost_table,
     curve_table,
     difference_table,
@@ -101,11 +103,12 @@ def _sections(
             here = {name: [row for row in summary[name] if _fits(row, key)] for name in _LISTS}
             parts: list[Table | Picture] = []
             for protocol in setting.protocols:
-                rows = {name: [row for row in here[name] if row.get("protocol") == protocol] for name in _LISTS}
+                rows = {name: [row for row in here[name] if row["protocol"] == protocol] for name in _BY_PROTOCOL}
                 tag = f"{dataset}_{configuration}_{protocol}"
-                parts += _protocol_parts(setting, summary["reference"], protocol, rows, tag)
+                parts += _protocol_parts(setting, summary["reference"], protocol, rows, here["costs"], tag)
                 own = [g for g in found if g.protocol == protocol and _fits(vars(g), key)]
                 parts += _paired(own, summary["reference"], tag)
+                parts += _corrections(setting, output, own, tag)
             picture = overlay_figure(setting, output, [g for g in found if _fits(vars(g), key)])
             if picture is not None:
                 name, caption = f"overlays_{dataset}_{configuration}", picture[1]
@@ -118,7 +121,8 @@ def _sections(
             yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
 
 
-_LISTS = ("scores", "curves", "differences", "costs")
+_BY_PROTOCOL = ("scores", "curves", "differences")
+_LISTS = (*_BY_PROTOCOL, "costs")
 
 
 def _fits(row: dict[str, Any], key: dict[str, str]) -> bool:
@@ -126,16 +130,23 @@ def _fits(row: dict[str, Any], key: dict[str, str]) -> bool:
 
 
 def _protocol_parts(
-    setting: Setting, reference: str, protocol: str, rows: dict[str, list[dict[str, Any]]], tag: str
+    setting: Setting,
+    reference: str,
+    protocol: str,
+    rows: dict[str, list[dict[str, Any]]],
+    costs: list[dict[str, Any]],
+    tag: str,
 ) -> Iterator[Table | Picture]:
     for label in dict.fromkeys(row["label"] for row in rows["scores"]):
-        own = {name: [row for row in rows[name] if row.get("label") == label] for name in rows}
+        own = {name: [row for row in rows[name] if row["label"] == label] for name in rows}
         if PROTOCOLS[protocol].corrected:
             figure = click_curves(own["scores"], setting.arms, CURVE_METRICS)
             name = f"curves_{tag}_{label}".replace(" ", "_")
             caption = f"{label}: mean over patients with 95 % interval; dashed: an arm without clicks"
             svg = as_svg(figure)
             yield Picture(name, caption, as_png(figure), svg)
+        if own["curves"]:
+            yield click_table(own["curves"], costs, label)
         yield score_table(own["scores"], protocol, label)
         if own["curves"]:
             yield curve_table(own["curves"], label, setting.max_clicks)
@@ -150,6 +161,13 @@ def _paired(found: Sequence[Any], reference: str, tag: str) -> Iterator[Picture]
         svg = as_svg(figure)
         caption = "Every dot is a patient (mean over click seeds); above the diagonal the reference is better."
         yield Picture(f"paired_{tag}", caption, as_png(figure), svg)
+
+
+def _corrections(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
+    drawn = correction_figure(setting, output, found)
+    if drawn is not None:
+        figure, caption = drawn
+        yield Picture(f"corrections_{tag}", caption, as_png(figure, dpi=80))
 
 
 # ---------------------------------------------------------------------- pages

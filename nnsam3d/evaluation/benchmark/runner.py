@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.metrics import score_mask
+from nnsam3d.evaluation.benchmark.obedience import bound, obeyed
 from nnsam3d.evaluation.benchmark.plan import (
     PROTOCOLS,
     BenchCase,
@@ -35,7 +36,8 @@ from nnsam3d.evaluation.benchmark.protocols import Truth, run_protocol
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.prompts import LabelledClick
 
-READ_OUTS = (0, 1, 3, 5, 10)  # clicks whose label maps are kept (of the first seed) and that tables show
+READ_OUTS = (0, 1, 3, 5, 10)  # clicks that tables show
+KEPT = (0, 1, 2, 3, 5, 10)  # clicks whose label maps are kept, of the first seed: 1 and 2 are around a correction
 PAUSE = 1.0  # seconds between two looks at what is done
 Unit = dict[str, Any]
 
@@ -153,17 +155,21 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
 ) -> tuple[list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
-    """The steps of one case and seed, what each took (seconds; passes through the network), the maps at read-outs."""
+    """The steps of one case and seed, what each took (seconds; passes through the network), the maps that are kept."""
     effort: dict[str, list[Any]] = {"steps": [], "work": []}
+    obedience: list[float | None] = []
 
     def answer(clicks: Sequence[LabelledClick]) -> NDArray:
         start, before = time.perf_counter(), arm.work()
-        result = prepared.segment(clicks)
+        own = prepared.segment(clicks)
+        result = bound(own, clicks, arm.regions)
         effort["steps"].append(round(time.perf_counter() - start, 4))
         effort["work"].append(asdict(arm.work() - before))
+        obedience.append(obeyed(own, clicks, arm.regions))
         return result
 
-    steps, maps = [], {}
+    steps: list[Unit] = []
+    maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(label_values(arm.dataset_json))
     # what cannot hear is asked once
     limit = setting.max_clicks if arm.listens else 0
@@ -175,8 +181,10 @@ def _click(
                 "scores": {name: _score(result, truth, values) for name, values in masks},
             }
         )
-        if len(clicks) in READ_OUTS:
+        if len(clicks) in KEPT:
             maps[len(clicks)] = result.astype(np.uint16)
+    # every step was answered once, in this order
+    steps = [step | {"obeyed": share} for step, share in zip(steps, obedience, strict=True)]
     return steps, effort, maps
 
 
@@ -212,12 +220,16 @@ def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:
     temporary.replace(path)
 
 
-def read_map(path: Path, clicks: int) -> NDArray[np.uint16] | None:
-    """The label map with the most clicks that is not above ``clicks``; None where there is none."""
+def read_map(path: Path, clicks: int, exactly: bool = False) -> NDArray[np.uint16] | None:
+    """The label map with the most clicks that is not above ``clicks``; None where there is none.
+
+    Args:
+        exactly: only the one after ``clicks`` clicks will do.
+    """
     try:
         with np.load(path) as stored:
             there = [int(name.removeprefix("clicks_")) for name in stored.files]
-            best = max((number for number in there if number <= clicks), default=None)
-            return None if best is None else np.asarray(stored[f"clicks_{best}"])
+            fitting = [number for number in there if (number == clicks if exactly else number <= clicks)]
+            return np.asarray(stored[f"clicks_{max(fitting)}"]) if fitting else None
     except (FileNotFoundError, zipfile.BadZipFile):
         return None

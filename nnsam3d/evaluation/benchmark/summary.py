@@ -24,7 +24,11 @@ from nnsam3d.files import write_json
 METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
 # Paired tests: chosen beforehand and few, because the more there are, the less each can say after correction.
 TESTED = ("dice", "nsd_5mm", "hd95")
-TESTED_CLICKS = (1, 5)  # the paper's setting; the CVPR 2025 challenge's last step
+TESTED_CORRECTED = (3, 5, 10)  # clicks: where corrections have been heard; 5 is the CVPR 2025 challenge's last step
+TESTED_ONCE = (1,)  # protocols without corrections: the paper's setting
+OBEYED_AT = (1, 5, 10)  # clicks
+END = 10  # clicks after which a sequence counts as good or not
+GOOD = (0.85, 0.9)  # Dice at the end that makes it a good one
 ALL_LABELS = "mean over labels"
 Unit = dict[str, Any]
 
@@ -85,12 +89,27 @@ class Group:
             return [0, 1]  # one on every label
         return list(range(self.max_clicks + 1))
 
+    @property
+    def tested(self) -> list[int]:
+        """Numbers of clicks with a paired test; the last one where none of the chosen ones was made."""
+        chosen = TESTED_CORRECTED if PROTOCOLS[self.protocol].corrected else TESTED_ONCE
+        return [n for n in self.reads if n in chosen] or self.reads[-1:]
+
     def patients(self, value: Any) -> dict[str, float]:
         """Patient -> mean of ``value(unit)`` over seeds, and over folds if it is a test case of all of them."""
         return per_patient({_unit_key(unit): value(unit) for unit in self.units})
 
     def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
         return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
+
+    def obeyed(self, clicks: int) -> dict[str, float]:
+        """Share of all clicks so far that the network obeyed by itself; nobody's where a unit does not tell.
+
+        Units of earlier versions do not: a mean over the others would be one over other patients.
+        """
+        if any("obeyed" not in step for unit in self.units for step in unit["steps"]):
+            return {}
+        return self.patients(lambda unit: _step(unit, clicks)["obeyed"])
 
     def auc(self, metric: str, label: str) -> dict[str, float]:
         if self.max_clicks < max(AUC_CLICKS):
@@ -111,6 +130,19 @@ class Group:
         reached = float(np.mean([value is not None for value in found.values()])) if found else 0.0
         return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
 
+    def end(self, label: str) -> dict[str, Any]:
+        """After the last click that counts: median Dice over patients; of all sequences the share that is good."""
+        clicks = min(END, self.max_clicks)
+        found = [unit_score(unit, "dice", label, clicks) for unit in self.units]
+        known = [dice for dice in found if dice is not None]
+        patients = list(self.score("dice", label, clicks).values())
+        return {
+            "clicks": clicks,
+            "sequences": len(known),
+            "median_dice": float(np.median(patients)) if patients else None,
+            **{f"dice_{good:g}": _mean([float(dice >= good) for dice in known]) for good in GOOD},
+        }
+
 
 def _unit_key(unit: Unit) -> tuple[str, tuple[str, int]]:
     return unit["case"], (unit["fold"], unit["seed"])
@@ -121,12 +153,16 @@ def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None
 
     For protocols without correction 1 means one click on every label.
     """
-    steps = unit["steps"]
-    # with corrections step n has n clicks; without, step 1 has them all
-    step = steps[min(clicks, len(steps) - 1)]
+    step = _step(unit, clicks)
     names = list(step["scores"]) if label == ALL_LABELS else [label]
     values = [step["scores"][name][metric] for name in names]
     return _mean([float(value) for value in values if value is not None])
+
+
+def _step(unit: Unit, clicks: int) -> Unit:
+    """With corrections step n has n clicks; without, step 1 has them all."""
+    steps = unit["steps"]
+    return steps[min(clicks, len(steps) - 1)]  # type: ignore[no-any-return]
 
 
 def groups(setting: Setting, results: list[Unit]) -> Iterator[Group]:
@@ -175,16 +211,22 @@ def _place(group: Group, label: str) -> dict[str, Any]:
 
 
 def _rows(group: Group) -> Iterator[dict[str, Any]]:
+    obedience = {clicks: asdict(estimate(group.obeyed(clicks))) for clicks in group.reads}
     for label in group.labels:
         for clicks in group.reads:
             scores = {metric: asdict(estimate(group.score(metric, label, clicks))) for metric in METRICS}
-            yield _place(group, label) | {"clicks": clicks, **scores}
+            yield _place(group, label) | {"clicks": clicks, **scores, "obeyed": obedience[clicks]}
 
 
 def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
-    """Areas under the curve and clicks to a target; an arm that does not listen has a flat curve."""
+    """What clicks do in all: obedience, the end, areas under the curve and clicks to a target.
+
+    An arm that does not listen has a flat curve, and nothing to obey.
+    """
+    heard = [clicks for clicks in OBEYED_AT if clicks <= group.max_clicks]
+    obedience = {str(clicks): asdict(estimate(group.obeyed(clicks))) for clicks in heard}
     for label in group.labels:
-        row = _place(group, label)
+        row = _place(group, label) | {"obeyed": obedience, "end": group.end(label)}
         for metric in ("dice", "nsd_2mm"):
             row[f"{metric}_auc"] = asdict(estimate(group.auc(metric, label)))
         for target in TARGETS:
@@ -200,8 +242,7 @@ def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, A
         others = [g for g in listed if g.arm != reference and _same_task(g, base)]
         for label in base.labels:
             for metric in TESTED:
-                reads = [n for n in base.reads if n in TESTED_CLICKS] or base.reads[:1]
-                pairs = [(other, clicks) for other in others for clicks in reads]
+                pairs = [(other, clicks) for other in others for clicks in base.tested]
                 scores = [(base.score(metric, label, n), other.score(metric, label, n)) for other, n in pairs]
                 made = [difference(*both) for both in scores]
                 corrected = holm([one.p for one in made])

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nnsam3d.evaluation.benchmark.figures import METRIC_TITLES
 from nnsam3d.evaluation.benchmark.metrics import TARGETS
 from nnsam3d.evaluation.benchmark.plan import PROTOCOLS
 from nnsam3d.evaluation.benchmark.runner import READ_OUTS
-from nnsam3d.evaluation.benchmark.summary import METRICS
+from nnsam3d.evaluation.benchmark.summary import GOOD, METRICS
 
 SIGNIFICANT = 0.05
 Row = dict[str, Any]
@@ -72,6 +74,10 @@ def count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return "–"
@@ -87,14 +93,56 @@ def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
     shown = [row for row in rows if row["clicks"] in READ_OUTS]
     title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
     body = [
-        [row["arm"], str(row["clicks"]), *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS)]
+        [
+            row["arm"],
+            str(row["clicks"]),
+            *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
+            interval(row["obeyed"], 2),
+        ]
         for row in shown
     ]
     note = (
         "Mean over patients [95 % interval, bootstrap over patients, widened for their small number]; click seeds of a "
-        "patient are averaged first."
+        "patient are averaged first. Obeyed: the share of all clicks so far whose own voxel the network has right by "
+        "itself, before the clicks are made to hold."
     )
-    return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS)], body, note)
+    return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
+
+
+def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
+    """A line per arm: whether clicks are obeyed, what one costs, and where they lead.
+
+    Args:
+        rows: `summary["curves"]` of one dataset, configuration, protocol and label. costs: of the same, all folds.
+    """
+    clicks = rows[0]["end"]["clicks"]
+    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0]["obeyed"]), "s per further click",
+              f"median Dice, {clicks} clicks", *(f"Dice ≥ {good:g}, {clicks} clicks" for good in GOOD)]  # fmt: skip
+    body = [
+        [
+            row["arm"],
+            *(interval(share, 2) for share in row["obeyed"].values()),
+            number(_seconds(row["arm"], costs), 2),
+            number(row["end"]["median_dice"]),
+            *(percent(row["end"][f"dice_{good:g}"]) for good in GOOD),
+        ]
+        for row in rows
+    ]
+    note = (
+        "Obeyed: the share of all clicks so far whose own voxel has the click's label in the network's own answer, "
+        "before the rule that makes every click hold (the oracle's: in the reduced automatic result); mean over "
+        "patients [95 % interval]. A dash: an arm without clicks, or results of an earlier version. Median Dice: of "
+        "patients, click seeds averaged first. Dice ≥: of all sequences (case x click seed) the share that is there "
+        "after these clicks, or where nothing was left to correct before. Seconds: see the cost table."
+    )
+    return Table(f"Clicks: obeyed, paid and what for ({label})", header, body, note)
+
+
+def _seconds(arm: str, costs: Sequence[Row]) -> float | None:
+    """Per further click, mean over folds."""
+    found = [row["seconds_per_further_click"] for row in costs if row["arm"] == arm]
+    known = [seconds for seconds in found if seconds is not None]
+    return float(np.mean(known)) if known else None
 
 
 def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
@@ -102,7 +150,7 @@ def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
     body = []
     for row in rows:
         found = [row[f"clicks_to_{target:g}"] for target in TARGETS]
-        reached = [f"{interval(one, 1)}, reached {100 * one['reached']:.0f} %" for one in found]
+        reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
         body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
     note = (
         "AUC: trapezoid over 1 to 5 clicks, at most 4 (CVPR 2025). Clicks to a target: where it was not reached the "
@@ -182,14 +230,15 @@ def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
 
 
 def case_csv(units: Sequence[Row]) -> str:
-    """One line per case, seed, step and label."""
+    """One line per case, seed, step and label; ``obeyed`` is the step's, whatever the label."""
     text = io.StringIO()
     columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "clicks", "label", *METRICS])
+    writer.writerow([*columns, "clicks", "label", *METRICS, "obeyed"])
     for unit in units:
         for step in unit["steps"]:
             for label, scores in step["scores"].items():
-                values = ["" if scores[metric] is None else scores[metric] for metric in METRICS]
+                found = [*(scores[metric] for metric in METRICS), step.get("obeyed")]
+                values = ["" if value is None else value for value in found]
                 writer.writerow([*(unit[column] for column in columns), step["clicks"], label, *values])
     return text.getvalue()

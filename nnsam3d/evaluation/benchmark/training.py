@@ -130,12 +130,13 @@ def _model_arguments(job: Job) -> list[str]:
 
 def training_options(setting: Setting) -> str:
     """``nnsam3d_options`` of every training."""
-    if not setting.train_minutes:
-        return setting.options
-    # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
-    epochs = "" if "num_epochs" in parse_options(setting.options, "--options") else f"num_epochs={ENDLESS}"
-    parts = (setting.options, f"max_minutes={setting.train_minutes:g}", epochs)
-    return " ".join(part for part in parts if part)
+    given = parse_options(setting.options, "--options")
+    wanted = {"final_validation": "0"}  # the benchmark does its own
+    if setting.train_minutes:
+        # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
+        wanted |= {"max_minutes": f"{setting.train_minutes:g}", "num_epochs": str(ENDLESS)}
+    ours = [f"{key}={value}" for key, value in wanted.items() if key not in given or key == "max_minutes"]
+    return " ".join([setting.options, *ours] if setting.options else ours)
 
 
 def _train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:

@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark.arms import Work, load_arm, reduce_to_hit
+from nnsam3d.evaluation.benchmark.obedience import bound
 from nnsam3d.evaluation.benchmark.plan import parse_arm
 from nnsam3d.evaluation.benchmark.protocols import as_prompts
 
@@ -42,10 +43,9 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     assert (arm.kind, arm.listens) == (kind, hears)
     automatic, clicked = prepared.segment(()), prepared.segment(CLICKS)
     assert automatic.shape == clicked.shape == (12, 24, 20)
-    if hears:
-        assert all(clicked[voxel] == label for voxel, label in CLICKS)
-    else:
+    if not hears:
         np.testing.assert_array_equal(automatic, clicked)
+    assert all(bound(clicked, CLICKS, arm.regions)[voxel] == label for voxel, label in CLICKS)
     np.testing.assert_array_equal(prepared.segment(CLICKS), clicked)
     np.testing.assert_array_equal(prepared.segment(()), automatic)
 
@@ -58,7 +58,7 @@ def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(
     stock.initialize_from_trained_model_folder(str(folder), (0,))
     prompts = {"nnsam3d_prompts": as_prompts("c", CLICKS)}
     expected = stock.predict_single_npy_array(image, properties | prompts)
-    mine = arm.prepare(image, properties)._inner.segment(CLICKS)
+    mine = arm.prepare(image, properties).segment(CLICKS)
     np.testing.assert_array_equal(mine, expected)
     assert (mine != arm.prepare(image, properties).segment(())).any(), "the clicks matter"
 
@@ -85,17 +85,15 @@ def test_with_regions_the_oracle_keeps_a_tumour_whole():
     np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)], regions), label_map)
 
 
-@pytest.mark.parametrize("text", ["nnUNetClickTrainer", "nnUNetBaselineTrainer+oracle"])
-def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core(bench, bench_folders, monkeypatch, text):
-    """As `nnsam3d predict` has it: what lies in the core lies in the tumour."""
+@pytest.mark.parametrize("text", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])
+def test_a_network_answers_no_click_once(bench, bench_folders, text):
     arm, _ = arm_of(text, bench_folders, bench)
-    arm.regions = {1: frozenset({1, 2}), 2: frozenset({2})}
     prepared = arm.prepare(*case_of(bench_folders, bench, arm))
-    inner = prepared._inner
-    monkeypatch.setattr(inner, "segment", lambda _: np.full((12, 24, 20), 2, np.uint8))
-    answer = prepared.segment([((6, 12, 10), 1)])
-    assert answer[6, 12, 10] == 2
-    assert not prepared.segment([((6, 12, 10), 0)]).any()
+    first = prepared.segment(())
+    first[:] = 7  # the caller's own
+    before = arm.work()
+    assert (prepared.segment(()) != 7).all()
+    assert arm.work() - before == Work()
 
 
 @pytest.mark.parametrize("mirroring", [False, True])

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.benchmark import metrics, processes, runner
+from nnsam3d.evaluation.benchmark.corrections import quartile_cases
 from nnsam3d.evaluation.benchmark.plan import read_setting
 from nnsam3d.evaluation.benchmark.summary import Group, collect
 
@@ -165,7 +167,7 @@ def test_clicked_voxels_hold_in_every_arm_that_listens(bench, finished):
     for unit_file in finished.rglob("iterative/seed_0/*.json"):
         unit = json.loads(unit_file.read_text())
         last = unit["steps"][-1]["clicks"]
-        if last not in runner.READ_OUTS or not last:
+        if last not in runner.KEPT or not last:
             continue
         label_map = runner.read_map(unit_file.with_suffix(".npz"), last)
         for step in unit["steps"][1:]:
@@ -225,6 +227,85 @@ def test_a_report_can_be_written_where_the_dataset_is_not_at_hand(bench, finishe
     assert "overlays" in (finished / "report.md").read_text()
 
 
+def test_obedience_and_the_price_of_a_click_are_reported(bench, finished):
+    report = json.loads((finished / "report.json").read_text())
+    units, _ = collect(read_setting(finished), finished)
+    for row in report["curves"]:
+        own = [unit for unit in units if (unit["arm"], unit["protocol"]) == (row["arm"], "iterative")]
+        assert set(row["obeyed"]) == {"1", "5"}, "there are no more than 5 clicks"
+        if row["arm"] == ARMS[2]:
+            assert row["obeyed"]["1"]["mean"] is None, "nothing to obey"
+        else:
+            shares = [unit["steps"][min(1, len(unit["steps"]) - 1)]["obeyed"] for unit in own]
+            assert row["obeyed"]["1"]["mean"] == pytest.approx(np.mean([one for one in shares if one is not None]))
+        dice = [unit["steps"][-1]["scores"]["lesion"]["dice"] for unit in own]
+        assert row["end"]["dice_0.85"] == pytest.approx(np.mean(np.array(dice) >= 0.85))
+    for name in ("report.md", "report.html"):
+        text = (finished / name).read_text()
+        for column in ("obeyed, 1 click", "obeyed, 5 clicks", "s per further click", "median Dice, 5 clicks"):
+            assert column in text
+    table = (finished / "report.md").read_text().split("**Clicks: obeyed")[1].split("\n\n")[1]
+    lines = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
+    assert lines[ARMS[2]][1:4] == ["–"] * 3
+    assert all("–" not in lines[arm][1:4] for arm in (ARMS[0], ARMS[1], ARMS[3]))
+    with (finished / "report.csv").open() as file:
+        assert all((row["obeyed"] == "") == (row["clicks"] == "0") for row in csv.DictReader(file))
+
+
+def test_results_of_an_earlier_version_are_reported_with_a_dash(bench, finished, tmp_path):
+    """No "obeyed" in the units, no label map after two clicks."""
+    old = tmp_path / "old"
+    shutil.copytree(finished, old, ignore=shutil.ignore_patterns("figures", "report.*"))
+    for path in old.rglob("seed_*/*.json"):
+        unit = json.loads(path.read_text())
+        unit["steps"] = [{key: step[key] for key in ("clicks", "click", "scores")} for step in unit["steps"]]
+        path.write_text(json.dumps(unit))
+    for path in old.rglob("seed_*/*.npz"):
+        with np.load(path) as stored:
+            maps = {n: stored[f"clicks_{n}"] for n in (0, 1, 3, 5) if f"clicks_{n}" in stored.files}
+        runner.write_maps(path, maps)
+    assert main(["benchmark", "report", "-o", str(old)]) == 0
+    report = json.loads((old / "report.json").read_text())
+    assert all(row["obeyed"]["mean"] is None for row in report["scores"])
+    assert all(share["mean"] is None for row in report["curves"] for share in row["obeyed"].values())
+    rows = [{**row, "obeyed": None} for row in report["scores"]]
+    now = json.loads((finished / "report.json").read_text())["scores"]
+    assert rows == [{**row, "obeyed": None} for row in now]
+    markdown = (old / "report.md").read_text()
+    assert re.search(r"\| SAM3DAdapterTrainer \| – \| – \| \d", markdown)
+    assert "figures/corrections" not in markdown, "a map after one click must not pass for one after two"
+    assert "figures/overlays" in markdown
+
+
+def test_a_correction_is_pictured(bench, finished):
+    """The picture is there, is no empty page, and is that of the protocol with corrections."""
+    from matplotlib.image import imread
+
+    (path,) = (finished / "figures").glob("corrections_*.png")
+    assert path.name == f"corrections_{bench}_3d_fullres_iterative.png"
+    assert f"(figures/{path.name})" in (finished / "report.md").read_text()
+    picture = imread(path)[..., :3]
+    height, width = picture.shape[:2]
+    assert width > height, "two cases by two arms of three panels"
+    assert (picture.std(-1) > 0.05).mean() > 0.02, "colours: answers, truth, clicks"
+    panels = [picture[:, n * width // 6 : (n + 1) * width // 6] for n in range(6)]
+    assert all((panel.std(-1) > 0.05).any() for panel in panels)
+
+
+def test_cases_are_pictured_by_rank_before_any_click():
+    def unit(case, before, after):
+        steps = [{"scores": {"lesion": {"dice": dice}}} for dice in (before, after)]
+        return {"case": case, "seed": 0, "fold": "0", "steps": steps}
+
+    before = {"a": 0.5, "b": 0.1, "c": 0.9, "d": None, "e": 0.7, "f": 0.3}
+    for after in (0.0, 1.0):
+        units = tuple(unit(case, dice, after) for case, dice in before.items())
+        chosen = quartile_cases(Group("D", "3d_fullres", "iterative", "arm", units, 5), 0)
+        assert [one["case"] for one in chosen] == ["f", "a", "e"], "whatever comes of it"
+    few = Group("D", "3d_fullres", "iterative", "arm", (unit("a", 0.5, 0), unit("b", 0.1, 0)), 5)
+    assert [one["case"] for one in quartile_cases(few, 0)] == ["b", "a"]
+
+
 def test_differences_are_the_references_minus_the_others(bench, finished):
     report = json.loads((finished / "report.json").read_text())
     means = {(r["arm"], r["protocol"], r["clicks"]): r["dice"]["mean"] for r in report["scores"]}
@@ -236,7 +317,10 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
         assert row["mean"] == pytest.approx(expected)
         assert row["p_corrected"] >= row["p"]
         checked += 1
-    assert checked == 6  # two arms: 1 and 5 clicks of iterative, 1 of center
+    assert checked == 6  # two arms: 3 and 5 clicks of iterative, 1 of center
+    tested = {protocol: {r["clicks"] for r in report["differences"] if r["protocol"] == protocol}
+              for protocol in ("iterative", "center")}  # fmt: skip
+    assert tested == {"iterative": {3, 5}, "center": {1}}
 
 
 @pytest.mark.parametrize(

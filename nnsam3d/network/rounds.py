@@ -1,0 +1,135 @@
+"""Roll-outs: several rounds of clicks on one encoded patch, inside one forward pass, at the memory of one round.
+
+Every round's loss is taken back to the features and the parameters as soon as it is there, and its graph is freed; the
+backward pass from outside then goes through the encoder once, with the sum. So the peak does not grow with the number
+of rounds, the gradients are those of the plain sum of losses (up to the order of summation), and to
+DistributedDataParallel it is one forward and one backward pass: every gradient arrives, and is synchronised, once.
+
+Shape suffixes: B batch, N click slots, K logit maps, D H W voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Logits: TypeAlias = Tensor | list[Tensor]  # a list with deep supervision, the finest first
+Clicks: TypeAlias = tuple[Tensor, Tensor]  # positions (B, N, 3) in (D, H, W) voxels, labels (B, N) with -1 = padding
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """What is to be done with a batch in the forward pass of a training step.
+
+    Attributes:
+        rounds: corrections after the first answer; the network answers ``rounds + 1`` times.
+        slots: click slots to be kept for corrections: at least ``rounds``; a static number for torch.compile.
+        loss: of an answer's logits, a scalar.
+        correct: logits (B, K, D, H, W), positions (B, N, 3) and labels (B, N) so far -> one more click for every item,
+            positions (B, 3) and labels (B,), -1 where there is nothing to correct. Called without gradients.
+        scale: by which losses are multiplied before their gradients are computed, as the gradient that arrives from
+            outside will be: what keeps half precision from underflowing.
+    """
+
+    rounds: int
+    slots: int
+    loss: Callable[[Logits], Tensor]
+    correct: Callable[[Tensor, Tensor, Tensor], Clicks]
+    scale: Tensor | float = 1.0
+
+
+def with_room(clicks: Clicks, slots: int) -> Clicks:
+    """The same clicks and ``slots`` empty slots."""
+    clicks_BN3, labels_BN = clicks
+    return F.pad(clicks_BN3, (0, 0, 0, slots)), F.pad(labels_BN, (0, slots), value=-1)
+
+
+@torch.no_grad()
+def corrected(clicks: Clicks, slot: int, roll_out: RollOut, logits: Logits) -> Clicks:
+    """A copy of the clicks with one more in a slot, on what the logits get wrong."""
+    finest = logits[0] if isinstance(logits, list) else logits
+    position_B3, label_B = roll_out.correct(finest.detach(), *clicks)
+    clicks_BN3, labels_BN = clicks[0].clone(), clicks[1].clone()
+    clicks_BN3[:, slot] = position_B3
+    labels_BN[:, slot] = label_B
+    return clicks_BN3, labels_BN
+
+
+def play(answer: Callable[[Clicks], Logits], clicks: Clicks, roll_out: RollOut) -> Iterator[Tensor]:
+    """The share of every round in the loss: the mean over all rounds."""
+    first_free = clicks[1].shape[1]
+    clicks = with_room(clicks, max(roll_out.rounds, roll_out.slots))
+    for number in range(roll_out.rounds + 1):
+        logits = answer(clicks)
+        yield roll_out.loss(logits) / (roll_out.rounds + 1)
+        if number < roll_out.rounds:
+            clicks = corrected(clicks, first_free + number, roll_out, logits)
+
+
+def summed(
+    rounds: Callable[[Sequence[Tensor]], Iterable[Tensor]],
+    features: Sequence[Tensor],
+    parameters: Iterable[nn.Parameter],
+    scale: Tensor | float = 1.0,
+) -> Tensor:
+    """The sum of the losses that ``rounds(features)`` yields, as a function of features and parameters.
+
+    Args:
+        features: what the rounds share; gradients go on from here.
+        parameters: all that the rounds use.
+        scale: see :class:`RollOut`.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not torch.is_grad_enabled():
+        return torch.stack([loss.detach() for loss in rounds(features)]).sum()
+    total: Tensor = _Summed.apply(rounds, scale, len(features), *features, *trained)
+    return total
+
+
+class _Summed(torch.autograd.Function):
+    """Gradients are computed in the forward pass, round by round, and handed out in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rounds: Any, scale: Tensor | float, split: int, *tensors: Tensor) -> Tensor:
+        leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:split]]
+        inputs = [*leaves, *tensors[split:]]
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        sums: list[Tensor | None] = [None] * len(wanted)
+        total = None
+        losses = iter(rounds(leaves))
+        while True:
+            with torch.enable_grad():
+                loss = next(losses, None)
+                if loss is None:
+                    break
+                gradients = torch.autograd.grad(loss * scale, wanted, allow_unused=True)
+            total = loss.detach() if total is None else total + loss.detach()
+            del loss
+            for place, gradient in enumerate(gradients):
+                sums[place] = _add(sums[place], gradient)
+            del gradients
+        found = iter(sums)
+        ctx.sums = [next(found) if tensor.requires_grad else None for tensor in inputs]
+        ctx.scale = scale
+        assert total is not None
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.sums is None:
+            raise RuntimeError("a roll-out's gradients are handed out once: run the forward pass again")
+        factor = outer / ctx.scale
+        sums, ctx.sums = ctx.sums, None
+        return None, None, None, *(None if one is None else one.mul_(factor.to(one.dtype)) for one in sums)
+
+
+def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    if more is None:
+        return total
+    # a gradient may be a view of another one, or expanded: the sum is a tensor of its own
+    return more.clone(memory_format=torch.contiguous_format) if total is None else total.add_(more)

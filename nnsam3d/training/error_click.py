@@ -1,0 +1,314 @@
+"""The click in the centre of the largest error, on the device where the tensors are: nothing waits for the CPU.
+
+It agrees with :func:`nnsam3d.prompts.next_click`, which is the definition, and is made for the training step:
+whole batches, and on an accelerator no operation whose shape or control flow depends on values. On the CPU
+nothing has to wait, so there the same operations are cut to the box that matters and stop when they are done.
+
+Pieces are found on blocks of 2 x 2 x 2 voxels. Voxels of one block all touch each other, so that block and truth
+value together are one node: an eighth of the voxels. Two blocks are joined if both have a voxel where they meet.
+Every node takes the smallest number around it and hands it to the node whose number it had before (a union-find
+that runs everywhere at once), so that rounds grow with the logarithm of a piece's extent.
+
+Axis letters: B batch, V truth values, D H W voxels, d h w blocks, M nodes (= B * V * d * h * w), N clicks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nnsam3d.prompts.centres import bounding_box
+
+# Rounds on an accelerator. Of patches of 128^3, errors of all kinds take 3 to 7, a serpent through all of it 9.
+# Beyond it a piece stays in parts, each of which counts as a piece: the click is in an error all the same.
+_ROUNDS = 12
+
+# Squares of distances within this share of the largest one count as equal: floating point noise.
+_TIE = 1e-5
+
+_LARGEST = torch.iinfo(torch.int32).max
+
+
+@torch.no_grad()
+def error_clicks(
+    truth_BDHW: Tensor,
+    predicted_BDHW: Tensor,
+    clicks_BN3: Tensor,
+    labels_BN: Tensor,
+    spacing: Sequence[float],
+    *,
+    labels: Sequence[int],
+    ignore_label: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One click per batch item in the centre of its largest error, labelled with the truth found there.
+
+    Errors, their order and their centres are those of :func:`nnsam3d.prompts.next_click`: the largest 26-connected
+    piece of one truth value with a voxel that has not been clicked. Of pieces of one volume the smaller label
+    wins, then the one that begins first (raster order of blocks of 2 x 2 x 2 voxels, not of voxels).
+
+    Args:
+        truth_BDHW: integer label map.
+        predicted_BDHW: integer label map.
+        clicks_BN3: voxel positions (D, H, W) clicked so far, floating point; they are never given again.
+        labels_BN: their labels, -1 = padding: that position counts for nothing.
+        spacing: mm along D, H, W.
+        labels: foreground values that may be clicked; beside them only 0. Memory grows with their number.
+        ignore_label: never clicked, even if it is among ``labels``.
+
+    Returns:
+        Positions (B, 3) of the dtype of ``clicks_BN3`` and labels (B,) of the dtype of ``labels_BN``: label -1 and
+        position 0 where nothing is left to click.
+    """
+    values = sorted({0, *labels} - {ignore_label})
+    at_once = truth_BDHW.device.type == "cpu"
+    clicked_BDHW = _marked(clicks_BN3, labels_BN, truth_BDHW.shape)
+    with _one_thread() if at_once else nullcontext():
+        positions_B3, found_B = _clicks(truth_BDHW, predicted_BDHW, clicked_BDHW, spacing, values, at_once)
+    return positions_B3.to(clicks_BN3.dtype), found_B.to(labels_BN.dtype)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A thousand operations of microseconds: threads gain nothing, and wait for each other where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _clicks(
+    truth_BDHW: Tensor,
+    predicted_BDHW: Tensor,
+    clicked_BDHW: Tensor,
+    spacing: Sequence[float],
+    values: Sequence[int],
+    at_once: bool,
+) -> tuple[Tensor, Tensor]:
+    """Positions (B, 3) and labels (B,), int64. ``at_once``: values may be looked at, as on the CPU."""
+    errors_BDHW = truth_BDHW != predicted_BDHW
+    box = _box(errors_BDHW, at_once)
+    truth_BDHW, errors_BDHW, clicked_BDHW = (t[(..., *box)] for t in (truth_BDHW, errors_BDHW, clicked_BDHW))
+    masks = [errors_BDHW & (truth_BDHW == value) for value in values]
+    if at_once:
+        masks = [mask_BDHW for mask_BDHW in masks if bool(mask_BDHW.any())]
+    if not masks:
+        nothing_B = truth_BDHW.new_full(truth_BDHW.shape[:1], -1, dtype=torch.int64)
+        return nothing_B.new_zeros(len(nothing_B), 3), nothing_B
+    piece_BDHW = _largest_pieces(torch.stack(masks, 1), clicked_BDHW, at_once)
+    inner = _box(piece_BDHW, at_once)
+    truth_BDHW, piece_BDHW, clicked_BDHW = (t[(..., *inner)] for t in (truth_BDHW, piece_BDHW, clicked_BDHW))
+    index_B, found_B = _centres(piece_BDHW, piece_BDHW & ~clicked_BDHW, spacing, at_once)
+    label_B = truth_BDHW.flatten(1).gather(1, index_B[:, None])[:, 0].long()
+    starts = [outer.start + start.start for outer, start in zip(box, inner, strict=True)]
+    position_B3 = _unravelled(index_B, piece_BDHW.shape, starts)
+    return position_B3 * found_B[:, None], torch.where(found_B, label_B, -1)
+
+
+def _marked(clicks_BN3: Tensor, labels_BN: Tensor, shape: torch.Size) -> Tensor:
+    """(B, D, H, W) True where a click lies."""
+    size = math.prod(shape[1:])
+    index_BN, valid_BN = torch.zeros_like(labels_BN, dtype=torch.int64), labels_BN >= 0
+    for axis, length in enumerate(shape[1:]):
+        voxel_BN = clicks_BN3[..., axis].round().long()
+        valid_BN = valid_BN & (voxel_BN >= 0) & (voxel_BN < length)
+        index_BN = index_BN * length + voxel_BN
+    # What is no click marks one voxel too many, which is cut off.
+    marked = torch.zeros(shape[0], size + 1, dtype=torch.bool, device=clicks_BN3.device)
+    return marked.scatter_(1, torch.where(valid_BN, index_BN, size), True)[:, :size].reshape(shape)
+
+
+def _box(mask_BDHW: Tensor, at_once: bool) -> tuple[slice, ...]:
+    """The box (D, H, W) that holds every True voxel of all items; the whole if there is none or nobody may look."""
+    box = bounding_box(mask_BDHW.any(0).numpy()) if at_once else ()
+    return box if any(axis.stop for axis in box) else tuple(slice(0, n) for n in mask_BDHW.shape[1:])
+
+
+def _unravelled(index_B: Tensor, shape: torch.Size, starts: Sequence[int]) -> Tensor:
+    """(B, 3) voxels for raster indices in a box of ``shape`` (B, D, H, W) that begins at ``starts``."""
+    _, _, height, width = shape
+    axes = index_B // (height * width), index_B // width % height, index_B % width
+    return torch.stack([axis_B + start for axis_B, start in zip(axes, starts, strict=True)], 1)
+
+
+# ---- The largest piece ----
+
+
+def _largest_pieces(masks_BVDHW: Tensor, clicked_BDHW: Tensor, at_once: bool) -> Tensor:
+    """(B, D, H, W) each item's largest 26-connected piece of one mask that has a voxel not clicked."""
+    code_BVdhw, clicked_B1dhw = _packed(masks_BVDHW), _packed(clicked_BDHW[:, None])
+    number_M = _numbered(code_BVdhw, at_once).long()
+    volume_M = torch.zeros_like(number_M).scatter_add_(0, number_M, _bits(code_BVdhw).long().reshape(-1))
+    # Volume first; of equal ones the smaller number: no two pieces have one rank.
+    rank_M = volume_M.gather(0, number_M) * len(number_M) - number_M
+    rank_BVdhw = rank_M.view(code_BVdhw.shape)
+    free_BVdhw = (code_BVdhw & ~clicked_B1dhw) != 0
+    best_B1111 = (rank_BVdhw * free_BVdhw).amax((1, 2, 3, 4), keepdim=True)
+    winner_Bdhw = (code_BVdhw * (rank_BVdhw == best_B1111)).amax(1)
+    depth, height, width = masks_BVDHW.shape[2:]
+    return _unpacked(winner_Bdhw)[:, :depth, :height, :width]
+
+
+def _packed(mask_BVDHW: Tensor) -> Tensor:
+    """(B, V, d, h, w) uint8: eight voxels in one number, bit 4 z + 2 y + x. The last block of every axis is empty."""
+    margin = [m for length in reversed(mask_BVDHW.shape[2:]) for m in (0, 2 + length % 2)]
+    code = F.pad(mask_BVDHW.to(torch.uint8), margin)
+    for weight, axis in ((2, 4), (4, 3), (16, 2)):
+        even, odd = code.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        code = even + odd * weight
+    return code
+
+
+def _unpacked(code_Bdhw: Tensor) -> Tensor:
+    """(B, 2 d, 2 h, 2 w) bool: back to voxels."""
+    for shift, axis in ((4, 1), (2, 2), (1, 3)):
+        halves = code_Bdhw & (2**shift - 1), code_Bdhw >> shift
+        code_Bdhw = torch.stack(halves, axis + 1).flatten(axis, axis + 1)
+    return code_Bdhw.bool()
+
+
+def _bits(code: Tensor) -> Tensor:
+    """How many bits are set in every uint8: pairs, then fours, then eight."""
+    code = code - ((code >> 1) & 0x55)
+    code = (code & 0x33) + ((code >> 2) & 0x33)
+    return (code + (code >> 4)) & 0x0F
+
+
+def _numbered(code_BVdhw: Tensor, at_once: bool) -> Tensor:
+    """(M,) int32 number of every node's piece: the smallest index of a node in it."""
+    links = list(_links(code_BVdhw))
+    number_M = torch.arange(code_BVdhw.numel(), device=code_BVdhw.device, dtype=torch.int32)
+    for _ in itertools.count() if at_once else range(_ROUNDS):
+        before_M, number_M = number_M, _swept(number_M, links)
+        number_M = number_M.scatter_reduce(0, before_M.long(), number_M, "amin")
+        for _ in range(2):
+            number_M = number_M.gather(0, number_M.long())
+        if at_once and torch.equal(before_M, number_M):
+            break
+    return number_M
+
+
+def _links(code_BVdhw: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """For each of 13 directions the step from node to node, and (M - step,) int32: 0 if they are joined, else all bits.
+
+    The empty last block of every axis keeps a step that leaves a row from arriving anywhere.
+    """
+    code_M = code_BVdhw.reshape(-1)
+    height, width = code_BVdhw.shape[3:]
+    for direction in itertools.product((-1, 0, 1), repeat=3):
+        step = (direction[0] * height + direction[1]) * width + direction[2]
+        if direction > (0, 0, 0) and step < len(code_M):
+            opposite = [-d for d in direction]
+            apart = ((code_M[:-step] & _side(direction)) == 0) | ((code_M[step:] & _side(opposite)) == 0)
+            yield step, apart.int() * _LARGEST
+
+
+def _side(direction: Sequence[int]) -> int:
+    """The bits of a block's voxels that touch the next block in this direction."""
+    at = [(0, 1) if d == 0 else (int(d > 0),) for d in direction]
+    return sum(1 << (4 * z + 2 * y + x) for z, y, x in itertools.product(*at))
+
+
+def _swept(number_M: Tensor, links: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Every node with the smallest number of the nodes that it is joined to, one direction after the other."""
+    number_M = number_M.clone()
+    for step, gap in links:
+        low, high = number_M[:-step], number_M[step:]
+        # Across a gap the other number becomes the largest there is: many times faster than torch.where on a CPU.
+        torch.minimum(low, high | gap, out=low)
+        torch.minimum(high, low | gap, out=high)
+    return number_M
+
+
+# ---- Its centre ----
+
+
+def _centres(
+    piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at_once: bool
+) -> tuple[Tensor, Tensor]:
+    """(B,) raster index of the deepest free voxel of a piece, nearest to the piece's mean, and whether there is one."""
+    depth_BDHW = _squared_depth(piece_BDHW, spacing, at_once) * free_BDHW
+    best_B111 = depth_BDHW.amax((1, 2, 3), keepdim=True)
+    near_BDHW = free_BDHW & (depth_BDHW >= best_B111 * (1 - _TIE))
+    from_mean_BN = torch.where(near_BDHW, _squared_from_mean(piece_BDHW, spacing), torch.inf).flatten(1)
+    # The first of equal ones by its index: which of them argmin gives is not promised.
+    first_BN = from_mean_BN <= from_mean_BN.amin(1, keepdim=True) * (1 + _TIE) + _TIE * min(spacing) ** 2
+    size = from_mean_BN.shape[1]
+    index_BN = torch.arange(size, device=first_BN.device).expand(first_BN.shape)
+    found_B = near_BDHW.flatten(1).any(1)
+    return torch.where(first_BN, index_BN, size - 1).amin(1), found_B
+
+
+def _squared_from_mean(piece_BDHW: Tensor, spacing: Sequence[float]) -> Tensor:
+    """(B, D, H, W) squared distance in mm to the mean of the piece's voxels."""
+    inside_BDHW = piece_BDHW.float()
+    squared = inside_BDHW.new_zeros(())
+    for axis, pitch in enumerate(spacing, 1):
+        counts_BA = inside_BDHW.sum([a for a in (1, 2, 3) if a != axis])
+        place_A = torch.arange(piece_BDHW.shape[axis], device=piece_BDHW.device)
+        mean_B1 = (counts_BA * place_A).sum(1, keepdim=True) / counts_BA.sum(1, keepdim=True).clamp(min=1)
+        squared = squared + _along(((place_A - mean_B1) * pitch) ** 2, axis)
+    return squared
+
+
+def _squared_depth(piece_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> Tensor:
+    """(B, D, H, W) float32: squared distance in mm to the nearest voxel outside the piece; 0 outside.
+
+    Exact: distance along one axis, then the lowest parabola along the others, over all offsets that can matter.
+    """
+    lines = [_line_depth(piece_BDHW, axis) * pitch for axis, pitch in enumerate(spacing, 1)]
+    # No voxel is deeper than along its best axis, nor than half the thinnest extent of the volume.
+    reach = min(pitch * (length + 1) / 2 for pitch, length in zip(spacing, piece_BDHW.shape[1:], strict=True))
+    if at_once:
+        reach = float(torch.minimum(torch.minimum(lines[0], lines[1]), lines[2]).max())
+    squared_BDHW = lines[2] ** 2
+    for axis in (2, 1):
+        squared_BDHW = _lowest_parabola(squared_BDHW, axis, spacing[axis - 1], reach)
+    return squared_BDHW
+
+
+def _line_depth(piece_BDHW: Tensor, axis: int) -> Tensor:
+    """(B, D, H, W) float32: voxels to the nearest one outside the piece along one axis, by doubled steps."""
+    length = piece_BDHW.shape[axis]
+    depth_BDHW = piece_BDHW * _along(_to_border(length, piece_BDHW.device)[None], axis)
+    step = 1
+    while step < length // 2 + 1:
+        _lower(depth_BDHW, depth_BDHW, axis, step, step)
+        step *= 2
+    return depth_BDHW
+
+
+def _lowest_parabola(squared_BDHW: Tensor, axis: int, pitch: float, reach: float) -> Tensor:
+    """min over offsets k along the axis of the square there + (k * pitch)^2, for offsets up to ``reach`` mm."""
+    length = squared_BDHW.shape[axis]
+    border = _along((_to_border(length, squared_BDHW.device)[None] * pitch) ** 2, axis)
+    lowest_BDHW = torch.minimum(squared_BDHW, border)
+    for offset in range(1, min(length, int(reach / pitch * (1 + _TIE)) + 1)):
+        _lower(lowest_BDHW, squared_BDHW, axis, offset, (offset * pitch) ** 2)
+    return lowest_BDHW
+
+
+def _lower(target_BDHW: Tensor, source_BDHW: Tensor, axis: int, offset: int, cost: float) -> None:
+    """Lower the target, in place, to source + cost at ``offset`` voxels before and behind."""
+    count = target_BDHW.shape[axis] - offset
+    for to, since in ((offset, 0), (0, offset)):
+        part = target_BDHW.narrow(axis, to, count)
+        torch.minimum(part, source_BDHW.narrow(axis, since, count) + cost, out=part)
+
+
+def _to_border(length: int, device: torch.device) -> Tensor:
+    """(length,) float32: voxels to the first one beyond the volume, on the nearer side."""
+    place = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+    return torch.minimum(place, length + 1 - place)
+
+
+def _along(line_BA: Tensor, axis: int) -> Tensor:
+    """(B, A) as (B, D, H, W) that is 1 long but along ``axis``."""
+    return line_BA.reshape([-1 if a == axis else 1 if a else len(line_BA) for a in range(4)])

@@ -1,0 +1,127 @@
+"""What clicks do while the network trains: Dice after 0, 1, 3 and 5 clicks on validation patches, and obedience.
+
+Beside nnU-Net's `progress.png` stand `progress_clicks.csv` and `progress_clicks.png`, one row per epoch.
+Axis letters: B batch, K logit maps, D H W voxels, S answers (read-outs), C foreground classes or regions.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnsam3d.network.rounds import Clicks, with_room
+from nnsam3d.training.clicks import ClickSimulation
+from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
+
+FURTHER = (0, 2, 4)  # error clicks after the first ones at which Dice is read
+TABLE, FIGURE = "progress_clicks.csv", "progress_clicks.png"
+Answer = Callable[[Clicks], Tensor]
+
+
+def click_through(
+    answer: Answer, first: Clicks, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
+) -> tuple[list[Tensor], Tensor]:
+    """Answers of a network without a click, to the first clicks, and to corrections after them.
+
+    Args:
+        answer: clicks -> logits (B, K, D, H, W).
+        first: simulated on the truth; where there are none the first click is a correction, too.
+
+    Returns:
+        Logits without a click and at ``FURTHER`` clicks after the first ones; and (2,) how many clicks were obeyed
+        by the last answer, and how many there were.
+    """
+    truth_BDHW = truth_labels(target_BRDHW, label_manager)
+    nothing = (first[0], torch.full_like(first[1], -1))
+    logits = answer(nothing)
+    found, clicks, free = [logits], with_room(first, FURTHER[-1] + 1), first[1].shape[1]
+    for number in range(FURTHER[-1] + 1):
+        if number or simulation.options.validation_clicks == 0:
+            position_B3, label_B = next_clicks(
+                truth_BDHW, predicted_labels(logits, label_manager), clicks, simulation
+            )
+            clicks[0][:, free + number], clicks[1][:, free + number] = position_B3, label_B
+        logits = answer(clicks)
+        if number in FURTHER:
+            found.append(logits)
+    return found, obeyed(predicted_labels(logits, label_manager), truth_BDHW, clicks)
+
+
+def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, clicks: Clicks) -> Tensor:
+    """(2,): clicks whose own voxel the answer labels as the truth does, and all clicks."""
+    voxels_BN3, real_BN = clicks[0].round().long(), clicks[1] >= 0
+    d, h, w = voxels_BN3.clamp(min=0).unbind(-1)
+    batch_B1 = torch.arange(len(real_BN), device=real_BN.device)[:, None]
+    right_BN = predicted_BDHW[batch_B1, d, h, w] == truth_BDHW[batch_B1, d, h, w]
+    return torch.stack([(right_BN & real_BN).sum(), real_BN.sum()])
+
+
+def hard_counts(logits_BKDHW: Tensor, target_BRDHW: Tensor, label_manager: Any) -> tuple[NDArray, NDArray, NDArray]:
+    """True positives, false positives and false negatives per foreground class or region, (C,) each, as nnU-Net's."""
+    mask = None
+    if label_manager.has_regions:
+        predicted = (logits_BKDHW > 0).long()
+        if label_manager.has_ignore_label:
+            mask, target_BRDHW = target_BRDHW[:, -1:] <= 0, target_BRDHW[:, :-1]
+    else:
+        predicted = torch.zeros_like(logits_BKDHW, dtype=torch.float16)
+        predicted.scatter_(1, logits_BKDHW.argmax(1)[:, None], 1)
+        if label_manager.has_ignore_label:
+            mask = target_BRDHW != label_manager.ignore_label
+            target_BRDHW = torch.where(mask, target_BRDHW, 0)
+    axes = [0, 2, 3, 4]
+    mask = None if mask is None else mask.float()
+    counts = get_tp_fp_fn_tn(predicted, target_BRDHW, axes=axes, mask=mask)[:3]
+    first = 0 if label_manager.has_regions else 1  # background is not scored
+    tp, fp, fn = (count.detach().cpu().numpy()[first:] for count in counts)
+    return tp, fp, fn
+
+
+def dice(counts_3C: NDArray) -> float:
+    """Mean over classes of the Dice of summed counts (true positives, false positives, false negatives)."""
+    tp, fp, fn = counts_3C
+    with np.errstate(invalid="ignore"):
+        return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
+
+
+def header(options_clicks: int) -> list[str]:
+    """Columns of the table."""
+    first = max(1, options_clicks)
+    return ["epoch", "dice_0", *(f"dice_{first + more}" for more in FURTHER), "obedience"]
+
+
+def append_row(folder: Path, names: Sequence[str], row: Sequence[float]) -> None:
+    """One epoch into the table; an epoch that is repeated after an interruption replaces its row."""
+    path = folder / TABLE
+    rows = [list(names)]
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [one for one in csv.reader(file) if one[0] == "epoch" or int(one[0]) < row[0]] or rows
+    rows.append([str(int(row[0])), *(f"{value:.4f}" for value in row[1:])])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def draw(folder: Path) -> None:
+    """The table as curves."""
+    import matplotlib.pyplot as plt
+
+    with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+        names, *rows = csv.reader(file)
+    values = np.array(rows, dtype=float).reshape(-1, len(names))
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for column, name in enumerate(names[1:], start=1):
+        label = "obedience" if name == "obedience" else f"Dice, {name.removeprefix('dice_')} click(s)"
+        axes.plot(values[:, 0], values[:, column], "--" if name == "obedience" else "-", label=label)
+    axes.set(xlabel="epoch", ylim=(0, 1), title="validation patches")
+    axes.legend(loc="lower right")
+    figure.savefig(folder / FIGURE, dpi=100)
+    plt.close(figure)

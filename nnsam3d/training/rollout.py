@@ -1,0 +1,94 @@
+"""Training on the network's own errors: after every answer a click in the middle of what it gets most wrong.
+
+Axis letters: B batch, N click slots, K logit maps, R target channels, D H W voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnsam3d.network.rounds import Clicks, Logits, RollOut
+from nnsam3d.training.clicks import ClickSimulation
+from nnsam3d.training.error_click import error_clicks
+from nnsam3d.training.options import TrainingOptions
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+Target: TypeAlias = Tensor | list[Tensor]  # as nnU-Net's loss takes it; a list with deep supervision, the finest first
+
+
+def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
+    """How many corrections an iteration has: drawn, but the same on every GPU and in every repetition."""
+    low, high = options.rounds_range
+    return int(np.random.default_rng([epoch, iteration]).integers(low, high + 1))
+
+
+def roll_out(
+    rounds: int,
+    target: Target,
+    loss: Loss,
+    label_manager: Any,
+    simulation: ClickSimulation,
+    scale: Tensor | float = 1.0,
+) -> RollOut:
+    """The roll-out of one batch.
+
+    Args:
+        rounds: corrections after the first answer.
+        target: on the network's device.
+        loss: nnU-Net's, of logits and target.
+        label_manager: nnU-Net's.
+        simulation: whose labels, ignore label and spacing hold for error clicks, too.
+        scale: of the gradient scaler.
+    """
+    truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
+
+    def correct(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
+        predicted_BDHW = predicted_labels(logits_BKDHW, label_manager)
+        return next_clicks(truth_BDHW, predicted_BDHW, (clicks_BN3, labels_BN), simulation)
+
+    def of_logits(logits: Logits) -> Tensor:
+        return loss(logits, target)
+
+    return RollOut(rounds, simulation.options.rounds_range[1], of_logits, correct, scale)
+
+
+def next_clicks(truth_BDHW: Tensor, predicted_BDHW: Tensor, clicks: Clicks, simulation: ClickSimulation) -> Clicks:
+    """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; -1 where there is none."""
+    return error_clicks(
+        truth_BDHW,
+        predicted_BDHW,
+        *clicks,
+        simulation.spacing,
+        labels=simulation.labels,
+        ignore_label=simulation.ignore_label,
+    )
+
+
+def truth_labels(target_BRDHW: Tensor, label_manager: Any) -> Tensor:
+    """Label map (B, D, H, W) of nnU-Net's target: a channel of labels, or one for each region (and the ignore mask)."""
+    if not label_manager.has_regions:
+        return target_BRDHW[:, 0].to(torch.int16)
+    regions = len(label_manager.regions_class_order)
+    truth_BDHW = _of_regions(target_BRDHW[:, :regions] > 0, label_manager.regions_class_order)
+    if label_manager.has_ignore_label:
+        truth_BDHW = torch.where(target_BRDHW[:, -1] > 0, label_manager.ignore_label, truth_BDHW)
+    return truth_BDHW
+
+
+def predicted_labels(logits_BKDHW: Tensor, label_manager: Any) -> Tensor:
+    """Label map (B, D, H, W) as nnU-Net writes it: the largest logit, or the last region that holds a voxel."""
+    if label_manager.has_regions:
+        return _of_regions(logits_BKDHW > 0, label_manager.regions_class_order)
+    return logits_BKDHW.argmax(1).to(torch.int16)
+
+
+def _of_regions(inside_BRDHW: Tensor, values: Sequence[int]) -> Tensor:
+    labels_BDHW = torch.zeros_like(inside_BRDHW[:, 0], dtype=torch.int16)
+    for inside_BDHW, value in zip(inside_BRDHW.unbind(1), values, strict=True):
+        labels_BDHW = torch.where(inside_BDHW, int(value), labels_BDHW)
+    return labels_BDHW

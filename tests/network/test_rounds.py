@@ -1,0 +1,129 @@
+"""Roll-outs: the gradients of the plain sum of all rounds, at the memory of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained, read_prompt_channel
+from nnsam3d.network.config import CHECKPOINTING
+from nnsam3d.network.memory import step_memory
+from nnsam3d.network.rounds import Clicks, play
+
+from .conftest import SMALL, same
+
+SIZE = SAM3DConfig(**SMALL).patch_size
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x_BCDHW = torch.randn(2, 2, *SIZE, generator=generator, dtype=torch.float64)
+    x_BCDHW[:, 1] = 0
+    x_BCDHW[0, 1, 3, 4, 5] = 2  # the other patch has no click
+    return x_BCDHW, torch.randint(0, 3, (2, *SIZE), generator=generator)
+
+
+def surest(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
+    """A click that depends on the answer: label 1 where its logit is largest, and none for the second item."""
+    flat = logits_BKDHW[:, 1].flatten(1).argmax(1)
+    place = torch.stack(torch.unravel_index(flat, SIZE), -1).to(clicks_BN3.dtype)
+    return place, torch.tensor([1, -1])
+
+
+def rolled(rounds: int, target: Tensor, scale: float = 1.0) -> RollOut:
+    return RollOut(rounds, 4, lambda logits: F.cross_entropy(logits, target), surest, scale)  # type: ignore[arg-type]
+
+
+def gradients(net: SAM3D, loss: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+    net.zero_grad()
+    (loss * scale).backward()
+    return {name: p.grad / scale for name, p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("mode", CHECKPOINTING)
+@pytest.mark.parametrize("rounds", [0, 3])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_are_those_of_the_plain_sum(
+    stirred: Callable[..., SAM3D], mode: str, rounds: int, frozen: bool
+) -> None:
+    x, target = batch()
+    net = stirred(checkpointing=mode, fine_click_maps=2).train()
+    if frozen:
+        freeze_pretrained(net)
+    task = rolled(rounds, target, scale=1024.0)
+    loss = net(x, task)
+    found = gradients(net, loss, 1024.0)
+    features = net.encode(x[:, :1])
+    clicks = read_prompt_channel(x[:, 1], net.config.max_clicks)
+    plain = torch.stack(list(play(lambda now: net.decode(features, *now), clicks, task))).sum()
+    expected = gradients(net, plain)
+    same(loss, plain, 1e-12)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        if not name.endswith("k_proj.bias"):  # analytically zero
+            same(gradient, expected[name], 1e-9)
+
+
+def test_every_round_sees_one_more_click_and_nothing_else_changes(stirred: Callable[..., SAM3D]) -> None:
+    net = stirred(fine_click_maps=2)
+    x, target = batch()
+    seen: list[Tensor] = []
+
+    def record(logits: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
+        seen.append(labels_BN.clone())
+        return surest(logits, clicks_BN3, labels_BN)
+
+    task = RollOut(3, 4, lambda logits: F.cross_entropy(logits, target), record)  # type: ignore[arg-type]
+    with torch.no_grad():
+        loss = net(x, task)
+        first = F.cross_entropy(net.double().train()(x), target)
+    assert [(labels >= 0).sum(1).tolist() for labels in seen] == [[1, 0], [2, 0], [3, 0]]
+    assert {labels.shape for labels in seen} == {(2, net.config.max_clicks + 4)}, "shapes are static"
+    assert loss != first
+    same(net(x, rolled(0, target)), first, 1e-12)
+
+
+def test_memory_does_not_grow_with_the_rounds() -> None:
+    config = SAM3DConfig(**{**SMALL, "patch_size": (32, 32, 32), "window": 4, "fine_click_maps": 2})
+
+    def peak(rounds: int) -> int:
+        loss = lambda logits, target: F.cross_entropy(logits, target[:, 0].long())  # noqa: E731
+        return step_memory(config, batch=1, loss=loss, frozen=False, half=False, rounds=rounds).peak
+
+    assert peak(6) == pytest.approx(peak(1), rel=0.01)
+    assert peak(1) < 1.15 * peak(0)
+
+
+def test_gradients_are_handed_out_once(stirred: Callable[..., SAM3D]) -> None:
+    x, target = batch()
+    loss = stirred()(x, rolled(1, target))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="handed out once"):
+        loss.backward()
+
+
+def test_halves_compile(stirred: Callable[..., SAM3D]) -> None:
+    x, target = batch()
+    net = stirred(fine_click_maps=1).train()
+    expected = gradients(net, net(x, rolled(2, target)))
+    net.compile_halves(backend="aot_eager")
+    found = gradients(net, net(x, rolled(2, target)))
+    for name, gradient in found.items():
+        if not name.endswith("k_proj.bias"):
+            same(gradient, expected[name], 1e-8)
+
+
+def test_half_precision(stirred: Callable[..., SAM3D]) -> None:
+    """A loss of this size has gradients that vanish in half precision unless they are scaled inside, too."""
+    x, target = batch()
+    x, net = x.float(), stirred(fine_click_maps=2).float().train()
+    expected = gradients(net, net(x, rolled(2, target)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = net(x, rolled(2, target, scale=2.0**16))
+    found = gradients(net, loss, 2.0**16)
+    for name in ("mask_decoder.cls.0.weight", "image_encoder.patch_embed.proj.weight"):
+        assert F.cosine_similarity(found[name].flatten(), expected[name].flatten(), dim=0) > 0.97, name
