@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Soft-tissue sarcoma PET (41 patients), fold 0, CPU: SAM3DAdapterTrainer (tiny, from scratch) with 0, 1 and 5
-# simulated clicks beside nnU-Net's U-Net, trained for about the same wall-clock time on the same fold.
+# Soft-tissue sarcoma PET (41 patients), fold 0, CPU: SAM3DAdapterTrainer (on a CPU tiny, from scratch) with 0, 1 and 5
+# simulated clicks beside nnU-Net's U-Net, trained for the same wall-clock time on the same fold.
 #   docs/sts_pet.sh RAW_FOLDER WORK_FOLDER     RAW_FOLDER holds Dataset513_STS_PET; about 60 minutes on 2 cores
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
@@ -10,9 +10,8 @@ nnUNet_extTrainer=$(nnsam3d link --print-path)
 export nnUNet_extTrainer
 mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 
-# Chosen such that either training takes 20 minutes on 2 cores; both learning rates decay over that length.
-sam_options="preset=tiny learning_rate=1e-3 num_epochs=${SAM_EPOCHS:-24} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
-unet_options="num_epochs=${UNET_EPOCHS:-18} num_iterations_per_epoch=40 num_val_iterations_per_epoch=5"
+# The same wall-clock time for both; both learning rates decay over it.
+options="max_minutes=${MINUTES:-20}"
 
 train() { # name, trainer, options, more flags
   local name=$1 trainer=$2 options=$3 start=$SECONDS
@@ -23,8 +22,8 @@ train() { # name, trainer, options, more flags
 }
 
 nnUNetv2_plan_and_preprocess -d 513 -c 3d_fullres --verify_dataset_integrity >"$work/logs/plan.txt" 2>&1
-train unet nnUNetBaselineTrainer "$unet_options"
-train sam_1_click SAM3DAdapterTrainer "$sam_options" --npz
+train unet nnUNetBaselineTrainer "$options"
+train sam_1_click SAM3DAdapterTrainer "$options" --npz
 for clicks in 0 5 1; do # ends with 1, the default, for whatever comes next
   train "sam_val_${clicks}_clicks" SAM3DAdapterTrainer "validation_clicks=$clicks" --val --npz
   cp "$nnUNet_results"/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres/fold_0/validation/summary.json \

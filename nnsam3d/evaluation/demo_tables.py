@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.evaluation.phantom import PhantomCase
 
-ENOUGH, APART = 0.80, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
+ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
 TOO_MUCH, LEFT = 0.30, 0.50  # share of the neighbour that one click takes, and how much of that may be left after two
 GAIN = 0.05  # Dice that the correction has to win
 Masks: TypeAlias = Mapping[str, NDArray[np.bool_]]
