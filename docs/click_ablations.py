@@ -25,7 +25,7 @@ from nnsam3d.nnunet.link import trainers_folder
 BEFORE = "rounds=0 prompt_learning_rate_factor=1 fine_click_maps=0 zero_click_share=0.2"
 ARMS = {
     "none of the parts": BEFORE,
-    "all but roll-outs": "rounds=0 zero_click_share=0.2",
+    "all but roll-outs (zero_click_share 0.2)": "rounds=0 zero_click_share=0.2",
     "roll-outs only": "prompt_learning_rate_factor=1 fine_click_maps=0",
     "all but audibility": "prompt_learning_rate_factor=1",
     "all but fine click maps": "fine_click_maps=0",
@@ -111,7 +111,7 @@ def scores(folder: Path) -> np.ndarray:
         steps = unit["steps"]
         dice = [np.mean([s["dice"] for s in steps[min(n, len(steps) - 1)]["scores"].values()]) for n in CLICKS]
         rows.append([*dice, dice[-1] >= 0.85, steps[-1]["obeyed"]])
-    return np.mean(np.array(rows, dtype=float), axis=0)
+    return np.nanmean(np.array(rows, dtype=float), axis=0)  # nothing to obey where no click was needed
 
 
 def table(work: Path, repeats: int) -> str:

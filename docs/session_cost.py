@@ -17,12 +17,13 @@ import torch
 from nnsam3d.network import SAM3D
 from nnsam3d.network.config import preset_config
 from nnsam3d.network.cost import count_flop, on_shapes
+from nnsam3d.training.options import TrainingOptions
 
 SIZE = (128, 128, 128)
 
 
 def row(name: str) -> str:
-    config = preset_config(name, patch_size=SIZE)
+    config = preset_config(name, patch_size=SIZE, fine_click_maps=TrainingOptions().fine_click_maps)
     image = torch.rand(1, 1, *SIZE)
     clicks, labels = torch.tensor([[[64.0, 60, 70], [30, 40, 50]]]), torch.tensor([[1, 0]])
     with torch.no_grad(), on_shapes(lambda: SAM3D(config).eval()) as net:

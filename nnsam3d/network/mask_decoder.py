@@ -28,8 +28,9 @@ def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch
 
     Rows that would read outside are zero: the zero padding of the convolution that follows.
     """
-    place = torch.arange(n_out, device=device, dtype=torch.float64) * ((n_in - 1) / max(n_out - 1, 1))
-    corner = torch.arange(n_in, device=device, dtype=torch.float64)
+    exact = torch.float32 if device.type == "mps" else torch.float64  # which has nothing more exact
+    place = torch.arange(n_out, device=device, dtype=exact) * ((n_in - 1) / max(n_out - 1, 1))
+    corner = torch.arange(n_in, device=device, dtype=exact)
     up = (1 - (place[:, None] - corner).abs()).clamp(min=0)
     up = F.pad(up, (0, 0, 1, 1)).to(dtype)
     return torch.stack([up[tap : tap + n_out] for tap in range(3)])
@@ -113,14 +114,17 @@ def fine_click_maps(
         shape[2 + axis] = fine_XYZ[axis]
         distance = (place - clicks_BN3[:, :, axis, None]) / token_HWD[axis]
         squares.append(distance.square().view(shape))
+    slot_BN = torch.where(labels_BN < 0, num_labels, labels_BN).long()  # padding goes to a slot that is dropped
+    items = torch.arange(batch, device=slot_BN.device)
     maps = []
     for sigma in sigmas:
         x, y, z = (torch.exp(square / (-2 * sigma**2)) for square in squares)
-        bumps_BNXYZ = x * (y * z)
-        for label in range(num_labels):
-            of_label = (labels_BN == label)[:, :, None, None, None]
-            maps.append(bumps_BNXYZ.mul(of_label).amax(1))
-    return torch.stack(maps, 1)
+        of_labels = clicks_BN3.new_zeros(batch, num_labels + 1, *fine_XYZ)
+        for click, slot_B in enumerate(slot_BN.unbind(1)):  # one by one: all bumps at once would be many volumes
+            bump_BXYZ = x[:, click] * (y[:, click] * z[:, click])
+            of_labels[items, slot_B] = torch.maximum(of_labels[items, slot_B], bump_BXYZ)
+        maps.append(of_labels[:, :num_labels])
+    return torch.cat(maps, 1)
 
 
 class MaskDecoder(nn.Module):

@@ -69,15 +69,16 @@ def play(answer: Callable[[Clicks], Logits], clicks: Clicks, roll_out: RollOut) 
         yield roll_out.loss(logits) / (roll_out.rounds + 1)
         if number < roll_out.rounds:
             clicks = corrected(clicks, first_free + number, roll_out, logits)
+        del logits  # not to lie beside those of the next round
 
 
 def summed(
-    rounds: Callable[[Sequence[Tensor]], Iterable[Tensor]],
+    losses_of: Callable[[Sequence[Tensor]], Iterable[Tensor]],
     features: Sequence[Tensor],
     parameters: Iterable[nn.Parameter],
     scale: Tensor | float = 1.0,
 ) -> Tensor:
-    """The sum of the losses that ``rounds(features)`` yields, as a function of features and parameters.
+    """The sum of the losses that ``losses_of(features)`` yields, as a function of features and parameters.
 
     Args:
         features: what the rounds share; gradients go on from here.
@@ -86,8 +87,8 @@ def summed(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not torch.is_grad_enabled():
-        return torch.stack([loss.detach() for loss in rounds(features)]).sum()
-    total: Tensor = _Summed.apply(rounds, scale, len(features), *features, *trained)
+        return torch.stack([loss.detach() for loss in losses_of(features)]).sum()
+    total: Tensor = _Summed.apply(losses_of, scale, len(features), *features, *trained)
     return total
 
 
@@ -95,13 +96,13 @@ class _Summed(torch.autograd.Function):
     """Gradients are computed in the forward pass, round by round, and handed out in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, rounds: Any, scale: Tensor | float, split: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, losses_of: Any, scale: Tensor | float, split: int, *tensors: Tensor) -> Tensor:
         leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:split]]
         inputs = [*leaves, *tensors[split:]]
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
         sums: list[Tensor | None] = [None] * len(wanted)
         total = None
-        losses = iter(rounds(leaves))
+        losses = iter(losses_of(leaves))
         while True:
             with torch.enable_grad():
                 loss = next(losses, None)

@@ -124,17 +124,22 @@ class SAM3D(nn.Module):
     def rolled_out(self, features: Features, clicks: tuple[Tensor, Tensor], roll_out: RollOut) -> Tensor:
         """Mean loss of several rounds of clicks on the same features (see `rounds`)."""
 
-        def rounds(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+        def losses_of(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
             same = features._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
             return play(lambda now: self.decode(same, *now), clicks, roll_out)
 
         used = itertools.chain(self.prompt_encoder.parameters(), self.mask_decoder.parameters())
-        return summed(rounds, (features.deepest_BCHWD, features.fused_BOXYZ), used, roll_out.scale)
+        return summed(losses_of, (features.deepest_BCHWD, features.fused_BOXYZ), used, roll_out.scale)
 
     def compile_halves(self, **how: Any) -> None:
         """torch.compile, with its arguments, for `encode` and `decode` each: between them rounds are played."""
         self.encode = torch.compile(self.encode, **how)  # type: ignore[method-assign]
         self.decode = torch.compile(self.decode, **how)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled halves: they are bound to this very network, a copy compiles its own."""
+        state: dict[str, Any] = super().__getstate__()
+        return {key: value for key, value in state.items() if key not in ("encode", "decode")}
 
     def _run(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
         return recompute(part, *inputs) if self.config.checkpointing == "blocks" else part(*inputs)

@@ -22,8 +22,8 @@ ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a las
 class TimedTrainer(nnUNetTrainer):
     """nnU-Net's trainer with a length that is set by ``options``: epochs, iterations, minutes.
 
-    What counts is the time inside epochs (training and online validation), summed over interruptions: not start-up,
-    checkpoints and the final validation.
+    What counts is the time that an epoch trains, summed over interruptions: not start-up, validation and checkpoints,
+    which cost different networks differently. (Of epochs before an interruption the online validation counts, too.)
     """
 
     options: TrainingOptions
@@ -41,17 +41,31 @@ class TimedTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
         self._trained = False
+        self._validated = 0.0  # seconds of online validation in this process
+        self._validating_since: float | None = None
         self._done = 0  # iterations since the start of this process, and the seconds before them
         self._seconds_before = 0.0
         # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
         self.save_every = 10
 
     def training_seconds(self) -> float:
-        """Seconds inside epochs so far."""
+        """Seconds of training inside epochs so far."""
         starts = self.logger.get_value("epoch_start_timestamps", step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
         running = time.time() - starts[-1] if len(starts) > len(ends) else 0.0
-        return sum(end - start for start, end in zip(starts, ends, strict=False)) + running
+        validating = 0.0 if self._validating_since is None else time.time() - self._validating_since
+        epochs = sum(end - start for start, end in zip(starts, ends, strict=False))
+        return epochs + running - self._validated - validating
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._validating_since = time.time()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        if self._validating_since is not None:
+            self._validated += time.time() - self._validating_since
+        self._validating_since = None
 
     def share_done(self, epoch: float) -> float:
         """How much of the training lies behind, 0..1: of the epochs or of the time, whichever is more."""

@@ -17,6 +17,7 @@ from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnsam3d.files import write_text
 from nnsam3d.network.rounds import Clicks, with_room
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
@@ -33,22 +34,22 @@ def click_through(
 
     Args:
         answer: clicks -> logits (B, K, D, H, W).
-        first: simulated on the truth; where there are none the first click is a correction, too.
+        first: simulated on the truth; in an item that has none the first click is a correction, too.
 
     Returns:
         Logits without a click and at ``FURTHER`` clicks after the first ones; and (2,) how many clicks were obeyed
         by the last answer, and how many there were.
     """
     truth_BDHW = truth_labels(target_BRDHW, label_manager)
-    nothing = (first[0], torch.full_like(first[1], -1))
-    logits = answer(nothing)
-    found, clicks, free = [logits], with_room(first, FURTHER[-1] + 1), first[1].shape[1]
+    free, has_first_B = first[1].shape[1], (first[1] >= 0).any(1)
+    clicks = with_room(first, FURTHER[-1] + 1)
+    logits = answer((clicks[0], torch.full_like(clicks[1], -1)))
+    found = [logits]
     for number in range(FURTHER[-1] + 1):
-        if number or simulation.options.validation_clicks == 0:
-            position_B3, label_B = next_clicks(
-                truth_BDHW, predicted_labels(logits, label_manager), clicks, simulation
-            )
-            clicks[0][:, free + number], clicks[1][:, free + number] = position_B3, label_B
+        position_B3, label_B = next_clicks(truth_BDHW, predicted_labels(logits, label_manager), clicks, simulation)
+        if number == 0:
+            label_B = torch.where(has_first_B, -1, label_B)
+        clicks[0][:, free + number], clicks[1][:, free + number] = position_B3, label_B
         logits = answer(clicks)
         if number in FURTHER:
             found.append(logits)
@@ -101,13 +102,12 @@ def header(options_clicks: int) -> list[str]:
 def append_row(folder: Path, names: Sequence[str], row: Sequence[float]) -> None:
     """One epoch into the table; an epoch that is repeated after an interruption replaces its row."""
     path = folder / TABLE
-    rows = [list(names)]
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [one for one in csv.reader(file) if one[0] == "epoch" or int(one[0]) < row[0]] or rows
-    rows.append([str(int(row[0])), *(f"{value:.4f}" for value in row[1:])])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    lines = [",".join(names)]
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if before[:1] == lines:  # another number of clicks is another table
+        lines += [line for line in before[1:] if int(line.partition(",")[0]) < row[0]]
+    lines.append(",".join([str(int(row[0])), *(f"{value:.4f}" for value in row[1:])]))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def draw(folder: Path) -> None:
@@ -117,11 +117,12 @@ def draw(folder: Path) -> None:
     with (folder / TABLE).open(newline="", encoding="utf-8") as file:
         names, *rows = csv.reader(file)
     values = np.array(rows, dtype=float).reshape(-1, len(names))
-    figure, axes = plt.subplots(figsize=(9, 5))
-    for column, name in enumerate(names[1:], start=1):
-        label = "obedience" if name == "obedience" else f"Dice, {name.removeprefix('dice_')} click(s)"
-        axes.plot(values[:, 0], values[:, column], "--" if name == "obedience" else "-", label=label)
-    axes.set(xlabel="epoch", ylim=(0, 1), title="validation patches")
-    axes.legend(loc="lower right")
-    figure.savefig(folder / FIGURE, dpi=100)
-    plt.close(figure)
+    with plt.style.context("default"):  # nnU-Net's own figure leaves huge fonts behind
+        figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+        for column, name in enumerate(names[1:], start=1):
+            label = "obedience" if name == "obedience" else f"Dice, {name.removeprefix('dice_')} click(s)"
+            axes.plot(values[:, 0], values[:, column], "--" if name == "obedience" else "-", label=label)
+        axes.set(xlabel="epoch", ylim=(0, 1), title="validation patches")
+        figure.legend(loc="outside right upper")
+        figure.savefig(folder / FIGURE, dpi=100)
+        plt.close(figure)

@@ -87,7 +87,8 @@ class TrainingOptions:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
         _require(self.final_validation in (0, 1), "final_validation", self.final_validation, "0 or 1")
-        _require(_range(self.rounds) is not None, "rounds", self.rounds, 'a number (3) or a range (1-6) from 0 to 20')
+        allowed = f"a number (3) or a range (1-6) from 0 to {MOST_ROUNDS}"
+        _require(_range(self.rounds) is not None, "rounds", self.rounds, allowed)
         for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
 
@@ -209,6 +210,8 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 
 def _convert(key: str, value: Any, kind: type, source: str) -> Any:
     try:
+        if key == "rounds" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # as a reader of the plans would write it
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError
         if kind is int and isinstance(value, float) and not value.is_integer():

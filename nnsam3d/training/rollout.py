@@ -27,7 +27,7 @@ def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
     return int(np.random.default_rng([epoch, iteration]).integers(low, high + 1))
 
 
-def roll_out(
+def make_roll_out(
     rounds: int,
     target: Target,
     loss: Loss,

@@ -24,8 +24,9 @@ from nnsam3d.network.rounds import Clicks
 from nnsam3d.network.weights import load_sam
 from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
 from nnsam3d.training.clicked import ClickedTrainer
-from nnsam3d.training.optimizer import WarmupLinear, build_optimizer, clip_gradients
+from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
+    BEFORE_ROUNDS,
     ENVIRONMENT_VARIABLE,
     PLANS_KEY,
     TrainingOptions,
@@ -35,7 +36,7 @@ from nnsam3d.training.options import (
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.pretrained import SCRATCH, find_weights
-from nnsam3d.training.rollout import drawn_rounds, roll_out
+from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
 NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may change without changing a parameter
@@ -161,12 +162,15 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.my_init_kwargs: dict[str, Any] = {**self.my_init_kwargs, "plans": self.plans_manager.plans}
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.options.weight_decay
+            if FACTOR in group:
+                group[FACTOR] = self.options.prompt_learning_rate_factor
 
     def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
         entry = plans["configurations"][self.configuration_name]
         trained = options_of_checkpoint(entry[PLANS_KEY], source=checkpoint)
         # what the training started from is history, whatever the environment says now
         options = replace(options_from_environment(trained), weights=trained.weights).resolved(self.device.type)
+        _require_same_groups(trained, options, checkpoint)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
         _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
         self.plans_manager = PlansManager(rewritten)
@@ -211,7 +215,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         scaler = self.grad_scaler
         scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
         rounds = drawn_rounds(self.options, self.current_epoch, self._iteration)
-        task = roll_out(rounds, target, self.loss, self.label_manager, self._click_simulation(), scale)
+        task = make_roll_out(rounds, target, self.loss, self.label_manager, self._click_simulation(), scale)
         with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
             loss = self.network(data_BCDHW, task)
         if scaler is not None:
@@ -233,6 +237,16 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         return lambda clicks: network.decode(features, *clicks)
 
 
+def _require_same_groups(trained: TrainingOptions, options: TrainingOptions, checkpoint: str) -> None:
+    """The optimiser's state in a checkpoint belongs to its groups: with a factor of 1 there is one, else two."""
+    before, now = trained.prompt_learning_rate_factor, options.prompt_learning_rate_factor
+    if (before == 1) != (now == 1):
+        raise UserError(
+            f"{checkpoint} was trained with prompt_learning_rate_factor={before:g} and cannot go on with {now:g}: a "
+            f"factor of 1 is one group of the optimiser, another factor two. Leave it out of {ENVIRONMENT_VARIABLE}."
+        )
+
+
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
     """Compare two configurations' architectures, value by value."""
     # what an earlier version did not know had the value that is the default
@@ -241,8 +255,9 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     differing = [key for key in wanted if key not in NO_WEIGHTS and _plain(kwargs.get(key)) != _plain(wanted[key])]
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
-        there, now = theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
-        options = " ".join(f"{key}={there[key]}" for key in ("preset", "window") if there.get(key) != now.get(key))
+        there, now = BEFORE_ROUNDS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
+        shaping = ("preset", "window", "fine_click_maps")
+        options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
             f"{where} holds another network than this run asks for ({details}). Set "
             f'{ENVIRONMENT_VARIABLE}="{options or "..."}" as in that training, or train under another plans '

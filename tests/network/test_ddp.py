@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def network(mode: str = "none") -> SAM3D:
     torch.manual_seed(0)
-    net = SAM3D(SAM3DConfig(**SMALL, checkpointing=mode)).train()
+    net = SAM3D(SAM3DConfig(**SMALL, checkpointing=mode, fine_click_maps=2)).train()
     with torch.no_grad():
-        net.prompt_encoder.click_map.weight.normal_(std=0.1)  # type: ignore[operator]
+        for part in (net.prompt_encoder.click_map, net.mask_decoder.click_map):
+            part.weight.normal_(std=0.1)  # type: ignore[union-attr, operator]
     return net
 
 
@@ -56,17 +57,20 @@ def gradients(net: torch.nn.Module, x_BCDHW: Tensor, roll_out: RollOut | None = 
     }
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_ddp_trains(tmp_path: Path, compiled: bool) -> None:
+@pytest.mark.parametrize("compiled", ["no", "whole", "halves"])
+def test_ddp_trains(tmp_path: Path, compiled: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        net: torch.nn.Module = network()
-        if compiled:  # nnU-Net compiles first and wraps then, which puts a prefix before the parameters' names
-            net = torch.compile(net, backend="eager")
-        net = torch.nn.parallel.DistributedDataParallel(net)
-        for task in (None, ROLL_OUT):
+        bare = network()
+        whole: torch.nn.Module = bare
+        if compiled == "whole":  # as nnU-Net does it, which puts a prefix before the parameters' names
+            whole = torch.compile(bare, backend="eager")
+        parallel = torch.nn.parallel.DistributedDataParallel(whole)
+        if compiled == "halves":  # as the trainer does it, after nnU-Net has wrapped
+            bare.compile_halves(backend="eager")
+        for task in (None,) if compiled == "whole" else (None, ROLL_OUT):
             for _ in range(2):  # DDP complains in the iteration after a parameter was left out
-                gradients(net, batch(1), None if compiled else task)
+                gradients(parallel, batch(1), task)
     finally:
         dist.destroy_process_group()
 

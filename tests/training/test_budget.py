@@ -143,6 +143,20 @@ def test_a_final_validation_may_be_left_out_and_made_later(
     assert made == ([True] if validates else [])
 
 
+def test_validation_is_not_counted(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    for name in ("on_validation_epoch_start", "on_validation_epoch_end"):
+        monkeypatch.setattr(budget.nnUNetTrainer, name, lambda self, *_: None)
+    trainer = Trainer(TrainingOptions(max_minutes=25))
+    trainer.logger.values["epoch_start_timestamps"].append(clock.now)
+    clock.now += 100
+    trainer.on_validation_epoch_start()
+    clock.now += 40
+    assert trainer.training_seconds() == 100
+    trainer.on_validation_epoch_end([])
+    trainer.logger.values["epoch_end_timestamps"].append(clock.now)
+    assert trainer.training_seconds() == 100
+
+
 def test_the_last_epoch_is_cut_to_what_the_budget_allows(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(budget.nnUNetTrainer, "on_train_epoch_start", lambda self: None)
     trainer = Trainer(TrainingOptions(max_minutes=25, num_iterations_per_epoch=50))

@@ -85,6 +85,12 @@ def test_rounds_are_a_number_or_a_range(text: str, expected: tuple[int, int]) ->
     assert TrainingOptions(rounds=text).rounds_range == expected
 
 
+def test_plans_may_give_rounds_as_a_number() -> None:
+    assert options_from_mapping({"rounds": 4}).rounds_range == (4, 4)
+    with pytest.raises(OptionsError, match="rounds=True must be of type"):
+        options_from_mapping({"rounds": True})
+
+
 def test_a_model_of_before_is_continued_as_it_was_trained() -> None:
     stored = {"preset": "tiny", "refinement_share": 0.5, "max_clicks": 4}
     options = options_of_checkpoint(stored, "checkpoint.pth")

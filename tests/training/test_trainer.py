@@ -129,6 +129,48 @@ def test_a_second_continuation_keeps_what_the_first_was_given(
         assert trainer.bare_network.config.max_clicks == 12
 
 
+def test_a_continuation_may_change_how_fast_prompts_learn(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(tmp_path / "checkpoint.pth")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(checkpoint)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "prompt_learning_rate_factor=5")
+    continued = make(plans, dataset_json)
+    continued.load_checkpoint(checkpoint)
+    continued.lr_scheduler.step(3.0)
+    slow, fast = (group["lr"] for group in continued.optimizer.param_groups)
+    assert fast == pytest.approx(5 * slow)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "prompt_learning_rate_factor=1")
+    with pytest.raises(UserError, match="prompt_learning_rate_factor=10 and cannot go on with 1"):
+        make(plans, dataset_json).load_checkpoint(checkpoint)
+
+
+def test_a_training_of_before_goes_on_as_it_was(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plans know nothing of rounds, factors and fine maps, and its optimiser has one group."""
+    old = "rounds=0 prompt_learning_rate_factor=1 fine_click_maps=0"
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"preset=nano weights=scratch num_epochs=5 {old}")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    entry = trainer.plans_manager.plans["configurations"]["3d_fullres"]
+    for key in ("rounds", "prompt_learning_rate_factor", "fine_click_maps", "final_validation"):
+        del entry["nnsam3d"][key]
+    entry["nnsam3d"]["refinement_share"] = 0.0
+    for key in ("fine_click_maps", "token_aspect"):
+        del entry["architecture"]["arch_kwargs"][key]
+    trainer.my_init_kwargs["plans"] = trainer.plans_manager.plans
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    continued = make(plans, dataset_json)
+    continued.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert continued.options.rounds_range == (0, 0)
+    assert len(continued.optimizer.param_groups) == 1
+    assert continued.bare_network.mask_decoder.click_map is None
+
+
 def test_a_checkpoint_of_another_network_is_refused_by_name(
     plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
