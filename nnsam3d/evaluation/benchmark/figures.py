@@ -205,9 +205,10 @@ def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]
                 panels[1].text(0.5, 0.5, shown, transform=panels[1].transAxes, ha="center", va="center", fontsize=9)
             else:
                 _correction(panels, shown)
-    figure.legend(handles=_correction_handles(), loc="lower center", ncols=6, frameon=False, fontsize=9)
+    lines = 1 if len(names) > 1 else 2  # of the legend: one arm is narrower than six entries
+    figure.legend(handles=_correction_handles(), loc="lower center", ncols=6 // lines, frameon=False, fontsize=9)
     # panels are of one size, whatever the shape of the images in them
-    figure.subplots_adjust(0.01, 0.4 / size[1], 0.99, 1 - 0.6 / size[1], wspace=0.06, hspace=0.16)
+    figure.subplots_adjust(0.01, (0.15 + 0.25 * lines) / size[1], 0.99, 1 - 0.6 / size[1], wspace=0.06, hspace=0.16)
     for number, name in enumerate(names):
         figure.text((number + 0.5) / len(names), 1 - 0.08 / size[1], name, ha="center", va="top", weight="bold")
         if number:
