@@ -176,6 +176,8 @@ def test_online_validation_tells_what_clicks_do(plans: dict[str, Any], kind: str
     trainer.logger.log("lrs", 1.0, 0)
     trainer.network.eval()
     batch = a_batch(trainer.label_manager)
+    second = truth_labels(batch["target"], trainer.label_manager)[1]
+    batch["data"][(1, 1, *torch.nonzero(second == 1)[0].tolist())] = 2
     with torch.no_grad():
         step = trainer.validation_step(batch)
         trainer.on_validation_epoch_end([step, step])
@@ -187,11 +189,19 @@ def test_online_validation_tells_what_clicks_do(plans: dict[str, Any], kind: str
         np.testing.assert_allclose(step[key], stock[key], rtol=1e-5)
     kept, given = step["obeyed"]
     assert 0 <= kept <= given
-    assert given == 1 + 2 * 4, "one click in the first patch, four corrections in both"
+    assert given == 2 * (1 + 4), "one click and four corrections in each patch"
     header, row = (Path(trainer.output_folder) / TABLE).read_text().split()
     assert header == "epoch,dice_0,dice_1,dice_3,dice_5,obedience"
     assert row.startswith("0,")
     assert "by number of clicks" in Path(trainer.log_file).read_text()
+
+
+def test_a_patch_without_a_first_click_begins_with_a_correction(plans: dict[str, Any]) -> None:
+    trainer = make("labels", plans, SAM3DAdapterTrainer)
+    trainer.network.eval()
+    with torch.no_grad():
+        step = trainer.validation_step(a_batch(trainer.label_manager))  # its second patch has no click
+    assert step["obeyed"][1] == 2 * (1 + 4)
 
 
 def test_a_repeated_epoch_replaces_its_row(tmp_path: Path) -> None:
