@@ -14,7 +14,7 @@ mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 run() { # part dataset folds
   local part=$1 dataset=$2
   shift 2
-  if ! ls "$nnUNet_preprocessed"/Dataset*"$dataset"_*/nnUNetPlans_3d_fullres >/dev/null 2>&1; then
+  if ! compgen -G "$nnUNet_preprocessed/$(printf 'Dataset%03d_*' "$dataset")/nnUNetPlans_3d_fullres" >/dev/null; then
     nnUNetv2_plan_and_preprocess -d "$dataset" -c 3d_fullres --verify_dataset_integrity >"$work/logs/plan_$part.txt" 2>&1
   fi
   nnsam3d benchmark run -d "$dataset" -c 3d_fullres -f "$@" -o "$work/$part" --to "${report:-$work/report}/$part" \
