@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import autocast, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.network import read_prompt_channel
@@ -57,7 +56,6 @@ class nnUNetClickTrainer(ClickedTrainer):
             "radius": list(ball_radius(resolved["spacing"])),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._iteration = 0
         self.use_length(options)
 
     @staticmethod
@@ -80,10 +78,6 @@ class nnUNetClickTrainer(ClickedTrainer):
             enable_deep_supervision,
         )
         return WithClickChannels(channels, network)
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._iteration = 0
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's update, after rounds without gradient in which the network's errors are clicked.
@@ -108,7 +102,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         first = read_prompt_channel(data_BCDHW[:, -1], self.options.max_clicks)
         clicks, free = with_room(first, rounds), first[1].shape[1]
         for slot in range(free, free + rounds):
-            with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+            with self.half_precision():
                 predicted_BDHW = predicted_labels(answer(clicks), self.label_manager)
             clicks[0][:, slot], clicks[1][:, slot] = next_clicks(truth_BDHW, predicted_BDHW, clicks, simulation)
         return with_prompt_channel(data_BCDHW, clicks)

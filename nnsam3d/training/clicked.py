@@ -37,6 +37,8 @@ OURS = ("clicked", "obeyed")  # keys of a validation step that nnU-Net does not 
 class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer whose data carry the prompt channel; ``options`` say how clicks are simulated."""
 
+    _iteration = 0
+
     def _click_simulation(self) -> ClickSimulation:
         spacing = self.configuration_manager.spacing
         return ClickSimulation(
@@ -56,6 +58,14 @@ class ClickedTrainer(TimedTrainer):
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0  # of the epoch; a training step counts it up
+
+    def half_precision(self) -> Any:
+        """Autocast on a GPU; nothing elsewhere, where nnU-Net trains in float32."""
+        return autocast(self.device.type) if self.device.type == "cuda" else dummy_context()
+
     def answers(self, data_BCDHW: torch.Tensor) -> Answer:
         """What the network says to clicks on a batch (B, C + 1, D, H, W), whatever its prompt channel holds."""
         raise NotImplementedError
@@ -65,7 +75,7 @@ class ClickedTrainer(TimedTrainer):
         data_BCDHW, target = batch["data"].to(self.device), batch["target"]
         target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
         finest = target[0] if isinstance(target, list) else target
-        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+        with self.half_precision():
             first = read_prompt_channel(data_BCDHW[:, -1], max(1, self.options.validation_clicks))
             found, kept = click_through(
                 self.answers(data_BCDHW), first, finest, self.label_manager, self._click_simulation()

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import autocast, nn
+from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,7 +65,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         plans = rewrite_plans(plans, configuration, dataset_json, options)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._restoring = False
-        self._iteration = 0
         self.enable_deep_supervision = False
         self.pretrained_from: Path | None = None
         self._use(options)
@@ -200,10 +198,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             ours = self.plans_manager.plans["configurations"][self.configuration_name]
             _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._iteration = 0
-
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One update: nnU-Net's, with a roll-out as its forward pass, the paper's gradient clipping and a learning rate
         per iteration."""
@@ -216,7 +210,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
         rounds = drawn_rounds(self.options, self.current_epoch, self._iteration)
         task = make_roll_out(rounds, target, self.loss, self.label_manager, self._click_simulation(), scale)
-        with autocast(self.device.type) if self.device.type == "cuda" else dummy_context():
+        with self.half_precision():
             loss = self.network(data_BCDHW, task)
         if scaler is not None:
             scaler.scale(loss).backward()

@@ -29,6 +29,15 @@ _CONFIGURATION = {
 
 
 @pytest.fixture
+def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """nnU-Net's folders, empty, and no dataset that a trainer would look for."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+
+
+@pytest.fixture
 def plans() -> dict[str, Any]:
     return {
         "plans_name": "nnUNetPlans",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,7 @@ from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+def _options(monkeypatch: pytest.MonkeyPatch, own_folders: None) -> None:
     monkeypatch.setenv("nnsam3d_options", "num_epochs=5 max_minutes=2")
 
 

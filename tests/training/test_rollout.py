@@ -85,11 +85,7 @@ def test_rounds_are_drawn_and_agreed_on() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+def _options(monkeypatch: pytest.MonkeyPatch, own_folders: None) -> None:
     monkeypatch.setitem(PRESETS, "nano", NANO)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=nano weights=scratch rounds=2")
 

@@ -30,11 +30,7 @@ FROZEN_PARTS = ("patch_embed", "pos_embed", "attn.qkv", "attn.proj", "rel_pos_h"
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.infer_dataset_class", lambda folder: None)
+def _options(monkeypatch: pytest.MonkeyPatch, own_folders: None) -> None:
     monkeypatch.setitem(PRESETS, "nano", NANO)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=nano weights=scratch num_epochs=5")
 
