@@ -10,7 +10,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -25,7 +24,7 @@ from nnsam3d.prompts import click_labels
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.options import resolve_options
 from nnsam3d.training.plans import refuse_unsupported
-from nnsam3d.training.rollout import drawn_rounds, next_clicks, predicted_labels, truth_labels
+from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, truth_labels
 
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
@@ -86,8 +85,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         one of the rounds is drawn: the same loss on average, at the cost of one backward pass.
         """
         self._iteration += 1
-        rng = np.random.default_rng([self.current_epoch, self._iteration])
-        rounds = int(rng.integers(drawn_rounds(self.options, self.current_epoch, self._iteration) + 1))
+        rounds = drawn_round(self.options, self.current_epoch, self._iteration)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         if rounds:
             target = batch["target"]

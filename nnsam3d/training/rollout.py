@@ -27,6 +27,13 @@ def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
     return int(np.random.default_rng([epoch, iteration]).integers(low, high + 1))
 
 
+def drawn_round(options: TrainingOptions, epoch: int, iteration: int) -> int:
+    """One of the answers 0 to :func:`drawn_rounds`, each as likely as the others: the mean over them, drawn."""
+    # a stream of its own: from the same one the answer would follow from the number of rounds
+    rng = np.random.default_rng([epoch, iteration, 1])
+    return int(rng.integers(drawn_rounds(options, epoch, iteration) + 1))
+
+
 def make_roll_out(
     rounds: int,
     target: Target,

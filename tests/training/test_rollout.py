@@ -16,7 +16,7 @@ from nnsam3d.training.click_unet import nnUNetClickTrainer, with_prompt_channel
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.online_validation import TABLE, append_row
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE, TrainingOptions
-from nnsam3d.training.rollout import drawn_rounds, next_clicks, predicted_labels, truth_labels
+from nnsam3d.training.rollout import drawn_round, drawn_rounds, next_clicks, predicted_labels, truth_labels
 from nnsam3d.training.trainer import SAM3DAdapterTrainer
 
 from .test_trainer import NANO
@@ -82,6 +82,15 @@ def test_rounds_are_drawn_and_agreed_on() -> None:
     assert np.bincount(drawn)[1:] == pytest.approx([100] * 4, abs=40)
     assert drawn == [drawn_rounds(options, epoch, iteration) for epoch in range(20) for iteration in range(20)]
     assert {drawn_rounds(TrainingOptions(rounds="3"), 0, i) for i in range(20)} == {3}
+
+
+def test_one_round_is_drawn_evenly_whatever_their_number() -> None:
+    options = TrainingOptions(rounds="1-6")
+    places = [(epoch, iteration) for epoch in range(60) for iteration in range(100)]
+    drawn = np.array([(drawn_rounds(options, *place), drawn_round(options, *place)) for place in places])
+    for rounds in range(1, 7):
+        share = np.bincount(drawn[drawn[:, 0] == rounds, 1], minlength=rounds + 1) / (drawn[:, 0] == rounds).sum()
+        assert share == pytest.approx([1 / (rounds + 1)] * (rounds + 1), abs=0.06)
 
 
 @pytest.fixture(autouse=True)
