@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -91,7 +92,9 @@ class nnUNetClickTrainer(ClickedTrainer):
             target = batch["target"]
             finest = (target[0] if isinstance(target, list) else target).to(self.device, non_blocking=True)
             data_BCDHW = self._corrected(data_BCDHW, truth_labels(finest, self.label_manager), rounds)
-        return super().train_step({**batch, "data": data_BCDHW})
+        # on a GPU nnU-Net's own step does it
+        with dummy_context() if self.device.type == "cuda" else self.half_precision():
+            return super().train_step({**batch, "data": data_BCDHW})  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:

@@ -71,6 +71,7 @@ class TrainingOptions:
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
     final_validation: int = 1  # 0 = leave out nnU-Net's validation of whole cases after the last epoch
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
+    cpu_bfloat16: int = 1  # on a CPU with instructions for it, train in bfloat16 as a GPU does in float16; 0 = float32
     checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,8 @@ class TrainingOptions:
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
-        _require(self.final_validation in (0, 1), "final_validation", self.final_validation, "0 or 1")
+        for name in ("final_validation", "cpu_bfloat16"):
+            _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")
         allowed = f"a number (3) or a range (1-6) from 0 to {MOST_ROUNDS}"
         _require(_range(self.rounds) is not None, "rounds", self.rounds, allowed)
         for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
