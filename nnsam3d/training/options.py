@@ -36,7 +36,12 @@ DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
 LEARNING_RATES = {"tiny": 1e-3}
 PAPER_LEARNING_RATE = 4e-4
 # A model of an earlier version was trained without these; its plans do not name them.
-BEFORE_ROUNDS: dict[str, Any] = {"rounds": "0", "prompt_learning_rate_factor": 1.0, "fine_click_maps": 0}
+EARLIER_VERSIONS: dict[str, Any] = {
+    "rounds": "0",
+    "prompt_learning_rate_factor": 1.0,
+    "fine_click_maps": 0,
+    "cpu_bfloat16": 0,
+}
 RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
 
 
@@ -124,7 +129,7 @@ class TrainingOptions:
 def options_of_checkpoint(values: Mapping[str, Any], source: str) -> TrainingOptions:
     """The options that a stored training was made with, in an earlier version, too; errors as for a mapping."""
     kept = {key: value for key, value in values.items() if key not in RETIRED}
-    return options_from_mapping(BEFORE_ROUNDS | kept, source=source)
+    return options_from_mapping(EARLIER_VERSIONS | kept, source=source)
 
 
 def options_from_mapping(

@@ -25,7 +25,7 @@ from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
-    BEFORE_ROUNDS,
+    EARLIER_VERSIONS,
     ENVIRONMENT_VARIABLE,
     PLANS_KEY,
     TrainingOptions,
@@ -249,7 +249,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     differing = [key for key in wanted if key not in NO_WEIGHTS and _plain(kwargs.get(key)) != _plain(wanted[key])]
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
-        there, now = BEFORE_ROUNDS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
+        there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
         shaping = ("preset", "window", "fine_click_maps")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
