@@ -53,8 +53,10 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
     data[:, 1] = 0
     loss = float(trainer.train_step({"data": data, "target": target})["loss"])
 
-    assert seen and all(was is expected for was in seen)
-    assert loss == loss and not torch.is_autocast_enabled("cpu")
+    assert seen
+    assert all(was is expected for was in seen)
+    assert loss == loss
+    assert not torch.is_autocast_enabled("cpu")
     assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
     assert any(not torch.equal(one, two) for one, two in zip(before, trainer.network.parameters(), strict=True))
 
