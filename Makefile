@@ -82,7 +82,7 @@ test-slow: $(STAMP)
 	$(PY) -m pytest -m slow --durations=15 -ra $(PYTEST_ARGS)
 
 bench: $(STAMP)
-	$(PY) -m nnsam3d.evaluation.bench --output docs/performance.md $(BENCH_ARGS)
+	$(PY) -m benchmarks.bench --output docs/performance.md $(BENCH_ARGS)
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

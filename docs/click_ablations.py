@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnsam3d.evaluation.demo import nnunet_command
 from nnsam3d.nnunet.link import trainers_folder
+from nnsam3d.nnunet.run import nnunet_command
 
 BEFORE = "rounds=0 prompt_learning_rate_factor=1 fine_click_maps=0 zero_click_share=0.2"
 ARMS = {

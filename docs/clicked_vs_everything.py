@@ -23,8 +23,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.evaluation.demo import dice, nnunet_command, nnunet_environment
+from nnsam3d.demo.tables import dice
 from nnsam3d.geometry import zyx_to_xyz
+from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
 
 SEED = 4

@@ -1,7 +1,7 @@
 """`nnsam3d <command>`.
 
-The help of all commands is held here, so that `nnsam3d --help` answers at once; a command's module, with its
-`add_arguments(parser)` and `main(args) -> int`, is imported when the command is named.
+The help of all commands is held here, so that `nnsam3d --help` answers at once; a command's module in
+`nnsam3d.commands`, with its `add_arguments(parser)` and `main(args) -> int`, is imported when the command is named.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
@@ -20,9 +21,8 @@ from nnsam3d.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """A command: where its code is, and what its help says."""
+    """What the help of a command says; its code is :func:`module_of` its name."""
 
-    module: str
     summary: str
     description: str
     example: str
@@ -30,7 +30,6 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "link": Command(
-        module="nnsam3d.nnunet.link",
         summary="make nnU-Net's commands find the trainers of nnsam3d",
         description="""
             Puts stub files for the trainers and planners of nnsam3d into the installed nnU-Net, so that
@@ -44,7 +43,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "doctor": Command(
-        module="nnsam3d.nnunet.doctor",
         summary="check the installation and name the cure for what is wrong",
         description="""
             Checks the versions, whether torch and torchvision fit together, whether nnU-Net finds the
@@ -57,7 +55,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "weights": Command(
-        module="nnsam3d.training.weights_command",
         summary="list, download and verify SAM's pretrained weights",
         description="""
             Shows where Meta's SAM checkpoints are on this machine, downloads them (an interrupted download is
@@ -75,7 +72,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "prompts": Command(
-        module="nnsam3d.preprocessing.prompts_command",
         summary="look at, convert and simulate prompt files",
         description="""
             Prompt files of 3D Slicer (.mrk.json, .fcsv), autoPET, the CVPR 2025 challenge (.npz),
@@ -95,7 +91,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "plan-table": Command(
-        module="nnsam3d.planning.table_command",
         summary="show the plan that each memory budget would get",
         description="""
             Prints what SAM3DAdapterPlanner would decide (backbone, patch, batch, checkpointing, estimated memory of
@@ -111,7 +106,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "predict": Command(
-        module="nnsam3d.inference.predict_command",
         summary="segment a folder of images with their prompt files",
         description="""
             Like nnUNetv2_predict, for people with clicks: only the surroundings of the clicks are computed (as
@@ -127,7 +121,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "benchmark": Command(
-        module="nnsam3d.evaluation.benchmark.command",
         summary="compare clicks with nnU-Net, with controls, and write a report",
         description="""
             Clicks on the cases that were held back from training, with every arm (a trained model, or a control
@@ -142,7 +135,6 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "demo": Command(
-        module="nnsam3d.evaluation.demo",
         summary="see the main job run on phantoms, in minutes, on a CPU",
         description="""
             Makes a small phantom CT set, lets nnU-Net's own commands plan, train and predict with clicks on
@@ -189,14 +181,19 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module = _module_of(name)
+    module = _import_module(name)
     module.add_arguments(parser)
     parser.set_defaults(run=module.main)
     return parser
 
 
-def _module_of(name: str):
-    module = COMMANDS[name].module
+def module_of(name: str) -> str:
+    """The module of a command: `plan-table` is nnsam3d.commands.plan_table."""
+    return f"nnsam3d.commands.{name.replace('-', '_')}"
+
+
+def _import_module(name: str) -> ModuleType:
+    module = module_of(name)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -238,7 +235,7 @@ def _run(arguments: list[str]) -> int:
         hint = f" (did you mean {close[0]}?)" if close else ""
         top.error(f"unknown command {name!r}{hint}; the commands are {', '.join(COMMANDS)}")
     args = build_command_parser(name).parse_args(arguments[1:])
-    return args.run(args)
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from .weights_server import no_local_weights as no_local_weights
+from .weights_server import server as server
+
 # Before torch is imported anywhere. Idle threads must sleep: few cores are shared with nnU-Net's workers,
 # which inherit these settings.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

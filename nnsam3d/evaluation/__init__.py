@@ -1,1 +1,1 @@
-"""The demo: a phantom set, nnU-Net's commands on it, a table and pictures."""
+"""The benchmark: arms (trained models and controls), clicked by protocols, scored, tested and reported."""

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 
-from nnsam3d.inference.model import Model
 from nnsam3d.inference.region import Box, Region
+from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.resampling import resampling_of
 
 BACKGROUND_LOGIT = 10.0  # where no window was computed
 
 
-def background_logits(model: Model) -> NDArray[np.float32]:
+def background_logits(model: TrainedModel) -> NDArray[np.float32]:
     """(K,) logits that nobody doubts: of the background channel, or against every region."""
     logits = np.full(model.label_manager.num_segmentation_heads, -BACKGROUND_LOGIT, np.float32)
     if not model.label_manager.has_regions:
@@ -28,12 +27,12 @@ def background_logits(model: Model) -> NDArray[np.float32]:
     return logits
 
 
-def to_labels(model: Model, logits_KDHW: NDArray[np.float32]) -> NDArray[Any]:
+def to_labels(model: TrainedModel, logits_KDHW: NDArray[np.float32]) -> NDArray[Any]:
     """Logits (K, ...) -> label map, as nnU-Net does it (regions included)."""
     return np.asarray(model.label_manager.convert_logits_to_segmentation(logits_KDHW))
 
 
-def is_label(model: Model, logits_KDHW: NDArray[np.float32], label: int) -> NDArray[np.bool_]:
+def is_label(model: TrainedModel, logits_KDHW: NDArray[np.float32], label: int) -> NDArray[np.bool_]:
     """Where logits say a label; of a dataset with regions: this region, whatever else they say there."""
     if model.label_manager.has_regions:
         return np.asarray(logits_KDHW[model.label_manager.regions_class_order.index(label)] > 0)
@@ -43,7 +42,7 @@ def is_label(model: Model, logits_KDHW: NDArray[np.float32], label: int) -> NDAr
 class Exporter:
     """Knows one image's way back: resampling, crop, transposition."""
 
-    def __init__(self, model: Model, properties: dict[str, Any], shape_DHW: Sequence[int]) -> None:
+    def __init__(self, model: TrainedModel, properties: dict[str, Any], shape_DHW: Sequence[int]) -> None:
         """
         Args:
             properties: as nnU-Net's preprocessor leaves them.
@@ -55,29 +54,7 @@ class Exporter:
         forward = model.plans_manager.transpose_forward
         self.backward: list[int] = list(model.plans_manager.transpose_backward)
         spacing = [float(properties["spacing"][axis]) for axis in forward]
-        target = [float(value) for value in model.configuration_manager.spacing]
-        manager = model.configuration_manager.configuration
-        how = {"order": 3, "order_z": 0} | manager["resampling_fn_probabilities_kwargs"]
-        separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing)
-        # across coarse slices nnU-Net repeats the nearest one instead of mixing two
-        self.nearest = axis if separate else None
-        default = manager["resampling_fn_probabilities"] == "resample_data_or_seg_to_shape"
-        # what :meth:`region` knows to imitate; anything else is left to nnU-Net, for the whole image
-        self.is_linear = default and how["order"] == 1 and (how["order_z"] == 0 or not separate)
-
-    def everything(
-        self, logits_KDHW: NDArray[np.float32], probabilities: bool = False
-    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """nnU-Net's own way: label map (raw) and, if asked for, probabilities (K, raw)."""
-        result = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits_KDHW,
-            self.model.plans_manager,
-            self.model.configuration_manager,
-            self.model.label_manager,
-            self.properties,
-            return_probabilities=probabilities,
-        )
-        return result if probabilities else (result, None)
+        self.resampling = resampling_of(model.configuration_manager, spacing)
 
     def empty(self) -> NDArray[Any]:
         """A label map (raw) of background."""
@@ -93,8 +70,8 @@ class Exporter:
         Only this part is resampled, as nnU-Net's default does it: logits linearly, the nearest across coarse slices.
         Other ways of resampling are left to nnU-Net, on the whole image.
         """
-        if not self.is_linear:
-            label_map, maps = self.everything(self._whole(region), probabilities)
+        if not self.resampling.is_linear:
+            label_map, maps = self.model.export(self._whole(region), self.properties, probabilities)
             d, h, w = (slice(0, n) for n in label_map.shape)
             return (d, h, w), label_map, maps
         logits = region.logits_KDHW
@@ -106,7 +83,7 @@ class Exporter:
             low = 0 if start == 0 else int(np.ceil((start + 0.5) * new / old - 0.5))
             high = new if stop == old else int(np.floor((stop - 0.5) * new / old - 0.5)) + 1
             source = (np.arange(low, high) + 0.5) * old / new - 0.5 - start
-            logits = _interpolate(logits, source, axis + 1, nearest=axis == self.nearest)
+            logits = _interpolate(logits, source, axis + 1, nearest=axis == self.resampling.nearest)
             crop = int(self.properties["bbox_used_for_cropping"][axis][0])
             sides.append(slice(crop + low, crop + high))
         logits = logits.transpose([0, *(axis + 1 for axis in self.backward)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
+import pickle
 import shutil
 import sys
 import time
@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_pickle
-from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
@@ -27,11 +25,9 @@ from nnsam3d.files import file_sha256, write_json
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.preprocessing.lookup import case_name, find_prompt_file, prompts_folder, read_case_prompts
-from nnsam3d.preprocessing.prompted import read_volume
+from nnsam3d.nnunet.cases import case_name, find_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts
-
-SCOPES = ("clicked", "everything")
 
 
 @dataclass(frozen=True)
@@ -63,26 +59,26 @@ class Outcome:
     peak_memory_mb: float = 0.0  # of the device in this case; without one, of the process until now
 
 
-def find_cases(images: Path, model: Model) -> list[Case]:
+def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[Case]:
     """The cases of a folder with their prompts; reads headers and prompt files only.
+
+    Args:
+        prompts: folder of the prompt files; None: the one that ``nnsam3d_prompts`` names, else beside the images.
 
     Raises:
         UserError: no such folder, no images, or a folder of prompts that does not exist.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (-i names the folder with the images)")
-    prompts_folder(images)  # complains if it does not exist
-    endings = r"_\d{4}" + re.escape(model.file_ending)
-    named = {path.name for path in images.iterdir() if re.search(f"{endings}$", path.name)}
-    if not named:
+    prompts_folder(images, prompts)  # complains if it does not exist
+    lists = cases_in(images, model.file_ending)
+    if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
+    named = {Path(file).name for files in lists for file in files}
     others = sorted(
         path.name for path in images.iterdir() if path.name.endswith(model.file_ending) and path.name not in named
     )
-    identifiers = sorted({re.sub(f"{endings}$", "", name) for name in named})
-    lists = create_lists_from_splitted_dataset_folder(str(images), model.file_ending, identifiers)
-    channels = len(model.dataset_json["channel_names"])
-    cases = [_case([str(file) for file in files], channels, model) for files in lists]
+    cases = [_case(files, model, prompts) for files in lists]
     return cases + [_misnamed(images / name, model.file_ending) for name in others]
 
 
@@ -92,14 +88,14 @@ def _misnamed(image: Path, ending: str) -> Case:
     return Case(name, (str(image),), problem=f"{image}: nnU-Net expects the channel in the name, for example {right}")
 
 
-def _case(files: list[str], channels: int, model: Model) -> Case:
-    name = case_name(files[0], model.file_ending)
+def _case(files: list[str], model: Model, folder: Path | None) -> Case:
+    name, channels = case_name(files[0], model.file_ending), model.num_channels
     if len(files) != channels:
         return Case(
             name, tuple(files), problem=f"case {name}: {len(files)} image files, the model needs {channels} channels"
         )
     try:
-        path = find_prompt_file(files[0], model.file_ending)
+        path = find_prompt_file(files[0], model.file_ending, folder)
         prompts = read_case_prompts(path, _grid_of(files[0]), model.labels) if path else None
     except UserError as error:
         return Case(name, tuple(files), problem=str(error))
@@ -168,8 +164,7 @@ def _prepared(model: Model, cases: Sequence[Case], ahead: bool) -> Iterator[Call
 
 
 def _prepare(model: Model, case: Case) -> PreparedImage:
-    data, properties = read_volume(model.plans_manager.image_reader_writer_class(), list(case.images))
-    return PreparedImage(model, data, properties)
+    return PreparedImage(model, *model.read(case.images))
 
 
 def _predict(
@@ -219,9 +214,9 @@ def _write(model: Model, name: str, result: Segmentation, image: PreparedImage, 
     try:
         if result.probabilities is not None:
             np.savez_compressed(temporary / f"{name}.npz", probabilities=result.probabilities)
-            save_pickle(image.properties, str(temporary / f"{name}.pkl"))
-        reader = model.plans_manager.image_reader_writer_class()
-        reader.write_seg(result.label_map, str(temporary / f"{name}{model.file_ending}"), image.properties)
+            with open(temporary / f"{name}.pkl", "wb") as file:
+                pickle.dump(image.properties, file)
+        model.write_labels(result.label_map, temporary / f"{name}{model.file_ending}", image.properties)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
             os.replace(path, output / path.name)
     finally:

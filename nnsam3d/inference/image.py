@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from nnsam3d.geometry import xyz_to_zyx
 from nnsam3d.inference.binding import bind_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
-from nnsam3d.inference.model import Model
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
-from nnsam3d.preprocessing.prompted import image_grid, network_clicks
+from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.preprocessing import network_clicks
+from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, clicks_to_index, clicks_to_labels, place_clicks
 
 
@@ -42,7 +43,7 @@ class PreparedImage:
     """An image in the network's terms, and the way back to its own grid."""
 
     def __init__(
-        self, model: Model, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
+        self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
     ) -> None:
         """
         Args:
@@ -98,6 +99,10 @@ class PreparedImage:
             result = replace(result, box=_with_voxels(result.box, voxels_N3[labels_N > 0]))
         return result
 
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """The network's own label map (z, y, x) around the clicks, which are not bound."""
+        return self.segment(prompts, bind=False).label_map
+
     def check(self, prompts: CasePrompts) -> None:
         """Raises PromptError where :meth:`segment` would."""
         self._network_voxels(prompts)
@@ -134,8 +139,8 @@ class PreparedImage:
     ) -> Segmentation:
         channel = np.zeros((1, *self.data_CDHW.shape[1:]), np.float32)
         channel[(0, *voxels_N3.T)] = 1 + labels_N
-        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channel]))
-        label_map, maps = self.exporter.everything(logits, probabilities)
+        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channel])).float().numpy()
+        label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.inference.binding import TOUCHING
-from nnsam3d.inference.model import Triple
 from nnsam3d.inference.windows import Windows
+from nnsam3d.nnunet.model import Triple
+from nnsam3d.nnunet.resampling import window_weights
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
 GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
@@ -121,9 +120,7 @@ class _Canvas:
         self._clicked: dict[int, NDArray[np.bool_]] = {}
         self.computed: list[_Window] = []
         self.order: list[Triple] = []
-        cpu = torch.device("cpu")
-        gaussian = compute_gaussian(windows.size, sigma_scale=1 / 8, value_scaling_factor=10, device=cpu)
-        self.gaussian: NDArray[np.float32] = gaussian.float().numpy()
+        self.gaussian = window_weights(windows.size)
 
     # ------------------------------------------------------------------ what windows say
 

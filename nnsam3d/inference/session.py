@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.preprocessing.prompted import image_grid, read_volume
+from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError, clicks_to_index, read_prompts, write_prompts
 from nnsam3d.prompts.types import checked_space
 
@@ -89,14 +90,14 @@ class Session:
             image = [image]
         if isinstance(image, Sequence) and image and isinstance(image[0], (str, os.PathLike)):
             files = [os.fspath(file) for file in image]  # type: ignore[arg-type]
-            data, properties = read_volume(self._model.plans_manager.image_reader_writer_class(), files)
+            data, properties = self._model.read(files)
             self._case = Path(files[0]).name.removesuffix(f"_0000{self._model.file_ending}")
         else:
             data = np.asarray(image, np.float32)
             data = data[None] if data.ndim == 3 else data
             properties = properties or {"spacing": _checked_spacing(spacing)}
             self._case = "session"
-        channels = len(self._model.dataset_json["channel_names"])
+        channels = self._model.num_channels
         if data.ndim != 4 or len(data) != channels or min(data.shape[1:]) < 2:
             raise UserError(
                 f"the image has the shape {data.shape}; this model needs {channels} channel(s) of a volume, C z y x"
@@ -181,9 +182,9 @@ class Session:
             PromptError: the file is wrong; the session stays as it was.
         """
         image = self._prepared
-        space = read_prompts(path).space
-        grid = image_grid(space, image.raw_properties, image.shape_ZYX)
-        prompts = read_prompts(path, image=grid, labels=self._model.labels)
+        grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
+        prompts = read_prompts(path, image=grid_of, labels=self._model.labels)
+        grid = grid_of(prompts.space)
         index_N3 = clicks_to_index(prompts, grid)
         clicks = [
             Click((float(i), float(j), float(k)), click.label)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnsam3d.inference.model import Model, Triple
 from nnsam3d.network.sam3d import LOGIT_LIMIT, Features
+from nnsam3d.nnunet.model import TrainedModel, Triple
 
 LOGIT_BYTES = 2**30
 
@@ -58,7 +58,7 @@ class Windows:
         encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
     """
 
-    def __init__(self, model: Model, image_CDHW: NDArray[np.float32], cache_bytes: int = 0) -> None:
+    def __init__(self, model: TrainedModel, image_CDHW: NDArray[np.float32], cache_bytes: int = 0) -> None:
         """
         Args:
             cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.

@@ -6,13 +6,11 @@ finding like any other, and one check that fails takes no other with it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from nnsam3d.nnunet.findings import (
     ok,
     one_line,
     problem,
-    render,
     try_import,
     version_of,
 )
@@ -256,9 +253,9 @@ def check_options() -> Iterator[Finding]:
 
 def check_weights() -> Iterator[Finding]:
     """SAM's pretrained weights, found as a training finds them."""
-    pretrained, error = try_import("nnsam3d.training.pretrained")
+    pretrained, error = try_import("nnsam3d.checkpoints.pretrained")
     if pretrained is None:
-        yield problem(f"nnsam3d.training.pretrained does not import: {error}", "cure the problems above first")
+        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "cure the problems above first")
         return
     if wrong := pretrained.named_in_vain():
         yield problem(wrong, "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS")
@@ -323,25 +320,3 @@ def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Findi
                 yield name, finding
         except Exception as error:
             yield name, problem(f"the check itself failed: {one_line(error)}", "please report this")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `nnsam3d doctor`."""
-    parser.add_argument("--quiet", action="store_true", help="print problems only")
-
-
-def main(args: argparse.Namespace) -> int:
-    """`nnsam3d doctor`."""
-    problems = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other packages' deprecations are no findings
-        for _, finding in examine():
-            problems += finding.level == "problem"
-            if finding.level == "problem" or not args.quiet:
-                print(render(finding), flush=True)
-    if problems:
-        print(f"\n{problems} problem{'s' * (problems > 1)}: something will break.")
-        return 1
-    if not args.quiet:
-        print("\nNo problems.")
-    return 0

@@ -10,7 +10,6 @@ classes by reading the source.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import importlib.util
@@ -192,41 +191,3 @@ def _read_only_message(nnunet: Path, error: OSError) -> str:
         "Use nnU-Net's own way for such installs instead (training and prediction; not the planners):\n"
         "    export nnUNet_extTrainer=$(nnsam3d link --print-path)"
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `nnsam3d link`."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--undo", action="store_true", help="remove exactly the files that link wrote")
-    group.add_argument(
-        "--print-path",
-        action="store_true",
-        help="write nothing; print the folder that nnUNet_extTrainer has to name",
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    """`nnsam3d link`."""
-    if args.print_path:
-        print(trainers_folder())
-        return 0
-    nnunet = nnunet_folder()
-    if args.undo:
-        removed = undo(nnunet)
-        for stub in removed:
-            print(f"removed {stub}")
-        print(f"{len(removed)} removed." if removed else f"Nothing to undo in {nnunet}.")
-        return 0
-    wanted = registered(nnunet)
-    written, removed = link(nnunet, wanted)
-    for entry in wanted:
-        state = "wrote    " if entry.stub in written else "unchanged"
-        print(f"{state} {entry.stub}  ({', '.join(entry.names)})")
-    for stub in removed:
-        print(f"removed   {stub}  (no such class in this nnsam3d)")
-    if not wanted:
-        cure = "pip install --force-reinstall --no-deps nnsam3d"
-        raise UserError(f"nnsam3d has no trainers to link; cure: {cure}")
-    names = ", ".join(name for entry in wanted for name in entry.names)
-    print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
-    return 0

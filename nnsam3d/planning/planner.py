@@ -22,6 +22,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnsam3d.errors import UserError
+from nnsam3d.nnunet.datasets import num_channels
 from nnsam3d.planning.facts import DatasetFacts
 from nnsam3d.planning.ladder import Choice, choose
 from nnsam3d.prompts import click_labels
@@ -85,7 +86,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
 
     @property
     def _channels(self) -> int:
-        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+        return num_channels(self.dataset_json)
 
     def facts(self, spacing_DHW: Sequence[float], shape_DHW: Sequence[float], voxels: float) -> DatasetFacts:
         """The dataset at a target spacing (mm), median image in voxels; ``voxels`` of the whole dataset."""

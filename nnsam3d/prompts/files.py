@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ from nnsam3d.prompts.types import (
     short,
 )
 
+GridOf = Callable[[str], ImageGrid]
+"""From the space of a file's positions to the grid of the image."""
+
 MAX_PROBLEMS = 50  # in one message; a longer one buries what matters
 WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}
 """Formats that can be written, and their suffix."""
@@ -40,7 +43,7 @@ WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json
 
 def read_prompts(
     path: str | os.PathLike[str],
-    image: ImageGrid | str | os.PathLike[str] | None = None,
+    image: ImageGrid | GridOf | str | os.PathLike[str] | None = None,
     labels: Mapping[str, int] | None = None,
     *,
     format: str | None = None,
@@ -50,7 +53,8 @@ def read_prompts(
     """One prompt file of any known format; the case is the file's name. An empty click list is allowed.
 
     Args:
-        image: grid of the case's image file, or the file itself; positions outside it are errors then.
+        image: grid of the case's image file, or the file itself; positions outside it are errors then. Or what
+            gives the grid once the file's space is known: images without world geometry have one for voxels only.
         labels: allowed names and their values (:func:`nnsam3d.prompts.click_labels`); others are errors then. The
             labels of the result are names or numbers; :func:`clicks_to_labels` gives the values.
         format: of the file, where its content fits several.
@@ -66,10 +70,12 @@ def read_prompts(
     """
     path = Path(path)
     stated = None if space is None else checked_space(space)
-    grid = image if isinstance(image, ImageGrid) or image is None else ImageGrid.from_file(image)
+    grid = ImageGrid.from_file(image) if isinstance(image, (str, os.PathLike)) else image
     file_format, content, problems = load(path, format)
     reading = file_format.parse(content, stated)
     problems += reading.problems
+    if callable(grid):
+        grid = grid(reading.space) if reading.space is not None else None
     clicks: list[Click] = []
     if len(reading.clicks) > MAX_CLICKS:
         problems.append(f"{len(reading.clicks)} clicks or more; at most {MAX_CLICKS} are allowed")

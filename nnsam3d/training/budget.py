@@ -26,6 +26,7 @@ class TimedTrainer(nnUNetTrainer):
     which cost different networks differently. (Of epochs before an interruption the online validation counts, too.)
     """
 
+    timed = True
     options: TrainingOptions
 
     def use_length(self, options: TrainingOptions) -> None:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnsam3d.network import read_prompt_channel
 from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, ball_radius
 from nnsam3d.network.rounds import Clicks, with_room
-from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
+from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.options import resolve_options

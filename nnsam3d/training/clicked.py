@@ -43,6 +43,7 @@ def fast_bfloat16() -> bool:
 class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer whose data carry the prompt channel; ``options`` say how clicks are simulated."""
 
+    prompt_types = ("click",)
     _iteration = 0
 
     def _click_simulation(self) -> ClickSimulation:

@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
+from nnsam3d.nnunet.datasets import num_channels
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.decision import Decision, read_decision
 from nnsam3d.training.options import PLANS_KEY, TrainingOptions
@@ -145,7 +146,7 @@ def network_config(
             patch_size=tuple(int(size) for size in patch_DHW),
             token_stride=stride,
             window=tuple(window),
-            num_image_channels=len(dataset_json.get("channel_names") or dataset_json["modality"]),
+            num_image_channels=num_channels(dataset_json),
             num_click_labels=max(click_labels(dataset_json).values()) + 1,
             max_clicks=options.max_clicks,
             checkpointing=options.checkpointing,

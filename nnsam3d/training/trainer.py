@@ -17,11 +17,12 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnsam3d.checkpoints.pretrained import SCRATCH, find_weights
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
 from nnsam3d.network.rounds import Clicks
 from nnsam3d.network.weights import load_sam
-from nnsam3d.preprocessing.prompted import use_prompted_preprocessor
+from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
@@ -34,7 +35,6 @@ from nnsam3d.training.options import (
     resolve_options,
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
-from nnsam3d.training.pretrained import SCRATCH, find_weights
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
@@ -51,6 +51,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         OptionsError: unknown or wrong option.
         UserError: a configuration, patch or dataset that this trainer cannot do.
     """
+
+    keeps_features = True
 
     def __init__(
         self,

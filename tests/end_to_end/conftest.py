@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nnsam3d.evaluation.demo import nnunet_command, nnunet_environment
-from nnsam3d.evaluation.phantom import DATASET_NAME, write_dataset
+from nnsam3d.demo.phantom import DATASET_NAME, write_dataset
+from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 
 QUICK = "preset=tiny num_epochs=2 num_iterations_per_epoch=2 num_val_iterations_per_epoch=1"
 

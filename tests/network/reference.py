@@ -2,7 +2,7 @@
 
 Nothing is folded: the image is upsampled, attention's bias and mask are materialised, the decoder concatenates
 upsampled maps. Parameters are those of a `SAM3D` in paper mode; of its code, only torch's own layers are called.
-It is what `nnsam3d.evaluation.bench` compares with.
+It is what `benchmarks.bench` compares with.
 
 Shape suffixes: B batch, C channels, D H W axes, M windows, N tokens per window, A heads, T prompt tokens.
 """

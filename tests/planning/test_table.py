@@ -9,7 +9,7 @@ import pytest
 
 from nnsam3d import cli
 from nnsam3d.errors import UserError
-from nnsam3d.planning import table_command
+from nnsam3d.planning import table as table_command
 from nnsam3d.planning.facts import read_facts, shipped, shipped_facts, shipped_names, transposed
 
 pytestmark = pytest.mark.usefixtures("quick_estimate")

@@ -1,0 +1,359 @@
+"""`make bench`: what the network costs, beside the paper's network written plainly (tests/network/reference.py).
+
+Arithmetic and saved bytes come from shapes alone. Times are medians of interleaved runs, peak memory is that of
+a process that does nothing else. `--full` adds a ViT-B at 128³ on the CPU: minutes per line. Where there is a
+GPU, milliseconds, peak memory and the share of what the card can do come on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import bench_gpu
+from nnsam3d.files import write_text
+from nnsam3d.network import SAM3D, Features, freeze_pretrained, preset_config
+from nnsam3d.network.config import CHECKPOINTING
+from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
+
+REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "network" / "reference.py"
+PRESETS = ("vit_b", "tiny")
+FULL = ("blocks", "blocks-bf16", "cheap", "prediction", "decoder", "click")
+PAIRS = {  # of FULL: those that are measured on both sides
+    "prediction": "forward pass",
+    "decoder": "prompt encoder and decoder, forward and backward",
+    "click": "a further click",
+}
+PLAIN, OURS = "plain", "ours"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
+    parser.add_argument("--output", type=Path, help="write the tables to this file as well")
+    parser.add_argument("--repeats", type=int, default=7, help="runs per median (default: 7)")
+    parser.add_argument(
+        "--full",
+        nargs="*",
+        choices=FULL,
+        help="also a ViT-B at 128³, all of it or these parts: minutes each, 6 GB of memory (cheap: 12 GB)",
+    )
+    parser.add_argument("--full-repeats", type=int, default=3, help="of the lines of --full (default: 3)")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.worker:
+        print(json.dumps(work(**json.loads(given.worker))))
+        return 0
+    if not REFERENCE.is_file():
+        parser.error(f"the plain network is not at {REFERENCE}: run this from a checkout")
+    command = " ".join(["python", "-m", "benchmarks.bench", *map(shlex.quote, arguments or sys.argv[1:])])
+    sections = [heading(command), costs(), tiny(given.repeats)]
+    if given.full is not None:
+        sections.append(full(given.full or FULL, given.full_repeats))
+    if torch.cuda.is_available():
+        subjects = [lambda mode, name=name: Subject(name, OURS, mode) for name in PRESETS]
+        sections.append(bench_gpu.section(dict(zip(PRESETS, subjects, strict=True)), given.repeats))
+    text = "\n\n".join(sections) + "\n"
+    print(text)
+    if given.output:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(given.output, text + notes(given.output))
+    return 0
+
+
+def notes(path: Path) -> str:
+    """What people wrote at the end of an earlier output."""
+    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Notes\n")
+    return heading + rest
+
+
+# ---- what is compared ----
+
+
+def plain_network(net: SAM3D) -> Any:
+    spec = importlib.util.spec_from_file_location("nnsam3d_reference", REFERENCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PlainSAM3D(net)
+
+
+class Subject:
+    """One preset in paper mode, ours or plain, with an image, one click and a target."""
+
+    def __init__(self, preset: str, side: str, mode: str = "none") -> None:
+        torch.manual_seed(0)
+        config = preset_config(preset, paper=True, checkpointing=mode)
+        self.net = SAM3D(config).train()
+        freeze_pretrained(self.net)
+        self.plain = plain_network(self.net) if side == PLAIN else None
+        self.image = torch.randn(1, 1, *config.patch_size)
+        self.clicks = torch.tensor([[[9.0, 20.0, 30.0]]])
+        self.labels = torch.zeros(1, 1, dtype=torch.long)
+
+    def forward(self) -> Tensor:
+        if self.plain:
+            return self.plain.segment(self.image, self.clicks)
+        return self.net.segment(self.image, self.clicks, self.labels)
+
+    def encode(self) -> Any:
+        return self.plain.encode(self.image) if self.plain else self.net.encode(self.image)
+
+    def decode(self, features: Any) -> Tensor:
+        if self.plain:
+            return self.plain.decode(features, self.image, self.clicks)
+        return self.net.decode(features, self.clicks, self.labels)
+
+    def decoder_step(self, levels: list[Tensor]) -> None:
+        """Prompt encoder and decoder, forward and backward."""
+        if self.plain:
+            logits = self.plain.decode(levels, self.image, self.clicks)
+        else:
+            prompted = self.net.prompt_encoder(levels[3], self.clicks, self.labels)
+            logits = self.net.mask_decoder([*levels[:3], prompted], self.image)
+        logits.square().mean().backward()
+
+    def train_step(self, optimizer: torch.optim.Optimizer, tell: Callable[[str], None] = lambda _: None) -> float:
+        """One update; `tell` is told of every part that is done."""
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(self.forward().float(), (self.image[:, 0] > 1).long())
+        tell(f"forward pass, loss {loss.item():.4f}")
+        loss.backward()
+        tell("backward pass")
+        optimizer.step()
+        tell("AdamW")
+        return loss.item()
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([p for p in self.net.parameters() if p.requires_grad], lr=4e-4)
+
+
+# ---- from shapes alone ----
+
+
+def costs() -> str:
+    lines = [
+        "## Arithmetic and memory by shape, batch 1, float32",
+        "",
+        "| | plain | ours | ratio |",
+        "|---|---|---|---|",
+    ]
+    for preset in PRESETS:
+        config = preset_config(preset, paper=True)
+        crop = f"{preset}, {config.patch_size[0]}³"
+        forward, click, saved = plain_costs(preset)
+        ours = measure(config)
+        stems = [stem_flop(preset, side) / 1e9 for side in (PLAIN, OURS)]
+        lines.append(row(f"{crop}: stem, GFLOP", *stems))
+        lines.append(row(f"{crop}: forward, GFLOP", forward / 1e9, ours.forward_flop / 1e9))
+        lines.append(row(f"{crop}: a further click, GFLOP", click / 1e9, ours.click_flop / 1e9))
+        for mode in CHECKPOINTING:
+            cost = measure(preset_config(preset, paper=True, checkpointing=mode))
+            lines.append(row(f'{crop}: kept for backward, "{mode}", GB', saved / 1e9, cost.saved_bytes / 1e9))
+    return "\n".join(lines)
+
+
+def plain_costs(preset: str) -> tuple[int, int, int]:
+    """FLOP of a forward pass and of a further click, bytes kept for the backward pass."""
+    with torch.device("meta"):
+        subject = Subject(preset, PLAIN)
+    with on_shapes(lambda: subject.net):
+        subject.image, subject.clicks = torch.empty(subject.image.shape), torch.empty(subject.clicks.shape)
+        with torch.no_grad():
+            features = subject.encode()
+            forward, click = count_flop(subject.forward), count_flop(lambda: subject.decode(features))
+        return forward, click, saved_bytes(subject.net, subject.forward)
+
+
+def stem_flop(preset: str, side: str) -> int:
+    with torch.device("meta"):
+        subject = Subject(preset, side)
+    with on_shapes(lambda: subject.net), torch.no_grad():
+        image = torch.empty(subject.image.shape)
+        stem = subject.plain.stem if subject.plain else subject.net.image_encoder.stem
+        return count_flop(lambda: stem(image))
+
+
+def row(name: str, plain: float, ours: float) -> str:
+    return f"| {name} | {number(plain)} | {number(ours)} | {ours / plain:.2g} |"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+# ---- measured ----
+
+
+def tiny(repeats: int) -> str:
+    sides = {side: Subject("tiny", side) for side in (PLAIN, OURS)}
+    features, optimizers = {}, {}
+    for side, subject in sides.items():
+        with torch.no_grad():
+            features[side] = subject.encode()
+        optimizers[side] = subject.optimizer()
+
+    tasks: dict[str, Callable[[str], Any]] = {
+        "forward": lambda side: without_gradients(sides[side].forward),
+        "a further click": lambda side: without_gradients(lambda: sides[side].decode(features[side])),
+        "training step": lambda side: sides[side].train_step(optimizers[side]),
+    }
+    lines = [
+        f"## tiny, 64³, batch 1, float32: medians of {repeats} interleaved runs",
+        "",
+        "| | plain | ours | ratio |",
+        "|---|---|---|---|",
+    ]
+    for name, task in tasks.items():
+        seconds = interleaved(task, repeats)
+        lines.append(row(f"{name}, ms", 1e3 * seconds[PLAIN], 1e3 * seconds[OURS]))
+    for name, what in (("prediction", "prediction"), ("training step", "step")):
+        peaks = [in_a_process(preset="tiny", side=side, what=what)["above_mb"] for side in (PLAIN, OURS)]
+        lines.append(row(f"peak memory of a {name} above the loaded network, MB", *peaks))
+    return "\n".join(lines)
+
+
+def interleaved(task: Callable[[str], Any], repeats: int) -> dict[str, float]:
+    """Median seconds per side; what else the machine does meanwhile meets both alike."""
+    seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
+    for repeat in range(repeats + 1):
+        for side, times in seconds.items():
+            start = time.perf_counter()
+            task(side)
+            if repeat:  # the first run warms up
+                times.append(time.perf_counter() - start)
+    return {side: statistics.median(times) for side, times in seconds.items()}
+
+
+def full(parts: Sequence[str], repeats: int) -> str:
+    """A ViT-B at 128³, every line in processes of its own."""
+    steps, logs, pairs = [], [], []
+    for part in parts:
+        if part in PAIRS:
+            results = interleaved_processes(part, repeats)
+            seconds = [statistics.median(run["seconds"] for run in results[side]) for side in (PLAIN, OURS)]
+            peaks = [max(run["above_mb"] for run in results[side]) / 1e3 for side in (PLAIN, OURS)]
+            pairs += [row(f"{PAIRS[part]}, s", *seconds), row("its peak memory above the loaded network, GB", *peaks)]
+        else:
+            mode, _, bf16 = part.partition("-")
+            result = in_a_process(preset="vit_b", side=OURS, what="step", mode=mode, bf16=bool(bf16))
+            precision = "bfloat16 autocast" if bf16 else "float32"
+            steps.append(f"| {mode} | {precision} | {result['peak_mb'] / 1e3:.2f} | {result['seconds']:.0f} |")
+            logs += [f"    {mode}, {precision}", *(f"    {line}" for line in result["log"])]
+    lines = ["## vit_b, 128³, batch 1"]
+    if steps:
+        lines += ["", "One training step with AdamW in a process of its own:", ""]
+        lines += ["| checkpointing | precision | peak process memory, GB | seconds |", "|---|---|---|---|", *steps]
+        lines += ["", "Their logs (seconds since the start, memory now, peak):", "", *logs]
+    if pairs:
+        lines += ["", f"Medians of {repeats} interleaved processes, float32, largest peak:", ""]
+        lines += ["| | plain | ours | ratio |", "|---|---|---|---|", *pairs]
+    return "\n".join(lines)
+
+
+def interleaved_processes(what: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    results: dict[str, list[dict[str, Any]]] = {PLAIN: [], OURS: []}
+    for _ in range(repeats):
+        for side, runs in results.items():
+            runs.append(in_a_process(preset="vit_b", side=side, what=what))
+    return results
+
+
+def in_a_process(**task: Any) -> dict[str, Any]:
+    """`work(**task)` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench", "--worker", json.dumps(task)]
+    print(f"... {task}", file=sys.stderr, flush=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"    {result}", file=sys.stderr, flush=True)
+    return result
+
+
+def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = False) -> dict[str, Any]:
+    """One task; its seconds, the process's peak memory, how far that is above what was there before, and a log."""
+    subject = Subject(preset, side, mode)
+    optimizer = subject.optimizer()
+    config = subject.net.config
+    levels = [torch.randn(1, config.neck_dim, *config.token_grid, requires_grad=True) for _ in range(4)]
+    log: list[str] = []
+    start = time.perf_counter()
+
+    def tell(what: str) -> None:
+        now, peak = memory_mb("VmRSS") / 1e3, memory_mb("VmHWM") / 1e3
+        log.append(f"{time.perf_counter() - start:6.1f} s  {now:5.2f} GB  {peak:5.2f} GB  {what}")
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        features = without_gradients(lambda: features_of(subject, levels)) if what == "click" else None
+        gc.collect()
+        before = memory_mb("VmRSS")
+        start = time.perf_counter()
+        tell("network, image and optimiser are there")
+        if what == "prediction":
+            without_gradients(subject.forward)
+        elif what == "click":
+            without_gradients(lambda: subject.decode(features))
+        elif what == "decoder":
+            subject.decoder_step(levels)
+        else:
+            subject.train_step(optimizer, tell)
+    seconds, peak = time.perf_counter() - start, memory_mb("VmHWM")
+    return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - before, "log": log}
+
+
+def features_of(subject: Subject, levels: list[Tensor]) -> Any:
+    """What `encode` would give, of feature maps instead of an image: for a click it matters not where they are from."""
+    if subject.plain:
+        return levels
+    fused = subject.net.mask_decoder.fuse_unprompted(subject.image, *levels[:3])
+    size = tuple(subject.image.shape[2:])
+    return Features(levels[3], fused, size, size)  # type: ignore[arg-type]
+
+
+def without_gradients(run: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return run()
+
+
+def memory_mb(field: str) -> float:
+    """From Linux: VmRSS is the process's memory now, VmHWM its peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def heading(command: str) -> str:
+    processor = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+            break
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        "# Performance\n\n"
+        "Ours beside the paper's network written plainly (`tests/network/reference.py`): the same function, held "
+        "against the same numbers.\n\n"
+        f"{now}. {processor}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start. Command:\n\n    {command}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""`nnsam3d benchmark run|report`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.plan import (
+    MAX_CLICKS,
+    PROTOCOLS,
+    Setting,
+    open_setting,
+    read_setting,
+)
+from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
+from nnsam3d.nnunet.datasets import dataset_name
+from nnsam3d.nnunet.link import trainers_folder
+
+ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions of `nnsam3d benchmark` and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run|report")
+    run = actions.add_parser(
+        "run",
+        help="run what is missing, then report",
+        description="Runs every job that is not done yet (dataset x configuration x fold x arm x protocol), then "
+        "writes the report. Interrupted, it goes on where it was: give the same command again.",
+        epilog="protocols:\n" + "\n".join(f"  {p.name:<10} {p.summary}" for p in PROTOCOLS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _output(run)
+    _what(run)
+    _training(run)
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1; mind the memory)")
+    run.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
+    report = actions.add_parser(
+        "report",
+        help="write the report of a finished run",
+        description="Writes report.html (all in one file), report.json, report.csv, report.md and figures/.",
+        allow_abbrev=False,
+    )
+    _output(report)
+    for action in (run, report):
+        action.add_argument("--reference", metavar="ARM", help="compare all others with it (default: the first arm)")
+        action.add_argument("--to", type=Path, metavar="FOLDER", help="write the report there (default: into -o)")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
+
+
+def _what(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("-d", dest="datasets", nargs="+", required=True, metavar="D", help="dataset names or numbers")
+    what.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="default: %(default)s")
+    what.add_argument("-f", dest="folds", nargs="+", default=["0"], help="folds of the cross-validation (default: 0)")
+    what.add_argument(
+        "--arms",
+        nargs="+",
+        default=list(ARMS),
+        metavar="ARM",
+        help="TRAINER, TRAINER:PLANS, and TRAINER+oracle for the control (default: %(default)s)",
+    )
+    what.add_argument(
+        "--protocols", nargs="+", default=["iterative", "center"], choices=list(PROTOCOLS), help="default: %(default)s"
+    )
+    what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the clicks (default: 0 1 2)")
+    what.add_argument("--clicks", type=int, default=MAX_CLICKS, help="most clicks per case (default: %(default)s)")
+    what.add_argument("--test-images", default="", metavar="FOLDER", help="these cases instead of the held-back ones")
+    what.add_argument("--test-labels", default="", metavar="FOLDER", help="their ground truth")
+    what.add_argument("--disable_tta", action="store_true", help="no test-time mirroring, for no arm")
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    training = parser.add_argument_group("training")
+    training.add_argument("--train", action="store_true", help="train the models that are missing, one at a time")
+    training.add_argument(
+        "--train-minutes", type=float, default=0.0, metavar="M", help="the same wall-clock budget for each of them"
+    )
+    training.add_argument("--options", default="", metavar="TEXT", help='nnsam3d_options, e.g. "preset=tiny"')
+
+
+def main(args: argparse.Namespace) -> int:
+    """`nnsam3d benchmark`."""
+    output = args.output.expanduser().absolute()
+    if args.action == "run":
+        _run(args, output)
+    # late: `--help` answers at once
+    from nnsam3d.evaluation.report import write_report
+
+    setting = read_setting(output)
+    folder = (args.to or output).expanduser().absolute()
+    write_report(setting, output, folder, args.reference or setting.arms[0], commands(output))
+    print(f"nnsam3d: {folder}/report.html (also .md, .json, .csv and figures/)")
+    return 0
+
+
+def _run(args: argparse.Namespace, output: Path) -> None:
+    if args.jobs < 1 or args.clicks < 1:
+        raise UserError("--jobs and --clicks must be at least 1")
+    if bool(args.test_images) != bool(args.test_labels):
+        raise UserError("--test-images and --test-labels belong together")
+    if args.train_minutes and not args.train:
+        raise UserError("--train-minutes says how long to train: add --train")
+    # late: `--help` answers at once
+    from nnsam3d.evaluation.metrics import need_monai
+    from nnsam3d.evaluation.training import check
+    from nnsam3d.inference.device import choose_device
+
+    need_monai()
+    # trainings and predictions find our trainers whether or not nnU-Net is linked
+    os.environ.setdefault("nnUNet_extTrainer", str(trainers_folder()))
+    device = choose_device(args.device)
+    setting = Setting(
+        datasets=tuple(dataset_name(name) for name in args.datasets),
+        configurations=tuple(args.configurations),
+        folds=tuple(args.folds),
+        arms=tuple(args.arms),
+        protocols=tuple(args.protocols),
+        seeds=tuple(args.seeds),
+        max_clicks=args.clicks,
+        mirroring=not args.disable_tta,
+        test_images=args.test_images and str(Path(args.test_images).absolute()),
+        test_labels=args.test_labels and str(Path(args.test_labels).absolute()),
+        train_minutes=args.train_minutes,
+        options=args.options,
+    )
+    check(setting, args.train)  # before the folder is bound to a setting that cannot be run
+    setting = open_setting(output, setting)
+    parts = ("datasets", "configurations", "folds", "arms", "protocols")
+    told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
+    print(f"nnsam3d: {len(setting.jobs())} jobs: {told}; results in {output}")
+    remember_command(output, sys.argv[1:])
+    remember_environment(output, device)
+    if args.train:
+        from nnsam3d.evaluation.training import train_missing
+
+        train_missing(setting, output, device)
+    from nnsam3d.evaluation.runner import run
+    from nnsam3d.evaluation.summary import write_results
+
+    run(setting, output, args.jobs, device)
+    write_results(setting, output)

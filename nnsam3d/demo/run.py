@@ -1,0 +1,317 @@
+"""``nnsam3d demo``: nnU-Net's own commands, end to end, on phantoms on which only a click tells what is wanted.
+
+Two questions, one trained network: does the click decide which of two equal lesions is segmented, and does a
+"background" click take away what a first click took too much?
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnsam3d.demo.overlay import Panel, Strip, write_overlay
+from nnsam3d.demo.phantom import (
+    DATASET_NAME,
+    SPACING_XYZ,
+    PhantomCase,
+    write_bridged_tests,
+    write_dataset,
+)
+from nnsam3d.demo.tables import (
+    APART,
+    ENOUGH,
+    GAIN,
+    LEFT,
+    TOO_MUCH,
+    clicks_decide,
+    correction_table,
+    correction_works,
+    dice_table,
+    mean_dice,
+    measure_correction,
+)
+from nnsam3d.errors import UserError
+from nnsam3d.files import write_text
+from nnsam3d.geometry import zyx_to_xyz
+from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.prompts import CasePrompts, Click, next_click, simulate_clicks, write_prompts
+
+DATASET_ID = "990"
+NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
+BRIDGED_SHARE = 0.4  # of the training phantoms
+SEED = 20230613
+EPOCHS, ITERATIONS = 24, 20
+MINUTES = "5 to 7 minutes on 2 CPU cores"
+OPTIONS = (
+    f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2 rounds=1-3 "
+    "zero_click_share=0.2 final_validation=0"
+)
+TRAINER = "SAM3DAdapterTrainer"
+Clicks: TypeAlias = dict[str, list[tuple[NDArray, int]]]  # case -> positions (z, y, x) with labels
+Masks: TypeAlias = dict[str, NDArray[np.bool_]]  # case -> prediction (D, H, W)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of prompting the same model.
+
+    Attributes:
+        name: folder name. title: for table and pictures.
+        target, lookalike: clicks labelled "lesion" on either lesion; negative: background clicks on the look-alike.
+    """
+
+    name: str
+    title: str
+    target: int = 0
+    lookalike: int = 0
+    negative: int = 0
+
+
+ARMS = (
+    Arm("no_click", "no click"),
+    Arm("one_click", "1 click on the target", target=1),
+    Arm("lookalike_click", "1 click on the look-alike", lookalike=1),
+    Arm("three_clicks", "3 clicks (2 on the target, 1 'background' on the look-alike)", target=2, negative=1),
+)
+SPACING_ZYX = SPACING_XYZ[::-1]
+SECOND_CLICK = {
+    0: "+ 1 'background' click on what is too much",
+    1: "+ 1 click on what is missed",
+    None: "no error, no second click",
+}
+BEFORE, AFTER = "bridged_one_click", "bridged_corrected"
+
+
+def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
+    """Run the demo; 1 unless clicks did what they should.
+
+    Raises:
+        UserError: the output folder holds something else, or one of nnU-Net's commands failed.
+    """
+    started = time.monotonic()
+    output = _fresh_folder(output, overwrite)
+    print(f"nnsam3d demo: plan, train and predict with nnU-Net's own commands; {MINUTES}. Everything goes to {output}")
+    environment = os.environ | nnunet_environment(output)
+    logs = output / "logs"
+
+    print(f"[1/4] {NUM_TRAINING} training, {NUM_TEST + NUM_BRIDGED} test phantoms: two lesions each, apart or touching")
+    tests = write_dataset(output / "raw", NUM_TRAINING, NUM_TEST, SEED, BRIDGED_SHARE)
+    bridged = write_bridged_tests(output / "raw", NUM_BRIDGED, SEED)
+
+    print("[2/4] nnUNetv2_plan_and_preprocess -d 990 -c 3d_fullres --verify_dataset_integrity")
+    _run("nnUNetv2_plan_and_preprocess", ["-d", DATASET_ID, "-c", "3d_fullres", "--verify_dataset_integrity"],
+         environment, logs / "plan_and_preprocess.txt")  # fmt: skip
+
+    options = OPTIONS.replace(f"num_epochs={EPOCHS}", f"num_epochs={epochs}")
+    print(f'[3/4] nnsam3d_options="{options}" \\\n      nnUNetv2_train 990 3d_fullres 0 -tr {TRAINER} -device cpu')
+    _train(environment | {"nnsam3d_options": options}, logs / "train.txt", epochs)
+
+    print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each way of clicking")
+    with tqdm(total=len(ARMS) + 2, desc="predict", unit="arm") as bar:
+        first_table, decided, strips = _arms(output, environment, tests, bar)
+        second_table, corrected, correction_strips = _correction(output, environment, bridged, bar)
+    tables = f"{first_table}\n\n{second_table}"
+    print("\n" + tables)
+    write_text(output / "dice.txt", tables + "\n")
+    for strip in (*strips, *correction_strips):
+        write_overlay(output / "overlays" / f"{strip.name}.png", [[strip]])
+    write_overlay(output / "overlays" / "summary.png", [strips[:1], correction_strips[:2]])
+    print(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: the other lesion)")
+    print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Prompt files: {output / 'prompts'}, logs: {logs}")
+    return _verdict(decided, corrected)
+
+
+def _arms(
+    output: Path, environment: dict[str, str], tests: dict[str, PhantomCase], bar: tqdm
+) -> tuple[str, bool, list[Strip]]:
+    """Every way of clicking on the separate lesions: table, whether clicks decide, pictures."""
+    clicks: dict[str, Clicks] = {}
+    found: dict[str, Masks] = {}
+    for arm in ARMS:
+        clicks[arm.name] = write_arm_prompts(output, arm, tests)
+        found[arm.name] = _predict(output, environment, "imagesTs", arm.name, tests)
+        bar.update()
+    scores = mean_dice(tests, found)
+    strips = [
+        Strip(name, case, [Panel(arm.title, found[arm.name][name], clicks[arm.name][name]) for arm in ARMS])
+        for name, case in tests.items()
+    ]
+    return dice_table({arm.name: arm.title for arm in ARMS}, scores, len(tests)), clicks_decide(scores), strips
+
+
+def _correction(
+    output: Path, environment: dict[str, str], bridged: dict[str, PhantomCase], bar: tqdm
+) -> tuple[str, bool, list[Strip]]:
+    """One click on lesions that touch, then a click on the largest error: table, whether it works, pictures."""
+    first = first_clicks(bridged)
+    _write_clicks(output / "prompts" / BEFORE, first)
+    before = _predict(output, environment, "imagesTs_bridged", BEFORE, bridged)
+    bar.update()
+    both = with_error_clicks(bridged, before, first)
+    _write_clicks(output / "prompts" / AFTER, both)
+    after = _predict(output, environment, "imagesTs_bridged", AFTER, bridged)
+    bar.update()
+    second = {name: both[name][1][1] if len(both[name]) > 1 else None for name in bridged}
+    measured = measure_correction(bridged, before, after, second)
+    strips = [
+        Strip(f"correction_{name.removeprefix('bridged_')}", case,
+            [Panel("1 click on the target", before[name], first[name]),
+             Panel(SECOND_CLICK[second[name]], after[name], both[name])])
+        for name, case in bridged.items()
+    ]  # fmt: skip
+    return correction_table(measured), correction_works(measured), strips
+
+
+def _verdict(decided: bool, corrected: bool) -> int:
+    """Say whether clicks did what they should; the exit status."""
+    hint = f"Fewer epochs than {EPOCHS}, or a bug: please report it."
+    if decided:
+        print("Moving the click moved the segmentation.")
+    else:
+        print(
+            f"nnsam3d: moving the click did NOT move the segmentation as it should (Dice at least {ENOUGH} where "
+            f"clicked, {APART} less elsewhere). {hint}",
+            file=sys.stderr,
+        )
+    if corrected:
+        print("A second click corrected what the first one took too much.")
+    else:
+        print(
+            f"nnsam3d: the second click did NOT correct as it should (the first one takes at least {TOO_MUCH:.0%} of "
+            f"the neighbour, the second leaves at most {LEFT:.0%} of that, and Dice rises by {GAIN} or more). {hint}",
+            file=sys.stderr,
+        )
+    return 0 if decided and corrected else 1
+
+
+# ---------------------------------------------------------------------- prompts
+
+
+def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> Clicks:
+    """Prompt files of one arm; returns the clicks, for the pictures."""
+    clicks = {
+        name: list(_draw_clicks(case, arm, np.random.default_rng([SEED, number])))
+        for number, (name, case) in enumerate(tests.items())
+    }
+    _write_clicks(output / "prompts" / arm.name, clicks)
+    return clicks
+
+
+def first_clicks(cases: dict[str, PhantomCase]) -> Clicks:
+    """One click in the middle of every target."""
+    rng = np.random.default_rng(SEED)  # "center" draws nothing
+    return {
+        name: [(simulate_clicks(case.target_DHW.astype(np.uint8), 1, 1, rng, "center", spacing=SPACING_ZYX)[0], 1)]
+        for name, case in cases.items()
+    }
+
+
+def with_error_clicks(cases: dict[str, PhantomCase], predictions: Masks, clicks: Clicks) -> Clicks:
+    """The clicks, and one more in the middle of each prediction's largest error, if it has one."""
+    more: Clicks = {}
+    for name, case in cases.items():
+        click = next_click(
+            case.target_DHW.astype(np.uint8), predictions[name].astype(np.uint8), SPACING_ZYX, labels=[1],
+            clicked=[position.tolist() for position, _ in clicks[name]],
+        )  # fmt: skip
+        more[name] = [*clicks[name], *([(np.array(click[0]), click[1])] if click else [])]
+    return more
+
+
+def _write_clicks(folder: Path, clicks: Clicks) -> None:
+    """A prompt file for every case that has clicks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, listed in clicks.items():
+        if listed:
+            positions = zyx_to_xyz([position for position, _ in listed])
+            told = tuple(
+                Click((float(i), float(j), float(k)), "lesion" if label else "background")
+                for (i, j, k), (_, label) in zip(positions, listed, strict=True)
+            )
+            write_prompts(folder / f"{name}.json", CasePrompts(name, "voxel", told))
+
+
+def _draw_clicks(case: PhantomCase, arm: Arm, rng: np.random.Generator) -> Iterator[tuple[NDArray, int]]:
+    for mask, count, label in (
+        (case.target_DHW, arm.target, 1),
+        (case.lookalike_DHW, arm.lookalike, 1),
+        (case.lookalike_DHW, arm.negative, 0),
+    ):
+        for position in simulate_clicks(mask.astype(np.uint8), 1, count, rng):
+            yield position, label
+
+
+# ---------------------------------------------------------------------- nnU-Net's commands
+
+
+def _fresh_folder(folder: Path, overwrite: bool) -> Path:
+    folder = folder.expanduser().resolve()
+    marker = folder / ".nnsam3d_demo"
+    if folder.exists() and any(folder.iterdir()):
+        if not (overwrite and marker.is_file()):
+            hint = "use --overwrite to replace it" if marker.is_file() else "choose another --output"
+            raise UserError(f"{folder} is not empty: {hint}.")
+        shutil.rmtree(folder)
+    for part in ("logs", "overlays", "predictions", "preprocessed", "results", "raw"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return folder
+
+
+def _run(name: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [nnunet_command(name), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT, check=False
+        )
+    _check(name, done.returncode, log)
+
+
+def _train(environment: dict[str, str], log: Path, epochs: int) -> None:
+    """Train, with one progress bar for what nnU-Net writes in thousands of lines."""
+    arguments = [nnunet_command("nnUNetv2_train"), DATASET_ID, "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"]
+    with (
+        log.open("w", encoding="utf-8", buffering=1) as file,
+        subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        tqdm(total=epochs, desc="train", unit="epoch") as bar,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            if "Epoch time" in line:
+                bar.update()
+            elif found := re.search(r"Pseudo dice.*?([0-9.]+)\)?\]", line):
+                bar.set_postfix_str(f"patch Dice {float(found.group(1)):.2f}")
+    _check("nnUNetv2_train", process.returncode, log)
+
+
+def _check(name: str, status: int, log: Path) -> None:
+    if status != 0:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise UserError(f"{name} ended with status {status}; the end of {log}:\n{tail}")
+
+
+def _predict(output: Path, environment: dict[str, str], images: str, arm: str, cases: dict[str, PhantomCase]) -> Masks:
+    """Masks (D, H, W) of nnU-Net's own command with the prompt files of one arm."""
+    found = output / "predictions" / arm
+    _run("nnUNetv2_predict",
+         ["-i", str(output / "raw" / DATASET_NAME / images), "-o", str(found),
+          "-d", DATASET_ID, "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu",
+          "-npp", "1", "-nps", "1", "--disable_tta"],
+         environment | {"nnsam3d_prompts": str(output / "prompts" / arm)},
+         output / "logs" / f"predict_{arm}.txt")  # fmt: skip
+    return {name: sitk.GetArrayFromImage(sitk.ReadImage(str(found / f"{name}.nii.gz"))) == 1 for name in cases}

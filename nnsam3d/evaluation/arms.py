@@ -1,0 +1,150 @@
+"""Who answers the clicks: any trained nnU-Net model, and controls made of it.
+
+Results have the axes of nnU-Net's reader (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.plan import FINAL, ORACLE, ArmName
+from nnsam3d.evaluation.protocols import as_prompts
+from nnsam3d.inference.binding import TOUCHING, Regions
+from nnsam3d.inference.image import PreparedImage
+from nnsam3d.inference.predictor import Prepared, prepare
+from nnsam3d.nnunet.model import TrainedModel, capability
+from nnsam3d.prompts import LabelledClick
+
+CACHE_BYTES = 2 * 10**9  # click-free features that an arm may keep of one image
+
+
+@dataclass(frozen=True)
+class Work:
+    """Windows that went through the network: as a whole, or through SAM3D's halves (click-free, and with clicks)."""
+
+    whole: int = 0
+    encoded: int = 0
+    decoded: int = 0
+
+    def __sub__(self, earlier: Work) -> Work:
+        return Work(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
+
+
+class Arm:
+    """A trained model as an arm of the benchmark.
+
+    Attributes:
+        model: with one fold.
+        oracle: a model without clicks, reduced to what clicks hit: the information of the clicks without a model that
+            uses it.
+    """
+
+    def __init__(self, model: TrainedModel, oracle: bool = False) -> None:
+        self.model = model
+        self.oracle = oracle
+        self._whole = 0
+        self._image: PreparedImage | None = None
+        self.network.register_forward_hook(lambda *_: self._count())  # a copy of the network copies no bound method
+
+    def _count(self) -> None:
+        self._whole += 1
+
+    @property
+    def kind(self) -> str:
+        """What becomes of clicks.
+
+        "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's sliding window with prompt
+        channels; "automatic": ignored; "oracle".
+        """
+        if self.oracle:
+            return "oracle"
+        if not self.model.prompt_types:
+            return "automatic"
+        return "sam" if capability(self.model.trainer, "keeps_features") else "clicks"
+
+    @property
+    def listens(self) -> bool:
+        """Whether clicks change anything."""
+        return self.kind != "automatic"
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.model.networks[0]
+
+    def work(self) -> Work:
+        """So far; differences within a case mean something."""
+        windows = None if self._image is None else self._image.windows
+        return Work(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
+
+    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
+        """A case that is read, ready for clicks."""
+        prepared = prepare(self.model, image_CZYX, properties, CACHE_BYTES)
+        self._image = prepared if isinstance(prepared, PreparedImage) else None
+        return Answering(prepared, self.model.regions, self.oracle)
+
+
+class Answering:
+    """A case, ready for clicks: the answer to none is computed once, because every click seed begins with it."""
+
+    def __init__(self, prepared: Prepared, regions: Regions | None = None, oracle: bool = False) -> None:
+        self._prepared = prepared
+        self._regions = regions
+        self._oracle = oracle
+        self._automatic: NDArray[Any] | None = None
+
+    def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
+        """Clicks (z, y, x) -> label map (z, y, x), the network's own: the clicks are not bound yet."""
+        if clicks and not self._oracle:
+            return self._prepared.answer(as_prompts("case", clicks))
+        if self._automatic is None:
+            self._automatic = self._prepared.answer(None)
+        if self._oracle:
+            return reduce_to_hit(self._automatic, clicks, self._regions)
+        return self._automatic.copy()
+
+
+def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: bool = True) -> Arm:
+    """The arm of a trained model; what it can do is what its trainer says.
+
+    Raises:
+        UserError: no such model, or an oracle of a model that listens to clicks.
+    """
+    if not (folder / f"fold_{fold}" / FINAL).is_file():
+        raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
+    model = TrainedModel(folder, [fold], FINAL, device, mirroring=mirroring)
+    if name.oracle and model.prompt_types:
+        raise UserError(f"arm {name.text}: the oracle control is for models without clicks; leave out {ORACLE}")
+    return Arm(model, name.oracle)
+
+
+def reduce_to_hit(
+    label_map: NDArray[Any], clicks: Sequence[LabelledClick], regions: Regions | None = None
+) -> NDArray[Any]:
+    """A label map without the components (26-connected) that no positive click of their label hits.
+
+    A label keeps everything where none of its components is hit: the control must not lose by a click that its model
+    could not know. With regions a component is one of everything that is not background, and any positive click
+    that hits it keeps it: the core of a tumour must not be cut out because only its rim was clicked.
+    """
+    positive = [(voxel, label) for voxel, label in clicks if label > 0]
+    if regions is None:
+        labels = sorted({label for _, label in positive})
+        masks = [(label_map == label, [voxel for voxel, clicked in positive if clicked == label]) for label in labels]
+    else:
+        masks = [(label_map > 0, [voxel for voxel, _ in positive])]
+    result = label_map.copy()
+    for mask, voxels in masks:
+        components, _ = ndimage.label(mask, TOUCHING)
+        hit = {int(components[voxel]) for voxel in voxels} - {0}
+        if hit:
+            result[(components > 0) & ~np.isin(components, list(hit))] = 0
+    return result

@@ -1,0 +1,88 @@
+"""What an arm costs, beside its quality."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnsam3d.evaluation.arms import Arm
+from nnsam3d.evaluation.plan import FINAL
+from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
+from nnsam3d.network.cost import count_flop, measure
+
+RECORD_KEY = "nnsam3d_weights"  # in the plans: what the training started from
+SCRATCH = "scratch"
+
+
+def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
+    """Parameters, arithmetic of one window, and the length of the training.
+
+    Returns:
+        ``parameters`` and ``trained_parameters``; ``window`` (D, H, W); ``window_gflop`` and ``click_gflop`` (a
+        further click on a window that is known: less than a window only where features are kept between clicks);
+        ``training_seconds`` (inside epochs, with online validation) and ``epochs``; ``weights``, what the
+        training started from.
+    """
+    configuration = arm.model.configuration_manager
+    record = configuration.configuration.get(RECORD_KEY, {"source": SCRATCH})
+    total, trained = _parameters(arm.network, pretrained=record["source"] != SCRATCH)
+    window = [int(size) for size in configuration.patch_size]
+    forward, click = _flop(arm, window)
+    return {
+        "kind": arm.kind,
+        "parameters": total,
+        "trained_parameters": trained,
+        "window": window,
+        "window_gflop": forward / 1e9,
+        "click_gflop": click / 1e9,
+        "weights": record,
+        **_training(arm.model.folder / f"fold_{fold}" / FINAL),
+    }
+
+
+def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
+    """All, and those that the training changed."""
+    if not isinstance(network, SAM3D):
+        total, _ = parameter_counts(network)
+        return total, total
+    with torch.device("meta"):  # a loaded network has forgotten what was trained
+        fresh = SAM3D(network.config)
+    if pretrained:
+        freeze_pretrained(fresh)
+    return parameter_counts(fresh)
+
+
+def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
+    """FLOP of one window, and of a further click on it: from shapes alone."""
+    if isinstance(arm.network, SAM3D):
+        cost = measure(arm.network.config)
+        return cost.forward_flop, cost.click_flop
+    channels = arm.model.num_channels + (arm.kind == "clicks")
+    network = copy.deepcopy(arm.network).to("meta").eval()
+    with torch.no_grad():
+        forward = count_flop(lambda: network(torch.empty(1, channels, *window, device="meta")))
+    return forward, forward if arm.kind == "clicks" else 0
+
+
+def _training(checkpoint: Path) -> dict[str, Any]:
+    # nnU-Net's checkpoints hold more than tensors; they are as trustworthy as the code that was trained with
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    log = stored.get("logging") or {}
+    starts, ends = (log.get(f"epoch_{what}_timestamps", []) for what in ("start", "end"))
+    seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
+    return {"training_seconds": round(seconds, 1), "epochs": len(ends)}
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -1,0 +1,317 @@
+"""What is to be run: protocols, settings, jobs, and the cases that may be used. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256, write_json
+from nnsam3d.nnunet.datasets import cases_in, folder_of, training_cases
+
+MAX_CLICKS = 10
+DEFAULT_PLANS = "nnUNetPlans"
+ORACLE = "+oracle"
+FINAL = "checkpoint_final.pth"
+SETTING_FILE = "benchmark.json"
+CASES_FILE = "cases.json"
+FORMAT = 2
+FREE = ("train_minutes", "options")  # of a training that may be over: not part of what is measured
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of clicking.
+
+    Attributes:
+        first: where the first click on each label lies: "uniform" (a random voxel) or "center" (the deepest one).
+        corrected: whether more clicks follow, each in the centre of the largest error of the last answer.
+    """
+
+    name: str
+    summary: str
+    first: str
+    corrected: bool
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("random", "one click on a random voxel of every label (the paper's)", "uniform", False),
+        Protocol("center", "one click on the deepest voxel of every label's largest component", "center", False),
+        Protocol(
+            "iterative",
+            "a random first click, the same for all arms; then again and again the centre of the largest error",
+            "uniform",
+            True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ArmName:
+    """``TRAINER[:PLANS][+oracle]``, as the user wrote it."""
+
+    text: str
+    trainer: str
+    plans: str
+    oracle: bool
+
+
+def parse_arm(text: str) -> ArmName:
+    """
+    Raises:
+        UserError: not of that form.
+    """
+    found = re.fullmatch(r"(\w+)(?::(\w+))?(\+oracle)?", text)
+    if found is None:
+        raise UserError(f"arm {text!r}: write TRAINER, TRAINER:PLANS or TRAINER{ORACLE}")
+    return ArmName(text, found[1], found[2] or DEFAULT_PLANS, bool(found[3]))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides the numbers of a benchmark, beside the trained models.
+
+    Attributes:
+        datasets: names, DatasetXXX_Name. folds: of the cross-validation, or "all" with a test folder.
+        seeds: of the clicks.
+        mirroring: test-time mirroring, for every arm.
+        test_images, test_labels: folders; empty = the cases that each fold held back.
+        train_minutes: the wall-clock budget that every arm was given; 0 = none. options: nnsam3d_options of the
+            trainings. Both are told in the report and have no part in the evaluation.
+    """
+
+    datasets: tuple[str, ...]
+    configurations: tuple[str, ...]
+    folds: tuple[str, ...]
+    arms: tuple[str, ...]
+    protocols: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    max_clicks: int = MAX_CLICKS
+    mirroring: bool = True
+    test_images: str = ""
+    test_labels: str = ""
+    train_minutes: float = 0.0
+    options: str = ""
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            parse_arm(arm)
+        unknown = [name for name in self.protocols if name not in PROTOCOLS]
+        if unknown:
+            raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
+        if len({parse_arm(arm) for arm in self.arms}) != len(self.arms) or not self.seeds:
+            raise UserError("every arm once, please, and at least one seed")
+
+    def jobs(self) -> list[Job]:
+        """In the order in which they are run and reported."""
+        return [
+            Job(dataset, configuration, fold, arm, protocol)
+            for dataset in self.datasets
+            for configuration in self.configurations
+            for fold in self.folds
+            for arm in self.arms
+            for protocol in self.protocols
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm on the cases of one fold, clicked by one protocol."""
+
+    dataset: str
+    configuration: str
+    fold: str
+    arm: str
+    protocol: str
+
+    def folder(self, output: Path) -> Path:
+        """Of its results."""
+        fold = output / "cases" / self.dataset / self.configuration / f"fold_{self.fold}"
+        return fold / self.arm_in_path / self.protocol
+
+    @property
+    def arm_in_path(self) -> str:
+        """The arm, as it may stand in the name of a file."""
+        return self.arm.replace(":", "__")
+
+    def unit_file(self, output: Path, case: str, seed: int) -> Path:
+        return self.folder(output) / f"seed_{seed}" / f"{case}.json"
+
+    def cost_file(self, output: Path) -> Path:
+        """Of the arm, whatever the protocol."""
+        return self.folder(output).parent / "cost.json"
+
+    @property
+    def model_folder(self) -> Path:
+        name = parse_arm(self.arm)
+        return folder_of("nnUNet_results") / self.dataset / f"{name.trainer}__{name.plans}__{self.configuration}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.model_folder / f"fold_{self.fold}" / FINAL
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    name: str
+    images: tuple[str, ...]
+    truth: str
+
+
+def open_setting(output: Path, setting: Setting) -> Setting:
+    """Write the setting into a new output folder, or check that an old one was made with the same.
+
+    Raises:
+        UserError: the folder holds a benchmark of another setting.
+    """
+    path = output / SETTING_FILE
+    if path.is_file():
+        there = read_setting(output)
+        same = replace(there, **{name: getattr(setting, name) for name in FREE})
+        if same != setting:
+            ours, theirs = asdict(setting), asdict(there)
+            differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+            told = "; ".join(f"{key}: {_told(theirs[key])} there, {_told(ours[key])} now" for key in differing)
+            raise UserError(f"{output} holds a benchmark of another setting ({told}): choose another -o")
+        if not setting.train_minutes and not setting.options:
+            return there  # an evaluation that goes on after the trainings
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"nnsam3d_benchmark": FORMAT, **asdict(setting)})
+    return setting
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def read_setting(output: Path) -> Setting:
+    """
+    Raises:
+        UserError: no benchmark there, or one of another version.
+    """
+    path = output / SETTING_FILE
+    if not path.is_file():
+        raise UserError(f"{output} holds no benchmark ({SETTING_FILE} is missing): `nnsam3d benchmark run` makes one")
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if stored.pop("nnsam3d_benchmark", None) != FORMAT:
+        raise UserError(f"{path} is of another version of nnsam3d")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Setting(**fields)
+
+
+# ---------------------------------------------------------------------- cases
+
+
+def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
+    """The cases that a job may use, in order of their names: never one that its model was trained on.
+
+    Raises:
+        UserError: no splits, no such fold, missing labels, or test cases that are training cases.
+    """
+    raw = folder_of("nnUNet_raw") / job.dataset
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw} holds no dataset.json: is nnUNet_raw right?")
+    training = _training_cases(raw)
+    if setting.test_images:
+        ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+        return _test_cases(Path(setting.test_images), Path(setting.test_labels), ending, raw)
+    held_back = _held_back(job)
+    missing = sorted(set(held_back) - set(training))
+    if missing:
+        raise UserError(f"fold {job.fold} of {job.dataset} holds back {', '.join(missing)}, not to be found in {raw}")
+    return [training[name] for name in sorted(held_back)]
+
+
+def remember_cases(cases: Mapping[Job, Sequence[BenchCase]], output: Path) -> None:
+    """For a report where the dataset is not at hand."""
+    names = {_cases_key(job): [case.name for case in found] for job, found in cases.items()}
+    write_json(output / CASES_FILE, names)
+
+
+def remembered_cases(setting: Setting, output: Path) -> dict[Job, list[str]]:
+    """The names of every job's cases.
+
+    Raises:
+        UserError: nothing was run there yet.
+    """
+    path = output / CASES_FILE
+    if not path.is_file():
+        raise UserError(f"{output} holds no results yet: give the command that began it again, it goes on")
+    names = json.loads(path.read_text(encoding="utf-8"))
+    return {job: names[_cases_key(job)] for job in setting.jobs()}
+
+
+def _cases_key(job: Job) -> str:
+    return f"{job.dataset}/{job.fold}"
+
+
+def splits_file(job: Job) -> Path:
+    """nnU-Net's, written when a fold is trained for the first time."""
+    return folder_of("nnUNet_preprocessed") / job.dataset / "splits_final.json"
+
+
+def _held_back(job: Job) -> list[str]:
+    if job.fold == "all":
+        raise UserError("fold all was trained on every case: give it a test folder (--test-images, --test-labels)")
+    path = splits_file(job)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: nnU-Net writes it when a fold is trained (nnUNetv2_train, or --train)")
+    splits = json.loads(path.read_text(encoding="utf-8"))
+    if not job.fold.isdigit() or int(job.fold) >= len(splits):
+        raise UserError(f"fold {job.fold}: {path} has the folds 0 to {len(splits) - 1}")
+    split = splits[int(job.fold)]
+    both = sorted(set(split["train"]) & set(split["val"]))
+    if both:
+        raise UserError(f"{path}, fold {job.fold}: {', '.join(both)} are in training and validation")
+    return list(split["val"])
+
+
+@lru_cache
+def _training_cases(raw: Path) -> dict[str, BenchCase]:
+    # remembered: looking into the folder takes a second
+    return {name: BenchCase(name, images, label) for name, (images, label) in training_cases(raw).items()}
+
+
+@lru_cache
+def _test_cases(images: Path, labels: Path, ending: str, raw: Path) -> list[BenchCase]:
+    tests = list(_listed(images, labels, ending))
+    _refuse_training_cases(tests, _training_cases(raw))
+    return tests
+
+
+def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
+    if not images.is_dir() or not labels.is_dir():
+        raise UserError(f"--test-images {images} and --test-labels {labels} must both be folders")
+    for paths in cases_in(images, ending):
+        name = os.path.basename(paths[0])[: -len(ending) - len("_0000")]
+        truth = labels / f"{name}{ending}"
+        if not truth.is_file():
+            raise UserError(f"test case {name} has no ground truth: {truth} is missing")
+        yield BenchCase(name, tuple(paths), str(truth))
+
+
+def _refuse_training_cases(tests: list[BenchCase], training: dict[str, BenchCase]) -> None:
+    """By name, and by content: a renamed training image is one all the same."""
+    if not tests:
+        raise UserError("the test folder holds no case")
+    sizes: dict[int, list[str]] = {}
+    for case in training.values():
+        sizes.setdefault(os.path.getsize(case.images[0]), []).append(case.images[0])
+    for case in tests:
+        twins = [path for path in sizes.get(os.path.getsize(case.images[0]), []) if _same(path, case.images[0])]
+        if case.name in training or twins:
+            known = twins[0] if twins else case.name
+            raise UserError(f"test case {case.name} is a training case ({known}): its result would say nothing")
+
+
+def _same(first: str, second: str) -> bool:
+    return file_sha256(Path(first)) == file_sha256(Path(second))

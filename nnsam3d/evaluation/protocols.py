@@ -1,0 +1,88 @@
+"""How a case is clicked: named, seeded, and the same for every arm.
+
+Clicks are made on the ground truth's own grid (the image file's voxels), never on a network's. Axis letters: D, H, W =
+array axes z, y, x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.evaluation.plan import MAX_CLICKS, Protocol
+from nnsam3d.prompts import CasePrompts, Click, LabelledClick, case_rng, next_click, simulate_fixed
+
+Answer = Callable[[Sequence[LabelledClick]], NDArray]
+"""Clicks (z, y, x) with labels -> label map (D, H, W)."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of a case on its own grid.
+
+    Attributes:
+        segmentation_DHW: label map.
+        spacing: mm along D, H, W.
+        labels: foreground values that may be clicked.
+        ignore_label: never clicked, never scored.
+    """
+
+    case: str
+    segmentation_DHW: NDArray
+    spacing: tuple[float, float, float]
+    labels: tuple[int, ...]
+    ignore_label: int | None = None
+
+
+def run_protocol(
+    protocol: Protocol, truth: Truth, seed: int, answer: Answer, max_clicks: int = MAX_CLICKS
+) -> Iterator[tuple[tuple[LabelledClick, ...], NDArray]]:
+    """Clicks so far and the answer to them, from no click on; ends early where nothing is left to correct.
+
+    Without correction there are two steps: no click, and one click for every label that occurs. Draws depend on the
+    case's name, the seed and the truth only: every arm gets the same first clicks.
+
+    Args:
+        answer: asked once per step, with all clicks.
+    """
+    clicks: list[LabelledClick] = []
+    result = answer(())
+    yield (), result
+    present = set(np.unique(truth.segmentation_DHW).tolist()) & set(truth.labels)
+    first = simulate_fixed(
+        truth.segmentation_DHW,
+        truth.labels,
+        len(present),
+        case_rng(truth.case, seed),
+        ignore_label=truth.ignore_label,
+        spacing=truth.spacing,
+        strategy=protocol.first,
+    )
+    if not protocol.corrected:
+        if first:
+            yield tuple(first), answer(first)
+        return
+    while len(clicks) < max_clicks:
+        click = first[0] if first and not clicks else None
+        click = click or next_click(
+            truth.segmentation_DHW,
+            result,
+            truth.spacing,
+            labels=truth.labels,
+            ignore_label=truth.ignore_label,
+            clicked=[voxel for voxel, _ in clicks],
+        )
+        if click is None:
+            return
+        clicks.append(click)
+        result = answer(tuple(clicks))
+        yield tuple(clicks), result
+
+
+def as_prompts(case: str, clicks: Sequence[LabelledClick]) -> CasePrompts:
+    """Clicks in voxels (z, y, x) of the image as prompts."""
+    listed = tuple(Click((float(x), float(y), float(z)), label) for (z, y, x), label in clicks)
+    return CasePrompts(case, "voxel", listed)

@@ -1,0 +1,44 @@
+"""What made a benchmark's numbers: commands, machine and versions, kept beside the results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from nnsam3d.files import write_json, write_text
+
+COMMANDS_FILE = "commands.txt"
+ENVIRONMENT_FILE = "environment.json"
+PACKAGES = ("nnsam3d", "nnunetv2", "torch", "numpy", "scipy", "monai", "SimpleITK")
+
+
+def remember_command(output: Path, arguments: Sequence[str]) -> None:
+    """One more of the commands that made these results, unless it is there."""
+    command = shlex.join(["nnsam3d", *arguments])
+    known = commands(output)
+    if command not in known:
+        write_text(output / COMMANDS_FILE, "\n".join([*known, command]) + "\n")
+
+
+def commands(output: Path) -> list[str]:
+    """In the order in which they were given first."""
+    path = output / COMMANDS_FILE
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def remember_environment(output: Path, device: str) -> None:
+    """Versions and machine of the last run."""
+    # late: it loads torch
+    from nnsam3d.evaluation.cost import device_name, processor
+
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    facts = {
+        "versions": f"Python {platform.python_version()}, {versions}",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "device": device_name(device),
+    }
+    write_json(output / ENVIRONMENT_FILE, facts)

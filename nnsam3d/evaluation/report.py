@@ -1,0 +1,230 @@
+"""The report: one HTML file that needs nothing else, and the same as Markdown, JSON, CSV and PNGs."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnsam3d.evaluation.corrections import correction_figure
+from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
+from nnsam3d.evaluation.overlays import overlay_figure
+from nnsam3d.evaluation.plan import PROTOCOLS, Setting
+from nnsam3d.evaluation.provenance import ENVIRONMENT_FILE
+from nnsam3d.evaluation.summary import Group, collect, groups, paired_values, summarise
+from nnsam3d.evaluation.tables import (
+    Table,
+    case_csv,
+    click_table,
+    cost_table,
+    curve_table,
+    difference_table,
+    score_table,
+    verdicts,
+)
+from nnsam3d.files import write_json, write_text
+
+CURVE_METRICS = ("dice", "nsd_2mm")
+PAIRED_AT = 1  # clicks
+NOTES = (
+    "Only cases that a model was not trained on. All arms get the same first clicks; later ones follow each arm's own "
+    "errors by one rule. In every answer to clicks the clicked voxels keep their label and a negative click removes "
+    "the component that it hits unless a positive click lies in it, by one rule for all arms.",
+    "+oracle is the control for the information that lies in a click: the automatic result reduced to the components "
+    "that clicks hit, without any model that uses them.",
+    "Empty masks: Dice and NSD are undefined where truth and prediction are empty, 0 where one is; HD95 is undefined "
+    "where either is. Undefined values are left out of means.",
+)
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1.2em;color:#1d2129;background:#fff}
+h1{font-size:1.7em;margin-bottom:.2em} h2{margin-top:2em;border-bottom:1px solid #d5d9e0;padding-bottom:.2em}
+h3{font-size:1.02em;margin:1.6em 0 .4em} .note,.small{color:#59616e;font-size:.88em} .scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.86em;font-variant-numeric:tabular-nums} th{background:#f1f3f7;text-align:left}
+th,td{padding:.28em .55em;border-bottom:1px solid #e3e6eb;white-space:nowrap} tbody tr:hover{background:#f8f9fb}
+pre{background:#f5f6f8;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.84em} figure{margin:1.2em 0}
+svg,img{max-width:100%;height:auto}
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``svg`` is drawn into the page where it is set; the PNG lies in figures/."""
+
+    name: str
+    caption: str
+    png: bytes
+    svg: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    lines: Sequence[str]
+    parts: Sequence[Table | Picture]
+
+
+def write_report(setting: Setting, output: Path, folder: Path, reference: str, commands: Sequence[str]) -> None:
+    """Writes report.html, .md, .json, .csv and figures/ into ``folder``.
+
+    Raises:
+        UserError: results are missing, or the reference is no arm.
+    """
+    summary = summarise(setting, output, reference)
+    path = output / ENVIRONMENT_FILE
+    summary["environment"] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    summary["commands"] = list(commands)
+    results, _ = collect(setting, output)
+    sections = list(_sections(setting, output, summary, results))
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, Picture):
+                (figures / f"{part.name}.png").write_bytes(part.png)
+    write_json(folder / "report.json", summary)
+    write_text(folder / "report.csv", case_csv(results))
+    write_text(folder / "report.md", _markdown(summary, sections))
+    write_text(folder / "report.html", _html(summary, sections))
+
+
+# ---------------------------------------------------------------------- content
+
+
+def _sections(
+    setting: Setting, output: Path, summary: dict[str, Any], results: list[dict[str, Any]]
+) -> Iterator[Section]:
+    found = list(groups(setting, results))
+    for dataset in setting.datasets:
+        for configuration in setting.configurations:
+            key = {"dataset": dataset, "configuration": configuration}
+            here = {name: [row for row in summary[name] if _fits(row, key)] for name in _LISTS}
+            parts: list[Table | Picture] = []
+            for protocol in setting.protocols:
+                rows = {name: [row for row in here[name] if row["protocol"] == protocol] for name in _BY_PROTOCOL}
+                tag = f"{dataset}_{configuration}_{protocol}"
+                parts += _protocol_parts(setting, summary["reference"], protocol, rows, here["costs"], tag)
+                own = [g for g in found if g.protocol == protocol and _fits(vars(g), key)]
+                parts += _paired(own, summary["reference"], tag)
+                parts += _corrections(setting, output, own, tag)
+            picture = overlay_figure(setting, output, [g for g in found if _fits(vars(g), key)])
+            if picture is not None:
+                name, caption = f"overlays_{dataset}_{configuration}", picture[1]
+                parts.append(Picture(name, caption, as_png(picture[0], dpi=80)))
+            parts.append(cost_table(here["costs"]))
+            first = [row for row in here["differences"] if row["protocol"] == setting.protocols[0]]
+            main = [row for row in first if first and row["label"] == first[0]["label"]]
+            folds = f"fold{'s' if len(setting.folds) > 1 else ''} {', '.join(setting.folds)}"
+            cases = f"{summary['cases'][dataset]} cases, {folds}"
+            yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
+
+
+_BY_PROTOCOL = ("scores", "curves", "differences")
+_LISTS = (*_BY_PROTOCOL, "costs")
+
+
+def _fits(row: dict[str, Any], key: dict[str, str]) -> bool:
+    return all(row[name] == value for name, value in key.items())
+
+
+def _protocol_parts(
+    setting: Setting,
+    reference: str,
+    protocol: str,
+    rows: dict[str, list[dict[str, Any]]],
+    costs: list[dict[str, Any]],
+    tag: str,
+) -> Iterator[Table | Picture]:
+    for label in dict.fromkeys(row["label"] for row in rows["scores"]):
+        own = {name: [row for row in rows[name] if row["label"] == label] for name in rows}
+        if PROTOCOLS[protocol].corrected:
+            figure = click_curves(own["scores"], setting.arms, CURVE_METRICS)
+            name = f"curves_{tag}_{label}".replace(" ", "_")
+            caption = f"{label}: mean over patients with 95 % interval; dashed: an arm without clicks"
+            svg = as_svg(figure)
+            yield Picture(name, caption, as_png(figure), svg)
+        if own["curves"]:
+            yield click_table(own["curves"], costs, label)
+        yield score_table(own["scores"], protocol, label)
+        if own["curves"]:
+            yield curve_table(own["curves"], label, setting.max_clicks)
+        if own["differences"]:
+            yield difference_table(own["differences"], reference, label)
+
+
+def _paired(found: Sequence[Any], reference: str, tag: str) -> Iterator[Picture]:
+    pairs = paired_values(found, reference, PAIRED_AT)
+    if pairs:
+        figure = paired_cases(pairs, reference, f"Dice per patient, {PAIRED_AT} click")
+        svg = as_svg(figure)
+        caption = "Every dot is a patient (mean over click seeds); above the diagonal the reference is better."
+        yield Picture(f"paired_{tag}", caption, as_png(figure), svg)
+
+
+def _corrections(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
+    drawn = correction_figure(setting, output, found)
+    if drawn is not None:
+        figure, caption = drawn
+        yield Picture(f"corrections_{tag}", caption, as_png(figure, dpi=80))
+
+
+# ---------------------------------------------------------------------- pages
+
+
+def _facts(summary: dict[str, Any]) -> Iterator[str]:
+    """Everything needed to make the report again, as lines of text."""
+    setting, environment = summary["setting"], summary["environment"]
+    yield from summary["commands"]
+    yield ""
+    if setting["train_minutes"]:
+        yield f"training budget of every trained arm: {setting['train_minutes']:g} minutes"
+    if setting["options"]:
+        yield f'nnsam3d_options of the trainings: "{setting["options"]}"'
+    mirroring = "on" if setting["mirroring"] else "off"
+    yield f"click seeds: {', '.join(map(str, setting['seeds']))}; test-time mirroring {mirroring} for every arm"
+    for key, value in environment.items():
+        yield f"{key}: {value}"
+    yield ""
+    for arm, dataset, fold, digest in summary["checkpoints"]:
+        yield f"sha256 {digest}  {arm}, {dataset}, fold {fold}"
+    digests = [f"{case} {digest[:12]}" for _, case, digest in summary["truths"]]
+    yield f"ground truths (first 12 digits of sha256): {', '.join(digests)}"
+
+
+def _markdown(summary: dict[str, Any], sections: Sequence[Section]) -> str:
+    lines = ["# Benchmark", "", f"Reference arm: `{summary['reference']}`.", ""]
+    lines += [f"- {note}" for note in NOTES]
+    for section in sections:
+        lines += ["", f"## {section.title}", "", *(f"- {line}" for line in section.lines)]
+        for part in section.parts:
+            if isinstance(part, Table):
+                lines += ["", part.markdown()]
+            else:
+                lines += ["", f"![{part.caption}](figures/{part.name}.png)", "", f"*{part.caption}*"]
+    lines += ["", "## To make it again", "", "```", *_facts(summary), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _html(summary: dict[str, Any], sections: Sequence[Section]) -> str:
+    body = ["<h1>Benchmark: clicks against nnU-Net, with controls</h1>"]
+    body.append(f"<p>Reference arm: <b>{html.escape(summary['reference'])}</b>.</p>")
+    body += [f'<p class="small">{html.escape(note)}</p>' for note in NOTES]
+    for section in sections:
+        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        body.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in section.lines) + "</ul>")
+        for part in section.parts:
+            body.append(part.html() if isinstance(part, Table) else _figure(part))
+    facts = html.escape("\n".join(_facts(summary)))
+    body.append(f"<h2>To make it again</h2><pre>{facts}</pre>")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+    title, text = "<title>nnsam3d benchmark</title>", "\n".join(body)
+    return f'<!doctype html>\n<html lang="en"><head>{head}{title}</head><body>\n{text}\n</body></html>\n'
+
+
+def _figure(picture: Picture) -> str:
+    import base64
+
+    drawn = picture.svg or f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
+    return f'<figure>{drawn}<figcaption class="note">{html.escape(picture.caption)}</figcaption></figure>'

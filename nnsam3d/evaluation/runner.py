@@ -1,0 +1,235 @@
+"""Runs the jobs: every case and seed is a file that is there wholly or not at all, so that a run can go on.
+
+Axis letters: D, H, W = array axes z, y, x of the image file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.metrics import score_mask
+from nnsam3d.evaluation.obedience import bound, obeyed
+from nnsam3d.evaluation.plan import (
+    PROTOCOLS,
+    BenchCase,
+    Job,
+    Setting,
+    cases_of,
+    parse_arm,
+    remember_cases,
+)
+from nnsam3d.evaluation.processes import orphaned, run_side_by_side
+from nnsam3d.evaluation.protocols import Truth, run_protocol
+from nnsam3d.files import file_sha256, write_json
+from nnsam3d.prompts import LabelledClick
+
+READ_OUTS = (0, 1, 3, 5, 10)  # clicks that tables show
+KEPT = (0, 1, 2, 3, 5, 10)  # clicks whose label maps are kept, of the first seed: 1 and 2 are around a correction
+PAUSE = 1.0  # seconds between two looks at what is done
+Unit = dict[str, Any]
+
+
+def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu") -> None:
+    """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
+
+    Raises:
+        UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
+    """
+    cases = {job: cases_of(setting, job) for job in setting.jobs()}
+    remember_cases(cases, output)
+    digests = {path: file_sha256(path) for path in {job.checkpoint for job in cases}}
+    files = {
+        job.unit_file(output, case.name, seed): job for job in cases for case in cases[job] for seed in setting.seeds
+    }
+
+    def missing(paths: Iterable[Path]) -> list[Path]:
+        return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
+
+    waiting = missing(files)
+    tasks = {
+        f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
+            setting, job, cases[job], output, device, digests[job.checkpoint]
+        )
+        for job in dict.fromkeys(files[path] for path in waiting)
+    }  # fmt: skip
+    with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
+
+        def tick() -> None:
+            time.sleep(PAUSE)
+            still = missing(waiting)
+            bar.update(len(waiting) - len(still))
+            waiting[:] = still
+
+        run_side_by_side(tasks, run_job, processes, output / "logs", tick)
+
+
+def is_done(path: Path, checkpoint: str) -> bool:
+    """Whether a result is there, and of this very model."""
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
+
+
+# ---------------------------------------------------------------------- one job
+
+
+def run_job(
+    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, device: str, checkpoint: str
+) -> None:
+    """The missing units of a job, case after case."""
+    # late: the process that only waits does not need torch
+    from nnsam3d.evaluation.arms import load_arm
+    from nnsam3d.evaluation.cost import model_cost
+
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
+        arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
+    cost_file = job.cost_file(output)
+    if not is_done(cost_file, checkpoint):
+        cost_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
+    for case in cases:
+        seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
+        if not seeds:
+            continue
+        try:
+            _run_case(setting, job, case, seeds, arm, output, checkpoint)
+        except UserError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
+
+
+def _run_case(
+    setting: Setting, job: Job, case: BenchCase, seeds: Sequence[int], arm: Any, output: Path, checkpoint: str
+) -> None:
+    """These click seeds of a case, each written as soon as it is done."""
+    # late, as above
+    from nnsam3d.inference.folder import peak_memory_mb
+
+    image, properties = arm.model.read(case.images)
+    truth = read_truth(arm, case, properties)
+    if truth.segmentation_DHW.shape != image.shape[1:]:
+        raise UserError(f"case {case.name}: {case.truth} and the image are of different shape")
+    start = time.perf_counter()
+    prepared = arm.prepare(image, properties)
+    timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
+    for seed in seeds:
+        if orphaned():
+            return
+        steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
+        timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.model.device))}
+        unit = {
+            "case": case.name,
+            "seed": seed,
+            "checkpoint_sha256": checkpoint,
+            "truth_sha256": file_sha256(Path(case.truth)),
+            "steps": steps,
+            "timing": timing,
+        }
+        path = job.unit_file(output, case.name, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if seed == setting.seeds[0]:
+            write_maps(path.with_suffix(".npz"), maps)
+        write_json(path, unit)
+        timing = timing | {"first": False}
+
+
+def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
+    spacing = tuple(float(step) for step in properties["spacing"])
+    labels = tuple(sorted({value for value in arm.model.labels.values() if value > 0}))
+    ignore = arm.model.label_manager.ignore_label
+    return Truth(case.name, arm.model.read_labels(case.truth), spacing, labels, ignore)  # type: ignore[arg-type]
+
+
+def _click(
+    setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
+) -> tuple[list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
+    """The steps of one case and seed, what each took (seconds; passes through the network), the maps that are kept."""
+    effort: dict[str, list[Any]] = {"steps": [], "work": []}
+    obedience: list[float | None] = []
+
+    def answer(clicks: Sequence[LabelledClick]) -> NDArray:
+        start, before = time.perf_counter(), arm.work()
+        own = prepared.segment(clicks)
+        result = bound(own, clicks, arm.model.regions)
+        effort["steps"].append(round(time.perf_counter() - start, 4))
+        effort["work"].append(asdict(arm.work() - before))
+        obedience.append(obeyed(own, clicks, arm.model.regions))
+        return result
+
+    steps: list[Unit] = []
+    maps: dict[int, NDArray[np.uint16]] = {}
+    masks = list(label_values(arm.model.dataset_json))
+    # what cannot hear is asked once
+    limit = setting.max_clicks if arm.listens else 0
+    for clicks, result in _heard(job, truth, seed, answer, limit):
+        steps.append(
+            {
+                "clicks": len(clicks),
+                "click": {"zyx": list(clicks[-1][0]), "label": clicks[-1][1]} if clicks else None,
+                "scores": {name: _score(result, truth, values) for name, values in masks},
+            }
+        )
+        if len(clicks) in KEPT:
+            maps[len(clicks)] = result.astype(np.uint16)
+    # every step was answered once, in this order
+    steps = [step | {"obeyed": share} for step, share in zip(steps, obedience, strict=True)]
+    return steps, effort, maps
+
+
+def _heard(
+    job: Job, truth: Truth, seed: int, answer: Any, limit: int
+) -> Iterator[tuple[tuple[LabelledClick, ...], NDArray]]:
+    for clicks, result in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
+        yield clicks, result
+        if not limit:
+            return
+
+
+def label_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and segmentation values of everything that is scored: labels or regions, as nnU-Net evaluates them."""
+    for name, value in dataset_json["labels"].items():
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if name != "ignore" and values != (0,):
+            yield name, values
+
+
+def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> dict[str, Any]:
+    prediction, true = np.isin(result, values), np.isin(truth.segmentation_DHW, values)
+    if truth.ignore_label is not None:
+        known = truth.segmentation_DHW != truth.ignore_label
+        prediction, true = prediction & known, true & known
+    return dict(score_mask(prediction, true, truth.spacing))
+
+
+def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:
+    """Label maps by number of clicks; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.unfinished.npz")
+    np.savez_compressed(temporary, **{f"clicks_{clicks}": label_map for clicks, label_map in maps.items()})  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def read_map(path: Path, clicks: int, exactly: bool = False) -> NDArray[np.uint16] | None:
+    """The label map with the most clicks that is not above ``clicks``; None where there is none.
+
+    Args:
+        exactly: only the one after ``clicks`` clicks will do.
+    """
+    try:
+        with np.load(path) as stored:
+            there = [int(name.removeprefix("clicks_")) for name in stored.files]
+            fitting = [number for number in there if (number == clicks if exactly else number <= clicks)]
+            return np.asarray(stored[f"clicks_{max(fitting)}"]) if fitting else None
+    except (FileNotFoundError, zipfile.BadZipFile):
+        return None

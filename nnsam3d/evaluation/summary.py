@@ -1,0 +1,322 @@
+"""From the files of single cases to what is reported: `results.json` (no times in it) and the summary.
+
+Results are pooled over the folds of a dataset and configuration: every case was held back by its fold's model, or, with
+a test folder, by all of them; then the folds of a case are averaged as its seeds are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation.figures import Pairs
+from nnsam3d.evaluation.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
+from nnsam3d.evaluation.plan import PROTOCOLS, Job, Setting, remembered_cases
+from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patient
+from nnsam3d.files import write_json
+
+METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
+# Paired tests: chosen beforehand and few, because the more there are, the less each can say after correction.
+TESTED = ("dice", "nsd_5mm", "hd95")
+TESTED_CORRECTED = (3, 5, 10)  # clicks: where corrections have been heard; 5 is the CVPR 2025 challenge's last step
+TESTED_ONCE = (1,)  # protocols without corrections: the paper's setting
+OBEYED_AT = (1, 5, 10)  # clicks
+END = 10  # clicks after which a sequence counts as good or not
+GOOD = (0.85, 0.9)  # Dice at the end that makes it a good one
+ALL_LABELS = "mean over labels"
+Unit = dict[str, Any]
+
+
+def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
+    """All units in the order of jobs, cases and seeds: results without times, and the times.
+
+    Raises:
+        UserError: some are missing.
+    """
+    results, times, missing = [], [], 0
+    for job, cases in remembered_cases(setting, output).items():
+        for case in cases:
+            for seed in setting.seeds:
+                path = job.unit_file(output, case, seed)
+                if not path.is_file():
+                    missing += 1
+                    continue
+                unit = json.loads(path.read_text(encoding="utf-8"))
+                times.append({**asdict(job), "case": case, "seed": seed, **unit.pop("timing")})
+                results.append({**asdict(job), **unit})
+    if missing:
+        raise UserError(f"{output}: {missing} results are missing: give the command that began it again, it goes on")
+    return results, times
+
+
+def write_results(setting: Setting, output: Path) -> None:
+    """`results.json`: the same bytes whether or not the run was interrupted."""
+    results, _ = collect(setting, output)
+    write_json(output / "results.json", {"setting": asdict(setting), "units": results})
+
+
+# ---------------------------------------------------------------------- one arm
+
+
+@dataclass(frozen=True)
+class Group:
+    """All units of one arm and protocol on a dataset and configuration."""
+
+    dataset: str
+    configuration: str
+    protocol: str
+    arm: str
+    units: tuple[Unit, ...]
+    max_clicks: int
+
+    @property
+    def labels(self) -> list[str]:
+        names = list(self.units[0]["steps"][0]["scores"])
+        return names if len(names) == 1 else [ALL_LABELS, *names]
+
+    @property
+    def reads(self) -> list[int]:
+        """Numbers of clicks that are reported."""
+        if all(len(unit["steps"]) == 1 for unit in self.units):
+            return [0]
+        if not PROTOCOLS[self.protocol].corrected:
+            return [0, 1]  # one on every label
+        return list(range(self.max_clicks + 1))
+
+    @property
+    def tested(self) -> list[int]:
+        """Numbers of clicks with a paired test; the last one where none of the chosen ones was made."""
+        chosen = TESTED_CORRECTED if PROTOCOLS[self.protocol].corrected else TESTED_ONCE
+        return [n for n in self.reads if n in chosen] or self.reads[-1:]
+
+    def patients(self, value: Any) -> dict[str, float]:
+        """Patient -> mean of ``value(unit)`` over seeds, and over folds if it is a test case of all of them."""
+        return per_patient({_unit_key(unit): value(unit) for unit in self.units})
+
+    def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
+        return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
+
+    def obeyed(self, clicks: int) -> dict[str, float]:
+        """Share of all clicks so far that the network obeyed by itself; nobody's where a unit does not tell.
+
+        Units of earlier versions do not: a mean over the others would be one over other patients.
+        """
+        if any("obeyed" not in step for unit in self.units for step in unit["steps"]):
+            return {}
+        return self.patients(lambda unit: _step(unit, clicks)["obeyed"])
+
+    def auc(self, metric: str, label: str) -> dict[str, float]:
+        if self.max_clicks < max(AUC_CLICKS):
+            return {}
+
+        def value(unit: Unit) -> float | None:
+            return area_under_curve({n: unit_score(unit, metric, label, n) for n in AUC_CLICKS})
+
+        return self.patients(value)
+
+    def clicks_to(self, target: float, label: str) -> tuple[dict[str, float], float]:
+        """Patient -> clicks needed, the largest number counting where it is never reached; share that reached it."""
+        found = {}
+        for unit in self.units:
+            dice = {n: unit_score(unit, "dice", label, n) for n in self.reads}
+            if any(value is not None for value in dice.values()):
+                found[_unit_key(unit)] = clicks_to_reach(dice, target)
+        reached = float(np.mean([value is not None for value in found.values()])) if found else 0.0
+        return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
+
+    def end(self, label: str) -> dict[str, Any]:
+        """After the last click that counts: median Dice over patients; of all sequences the share that is good."""
+        clicks = min(END, self.max_clicks)
+        found = [unit_score(unit, "dice", label, clicks) for unit in self.units]
+        known = [dice for dice in found if dice is not None]
+        patients = list(self.score("dice", label, clicks).values())
+        return {
+            "clicks": clicks,
+            "sequences": len(known),
+            "median_dice": float(np.median(patients)) if patients else None,
+            **{f"dice_{good:g}": _mean([float(dice >= good) for dice in known]) for good in GOOD},
+        }
+
+
+def _unit_key(unit: Unit) -> tuple[str, tuple[str, int]]:
+    return unit["case"], (unit["fold"], unit["seed"])
+
+
+def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None:
+    """A score after so many clicks; where there was nothing left to correct, that of the last one.
+
+    For protocols without correction 1 means one click on every label.
+    """
+    step = _step(unit, clicks)
+    names = list(step["scores"]) if label == ALL_LABELS else [label]
+    values = [step["scores"][name][metric] for name in names]
+    return _mean([float(value) for value in values if value is not None])
+
+
+def _step(unit: Unit, clicks: int) -> Unit:
+    """With corrections step n has n clicks; without, step 1 has them all."""
+    steps = unit["steps"]
+    return steps[min(clicks, len(steps) - 1)]  # type: ignore[no-any-return]
+
+
+def groups(setting: Setting, results: list[Unit]) -> Iterator[Group]:
+    for dataset in setting.datasets:
+        for configuration in setting.configurations:
+            for protocol in setting.protocols:
+                for arm in setting.arms:
+                    wanted = (dataset, configuration, protocol, arm)
+                    units = tuple(u for u in results if tuple(u[key] for key in _KEYS) == wanted)
+                    yield Group(*wanted, units, setting.max_clicks)
+
+
+_KEYS = ("dataset", "configuration", "protocol", "arm")
+
+# ---------------------------------------------------------------------- everything
+
+
+def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
+    """What the report shows.
+
+    Args:
+        reference: the arm that all others are compared with.
+
+    Raises:
+        UserError: results are missing, or the reference is no arm.
+    """
+    if reference not in setting.arms:
+        raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
+    results, times = collect(setting, output)
+    found = list(groups(setting, results))
+    return {
+        "setting": asdict(setting),
+        "reference": reference,
+        "cases": {name: len({u["case"] for u in results if u["dataset"] == name}) for name in setting.datasets},
+        "scores": [row for group in found for row in _rows(group)],
+        "curves": [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
+        "differences": list(_differences(found, reference)),
+        "costs": _costs(setting, output, times),
+        "checkpoints": sorted({(u["arm"], u["dataset"], u["fold"], u["checkpoint_sha256"]) for u in results}),
+        "truths": sorted({(u["dataset"], u["case"], u["truth_sha256"]) for u in results}),
+    }
+
+
+def _place(group: Group, label: str) -> dict[str, Any]:
+    return {key: getattr(group, key) for key in _KEYS} | {"label": label}
+
+
+def _rows(group: Group) -> Iterator[dict[str, Any]]:
+    obedience = {clicks: asdict(estimate(group.obeyed(clicks))) for clicks in group.reads}
+    for label in group.labels:
+        for clicks in group.reads:
+            scores = {metric: asdict(estimate(group.score(metric, label, clicks))) for metric in METRICS}
+            yield _place(group, label) | {"clicks": clicks, **scores, "obeyed": obedience[clicks]}
+
+
+def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """What clicks do in all: obedience, the end, areas under the curve and clicks to a target.
+
+    An arm that does not listen has a flat curve, and nothing to obey.
+    """
+    heard = [clicks for clicks in OBEYED_AT if clicks <= group.max_clicks]
+    obedience = {str(clicks): asdict(estimate(group.obeyed(clicks))) for clicks in heard}
+    for label in group.labels:
+        row = _place(group, label) | {"obeyed": obedience, "end": group.end(label)}
+        for metric in ("dice", "nsd_2mm"):
+            row[f"{metric}_auc"] = asdict(estimate(group.auc(metric, label)))
+        for target in TARGETS:
+            clicks, reached = group.clicks_to(target, label)
+            row[f"clicks_to_{target:g}"] = asdict(estimate(clicks)) | {"reached": reached}
+        yield row
+
+
+def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, Any]]:
+    """Reference minus arm at the same clicks; corrected over all comparisons of a protocol, label and metric."""
+    listed = list(found)
+    for base in (group for group in listed if group.arm == reference):
+        others = [g for g in listed if g.arm != reference and _same_task(g, base)]
+        for label in base.labels:
+            for metric in TESTED:
+                pairs = [(other, clicks) for other in others for clicks in base.tested]
+                scores = [(base.score(metric, label, n), other.score(metric, label, n)) for other, n in pairs]
+                made = [difference(*both) for both in scores]
+                corrected = holm([one.p for one in made])
+                for (other, clicks), both, one, p in zip(pairs, scores, made, corrected, strict=True):
+                    numbers = {**asdict(one.estimate), "better": _wins(*both, metric), "p": one.p, "p_corrected": p}
+                    yield _place(other, label) | {"metric": metric, "clicks": clicks, **numbers}
+
+
+def _wins(ours: dict[str, float], theirs: dict[str, float], metric: str) -> int:
+    """Patients in which the reference is strictly better: a mean may rest on one of them."""
+    sign = -1 if metric == "hd95" else 1
+    return sum(sign * (ours[name] - theirs[name]) > 0 for name in set(ours) & set(theirs))
+
+
+def _same_task(first: Group, second: Group) -> bool:
+    return all(getattr(first, key) == getattr(second, key) for key in _KEYS[:3])
+
+
+def paired_values(found: Iterable[Group], reference: str, clicks: int) -> list[Pairs]:
+    """Dice per patient after so many clicks, for every arm but the reference; of one protocol."""
+    listed = list(found)
+    base = next((group for group in listed if group.arm == reference), None)
+    if base is None:
+        return []
+    label = base.labels[0]
+    return [
+        Pairs(other.arm, other.score("dice", label, clicks), base.score("dice", label, clicks))
+        for other in listed
+        if other.arm != reference
+    ]
+
+
+# ---------------------------------------------------------------------- cost
+
+
+def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, Any]]:
+    """Per arm, dataset, configuration and fold: its model's cost, and times of the cases that were begun afresh."""
+    rows = []
+    seen: dict[tuple[str, str, str, str], list[Job]] = {}
+    for job in setting.jobs():
+        seen.setdefault((job.dataset, job.configuration, job.fold, job.arm), []).append(job)
+    for key, jobs in seen.items():
+        stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
+        own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
+        places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
+        rows.append(places | stored | _effort(own, stored))
+    return rows
+
+
+def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and GFLOP from a read image to its first answer, and per further click.
+
+    Where the network answers every click, the first answer is that to one click. Otherwise it is the automatic one,
+    and a click costs next to nothing.
+    """
+    asked = cost["kind"] in ("sam", "clicks")
+    begin = [1 if asked and len(u["steps"]) > 1 else 0 for u in units]
+    gflop = [[_gflop(work, cost) for work in u["work"]] for u in units]
+    ahead = 2 if asked else 1
+    return {
+        "seconds_per_case": _mean([u["prepare"] + u["steps"][n] for u, n in zip(units, begin, strict=True)]),
+        "seconds_per_further_click": _mean([seconds for u in units for seconds in u["steps"][ahead:]]),
+        "gflop_per_case": _mean([steps[n] for steps, n in zip(gflop, begin, strict=True)]),
+        "gflop_per_further_click": _mean([one for steps in gflop for one in steps[ahead:]]),
+        "peak_memory_mb": max((u["peak_memory_mb"] for u in units), default=None),
+    }
+
+
+def _gflop(work: dict[str, int], cost: dict[str, Any]) -> float:
+    """Of the windows that went through the network; SAM3D's first half costs what its second leaves of a window."""
+    first_half = cost["window_gflop"] - cost["click_gflop"]
+    whole, encoded, decoded = (work[part] for part in ("whole", "encoded", "decoded"))
+    return whole * cost["window_gflop"] + encoded * first_half + decoded * cost["click_gflop"]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

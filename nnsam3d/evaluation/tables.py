@@ -1,0 +1,244 @@
+"""The report's tables and sentences, from the summary; as Markdown and as HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.evaluation.figures import METRIC_TITLES
+from nnsam3d.evaluation.metrics import TARGETS
+from nnsam3d.evaluation.plan import PROTOCOLS
+from nnsam3d.evaluation.runner import READ_OUTS
+from nnsam3d.evaluation.summary import GOOD, METRICS
+
+SIGNIFICANT = 0.05
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text. ``note`` stands below."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        lines = [f"**{self.title}**", "", _md_row(self.header), _md_row(["---"] * len(self.header))]
+        lines += [_md_row(row) for row in self.rows]
+        return "\n".join([*lines, *(["", self.note] if self.note else [])])
+
+    def html(self) -> str:
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in self.rows
+        )
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+        return f"<h3>{html.escape(self.title)}</h3>\n{table}\n{note}"
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+# ---------------------------------------------------------------------- numbers as text
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def interval(found: Row, digits: int = 3) -> str:
+    """`mean [low, high]`."""
+    if found["mean"] is None:
+        return "–"
+    low, high = number(found["low"], digits), number(found["high"], digits)
+    return f"{number(found['mean'], digits)} [{low}, {high}]"
+
+
+def count(value: float | None) -> str:
+    """A large number with a unit."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+_DIGITS = {"hd95": 1}
+
+# ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
+
+
+def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
+    shown = [row for row in rows if row["clicks"] in READ_OUTS]
+    title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
+    body = [
+        [
+            row["arm"],
+            str(row["clicks"]),
+            *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
+            interval(row["obeyed"], 2),
+        ]
+        for row in shown
+    ]
+    note = (
+        "Mean over patients [95 % interval, bootstrap over patients, widened for their small number]; click seeds of a "
+        "patient are averaged first. Obeyed: the share of all clicks so far whose own voxel the network has right by "
+        "itself, before the clicks are made to hold."
+    )
+    return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
+
+
+def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
+    """A line per arm: whether clicks are obeyed, what one costs, and where they lead.
+
+    Args:
+        rows: `summary["curves"]` of one dataset, configuration, protocol and label. costs: of the same, all folds.
+    """
+    clicks = rows[0]["end"]["clicks"]
+    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0]["obeyed"]), "s per further click",
+              f"median Dice, {clicks} clicks", *(f"Dice ≥ {good:g}, {clicks} clicks" for good in GOOD)]  # fmt: skip
+    body = [
+        [
+            row["arm"],
+            *(interval(share, 2) for share in row["obeyed"].values()),
+            number(_seconds(row["arm"], costs), 2),
+            number(row["end"]["median_dice"]),
+            *(percent(row["end"][f"dice_{good:g}"]) for good in GOOD),
+        ]
+        for row in rows
+    ]
+    note = (
+        "Obeyed: the share of all clicks so far whose own voxel has the click's label in the network's own answer, "
+        "before the rule that makes every click hold (the oracle's: in the reduced automatic result); mean over "
+        "patients [95 % interval]. A dash: an arm without clicks, or results of an earlier version. Median Dice: of "
+        "patients, click seeds averaged first. Dice ≥: of all sequences (case x click seed) the share that is there "
+        "after these clicks, or where nothing was left to correct before. Seconds: see the cost table."
+    )
+    return Table(f"Clicks: obeyed, paid and what for ({label})", header, body, note)
+
+
+def _seconds(arm: str, costs: Sequence[Row]) -> float | None:
+    """Per further click, mean over folds."""
+    found = [row["seconds_per_further_click"] for row in costs if row["arm"] == arm]
+    known = [seconds for seconds in found if seconds is not None]
+    return float(np.mean(known)) if known else None
+
+
+def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
+    header = ["arm", "Dice AUC", "NSD 2 mm AUC", *(f"clicks to Dice {target:g}" for target in TARGETS)]
+    body = []
+    for row in rows:
+        found = [row[f"clicks_to_{target:g}"] for target in TARGETS]
+        reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
+        body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
+    note = (
+        "AUC: trapezoid over 1 to 5 clicks, at most 4 (CVPR 2025). Clicks to a target: where it was not reached the "
+        f"largest number, {max_clicks}, counts. An arm without clicks has a flat curve."
+    )
+    return Table(f"Over the clicks ({label})", header, body, note)
+
+
+def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
+    body = [
+        [
+            f"{reference} − {row['arm']}",
+            METRIC_TITLES[row["metric"]],
+            str(row["clicks"]),
+            interval(row, _DIGITS.get(row["metric"], 3)),
+            f"{row['better']} of {row['n']}",
+            p_value(row["p"]),
+            p_value(row["p_corrected"]),
+        ]
+        for row in rows
+    ]
+    header = ["difference", "metric", "clicks", "mean [95 % interval]", "better in", "p", "p (Holm)"]
+    note = (
+        "Paired by patient at the same number of clicks (an arm without clicks: its only answer). Sign-flip "
+        "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table; the "
+        "intervals are not corrected. Better in: patients in which the reference is strictly better. With few "
+        "patients no difference can be shown, however large: the smallest p is 2 / 2^patients, before correction."
+    )
+    return Table(f"Paired differences ({label})", header, body, note)
+
+
+def cost_table(rows: Sequence[Row]) -> Table:
+    header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
+              "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
+    body = [
+        [
+            row["arm"],
+            row["fold"],
+            count(row["parameters"]),
+            count(row["trained_parameters"]),
+            number(row["window_gflop"], 1),
+            number(row["gflop_per_case"], 1),
+            number(row["gflop_per_further_click"], 1),
+            number(row["seconds_per_case"], 2),
+            number(row["seconds_per_further_click"], 2),
+            number(row["peak_memory_mb"], 0),
+            number(row["training_seconds"], 0),
+            str(row["epochs"]),
+        ]
+        for row in rows
+    ]
+    note = (
+        "A window is one patch; a case takes as many as its size, mirroring and the clicks ask for (counted). Per "
+        "case: the first answer (to one click, where the arm listens), in seconds with preprocessing; means over "
+        "cases, per further click over clicks too. GFLOP: matrix products and convolutions, a multiplication and an "
+        "addition count as two. Peak memory: of the device; on a CPU, of the whole process. Training: time inside "
+        "epochs, online validation included."
+    )
+    return Table("Cost", header, body, note)
+
+
+# ---------------------------------------------------------------------- sentences
+
+
+def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
+    """What the paired Dice differences say, in words that a sceptic would accept."""
+    for row in differences:
+        if row["metric"] != "dice" or row["mean"] is None:
+            continue
+        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}"
+        sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
+        word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
+        yield (
+            f"{clicks}: {reference} against {row['arm']}: {word} (Dice difference {interval(row)}, "
+            f"{row['n']} patients, corrected p {p_value(row['p_corrected'])})"
+        )
+
+
+def case_csv(units: Sequence[Row]) -> str:
+    """One line per case, seed, step and label; ``obeyed`` is the step's, whatever the label."""
+    text = io.StringIO()
+    columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "clicks", "label", *METRICS, "obeyed"])
+    for unit in units:
+        for step in unit["steps"]:
+            for label, scores in step["scores"].items():
+                found = [*(scores[metric] for metric in METRICS), step.get("obeyed")]
+                values = ["" if value is None else value for value in found]
+                writer.writerow([*(unit[column] for column in columns), step["clicks"], label, *values])
+    return text.getvalue()

@@ -1,0 +1,99 @@
+"""What a prediction of a folder says: before it begins, at its end, and as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnsam3d.files import write_json
+from nnsam3d.inference.folder import Case, Outcome
+from nnsam3d.inference.model import Model
+from nnsam3d.nnunet.cases import FIRST_CHANNEL, prompts_without_image
+from nnsam3d.prompts.formats import case_of
+
+REPORT_VERSION = 1
+
+
+def tell_strays(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
+    """Prompt files that belong to no case."""
+    names = {case.name for case in cases}
+    for stray in prompts_without_image(images, names, prompts):
+        case = case_of(stray).removesuffix(FIRST_CHANNEL)
+        meant = f"did you mean {case}.json?" if case in names else "its name must be <case>.json"
+        print(f"nnsam3d: warning: {stray} belongs to no image in {images}; {meant}")
+
+
+def tell_prompts(cases: Sequence[Case]) -> None:
+    """What was found, and everything that is wrong, before anything is computed."""
+    with_prompts = sum(case.prompts is not None for case in cases)
+    bad = [case for case in cases if case.problem]
+    automatic = len(cases) - with_prompts - len(bad)
+    print(f"nnsam3d: {len(cases)} cases: {with_prompts} with clicks, {automatic} without (segmented automatically)")
+    for case in bad:
+        print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
+    if bad:
+        print(f"nnsam3d: {len(bad)} case(s) will be left out, the others go on", file=sys.stderr)
+
+
+def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
+    """The last lines; the exit status."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+    skipped = len(outcomes) - len(failed) - len(done)
+    windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
+    print(
+        f"nnsam3d: {len(done)} predicted, {skipped} already there, {len(failed)} failed; {windows} windows computed "
+        f"(the sliding window has {stock}); results in {output}"
+    )
+    for outcome in failed:
+        print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_report(
+    path: Path, arguments: Mapping[str, Any], model: Model, outcomes: Sequence[Outcome], seconds: float
+) -> None:
+    """One JSON file: what was done with what.
+
+    Args:
+        arguments: of the command, as they are to stand in the report.
+        seconds: that the prediction took.
+    """
+    earlier = _earlier_entries(path)
+    report: dict[str, Any] = {
+        "nnsam3d_report": REPORT_VERSION,
+        "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
+        | {"python": platform.python_version()},
+        "model": {
+            "folder": str(model.folder),
+            "trainer": model.predictor.trainer_name,
+            "checkpoint": model.checkpoint,
+            "sha256_by_fold": model.digests(),
+        },
+        "device": str(model.device),
+        "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()},
+        "seconds": round(seconds, 3),
+        "cases": [_entry(outcome, earlier) for outcome in outcomes],
+    }
+    write_json(path, report)
+
+
+def _entry(outcome: Outcome, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A case that was there already keeps what the run that made it reported."""
+    entry = asdict(outcome)
+    return {**entry, **earlier.get(outcome.case, {}), "status": "skipped"} if outcome.status == "skipped" else entry
+
+
+def _earlier_entries(report: Path) -> dict[str, dict[str, Any]]:
+    try:
+        cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
+        return {case["case"]: case for case in cases if case["status"] in ("done", "skipped")}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no report
+        return {}
+

@@ -1,0 +1,97 @@
+"""nnU-Net's folders: which datasets, cases, plans and trained models there are. nnU-Net is imported late."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnsam3d.errors import UserError
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def folder_of(variable: str) -> Path:
+    """The folder that one of nnU-Net's environment variables names.
+
+    Raises:
+        UserError: it is not set.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(
+            f"the environment variable {variable} is not set: nnU-Net's commands need it, and so does this one"
+        )
+    return Path(value)
+
+
+def dataset_name(number_or_name: str) -> str:
+    """DatasetXXX_Name of a dataset.
+
+    Raises:
+        UserError: no such dataset, or a folder of nnU-Net is not set.
+    """
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    for variable in FOLDERS:
+        folder_of(variable)
+    try:
+        return str(maybe_convert_to_dataset_name(number_or_name))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"-d {number_or_name}: {error}") from error
+
+
+def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """Where nnU-Net keeps this model, trained or not.
+
+    Raises:
+        UserError: nnUNet_results is not set, or the dataset is unknown.
+    """
+    if not os.environ.get("nnUNet_results"):
+        raise UserError("the environment variable nnUNet_results is not set: set it, or name the model with -m FOLDER")
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    try:
+        return Path(get_output_folder(dataset, trainer, plans, configuration))
+    except RuntimeError as error:
+        raise UserError(f"-d {dataset}: {error}") from error
+
+
+def data_identifier(plans: dict[str, Any], configuration: str) -> str:
+    """The folder of a configuration's preprocessed data, which it may inherit from another one."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    return str(PlansManager(plans).get_configuration(configuration).data_identifier)
+
+
+def num_channels(dataset_json: Mapping[str, Any]) -> int:
+    """How many image files a case has: dataset.json's "channel_names", or "modality" as it was called before.
+
+    Raises:
+        UserError: it has neither.
+    """
+    names = dataset_json.get("channel_names", dataset_json.get("modality"))
+    if not isinstance(names, Mapping) or not names:
+        raise UserError('dataset.json needs "channel_names": {"0": "CT"}, one entry for each image file of a case')
+    return len(names)
+
+
+def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Of a raw dataset: case -> image files, label file."""
+    # nnU-Net starts a pool of processes to look into a folder
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    files = get_filenames_of_train_images_and_targets(str(raw))
+    return {name: (tuple(map(str, entry["images"])), str(entry["label"])) for name, entry in files.items()}
+
+
+def cases_in(images: Path, ending: str) -> list[list[str]]:
+    """The image files of every case in a folder, a list for each case, channels in order; other files are left out."""
+    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+
+    channel = re.compile(r"_\d{4}" + re.escape(ending) + "$")
+    names = sorted({channel.sub("", path.name) for path in images.iterdir() if channel.search(path.name)})
+    lists: Sequence[Sequence[Any]] = create_lists_from_splitted_dataset_folder(str(images), ending, names)
+    return [[str(file) for file in files] for files in lists]

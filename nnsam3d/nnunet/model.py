@@ -1,0 +1,301 @@
+"""A model that nnU-Net trained: its folder as plans, labels and networks, and nnU-Net's own way from image to mask.
+
+Letters: C image channels, P prompt channels, K logit maps, D H W voxels of the preprocessed image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from numpy.typing import NDArray
+from torch import nn
+
+from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256
+from nnsam3d.nnunet.datasets import num_channels
+from nnsam3d.nnunet.link import trainers_folder
+from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
+from nnsam3d.nnunet.reading import read_volume
+from nnsam3d.prompts import CasePrompts, click_labels
+
+FINAL = "checkpoint_final.pth"
+Triple = tuple[int, int, int]
+
+
+class TrainedModel:
+    """A trained model folder, with its networks in memory.
+
+    Attributes:
+        predictor: nnU-Net's own predictor, initialised: stock sliding window and label handling.
+        trainer: the class that trained it; says what the network can do (see :func:`capability`).
+        networks: one per fold, sharing the memory of the loaded checkpoints.
+        labels: click label name -> value (:func:`nnsam3d.prompts.click_labels`).
+        regions: see :func:`click_regions`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        folds: Sequence[int | str] | None = None,
+        checkpoint: str = FINAL,
+        device: torch.device | str = "cpu",
+        step_size: float = 0.5,
+        mirroring: bool = True,
+    ) -> None:
+        """
+        Args:
+            folder: nnU-Net's model folder, `.../<trainer>__<plans>__<configuration>`.
+            folds: which to ensemble; None = all that are trained.
+            step_size: of the stock sliding window, as a share of the patch.
+            mirroring: test-time mirroring over the axes that the training allowed.
+
+        Raises:
+            UserError: a missing folder, file or fold, or a trainer that is not to be found.
+        """
+        self.folder = Path(folder)
+        self.folds = _find_folds(self.folder, folds, checkpoint)
+        self.checkpoint = checkpoint
+        self.device = torch.device(device)
+        dataset_json = load_json(str(self.folder / "dataset.json"))
+        plans_manager = PlansManager(load_json(str(self.folder / "plans.json")))
+        parameters = []
+        for file in self.checkpoint_files:
+            # nnU-Net's checkpoints hold more than tensors; they are as trustworthy as the code that was trained with
+            loaded = torch.load(file, map_location="cpu", weights_only=False)
+            parameters.append(loaded["network_weights"])
+        configuration_manager = plans_manager.get_configuration(loaded["init_args"]["configuration"])
+        self.trainer = _trainer_class(loaded["trainer_name"])
+        network = _build(self.trainer, plans_manager, configuration_manager, dataset_json)
+        self._check_network(network, loaded["trainer_name"])
+        self.networks = [_with_weights(network, weights).to(self.device) for weights in parameters]
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks about its settings on every device but cuda
+            self.predictor = nnUNetPredictor(
+                tile_step_size=step_size,
+                use_mirroring=mirroring,
+                device=self.device,
+                perform_everything_on_device=self.device.type == "cuda",
+                allow_tqdm=False,
+            )
+        self.predictor.manual_initialization(
+            self.networks[0],
+            plans_manager,
+            configuration_manager,
+            parameters,
+            dataset_json,
+            loaded["trainer_name"],
+            loaded.get("inference_allowed_mirroring_axes"),
+        )
+        self.labels = click_labels(dataset_json)
+        self.regions = click_regions(dataset_json, self.label_manager)
+
+    def _check_network(self, network: nn.Module, trainer_name: str) -> None:
+        """For those who cannot use every network: raises UserError."""
+
+    @property
+    def prompt_types(self) -> tuple[str, ...]:
+        """Kinds of prompts that the network takes, for example ("click",); none: it segments automatically."""
+        return tuple(capability(self.trainer, "prompt_types"))
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
+
+    @property
+    def plans_manager(self) -> Any:
+        return self.predictor.plans_manager
+
+    @property
+    def configuration_manager(self) -> Any:
+        return self.predictor.configuration_manager
+
+    @property
+    def label_manager(self) -> Any:
+        return self.predictor.label_manager
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        return self.predictor.dataset_json  # type: ignore[return-value]
+
+    @property
+    def file_ending(self) -> str:
+        return str(self.dataset_json["file_ending"])
+
+    @property
+    def num_channels(self) -> int:
+        """Image channels, each a file of its own in a case."""
+        return num_channels(self.dataset_json)
+
+    @property
+    def patch_size(self) -> Triple:
+        """(D, H, W) voxels of a window."""
+        d, h, w = (int(size) for size in self.configuration_manager.patch_size)
+        return d, h, w
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Spatial axes (0 = D) that test-time mirroring flips."""
+        axes = self.predictor.allowed_mirroring_axes if self.predictor.use_mirroring else None
+        return tuple(axes or ())
+
+    # ------------------------------------------------------------------ from files to the network
+
+    def read(self, images: Sequence[str | Path]) -> tuple[NDArray[Any], dict[str, Any]]:
+        """A case's images (C, z, y, x) and nnU-Net's properties; errors as :func:`read_volume`."""
+        return read_volume(self.plans_manager.image_reader_writer_class(), [str(path) for path in images])
+
+    def read_labels(self, path: str | Path) -> NDArray[Any]:
+        """A label map (z, y, x)."""
+        return np.asarray(self.plans_manager.image_reader_writer_class().read_seg(str(path))[0][0])
+
+    def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
+        """A label map as a file with the image's geometry."""
+        self.plans_manager.image_reader_writer_class().write_seg(label_map_ZYX, str(path), properties)
+
+    def preprocess(
+        self, image_CZYX: NDArray[Any], properties: dict[str, Any], prompts: CasePrompts | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """An image as nnU-Net's reader gives it -> network input (C + P, D, H, W) and nnU-Net's properties.
+
+        The prompt channels, which a network without prompts does not have, come last.
+        """
+        preprocessor: Any = PromptedPreprocessor(verbose=False)
+        if not self.prompt_types:
+            preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        elif prompts is not None:
+            properties = {**properties, PROPERTIES_KEY: prompts}
+        data, _, properties = preprocessor.run_case_npy(
+            image_CZYX, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        return data, properties
+
+    # ------------------------------------------------------------------ from the network to a mask
+
+    def everywhere(self, data_CDHW: NDArray[np.float32]) -> torch.Tensor:
+        """nnU-Net's stock sliding window over a preprocessed image with its prompt channels: logits (K, D, H, W).
+
+        In half precision, as nnU-Net has them, so that a tie falls as it does there.
+        """
+        # it loads fold after fold into the one network it was given, which shares the first fold's memory
+        self.predictor.network = copy.deepcopy(self.networks[0]) if len(self.networks) > 1 else self.networks[0]
+        logits: torch.Tensor = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data_CDHW))
+        return logits.cpu()
+
+    def export(
+        self, logits_KDHW: torch.Tensor | NDArray[np.float32], properties: dict[str, Any], probabilities: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """nnU-Net's own way to the image's grid: label map (z, y, x) and, if asked for, probabilities (K, z, y, x)."""
+        result = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits_KDHW,
+            self.plans_manager,
+            self.configuration_manager,
+            self.label_manager,
+            properties,
+            return_probabilities=probabilities,
+        )
+        return result if probabilities else (np.asarray(result), None)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the checkpoints, by fold."""
+        return {str(fold): file_sha256(path) for fold, path in zip(self.folds, self.checkpoint_files, strict=True)}
+
+
+CAPABILITIES: Mapping[str, Any] = {"prompt_types": (), "keeps_features": False, "timed": False}
+"""What a trainer may say about itself and its network, as class attributes, and what holds if it says nothing.
+
+``prompt_types``: kinds of prompts that the network takes. ``keeps_features``: it answers further prompts without
+looking at the image again (``encode`` and ``decode`` of :class:`nnsam3d.network.SAM3D`). ``timed``: the option
+``max_minutes`` ends its training.
+"""
+
+
+def capability(trainer: type | None, name: str) -> Any:
+    """What a trainer says about itself; see :data:`CAPABILITIES`."""
+    return getattr(trainer, name, CAPABILITIES[name])
+
+
+def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int, frozenset[int]] | None:
+    """Click label -> the values of the written segmentation that lie in its region; None in a dataset without regions.
+
+    Args:
+        label_manager: nnU-Net's.
+    """
+    if not label_manager.has_regions:
+        return None
+    labels = click_labels(dataset_json)
+    declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
+    return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
+
+
+def find_trainer(name: str) -> type | None:
+    """The trainer's class, ours (linked or not) or one that nnU-Net finds; None if there is none."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+            ours: type | None = recursive_find_python_class(str(trainers_folder()), name, "nnsam3d.trainers")
+            return ours or recursive_find_trainer_class_by_name(name)
+    except RuntimeError:  # nnunetv2 2.8; earlier ones return None
+        return None
+
+
+def _trainer_class(name: str) -> type:
+    trainer = find_trainer(name)
+    if trainer is None:
+        raise UserError(
+            f"the model was trained by {name}, which nnU-Net does not find. Run `nnsam3d link`, or set "
+            "nnUNet_extTrainer."
+        )
+    return trainer
+
+
+def _build(trainer: Any, plans_manager: Any, configuration_manager: Any, dataset_json: dict[str, Any]) -> nn.Module:
+    channels = determine_num_input_channels(plans_manager, configuration_manager, dataset_json)
+    heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    build = trainer.build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        return build(plans_manager, configuration_manager, channels, heads, enable_deep_supervision=False)  # type: ignore[no-any-return]
+    architecture = (  # nnunetv2 before 2.8, and trainers written for it
+        configuration_manager.network_arch_class_name,
+        configuration_manager.network_arch_init_kwargs,
+        configuration_manager.network_arch_init_kwargs_req_import,
+    )
+    return build(*architecture, channels, heads, enable_deep_supervision=False)  # type: ignore[no-any-return]
+
+
+def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:
+    missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
+    if missing:
+        others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+        there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""
+        raise UserError(
+            f"{folder}: no trained model ({' and '.join(missing)} missing). Train it first (nnUNetv2_train ... -tr "
+            f"SAM3DAdapterTrainer), or check -d, -c, -tr, -p or -m.{there}"
+        )
+    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    wanted = [str(fold) for fold in folds] if folds is not None else [fold for fold in trained if fold != "all"]
+    wanted = wanted or trained
+    absent = [fold for fold in wanted if fold not in trained]
+    if absent or not wanted:
+        have = f"folds with it: {', '.join(trained)}" if trained else "no fold has it"
+        which = f"fold {', '.join(absent)}" if absent else "the model"
+        raise UserError(f"{folder}: {which} has no {checkpoint}; {have}. Choose with -f and -chk.")
+    return wanted
+
+
+def _with_weights(network: nn.Module, weights: dict[str, Any]) -> nn.Module:
+    network = copy.deepcopy(network).eval()
+    network.load_state_dict(weights, assign=True)  # no second copy in memory
+    return network.requires_grad_(False)

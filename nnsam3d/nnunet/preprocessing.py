@@ -1,0 +1,214 @@
+"""nnU-Net's preprocessor with one more output channel: the prompts of the case.
+
+Used in prediction only (training data stay as nnU-Net wrote them). Reached through the configuration manager:
+``use_prompted_preprocessor`` switches its class, and the switched object pickles into nnU-Net's worker processes.
+Axis letters: C = image channels, D, H, W = array axes after nnU-Net's transposition.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from numpy.typing import NDArray
+
+from nnsam3d.geometry import inside_grid, preprocessing_steps
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
+from nnsam3d.nnunet.last_words import LastWords, of_workers
+from nnsam3d.nnunet.reading import image_grid, read_volume
+from nnsam3d.prompts import (
+    CasePrompts,
+    PromptError,
+    click_labels,
+    clicks_to_labels,
+    write_channel,
+)
+
+PROPERTIES_KEY = "nnsam3d_prompts"
+LONGEST_CHECK = 60.0  # seconds that a worker waits for another one to check the prompt files
+
+
+class PromptedConfigurationManager(ConfigurationManager):
+    """A configuration manager whose preprocessor reads prompts.
+
+    For nnU-Net's own prediction only, which asks its configuration manager for the preprocessor: this library's own
+    inference takes :class:`PromptedPreprocessor` by itself.
+    """
+
+    last_words = LastWords()
+
+    @property
+    def preprocessor_class(self):  # type: ignore[no-untyped-def, override]
+        return partial(PromptedPreprocessor, last_words=self.last_words)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """On the way to a worker process, whose errors nnU-Net's main process would not tell."""
+        return _in_worker, (self.configuration, of_workers().path)
+
+
+def _in_worker(configuration: dict[str, Any], path: Path) -> PromptedConfigurationManager:
+    manager = PromptedConfigurationManager(configuration)
+    manager.last_words = LastWords(path)
+    return manager
+
+
+def use_prompted_preprocessor(configuration_manager: ConfigurationManager) -> None:
+    """Make nnU-Net's prediction prompt-aware.
+
+    In place, because the network's construction is where a trainer is heard in a prediction, and nnU-Net's predictor
+    keeps the very object that it hands in there.
+    """
+    configuration_manager.__class__ = PromptedConfigurationManager
+
+
+class PromptedPreprocessor(DefaultPreprocessor):
+    """DefaultPreprocessor whose ``run_case`` and ``run_case_npy`` append the prompt channel.
+
+    ``run_case`` looks for the case's prompt file (``<case>.json``, ``<case>.mrk.json`` and so on) in the folder named
+    by the environment variable ``nnsam3d_prompts``, else beside the images. ``run_case_npy`` takes
+    ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts` (so nnU-Net's Python predictor can be given prompts
+    without files); without it the case is automatic.
+    """
+
+    def __init__(self, verbose: bool = True, last_words: LastWords | None = None) -> None:
+        super().__init__(verbose)
+        self.last_words = last_words or LastWords()
+        self._checked: set[Path] = set()
+
+    def run_case(
+        self,
+        image_files: list[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict[str, Any],
+    ) -> tuple[NDArray, NDArray, dict[str, Any]]:
+        """As nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
+
+        The first call checks the prompt files of the whole folder: a bad one stops a prediction before any
+        output exists.
+
+        Raises:
+            UserError: an image cannot be read or has a single slice.
+            PromptError: a prompt file is wrong; the message names file, click and allowed values.
+        """
+        try:
+            return self._run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
+        except Exception as error:
+            # nnU-Net's main process will only say "background workers died": keep the reason for its last line
+            self.last_words.leave(str(error))
+            raise
+
+    def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
+        labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
+        self._check_folder(Path(image_files[0]).parent, ending, labels)
+        case = case_name(image_files[0], ending)
+        reader = plans_manager.image_reader_writer_class()
+        data, properties = read_volume(reader, image_files)
+        path = find_prompt_file(image_files[0], ending)
+        if path is not None:
+            grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
+            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels)
+        elif self.last_words.first_time("automatic"):
+            print(
+                f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks (said once; "
+                "the same holds for every other case without a prompt file)."
+            )
+        seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
+        return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
+
+    def _check_folder(self, folder: Path, ending: str, labels: dict[str, int]) -> None:
+        """The prompt files of all cases, once for all workers; the others wait for the one that does it."""
+        if folder in self._checked:
+            return
+        self._checked.add(folder)
+        name = f"{zlib.crc32(str(folder).encode()):08x}"
+        if self.last_words.first_time(f"checking_{name}"):
+            print(check_all_prompts(folder, ending, labels))
+            self.last_words.first_time(f"checked_{name}")
+        elif not self.last_words.wait(f"checked_{name}", LONGEST_CHECK):
+            check_all_prompts(folder, ending, labels)  # whoever began it is gone
+
+    def run_case_npy(
+        self,
+        data: NDArray,
+        seg: NDArray | None,
+        properties: dict[str, Any],
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict[str, Any],
+    ) -> tuple[NDArray, NDArray, dict[str, Any]]:
+        """As nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
+
+        Raises:
+            PromptError: a click outside the image, or on an unknown label.
+        """
+        # the caller's dictionary may serve again, with the same clicks
+        prompts: CasePrompts | None = properties.get(PROPERTIES_KEY)
+        properties = {key: value for key, value in properties.items() if key != PROPERTIES_KEY}
+        shape_zyx = data.shape[1:]
+        data, seg, properties = super().run_case_npy(
+            data, seg, properties, plans_manager, configuration_manager, dataset_json
+        )
+        labels = click_labels(dataset_json)
+        channels = prompt_channels(prompts, labels, shape_zyx, properties, plans_manager, data.shape)
+        return np.concatenate([data, channels]), seg, properties
+
+
+def prompt_channels(
+    prompts: CasePrompts | None,
+    labels: dict[str, int],
+    shape_zyx: tuple[int, ...],
+    properties: dict[str, Any],
+    plans_manager: PlansManager,
+    shape_CDHW: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Prompts of an image -> the channels (P, D, H, W) in which they travel with its preprocessed voxels.
+
+    Args:
+        labels: :func:`nnsam3d.prompts.click_labels`.
+        shape_zyx: of the image as read.
+        properties: as nnU-Net's preprocessor leaves them.
+        shape_CDHW: of the preprocessed image.
+
+    Raises:
+        PromptError: a click outside the image, or on an unknown label.
+    """
+    shape = shape_CDHW[1:]
+    if prompts is None or not prompts.clicks:
+        return np.zeros((1, *shape), dtype=np.float32)
+    labels_N = clicks_to_labels(prompts, labels)
+    clicks_N3 = network_clicks(prompts, labels_N, shape_zyx, properties, plans_manager.transpose_forward, shape)
+    return write_channel(shape, clicks_N3, labels_N)[None]
+
+
+def network_clicks(
+    prompts: CasePrompts,
+    labels_N: NDArray[np.int64],
+    shape_zyx: tuple[int, ...],
+    properties: dict[str, Any],
+    transpose_forward: list[int],
+    new_shape: tuple[int, ...],
+) -> NDArray[np.float64]:
+    """Clicks as network voxel positions (N, 3) D, H, W."""
+    grid = image_grid(prompts.space, properties, shape_zyx)
+    steps = preprocessing_steps(properties, transpose_forward, new_shape)
+    positions_N3 = steps.apply(prompts.points.to("array", grid).values_N3)
+    in_image, kept = prompts.points.inside(grid), inside_grid(positions_N3, new_shape)
+    for number, click in enumerate(prompts.clicks, start=1):
+        where = f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"
+        if not in_image[number - 1]:
+            raise PromptError(f"{where} lies outside the image of size (x, y, z) {grid.size_xyz}.")
+        if not kept[number - 1] and labels_N[number - 1] != 0:
+            raise PromptError(
+                f"{where} lies outside the part of the image that is not zero, which is all that nnU-Net keeps: "
+                "nothing is there to segment."
+            )
+    # what is still outside are background clicks in empty air: the nearest kept voxel is background just the same
+    return np.clip(positions_N3, -0.5, np.asarray(new_shape) - 0.5)

@@ -1,0 +1,52 @@
+"""How nnU-Net brings logits back to the image's grid, and how it weighs windows that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Of logits, for one image.
+
+    Attributes:
+        nearest: the axis (of the preprocessed image) across whose coarse slices the nearest one is repeated; None
+            where all axes are alike.
+        is_linear: linear along the other axes, so that a part can be resampled by itself. Anything else is left to
+            nnU-Net, for the whole image.
+    """
+
+    nearest: int | None
+    is_linear: bool
+
+
+def resampling_of(configuration_manager: Any, spacing_DHW: Sequence[float]) -> Resampling:
+    """What the plans say for an image.
+
+    Args:
+        configuration_manager: nnU-Net's.
+        spacing_DHW: mm, of the image, in the axes of the preprocessed one.
+    """
+    configuration = configuration_manager.configuration
+    target = [float(value) for value in configuration_manager.spacing]
+    how = {"order": 3, "order_z": 0} | configuration["resampling_fn_probabilities_kwargs"]
+    separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing_DHW)
+    default = configuration["resampling_fn_probabilities"] == "resample_data_or_seg_to_shape"
+    linear = default and how["order"] == 1 and (how["order_z"] == 0 or not separate)
+    return Resampling(axis if separate else None, linear)
+
+
+def window_weights(size_DHW: Sequence[int]) -> NDArray[np.float32]:
+    """(D, H, W) weights of a window where several overlap: nnU-Net's Gaussian."""
+    cpu = torch.device("cpu")
+    weights = compute_gaussian(tuple(size_DHW), sigma_scale=1 / 8, value_scaling_factor=10, device=cpu)
+    result: NDArray[np.float32] = weights.float().numpy()
+    return result

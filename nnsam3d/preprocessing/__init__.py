@@ -1,1 +1,0 @@
-"""Raw case + prompts -> network input (image channels + prompt channel)."""

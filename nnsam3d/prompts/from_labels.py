@@ -1,0 +1,138 @@
+"""`nnsam3d prompts simulate`: prompt files from a folder of ground truth, in the images' own voxels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnsam3d.errors import UserError
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts import (
+    CasePrompts,
+    Click,
+    LabelledClick,
+    case_rng,
+    click_labels,
+    clicks_to_index,
+    clicks_to_labels,
+    read_prompts,
+    simulate_fixed,
+    write_prompts,
+)
+from nnsam3d.prompts.convert import refuse_existing
+from nnsam3d.prompts.formats import SUFFIXES
+from nnsam3d.prompts.inspection import read_segmentation
+from nnsam3d.prompts.refine import error_centres
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How clicks are made.
+
+    Attributes:
+        n: clicks in each case; fewer where there are not so many errors.
+        strategy: "uniform", "center" or "largest_error".
+        seed: together with the case's name.
+        predictions: folder of label maps, for "largest_error".
+        add_to: folder of prompt files whose clicks come first, and whose voxels are not clicked again.
+    """
+
+    n: int
+    strategy: str
+    seed: int
+    predictions: Path | None = None
+    add_to: Path | None = None
+
+
+def simulate_folder(
+    segmentations: Path, output: Path, dataset: Mapping[str, Any], simulation: Simulation, overwrite: bool
+) -> int:
+    """One ``<case>.json`` for every label map; none for a case without a label or error to click on.
+
+    Raises:
+        UserError: no label maps, existing outputs, or a map, prediction or prompt file that cannot be used.
+    """
+    ending = dataset.get("file_ending", ".nii.gz")
+    files = sorted(segmentations.glob(f"*{ending}")) if segmentations.is_dir() else []
+    if not files:
+        raise UserError(f"{segmentations}: no segmentations *{ending} there")
+    if simulation.n < 1:
+        raise UserError(f"-n {simulation.n}: at least 1 click")
+    targets = [output / f"{file.name[: -len(ending)]}.json" for file in files]
+    refuse_existing(targets, overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    without = []
+    progress = tqdm(list(zip(files, targets, strict=True)), desc="simulating clicks", unit="case")
+    for file, target in progress:
+        progress.set_postfix_str(target.stem, refresh=False)
+        prompts = simulate_case(file, target.stem, dataset, simulation)
+        if prompts.clicks:
+            write_prompts(target, prompts)
+        else:
+            target.unlink(missing_ok=True)  # of an earlier simulation
+            without.append(target.stem)
+    print(f"{len(files) - len(without)} prompt files in {output}")
+    if without:
+        print(f"no file, because there is nothing to click on: {', '.join(without)}")
+    return 0
+
+
+def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
+    """The clicks of one case, space "voxel"; earlier ones first.
+
+    Args:
+        file: ground truth. dataset: content of dataset.json.
+    """
+    names = click_labels(dataset)
+    ignore = dataset["labels"].get("ignore")
+    truth, grid = read_segmentation(file)
+    earlier = _earlier_clicks(case, grid, names, simulation.add_to)
+    labels = sorted(set(names.values()) - {0})
+    spacing = grid.spacing_xyz[::-1]
+    new: list[LabelledClick] = []
+    if simulation.predictions is not None:
+        prediction = _prediction(simulation.predictions / file.name, truth)
+        values = {0, *labels} - {ignore}
+        clicked = [voxel for voxel, _ in earlier]
+        # One click for each of the largest errors: all of them belong to one prediction.
+        centres = error_centres(truth, truth != prediction, spacing, values, clicked)
+        new = list(itertools.islice(centres, simulation.n))
+    else:
+        rng = case_rng(case, simulation.seed)
+        wanted = len(earlier) + simulation.n
+        drawn = simulate_fixed(
+            truth, labels, wanted, rng, ignore_label=ignore, spacing=spacing, strategy=simulation.strategy
+        )
+        new = [click for click in drawn if click not in earlier][: simulation.n]
+    name_of = {value: name for name, value in names.items()}
+    clicks = [Click((float(x), float(y), float(z)), name_of[label]) for (z, y, x), label in earlier + new]
+    return CasePrompts(case, "voxel", tuple(clicks))
+
+
+def _earlier_clicks(
+    case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None
+) -> list[LabelledClick]:
+    """The clicks of the case's prompt file in ``folder`` at their nearest voxels; none without file or folder."""
+    if folder is None:
+        return []
+    path = next((p for suffix in SUFFIXES if (p := folder / f"{case}{suffix}").exists()), None)
+    if path is None:
+        return []
+    prompts = read_prompts(path, grid, names)
+    voxels = np.floor(clicks_to_index(prompts, grid) + 0.5).astype(np.int64)[:, ::-1]
+    values = clicks_to_labels(prompts, names)
+    return [((int(z), int(y), int(x)), int(v)) for (z, y, x), v in zip(voxels, values, strict=True)]
+
+
+def _prediction(path: Path, truth: NDArray) -> NDArray:
+    prediction, _ = read_segmentation(path)
+    if prediction.shape != truth.shape:
+        raise UserError(f"{path}: has the shape {prediction.shape}, its ground truth {truth.shape}")
+    return prediction

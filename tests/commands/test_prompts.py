@@ -1,0 +1,251 @@
+"""`nnsam3d prompts inspect|convert|simulate`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d import cli
+from nnsam3d.commands import prompts as prompts_command
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts import CasePrompts, Click, clicks_to_index, read_prompts, write_prompts
+from nnsam3d.prompts.files import WRITABLE
+from nnsam3d.prompts.simulate import STRATEGIES
+
+DATASET = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "organ": 1, "lesion": 2, "ignore": 3},
+    "file_ending": ".nii.gz",
+}
+SHAPE_ZYX = (12, 20, 24)
+
+
+def write_image(path: Path, array: np.ndarray) -> ImageGrid:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.8, 0.9, 2.5))
+    image.SetOrigin((-30.0, 12.0, 400.0))
+    image.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path))
+    return ImageGrid.from_sitk(image)
+
+
+def truth() -> np.ndarray:
+    array = np.zeros(SHAPE_ZYX, np.uint8)
+    array[2:10, 3:17, 3:15] = 1
+    array[4:8, 6:12, 6:11] = 2
+    array[:, :, 20:] = 3
+    return array
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A raw dataset with three cases, one of them without a label."""
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for case, array in (("a", truth()), ("b", truth()[:, ::-1].copy()), ("empty", np.zeros(SHAPE_ZYX, np.uint8))):
+        write_image(tmp_path / "labelsTr" / f"{case}.nii.gz", array)
+        write_image(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", array.astype(np.float32))
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments: str | Path, status: int = 0) -> None:
+    assert cli.main(["prompts", *map(str, arguments)]) == status
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    run(*arguments, status=1)
+    return capsys.readouterr().err
+
+
+def test_the_choices_are_those_of_the_library() -> None:
+    assert set(WRITABLE) == set(prompts_command.TARGETS)
+    assert prompts_command.STRATEGIES == STRATEGIES
+
+
+# ---------------------------------------------------------------------- inspect
+
+
+def test_inspect_shows_every_space_and_what_is_hit(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clicks = (Click((8, 8, 5), "lesion"), Click((1, 8, 5), "organ"), Click((12, 8, 5), 0))
+    path = dataset / "a.json"
+    write_prompts(path, CasePrompts("a", "voxel", clicks))
+    image, segmentation = dataset / "imagesTr", dataset / "labelsTr" / "a.nii.gz"
+    run("inspect", path, "--image", image, "--segmentation", segmentation, "--dataset", dataset / "dataset.json")
+    said = capsys.readouterr().out
+    x, y, z = ImageGrid.from_file(segmentation).index_to_world([[8, 8, 5]])[0]
+    row = next(line for line in said.splitlines() if re.match(r"\s+1 ", line))
+    for text in ("lesion", "8.0, 8.0, 5.0", f"{x:.1f}, {y:.1f}, {z:.1f}", f"{-x:.1f}, {-y:.1f}, {z:.1f}", "yes"):
+        assert text in row
+    assert "background, organ is 1.6 mm away" in said
+    assert "24 x 20 x 12 voxels of 0.8 x 0.9 x 2.5 mm" in said
+    run("inspect", path)
+    assert "voxel i, j, k" in capsys.readouterr().out
+
+
+def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dataset / "a.json"
+    write_prompts(path, CasePrompts("a", "voxel", (Click((30, 8, 5), "lesion"),)))
+    run("inspect", path, "--image", dataset / "imagesTr" / "a_0000.nii.gz", status=1)
+    assert re.search(r"30\.0.*NO", capsys.readouterr().out)
+    assert "needs --image" in error_of(capsys, "inspect", path, "--segmentation", dataset / "labelsTr" / "a.nii.gz")
+    assert "holds 0 images named x_0000" in error_of(
+        capsys, "inspect", path.rename(dataset / "x.json"), "--image", dataset / "imagesTr"
+    )
+
+
+# ---------------------------------------------------------------------- convert
+
+
+def test_there_and_back_over_slicer(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = dataset / "a.json", dataset / "out"
+    prompts = CasePrompts("a", "voxel", (Click((8, 9, 5), "lesion"), Click((1, 2, 3), "background")))
+    write_prompts(path, prompts)
+    options = ("-o", out, "--image", dataset / "imagesTr", "--dataset", dataset / "dataset.json")
+    run("convert", path, "--to", "slicer", *options)
+    said = capsys.readouterr().out
+    assert "a.mrk.json: 2 clicks, space lps" in said
+    assert "not checked" not in said
+    run("convert", out / "a.mrk.json", "--to-space", "voxel", *options)
+    back = read_prompts(out / "a.json")
+    assert [c.label for c in back.clicks] == ["lesion", "background"]
+    assert np.allclose([c.position for c in back.clicks], [(8, 9, 5), (1, 2, 3)])
+    assert "holds a.json already" in error_of(capsys, "convert", out / "a.mrk.json", *options)
+    run("convert", out / "a.mrk.json", "--overwrite", "-o", out)
+    said = capsys.readouterr().out
+    assert "the labels were not checked" in said
+    assert "named after the files" in said
+    assert read_prompts(out / "a.json").space == "lps"
+
+
+def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = dataset / "a.json", dataset / "out"
+    points = [{"name": "F", "point": [8, 9, 5]}, {"name": "B", "point": [1, 2, 3]}]
+    content = {"type": "Multiple points", "points": points, "version": {"major": 1, "minor": 0}}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    options = ("-o", out, "--dataset", dataset / "dataset.json")
+    said = error_of(capsys, "convert", path, *options)
+    assert "does not say in which space" in said
+    assert "label 'F' is none of this dataset" in said
+    assert not out.exists()
+    run("convert", path, "--space", "voxel", "--label", "F=lesion", "--label", "B=background", *options)
+    assert [c.label for c in read_prompts(out / "a.json").clicks] == ["lesion", "background"]
+    options = ("-o", dataset / "out2", "--dataset", dataset / "dataset.json")
+    said = error_of(capsys, "convert", path, "--label", "F=lesion", "--label", "B", *options)
+    assert "either one LABEL for all words, or WORD=LABEL" in said
+    said = error_of(capsys, "convert", path, "--space", "voxel", "--label", "lesion", "--to", "slicer", *options)
+    assert "needs the image" in said
+    assert "unknown prompt format 'x'" in error_of(capsys, "convert", path, "--format", "x", *options)
+
+
+def test_the_named_image_tells_the_case(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slicer saves a point list under the list's name."""
+    path = dataset / "F.mrk.json"
+    write_prompts(path, CasePrompts("a", "lps", (Click((-40, 20, 410), "F-1"),)), format="slicer")
+    options = ("-o", dataset / "out", "--dataset", dataset / "dataset.json", "--label", "lesion")
+    run("convert", path, "--image", dataset / "imagesTr" / "b_0000.nii.gz", *options)
+    assert read_prompts(dataset / "out" / "b.json").clicks[0].label == "lesion"
+    said = error_of(capsys, "convert", path, "--image", dataset / "imagesTr", *options)
+    assert "holds 0 images named F_0000" in said
+
+
+def test_the_point_lists_of_one_case_are_joined(dataset: Path) -> None:
+    """Slicer saves each list to a file of its own."""
+    image = dataset / "imagesTr" / "a_0000.nii.gz"
+    grid, files = ImageGrid.from_file(image), []
+    for label, index, space in (("lesion", (8, 9, 5), "lps"), ("background", (1, 2, 3), "ras")):
+        files.append(dataset / f"{label}.mrk.json")
+        prompts = CasePrompts("a", "voxel", (Click(index, f"{label}-1"),)).to(space, grid)
+        write_prompts(files[-1], prompts, format="slicer")
+    run("convert", *files, "--image", image, "-o", dataset / "out", "--dataset", dataset / "dataset.json")
+    joined = read_prompts(dataset / "out" / "a.json")
+    assert (joined.space, [c.label for c in joined.clicks]) == ("lps", ["lesion", "background"])
+    assert np.allclose(clicks_to_index(joined, grid), [(8, 9, 5), (1, 2, 3)])
+
+
+def test_all_files_or_none(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad, out = dataset / "a.json", dataset / "b.json", dataset / "out"
+    write_prompts(good, CasePrompts("a", "voxel", (Click((8, 9, 5), "lesion"),)))
+    bad.write_text("{}", encoding="utf-8")
+    assert "b.json" in error_of(capsys, "convert", good, bad, "-o", out)
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------------- simulate
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "center"])
+def test_simulated_clicks_lie_on_their_labels_and_replay(dataset: Path, strategy: str) -> None:
+    for name, n in (("one", 1), ("three", 3), ("again", 3)):
+        run("simulate", dataset / "labelsTr", "-o", dataset / name, "-n", n, "--strategy", strategy)
+    run("simulate", dataset / "labelsTr", "-o", dataset / "other", "-n", "3", "--strategy", strategy, "--seed", "9")
+    for case in ("a", "b"):
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset / "labelsTr" / f"{case}.nii.gz")))
+        few, many, again = (read_prompts(dataset / name / f"{case}.json") for name in ("one", "three", "again"))
+        assert many == again
+        assert many.clicks[:1] == few.clicks
+        assert len(many.clicks) == 3
+        for click in many.clicks:
+            i, j, k = map(int, click.position)
+            assert array[k, j, i] == DATASET["labels"][click.label]
+    assert not (dataset / "one" / "empty.json").exists()
+    one, other = (read_prompts(dataset / name / "a.json") for name in ("one", "other"))
+    assert strategy == "center" or other.clicks[:1] != one.clicks
+
+
+def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = dataset / "predictions"
+    predictions.mkdir()
+    wrong = np.where(truth() == 2, 1, truth())  # the lesion is missed
+    wrong[0:2, 18:, :4] = 2  # and invented elsewhere
+    grid = write_image(predictions / "a.nii.gz", wrong)
+    write_image(predictions / "b.nii.gz", truth()[:, ::-1].copy())
+    write_image(predictions / "empty.nii.gz", np.zeros(SHAPE_ZYX, np.uint8))
+    correct = ("--strategy", "largest_error", "--predictions", predictions)
+    run("simulate", dataset / "labelsTr", "-o", dataset / "round1", *correct)
+    assert "nothing to click on: b, empty" in capsys.readouterr().out
+    first = read_prompts(dataset / "round1" / "a.json")
+    assert [c.label for c in first.clicks] == ["lesion"]
+    run("simulate", dataset / "labelsTr", "-o", dataset / "both", "-n", "5", *correct)
+    both = read_prompts(dataset / "both" / "a.json")
+    assert [c.label for c in both.clicks] == ["lesion", "background"]
+    run("simulate", dataset / "labelsTr", "-o", dataset / "round2", "--add-to", dataset / "round1", *correct)
+    second = read_prompts(dataset / "round2" / "a.json")
+    assert second.clicks[:1] == first.clicks
+    assert len(second.clicks) == 2
+    assert second.clicks[1] != first.clicks[0]
+    index = clicks_to_index(second, grid)
+    assert all(truth()[int(k), int(j), int(i)] != wrong[int(k), int(j), int(i)] for i, j, k in index)
+
+
+def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, out = dataset / "labelsTr", dataset / "out"
+    assert "belong together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
+    assert "at least 1 click" in error_of(capsys, "simulate", labels, "-o", out, "-n", "0")
+    assert "none: no such folder" in error_of(capsys, "simulate", dataset / "none", "-o", out)
+    (dataset / "empty").mkdir()
+    assert "no segmentations *.nii.gz" in error_of(capsys, "simulate", dataset / "empty", "-o", out)
+    said = error_of(capsys, "simulate", labels, "-o", out, "--dataset", dataset / "x.json")
+    assert "x.json: the dataset.json cannot be read" in said
+    assert not out.exists()
+    predictions = dataset / "predictions"
+    predictions.mkdir()
+    write_image(predictions / "a.nii.gz", truth()[1:])
+    correct = ("--strategy", "largest_error", "--predictions", predictions)
+    assert "its ground truth (12, 20, 24)" in error_of(capsys, "simulate", labels, "-o", out, *correct)
+    run("simulate", labels, "-o", out)
+    assert "holds a.json, b.json already" in error_of(capsys, "simulate", labels, "-o", out)
+    run("simulate", labels, "-o", out, "--overwrite")
+
+
+def test_every_action_has_its_help() -> None:
+    for action in ("inspect", "convert", "simulate"):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["prompts", action, "--help"])
+        assert end.value.code == 0

@@ -1,0 +1,424 @@
+"""`nnsam3d benchmark` as a whole on untrained models: interrupted and resumed, and its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnsam3d.cli import main
+from nnsam3d.errors import UserError
+from nnsam3d.evaluation import metrics, processes, runner
+from nnsam3d.evaluation.corrections import quartile_cases
+from nnsam3d.evaluation.plan import read_setting
+from nnsam3d.evaluation.summary import Group, collect
+
+ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
+
+
+def arguments(dataset: str, output: Path) -> list[str]:
+    what = ["-d", dataset, "--seeds", "0", "7", "--clicks", "5", "--disable_tta", "-device", "cpu"]
+    return ["benchmark", "run", *what, "-o", str(output)]
+
+
+class Ended:
+    """A process that has run."""
+
+    exitcode = 0
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def start_here(target, arguments) -> Ended:
+    """In this process: a fresh one loads torch."""
+    function, task, _ = arguments
+    function(*task)
+    return Ended()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "start", start_here)
+    monkeypatch.setattr(runner, "PAUSE", 0.0)
+
+
+@pytest.fixture(scope="module")
+def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """A run that nobody disturbed."""
+    output = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench_folders.items():
+            patch.setenv(name, value)
+        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+        patch.setattr(processes, "start", start_here)
+        patch.setattr(runner, "PAUSE", 0.0)
+        assert main(arguments("Dataset998_Benchmark", output)) == 0
+    return output
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(bench, here, finished, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "bench"
+    real, answered = runner._click, []
+
+    def interrupted(*args):
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        answered.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "_click", interrupted)
+    assert main(arguments(bench, output)) == 130
+    done = [path for path in output.rglob("seed_*/*.json") if path.suffix == ".json"]
+    assert len(done) == 3
+    # a unit that was being written, and one of a model that was trained anew since
+    torn = done[0].with_name(f".{done[0].name}.123.tmp")
+    torn.write_text("{")
+    stale = json.loads(done[1].read_text()) | {"checkpoint_sha256": "0" * 64}
+    done[1].write_text(json.dumps(stale))
+    monkeypatch.setattr(runner, "_click", real)
+    assert main(arguments(bench, output)) == 0
+    assert (output / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+    # and a third time there is nothing to do
+    monkeypatch.setattr(runner, "_click", interrupted)
+    assert main(arguments(bench, output)) == 0
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(bench, bench_folders, here, tmp_path):
+    """SIGKILL: nobody could tidy up, and the process that computed must not go on behind the next run's back."""
+    few = ["--arms", "nnUNetClickTrainer", "--protocols", "iterative", "--seeds", "0", "1", "2", "3"]
+    assert main([*arguments(bench, tmp_path / "whole"), *few]) == 0
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "nnsam3d.cli", *arguments(bench, output), *few]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(output.rglob("seed_*/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    there = {path: path.read_bytes() for path in output.rglob("seed_*/*.json")}
+    assert 1 <= len(there) < 8
+    assert main([*arguments(bench, output), *few]) == 0
+    assert (output / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    assert all(path.read_bytes() == before for path, before in there.items()), "what was done is not done again"
+
+
+def test_arms_get_the_same_first_clicks_and_their_own_later_ones(bench, finished):
+    units, _ = collect(read_setting(finished), finished)
+    iterative = [unit for unit in units if unit["protocol"] == "iterative"]
+    for case in ("c", "d"):
+        first, second = {}, {}
+        for unit in iterative:
+            if unit["case"] == case and len(unit["steps"]) > 2:
+                first[unit["arm"], unit["seed"]] = unit["steps"][1]["click"]
+                second[unit["arm"], unit["seed"]] = unit["steps"][2]["click"]
+        assert {arm for arm, _ in first} == set(ARMS) - {"nnUNetBaselineTrainer"}
+        for seed in (0, 7):
+            assert len({str(click) for (_, s), click in first.items() if s == seed}) == 1
+        assert first[ARMS[0], 0] != first[ARMS[0], 7]
+        assert len({str(click) for (_, s), click in second.items() if s == 0}) > 1
+        assert all(click["label"] == 1 for click in first.values())
+
+
+def test_only_held_back_cases_and_all_of_them(bench, finished):
+    units, _ = collect(read_setting(finished), finished)
+    assert {unit["case"] for unit in units} == {"c", "d"}
+    assert len(units) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
+
+
+def test_regions_are_clicked_bound_and_scored(bench, region_dataset, bench_folders, here, tmp_path):
+    """Labels of the truth are clicked, regions are scored, in every arm; the report names them."""
+    import SimpleITK as sitk
+
+    output = tmp_path / "bench"
+    assert main([*arguments(region_dataset, output), "--seeds", "0", "--protocols", "iterative"]) == 0
+    labels = Path(bench_folders["nnUNet_raw"]) / region_dataset / "labelsTr"
+    seen = set()
+    for file in output.rglob("seed_0/*.json"):
+        unit = json.loads(file.read_text())
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz")))
+        clicked = [step["click"] for step in unit["steps"] if step["click"]]
+        assert all(truth[tuple(click["zyx"])] == click["label"] for click in clicked)
+        for step in unit["steps"]:
+            label_map = runner.read_map(file.with_suffix(".npz"), step["clicks"])
+            if step["clicks"] not in runner.READ_OUTS:
+                continue
+            for name, values in (("tumour", (1, 2)), ("core", (2,))):
+                found, true = np.isin(label_map, values), np.isin(truth, values)
+                dice = 2 * (found & true).sum() / (found.sum() + true.sum())
+                assert step["scores"][name]["dice"] == pytest.approx(dice)
+        seen.add(file.parent.parent.parent.name)
+    assert seen == set(ARMS)
+    rows = json.loads((output / "report.json").read_text())["scores"]
+    assert {row["label"] for row in rows} == {"mean over labels", "tumour", "core"}
+
+
+def test_clicked_voxels_hold_in_every_arm_that_listens(bench, finished):
+    for unit_file in finished.rglob("iterative/seed_0/*.json"):
+        unit = json.loads(unit_file.read_text())
+        last = unit["steps"][-1]["clicks"]
+        if last not in runner.KEPT or not last:
+            continue
+        label_map = runner.read_map(unit_file.with_suffix(".npz"), last)
+        for step in unit["steps"][1:]:
+            assert label_map[tuple(step["click"]["zyx"])] == step["click"]["label"]
+
+
+def test_the_dice_in_the_results_is_that_of_the_label_maps(bench, bench_folders, finished):
+    import SimpleITK as sitk
+
+    labels = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
+    for unit_file in finished.rglob("seed_0/*.json"):
+        unit = json.loads(unit_file.read_text())
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz"))) == 1
+        found = runner.read_map(unit_file.with_suffix(".npz"), 0) == 1
+        dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
+        assert unit["steps"][0]["scores"]["lesion"]["dice"] == pytest.approx(dice)
+
+
+def test_the_report_is_complete_and_stands_alone(bench, finished):
+    page = (finished / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page.replace('href="#', "")), "nothing is loaded from elsewhere"
+    assert page.count("<svg") == 3  # curves, and pairs of both protocols
+    for arm in ARMS:
+        assert arm in page
+    markdown = (finished / "report.md").read_text()
+    for name in re.findall(r"\]\((figures/[^)]+)\)", markdown):
+        assert (finished / name).stat().st_size > 1000
+    assert "nnsam3d benchmark run" in markdown or "commands" in markdown or "sha256" in markdown
+    report = json.loads((finished / "report.json").read_text())
+    costs = {row["arm"]: row for row in report["costs"]}
+    assert [costs[arm]["kind"] for arm in ARMS] == ["sam", "clicks", "automatic", "oracle"]
+    assert costs[ARMS[0]]["click_gflop"] < costs[ARMS[0]]["window_gflop"]
+    assert costs[ARMS[2]]["gflop_per_case"] == pytest.approx(4 * costs[ARMS[2]]["window_gflop"])
+    assert costs[ARMS[1]]["gflop_per_further_click"] == pytest.approx(4 * costs[ARMS[1]]["window_gflop"])
+    assert 0 < costs[ARMS[0]]["gflop_per_further_click"] < costs[ARMS[0]]["gflop_per_case"]
+    assert costs[ARMS[3]]["gflop_per_further_click"] == 0
+    assert costs[ARMS[2]]["gflop_per_further_click"] is None
+    assert costs[ARMS[1]]["parameters"] > costs[ARMS[2]]["parameters"] > 0
+    assert all(row["training_seconds"] == 150 and row["epochs"] == 2 for row in costs.values())
+    assert all(row["seconds_per_case"] > 0 and row["peak_memory_mb"] > 50 for row in costs.values())
+    lines = list(csv.DictReader((finished / "report.csv").open()))
+    scores = [row for row in report["scores"] if (row["arm"], row["protocol"]) == (ARMS[0], "iterative")]
+    for clicks in (0, 1):
+        own = [float(r["dice"]) for r in lines if (r["arm"], r["protocol"]) == (ARMS[0], "iterative")
+               and r["clicks"] == str(clicks)]  # fmt: skip
+        assert scores[clicks]["dice"]["mean"] == pytest.approx(np.mean(own))
+        assert scores[clicks]["dice"]["n"] == 2
+
+
+def test_a_report_can_be_written_where_the_dataset_is_not_at_hand(bench, finished, tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.delenv(f"nnUNet_{name}")
+    assert main(["benchmark", "report", "-o", str(finished), "--to", str(tmp_path)]) == 0
+    for name in ("report.json", "report.csv"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert "overlays" not in (tmp_path / "report.md").read_text(), "there is no image to lay them over"
+    assert "overlays" in (finished / "report.md").read_text()
+
+
+def test_obedience_and_the_price_of_a_click_are_reported(bench, finished):
+    report = json.loads((finished / "report.json").read_text())
+    units, _ = collect(read_setting(finished), finished)
+    for row in report["curves"]:
+        own = [unit for unit in units if (unit["arm"], unit["protocol"]) == (row["arm"], "iterative")]
+        assert set(row["obeyed"]) == {"1", "5"}, "there are no more than 5 clicks"
+        if row["arm"] == ARMS[2]:
+            assert row["obeyed"]["1"]["mean"] is None, "nothing to obey"
+        else:
+            shares = [unit["steps"][min(1, len(unit["steps"]) - 1)]["obeyed"] for unit in own]
+            assert row["obeyed"]["1"]["mean"] == pytest.approx(np.mean([one for one in shares if one is not None]))
+        dice = [unit["steps"][-1]["scores"]["lesion"]["dice"] for unit in own]
+        assert row["end"]["dice_0.85"] == pytest.approx(np.mean(np.array(dice) >= 0.85))
+    for name in ("report.md", "report.html"):
+        text = (finished / name).read_text()
+        for column in ("obeyed, 1 click", "obeyed, 5 clicks", "s per further click", "median Dice, 5 clicks"):
+            assert column in text
+    table = (finished / "report.md").read_text().split("**Clicks: obeyed")[1].split("\n\n")[1]
+    lines = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
+    assert lines[ARMS[2]][1:4] == ["–"] * 3
+    assert all("–" not in lines[arm][1:4] for arm in (ARMS[0], ARMS[1], ARMS[3]))
+    with (finished / "report.csv").open() as file:
+        assert all((row["obeyed"] == "") == (row["clicks"] == "0") for row in csv.DictReader(file))
+
+
+def test_results_of_an_earlier_version_are_reported_with_a_dash(bench, finished, tmp_path):
+    """No "obeyed" in the units, no label map after two clicks."""
+    old = tmp_path / "old"
+    shutil.copytree(finished, old, ignore=shutil.ignore_patterns("figures", "report.*"))
+    for path in old.rglob("seed_*/*.json"):
+        unit = json.loads(path.read_text())
+        unit["steps"] = [{key: step[key] for key in ("clicks", "click", "scores")} for step in unit["steps"]]
+        path.write_text(json.dumps(unit))
+    for path in old.rglob("seed_*/*.npz"):
+        with np.load(path) as stored:
+            maps = {n: stored[f"clicks_{n}"] for n in (0, 1, 3, 5) if f"clicks_{n}" in stored.files}
+        runner.write_maps(path, maps)
+    assert main(["benchmark", "report", "-o", str(old)]) == 0
+    report = json.loads((old / "report.json").read_text())
+    assert all(row["obeyed"]["mean"] is None for row in report["scores"])
+    assert all(share["mean"] is None for row in report["curves"] for share in row["obeyed"].values())
+    rows = [{**row, "obeyed": None} for row in report["scores"]]
+    now = json.loads((finished / "report.json").read_text())["scores"]
+    assert rows == [{**row, "obeyed": None} for row in now]
+    markdown = (old / "report.md").read_text()
+    assert re.search(r"\| SAM3DAdapterTrainer \| – \| – \| \d", markdown)
+    assert "figures/corrections" not in markdown, "a map after one click must not pass for one after two"
+    assert "figures/overlays" in markdown
+
+
+def test_a_correction_is_pictured(bench, finished):
+    """The picture is there, is no empty page, and is that of the protocol with corrections."""
+    from matplotlib.image import imread
+
+    (path,) = (finished / "figures").glob("corrections_*.png")
+    assert path.name == f"corrections_{bench}_3d_fullres_iterative.png"
+    assert f"(figures/{path.name})" in (finished / "report.md").read_text()
+    picture = imread(path)[..., :3]
+    height, width = picture.shape[:2]
+    assert width > height, "two cases by two arms of three panels"
+    assert (picture.std(-1) > 0.05).mean() > 0.02, "colours: answers, truth, clicks"
+    panels = [picture[:, n * width // 6 : (n + 1) * width // 6] for n in range(6)]
+    assert all((panel.std(-1) > 0.05).any() for panel in panels)
+
+
+def test_cases_are_pictured_by_rank_before_any_click():
+    def unit(case, before, after):
+        steps = [{"scores": {"lesion": {"dice": dice}}} for dice in (before, after)]
+        return {"case": case, "seed": 0, "fold": "0", "steps": steps}
+
+    before = {"a": 0.5, "b": 0.1, "c": 0.9, "d": None, "e": 0.7, "f": 0.3}
+    for after in (0.0, 1.0):
+        units = tuple(unit(case, dice, after) for case, dice in before.items())
+        chosen = quartile_cases(Group("D", "3d_fullres", "iterative", "arm", units, 5), 0)
+        assert [one["case"] for one in chosen] == ["f", "a", "e"], "whatever comes of it"
+    few = Group("D", "3d_fullres", "iterative", "arm", (unit("a", 0.5, 0), unit("b", 0.1, 0)), 5)
+    assert [one["case"] for one in quartile_cases(few, 0)] == ["b", "a"]
+
+
+def test_differences_are_the_references_minus_the_others(bench, finished):
+    report = json.loads((finished / "report.json").read_text())
+    means = {(r["arm"], r["protocol"], r["clicks"]): r["dice"]["mean"] for r in report["scores"]}
+    checked = 0
+    for row in report["differences"]:
+        if row["metric"] != "dice" or row["arm"] == "nnUNetBaselineTrainer":
+            continue
+        expected = means[ARMS[0], row["protocol"], row["clicks"]] - means[row["arm"], row["protocol"], row["clicks"]]
+        assert row["mean"] == pytest.approx(expected)
+        assert row["p_corrected"] >= row["p"]
+        checked += 1
+    assert checked == 6  # two arms: 3 and 5 clicks of iterative, 1 of center
+    tested = {protocol: {r["clicks"] for r in report["differences"] if r["protocol"] == protocol}
+              for protocol in ("iterative", "center")}  # fmt: skip
+    assert tested == {"iterative": {3, 5}, "center": {1}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--arms", "nnUNetTrainer"], "nnUNetPlans.json is missing"),
+        (["--arms", "nnUNetTrainr"], "knows no trainer nnUNetTrainr"),
+        (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
+        (["-f", "all"], "trained on every case"),
+        (["-f", "5"], "folds 0 to 1"),
+        (["-d", "777"], "777"),
+        (["--train-minutes", "3"], "add --train"),
+        (["--arms", "nnUNetTrainer", "--train", "--train-minutes", "3"], "cannot be trained for a number of minutes"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_computed(bench, here, tmp_path, capsys, extra, words):
+    assert main([*arguments(bench, tmp_path / "bench"), *extra]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "bench" / "benchmark.json").exists(), "a mistake does not bind the folder"
+
+
+def test_missing_monai_is_said_before_hours_of_training(bench, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda _: None)
+    assert main([*arguments(bench, tmp_path / "bench"), "--train"]) == 1
+    assert "pip install monai" in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()
+
+
+def test_a_failed_job_names_arm_and_case_and_the_others_are_done(bench, here, tmp_path, monkeypatch, capsys):
+    """An arm that breaks on one case: in a process of its own, as every job."""
+    real = runner._click
+
+    def broken(setting, job, truth, *others):
+        if job.arm == ARMS[1] and truth.case == "d":
+            raise ValueError("of no value")
+        return real(setting, job, truth, *others)
+
+    def start_guarded(target, arguments):
+        process = Ended()
+        try:
+            target(*arguments)
+        except SystemExit as error:
+            process.exitcode = error.code
+        return process
+
+    monkeypatch.setattr(runner, "_click", broken)
+    monkeypatch.setattr(processes, "start", start_guarded)
+    few = ["--arms", *ARMS[1:3], "--protocols", "iterative", "--seeds", "0"]
+    assert main([*arguments(bench, tmp_path / "bench"), *few]) == 1
+    told = capsys.readouterr().err
+    assert "1 of 2 jobs failed" in told
+    assert "nnUNetClickTrainer_iterative_" in told
+    assert "case d: ValueError: of no value" in told
+    done = {path.parent.parent.parent.name for path in (tmp_path / "bench").rglob("seed_0/*.json")}
+    assert done == set(ARMS[1:3])
+    monkeypatch.setattr(runner, "_click", real)
+    assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0
+
+
+def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
+    assert main([*arguments(bench, finished), "--seeds", "1"]) == 1
+    assert "another setting (seeds: 0 7 there, 1 now)" in capsys.readouterr().err
+
+
+def test_folds_that_all_saw_a_test_case_are_averaged():
+    steps = {fold: [{"scores": {"lesion": {"dice": dice}}}] for fold, dice in (("0", 0.2), ("1", 0.8))}
+    units = tuple({"case": "a", "seed": 0, "fold": fold, "steps": of} for fold, of in steps.items())
+    group = Group("D", "3d_fullres", "iterative", "arm", units, 5)
+    assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.5})
+    clicks, reached = group.clicks_to(0.7, "lesion")
+    assert (clicks, reached) == (pytest.approx({"a": 2.5}), 0.5)
+
+
+def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):
+    raw = Path(bench_folders["nnUNet_raw"]) / bench
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    (images / "new_0000.nii.gz").write_bytes((raw / "imagesTr/a_0000.nii.gz").read_bytes())
+    (labels / "new.nii.gz").write_bytes((raw / "labelsTr/a.nii.gz").read_bytes())
+    test = ["--test-images", str(images), "--test-labels", str(labels)]
+    assert main([*arguments(bench, tmp_path / "bench"), *test]) == 1
+    assert "is a training case" in capsys.readouterr().err
+
+
+def test_a_fold_that_trained_on_its_own_validation_cases_is_refused(bench, bench_folders, monkeypatch, tmp_path):
+    from nnsam3d.evaluation.plan import Job, cases_of
+
+    folder = tmp_path / "preprocessed" / bench
+    folder.mkdir(parents=True)
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a", "c"], "val": ["c", "d"]}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    setting_job = Job(bench, "3d_fullres", "0", ARMS[0], "iterative")
+    with pytest.raises(UserError, match="c are in training and validation"):
+        cases_of(read_setting_like(bench), setting_job)
+
+
+def read_setting_like(dataset: str):
+    from nnsam3d.evaluation.plan import Setting
+
+    return Setting((dataset,), ("3d_fullres",), ("0",), ARMS, ("iterative",))

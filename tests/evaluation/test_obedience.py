@@ -1,0 +1,146 @@
+"""Obedience: what a network makes of clicks by itself, told apart from what binding makes of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nnsam3d.evaluation import runner
+from nnsam3d.evaluation.arms import Work
+from nnsam3d.evaluation.obedience import bound, obeyed
+from nnsam3d.evaluation.plan import Job, Setting
+from nnsam3d.evaluation.protocols import Truth
+from nnsam3d.evaluation.summary import Group
+
+REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
+
+
+def truth() -> Truth:
+    segmentation = np.zeros((8, 12, 12), np.uint8)
+    segmentation[2:6, 3:9, 3:9] = 1
+    return Truth("case", segmentation, (2.0, 1.0, 1.0), (1,))
+
+
+def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
+    """The runner's steps with an arm that answers so."""
+    setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
+    arm = SimpleNamespace(
+        work=Work, regions=None, listens=True, dataset_json={"labels": {"background": 0, "lesion": 1}}
+    )
+    job = Job("D", "3d_fullres", "0", "arm", protocol)
+    steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(segment=answer), arm)
+    assert len(steps) == len(effort["steps"])
+    return steps
+
+
+def deaf(clicks):
+    """A tumour where none is, whatever is clicked."""
+    result = np.zeros((8, 12, 12), np.uint8)
+    result[0, 0, :4] = 1
+    return result
+
+
+def obedient(clicks):
+    """The clicked voxels, and nothing else that would be right."""
+    result = deaf(clicks)
+    for voxel, label in clicks:
+        result[voxel] = label
+    return result
+
+
+def forgetful(clicks):
+    """The last click only."""
+    return obedient(clicks[-1:])
+
+
+def test_a_network_that_ignores_clicks_is_told_from_one_that_obeys():
+    assert [step["obeyed"] for step in steps_of(obedient)] == [None, *[1.0] * 6]
+    ignored = steps_of(deaf)
+    # every correction lies on an error of an answer that binding has changed, so none is right by itself
+    assert [step["obeyed"] for step in ignored] == [None, *[0.0] * 6]
+    assert ignored[-1]["scores"]["lesion"]["dice"] > 0, "binding hides it from the scores"
+
+
+def test_all_clicks_so_far_count():
+    shares = [step["obeyed"] for step in steps_of(forgetful)]
+    assert shares == [None, *(pytest.approx(1 / n) for n in range(1, 7))]
+
+
+def test_without_corrections_all_clicks_of_the_step_count():
+    assert [step["obeyed"] for step in steps_of(obedient, protocol="center")] == [None, 1.0]
+
+
+@pytest.mark.parametrize("regions", [None, REGIONS])
+def test_binding_leads_to_full_obedience_and_leaves_the_own_answer_alone(regions):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        own = rng.integers(0, 3, (4, 5, 6))
+        voxels = rng.integers((4, 5, 6), size=(5, 3)).tolist()
+        clicks = [((z, y, x), int(label)) for (z, y, x), label in zip(voxels, rng.integers(0, 3, 5), strict=True)]
+        before = own.copy()
+        assert obeyed(bound(own, clicks, regions), clicks, regions) == 1
+        np.testing.assert_array_equal(own, before)
+        if obeyed(own, clicks, regions) == 1:
+            negative = [voxel for voxel, label in clicks if not label]
+            assert negative or (bound(own, clicks, regions) == own).all(), "there was nothing to bind"
+
+
+def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
+    """As `nnsam3d predict` has it: what lies in the core lies in the tumour."""
+    core = np.full((4, 5, 6), 2, np.uint8)
+    whole, nothing = [((1, 2, 3), 1)], [((1, 2, 3), 0)]
+    assert obeyed(core, whole, REGIONS) == 1
+    assert obeyed(core, whole) == 0
+    assert obeyed(core, nothing, REGIONS) == 0
+    assert bound(core, whole, REGIONS)[1, 2, 3] == 2
+    assert not bound(core, nothing, REGIONS).any()
+
+
+def test_of_two_clicks_on_a_voxel_the_last_one_counts():
+    own = np.ones((2, 2, 2), np.uint8)
+    assert obeyed(own, [((0, 0, 0), 0), ((0, 0, 0), 1)]) == 1
+    assert obeyed(own, [((0, 0, 0), 1), ((0, 0, 0), 0)]) == 0
+    assert obeyed(own, []) is None
+
+
+def unit(case: str, *dices: float, **more) -> dict:
+    """Steps with these Dice; ``obeyed``: shares from the first click on."""
+    steps = [{"clicks": n, "scores": {"lesion": {"dice": dice}}} for n, dice in enumerate(dices)]
+    for step, share in zip(steps, [None, *more.get("obeyed", ())], strict=False):
+        step["obeyed"] = share
+    if "obeyed" not in more:
+        steps[0].pop("obeyed")
+    return {"case": case, "seed": more.get("seed", 0), "fold": "0", "steps": steps}
+
+
+def group(*units: dict, max_clicks: int = 10) -> Group:
+    return Group("D", "3d_fullres", "iterative", "arm", units, max_clicks)
+
+
+def test_a_sequence_that_ended_early_keeps_its_last_share():
+    short = unit("a", 0.5, 0.7, 0.9, obeyed=(0.0, 0.5))
+    assert group(short).obeyed(1) == {"a": 0.0}
+    assert group(short).obeyed(10) == {"a": 0.5}
+
+
+def test_units_of_an_earlier_version_have_no_obedience_not_even_beside_new_ones():
+    old, new = unit("a", 0.5, 0.7), unit("b", 0.5, 0.7, obeyed=(1.0,))
+    assert group(old, new).obeyed(1) == {}
+    assert group(new).obeyed(1) == {"b": 1.0}
+    assert group(new).obeyed(0) == {}, "nothing to obey"
+
+
+def test_the_end_counts_sequences_and_its_median_patients():
+    found = group(
+        unit("a", *[0.1] * 10, 0.9, 0.1),  # at 10 clicks, not at 11
+        unit("a", 0.2, 0.86, seed=1),  # ended early
+        unit("b", 0.95, *[0.2] * 10),  # was good once
+        unit("c", *[0.84] * 11),
+        max_clicks=11,
+    ).end("lesion")
+    assert found["clicks"] == 10
+    assert (found["sequences"], found["dice_0.85"], found["dice_0.9"]) == (4, 0.5, 0.25)
+    assert found["median_dice"] == pytest.approx(0.84)
+    assert group(unit("a", 0.5, 0.9), max_clicks=1).end("lesion")["clicks"] == 1
