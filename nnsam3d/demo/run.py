@@ -45,9 +45,8 @@ from nnsam3d.demo.tables import (
 )
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_text
-from nnsam3d.geometry import zyx_to_xyz
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
-from nnsam3d.prompts import CasePrompts, Click, next_click, simulate_clicks, write_prompts
+from nnsam3d.prompts import CasePrompts, next_click, simulate_clicks, write_prompts
 
 DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
@@ -236,12 +235,9 @@ def _write_clicks(folder: Path, clicks: Clicks) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, listed in clicks.items():
         if listed:
-            positions = zyx_to_xyz([position for position, _ in listed])
-            told = tuple(
-                Click((float(i), float(j), float(k)), "lesion" if label else "background")
-                for (i, j, k), (_, label) in zip(positions, listed, strict=True)
-            )
-            write_prompts(folder / f"{name}.json", CasePrompts(name, "voxel", told))
+            labels = ["lesion" if label else "background" for _, label in listed]
+            prompts = CasePrompts.of_array(name, [position for position, _ in listed], labels)
+            write_prompts(folder / f"{name}.json", prompts)
 
 
 def _draw_clicks(case: PhantomCase, arm: Arm, rng: np.random.Generator) -> Iterator[tuple[NDArray, int]]:

@@ -22,7 +22,7 @@ from nnsam3d.inference.binding import TOUCHING, Regions
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Prepared, prepare
 from nnsam3d.nnunet.model import TrainedModel, capability
-from nnsam3d.prompts import LabelledClick
+from nnsam3d.prompts import VoxelClick
 
 CACHE_BYTES = 2 * 10**9  # click-free features that an arm may keep of one image
 
@@ -101,7 +101,7 @@ class Answering:
         self._oracle = oracle
         self._automatic: NDArray[Any] | None = None
 
-    def segment(self, clicks: Sequence[LabelledClick]) -> NDArray[Any]:
+    def segment(self, clicks: Sequence[VoxelClick]) -> NDArray[Any]:
         """Clicks (z, y, x) -> label map (z, y, x), the network's own: the clicks are not bound yet."""
         if clicks and not self._oracle:
             return self._prepared.answer(as_prompts("case", clicks))
@@ -127,7 +127,7 @@ def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: boo
 
 
 def reduce_to_hit(
-    label_map: NDArray[Any], clicks: Sequence[LabelledClick], regions: Regions | None = None
+    label_map: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None
 ) -> NDArray[Any]:
     """A label map without the components (26-connected) that no positive click of their label hits.
 

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.inference.binding import Regions, bind_clicks
-from nnsam3d.prompts import LabelledClick
+from nnsam3d.prompts import VoxelClick
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 
-def obeyed(own_ZYX: NDArray[Any], clicks: Sequence[LabelledClick], regions: Regions | None = None) -> float | None:
+def obeyed(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None) -> float | None:
     """The share of the clicks whose voxel has the click's label; None without clicks.
 
     Args:
@@ -36,11 +37,10 @@ def _values(label: int, regions: Regions | None) -> frozenset[int]:
 
 
 def bound(
-    own_ZYX: NDArray[Any], clicks: Sequence[LabelledClick], regions: Regions | None = None
+    own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None
 ) -> NDArray[Any]:
     """A new label map in which the clicks hold, by one rule for all arms."""
     result = own_ZYX.copy()
     if clicks:
-        voxels_N3, labels_N = np.array([voxel for voxel, _ in clicks]), np.array([label for _, label in clicks])
-        bind_clicks(result, voxels_N3, labels_N, regions)
+        bind_clicks(result, VoxelPrompts.of(clicks), regions)
     return result

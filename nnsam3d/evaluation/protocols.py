@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.evaluation.plan import MAX_CLICKS, Protocol
-from nnsam3d.prompts import CasePrompts, Click, LabelledClick, case_rng, next_click, simulate_fixed
+from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick, case_rng
 
-Answer = Callable[[Sequence[LabelledClick]], NDArray]
+Answer = Callable[[Sequence[VoxelClick]], NDArray]
 """Clicks (z, y, x) with labels -> label map (D, H, W)."""
 
 
@@ -39,7 +39,7 @@ class Truth:
 
 def run_protocol(
     protocol: Protocol, truth: Truth, seed: int, answer: Answer, max_clicks: int = MAX_CLICKS
-) -> Iterator[tuple[tuple[LabelledClick, ...], NDArray]]:
+) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
     """Clicks so far and the answer to them, from no click on; ends early where nothing is left to correct.
 
     Without correction there are two steps: no click, and one click for every label that occurs. Draws depend on the
@@ -48,33 +48,19 @@ def run_protocol(
     Args:
         answer: asked once per step, with all clicks.
     """
-    clicks: list[LabelledClick] = []
+    clicks: list[VoxelClick] = []
     result = answer(())
     yield (), result
     present = set(np.unique(truth.segmentation_DHW).tolist()) & set(truth.labels)
-    first = simulate_fixed(
-        truth.segmentation_DHW,
-        truth.labels,
-        len(present),
-        case_rng(truth.case, seed),
-        ignore_label=truth.ignore_label,
-        spacing=truth.spacing,
-        strategy=protocol.first,
-    )
+    simulator = PromptSimulator(truth.labels, truth.spacing, truth.ignore_label, protocol.first)
+    first = simulator.fixed(truth.segmentation_DHW, len(present), case_rng(truth.case, seed))
     if not protocol.corrected:
         if first:
             yield tuple(first), answer(first)
         return
     while len(clicks) < max_clicks:
         click = first[0] if first and not clicks else None
-        click = click or next_click(
-            truth.segmentation_DHW,
-            result,
-            truth.spacing,
-            labels=truth.labels,
-            ignore_label=truth.ignore_label,
-            clicked=[voxel for voxel, _ in clicks],
-        )
+        click = click or simulator.correction(truth.segmentation_DHW, result, [voxel for voxel, _ in clicks])
         if click is None:
             return
         clicks.append(click)
@@ -82,7 +68,6 @@ def run_protocol(
         yield tuple(clicks), result
 
 
-def as_prompts(case: str, clicks: Sequence[LabelledClick]) -> CasePrompts:
+def as_prompts(case: str, clicks: Sequence[VoxelClick]) -> CasePrompts:
     """Clicks in voxels (z, y, x) of the image as prompts."""
-    listed = tuple(Click((float(x), float(y), float(z)), label) for (z, y, x), label in clicks)
-    return CasePrompts(case, "voxel", listed)
+    return CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])

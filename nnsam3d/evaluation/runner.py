@@ -33,8 +33,8 @@ from nnsam3d.evaluation.plan import (
 )
 from nnsam3d.evaluation.processes import orphaned, run_side_by_side
 from nnsam3d.evaluation.protocols import Truth, run_protocol
-from nnsam3d.files import file_sha256, write_json
-from nnsam3d.prompts import LabelledClick
+from nnsam3d.files import file_sha256, replacing, write_json
+from nnsam3d.prompts import VoxelClick
 
 READ_OUTS = (0, 1, 3, 5, 10)  # clicks that tables show
 KEPT = (0, 1, 2, 3, 5, 10)  # clicks whose label maps are kept, of the first seed: 1 and 2 are around a correction
@@ -159,7 +159,7 @@ def _click(
     effort: dict[str, list[Any]] = {"steps": [], "work": []}
     obedience: list[float | None] = []
 
-    def answer(clicks: Sequence[LabelledClick]) -> NDArray:
+    def answer(clicks: Sequence[VoxelClick]) -> NDArray:
         start, before = time.perf_counter(), arm.work()
         own = prepared.segment(clicks)
         result = bound(own, clicks, arm.model.regions)
@@ -190,7 +190,7 @@ def _click(
 
 def _heard(
     job: Job, truth: Truth, seed: int, answer: Any, limit: int
-) -> Iterator[tuple[tuple[LabelledClick, ...], NDArray]]:
+) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
     for clicks, result in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
         yield clicks, result
         if not limit:
@@ -215,9 +215,9 @@ def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> dict[str, 
 
 def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:
     """Label maps by number of clicks; whole or not at all."""
-    temporary = path.with_name(f".{path.name}.unfinished.npz")
-    np.savez_compressed(temporary, **{f"clicks_{clicks}": label_map for clicks, label_map in maps.items()})  # type: ignore[arg-type]
-    temporary.replace(path)
+    named = {f"clicks_{clicks}": label_map for clicks, label_map in maps.items()}
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        np.savez_compressed(file, **named)  # type: ignore[arg-type]
 
 
 def read_map(path: Path, clicks: int, exactly: bool = False) -> NDArray[np.uint16] | None:

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.prompts.voxels import VoxelPrompts
+
 TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
 def bind_clicks(
     segmentation: NDArray[Any],
-    voxels_N3: NDArray[np.int64],
-    labels_N: NDArray[np.int64],
+    prompts: VoxelPrompts,
     regions: Regions | None = None,
 ) -> None:
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
@@ -28,11 +29,11 @@ def bind_clicks(
     one counts.
 
     Args:
-        voxels_N3: (z, y, x) in the label map.
+        prompts: on the voxels of the label map.
         regions: of a dataset with regions: the core of a tumour is tumour, so a click "tumour" there is obeyed
             already; and a negative click removes a component of everything that is not background.
     """
-    last = {tuple(voxel): int(label) for voxel, label in zip(voxels_N3.tolist(), labels_N.tolist(), strict=True)}
+    last = dict(prompts.clicks())
     positive = {voxel: label for voxel, label in last.items() if label}
     for voxel, label in positive.items():
         obeyed = {label} if regions is None else regions[label]

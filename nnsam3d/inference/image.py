@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.geometry import xyz_to_zyx
 from nnsam3d.inference.binding import bind_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import TrainedModel
-from nnsam3d.nnunet.preprocessing import network_clicks
+from nnsam3d.nnunet.preprocessing import network_prompts
 from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import CasePrompts, clicks_to_index, clicks_to_labels, place_clicks
+from nnsam3d.prompts import CasePrompts, clicks_to_labels
+from nnsam3d.prompts.encoding import ENCODING
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PreparedImage:
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.raw_properties = dict(properties)
         data, self.properties = model.preprocess(image_CZYX, dict(properties))
-        self.data_CDHW = data[:-1]  # the prompt channel is empty here
+        self.data_CDHW, _ = ENCODING.split(data)  # no prompts yet
         self.windows = Windows(model, self.data_CDHW, cache_bytes)
         self.exporter = Exporter(model, self.properties, self.data_CDHW.shape[1:])
 
@@ -81,22 +82,20 @@ class PreparedImage:
         Raises:
             PromptError: an unknown label, or a click outside the image.
         """
-        voxels_N3, labels_N = self._network_voxels(prompts)
+        placed = self._network_prompts(prompts)
         region = None
         if scope == "clicked":
-            region = segment_clicked(
-                self.windows, voxels_N3, labels_N, partial(is_label, self.model), background_logits(self.model)
-            )
+            region = segment_clicked(self.windows, placed, partial(is_label, self.model), background_logits(self.model))
         if region is not None:
             result = self._export(region, probabilities)
         elif scope == "everything" or automatic:
-            result = self._everywhere(voxels_N3, labels_N, probabilities)
+            result = self._everywhere(placed, probabilities)
         else:
             result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
         if bind and prompts is not None and prompts.clicks:
-            voxels_N3, labels_N = self.raw_voxels(prompts), clicks_to_labels(prompts, self.model.labels)
-            bind_clicks(result.label_map, voxels_N3, labels_N, self.model.regions)
-            result = replace(result, box=_with_voxels(result.box, voxels_N3[labels_N > 0]))
+            raw = self.raw_prompts(prompts)
+            bind_clicks(result.label_map, raw, self.model.regions)
+            result = replace(result, box=_with_voxels(result.box, raw.positive))
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
@@ -105,27 +104,25 @@ class PreparedImage:
 
     def check(self, prompts: CasePrompts) -> None:
         """Raises PromptError where :meth:`segment` would."""
-        self._network_voxels(prompts)
+        self._network_prompts(prompts)
 
     def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
         """(K, z, y, x) of a result of scope "clicked"; certain background where it did not look."""
         return self.exporter.probabilities(result.region)
 
-    def raw_voxels(self, prompts: CasePrompts) -> NDArray[np.int64]:
-        """The clicks' voxels (N, 3) z, y, x of the image as read."""
-        index_N3 = clicks_to_index(prompts, image_grid(prompts.space, self.raw_properties, self.shape_ZYX))
-        voxels = np.floor(xyz_to_zyx(index_N3) + 0.5).astype(np.int64)
-        return np.clip(voxels, 0, np.asarray(self.shape_ZYX) - 1)
+    def raw_prompts(self, prompts: CasePrompts) -> VoxelPrompts:
+        """On the voxels (z, y, x) of the image as read."""
+        grid = image_grid(prompts.space, self.raw_properties, self.shape_ZYX)
+        voxels = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
+        inside_N3 = np.clip(voxels, 0, np.asarray(self.shape_ZYX) - 1)
+        return VoxelPrompts(inside_N3, clicks_to_labels(prompts, self.model.labels))
 
-    def _network_voxels(self, prompts: CasePrompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if prompts is None or not prompts.clicks:
-            return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+    def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
+        """On the voxels of the preprocessed image."""
         shape = self.data_CDHW.shape[1:]
-        labels_N = clicks_to_labels(prompts, self.model.labels)
-        forward = self.model.plans_manager.transpose_forward
-        clicks_N3 = network_clicks(prompts, labels_N, self.shape_ZYX, self.properties, forward, shape)
-        placed = place_clicks(shape, clicks_N3, labels_N)
-        return np.array(list(placed), np.int64), np.array(list(placed.values()), np.int64)
+        return network_prompts(
+            prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
+        )
 
     def _export(self, region: Region, probabilities: bool) -> Segmentation:
         box, part, _ = self.exporter.region(region)
@@ -134,12 +131,9 @@ class PreparedImage:
         maps = self.exporter.probabilities(region) if probabilities else None
         return Segmentation(label_map, box, len(region.windows), region, maps)
 
-    def _everywhere(
-        self, voxels_N3: NDArray[np.int64], labels_N: NDArray[np.int64], probabilities: bool
-    ) -> Segmentation:
-        channel = np.zeros((1, *self.data_CDHW.shape[1:]), np.float32)
-        channel[(0, *voxels_N3.T)] = 1 + labels_N
-        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channel])).float().numpy()
+    def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
+        channels = ENCODING.write(self.data_CDHW.shape[1:], placed)
+        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)

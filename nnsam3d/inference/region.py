@@ -16,29 +16,13 @@ from nnsam3d.inference.binding import TOUCHING
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import Triple
 from nnsam3d.nnunet.resampling import window_weights
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
 GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
 CLEAR = 27  # voxels; a smaller part is no reason to compute a window again
 Box = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Clicks:
-    """Voxels (N, 3) D, H, W of the padded image, and labels (N,), 0 = negative."""
-
-    voxels_N3: NDArray[np.int64]
-    labels_N: NDArray[np.int64]
-
-    def __add__(self, more: Clicks) -> Clicks:
-        return Clicks(
-            np.concatenate([self.voxels_N3, more.voxels_N3]), np.concatenate([self.labels_N, more.labels_N])
-        )
-
-    def of(self, label: int) -> NDArray[np.int64]:
-        """The voxels clicked as this label."""
-        return self.voxels_N3[self.labels_N == label]
 
 
 @dataclass(frozen=True)
@@ -59,8 +43,7 @@ class Region:
 
 def segment_clicked(
     windows: Windows,
-    clicks_N3: NDArray[np.int64],
-    labels_N: NDArray[np.int64],
+    prompts: VoxelPrompts,
     is_label: IsLabel,
     background: NDArray[np.float32],
 ) -> Region | None:
@@ -74,16 +57,15 @@ def segment_clicked(
        that knowledge; then 2 again, until nothing changes.
 
     Args:
-        clicks_N3, labels_N: voxels (D, H, W) of the preprocessed image and labels, 0 = negative.
+        prompts: on the voxels of the preprocessed image.
         is_label: logits (K, D, H, W) and a label -> where they say this label (D, H, W).
         background: (K,) the logits of background.
     """
-    positive = labels_N > 0
-    if not positive.any():
+    if not len(prompts.positive):
         return None
-    clicks = Clicks(clicks_N3.reshape(-1, 3) + np.asarray(windows.offset), labels_N)
+    clicks = prompts.shifted(windows.offset)
     canvas = _Canvas(windows, clicks, is_label, background)
-    for voxel in clicks.voxels_N3[positive]:
+    for voxel in clicks.positive:
         if not canvas.in_core(voxel):
             canvas.add(_around(voxel, windows))
     while canvas.grow() or canvas.reconsider():
@@ -94,7 +76,7 @@ def segment_clicked(
 @dataclass
 class _Window:
     start: Triple
-    clicks: Clicks
+    clicks: VoxelPrompts
     denies: dict[int, NDArray[np.bool_]]  # label -> where its own answer is not this label
     reconsidered: bool = False
 
@@ -106,7 +88,9 @@ class _Canvas:
     is in the core of a window.
     """
 
-    def __init__(self, windows: Windows, clicks: Clicks, is_label: IsLabel, background: NDArray[np.float32]) -> None:
+    def __init__(
+        self, windows: Windows, clicks: VoxelPrompts, is_label: IsLabel, background: NDArray[np.float32]
+    ) -> None:
         self.windows = windows
         self.clicks = clicks
         self.labels: list[int] = np.unique(clicks.labels_N[clicks.labels_N > 0]).tolist()
@@ -128,7 +112,7 @@ class _Canvas:
         """One more window, which is told what is known about the clicked components."""
         clicks = self.clicks + self._known(start)
         self._make_room(start)
-        logits = self.windows.logits(start, clicks.voxels_N3, clicks.labels_N)
+        logits = self.windows.logits(start, clicks)
         place = self._place(_box(start, self.windows.size))
         self.total[(slice(None), *place)] += self.gaussian * logits
         self.weight[place] += self.gaussian
@@ -150,10 +134,10 @@ class _Canvas:
         """Computes windows again that deny what others found there; each once. False where there are none."""
         changed = False
         for window in self.computed:
-            if not window.reconsidered and len((more := self._denied(window)).labels_N):
-                before = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
+            if not window.reconsidered and len(more := self._denied(window)):
+                before = self.windows.logits(window.start, window.clicks)
                 window.clicks += more
-                after = self.windows.logits(window.start, window.clicks.voxels_N3, window.clicks.labels_N)
+                after = self.windows.logits(window.start, window.clicks)
                 place = self._place(_box(window.start, self.windows.size))
                 self.total[(slice(None), *place)] += self.gaussian * (after - before)
                 window.denies = self._denials(after)
@@ -177,26 +161,24 @@ class _Canvas:
     def clicked(self, label: int) -> NDArray[np.bool_]:
         """The components of a label that hold a click of it: a tumour does not stand for its organ."""
         if label not in self._clicked:
-            self._clicked[label] = _hit(self.claims[self.labels.index(label)], self.clicks.of(label) - self.origin)
+            voxels_N3 = self.clicks.of_label(label) - self.origin
+            self._clicked[label] = _hit(self.claims[self.labels.index(label)], voxels_N3)
         return self._clicked[label]
 
-    def _known(self, start: Triple) -> Clicks:
+    def _known(self, start: Triple) -> VoxelPrompts:
         """Of every clicked component without a click in this window the deepest voxel there."""
-        found = [(voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks)]
-        return _as_clicks(found)
+        return VoxelPrompts.of((voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks))
 
-    def _denied(self, window: _Window) -> Clicks:
+    def _denied(self, window: _Window) -> VoxelPrompts:
         """The same for a window that is there already, where it says something else."""
         found = self._unclicked(window.start, window.clicks)
-        return _as_clicks(
-            [
-                (voxel, label)
-                for voxel, label, size in found
-                if size >= CLEAR and window.denies[label][tuple(voxel - window.start)]
-            ]
+        return VoxelPrompts.of(
+            (voxel, label)
+            for voxel, label, size in found
+            if size >= CLEAR and window.denies[label][tuple(voxel - window.start)]
         )
 
-    def _unclicked(self, start: Triple, clicks: Clicks) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+    def _unclicked(self, start: Triple, clicks: VoxelPrompts) -> Iterator[tuple[NDArray[np.int64], int, int]]:
         """Deepest voxel, label and number of voxels of the clicked components' parts in a window without a click."""
         low = np.maximum(np.asarray(start), self.origin)
         high = np.minimum(np.asarray(start) + self.windows.size, self.origin + self.core.shape)
@@ -204,7 +186,7 @@ class _Canvas:
             return
         part = self._place(_slices(low, high))
         for label in self.labels:
-            for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of(label) - low):
+            for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of_label(label) - low):
                 yield voxel + low, label, size
 
     # ------------------------------------------------------------------ places
@@ -247,11 +229,6 @@ class _Canvas:
         high = np.minimum(self.origin + self.core.shape, np.asarray(self.windows.shape) - (padding - offset))
         d, h, w = (low - offset).tolist()
         return Region((d, h, w), self.total[(slice(None), *self._place(_slices(low, high)))], tuple(self.order))
-
-
-def _as_clicks(found: list[tuple[NDArray[np.int64], int]]) -> Clicks:
-    voxels = np.array([voxel for voxel, _ in found], np.int64).reshape(-1, 3)
-    return Clicks(voxels, np.array([label for _, label in found], np.int64))
 
 
 def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Box:

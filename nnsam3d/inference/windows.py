@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnsam3d.network.sam3d import LOGIT_LIMIT, Features
+from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.network.sam3d import LOGIT_LIMIT, SAM3D, Features
 from nnsam3d.nnunet.model import TrainedModel, Triple
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 LOGIT_BYTES = 2**30
 
@@ -80,47 +82,37 @@ class Windows:
         self.encoded = self.decoded = 0
 
     @torch.inference_mode()
-    def logits(self, start: Triple, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
         """Logits (K, d, h, w) of the window that begins at ``start``.
 
         Args:
             start: (D, H, W) first voxel in the padded image.
-            clicks_N3, labels_N: all clicks in voxels of the padded image; those inside the window are used.
+            prompts: all of them, on the padded image; those inside the window are used.
         """
-        local_N3 = clicks_N3.reshape(-1, 3) - np.asarray(start)
-        inside = ((local_N3 >= 0) & (local_N3 < np.asarray(self.size))).all(axis=1)
-        local_N3, labels_N = local_N3[inside], labels_N[inside]
-        key = (start, local_N3.tobytes(), labels_N.tobytes())
+        local = prompts.cropped(start, self.size)
         result: NDArray[np.float32] = self._logits.get(
-            key, lambda: self._mean_logits(start, local_N3, labels_N), lambda array: array.nbytes
+            (start, local.key()), lambda: self._mean_logits(start, local), lambda array: array.nbytes
         )
         return result
 
-    def _mean_logits(
-        self, start: Triple, clicks_N3: NDArray[np.int64], labels_N: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    def _mean_logits(self, start: Triple, local: VoxelPrompts) -> NDArray[np.float32]:
         total = None
         for fold, flip in itertools.product(range(len(self.model.networks)), self._flips):
-            mirrored = clicks_N3.astype(np.float32)
-            for axis in flip:
-                mirrored[:, axis] = self.size[axis] - 1 - mirrored[:, axis]
-            logits = self._decode(fold, start, flip, mirrored, labels_N)
+            logits = self._decode(fold, start, flip, local.mirrored(flip, self.size))
             logits = torch.flip(logits, [axis + 1 for axis in flip]) if flip else logits
             total = logits if total is None else total + logits
         assert total is not None
         return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
 
-    def _decode(
-        self, fold: int, start: Triple, flip: tuple[int, ...], clicks_N3: NDArray, labels_N: NDArray
-    ) -> Tensor:
+    def _decode(self, fold: int, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor:
         features = self._features.get(
             (fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features
         )
-        clicks = torch.from_numpy(clicks_N3)[None].to(self.model.device)
-        labels = torch.from_numpy(labels_N)[None].to(self.model.device)
+        points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
+        labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
         self.decoded += 1
         with self._autocast():
-            logits = self.model.networks[fold].decode(features, clicks, labels)[0].float()
+            logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN))[0].float()
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # as `SAM3D.forward` does it
 
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
@@ -129,7 +121,10 @@ class Windows:
         image = torch.from_numpy(np.ascontiguousarray(window))[None].to(self.model.device)
         self.encoded += 1
         with self._autocast():
-            return self.model.networks[fold].encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)
+            return self._network(fold).encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)
+
+    def _network(self, fold: int) -> SAM3D:
+        return self.model.networks[fold]  # type: ignore[return-value]  # the contract of "keeps_features"
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, enabled=self.model.device.type == "cuda")

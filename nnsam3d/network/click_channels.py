@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnsam3d.prompts.encoding import ENCODING
+
 from .config import Triple
 
 BALL_VOXELS = 4  # radius along the finest axis, as interactive U-Nets commonly have it
@@ -23,7 +25,7 @@ def ball_radius(spacing_DHW: Sequence[float]) -> Triple:
 
 
 class ClickChannels(nn.Module):
-    """(B, C + 1, D, H, W) with the prompt channel last -> (B, C + L, D, H, W) with one channel of balls per label.
+    """(B, C + 1, D, H, W) with the click channel last -> (B, C + L, D, H, W) with one channel of balls per label.
 
     A ball is a distance transform: 1 at the click, falling linearly to 0 at one voxel beyond its radius. Balls of one
     label add up to 1 at most. Without clicks the channels are zero. No parameters.
@@ -43,12 +45,12 @@ class ClickChannels(nn.Module):
         self.register_buffer("ball", (1 - distance_DHW).clamp(min=0)[None, None], persistent=False)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
-        prompt_B1DHW = x_BCDHW[:, -1:]
+        image_BCDHW, prompt_B1DHW = ENCODING.split(x_BCDHW, axis=1)
         values = torch.arange(1, self.labels + 1, device=x_BCDHW.device).reshape(1, -1, 1, 1, 1)
         clicked_BLDHW = ((prompt_B1DHW - values).abs() < 0.5).to(x_BCDHW.dtype)
         one_by_one = clicked_BLDHW.flatten(0, 1)[:, None]
         balls = F.conv3d(one_by_one, self.ball.to(x_BCDHW.dtype), padding=self.radius).clamp(max=1)
-        return torch.cat([x_BCDHW[:, :-1], balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype)], 1)
+        return torch.cat([image_BCDHW, balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype)], 1)
 
 
 class WithClickChannels(nn.Module):

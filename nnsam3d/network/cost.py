@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from .config import SAM3DConfig
+from .prompts import PromptTensors
 from .sam3d import SAM3D, freeze_pretrained
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -45,13 +46,13 @@ def measure(
 
     with on_shapes(build) as net, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         image = torch.empty(batch, config.num_image_channels, *config.patch_size)
-        clicks = torch.empty(batch, config.max_clicks, 3)
-        labels = torch.zeros(batch, config.max_clicks, dtype=torch.long)
+        positions = torch.empty(batch, config.max_clicks, 3)
+        prompts = PromptTensors(positions, torch.zeros(batch, config.max_clicks, dtype=torch.long))
         with torch.no_grad():
             features = net.encode(image)
-            click_flop = count_flop(lambda: net.decode(features, clicks, labels))
-            forward_flop = count_flop(lambda: net.segment(image, clicks, labels))
-        saved = saved_bytes(net, lambda: net.segment(image, clicks, labels))
+            click_flop = count_flop(lambda: net.decode(features, prompts))
+            forward_flop = count_flop(lambda: net.segment(image, prompts))
+        saved = saved_bytes(net, lambda: net.segment(image, prompts))
         sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
     return Cost(
         forward_flop=forward_flop,

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import FINE_SIGMAS, SAM3DConfig, Triple, hwd
+from .prompts import PromptTensors
 
 
 def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -176,11 +177,11 @@ class MaskDecoder(nn.Module):
         image_part = F.conv3d(image_BIXYZ, weight[:, split + self.channels :], padding=1)
         return conv3d_of_upsampled(coarse, weight[:, :split], fine) + image_part
 
-    def mark(self, clicks_BN3: Tensor, labels_BN: Tensor, size_DHW: Sequence[int], fine_XYZ: Sequence[int]) -> Tensor:
-        """What the clicks, (D, H, W) voxels of the crop, add to the fused features, (B, O, X, Y, Z)."""
+    def mark(self, prompts: PromptTensors, size_DHW: Sequence[int], fine_XYZ: Sequence[int]) -> Tensor:
+        """What the clicks add to the fused features, (B, O, X, Y, Z)."""
         maps = fine_click_maps(
-            clicks_BN3[..., [1, 2, 0]],
-            labels_BN,
+            prompts.points_BN3[..., [1, 2, 0]],
+            prompts.labels_BN,
             hwd(size_DHW),
             fine_XYZ,
             self.token_voxels,
@@ -196,16 +197,15 @@ class MaskDecoder(nn.Module):
         fused_BOXYZ: Tensor,
         prompted_BCHWD: Tensor,
         size_DHW: Sequence[int],
-        clicks_BN3: Tensor | None = None,
-        labels_BN: Tensor | None = None,
+        prompts: PromptTensors | None = None,
     ) -> Tensor:
         """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size."""
         split = 3 * self.channels
         weight = self.fusion_weight()[:, split : split + self.channels]
         level = self.mlahead.head5(prompted_BCHWD)
         fused = fused_BOXYZ + conv3d_of_upsampled(level, weight, fused_BOXYZ.shape[2:])
-        if self.click_map is not None and clicks_BN3 is not None and labels_BN is not None:
-            fused = fused + self.mark(clicks_BN3, labels_BN, size_DHW, fused_BOXYZ.shape[2:])
+        if self.click_map is not None and prompts is not None:
+            fused = fused + self.mark(prompts, size_DHW, fused_BOXYZ.shape[2:])
         logits_BKXYZ = self.cls[1:](fused)
         logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
         return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)

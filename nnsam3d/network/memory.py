@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nnsam3d.prompts.encoding import ENCODING
+
 from .config import SAM3DConfig
 from .cost import on_shapes
+from .prompts import PromptTensors
 from .rounds import Logits, RollOut
 from .sam3d import SAM3D, freeze_pretrained
 
@@ -75,10 +78,10 @@ def normalise_in_float32(net: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
-def _no_correction(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
+def _no_correction(logits_BKDHW: Tensor, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
     """Where there are no values nothing can be corrected; a label map of int16, as looking for errors makes it."""
     logits_BKDHW.argmax(1).to(torch.int16)
-    return clicks_BN3[:, 0], labels_BN[:, 0]
+    return prompts.points_BN3[:, 0], prompts.labels_BN[:, 0]
 
 
 def step_memory(
@@ -105,7 +108,7 @@ def step_memory(
         for tensor in [*net.parameters(), *net.buffers()]:
             live.watch(tensor)
         sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
-        data_BCDHW = torch.empty(batch, config.num_image_channels + 1, *config.patch_size)
+        data_BCDHW = torch.empty(batch, config.num_image_channels + ENCODING.num_channels, *config.patch_size)
         target = torch.empty(batch, 1, *config.patch_size, dtype=torch.int16)
         task = RollOut(rounds, slots, lambda logits: loss(logits, target), _no_correction)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SAM3DConfig, Triple
+from .prompts import PromptTensors
 
 CLICK_MAP_SIGMAS = (1.5, 4.0)  # widths of the bumps that mark clicks, in tokens
 
@@ -145,8 +146,8 @@ class PromptEncoder(nn.Module):
             self.click_map = nn.Conv3d(maps, dim, 1, bias=False)
             nn.init.zeros_(self.click_map.weight)
 
-    def forward(self, features_BCHWD: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
-        """`clicks_BN3` are (D, H, W) voxel positions of the crop, `labels_BN` their labels, -1 = padding."""
+    def forward(self, features_BCHWD: Tensor, prompts: PromptTensors) -> Tensor:
+        clicks_BN3, labels_BN = prompts.points_BN3, prompts.labels_BN
         grid = features_BCHWD.shape[2:]
         stride = clicks_BN3.new_tensor(self.token_stride)
         tokens_BN3 = ((clicks_BN3 + 0.5) / stride - 0.5)[..., [1, 2, 0]]  # (D, H, W) to (H, W, D)

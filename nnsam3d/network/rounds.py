@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .prompts import PromptTensors
+
 Logits: TypeAlias = Tensor | list[Tensor]  # a list with deep supervision, the finest first
-Clicks: TypeAlias = tuple[Tensor, Tensor]  # positions (B, N, 3) in (D, H, W) voxels, labels (B, N) with -1 = padding
+Click: TypeAlias = tuple[Tensor, Tensor]  # of every item: positions (B, 3) in (D, H, W) voxels, labels (B,), -1 = none
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class RollOut:
         rounds: corrections after the first answer; the network answers ``rounds + 1`` times.
         slots: click slots to be kept for corrections: at least ``rounds``; a static number for torch.compile.
         loss: of an answer's logits, a scalar.
-        correct: logits (B, K, D, H, W), positions (B, N, 3) and labels (B, N) so far -> one more click for every item,
-            positions (B, 3) and labels (B,), -1 where there is nothing to correct. Called without gradients.
+        correct: logits (B, K, D, H, W) and the prompts so far -> one more click for every item, label -1 where there is
+            nothing to correct. Called without gradients.
         scale: by which losses are multiplied before their gradients are computed, as the gradient that arrives from
             outside will be: what keeps half precision from underflowing.
     """
@@ -39,36 +40,25 @@ class RollOut:
     rounds: int
     slots: int
     loss: Callable[[Logits], Tensor]
-    correct: Callable[[Tensor, Tensor, Tensor], Clicks]
+    correct: Callable[[Tensor, PromptTensors], Click]
     scale: Tensor | float = 1.0
 
 
-def with_room(clicks: Clicks, slots: int) -> Clicks:
-    """The same clicks and ``slots`` empty slots."""
-    clicks_BN3, labels_BN = clicks
-    return F.pad(clicks_BN3, (0, 0, 0, slots)), F.pad(labels_BN, (0, slots), value=-1)
-
-
 @torch.no_grad()
-def corrected(clicks: Clicks, slot: int, roll_out: RollOut, logits: Logits) -> Clicks:
-    """A copy of the clicks with one more in a slot, on what the logits get wrong."""
+def corrected(prompts: PromptTensors, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
+    """A copy of the prompts with one more click in a slot, on what the logits get wrong."""
     finest = logits[0] if isinstance(logits, list) else logits
-    position_B3, label_B = roll_out.correct(finest.detach(), *clicks)
-    clicks_BN3, labels_BN = clicks[0].clone(), clicks[1].clone()
-    clicks_BN3[:, slot] = position_B3
-    labels_BN[:, slot] = label_B
-    return clicks_BN3, labels_BN
+    return prompts.with_click(slot, *roll_out.correct(finest.detach(), prompts))
 
 
-def play(answer: Callable[[Clicks], Logits], clicks: Clicks, roll_out: RollOut) -> Iterator[Tensor]:
+def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_out: RollOut) -> Iterator[Tensor]:
     """The share of every round in the loss: the mean over all rounds."""
-    first_free = clicks[1].shape[1]
-    clicks = with_room(clicks, max(roll_out.rounds, roll_out.slots))
+    prompts = first.with_room(max(roll_out.rounds, roll_out.slots))
     for number in range(roll_out.rounds + 1):
-        logits = answer(clicks)
+        logits = answer(prompts)
         yield roll_out.loss(logits) / (roll_out.rounds + 1)
         if number < roll_out.rounds:
-            clicks = corrected(clicks, first_free + number, roll_out, logits)
+            prompts = corrected(prompts, first.slots + number, roll_out, logits)
         del logits  # not to lie beside those of the next round
 
 

@@ -14,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from nnsam3d.prompts.encoding import ENCODING
+
 from .config import SAM3DConfig, Triple
 from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
+from .prompts import PromptTensors
 from .recompute import recompute
 from .rounds import RollOut, play, summed
 
@@ -32,32 +35,6 @@ class Features(NamedTuple):
     fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
     padded_size: Triple  # (D, H, W) voxels after padding to whole tokens
     size: Triple  # (D, H, W) voxels of the image as given
-
-
-def read_prompt_channel(prompt_BDHW: Tensor, max_clicks: int | None) -> tuple[Tensor, Tensor]:
-    """Clicks out of the prompt channel (0 = no click, 1 + label at a click's voxel), in raster order.
-
-    Returns positions (B, N, 3), (D, H, W) voxels, floating point, and labels (B, N), -1 where there are fewer
-    clicks than N. N is `max_clicks`, a static shape (the first clicks are taken), or for None as many as the
-    fullest item of the batch has, so that none is dropped.
-    """
-    batch = prompt_BDHW.shape[0]
-    _, height, width = prompt_BDHW.shape[1:]
-    values = prompt_BDHW.reshape(batch, -1)
-    clicked = values > 0.5
-    total = values.shape[1]
-    slots = int(clicked.sum(1).max()) if max_clicks is None else max_clicks
-    # Voxels rank by how early they are; those without a click rank last, at zero.
-    early_first = torch.arange(total, 0, -1, device=values.device, dtype=torch.int32)
-    rank, index = (clicked * early_first).topk(min(slots, total), dim=1)
-    if slots > total:
-        rank, index = F.pad(rank, (0, slots - total)), F.pad(index, (0, slots - total))
-    real = rank > 0
-    index = torch.where(real, index, 0)
-    labels = torch.where(real, values.gather(1, index).round().long() - 1, -1)
-    position = torch.stack([index // (height * width), index // width % height, index % width], -1)
-    precise = torch.float64 if prompt_BDHW.dtype == torch.float64 else torch.float32
-    return position.to(precise), labels
 
 
 class SAM3D(nn.Module):
@@ -75,20 +52,21 @@ class SAM3D(nn.Module):
         self._ddp_params_and_buffers_to_ignore = [*unused, *(f"_orig_mod.{name}" for name in unused)]
 
     def forward(self, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> Tensor:
-        """Logits (B, K, D, H, W); the clicks are read from the last channel.
+        """Logits (B, K, D, H, W); the prompts are read from the channels after the image's.
 
         With a ``roll_out`` the mean loss of its rounds instead: the whole of a training step in one forward pass.
         """
         channels = self.config.num_image_channels
-        self._check_volume(x_BCDHW, channels + 1, f"{channels} image channel(s) and the prompt channel")
+        meaning = f"{channels} image channel(s) and the prompt channel"
+        self._check_volume(x_BCDHW, channels + ENCODING.num_channels, meaning)
+        image_BCDHW, prompts_BPDHW = ENCODING.split(x_BCDHW, axis=1)
         if roll_out is not None:
-            clicks = read_prompt_channel(x_BCDHW[:, -1], self.config.max_clicks)
-            return self.rolled_out(self.encode(x_BCDHW[:, :channels]), clicks, roll_out)
+            first = PromptTensors.read(prompts_BPDHW, self.config.max_clicks)
+            return self.rolled_out(self.encode(image_BCDHW), first, roll_out)
         slots = self.config.max_clicks if self.training else None
         if not self.training and torch.compiler.is_compiling():  # needs a static number, but users may click a lot
             slots = max(self.config.max_clicks, COMPILED_SLOTS)
-        clicks_BN3, labels_BN = read_prompt_channel(x_BCDHW[:, -1], slots)
-        logits = self.segment(x_BCDHW[:, :channels], clicks_BN3, labels_BN)
+        logits = self.segment(image_BCDHW, PromptTensors.read(prompts_BPDHW, slots))
         if self.training or self.config.paper:
             return logits
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
@@ -108,25 +86,29 @@ class SAM3D(nn.Module):
         padded = (d + missing[0], h + missing[1], w + missing[2])
         return Features(levels[3], fused, padded, (size[0], size[1], size[2]))
 
-    def decode(self, features: Features, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
-        """Logits (B, K, D, H, W) for clicks at (D, H, W) voxel positions with labels, -1 = padding."""
-        self._check_clicks(features, clicks_BN3, labels_BN)
-        prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, clicks_BN3, labels_BN)
-        finish = (features.fused_BOXYZ, prompted, features.padded_size, clicks_BN3, labels_BN)
-        logits = self._run(self.mask_decoder.finish, *finish)
+    def decode(
+        self, features: Features, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, K, D, H, W) for prompts, or for clicks at (D, H, W) voxels (B, N, 3) with labels, -1 = padding."""
+        prompts = PromptTensors.of(prompts, labels_BN)
+        self._check_prompts(features, prompts)
+        prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, prompts)
+        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size, prompts)
         d, h, w = features.size
         return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
 
-    def segment(self, image_BCDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Tensor:
-        """`decode(encode(image), clicks, labels)`."""
-        return self.decode(self.encode(image_BCDHW), clicks_BN3, labels_BN)
+    def segment(
+        self, image_BCDHW: Tensor, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
+    ) -> Tensor:
+        """`decode(encode(image), prompts)`."""
+        return self.decode(self.encode(image_BCDHW), prompts, labels_BN)
 
-    def rolled_out(self, features: Features, clicks: tuple[Tensor, Tensor], roll_out: RollOut) -> Tensor:
+    def rolled_out(self, features: Features, first: PromptTensors, roll_out: RollOut) -> Tensor:
         """Mean loss of several rounds of clicks on the same features (see `rounds`)."""
 
         def losses_of(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
             same = features._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
-            return play(lambda now: self.decode(same, *now), clicks, roll_out)
+            return play(lambda prompts: self.decode(same, prompts), first, roll_out)
 
         used = itertools.chain(self.prompt_encoder.parameters(), self.mask_decoder.parameters())
         return summed(losses_of, (features.deepest_BCHWD, features.fused_BOXYZ), used, roll_out.scale)
@@ -156,7 +138,8 @@ class SAM3D(nn.Module):
         if 0 in x.shape:
             raise ValueError(f"the input is empty: shape {tuple(x.shape)}")
 
-    def _check_clicks(self, features: Features, clicks: Tensor, labels: Tensor) -> None:
+    def _check_prompts(self, features: Features, prompts: PromptTensors) -> None:
+        clicks, labels = prompts.points_BN3, prompts.labels_BN
         batch = features.deepest_BCHWD.shape[0]
         if clicks.ndim != 3 or clicks.shape[2] != 3 or clicks.shape[0] != batch:
             raise ValueError(

@@ -11,14 +11,13 @@ classes by reading the source.
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.util
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import write_text
 
 MARKER = "# Written by `nnsam3d link`; `nnsam3d link --undo` removes it."
 STUB_PREFIX = "nnsam3d_"
@@ -140,7 +139,7 @@ def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[P
     try:
         for stub in outdated:
             new = not stub.exists()
-            _write_atomically(stub, stubs[stub])
+            write_text(stub, stubs[stub])
             if new:
                 created.append(stub)
     except OSError as error:
@@ -157,18 +156,6 @@ def undo(nnunet: Path) -> list[Path]:
     stubs = stubs_in(nnunet)
     _remove(nnunet, stubs)
     return stubs
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    # The suffix keeps nnU-Net, which may be looking for a class right now, from importing the draft.
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, file)
-    except OSError:
-        with contextlib.suppress(OSError):  # the folder itself refuses: the first error tells
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def _remove(nnunet: Path, stubs: Iterable[Path]) -> None:

@@ -27,8 +27,9 @@ from nnsam3d.prompts import (
     PromptError,
     click_labels,
     clicks_to_labels,
-    write_channel,
 )
+from nnsam3d.prompts.encoding import ENCODING
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 PROPERTIES_KEY = "nnsam3d_prompts"
 LONGEST_CHECK = 60.0  # seconds that a worker waits for another one to check the prompt files
@@ -157,7 +158,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
             data, seg, properties, plans_manager, configuration_manager, dataset_json
         )
         labels = click_labels(dataset_json)
-        channels = prompt_channels(prompts, labels, shape_zyx, properties, plans_manager, data.shape)
+        channels = prompt_channels(prompts, labels, shape_zyx, properties, plans_manager, data.shape[1:])
         return np.concatenate([data, channels]), seg, properties
 
 
@@ -167,28 +168,41 @@ def prompt_channels(
     shape_zyx: tuple[int, ...],
     properties: dict[str, Any],
     plans_manager: PlansManager,
-    shape_CDHW: tuple[int, ...],
+    shape_DHW: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Prompts of an image -> the channels (P, D, H, W) in which they travel with its preprocessed voxels.
+    """:func:`network_prompts` as the channels (P, D, H, W) in which they travel with the preprocessed voxels."""
+    placed = network_prompts(prompts, labels, shape_zyx, properties, plans_manager, shape_DHW)
+    return ENCODING.write(shape_DHW, placed)
+
+
+def network_prompts(
+    prompts: CasePrompts | None,
+    labels: dict[str, int],
+    shape_zyx: tuple[int, ...],
+    properties: dict[str, Any],
+    plans_manager: PlansManager,
+    shape_DHW: tuple[int, ...],
+) -> VoxelPrompts:
+    """Prompts of an image on the voxels of the preprocessed one.
 
     Args:
         labels: :func:`nnsam3d.prompts.click_labels`.
         shape_zyx: of the image as read.
         properties: as nnU-Net's preprocessor leaves them.
-        shape_CDHW: of the preprocessed image.
+        shape_DHW: of the preprocessed image.
 
     Raises:
         PromptError: a click outside the image, or on an unknown label.
     """
-    shape = shape_CDHW[1:]
     if prompts is None or not prompts.clicks:
-        return np.zeros((1, *shape), dtype=np.float32)
+        return VoxelPrompts.of()
     labels_N = clicks_to_labels(prompts, labels)
-    clicks_N3 = network_clicks(prompts, labels_N, shape_zyx, properties, plans_manager.transpose_forward, shape)
-    return write_channel(shape, clicks_N3, labels_N)[None]
+    forward = plans_manager.transpose_forward
+    positions_N3 = network_positions(prompts, labels_N, shape_zyx, properties, forward, shape_DHW)
+    return VoxelPrompts.placed(shape_DHW, positions_N3, labels_N)
 
 
-def network_clicks(
+def network_positions(
     prompts: CasePrompts,
     labels_N: NDArray[np.int64],
     shape_zyx: tuple[int, ...],

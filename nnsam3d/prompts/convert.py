@@ -90,7 +90,7 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
         default: Space = "lps" if to == "slicer" and prompts.space == "voxel" else prompts.space
         space = to_space or (parts[0].space if parts else default)
         parts.append(in_space(prompts, space, grid, file))
-    return replace(parts[0], clicks=sum((part.clicks for part in parts), ()))
+    return replace(parts[0], prompts=sum((part.prompts for part in parts), ()))
 
 
 def in_space(prompts: CasePrompts, space: Space, grid: ImageGrid | None, file: Path) -> CasePrompts:

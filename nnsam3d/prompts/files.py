@@ -6,16 +6,16 @@ Our own format is described in :mod:`nnsam3d.prompts.formats.ours`, the others b
 from __future__ import annotations
 
 import os
-import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.files import write_text
 from nnsam3d.geometry import SPACES, ImageGrid
-from nnsam3d.prompts.formats.base import MISSING, FoundClick, Reading
+from nnsam3d.prompts.formats.base import MISSING, Found, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import case_of, load
 from nnsam3d.prompts.formats.ours import text_of
@@ -23,8 +23,12 @@ from nnsam3d.prompts.formats.slicer import markups_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
     MAX_CLICKS,
+    Box,
     CasePrompts,
     Click,
+    MaskPrompt,
+    Position,
+    Prompt,
     PromptError,
     PromptWarning,
     checked_label,
@@ -76,18 +80,18 @@ def read_prompts(
     problems += reading.problems
     if callable(grid):
         grid = grid(reading.space) if reading.space is not None else None
-    clicks: list[Click] = []
-    if len(reading.clicks) > MAX_CLICKS:
-        problems.append(f"{len(reading.clicks)} clicks or more; at most {MAX_CLICKS} are allowed")
+    prompts: list[Prompt] = []
+    if len(reading.found) > MAX_CLICKS:
+        problems.append(f"{len(reading.found)} clicks or more; at most {MAX_CLICKS} are allowed")
     else:
-        clicks = _checked_clicks(reading, grid, labels, label, problems)
+        prompts = _checked_prompts(reading, grid, labels, label, problems)
     if problems or reading.space is None:
         more = len(problems) - MAX_PROBLEMS
         rest = [f"and {more} more problems"] if more > 0 else []
         raise PromptError("\n".join(f"{path}: {problem}" for problem in problems[:MAX_PROBLEMS] + rest))
     for text in reading.left_out:  # stacklevel 1: the same file may be read twice, but is said once
         warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=1)
-    return CasePrompts(case_of(path), reading.space, tuple(clicks))  # type: ignore[arg-type]
+    return CasePrompts(case_of(path), reading.space, prompts)  # type: ignore[arg-type]
 
 
 def write_prompts(
@@ -112,19 +116,10 @@ def write_prompts(
         OSError: the folder is missing or not writable; nothing is left behind.
     """
     path = Path(path)
-    if len(prompts.clicks) > MAX_CLICKS:
-        raise PromptError(f"{path}: {len(prompts.clicks)} clicks; at most {MAX_CLICKS} are allowed")
+    if len(prompts.prompts) > MAX_CLICKS:
+        raise PromptError(f"{path}: {len(prompts.prompts)} clicks; at most {MAX_CLICKS} are allowed")
     text = _text_of(prompts, format, image, path)
-    # In the same folder, so that os.replace stays on one file system and is atomic.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text, durable=True)
 
 
 def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: Path) -> str:
@@ -132,6 +127,8 @@ def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: P
         raise PromptError(f"{path}: format {format!r} cannot be written; possible: {', '.join(WRITABLE)}")
     if format == "nnsam3d":
         return text_of(prompts)
+    if others := sorted(set(prompts.kinds) - {"click"}):
+        raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
     positions = [click.position for click in prompts.clicks]
     words = [str(click.label) for click in prompts.clicks]
     if format == "grand-challenge":
@@ -157,23 +154,23 @@ def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray
     return np.array(values, dtype=np.int64)
 
 
-def _checked_clicks(
+def _checked_prompts(
     reading: Reading,
     grid: ImageGrid | None,
     labels: Mapping[str, int] | None,
     said: LabelMap | None,
     problems: list[str],
-) -> list[Click]:
-    """The clicks without problems; those of the others are added to ``problems``."""
-    clicks = []
+) -> list[Prompt]:
+    """The prompts without problems; those of the others are added to ``problems``."""
+    prompts: list[Prompt] = []
     untranslated: list[str] = []
-    for found in reading.clicks:
-        click = _checked_click(found, labels, said, problems, untranslated)
-        if click is None:
+    for found in reading.found:
+        prompt = _checked_prompt(found, labels, said, problems, untranslated)
+        if prompt is None:
             continue
-        clicks.append(click)
+        prompts.append(prompt)
         if grid is not None and reading.space is not None:
-            problems += _outside(click, reading.space, grid, found.where)
+            problems += _outside(prompt, reading.space, grid, found.where)
     if untranslated:
         known = next((name for name, value in (labels or {}).items() if value != 0), "LABEL")
         problems.append(
@@ -181,35 +178,52 @@ def _checked_clicks(
             f"--label {known} (for all of them) or --label {short(untranslated[0] + '=' + known)} (for one); "
             "in 3D Slicer, give the point list the label's name"
         )
-    return clicks
+    return prompts
 
 
-def _checked_click(
-    found: FoundClick,
+def _checked_prompt(
+    found: Found,
     labels: Mapping[str, int] | None,
     said: LabelMap | None,
     problems: list[str],
     untranslated: list[str],
-) -> Click | None:
-    """The click, or None after adding its problems. A wrong label does not hide a wrong position."""
-    position = None
-    try:
-        position = checked_position(found.position) if found.position is not MISSING else None
-    except PromptError as error:
-        problems.append(f"{found.where}: {error}")
+) -> Prompt | None:
+    """The prompt, or None after adding its problems. A wrong label does not hide a wrong position."""
+    places = _places(found, problems)
     label: int | str = 0
     try:
-        if found.label is not MISSING:
+        if found.label is not MISSING and not (isinstance(found, FoundMask) and found.label is None):
             label = _label_of(found, labels, said)
     except PromptError as error:
         text = str(error)
         problems.append(text if text.startswith(found.where) else f"{found.where}: {text}")
         if found.meaning != "exact" and isinstance(found.label, (str, int)):
             untranslated.append(str(found.label)[:80])
-    return None if position is None else Click(position, label)
+    if isinstance(found, FoundMask):
+        if not isinstance(found.path, str) or not found.path:
+            problems.append(f"{found.where}: a mask needs the path of an image file, got {short(found.path)}")
+            return None
+        return MaskPrompt(found.path, None if found.label is None else label)
+    if places is None:
+        return None
+    return Click(places[0], label) if isinstance(found, FoundClick) else Box(places[0], places[1], label)
 
 
-def _label_of(found: FoundClick, labels: Mapping[str, int] | None, said: LabelMap | None) -> int | str:
+def _places(found: Found, problems: list[str]) -> list[Position] | None:
+    """Its positions; None after adding their problems."""
+    if isinstance(found, FoundMask):
+        return []
+    given = [found.position] if isinstance(found, FoundClick) else [found.low, found.high]
+    if any(place is MISSING for place in given):
+        return None
+    try:
+        return [checked_position(place) for place in given]
+    except PromptError as error:
+        problems.append(f"{found.where}: {error}")
+        return None
+
+
+def _label_of(found: Found, labels: Mapping[str, int] | None, said: LabelMap | None) -> int | str:
     if found.meaning != "exact":
         return translate_label(found.label, labels, said, foreground=found.meaning == "foreground")
     label = checked_label(found.label)
@@ -218,19 +232,27 @@ def _label_of(found: FoundClick, labels: Mapping[str, int] | None, said: LabelMa
     return label
 
 
-def _outside(click: Click, space: str, grid: ImageGrid, where: str) -> list[str]:
-    """One line if the click lies outside the image, none if inside."""
-    index = grid.to_index([click.position], space)
+def _outside(prompt: Prompt, space: str, grid: ImageGrid, where: str) -> list[str]:
+    """One line for every position that lies outside the image."""
+    if isinstance(prompt, Box):
+        places = {"corner": prompt.low, "opposite corner": prompt.high}
+    else:
+        places = {"position": prompt.position} if isinstance(prompt, Click) else {}
+    return [text for name, place in places.items() for text in _place_outside(name, place, space, grid, where)]
+
+
+def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, where: str) -> Iterator[str]:
+    index = grid.to_index([place], space)
     if grid.contains_index(index)[0]:
-        return []
+        return
     size = grid.size_xyz or ()
     allowed = ", ".join(f"-0.5 <= {axis} < {s - 0.5}" for axis, s in zip("ijk", size, strict=False))
-    position = ", ".join(f"{v:g}" for v in click.position)
-    text = f'{where}: position ({position}) in space "{space}" lies outside the image'
+    position = ", ".join(f"{v:g}" for v in place)
+    text = f'{where}: {name} ({position}) in space "{space}" lies outside the image'
     if space != "voxel":
         text += f" at index ({', '.join(f'{v:.1f}' for v in index[0])})"
     text += f"; image size (x, y, z) {' x '.join(map(str, size))}, allowed index range {allowed}"
-    inside = [s for s in SPACES if s != space and grid.contains_index(grid.to_index([click.position], s))[0]]
+    inside = [s for s in SPACES if s != space and grid.contains_index(grid.to_index([place], s))[0]]
     if inside:
         text += f'; it would be inside in space "{inside[0]}": is "space" right?'
-    return [text]
+    yield text

@@ -14,22 +14,16 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts import (
-    CasePrompts,
-    Click,
-    LabelledClick,
-    case_rng,
-    click_labels,
-    clicks_to_index,
-    clicks_to_labels,
-    read_prompts,
-    simulate_fixed,
-    write_prompts,
-)
 from nnsam3d.prompts.convert import refuse_existing
+from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.inspection import read_segmentation
+from nnsam3d.prompts.labels import click_labels
 from nnsam3d.prompts.refine import error_centres
+from nnsam3d.prompts.simulate import case_rng
+from nnsam3d.prompts.simulator import PromptSimulator
+from nnsam3d.prompts.types import CasePrompts, VoxelClick
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
     earlier = _earlier_clicks(case, grid, names, simulation.add_to)
     labels = sorted(set(names.values()) - {0})
     spacing = grid.spacing_xyz[::-1]
-    new: list[LabelledClick] = []
+    new: list[VoxelClick] = []
     if simulation.predictions is not None:
         prediction = _prediction(simulation.predictions / file.name, truth)
         values = {0, *labels} - {ignore}
@@ -107,18 +101,17 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
     else:
         rng = case_rng(case, simulation.seed)
         wanted = len(earlier) + simulation.n
-        drawn = simulate_fixed(
-            truth, labels, wanted, rng, ignore_label=ignore, spacing=spacing, strategy=simulation.strategy
-        )
+        simulator = PromptSimulator(tuple(labels), spacing, ignore, simulation.strategy)
+        drawn = simulator.fixed(truth, wanted, rng)
         new = [click for click in drawn if click not in earlier][: simulation.n]
     name_of = {value: name for name, value in names.items()}
-    clicks = [Click((float(x), float(y), float(z)), name_of[label]) for (z, y, x), label in earlier + new]
-    return CasePrompts(case, "voxel", tuple(clicks))
+    every = earlier + new
+    return CasePrompts.of_array(case, [click.voxel for click in every], [name_of[click.label] for click in every])
 
 
 def _earlier_clicks(
     case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None
-) -> list[LabelledClick]:
+) -> list[VoxelClick]:
     """The clicks of the case's prompt file in ``folder`` at their nearest voxels; none without file or folder."""
     if folder is None:
         return []
@@ -126,9 +119,8 @@ def _earlier_clicks(
     if path is None:
         return []
     prompts = read_prompts(path, grid, names)
-    voxels = np.floor(clicks_to_index(prompts, grid) + 0.5).astype(np.int64)[:, ::-1]
-    values = clicks_to_labels(prompts, names)
-    return [((int(z), int(y), int(x)), int(v)) for (z, y, x), v in zip(voxels, values, strict=True)]
+    voxels_N3 = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
+    return VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
 
 
 def _prediction(path: Path, truth: NDArray) -> NDArray:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, Points, PointSpace
-from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts.types import CasePrompts
 
 _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 

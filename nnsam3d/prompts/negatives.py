@@ -6,6 +6,7 @@ Written for training workers: rays from random foreground voxels find the band w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -17,60 +18,76 @@ _CANDIDATES = 32  # background voxels among which the one most like the foregrou
 _SAMPLE = 500  # foreground voxels that say what the foreground looks like
 
 
-def simulate_negatives(
-    segmentation: ArrayLike,
-    foreground_labels: Sequence[int],
-    n: int,
-    rng: Generator,
-    ignore_label: int | None = None,
-    near: float = 0.5,
-    margin_mm: float = 5.0,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    *,
-    foreground_flat: NDArray[np.int64] | None = None,
-    image: ArrayLike | None = None,
-    lookalike: float = 0.5,
-) -> NDArray[np.int64]:
-    """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
+@dataclass(frozen=True)
+class Negatives:
+    """How negative clicks are drawn.
 
-    Args:
-        segmentation: (D, H, W); background is the value 0.
-        foreground_labels: the values around which the near clicks lie.
+    Attributes:
+        labels: the foreground values around which the near clicks lie.
         ignore_label: never clicked.
-        near: probability that a click comes from the band outside the foreground; without foreground, or
-            where the band has no background voxel, the click comes from anywhere.
-        margin_mm: width of the band; voxels that touch the foreground always belong to it.
         spacing: mm along z, y, x.
-        foreground_flat: raveled indices of the foreground, where the caller has them already.
-        image: (C, D, H, W). With it a share of the clicks far from the foreground goes to background that looks
-            like the foreground, which is where people put negative clicks.
-        lookalike: that share.
+        near: probability that a click comes from the band outside the foreground; without foreground, or where the
+            band has no background voxel, the click comes from anywhere.
+        margin_mm: width of the band; voxels that touch the foreground always belong to it.
+        lookalike: share of the clicks far from the foreground that go to background that looks like the foreground,
+            which is where people put negative clicks; it takes the image.
 
     Raises:
-        ValueError: n negative, a share outside 0..1, or shapes that do not fit.
+        ValueError: a share outside 0..1.
     """
-    volume = np.ascontiguousarray(segmentation)
-    if n < 0 or not 0 <= near <= 1 or not 0 <= lookalike <= 1 or volume.ndim != 3:
-        raise ValueError(f"needs n >= 0, shares in 0..1, shape (D, H, W); got {n}, {near}, {lookalike}, {volume.shape}")
-    if image is not None and np.shape(image)[1:] != volume.shape:
-        raise ValueError(f"image (C, D, H, W) has shape {np.shape(image)}, the segmentation {volume.shape}")
-    if n == 0 or ignore_label == 0:
-        return np.zeros((0, 3), np.int64)
-    wanted = sorted({int(label) for label in foreground_labels} - {0, ignore_label})
-    if foreground_flat is None:
-        foreground_flat = np.flatnonzero(np.isin(volume, wanted))
-    close = int(rng.binomial(n, near)) if foreground_flat.size else 0
-    chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
-    if close:
-        _draw_near(chosen, close, volume, wanted, foreground_flat, rng, margin_mm, spacing)
-    if image is not None and foreground_flat.size:
-        alike = int(rng.binomial(n - len(chosen), lookalike))
-        _draw_lookalikes(chosen, alike, volume, np.asarray(image), foreground_flat, rng)
-    _draw_anywhere(chosen, n, volume, rng)
-    flat = np.array(list(chosen), dtype=np.int64)
-    if 0 < len(flat) < n:  # less background than clicks: the rest are repetitions
-        flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
-    return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
+
+    labels: tuple[int, ...]
+    ignore_label: int | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    near: float = 0.5
+    margin_mm: float = 5.0
+    lookalike: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("near", "lookalike"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
+    def draw(
+        self,
+        segmentation: ArrayLike,
+        n: int,
+        rng: Generator,
+        image: ArrayLike | None = None,
+        foreground_flat: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
+        """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
+
+        Args:
+            segmentation: (D, H, W); background is the value 0.
+            image: (C, D, H, W).
+            foreground_flat: raveled indices of the foreground, where the caller has them already.
+
+        Raises:
+            ValueError: n negative, or shapes that do not fit.
+        """
+        volume = np.ascontiguousarray(segmentation)
+        if n < 0 or volume.ndim != 3:
+            raise ValueError(f"needs n >= 0 and a segmentation (D, H, W); got {n} and the shape {volume.shape}")
+        if image is not None and np.shape(image)[1:] != volume.shape:
+            raise ValueError(f"image (C, D, H, W) has shape {np.shape(image)}, the segmentation {volume.shape}")
+        if n == 0 or self.ignore_label == 0:
+            return np.zeros((0, 3), np.int64)
+        wanted = sorted({int(label) for label in self.labels} - {0, self.ignore_label})  # type: ignore[type-var]
+        if foreground_flat is None:
+            foreground_flat = np.flatnonzero(np.isin(volume, wanted))
+        close = int(rng.binomial(n, self.near)) if foreground_flat.size else 0
+        chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
+        if close:
+            _draw_near(chosen, close, volume, wanted, foreground_flat, rng, self.margin_mm, self.spacing)
+        if image is not None and foreground_flat.size:
+            alike = int(rng.binomial(n - len(chosen), self.lookalike))
+            _draw_lookalikes(chosen, alike, volume, np.asarray(image), foreground_flat, rng)
+        _draw_anywhere(chosen, n, volume, rng)
+        flat = np.array(list(chosen), dtype=np.int64)
+        if 0 < len(flat) < n:  # less background than clicks: the rest are repetitions
+            flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
+        return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
 
 
 def _draw_near(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.prompts.centres import TIE, Component, Components, as_voxel, bounding_box
-from nnsam3d.prompts.types import LabelledClick
+from nnsam3d.prompts.types import VoxelClick
 
 
 def next_click(
@@ -23,7 +23,7 @@ def next_click(
     labels: Sequence[int],
     ignore_label: int | None = None,
     clicked: Iterable[Sequence[int]] = (),
-) -> LabelledClick | None:
+) -> VoxelClick | None:
     """One click in the centre of the largest error, labelled with the truth found there.
 
     An error is a 26-connected piece of voxels of ONE truth value that are predicted as something else: a missed
@@ -57,7 +57,7 @@ def error_centres(
     spacing: Sequence[float],
     values: Iterable[int | None],
     clicked: Iterable[Sequence[int]] = (),
-) -> Iterator[LabelledClick]:
+) -> Iterator[VoxelClick]:
     """The centre of every error piece as :func:`next_click` defines them, largest piece first.
 
     Pieces that hold no voxel but clicked ones are left out.
@@ -79,7 +79,7 @@ def error_centres(
     for _, value, number in sorted(pieces):
         centre = _centre(components[value][number], spacing, taken - offset)
         if centre is not None:
-            yield as_voxel(centre + offset), int(value)
+            yield VoxelClick(as_voxel(centre + offset), int(value))
 
 
 def _centre(

@@ -15,9 +15,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.prompts.centres import as_voxel, centres_first, shuffled
-from nnsam3d.prompts.negatives import simulate_negatives
 from nnsam3d.prompts.refine import error_centres
-from nnsam3d.prompts.types import LabelledClick
+from nnsam3d.prompts.types import VoxelClick
 
 STRATEGIES = ("uniform", "center", "largest_error")
 
@@ -58,8 +57,8 @@ def simulate_clicks(
     """
     if n < 0:
         raise ValueError(f"the number of clicks must not be negative, got {n}")
-    _check_strategy(strategy)
-    truth = _as_volume(segmentation)
+    check_strategy(strategy)
+    truth = as_volume(segmentation)
     if n == 0:
         return np.zeros((0, 3), np.int64)
     if strategy == "largest_error":
@@ -75,113 +74,18 @@ def simulate_clicks(
     return np.array(list(itertools.islice(positions, n)), dtype=np.int64).reshape(n, 3)
 
 
-def simulate_fixed(
-    segmentation: ArrayLike,
-    labels: Sequence[int],
-    n: int,
-    rng: Generator,
-    *,
-    ignore_label: int | None = None,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    strategy: str = "uniform",
-) -> list[LabelledClick]:
-    """Exactly n positive clicks, round robin over those of ``labels`` that occur; none if none of them does.
-
-    With the same generator state the result for n is the beginning of the result for any larger n.
-
-    Args: as :func:`simulate_prompt_set`; "largest_error" is not possible without a prediction.
-
-    Raises:
-        ValueError: n negative, or a strategy other than "uniform" and "center".
-    """
-    if n < 0:
-        raise ValueError(f"the number of clicks must not be negative, got {n}")
-    _check_strategy(strategy, STRATEGIES[:2])
-    if n == 0:
-        return []
-    volume = _as_volume(segmentation)
-    present = _present(volume, labels, ignore_label)
-    return list(itertools.islice(_round_robin(present, volume.shape, rng, strategy, spacing), n))
-
-
-def simulate_prompt_set(
-    segmentation: ArrayLike,
-    labels: Sequence[int],
-    max_clicks: int,
-    rng: Generator,
-    *,
-    zero_share: float = 0.2,
-    negative_share: float = 0.25,
-    ignore_label: int | None = None,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    strategy: str = "uniform",
-    image: ArrayLike | None = None,
-) -> list[LabelledClick]:
-    """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
-
-    With probability ``zero_share`` there are none. Otherwise n of 1..max_clicks has a weight of 1 / n (most
-    users give one or two clicks; many must still be seen) and each click is negative (label 0) with probability
-    ``negative_share``; positive ones go round robin over the labels present, and there is at least one of them.
-    A patch without foreground gets only negatives, or none, with equal probability.
-
-    Args:
-        segmentation: (D, H, W) patch; values outside ``labels`` and 0 are never clicked.
-        labels: values that may be clicked; 0 and the ignore label among them are skipped.
-        spacing: mm along z, y, x (for the band of negatives and for "center").
-        image: (C, D, H, W), for negatives on background that looks like foreground.
-
-    Raises:
-        ValueError: max_clicks negative, a share outside 0..1, or a strategy other than "uniform", "center".
-    """
-    if max_clicks < 0:
-        raise ValueError(f"max_clicks must not be negative, got {max_clicks}")
-    for name, share in (("zero_share", zero_share), ("negative_share", negative_share)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} must lie in 0..1, got {share}")
-    _check_strategy(strategy, STRATEGIES[:2])
-    volume = _as_volume(segmentation)
-    if max_clicks == 0 or rng.random() < zero_share:
-        return []
-    weights = 1 / np.arange(1, max_clicks + 1)
-    n = 1 + int(rng.choice(max_clicks, p=weights / weights.sum()))
-    present = _present(volume, labels, ignore_label)
-    if present:
-        negatives = min(int(rng.binomial(n, negative_share)), n - 1)
-    else:
-        negatives = n if rng.random() < 0.5 else 0
-    clicks: list[LabelledClick] = []
-    if negatives:
-        flat = np.concatenate(list(present.values())) if present else np.zeros(0, np.int64)
-        found = simulate_negatives(
-            volume,
-            labels,
-            negatives,
-            rng,
-            ignore_label=ignore_label,
-            spacing=spacing,
-            foreground_flat=flat,
-            image=image,
-        )
-        clicks = [(as_voxel(row), 0) for row in found]
-    if present:
-        # A patch without background has no negatives; its clicks are positive then.
-        positives = n - len(clicks)
-        clicks += itertools.islice(_round_robin(present, volume.shape, rng, strategy, spacing), positives)
-    return [clicks[i] for i in rng.permutation(len(clicks))]
-
-
-def _round_robin(
+def round_robin(
     present: dict[int, NDArray[np.int64]],
     shape: tuple[int, ...],
     rng: Generator,
     strategy: str,
     spacing: Sequence[float],
-) -> Iterator[LabelledClick]:
+) -> Iterator[VoxelClick]:
     """Endless positive clicks, one label after the other in random order; nothing if no label is present."""
     order = [list(present)[i] for i in rng.permutation(len(present))]
     sources = {label: _positions(present[label], shape, rng, strategy, spacing) for label in order}
     for label in itertools.cycle(order):
-        yield next(sources[label]), label
+        yield VoxelClick(next(sources[label]), label)
 
 
 def _positions(
@@ -210,7 +114,7 @@ def _error_positions(
             yield voxel
 
 
-def _present(
+def present_labels(
     volume: NDArray, labels: Sequence[int], ignore_label: int | None
 ) -> dict[int, NDArray[np.int64]]:
     """Label -> raveled indices, for those of ``labels`` that occur. One pass over the volume for many."""
@@ -236,12 +140,14 @@ def _error(
     return error if ignore_label is None else error & (truth != ignore_label)
 
 
-def _check_strategy(strategy: str, allowed: Sequence[str] = STRATEGIES) -> None:
+def check_strategy(strategy: str, allowed: Sequence[str] = STRATEGIES) -> None:
+    """Raises ValueError for a strategy that is not allowed."""
     if strategy not in allowed:
         raise ValueError(f"unknown strategy {strategy!r} here; allowed: {', '.join(allowed)}")
 
 
-def _as_volume(segmentation: ArrayLike) -> NDArray:
+def as_volume(segmentation: ArrayLike) -> NDArray:
+    """Contiguous; raises ValueError unless it is (D, H, W)."""
     volume = np.ascontiguousarray(segmentation)
     if volume.ndim != 3:
         raise ValueError(f"segmentation must have shape (D, H, W), got {volume.shape}")

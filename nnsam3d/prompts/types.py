@@ -1,14 +1,17 @@
-"""A click, and the clicks of one case."""
+"""What a person says about a case: clicks, boxes, a segmentation to start from; and all of that together."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import reprlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import SPACES, ImageGrid, Points
@@ -17,9 +20,13 @@ MAX_CLICKS = 10_000
 """In one file: more is no work of hands."""
 
 Space = Literal["voxel", "lps", "ras"]
+Position = tuple[float, float, float]
 
-LabelledClick = tuple[tuple[int, int, int], int]
-"""A voxel (z, y, x) of an array and its label: how simulated clicks are given."""
+class VoxelClick(NamedTuple):
+    """One click on an array: a voxel (z, y, x), and the value of its label (0: background, the negative click)."""
+
+    voxel: tuple[int, int, int]
+    label: int
 
 
 class PromptError(UserError):
@@ -27,7 +34,7 @@ class PromptError(UserError):
 
 
 class PromptWarning(UserWarning):
-    """Something in a prompt file that is no click and has been left out."""
+    """Something in a prompt file that cannot be used and has been left out."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +49,99 @@ class Click:
         PromptError: not three finite numbers, or a label that is neither name nor whole number >= 0.
     """
 
-    position: tuple[float, float, float]
+    kind: ClassVar[str] = "click"
+    position: Position
     label: int | str
 
     def __post_init__(self) -> None:
-        position = checked_position(self.position)
-        object.__setattr__(self, "position", position)
+        object.__setattr__(self, "position", checked_position(self.position))
         object.__setattr__(self, "label", checked_label(self.label))
+
+    def corners(self) -> NDArray[np.float64]:
+        """(1, 3)."""
+        return np.array([self.position])
+
+    def at(self, corners: NDArray[np.float64]) -> Click:
+        """The same click elsewhere."""
+        return replace(self, position=tuple(corners[0].tolist()))
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box around what is meant, its faces parallel to the axes of the space of its CasePrompts.
+
+    Attributes:
+        low, high: two opposite corners, both inside (of voxels: the first and the last one); they are put in order.
+        label: as that of a :class:`Click`.
+
+    Raises:
+        PromptError: as :class:`Click`.
+    """
+
+    kind: ClassVar[str] = "box"
+    low: Position
+    high: Position
+    label: int | str
+
+    def __post_init__(self) -> None:
+        both = np.array([checked_position(self.low), checked_position(self.high)])
+        object.__setattr__(self, "low", tuple(both.min(axis=0).tolist()))
+        object.__setattr__(self, "high", tuple(both.max(axis=0).tolist()))
+        object.__setattr__(self, "label", checked_label(self.label))
+
+    def corners(self) -> NDArray[np.float64]:
+        """(8, 3)."""
+        return np.array(list(itertools.product(*zip(self.low, self.high, strict=True))))
+
+    def at(self, corners: NDArray[np.float64]) -> Box:
+        """The box around these corners: in a space with oblique axes it is larger than the one it comes from."""
+        return replace(self, low=tuple(corners.min(axis=0).tolist()), high=tuple(corners.max(axis=0).tolist()))
+
+
+@dataclass(frozen=True)
+class MaskPrompt:
+    """A segmentation to start from, in a file on the image's grid.
+
+    Attributes:
+        path: of a label map; a relative one counts from the folder of the prompt file.
+        label: which label of it is meant; None: all of them.
+
+    Raises:
+        PromptError: no path, or a label as that of a :class:`Click` cannot be.
+    """
+
+    kind: ClassVar[str] = "mask"
+    path: str
+    label: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise PromptError(f"a mask needs the path of an image file, got {short(self.path)}")
+        if self.label is not None:
+            object.__setattr__(self, "label", checked_label(self.label))
+
+    def corners(self) -> NDArray[np.float64]:
+        """(0, 3): a mask lies on the image's grid, whatever the space."""
+        return np.zeros((0, 3))
+
+    def at(self, corners: NDArray[np.float64]) -> MaskPrompt:
+        """Itself."""
+        return self
+
+
+Prompt: TypeAlias = Click | Box | MaskPrompt
+"""What a person can say about a case. A scribble would be one more: a path of positions, which networks that take only
+clicks get as a few well-spread ones."""
+
+
+@dataclass(frozen=True, init=False)
 class CasePrompts:
-    """All clicks of one case; no clicks means automatic segmentation.
+    """All prompts of one case; none means automatic segmentation.
 
     Attributes:
         case: nnU-Net's case name, without channel number and file ending.
         space: "voxel" = index i, j, k of the image file as stored; "lps" / "ras" = world mm.
-        clicks: in the order in which they were made.
+        prompts: in the order in which they were made.
 
     Raises:
         PromptError: unknown space.
@@ -66,24 +149,46 @@ class CasePrompts:
 
     case: str
     space: Space
-    clicks: tuple[Click, ...] = field(default=())
+    prompts: tuple[Prompt, ...]
 
-    def __post_init__(self) -> None:
-        checked_space(self.space)
-        object.__setattr__(self, "clicks", tuple(self.clicks))
+    def __init__(
+        self, case: str, space: Space, prompts: Iterable[Prompt] = (), *, clicks: Iterable[Click] | None = None
+    ) -> None:
+        """``clicks``: another name for ``prompts``, where all of them are clicks."""
+        object.__setattr__(self, "case", case)
+        object.__setattr__(self, "space", checked_space(space))
+        object.__setattr__(self, "prompts", tuple(prompts if clicks is None else clicks))
+
+    @classmethod
+    def of_array(cls, case: str, positions_N3: ArrayLike, labels: Iterable[int | str]) -> CasePrompts:
+        """Clicks at array positions (z, y, x) of the image as read, fractions allowed, as prompts in space "voxel"."""
+        rows = np.asarray(positions_N3, np.float64).reshape(-1, 3).tolist()
+        return cls(case, "voxel", [Click((x, y, z), label) for (z, y, x), label in zip(rows, labels, strict=True)])
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """Those of the prompts that are clicks."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is there, each kind once."""
+        return tuple(dict.fromkeys(prompt.kind for prompt in self.prompts))
 
     @property
     def points(self) -> Points:
-        """The positions, in the order of the clicks."""
+        """The positions of the clicks, in their order."""
         return Points(np.array([click.position for click in self.clicks]), self.space)
 
     def to(self, space: Space, grid: ImageGrid) -> CasePrompts:
-        """The same clicks on the same image, their positions in another space."""
+        """The same prompts on the same image, their positions in another space."""
         if space == self.space:
             return self
-        values = self.points.to(space, grid).values_N3.tolist()
-        clicks = tuple(replace(click, position=tuple(v)) for click, v in zip(self.clicks, values, strict=True))
-        return replace(self, space=space, clicks=clicks)
+        corners = [prompt.corners() for prompt in self.prompts]
+        values_N3 = Points(np.concatenate([np.zeros((0, 3)), *corners]), self.space).to(space, grid).values_N3
+        ends = np.cumsum([len(own) for own in corners], dtype=np.int64)
+        moved = [prompt.at(own) for prompt, own in zip(self.prompts, np.split(values_N3, ends), strict=False)]
+        return CasePrompts(self.case, space, moved)
 
 
 def checked_space(space: object) -> str:

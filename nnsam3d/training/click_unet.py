@@ -17,11 +17,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnsam3d.network import read_prompt_channel
 from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, ball_radius
-from nnsam3d.network.rounds import Clicks, with_room
+from nnsam3d.network.prompts import PromptTensors, with_prompts
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import click_labels
+from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.options import resolve_options
 from nnsam3d.training.plans import refuse_unsupported
@@ -100,32 +100,20 @@ class nnUNetClickTrainer(ClickedTrainer):
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:
         """The batch with clicks on the errors of so many answers."""
         answer, simulation = self.answers(data_BCDHW), self._click_simulation()
-        first = read_prompt_channel(data_BCDHW[:, -1], self.options.max_clicks)
-        clicks, free = with_room(first, rounds), first[1].shape[1]
-        for slot in range(free, free + rounds):
+        first = PromptTensors.read(ENCODING.split(data_BCDHW, axis=1)[1], self.options.max_clicks)
+        prompts = first.with_room(rounds)
+        for slot in range(first.slots, prompts.slots):
             with self.half_precision():
-                predicted_BDHW = predicted_labels(answer(clicks), self.label_manager)
-            clicks[0][:, slot], clicks[1][:, slot] = next_clicks(truth_BDHW, predicted_BDHW, clicks, simulation)
-        return with_prompt_channel(data_BCDHW, clicks)
+                predicted_BDHW = predicted_labels(answer(prompts), self.label_manager)
+            prompts = prompts.with_click(slot, *next_clicks(truth_BDHW, predicted_BDHW, prompts, simulation))
+        return with_prompts(data_BCDHW, prompts)
 
-    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[Clicks], torch.Tensor]:
-        """A forward pass for every set of clicks; the finest logits."""
+    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[PromptTensors], torch.Tensor]:
+        """A forward pass for every set of prompts; the finest logits."""
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
 
-        def answer(clicks: Clicks) -> torch.Tensor:
-            logits = network(with_prompt_channel(data_BCDHW, clicks))
+        def answer(prompts: PromptTensors) -> torch.Tensor:
+            logits = network(with_prompts(data_BCDHW, prompts))
             return logits[0] if isinstance(logits, list | tuple) else logits  # type: ignore[no-any-return]
 
         return answer
-
-
-def with_prompt_channel(data_BCDHW: torch.Tensor, clicks: Clicks) -> torch.Tensor:
-    """The data with these clicks in its last channel, and no others."""
-    clicks_BN3, labels_BN = clicks
-    _, height, width = data_BCDHW.shape[2:]
-    d, h, w = clicks_BN3.round().long().unbind(-1)
-    index_BN = torch.where(labels_BN >= 0, (d * height + h) * width + w, 0)
-    # padding writes nothing: zero, and the largest value of a voxel holds
-    value_BN = (labels_BN + 1).clamp(min=0).to(data_BCDHW.dtype)
-    channel = torch.zeros_like(data_BCDHW[:, -1]).flatten(1).scatter_reduce(1, index_BN, value_BN, "amax")
-    return torch.cat([data_BCDHW[:, :-1], channel.view_as(data_BCDHW[:, -1:])], 1)

@@ -16,8 +16,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast
 
-from nnsam3d.network import read_prompt_channel
+from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.prompts import click_labels
+from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.online_validation import (
@@ -47,13 +48,9 @@ class ClickedTrainer(TimedTrainer):
     _iteration = 0
 
     def _click_simulation(self) -> ClickSimulation:
+        labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
         spacing = self.configuration_manager.spacing
-        return ClickSimulation(
-            labels=tuple(value for value in click_labels(self.dataset_json).values() if value > 0),
-            ignore_label=self.label_manager.ignore_label,
-            spacing=(spacing[0], spacing[1], spacing[2]),
-            options=self.options,
-        )
+        return ClickSimulation.of(self.options, labels, spacing, self.label_manager.ignore_label)
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
@@ -78,7 +75,7 @@ class ClickedTrainer(TimedTrainer):
         return dummy_context()
 
     def answers(self, data_BCDHW: torch.Tensor) -> Answer:
-        """What the network says to clicks on a batch (B, C + 1, D, H, W), whatever its prompt channel holds."""
+        """What the network says to prompts on a batch (B, C + P, D, H, W), whatever its prompt channels hold."""
         raise NotImplementedError
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +84,8 @@ class ClickedTrainer(TimedTrainer):
         target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
         finest = target[0] if isinstance(target, list) else target
         with self.half_precision():
-            first = read_prompt_channel(data_BCDHW[:, -1], max(1, self.options.validation_clicks))
+            channels_BPDHW = ENCODING.split(data_BCDHW, axis=1)[1]
+            first = PromptTensors.read(channels_BPDHW, max(1, self.options.validation_clicks))
             found, kept = click_through(
                 self.answers(data_BCDHW), first, finest, self.label_manager, self._click_simulation()
             )

@@ -18,15 +18,14 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from numpy.typing import NDArray
 
-from nnsam3d.geometry import preprocessing_steps, zyx_to_xyz
+from nnsam3d.geometry import preprocessing_steps
 from nnsam3d.prompts import (
+    ENCODING,
     CasePrompts,
-    Click,
-    LabelledClick,
+    PromptSimulator,
+    VoxelClick,
+    VoxelPrompts,
     case_rng,
-    simulate_fixed,
-    simulate_prompt_set,
-    write_channel,
     write_prompts,
 )
 from nnsam3d.training.options import TrainingOptions
@@ -36,62 +35,49 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ClickSimulation:
-    """How clicks are drawn from a segmentation.
+    """What the options say about clicks, for one dataset.
 
     Attributes:
-        labels: foreground label values that may be clicked.
-        ignore_label: never clicked.
-        spacing: mm along D, H, W.
-        options: shares, strategy and numbers.
+        simulator: how clicks are drawn from a segmentation.
+        validation_clicks: how many a case or patch gets in validation.
+        max_rounds: most corrections of a training step.
     """
 
-    labels: tuple[int, ...]
-    ignore_label: int | None
-    spacing: tuple[float, float, float]
-    options: TrainingOptions
+    simulator: PromptSimulator
+    validation_clicks: int
+    max_rounds: int
 
-    def training_channel(
-        self, segmentation_DHW: NDArray, image_CDHW: NDArray, rng: np.random.Generator
-    ) -> NDArray[np.float32]:
-        """Prompt channel of a training patch: none, few or many clicks, some of them on background."""
-        clicks = simulate_prompt_set(
-            segmentation_DHW,
-            self.labels,
-            self.options.max_clicks,
-            rng,
-            zero_share=self.options.zero_click_share,
-            negative_share=self.options.negative_click_share,
-            ignore_label=self.ignore_label,
-            spacing=self.spacing,
-            strategy=self.options.click_strategy,
-            image=image_CDHW,
+    @classmethod
+    def of(
+        cls,
+        options: TrainingOptions,
+        labels: Sequence[int],
+        spacing: Sequence[float],
+        ignore_label: int | None = None,
+    ) -> ClickSimulation:
+        """
+        Args:
+            labels: foreground label values that may be clicked.
+            spacing: mm along D, H, W.
+        """
+        simulator = PromptSimulator(
+            labels=tuple(labels),
+            spacing=(spacing[0], spacing[1], spacing[2]),
+            ignore_label=ignore_label,
+            strategy=options.click_strategy,
+            max_clicks=options.max_clicks,
+            zero_share=options.zero_click_share,
+            negative_share=options.negative_click_share,
         )
-        return _channel(segmentation_DHW.shape, clicks)
+        return cls(simulator, options.validation_clicks, options.rounds_range[1])
 
-    def validation_channel(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Prompt channel with ``validation_clicks`` clicks on the labels present."""
-        return _channel(segmentation_DHW.shape, self.validation_clicks(segmentation_DHW, rng))
-
-    def validation_clicks(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[LabelledClick]:
-        """The clicks of :meth:`validation_channel`."""
-        return simulate_fixed(
-            segmentation_DHW,
-            self.labels,
-            self.options.validation_clicks,
-            rng,
-            ignore_label=self.ignore_label,
-            spacing=self.spacing,
-            strategy=self.options.click_strategy,
-        )
-
-
-def _channel(shape: Sequence[int], clicks: Sequence[LabelledClick]) -> NDArray[np.float32]:
-    positions = np.array([position for position, _ in clicks], dtype=np.float64).reshape(-1, 3)
-    return write_channel(tuple(shape), positions, [label for _, label in clicks])
+    def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
+        """``validation_clicks`` clicks on the labels present."""
+        return self.simulator.fixed(segmentation_DHW, self.validation_clicks, rng)
 
 
 class AppendClicks(BasicTransform):
-    """Append the prompt channel to the image, drawn from the segmentation of the same patch.
+    """Append the prompt channels to the image, drawn from the segmentation of the same patch.
 
     The generator belongs to the process: nnU-Net forks its workers, and a generator made before the fork would
     draw the same clicks in all of them. It is seeded from numpy's global state, which nnU-Net seeds per worker.
@@ -105,15 +91,16 @@ class AppendClicks(BasicTransform):
         self._process = os.getpid() if rng is not None else None
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        segmentation = data_dict["segmentation"][0].numpy()
+        segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
         if self.training:
-            image = data_dict["image"].numpy()
-            return {"channel": self.simulation.training_channel(segmentation, image, self._generator())}
-        return {"channel": self.simulation.validation_channel(segmentation, self._generator())}
+            clicks = self.simulation.simulator.sample(segmentation, rng, data_dict["image"].numpy())
+        else:
+            clicks = self.simulation.for_validation(segmentation, rng)
+        return {"channels": ENCODING.write(segmentation.shape, VoxelPrompts.of(clicks))}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        channel = torch.from_numpy(params["channel"])[None].to(data_dict["image"].dtype)
-        data_dict["image"] = torch.cat([data_dict["image"], channel])
+        channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
+        data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict
 
     def _generator(self) -> np.random.Generator:
@@ -141,9 +128,9 @@ def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, tr
 def with_simulated_clicks(
     dataset_class: type,
     simulation: ClickSimulation,
-    record: Callable[[str, list[LabelledClick], dict[str, Any], Shape], None],
+    record: Callable[[str, list[VoxelClick], dict[str, Any], Shape], None],
 ) -> type:
-    """``dataset_class`` whose cases carry the prompt channel, drawn from their own ground truth.
+    """``dataset_class`` whose cases carry the prompt channels, drawn from their own ground truth.
 
     The generator is seeded by the case's name: the same clicks in every run, on every machine. ``record`` is told
     of every case: its name, the clicks, nnU-Net's properties and the shape (D, H, W) of the preprocessed case.
@@ -152,10 +139,11 @@ def with_simulated_clicks(
     class ClickedDataset(dataset_class):  # type: ignore[misc, valid-type]
         def load_case(self, identifier: str) -> tuple[NDArray, NDArray, NDArray | None, dict[str, Any]]:
             data, seg, seg_prev, properties = super().load_case(identifier)
-            clicks = simulation.validation_clicks(np.asarray(seg[0]), case_rng(identifier))
+            clicks = simulation.for_validation(np.asarray(seg[0]), case_rng(identifier))
             shape = tuple(seg.shape[1:])
             record(identifier, clicks, properties, shape)
-            return np.concatenate([data[:], _channel(shape, clicks)[None]]), seg, seg_prev, properties
+            channels = ENCODING.write(shape, VoxelPrompts.of(clicks))
+            return np.concatenate([data[:], channels]), seg, seg_prev, properties
 
     return ClickedDataset
 
@@ -175,15 +163,12 @@ class PromptRecorder:
         self.label_names = label_names
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, case: str, clicks: list[LabelledClick], properties: dict[str, Any], shape: Shape) -> None:
+    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: Shape) -> None:
         path = self.folder / f"{case}.json"
         if not clicks:  # of an earlier validation with clicks
             path.unlink(missing_ok=True)
             return
         steps = preprocessing_steps(properties, self.transpose_forward, shape)
-        index_N3 = zyx_to_xyz(steps.invert([position for position, _ in clicks]))
-        listed = tuple(
-            Click((float(i), float(j), float(k)), self.label_names[label])
-            for (i, j, k), (_, label) in zip(index_N3, clicks, strict=True)
-        )
-        write_prompts(path, CasePrompts(case, "voxel", listed))
+        array_N3 = steps.invert([click.voxel for click in clicks])
+        labels = [self.label_names[click.label] for click in clicks]
+        write_prompts(path, CasePrompts.of_array(case, array_N3, labels))

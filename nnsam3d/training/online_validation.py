@@ -18,22 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnsam3d.files import write_text
-from nnsam3d.network.rounds import Clicks, with_room
+from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
 
 FURTHER = (0, 2, 4)  # error clicks after the first ones at which Dice is read
 TABLE, FIGURE = "progress_clicks.csv", "progress_clicks.png"
-Answer = Callable[[Clicks], Tensor]
+Answer = Callable[[PromptTensors], Tensor]
 
 
 def click_through(
-    answer: Answer, first: Clicks, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
+    answer: Answer, first: PromptTensors, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
 ) -> tuple[list[Tensor], Tensor]:
     """Answers of a network without a click, to the first clicks, and to corrections after them.
 
     Args:
-        answer: clicks -> logits (B, K, D, H, W).
+        answer: prompts -> logits (B, K, D, H, W).
         first: simulated on the truth; in an item that has none the first click is a correction, too.
 
     Returns:
@@ -41,24 +41,24 @@ def click_through(
         by the last answer, and how many there were.
     """
     truth_BDHW = truth_labels(target_BRDHW, label_manager)
-    free, has_first_B = first[1].shape[1], (first[1] >= 0).any(1)
-    clicks = with_room(first, FURTHER[-1] + 1)
-    logits = answer((clicks[0], torch.full_like(clicks[1], -1)))
+    has_first_B = (first.labels_BN >= 0).any(1)
+    prompts = first.with_room(FURTHER[-1] + 1)
+    logits = answer(prompts.empty())
     found = [logits]
     for number in range(FURTHER[-1] + 1):
-        position_B3, label_B = next_clicks(truth_BDHW, predicted_labels(logits, label_manager), clicks, simulation)
+        position_B3, label_B = next_clicks(truth_BDHW, predicted_labels(logits, label_manager), prompts, simulation)
         if number == 0:
             label_B = torch.where(has_first_B, -1, label_B)
-        clicks[0][:, free + number], clicks[1][:, free + number] = position_B3, label_B
-        logits = answer(clicks)
+        prompts = prompts.with_click(first.slots + number, position_B3, label_B)
+        logits = answer(prompts)
         if number in FURTHER:
             found.append(logits)
-    return found, obeyed(predicted_labels(logits, label_manager), truth_BDHW, clicks)
+    return found, obeyed(predicted_labels(logits, label_manager), truth_BDHW, prompts)
 
 
-def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, clicks: Clicks) -> Tensor:
+def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, prompts: PromptTensors) -> Tensor:
     """(2,): clicks whose own voxel the answer labels as the truth does, and all clicks."""
-    voxels_BN3, real_BN = clicks[0].round().long(), clicks[1] >= 0
+    voxels_BN3, real_BN = prompts.points_BN3.round().long(), prompts.labels_BN >= 0
     d, h, w = voxels_BN3.clamp(min=0).unbind(-1)
     batch_B1 = torch.arange(len(real_BN), device=real_BN.device)[:, None]
     right_BN = predicted_BDHW[batch_B1, d, h, w] == truth_BDHW[batch_B1, d, h, w]

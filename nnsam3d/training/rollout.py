@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnsam3d.network.rounds import Clicks, Logits, RollOut
+from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.network.rounds import Click, Logits, RollOut
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
@@ -54,25 +55,27 @@ def make_roll_out(
     """
     truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
 
-    def correct(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
-        predicted_BDHW = predicted_labels(logits_BKDHW, label_manager)
-        return next_clicks(truth_BDHW, predicted_BDHW, (clicks_BN3, labels_BN), simulation)
+    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
+        return next_clicks(truth_BDHW, predicted_labels(logits_BKDHW, label_manager), prompts, simulation)
 
     def of_logits(logits: Logits) -> Tensor:
         return loss(logits, target)
 
-    return RollOut(rounds, simulation.options.rounds_range[1], of_logits, correct, scale)
+    return RollOut(rounds, simulation.max_rounds, of_logits, correct, scale)
 
 
-def next_clicks(truth_BDHW: Tensor, predicted_BDHW: Tensor, clicks: Clicks, simulation: ClickSimulation) -> Clicks:
+def next_clicks(
+    truth_BDHW: Tensor, predicted_BDHW: Tensor, prompts: PromptTensors, simulation: ClickSimulation
+) -> Click:
     """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; -1 where there is none."""
     return error_clicks(
         truth_BDHW,
         predicted_BDHW,
-        *clicks,
-        simulation.spacing,
-        labels=simulation.labels,
-        ignore_label=simulation.ignore_label,
+        prompts.points_BN3,
+        prompts.labels_BN,
+        simulation.simulator.spacing,
+        labels=simulation.simulator.labels,
+        ignore_label=simulation.simulator.ignore_label,
     )
 
 

@@ -20,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from nnsam3d.checkpoints.pretrained import SCRATCH, find_weights
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
-from nnsam3d.network.rounds import Clicks
+from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
+from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
@@ -226,11 +227,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             self.optimizer.step()
         return {"loss": loss.detach().cpu().numpy()}
 
-    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[Clicks], torch.Tensor]:
-        """What the network says to clicks on a batch, which is encoded once."""
+    def answers(self, data_BCDHW: torch.Tensor) -> Callable[[PromptTensors], torch.Tensor]:
+        """What the network says to prompts on a batch, which is encoded once."""
         network = self.bare_network
-        features = network.encode(data_BCDHW[:, :-1])
-        return lambda clicks: network.decode(features, *clicks)
+        features = network.encode(ENCODING.split(data_BCDHW, axis=1)[0])
+        return lambda prompts: network.decode(features, prompts)
 
 
 def _require_same_groups(trained: TrainingOptions, options: TrainingOptions, checkpoint: str) -> None:

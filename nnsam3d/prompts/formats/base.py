@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from nnsam3d.prompts.types import MAX_CLICKS, short
 
@@ -40,17 +40,42 @@ class FoundClick:
     meaning: Meaning = "word"
 
 
+@dataclass(frozen=True)
+class FoundBox:
+    """A box as it stands in a file, see :class:`FoundClick`; two opposite corners, both inside."""
+
+    where: str
+    low: Any
+    high: Any
+    label: Any
+    meaning: Meaning = "word"
+
+
+@dataclass(frozen=True)
+class FoundMask:
+    """A segmentation to start from as it stands in a file, see :class:`FoundClick`; the label may be None."""
+
+    where: str
+    path: Any
+    label: Any
+    meaning: Meaning = "word"
+
+
+Found: TypeAlias = FoundClick | FoundBox | FoundMask
+
+
 @dataclass
 class Reading:
     """What a parser found. ``space`` is None where the file does not tell it.
 
     Attributes:
+        found: in the order in which they were made.
         problems: each a full sentence without the file's name.
-        left_out: what stands in the file and is no click; told as a warning.
+        left_out: what stands in the file and is no prompt; told as a warning.
     """
 
     space: str | None = None
-    clicks: list[FoundClick] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -93,7 +118,7 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return
     for number, position in enumerate(bounded(value), start=1):
-        reading.clicks.append(FoundClick(f"{short(name)} {number}", position, label, meaning))
+        reading.found.append(FoundClick(f"{short(name)} {number}", position, label, meaning))
 
 
 def bounded(entries: Iterable[T]) -> Iterator[T]:

@@ -1,8 +1,9 @@
-"""`.npz` of the CVPR 2025 interactive segmentation challenge: ``clicks`` and ``clicks_order`` beside the image.
+"""`.npz` of the CVPR 2025 interactive segmentation challenge: ``clicks``, ``clicks_order``, ``boxes`` beside the image.
 
 ``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order; the class at place i
-(counted from 1) is label i. ``clicks_order`` is a list per class of "fg" / "bg". Only these parts of the file are
-read, and Python objects in them only as plain data (:mod:`.plain_pickle`).
+(counted from 1) is label i. ``clicks_order`` is a list per class of "fg" / "bg". ``boxes`` has one for each class,
+given by its extent along z and by that of its middle slice. Only these parts of the file are read, and Python objects
+in them only as plain data (:mod:`.plain_pickle`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from nnsam3d.prompts.formats.base import (
     Format,
+    FoundBox,
     FoundClick,
     Reading,
     json_type,
@@ -31,6 +33,7 @@ MAGIC = b"PK"
 
 _PARTS = ("clicks", "clicks_order", "boxes")
 _KINDS = ("fg", "bg")
+_BOX_KEYS = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max", "z_max")  # i, j, k of both corners
 
 
 def open_parts(path: Path) -> dict[str, Any]:
@@ -89,8 +92,8 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     if "boxes" in parts:
-        reading.left_out.append('"boxes": boxes cannot be used, only clicks')
-    classes = parts.get("clicks")
+        _boxes(parts["boxes"], reading)
+    classes = parts.get("clicks", [] if "boxes" in parts else None)
     if not isinstance(classes, (list, tuple)):
         found = "nothing" if classes is None else json_type(classes)
         reading.problems.append(f'"clicks" must be a list with one object for each class, not {found}')
@@ -105,9 +108,29 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     for number, entry in enumerate(classes, start=1):
         negative = "background" if len(classes) == 1 else "bg"
         _one_class(entry, orders[number - 1] if orders is not None else None, number, negative, reading)
-        if len(reading.clicks) > MAX_CLICKS:
+        if len(reading.found) > MAX_CLICKS:
             break
     return reading
+
+
+def _boxes(boxes: Any, reading: Reading) -> None:
+    """One box for each class; both ends belong to it."""
+    if not isinstance(boxes, (list, tuple)):
+        reading.problems.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
+        return
+    if len(boxes) > MAX_CLASSES:
+        reading.problems.append(f"{len(boxes)} boxes; at most {MAX_CLASSES} are allowed")
+        return
+    for number, box in enumerate(boxes, start=1):
+        where = f"box of class {number}"
+        if box is None or box == {}:
+            continue
+        missing = [key for key in _BOX_KEYS if not isinstance(box, dict) or key not in box]
+        if missing:
+            reading.problems.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
+            continue
+        low, high = ([box[key] for key in keys] for keys in (_BOX_KEYS[:3], _BOX_KEYS[3:]))
+        reading.found.append(FoundBox(where, low, high, number))
 
 
 def _one_class(entry: Any, order: Any, number: int, negative: str, reading: Reading) -> None:
@@ -134,7 +157,7 @@ def _one_class(entry: Any, order: Any, number: int, negative: str, reading: Read
     for place, kind in enumerate(order, start=1):
         position = reversed_position(next(remaining[kind]))
         label: int | str = number if kind == "fg" else negative
-        reading.clicks.append(FoundClick(f'{where}, click {place} ("{kind}")', position, label))
+        reading.found.append(FoundClick(f'{where}, click {place} ("{kind}")', position, label))
 
 
 NPZ = Format("challenge-npz", "npz", recognises, parse)

@@ -109,7 +109,7 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
         for key in ("name", "point"):
             if key not in point:
                 reading.problems.append(f'{where}: missing "{key}"')
-        reading.clicks.append(FoundClick(where, point.get("point", MISSING), point.get("name", MISSING)))
+        reading.found.append(FoundClick(where, point.get("point", MISSING), point.get("name", MISSING)))
     return reading
 
 

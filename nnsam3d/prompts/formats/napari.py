@@ -45,7 +45,7 @@ def parse(text: str, stated: str | None) -> Reading:
             label = row.get("label", "")
             position = [number_of(row[axis]) for axis in _AXES]
             meaning: Meaning = "word" if label else "foreground"
-            reading.clicks.append(FoundClick(f"row {number}", position, label or FOREGROUND, meaning))
+            reading.found.append(FoundClick(f"row {number}", position, label or FOREGROUND, meaning))
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading

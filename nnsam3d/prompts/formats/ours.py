@@ -1,8 +1,17 @@
-"""Our own prompt file, version 1 (DESIGN §5).
+"""Our own prompt file (DESIGN §5). Version 1 holds clicks; it is written wherever it suffices, and read for ever.
 
 ```json
 {"nnsam3d_prompts": 1, "space": "voxel",
  "clicks": [{"position": [102.0, 88.0, 41.0], "label": "tumour"}]}
+```
+
+Version 2 holds prompts of every kind, in the order in which they were made:
+
+```json
+{"nnsam3d_prompts": 2, "space": "voxel",
+ "prompts": [{"type": "mask", "path": "before.nii.gz"},
+             {"type": "box", "low": [90, 80, 40], "high": [120, 99, 45], "label": "tumour"},
+             {"type": "click", "position": [102.0, 88.0, 41.0], "label": "background"}]}
 ```
 """
 
@@ -12,27 +21,45 @@ import json
 from typing import Any
 
 from nnsam3d.geometry import SPACES
-from nnsam3d.prompts.formats.base import MISSING, Format, FoundClick, Reading, bounded, json_type
-from nnsam3d.prompts.types import CasePrompts, PromptError, checked_space, short
+from nnsam3d.prompts.formats.base import (
+    MISSING,
+    Format,
+    Found,
+    FoundBox,
+    FoundClick,
+    FoundMask,
+    Reading,
+    bounded,
+    json_type,
+)
+from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt, Prompt, PromptError, checked_space, short
 
-VERSION = 1
+VERSION = 2
 
-_FILE_KEYS = ("nnsam3d_prompts", "space", "clicks")
-_CLICK_KEYS = ("position", "label")
+_LISTS = {1: "clicks", 2: "prompts"}  # version -> where the prompts stand
+_KEYS = {
+    "click": ("position", "label"),
+    "box": ("low", "high", "label"),
+    "mask": ("path", "label"),
+}
+_OPTIONAL = {"mask": ("label",)}
 
 
 def recognises(content: dict[str, Any]) -> bool:
     """Any of our keys: a file that forgot one of them should hear that, not that it is unknown."""
-    return any(key in content for key in _FILE_KEYS)
+    return any(key in content for key in ("nnsam3d_prompts", "space", *_LISTS.values()))
 
 
 def parse(content: dict[str, Any], stated: str | None) -> Reading:
     """``space`` is mandatory in the file; what the user states must agree."""
     reading = Reading()
-    _check_keys(content, _FILE_KEYS, "", reading)
-    version = content.get("nnsam3d_prompts", VERSION)
-    if isinstance(version, bool) or not isinstance(version, int) or version != VERSION:
-        reading.problems.append(f'unknown version "nnsam3d_prompts": {short(version)}; allowed: {VERSION}')
+    version = content.get("nnsam3d_prompts", 1)
+    if isinstance(version, bool) or not isinstance(version, int) or version not in _LISTS:
+        allowed = ", ".join(map(str, _LISTS))
+        reading.problems.append(f'unknown version "nnsam3d_prompts": {short(version)}; allowed: {allowed}')
+        version = 1 if "prompts" not in content else 2
+    name = _LISTS[version]
+    _check_keys(content, ("nnsam3d_prompts", "space", name), "", reading)
     if "space" in content:
         try:
             reading.space = checked_space(content["space"])
@@ -40,42 +67,70 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
             reading.problems.append(str(error))
     if stated is not None and reading.space is not None and stated != reading.space:
         reading.problems.append(f'the file says space "{reading.space}", but "{stated}" was stated')
-    entries = content.get("clicks", [])
+    entries = content.get(name, [])
     if not isinstance(entries, list):
-        reading.problems.append(f'"clicks" must be a list, not {json_type(entries)}')
+        reading.problems.append(f'"{name}" must be a list, not {json_type(entries)}')
         return reading
     for number, entry in enumerate(bounded(entries), start=1):
-        where = f"click {number}"
+        where = f"{name.removesuffix('s')} {number}"
         if not isinstance(entry, dict):
-            reading.problems.append(
-                f'{where}: must be an object with "position" and "label", not {json_type(entry)}'
-            )
+            keys = '"position" and "label"' if version == 1 else '"type" and what belongs to it'
+            reading.problems.append(f"{where}: must be an object with {keys}, not {json_type(entry)}")
             continue
-        _check_keys(entry, _CLICK_KEYS, f"{where}: ", reading)
-        if "position" in entry or "label" in entry:
-            position = entry.get("position", MISSING)
-            reading.clicks.append(FoundClick(where, position, entry.get("label", MISSING), "exact"))
+        found = _found(entry, version, where, reading)
+        if found is not None:
+            reading.found.append(found)
     return reading
 
 
+def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) -> Found | None:
+    kind = "click" if version == 1 else entry.get("type")
+    if not isinstance(kind, str) or kind not in _KEYS:
+        allowed = ", ".join(f'"{name}"' for name in _KEYS)
+        told = "missing" if kind is None else f"unknown {short(kind)}"
+        reading.problems.append(f'{where}: {told} "type"; allowed: {allowed}')
+        return None
+    keys = _KEYS[kind]
+    _check_keys(entry, (*keys, *(("type",) if version > 1 else ())), f"{where}: ", reading, _OPTIONAL.get(kind, ()))
+    if not any(key in entry for key in keys):
+        return None
+    values = {key: entry.get(key, MISSING) for key in keys}
+    if kind == "click":
+        return FoundClick(where, values["position"], values["label"], "exact")
+    if kind == "box":
+        return FoundBox(where, values["low"], values["high"], values["label"], "exact")
+    return FoundMask(where, values["path"], entry.get("label"), "exact")
+
+
 def text_of(prompts: CasePrompts) -> str:
-    """The file's text: one line for each click, so that people and version control can read it."""
-    lines = [
-        "    " + json.dumps({"position": list(c.position), "label": c.label}, ensure_ascii=False)
-        for c in prompts.clicks
-    ]
-    clicks = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"
-    return f'{{\n  "nnsam3d_prompts": {VERSION},\n  "space": "{prompts.space}",\n  "clicks": {clicks}\n}}\n'
+    """The file's text: one line for each prompt, so that people and version control can read it."""
+    version = 1 if prompts.kinds in ((), ("click",)) else 2
+    lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]
+    listed = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"
+    return (
+        f'{{\n  "nnsam3d_prompts": {version},\n  "space": "{prompts.space}",\n  "{_LISTS[version]}": {listed}\n}}\n'
+    )
 
 
-def _check_keys(entry: dict[str, Any], allowed: tuple[str, ...], where: str, reading: Reading) -> None:
+def _entry(prompt: Prompt, version: int) -> dict[str, Any]:
+    kind = {"type": prompt.kind} if version > 1 else {}
+    if isinstance(prompt, Box):
+        return {**kind, "low": list(prompt.low), "high": list(prompt.high), "label": prompt.label}
+    if isinstance(prompt, MaskPrompt):
+        return {**kind, "path": prompt.path, **({} if prompt.label is None else {"label": prompt.label})}
+    return {**kind, "position": list(prompt.position), "label": prompt.label}
+
+
+def _check_keys(
+    entry: dict[str, Any], allowed: tuple[str, ...], where: str, reading: Reading, optional: tuple[str, ...] = ()
+) -> None:
     names = ", ".join(f'"{key}"' for key in allowed)
     for key in entry:
         if key not in allowed:
             reading.problems.append(f'{where}unknown key {json.dumps(key[:80])}; allowed: {names}')
     for key in allowed:
-        if key not in entry:
-            hint = {"space": f"; allowed: {', '.join(SPACES)}", "nnsam3d_prompts": f"; must be {VERSION}"}
+        if key not in entry and key not in optional:
+            hint = {"space": f"; allowed: {', '.join(SPACES)}", "nnsam3d_prompts": "; must be 1 (or 2: prompts)"}
             reading.problems.append(f'{where}missing "{key}"{hint.get(key, "")}')
 
 

@@ -1,4 +1,4 @@
-"""3D Slicer's point lists: markups (`.mrk.json`) and the older `.fcsv`. World mm, LPS or RAS as the file says.
+"""3D Slicer's point lists and boxes: markups (`.mrk.json`), and the older `.fcsv`. World mm, LPS or RAS by the file.
 
 The label of a click is the control point's label, which Slicer makes of the list's name and a number: points of
 a list named "lesion" are "lesion-1", "lesion-2", ...
@@ -11,9 +11,12 @@ import csv
 import json
 from typing import Any
 
+import numpy as np
+
 from nnsam3d.prompts.formats.base import (
     MISSING,
     Format,
+    FoundBox,
     FoundClick,
     Reading,
     bounded,
@@ -56,6 +59,9 @@ def parse_markups(content: dict[str, Any], stated: str | None) -> Reading:
         space = _space_of(markup, where, reading) if isinstance(markup, dict) else None
         if not isinstance(markup, dict):
             reading.problems.append(f"{where}: must be an object, not {json_type(markup)}")
+        elif space is not None and markup.get("type", "Fiducial") == "ROI":
+            spaces.append(space)
+            _region(markup, where, space, spaces[0], reading)
         elif space is not None and _is_point_list(markup, where, reading):
             spaces.append(space)
             _control_points(markup, where, space, spaces[0], reading)
@@ -82,8 +88,8 @@ def _is_point_list(markup: dict[str, Any], where: str, reading: Reading) -> bool
     kind = markup.get("type", "Fiducial")
     if kind != "Fiducial":
         reading.problems.append(
-            f"{where}: a markup of type {short(kind)} holds no clicks, only point lists (Fiducial) do; "
-            "remove it, or export the point list to a file of its own"
+            f"{where}: a markup of type {short(kind)} holds no prompts, only point lists (Fiducial) and boxes (ROI) "
+            "do; remove it, or export the point list to a file of its own"
         )
     return kind == "Fiducial"
 
@@ -111,7 +117,31 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
         position = point.get("position", MISSING)
         if position is not MISSING and {space, wanted} == {"lps", "ras"}:
             position = _other_signs(position)
-        reading.clicks.append(FoundClick(place, position, label))
+        reading.found.append(FoundClick(place, position, label))
+
+
+def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading: Reading) -> None:
+    """A box; one that is turned against the axes becomes the box around it."""
+    if markup.get("roiType", "Box") not in ("Box", "BoundingBox"):
+        reading.problems.append(f"{where}: a region of type {short(markup.get('roiType'))} is no box")
+        return
+    try:
+        center, size = checked_position(markup.get("center")), checked_position(markup.get("size"))
+        axes = markup.get("orientation", [1, 0, 0, 0, 1, 0, 0, 0, 1])
+        matrix = np.array([checked_position(axes[row : row + 3]) for row in (0, 3, 6)])
+    except (PromptError, TypeError, ValueError) as error:
+        reading.problems.append(f"{where}: center, size (3 numbers each) and orientation (9) are needed: {error}")
+        return
+    reach = np.abs(matrix) @ (np.abs(size) / 2)
+    low, high = (np.array(center) - reach).tolist(), (np.array(center) + reach).tolist()
+    if {space, wanted} == {"lps", "ras"}:
+        low, high = _other_signs(low), _other_signs(high)
+    points = markup.get("controlPoints")
+    named = [point.get("label") for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    label = next((name for name in named if name), MISSING)
+    if label is MISSING:
+        reading.problems.append(f"{where}: a box needs a control point whose label says what is in it")
+    reading.found.append(FoundBox(f"{where} (ROI)", low, high, label))
 
 
 def _other_signs(position: Any) -> Any:
@@ -214,7 +244,7 @@ def _fcsv_point(row: dict[str, str], where: str, reading: Reading) -> None:
     if missing:
         reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
         return
-    reading.clicks.append(FoundClick(where, [number_of(row[axis]) for axis in "xyz"], row["label"]))
+    reading.found.append(FoundClick(where, [number_of(row[axis]) for axis in "xyz"], row["label"]))
 
 
 def number_of(text: str) -> float | str:

@@ -1,0 +1,121 @@
+"""The one object that simulates prompts: for training, validation, benchmark and `nnsam3d prompts simulate`.
+
+What is drawn how is said once, when it is made; then every draw takes a segmentation and a generator. For one state of
+the generator every result is the same, on every machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike
+
+from nnsam3d.prompts.centres import as_voxel
+from nnsam3d.prompts.negatives import Negatives
+from nnsam3d.prompts.refine import next_click
+from nnsam3d.prompts.simulate import STRATEGIES, as_volume, check_strategy, present_labels, round_robin
+from nnsam3d.prompts.types import VoxelClick
+
+
+@dataclass(frozen=True)
+class PromptSimulator:
+    """How clicks are drawn from a ground truth (D, H, W).
+
+    Attributes:
+        labels: foreground values that may be clicked; 0 and the ignore label among them are skipped.
+        spacing: mm along D, H, W.
+        ignore_label: never clicked.
+        strategy: where positive clicks lie, "uniform" or "center" (:func:`nnsam3d.prompts.simulate_clicks`).
+        max_clicks: most clicks of a training sample.
+        zero_share: of training samples without any click.
+        negative_share: of background clicks among those of a training sample.
+
+    Raises:
+        ValueError: max_clicks negative, a share outside 0..1, or an unknown strategy.
+    """
+
+    labels: tuple[int, ...]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ignore_label: int | None = None
+    strategy: str = "uniform"
+    max_clicks: int = 8
+    zero_share: float = 0.2
+    negative_share: float = 0.25
+    negatives: Negatives = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.max_clicks < 0:
+            raise ValueError(f"max_clicks must not be negative, got {self.max_clicks}")
+        for name in ("zero_share", "negative_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        check_strategy(self.strategy, STRATEGIES[:2])
+        object.__setattr__(self, "labels", tuple(int(label) for label in self.labels))
+        object.__setattr__(self, "negatives", Negatives(self.labels, self.ignore_label, self.spacing))
+
+    def sample(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> list[VoxelClick]:
+        """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
+
+        With probability ``zero_share`` there are none. Otherwise n of 1..max_clicks has a weight of 1 / n (most
+        users give one or two clicks; many must still be seen) and each click is negative (label 0) with probability
+        ``negative_share``; positive ones go round robin over the labels present, and there is at least one of them.
+        A patch without foreground gets only negatives, or none, with equal probability.
+
+        Args:
+            segmentation: values outside ``labels`` and 0 are never clicked.
+            image: (C, D, H, W), for negatives on background that looks like foreground.
+        """
+        volume = as_volume(segmentation)
+        if self.max_clicks == 0 or rng.random() < self.zero_share:
+            return []
+        weights = 1 / np.arange(1, self.max_clicks + 1)
+        n = 1 + int(rng.choice(self.max_clicks, p=weights / weights.sum()))
+        present = present_labels(volume, self.labels, self.ignore_label)
+        if present:
+            negatives = min(int(rng.binomial(n, self.negative_share)), n - 1)
+        else:
+            negatives = n if rng.random() < 0.5 else 0
+        clicks: list[VoxelClick] = []
+        if negatives:
+            flat = np.concatenate(list(present.values())) if present else np.zeros(0, np.int64)
+            found = self.negatives.draw(volume, negatives, rng, image, flat)
+            clicks = [VoxelClick(as_voxel(row), 0) for row in found]
+        if present:
+            # A patch without background has no negatives; its clicks are positive then.
+            positives = n - len(clicks)
+            drawn = round_robin(present, volume.shape, rng, self.strategy, self.spacing)
+            clicks += itertools.islice(drawn, positives)
+        return [clicks[i] for i in rng.permutation(len(clicks))]
+
+    def fixed(self, segmentation: ArrayLike, n: int, rng: Generator) -> list[VoxelClick]:
+        """Exactly n positive clicks, round robin over those of ``labels`` that occur; none if none of them does.
+
+        With the same generator state the result for n is the beginning of the result for any larger n.
+
+        Raises:
+            ValueError: n negative.
+        """
+        if n < 0:
+            raise ValueError(f"the number of clicks must not be negative, got {n}")
+        if n == 0:
+            return []
+        volume = as_volume(segmentation)
+        present = present_labels(volume, self.labels, self.ignore_label)
+        return list(itertools.islice(round_robin(present, volume.shape, rng, self.strategy, self.spacing), n))
+
+    def correction(
+        self, segmentation: ArrayLike, prediction: ArrayLike, clicked: Iterable[Sequence[int]] = ()
+    ) -> VoxelClick | None:
+        """The click of a person who corrects a prediction; see :func:`nnsam3d.prompts.next_click`. Nothing is drawn."""
+        return next_click(
+            segmentation,
+            prediction,
+            self.spacing,
+            labels=self.labels,
+            ignore_label=self.ignore_label,
+            clicked=clicked,
+        )

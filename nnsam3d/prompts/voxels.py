@@ -1,0 +1,86 @@
+"""Prompts on the voxels of one array: how they are simulated, bound, cropped to a window and encoded.
+
+From here on a prompt has lost its case and its words: its label is a value, its place a voxel (D, H, W) of an array
+that the user of the object knows (an image as read, a preprocessed one, a window of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnsam3d.prompts.channel import place_clicks
+from nnsam3d.prompts.types import VoxelClick
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelPrompts:
+    """All clicks on one array, in the order in which they were made.
+
+    Attributes:
+        voxels_N3: (N, 3) int64, axes as those of the array.
+        labels_N: (N,) int64; 0 = negative.
+    """
+
+    voxels_N3: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, clicks: Iterable[tuple[Sequence[int] | NDArray[np.int64], int]] = ()) -> VoxelPrompts:
+        """Of single clicks; none without any."""
+        listed = list(clicks)
+        voxels = np.array([voxel for voxel, _ in listed], np.int64).reshape(-1, 3)
+        return cls(voxels, np.array([label for _, label in listed], np.int64))
+
+    @classmethod
+    def placed(cls, shape: Sequence[int], positions_N3: ArrayLike, labels_N: ArrayLike) -> VoxelPrompts:
+        """Of positions with fractions, each at a voxel of its own; rules and errors as :func:`place_clicks`."""
+        return cls.of(place_clicks(shape, positions_N3, labels_N).items())
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __add__(self, more: VoxelPrompts) -> VoxelPrompts:
+        return VoxelPrompts(
+            np.concatenate([self.voxels_N3, more.voxels_N3]), np.concatenate([self.labels_N, more.labels_N])
+        )
+
+    def clicks(self) -> list[VoxelClick]:
+        """One by one."""
+        return [
+            VoxelClick((z, y, x), label)
+            for (z, y, x), label in zip(self.voxels_N3.tolist(), self.labels_N.tolist(), strict=True)
+        ]
+
+    def of_label(self, label: int) -> NDArray[np.int64]:
+        """The voxels (n, 3) clicked as this label."""
+        return self.voxels_N3[self.labels_N == label]
+
+    @property
+    def positive(self) -> NDArray[np.int64]:
+        """The voxels (n, 3) clicked as any label but background."""
+        return self.voxels_N3[self.labels_N > 0]
+
+    def shifted(self, offset: Sequence[int]) -> VoxelPrompts:
+        """The same places in an array whose voxel 0 is at ``-offset`` of this one, as padding moves it."""
+        return VoxelPrompts(self.voxels_N3 + np.asarray(offset, np.int64), self.labels_N)
+
+    def cropped(self, start: Sequence[int], size: Sequence[int]) -> VoxelPrompts:
+        """Those inside a window, counted from its first voxel."""
+        local_N3 = self.voxels_N3 - np.asarray(start, np.int64)
+        inside = ((local_N3 >= 0) & (local_N3 < np.asarray(size))).all(axis=1)
+        return VoxelPrompts(local_N3[inside], self.labels_N[inside])
+
+    def mirrored(self, axes: Iterable[int], size: Sequence[int]) -> VoxelPrompts:
+        """In the array of this size, flipped along these axes."""
+        voxels_N3 = self.voxels_N3.copy()
+        for axis in axes:
+            voxels_N3[:, axis] = size[axis] - 1 - voxels_N3[:, axis]
+        return VoxelPrompts(voxels_N3, self.labels_N)
+
+    def key(self) -> tuple[bytes, bytes]:
+        """Equal for equal prompts: to remember what a network answered to them."""
+        return self.voxels_N3.tobytes(), self.labels_N.tobytes()
