@@ -10,7 +10,7 @@ import types
 import pytest
 
 import nnsam3d
-from nnsam3d import cli
+from nnsam3d import cli, commands
 from nnsam3d.errors import UserError
 
 # The command line that users' scripts rely on. A change here is a change for them: say so in CHANGELOG.md.
@@ -130,12 +130,11 @@ def command(monkeypatch: pytest.MonkeyPatch):
     """A command `do` whose main is what the test gives."""
 
     def make(main):
-        module = types.ModuleType("nnsam3d_a_command")
+        module = types.ModuleType(cli.module_of("do"))
         module.add_arguments = lambda parser: None
         module.main = main
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        entry = cli.Command(module.__name__, "do it", "Does it.", "nnsam3d do")
-        monkeypatch.setitem(cli.COMMANDS, "do", entry)
+        monkeypatch.setitem(cli.COMMANDS, "do", cli.Command("do it", "Does it.", "nnsam3d do"))
 
     return make
 
@@ -173,17 +172,14 @@ def test_control_c(command, capsys):
 
 
 def test_a_command_that_is_not_there(monkeypatch, capsys):
-    entry = cli.Command("nnsam3d.no_such_part.x", "do it", "Does it.", "nnsam3d do")
-    monkeypatch.setitem(cli.COMMANDS, "do", entry)
-    assert cli.main(["do"]) == 1
+    monkeypatch.setitem(cli.COMMANDS, "no-such-part", cli.Command("do it", "Does it.", "nnsam3d no-such-part"))
+    assert cli.main(["no-such-part"]) == 1
     assert "not part of this installation" in capsys.readouterr().err
 
 
 def test_a_command_that_misses_a_package(monkeypatch, capsys, tmp_path):
-    (tmp_path / "nnsam3d_needs_more.py").write_text("import a_package_that_is_nowhere\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(
-        cli.COMMANDS, "do", cli.Command("nnsam3d_needs_more", "do it", "Does it.", "nnsam3d do")
-    )
-    assert cli.main(["do"]) == 1
+    (tmp_path / "needs_more.py").write_text("import a_package_that_is_nowhere\n")
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    monkeypatch.setitem(cli.COMMANDS, "needs-more", cli.Command("do it", "Does it.", "nnsam3d needs-more"))
+    assert cli.main(["needs-more"]) == 1
     assert "needs the Python package 'a_package_that_is_nowhere'" in capsys.readouterr().err

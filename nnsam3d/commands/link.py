@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.link import link, nnunet_folder, registered, trainers_folder, undo
+from nnsam3d.nnunet import link
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Write or remove the stubs, and say which."""
     if args.print_path:
-        print(trainers_folder())
+        print(link.trainers_folder())
         return 0
-    nnunet = nnunet_folder()
+    nnunet = link.nnunet_folder()
     if args.undo:
-        removed = undo(nnunet)
+        removed = link.undo(nnunet)
         for stub in removed:
             print(f"removed {stub}")
         print(f"{len(removed)} removed." if removed else f"Nothing to undo in {nnunet}.")
         return 0
-    wanted = registered(nnunet)
-    written, removed = link(nnunet, wanted)
+    wanted = link.registered(nnunet)
+    written, removed = link.link(nnunet, wanted)
     for entry in wanted:
         state = "wrote    " if entry.stub in written else "unchanged"
         print(f"{state} {entry.stub}  ({', '.join(entry.names)})")

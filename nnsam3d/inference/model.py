@@ -22,7 +22,8 @@ class Model(TrainedModel):
 
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
         if not capability(self.trainer, "keeps_features"):
-            kind = "without clicks" if not self.prompt_types else "that look at the image again for every click"
+            clicked = capability(self.trainer, "prompt_types")
+            kind = "that look at the whole image again for every click" if clicked else "without clicks"
             raise UserError(
                 f"{self.folder}: the trainer {trainer_name} makes networks {kind}; predict with nnUNetv2_predict."
             )

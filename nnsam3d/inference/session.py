@@ -17,7 +17,7 @@ from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import CasePrompts, Click, PromptError, read_prompts, write_prompts
+from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.types import checked_space
 
 CACHE_BYTES = 4 * 2**30
@@ -184,6 +184,7 @@ class Session:
         image = self._prepared
         grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
         prompts = read_prompts(path, image=grid_of, labels=self._model.labels)
+        prompts = ENCODING.usable(prompts, str(path))
         clicks = list(prompts.to("voxel", grid_of(prompts.space)).clicks)
         image.check(self._prompts(clicks))
         self._clicks, self._undone = clicks, []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
-from nnsam3d.prompts import CasePrompts, PromptError, read_prompts
+from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, read_prompts
 from nnsam3d.prompts.files import GridOf
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
 
@@ -71,18 +71,19 @@ def _of_nnunet(path: Path, beside_tiff: bool) -> bool:
 
 
 def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int]) -> CasePrompts:
-    """Read and validate one prompt file (see :func:`nnsam3d.prompts.read_prompts`).
+    """Read and validate one prompt file (see :func:`nnsam3d.prompts.read_prompts`); what a network can use of it.
 
     Raises:
-        PromptError: as :func:`nnsam3d.prompts.read_prompts`; also for an empty list of clicks.
+        PromptError: as :func:`nnsam3d.prompts.read_prompts`; also for an empty list of prompts,
+            or for none that can be used.
     """
     prompts = read_prompts(path, image=grid, labels=dict(labels))
-    if not prompts.clicks:
+    if not prompts.prompts:
         raise PromptError(
             f"{path}: the list of clicks is empty. Add a click, or remove the file: a case without a prompt file is "
             "segmented automatically."
         )
-    return prompts
+    return ENCODING.usable(prompts, str(path))
 
 
 def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int]) -> str:

@@ -27,7 +27,7 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
-from nnsam3d.nnunet.datasets import num_channels
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
 from nnsam3d.nnunet.reading import read_volume
@@ -109,7 +109,8 @@ class TrainedModel:
     @property
     def prompt_types(self) -> tuple[str, ...]:
         """Kinds of prompts that the network takes, for example ("click",); none: it segments automatically."""
-        return tuple(capability(self.trainer, "prompt_types"))
+        said = self.configuration_manager.configuration.get(PROMPT_TYPES_KEY, capability(self.trainer, "prompt_types"))
+        return tuple(said)
 
     @property
     def checkpoint_files(self) -> list[Path]:

@@ -9,13 +9,25 @@ from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.refine import next_click
 from nnsam3d.prompts.simulate import case_rng, simulate_clicks
 from nnsam3d.prompts.simulator import PromptSimulator
-from nnsam3d.prompts.types import CasePrompts, Click, PromptError, PromptWarning, VoxelClick
+from nnsam3d.prompts.types import (
+    Box,
+    CasePrompts,
+    Click,
+    MaskPrompt,
+    Prompt,
+    PromptError,
+    PromptWarning,
+    VoxelClick,
+)
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 __all__ = [
     "ENCODING",
+    "Box",
     "CasePrompts",
     "Click",
+    "MaskPrompt",
+    "Prompt",
     "PromptEncoding",
     "PromptError",
     "PromptSimulator",

@@ -74,7 +74,9 @@ def convert(
     output.mkdir(parents=True, exist_ok=True)
     for target, prompts in converted:
         write_prompts(target, prompts, format=to)
-        print(f"{target}: {len(prompts.clicks)} clicks, space {prompts.space}")
+        others = len(prompts.prompts) - len(prompts.clicks)
+        more = f" and {others} other prompts" if others else ""
+        print(f"{target}: {len(prompts.clicks)} clicks{more}, space {prompts.space}")
     if stated.image is None:
         print("the cases are named after the files; the case of another image is named with --image <case>_0000...")
     if stated.dataset is None:

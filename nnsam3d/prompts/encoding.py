@@ -6,15 +6,16 @@ come after those of the image. Who needs to know how many they are, or to take t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nnsam3d.prompts.channel import read_channel, write_channel
-from nnsam3d.prompts.types import PromptError
+from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 
@@ -60,14 +61,27 @@ class PromptEncoding:
         before = (slice(None),) * axis
         return data[(*before, slice(None, -self.num_channels))], data[(*before, slice(-self.num_channels, None))]
 
-    def refuse_others(self, kinds: Sequence[str], where: str) -> None:
-        """Raises PromptError for prompts of a kind that is not encoded, naming ``where`` they stand."""
-        others = sorted(set(kinds) - set(self.kinds))
-        if others:
-            raise PromptError(
-                f"{where}: this model takes prompts of the kind {', '.join(self.kinds)}, not {', '.join(others)}; give "
-                "it clicks instead"
-            )
+    def usable(self, prompts: CasePrompts, where: str) -> CasePrompts:
+        """Without prompts of kinds that are not encoded.
+
+        Args:
+            where: the prompts' file or case, for messages.
+
+        Raises:
+            PromptError: nothing else is there.
+
+        Warns:
+            PromptWarning: something is left out.
+        """
+        kept = [prompt for prompt in prompts.prompts if prompt.kind in self.kinds]
+        others = [kind for kind in prompts.kinds if kind not in self.kinds]
+        if not others:
+            return prompts
+        told = f"{where}: this model takes prompts of the kind {', '.join(self.kinds)}, not {', '.join(others)}"
+        if not kept:
+            raise PromptError(f"{told}; click on what you mean instead")
+        warnings.warn(f"{told}: {len(prompts.prompts) - len(kept)} left out", PromptWarning, stacklevel=1)
+        return replace(prompts, prompts=tuple(kept))
 
 
 ENCODING = PromptEncoding()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, Points, PointSpace
-from nnsam3d.prompts.types import CasePrompts
+from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
 
 _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
@@ -28,6 +28,7 @@ def inspect_file(
         UserError: a segmentation without the image, or an unreadable one.
     """
     print(f"{file}: case {prompts.case}, {len(prompts.clicks)} clicks, in space {prompts.space}")
+    _print_others(prompts)
     if grid is None:
         if segmentation is not None:
             raise UserError("--segmentation needs --image too: only the image tells where a click is")
@@ -52,6 +53,15 @@ def inspect_file(
     if not inside.all():
         print("A click outside the image is refused by every prediction. Is the space right, and the image the one?")
     return 0 if inside.all() else 1
+
+
+def _print_others(prompts: CasePrompts) -> None:
+    """Boxes and masks, in the file's own space."""
+    for prompt in prompts.prompts:
+        if isinstance(prompt, Box):
+            print(f"  box {prompt.label}: {_numbers(prompt.low)} to {_numbers(prompt.high)}")
+        elif isinstance(prompt, MaskPrompt):
+            print(f"  mask {prompt.path}, label {'all' if prompt.label is None else prompt.label}")
 
 
 def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, ball_radius
 from nnsam3d.network.prompts import PromptTensors, with_prompts
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.encoding import ENCODING
@@ -51,9 +52,12 @@ class nnUNetClickTrainer(ClickedTrainer):
         resolved = refuse_unsupported(plans, configuration, dataset_json, type(self).__name__)
         options = resolve_options(resolved, configuration).resolved(device.type)
         plans = deepcopy(plans)
-        plans["configurations"][configuration][CLICK_CHANNELS_KEY] = {
-            "labels": max(click_labels(dataset_json).values()) + 1,
-            "radius": list(ball_radius(resolved["spacing"])),
+        plans["configurations"][configuration] |= {
+            CLICK_CHANNELS_KEY: {
+                "labels": max(click_labels(dataset_json).values()) + 1,
+                "radius": list(ball_radius(resolved["spacing"])),
+            },
+            PROMPT_TYPES_KEY: list(ENCODING.kinds),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options)

@@ -17,8 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
-from nnsam3d.nnunet.datasets import num_channels
-from nnsam3d.prompts import click_labels
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
+from nnsam3d.prompts import ENCODING, click_labels
 from nnsam3d.training.decision import Decision, read_decision
 from nnsam3d.training.options import PLANS_KEY, TrainingOptions
 
@@ -106,6 +106,7 @@ def rewrite_plans(
         "_kw_requires_import": [],
     }
     entry[PLANS_KEY] = options.as_dict()
+    entry[PROMPT_TYPES_KEY] = list(ENCODING.kinds)
     return plans
 
 

@@ -22,7 +22,7 @@ def arm_of(text: str, folders: dict[str, str], dataset: str, mirroring: bool = F
 
 
 def case_of(folders: dict[str, str], dataset: str, arm):
-    return arm.read([Path(folders["nnUNet_raw"]) / dataset / "imagesTr" / "c_0000.nii.gz"])
+    return arm.model.read([Path(folders["nnUNet_raw"]) / dataset / "imagesTr" / "c_0000.nii.gz"])
 
 
 CLICKS = [((6, 12, 10), 1), ((2, 3, 17), 0)]
@@ -45,7 +45,7 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     assert automatic.shape == clicked.shape == (12, 24, 20)
     if not hears:
         np.testing.assert_array_equal(automatic, clicked)
-    assert all(bound(clicked, CLICKS, arm.regions)[voxel] == label for voxel, label in CLICKS)
+    assert all(bound(clicked, CLICKS, arm.model.regions)[voxel] == label for voxel, label in CLICKS)
     np.testing.assert_array_equal(prepared.segment(CLICKS), clicked)
     np.testing.assert_array_equal(prepared.segment(()), automatic)
 
@@ -54,7 +54,7 @@ def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(
     """Our shortcut (preprocess once, then only the prompt channel changes) against nnU-Net's whole way."""
     arm, folder = arm_of("nnUNetClickTrainer", bench_folders, bench)
     image, properties = case_of(bench_folders, bench, arm)
-    stock = nnUNetPredictor(use_mirroring=False, device=arm.predictor.device, allow_tqdm=False)
+    stock = nnUNetPredictor(use_mirroring=False, device=arm.model.device, allow_tqdm=False)
     stock.initialize_from_trained_model_folder(str(folder), (0,))
     prompts = {"nnsam3d_prompts": as_prompts("c", CLICKS)}
     expected = stock.predict_single_npy_array(image, properties | prompts)

@@ -26,9 +26,8 @@ def truth() -> Truth:
 def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
     """The runner's steps with an arm that answers so."""
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
-    arm = SimpleNamespace(
-        work=Work, regions=None, listens=True, dataset_json={"labels": {"background": 0, "lesion": 1}}
-    )
+    model = SimpleNamespace(regions=None, dataset_json={"labels": {"background": 0, "lesion": 1}})
+    arm = SimpleNamespace(work=Work, model=model, listens=True)
     job = Job("D", "3d_fullres", "0", "arm", protocol)
     steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(segment=answer), arm)
     assert len(steps) == len(effort["steps"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from nnsam3d.inference.binding import bind_clicks
+from nnsam3d.prompts import VoxelPrompts
 
 
 def bound(segmentation: np.ndarray, *clicks: tuple[tuple[int, int, int], int]) -> np.ndarray:
     result = segmentation.copy()
-    bind_clicks(result, np.array([c[0] for c in clicks]).reshape(-1, 3), np.array([c[1] for c in clicks], np.int64))
+    bind_clicks(result, VoxelPrompts.of(clicks))
     return result
 
 

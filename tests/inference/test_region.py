@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.inference.region import segment_clicked
+from nnsam3d.prompts import VoxelPrompts
 
 SIZE = (16, 24, 24)
 BACKGROUND = np.array([10, -10, -10], np.float32)
@@ -29,13 +30,12 @@ class PerfectWindows:
         self.offset = self.padding = (0, 0, 0)
         self.clicks_seen: list[int] = []
 
-    def logits(self, start: Triple, clicks_N3: NDArray, labels_N: NDArray) -> NDArray[np.float32]:
+    def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
         part = self.truth[tuple(slice(a, a + n) for a, n in zip(start, self.size, strict=True))]
-        local = clicks_N3 - np.asarray(start)
-        inside = ((local >= 0) & (local < self.size)).all(axis=1)
-        self.clicks_seen.append(int(inside.sum()))
+        local = prompts.cropped(start, self.size)
+        self.clicks_seen.append(len(local))
         found = np.zeros(part.shape, int)
-        for place, label in zip(local[inside], labels_N[inside], strict=True):
+        for place, label in zip(local.voxels_N3, local.labels_N, strict=True):
             components, _ = ndimage.label(part == label, np.ones((3, 3, 3)))
             if components[tuple(place)]:
                 found[components == components[tuple(place)]] = label
@@ -46,9 +46,7 @@ def segment(
     truth: NDArray[np.int64], clicks: list[tuple[Triple, int]]
 ) -> tuple[NDArray[np.int64], PerfectWindows, int]:
     windows = PerfectWindows(truth)
-    places = np.array([place for place, _ in clicks]).reshape(-1, 3)
-    labels = np.array([label for _, label in clicks], np.int64)
-    region = segment_clicked(windows, places, labels, is_label, BACKGROUND)  # type: ignore[arg-type]
+    region = segment_clicked(windows, VoxelPrompts.of(clicks), is_label, BACKGROUND)  # type: ignore[arg-type]
     assert region is not None
     result = np.zeros(truth.shape, np.int64)
     found = region.logits_KDHW.argmax(0)
@@ -112,14 +110,8 @@ def test_a_tumour_in_its_organ_does_not_make_the_organ_grow() -> None:
 
 def test_without_positive_clicks_there_is_no_region() -> None:
     windows = PerfectWindows(np.zeros((20, 30, 30), int))
-    for places, labels in (([], []), ([(3, 3, 3)], [0])):
-        found = segment_clicked(
-            windows,  # type: ignore[arg-type]
-            np.array(places, np.int64).reshape(-1, 3),
-            np.array(labels, np.int64),
-            is_label,
-            BACKGROUND,
-        )
+    for clicks in ([], [((3, 3, 3), 0)]):
+        found = segment_clicked(windows, VoxelPrompts.of(clicks), is_label, BACKGROUND)  # type: ignore[arg-type]
         assert found is None
         assert not windows.clicks_seen
 
@@ -167,6 +159,6 @@ def test_memory_follows_what_is_looked_at() -> None:
     truth = np.zeros((200, 300, 300), int)
     truth[100:106, 150:156, 150:156] = 1
     windows = PerfectWindows(truth)
-    region = segment_clicked(windows, np.array([[102, 152, 152]]), np.array([1]), is_label, BACKGROUND)  # type: ignore[arg-type]
+    region = segment_clicked(windows, VoxelPrompts.of([((102, 152, 152), 1)]), is_label, BACKGROUND)  # type: ignore[arg-type]
     assert region is not None
     assert region.logits_KDHW.shape[1:] == SIZE

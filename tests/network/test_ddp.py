@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained
+from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig, freeze_pretrained
 
 from .conftest import SMALL, same
 
@@ -37,8 +37,8 @@ def batch(items: int = 2 * PROCESSES) -> Tensor:
     return x_BCDHW
 
 
-def correct(logits: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.flatten(2)[:, :, :3].abs().mean(1), torch.ones_like(labels_BN[:, 0])
+def correct(logits: Tensor, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+    return logits.flatten(2)[:, :, :3].abs().mean(1), torch.ones_like(prompts.labels_BN[:, 0])
 
 
 ROLL_OUT = RollOut(2, 3, lambda logits: logits.square().mean(), correct)  # type: ignore[union-attr]

@@ -45,7 +45,7 @@ def test_values_or_not_the_peak_is_the_same() -> None:
             live.watch(tensor)
         data = torch.zeros(1, config.num_image_channels + 1, *config.patch_size)
         target = torch.zeros(1, 1, *config.patch_size, dtype=torch.int16)
-        last = lambda logits, clicks, labels: (clicks[:, 0], labels[:, 0])  # noqa: E731
+        last = lambda logits, prompts: (prompts.points_BN3[:, 0], prompts.labels_BN[:, 0])  # noqa: E731
         net(data, RollOut(1, 6, lambda logits: cross_entropy(logits, target), last)).backward()  # type: ignore[arg-type]
         peak = live.peak
     assert peak == pytest.approx(memory(config).step, rel=0.01)

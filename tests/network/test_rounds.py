@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained, read_prompt_channel
+from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig, freeze_pretrained
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.memory import step_memory
-from nnsam3d.network.rounds import Clicks, play
+from nnsam3d.network.rounds import Click, play
 
 from .conftest import SMALL, same
 
@@ -29,10 +29,10 @@ def batch() -> tuple[Tensor, Tensor]:
     return x_BCDHW, torch.randint(0, 3, (2, *SIZE), generator=generator)
 
 
-def surest(logits_BKDHW: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
+def surest(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
     """A click that depends on the answer: label 1 where its logit is largest, and none for the second item."""
     flat = logits_BKDHW[:, 1].flatten(1).argmax(1)
-    place = torch.stack(torch.unravel_index(flat, SIZE), -1).to(clicks_BN3.dtype)
+    place = torch.stack(torch.unravel_index(flat, SIZE), -1).to(prompts.points_BN3.dtype)
     return place, torch.tensor([1, -1])
 
 
@@ -60,8 +60,8 @@ def test_gradients_are_those_of_the_plain_sum(
     loss = net(x, task)
     found = gradients(net, loss, 1024.0)
     features = net.encode(x[:, :1])
-    clicks = read_prompt_channel(x[:, 1], net.config.max_clicks)
-    plain = torch.stack(list(play(lambda now: net.decode(features, *now), clicks, task))).sum()
+    first = PromptTensors.read(x[:, 1:], net.config.max_clicks)
+    plain = torch.stack(list(play(lambda now: net.decode(features, now), first, task))).sum()
     expected = gradients(net, plain)
     same(loss, plain, 1e-12)
     assert found.keys() == expected.keys()
@@ -75,9 +75,9 @@ def test_every_round_sees_one_more_click_and_nothing_else_changes(stirred: Calla
     x, target = batch()
     seen: list[Tensor] = []
 
-    def record(logits: Tensor, clicks_BN3: Tensor, labels_BN: Tensor) -> Clicks:
-        seen.append(labels_BN.clone())
-        return surest(logits, clicks_BN3, labels_BN)
+    def record(logits: Tensor, prompts: PromptTensors) -> Click:
+        seen.append(prompts.labels_BN.clone())
+        return surest(logits, prompts)
 
     task = RollOut(3, 4, lambda logits: F.cross_entropy(logits, target), record)  # type: ignore[arg-type]
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 
 from nnsam3d.network import (
     SAM3D,
+    PromptTensors,
     freeze_pretrained,
     parameter_counts,
     preset_config,
@@ -52,7 +53,7 @@ def test_official_prompted_level(name: str) -> None:
     with torch.no_grad():
         features = net.encode(oracle.image(data["image_seed"], data["crop_DHW"], torch.float64))
         labels = torch.zeros(clicks.shape[:2], dtype=torch.long)
-        prompted = net.prompt_encoder(features.deepest_BCHWD, clicks, labels)
+        prompted = net.prompt_encoder(features.deepest_BCHWD, PromptTensors(clicks, labels))
     oracle.check(oracle.at(prompted, data["pos_hwd"], False), data["prompt_at_pos"], 1e-6)
     oracle.check_stats(prompted, data["prompt_stats"])
 

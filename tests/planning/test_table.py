@@ -9,7 +9,7 @@ import pytest
 
 from nnsam3d import cli
 from nnsam3d.errors import UserError
-from nnsam3d.planning import table as table_command
+from nnsam3d.planning import table
 from nnsam3d.planning.facts import read_facts, shipped, shipped_facts, shipped_names, transposed
 
 pytestmark = pytest.mark.usefixtures("quick_estimate")
@@ -75,7 +75,7 @@ def test_nnunet_s_own_fingerprint_file_names_its_dataset(
     file.parent.mkdir()
     file.write_text("{}")
     asked = []
-    monkeypatch.setattr(table_command, "_dataset_facts", lambda name: asked.append(name) or shipped("kits"))
+    monkeypatch.setattr(table, "_dataset_facts", lambda name: asked.append(name) or shipped("kits"))
     assert cli.main(["plan-table", "--fingerprint", str(file), "--budget", "24"]) == 0
     assert asked == ["Dataset512_X"]
 

@@ -83,7 +83,7 @@ def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, prompts: 
 def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, GOOD)
     before = path.read_bytes()
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_prompts(path, CasePrompts("case_1", "lps"))
     assert path.read_bytes() == before
@@ -107,7 +107,8 @@ BAD = {
         {k: v for k, v in GOOD.items() if k != "nnsam3d_prompts"},
         ['missing "nnsam3d_prompts"'],
     ),
-    "version 2": (GOOD | {"nnsam3d_prompts": 2}, ["unknown version", "2; allowed: 1"]),
+    "version 3": (GOOD | {"nnsam3d_prompts": 3}, ["unknown version", "3; allowed: 1, 2"]),
+    "clicks in version 2": (GOOD | {"nnsam3d_prompts": 2}, ['unknown key "clicks"', 'missing "prompts"']),
     "version true": (GOOD | {"nnsam3d_prompts": True}, ["unknown version"]),
     "version text": (GOOD | {"nnsam3d_prompts": "1"}, ["unknown version"]),
     "space missing": (

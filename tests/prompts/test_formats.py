@@ -15,6 +15,7 @@ import pytest
 
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import (
+    Box,
     CasePrompts,
     Click,
     PromptError,
@@ -202,7 +203,7 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "ROI"}, "a markup of type 'ROI' holds no clicks"),
+        ({"type": "Curve"}, "a markup of type 'Curve' holds no prompts"),
         ({"type": "Line"}, "only point lists"),
         ({"coordinateUnits": "um"}, "coordinateUnits 'um'"),
         ({"controlPoints": 5}, '"controlPoints" must be a list, not a number'),
@@ -299,12 +300,38 @@ def test_npz_without_order_or_with_a_wrong_one(tmp_path: Path) -> None:
     assert '"clicks_order" must have one list' in failure(npz(tmp_path, clicks=clicks, clicks_order=[]))
 
 
-def test_boxes_are_left_out_and_said(tmp_path: Path) -> None:
-    path = npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}], boxes=[{"z_min": 1}])
-    with pytest.warns(PromptWarning, match="boxes cannot be used"):
-        assert len(read_prompts(path, GRID, LABELS).clicks) == 1
-    assert "not nothing" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
+BOX = {"z_min": 1, "z_max": 3, "z_mid": 2, "z_mid_x_min": 7, "z_mid_y_min": 4, "z_mid_x_max": 9, "z_mid_y_max": 6}
+
+
+def test_npz_boxes_stand_beside_clicks_and_alone(tmp_path: Path) -> None:
+    box = Box((7, 4, 1), (9, 6, 3), 1)
+    both = read_prompts(npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}], boxes=[BOX]), GRID, LABELS)
+    assert both.prompts == (box, Click((3, 2, 1), 1))
+    assert read_prompts(npz(tmp_path, boxes=[BOX]), GRID, LABELS).prompts == (box,)
+    assert "z_mid_x_min, z_mid_y_min" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
+    assert "opposite corner (9, 6, 300)" in failure(npz(tmp_path, boxes=[BOX | {"z_max": 300}]))
     assert 'holds no "clicks"' in failure(npz(tmp_path, probabilities=np.zeros(3)))
+
+
+def test_a_slicer_region_is_a_box(tmp_path: Path) -> None:
+    def region(**changes: object) -> Path:
+        markup = {
+            "type": "ROI", "roiType": "Box", "coordinateSystem": "LPS", "coordinateUnits": "mm",
+            "center": [10.0, 20.0, -5.0], "size": [4.0, 6.0, 8.0], "orientation": [1, 0, 0, 0, 1, 0, 0, 0, 1],
+            "controlPoints": [{"id": "1", "label": "lesion-1", "position": [10, 20, -5]}],
+        }  # fmt: skip
+        path = tmp_path / "c.mrk.json"
+        path.write_text(json.dumps({"markups": [markup | changes]}), encoding="utf-8")
+        return path
+
+    assert read_prompts(region(), labels=LABELS).prompts == (Box((8, 17, -9), (12, 23, -1), "lesion"),)
+    ras = read_prompts(region(coordinateSystem="RAS"), labels=LABELS)
+    assert (ras.space, ras.prompts) == ("ras", (Box((8, 17, -9), (12, 23, -1), "lesion"),))
+    turned = read_prompts(region(orientation=[0, -1, 0, 1, 0, 0, 0, 0, 1]), labels=LABELS)
+    assert turned.prompts == (Box((7, 18, -9), (13, 22, -1), "lesion"),)
+    assert "what is in it" in failure(region(controlPoints=[]))
+    assert "center, size" in failure(region(size=None))
+    assert "is no box" in failure(region(roiType="Sphere"))
 
 
 @pytest.mark.parametrize(

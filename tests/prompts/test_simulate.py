@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnsam3d.prompts import case_rng, simulate_clicks, simulate_fixed, simulate_negatives, simulate_prompt_set
+from nnsam3d.prompts import PromptSimulator, case_rng, simulate_clicks
+from nnsam3d.prompts.negatives import Negatives
 
 SPACING = (3.0, 1.0, 0.7)
 seeds = st.integers(0, 2**32 - 1)
@@ -136,7 +137,7 @@ def test_no_clicks_ask_nothing_of_the_segmentation() -> None:
 def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
     seg = volume(seed)
     rngs = [np.random.default_rng(seed) for _ in range(2)]
-    clicks, again = (simulate_negatives(seg, [1, 2, 3], n, rng, 4, near, spacing=SPACING) for rng in rngs)
+    clicks, again = (Negatives((1, 2, 3), 4, SPACING, near).draw(seg, n, rng) for rng in rngs)
     assert np.array_equal(clicks, again)
     assert at(seg, clicks) == [0] * n
     assert len({tuple(c) for c in clicks.tolist()}) == n
@@ -146,7 +147,7 @@ def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
 @given(seed=seeds, margin=st.sampled_from([0.1, 2.0, 6.0]))
 def test_near_negatives_lie_in_the_band(seed: int, margin: float) -> None:
     seg = volume(seed, (12, 30, 40))
-    clicks = simulate_negatives(seg, [1, 2, 3], 10, np.random.default_rng(seed), 4, 1.0, margin, SPACING)
+    clicks = Negatives((1, 2, 3), 4, SPACING, 1.0, margin).draw(seg, 10, np.random.default_rng(seed))
     distance = ndimage.distance_transform_edt(~np.isin(seg, [1, 2, 3]), sampling=SPACING)
     # A voxel that touches the foreground, if only by a corner, always counts as near.
     assert max(at(distance, clicks)) <= max(margin, np.linalg.norm(SPACING)) + 1e-6
@@ -155,24 +156,21 @@ def test_near_negatives_lie_in_the_band(seed: int, margin: float) -> None:
 def test_negatives_where_there_is_little_or_no_background() -> None:
     seg = np.ones((4, 5, 6), int)
     rng = np.random.default_rng(0)
-    assert simulate_negatives(seg, [1], 5, rng).shape == (0, 3)
+    assert Negatives((1,)).draw(seg, 5, rng).shape == (0, 3)
     seg[1, 2, 3] = 0
-    assert simulate_negatives(seg, [1], 3, rng).tolist() == [[1, 2, 3]] * 3
-    assert simulate_negatives(np.zeros((2, 2, 2), int), [1], 8, rng).shape == (8, 3)
-    assert simulate_negatives(np.full((2, 2, 2), 4), [1], 8, rng, ignore_label=4).shape == (0, 3)
+    assert Negatives((1,)).draw(seg, 3, rng).tolist() == [[1, 2, 3]] * 3
+    assert Negatives((1,)).draw(np.zeros((2, 2, 2), int), 8, rng).shape == (8, 3)
+    assert Negatives((1,), ignore_label=4).draw(np.full((2, 2, 2), 4), 8, rng).shape == (0, 3)
     with pytest.raises(ValueError, match="n >= 0"):
-        simulate_negatives(seg, [1], -1, rng)
+        Negatives((1,)).draw(seg, -1, rng)
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, most=st.integers(1, 8), strategy=st.sampled_from(["uniform", "center"]))
 def test_prompt_sets(seed: int, most: int, strategy: str) -> None:
     seg = volume(seed)
-    options = {"zero_share": 0.0, "ignore_label": 4, "spacing": SPACING, "strategy": strategy}
-    first, again = (
-        simulate_prompt_set(seg, [0, 1, 2, 3, 4], most, np.random.default_rng(seed), **options)
-        for _ in range(2)
-    )
+    simulator = PromptSimulator((0, 1, 2, 3, 4), SPACING, 4, strategy, most, zero_share=0.0)
+    first, again = (simulator.sample(seg, np.random.default_rng(seed)) for _ in range(2))
     assert first == again
     assert 1 <= len(first) <= most
     assert any(label > 0 for _, label in first)
@@ -186,7 +184,8 @@ def test_shares_of_prompt_sets() -> None:
     seg[2:8, 3:9, 3:9] = 1
     seg[2:8, 3:9, 6:9] = 2
     rng = np.random.default_rng(0)
-    sets = [simulate_prompt_set(seg, [1, 2], 6, rng, zero_share=0.3, negative_share=0.4) for _ in range(2000)]
+    simulator = PromptSimulator((1, 2), max_clicks=6, zero_share=0.3, negative_share=0.4)
+    sets = [simulator.sample(seg, rng) for _ in range(2000)]
     assert abs(sum(not s for s in sets) / 2000 - 0.3) < 0.04
     sizes = np.bincount([len(s) for s in sets if s], minlength=7)[1:] / sum(bool(s) for s in sets)
     few_first = 1 / np.arange(1, 7)
@@ -198,13 +197,14 @@ def test_shares_of_prompt_sets() -> None:
 
 def test_prompt_sets_without_foreground_or_background() -> None:
     rng = np.random.default_rng(0)
-    empty = [simulate_prompt_set(np.zeros((6, 6, 6)), [1], 4, rng, zero_share=0) for _ in range(200)]
+    simulator = PromptSimulator((1,), max_clicks=4, zero_share=0)
+    empty = [simulator.sample(np.zeros((6, 6, 6)), rng) for _ in range(200)]
     assert {label for s in empty for _, label in s} == {0}
     assert 60 < sum(not s for s in empty) < 140
-    full = simulate_prompt_set(np.ones((6, 6, 6)), [1], 4, rng, zero_share=0, negative_share=1)
+    full = PromptSimulator((1,), max_clicks=4, zero_share=0, negative_share=1).sample(np.ones((6, 6, 6)), rng)
     assert full
     assert {label for _, label in full} == {1}
-    assert simulate_prompt_set(np.ones((6, 6, 6)), [1], 0, rng) == []
+    assert PromptSimulator((1,), max_clicks=0).sample(np.ones((6, 6, 6)), rng) == []
 
 
 @pytest.mark.parametrize(
@@ -213,19 +213,16 @@ def test_prompt_sets_without_foreground_or_background() -> None:
 )
 def test_impossible_prompt_sets(options: dict) -> None:
     with pytest.raises(ValueError, match=r"max_clicks|share|strategy"):
-        simulate_prompt_set(
-            **({"segmentation": np.ones((3, 3, 3)), "labels": [1], "max_clicks": 2} | options),
-            rng=np.random.default_rng(0),
-        )
+        PromptSimulator(**({"labels": (1,), "max_clicks": 2} | options))
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds, n=st.integers(0, 9), strategy=st.sampled_from(["uniform", "center"]))
 def test_fixed_sets_are_prefixes_of_larger_ones(seed: int, n: int, strategy: str) -> None:
     seg = volume(seed)
-    options = {"ignore_label": 4, "spacing": SPACING, "strategy": strategy}
-    short = simulate_fixed(seg, [1, 2, 3, 4, 9], n, case_rng("a", seed), **options)
-    long = simulate_fixed(seg, [1, 2, 3, 4, 9], 10, case_rng("a", seed), **options)
+    simulator = PromptSimulator((1, 2, 3, 4, 9), SPACING, 4, strategy)
+    short = simulator.fixed(seg, n, case_rng("a", seed))
+    long = simulator.fixed(seg, 10, case_rng("a", seed))
     assert long[:n] == short
     assert len(long) == 10
     assert all(seg[voxel] == label and label in (1, 2, 3) for voxel, label in long)
@@ -234,9 +231,9 @@ def test_fixed_sets_are_prefixes_of_larger_ones(seed: int, n: int, strategy: str
 
 
 def test_fixed_sets_without_the_labels() -> None:
-    assert simulate_fixed(np.zeros((3, 3, 3)), [1], 5, case_rng("a")) == []
+    assert PromptSimulator((1,)).fixed(np.zeros((3, 3, 3)), 5, case_rng("a")) == []
     with pytest.raises(ValueError, match="negative"):
-        simulate_fixed(np.ones((3, 3, 3)), [1], -1, case_rng("a"))
+        PromptSimulator((1,)).fixed(np.ones((3, 3, 3)), -1, case_rng("a"))
 
 
 def test_case_generators_are_stable_over_processes_and_versions() -> None:
@@ -254,7 +251,9 @@ def test_some_negatives_look_like_the_foreground() -> None:
     segmentation = target.astype(np.int16)
 
     def share(**options: object) -> float:
-        clicks = simulate_negatives(segmentation, [1], 400, np.random.default_rng(1), near=0.0, **options)  # type: ignore[arg-type]
+        image = options.pop("image", None)
+        negatives = Negatives((1,), near=0.0, **options)  # type: ignore[arg-type]
+        clicks = negatives.draw(segmentation, 400, np.random.default_rng(1), image)  # type: ignore[arg-type]
         assert (segmentation[tuple(clicks.T)] == 0).all()
         return double[tuple(clicks.T)].mean()
 

@@ -35,7 +35,7 @@ def _segmentation() -> np.ndarray:
 
 
 def _simulation(**options: Any) -> ClickSimulation:
-    return ClickSimulation((1, 2), 3, (2.0, 1.0, 1.0), TrainingOptions(**options))
+    return ClickSimulation.of(TrainingOptions(**options), (1, 2), (2.0, 1.0, 1.0), 3)
 
 
 def _clicks(channel: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
@@ -49,7 +49,7 @@ def test_every_click_tells_the_truth_and_none_is_on_ignore() -> None:
     seen: set[int] = set()
     counts = []
     for _ in range(200):
-        clicks = _clicks(_simulation(max_clicks=6, zero_click_share=0.2).training_channel(segmentation, IMAGE, rng))
+        clicks = _simulation(max_clicks=6, zero_click_share=0.2).simulator.sample(segmentation, rng, IMAGE)
         counts.append(len(clicks))
         for position, label in clicks:
             assert segmentation[position] == label
@@ -64,16 +64,16 @@ def test_a_label_absent_from_a_case_is_never_clicked() -> None:
     nothing = np.where(_segmentation() == 3, 3, 0)
     rng = np.random.default_rng(2)
     for _ in range(50):
-        assert 2 not in {label for _, label in _clicks(_simulation().training_channel(only_organ, IMAGE, rng))}
-        assert {label for _, label in _clicks(_simulation().training_channel(nothing, IMAGE, rng))} <= {0}
-    assert len(_clicks(_simulation(validation_clicks=3).validation_channel(only_organ, rng))) == 3
-    assert _clicks(_simulation(validation_clicks=3).validation_channel(nothing, rng)) == []
+        assert 2 not in {label for _, label in _simulation().simulator.sample(only_organ, rng, IMAGE)}
+        assert {label for _, label in _simulation().simulator.sample(nothing, rng, IMAGE)} <= {0}
+    assert len(_simulation(validation_clicks=3).for_validation(only_organ, rng)) == 3
+    assert _simulation(validation_clicks=3).for_validation(nothing, rng) == []
 
 
 def test_validation_has_the_asked_number_of_clicks() -> None:
     for number in (0, 1, 5):
-        channel = _simulation(validation_clicks=number).validation_channel(_segmentation(), np.random.default_rng(1))
-        assert len(_clicks(channel)) == number
+        clicks = _simulation(validation_clicks=number).for_validation(_segmentation(), np.random.default_rng(1))
+        assert len(clicks) == number
 
 
 def test_clicks_come_after_augmentation_and_agree_with_the_target() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnsam3d.network import PRESETS, read_prompt_channel
+from nnsam3d.network import PRESETS, PromptTensors, read_prompt_channel
+from nnsam3d.network.prompts import with_prompts
 from nnsam3d.prompts import next_click
-from nnsam3d.training.click_unet import nnUNetClickTrainer, with_prompt_channel
+from nnsam3d.training.click_unet import nnUNetClickTrainer
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.online_validation import TABLE, append_row
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE, TrainingOptions
@@ -66,9 +67,9 @@ def test_targets_and_logits_are_the_label_maps_they_were_made_of(manager: LabelM
     truth, prediction = label_maps(seed), label_maps(seed + 100) % 3
     assert np.array_equal(truth_labels(as_target(truth, manager), manager).numpy(), truth)
     assert np.array_equal(predicted_labels(as_logits(prediction, manager), manager).numpy(), prediction)
-    clicks = torch.zeros(2, 1, 3), torch.full((2, 1), -1)
-    simulation = ClickSimulation((1, 2), 3, SPACING, TrainingOptions())
-    voxels, labels = next_clicks(torch.from_numpy(truth), torch.from_numpy(prediction), clicks, simulation)
+    prompts = PromptTensors(torch.zeros(2, 1, 3), torch.full((2, 1), -1))
+    simulation = ClickSimulation.of(TrainingOptions(), (1, 2), SPACING, 3)
+    voxels, labels = next_clicks(torch.from_numpy(truth), torch.from_numpy(prediction), prompts, simulation)
     for patch in range(2):
         click = next_click(truth[patch], prediction[patch], SPACING, labels=[1, 2], ignore_label=3)
         assert click is not None
@@ -127,9 +128,9 @@ def test_a_step_of_sam_corrects_and_learns(plans: dict[str, Any], kind: str, for
     decoded: list[list[int]] = []
     decode = trainer.network.decode
 
-    def watched(features: Any, clicks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        decoded.append((labels >= 0).sum(1).tolist())
-        return decode(features, clicks, labels)
+    def watched(features: Any, prompts: PromptTensors) -> torch.Tensor:
+        decoded.append((prompts.labels_BN >= 0).sum(1).tolist())
+        return decode(features, prompts)
 
     trainer.network.decode = watched
     fine = trainer.network.mask_decoder.click_map
@@ -219,7 +220,7 @@ def test_the_prompt_channel_holds_the_clicks_and_no_others() -> None:
     data = torch.rand(2, 3, *SHAPE)
     clicks = torch.tensor([[[1.0, 2, 3], [4, 5, 6]], [[0, 0, 0], [7, 9, 11]]])
     labels = torch.tensor([[2, 0], [-1, 1]])
-    written = with_prompt_channel(data, (clicks, labels))
+    written = with_prompts(data, PromptTensors(clicks, labels))
     assert torch.equal(written[:, :2], data[:, :2])
     places, found = read_prompt_channel(written[:, -1], 2)
     assert found.tolist() == [[2, 0], [1, -1]]

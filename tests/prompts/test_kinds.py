@@ -1,0 +1,129 @@
+"""Prompts of every kind: in files, in other spaces, and what becomes of those that a network does not take."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.nnunet.cases import read_case_prompts
+from nnsam3d.prompts import (
+    Box,
+    CasePrompts,
+    Click,
+    MaskPrompt,
+    PromptError,
+    PromptWarning,
+    read_prompts,
+    write_prompts,
+)
+
+LABELS = {"background": 0, "tumour": 1}
+DIRECTION = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+OBLIQUE = ImageGrid((40, 30, 20), (1.0, 2.0, 3.0), (5.0, -7.0, 11.0), tuple(map(tuple, DIRECTION)))
+STRAIGHT = ImageGrid((40, 30, 20), (1.0, 2.0, 3.0), (5.0, -7.0, 11.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+
+positions = st.tuples(*[st.floats(-1e6, 1e6)] * 3)
+labels = st.one_of(st.integers(0, 300), st.text(min_size=1, max_size=8))
+kinds = st.one_of(
+    st.builds(Click, positions, labels),
+    st.builds(Box, positions, positions, labels),
+    st.builds(MaskPrompt, st.text(min_size=1, max_size=8), st.one_of(st.none(), labels)),
+)
+
+
+@given(prompts=st.lists(kinds, max_size=6), space=st.sampled_from(["voxel", "lps", "ras"]))
+def test_every_kind_round_trips_exactly(tmp_path_factory: pytest.TempPathFactory, prompts: list, space: str) -> None:
+    path = tmp_path_factory.mktemp("round") / "c.json"
+    written = CasePrompts("c", space, prompts)  # type: ignore[arg-type]
+    write_prompts(path, written)
+    assert read_prompts(path) == written
+    version = json.loads(path.read_text(encoding="utf-8"))["nnsam3d_prompts"]
+    assert version == (1 if all(isinstance(prompt, Click) for prompt in prompts) else 2), "1 wherever it suffices"
+
+
+def test_a_file_of_version_2_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    entries = [
+        {"type": "mask", "path": "before.nii.gz"},
+        {"type": "box", "low": [9, 8, 7], "high": [1, 2, 3], "label": "tumour"},
+        {"type": "click", "position": [4, 5, 6], "label": 0},
+    ]
+    path.write_text(json.dumps({"nnsam3d_prompts": 2, "space": "voxel", "prompts": entries}), encoding="utf-8")
+    prompts = read_prompts(path, STRAIGHT, LABELS)
+    assert prompts.prompts == (MaskPrompt("before.nii.gz"), Box((1, 2, 3), (9, 8, 7), "tumour"), Click((4, 5, 6), 0))
+    assert prompts.kinds == ("mask", "box", "click")
+    assert prompts.clicks == (Click((4, 5, 6), 0),)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"type": "scribble"}, "prompt 1: unknown 'scribble'"),
+        ({"position": [1, 2, 3], "label": 1}, 'prompt 1: missing "type"'),
+        ({"type": "box", "low": [1, 2, 3], "label": 1}, 'missing "high"'),
+        ({"type": "box", "low": [1, 2, 3], "high": [1, 2], "label": 1}, "three finite numbers"),
+        ({"type": "box", "low": [1, 2, 3], "high": [99, 2, 3], "label": 1}, "opposite corner (99, 2, 3)"),
+        ({"type": "mask", "path": 3}, "path of an image file"),
+        ({"type": "mask", "path": "a", "label": "spleen"}, "unknown label 'spleen'"),
+        ({"type": "click", "position": [1, 2, 3], "label": 1, "low": 3}, 'unknown key "low"'),
+    ],
+)
+def test_mistakes_in_version_2(tmp_path: Path, entry: dict, told: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"nnsam3d_prompts": 2, "space": "voxel", "prompts": [entry]}), encoding="utf-8")
+    with pytest.raises(PromptError) as error:
+        read_prompts(path, STRAIGHT, LABELS)
+    assert told in str(error.value)
+    assert "c.json" in str(error.value)
+
+
+@pytest.mark.parametrize("grid", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
+def test_a_box_in_another_space_holds_what_it_held(grid: ImageGrid) -> None:
+    box = Box((3, 4, 5), (20, 12, 9), 1)
+    prompts = CasePrompts("c", "voxel", [Click((7, 8, 9), 1), box, MaskPrompt("m.nii.gz")])
+    there = prompts.to("ras", grid)
+    click, moved, mask = there.prompts
+    inside = np.random.default_rng(0).uniform(box.low, box.high, (200, 3))
+    world = grid.index_to_world(inside, "ras")
+    assert ((world >= np.array(moved.low) - 1e-9) & (world <= np.array(moved.high) + 1e-9)).all()
+    np.testing.assert_allclose(click.position, grid.index_to_world([(7, 8, 9)], "ras")[0])
+    assert mask == MaskPrompt("m.nii.gz")
+    back = there.to("voxel", grid)
+    np.testing.assert_allclose(back.clicks[0].position, (7, 8, 9))
+    if grid is STRAIGHT:  # its faces stay parallel to the axes
+        np.testing.assert_allclose([back.prompts[1].low, back.prompts[1].high], [box.low, box.high])
+    assert CasePrompts("c", "voxel").to("lps", grid) == CasePrompts("c", "lps")
+
+
+def test_clicks_is_another_name_for_prompts() -> None:
+    click = Click((1, 2, 3), 1)
+    assert CasePrompts("c", "voxel", (click,)) == CasePrompts("c", "voxel", clicks=[click])
+    assert CasePrompts("c", "voxel", (click,)).prompts == (click,)
+
+
+def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    box, click = Box((1, 2, 3), (4, 5, 6), 1), Click((1, 2, 3), 1)
+    write_prompts(path, CasePrompts("c", "voxel", [box]))
+    with pytest.raises(PromptError, match=r"c\.json: this model takes prompts of the kind click, not box"):
+        read_case_prompts(path, STRAIGHT, LABELS)
+    write_prompts(path, CasePrompts("c", "voxel", [box, click]))
+    with pytest.warns(PromptWarning, match="1 left out"):
+        assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
+    write_prompts(path, CasePrompts("c", "voxel", [click]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
+
+
+def test_other_formats_hold_clicks_only(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="holds clicks only, not box"):
+        write_prompts(tmp_path / "c.mrk.json", CasePrompts("c", "lps", [Box((1, 2, 3), (4, 5, 6), 1)]), format="slicer")

@@ -1,0 +1,59 @@
+"""Prompts on voxels: crops, mirrors and channels agree with what happens to the array."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnsam3d.prompts import ENCODING, PromptError, VoxelClick, VoxelPrompts
+
+SHAPE = (6, 7, 8)
+voxels = st.tuples(*[st.integers(0, size - 1) for size in SHAPE])
+placed = st.dictionaries(voxels, st.integers(0, 5), max_size=8).map(lambda found: VoxelPrompts.of(found.items()))
+
+
+def as_set(prompts: VoxelPrompts) -> set[VoxelClick]:
+    return set(prompts.clicks())
+
+
+@given(prompts=placed)
+def test_channels_hold_the_prompts_and_no_others(prompts: VoxelPrompts) -> None:
+    channels = ENCODING.write(SHAPE, prompts)
+    assert channels.shape == (ENCODING.num_channels, *SHAPE)
+    assert as_set(ENCODING.read(channels)) == as_set(prompts)
+
+
+@given(prompts=placed, axes=st.sets(st.integers(0, 2)), start=voxels)
+def test_what_happens_to_the_array_happens_to_its_prompts(prompts: VoxelPrompts, axes: set, start: tuple) -> None:
+    channels = ENCODING.write(SHAPE, prompts)
+    mirrored = np.flip(channels, [axis + 1 for axis in axes])
+    assert as_set(ENCODING.read(mirrored)) == as_set(prompts.mirrored(axes, SHAPE))
+    size = tuple(length - low for length, low in zip(SHAPE, start, strict=True))
+    window = channels[(slice(None), *(slice(low, None) for low in start))]
+    assert as_set(ENCODING.read(window)) == as_set(prompts.cropped(start, size))
+    padded = np.pad(channels, [(0, 0), *((low, 0) for low in start)])
+    assert as_set(ENCODING.read(padded)) == as_set(prompts.shifted(start))
+
+
+def test_keys_tell_prompts_apart() -> None:
+    one = VoxelPrompts.of([((1, 2, 3), 1)])
+    assert one.key() == VoxelPrompts.of([((1, 2, 3), 1)]).key()
+    others = ([((1, 2, 3), 0)], [((1, 2, 4), 1)], [], [((1, 2, 3), 1)] * 2)
+    assert len({one.key(), *(VoxelPrompts.of(other).key() for other in others)}) == 5
+    assert len(one + one) == 2
+    assert one.positive.tolist() == one.of_label(1).tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_image_and_prompts_are_taken_apart(axis: int) -> None:
+    shape = (4, 2, 3) if axis == 0 else (5, 4, 3)
+    array = np.arange(np.prod(shape)).reshape(shape)
+    for data in (array, torch.from_numpy(array)):
+        image, prompts = ENCODING.split(data, axis)
+        assert image.shape[axis] == 3
+        assert prompts.shape[axis] == ENCODING.num_channels == 1
+    with pytest.raises(PromptError, match="2 prompt channels"):
+        ENCODING.read(np.zeros((2, *SHAPE)))
