@@ -29,9 +29,10 @@ from torch import Tensor
 
 from benchmarks import bench_gpu
 from nnsam3d.files import write_text
-from nnsam3d.network import SAM3D, Features, freeze_pretrained, preset_config
+from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
+from nnsam3d.network.decoder import PaperFeatures
 
 REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "network" / "reference.py"
 PRESETS = ("vit_b", "tiny")
@@ -323,7 +324,7 @@ def features_of(subject: Subject, levels: list[Tensor]) -> Any:
         return levels
     fused = subject.net.mask_decoder.fuse_unprompted(subject.image, *levels[:3])
     size = tuple(subject.image.shape[2:])
-    return Features(levels[3], fused, size, size)  # type: ignore[arg-type]
+    return PaperFeatures(levels[3], fused, size, size)  # type: ignore[arg-type]
 
 
 def without_gradients(run: Callable[[], Any]) -> Any:

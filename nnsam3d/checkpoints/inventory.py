@@ -18,6 +18,7 @@ from nnsam3d.checkpoints.pretrained import (
     ways,
 )
 from nnsam3d.errors import UserError
+from nnsam3d.tables import columns
 
 
 def list_weights() -> int:
@@ -25,9 +26,7 @@ def list_weights() -> int:
     rows = [("preset", "file", "size", "found")]
     for preset, file in OFFICIAL_FILES.items():
         rows.append((preset, file.name, f"{file.mib} MiB", str(locate(preset) or "no")))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
+    print(columns(rows))
     print(f"\nDownloads go to {download_folder()}.")
     if wrong := named_in_vain():
         print(f"{wrong}: correct it, or: unset {ENVIRONMENT_VARIABLE}")

@@ -37,8 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _output(run)
     _what(run)
     _training(run)
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1; mind the memory)")
-    run.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
+    run.add_argument(
+        "--jobs", type=int, metavar="N", help="jobs at a time (default: one for each device; mind the memory)"
+    )
+    run.add_argument(
+        "-device",
+        dest="devices",
+        nargs="+",
+        default=["auto"],
+        metavar="DEVICE",
+        help="cuda, cpu, mps or cuda:N; several take the jobs in turn (default: every GPU, or the CPU)",
+    )
     report = actions.add_parser(
         "report",
         help="write the report of a finished run",
@@ -102,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, output: Path) -> None:
-    if args.jobs < 1 or args.clicks < 1:
+    if (args.jobs is not None and args.jobs < 1) or args.clicks < 1:
         raise UserError("--jobs and --clicks must be at least 1")
     if bool(args.test_images) != bool(args.test_labels):
         raise UserError("--test-images and --test-labels belong together")
@@ -111,12 +120,12 @@ def _run(args: argparse.Namespace, output: Path) -> None:
     # late: `--help` answers at once
     from nnsam3d.evaluation.metrics import need_monai
     from nnsam3d.evaluation.training import check
-    from nnsam3d.inference.device import choose_device
+    from nnsam3d.inference.device import choose_devices
 
     need_monai()
     # trainings and predictions find our trainers whether or not nnU-Net is linked
     os.environ.setdefault("nnUNet_extTrainer", str(trainers_folder()))
-    device = choose_device(args.device)
+    devices = choose_devices(args.devices, args.jobs)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),
         configurations=tuple(args.configurations),
@@ -137,13 +146,13 @@ def _run(args: argparse.Namespace, output: Path) -> None:
     told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
     print(f"nnsam3d: {len(setting.jobs())} jobs: {told}; results in {output}")
     remember_command(output, sys.argv[1:])
-    remember_environment(output, device)
+    remember_environment(output, devices)
     if args.train:
         from nnsam3d.evaluation.training import train_missing
 
-        train_missing(setting, output, device)
+        train_missing(setting, output, devices[0])
     from nnsam3d.evaluation.runner import run
     from nnsam3d.evaluation.summary import write_results
 
-    run(setting, output, args.jobs, device)
+    run(setting, output, devices)
     write_results(setting, output)

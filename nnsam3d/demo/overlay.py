@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from nnsam3d.demo.phantom import PhantomCase
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 WINDOW_HU = (-80.0, 220.0)
 PREDICTION, TARGET, LOOKALIKE = "#ff4d4d", "#38d430", "#ffd23f"
@@ -43,7 +42,8 @@ def write_overlay(path: Path, rows: Sequence[Sequence[Strip]]) -> None:
     """Draw the strips of every row side by side, the rows one below the other, and write a PNG."""
     columns = max(sum(len(strip.panels) for strip in row) for row in rows)
     size = (3.4 * columns, 3.8 * len(rows) + 0.7)
-    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
     for line, row in zip(axes, rows, strict=True):
@@ -51,17 +51,16 @@ def write_overlay(path: Path, rows: Sequence[Sequence[Strip]]) -> None:
             _draw_strip(line, strip)
             line = line[len(strip.panels) :]
     handles = [
-        plt.Line2D([], [], color=PREDICTION, lw=8, alpha=0.55, label="prediction"),
-        plt.Line2D([], [], color=TARGET, lw=2, label="target"),
-        plt.Line2D([], [], color=LOOKALIKE, lw=2, ls="--", label="the other lesion"),
-        plt.Line2D([], [], color="w", marker="+", mew=2.5, ls="", ms=11, label="click 'lesion'"),
-        plt.Line2D([], [], color="w", marker="x", mew=2.5, ls="", ms=9, label="click 'background'"),
+        Line2D([], [], color=PREDICTION, lw=8, alpha=0.55, label="prediction"),
+        Line2D([], [], color=TARGET, lw=2, label="target"),
+        Line2D([], [], color=LOOKALIKE, lw=2, ls="--", label="the other lesion"),
+        Line2D([], [], color="w", marker="+", mew=2.5, ls="", ms=11, label="click 'lesion'"),
+        Line2D([], [], color="w", marker="x", mew=2.5, ls="", ms=9, label="click 'background'"),
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=5 if columns > 2 else 3, facecolor="#444444", labelcolor="w"
     )
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def _draw_strip(axes: Sequence[Axes], strip: Strip) -> None:
@@ -78,7 +77,7 @@ def _draw_strip(axes: Sequence[Axes], strip: Strip) -> None:
 def _draw(axis: Axes, slice_HW: NDArray, case: PhantomCase, panel: Panel, depth: int) -> None:
     axis.imshow(slice_HW, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], interpolation="nearest")
     mask = panel.prediction_DHW[depth]
-    axis.imshow(np.ma.masked_where(~mask, mask), cmap=matplotlib.colors.ListedColormap([PREDICTION]), alpha=0.55)
+    axis.imshow(np.ma.masked_where(~mask, mask), cmap=ListedColormap([PREDICTION]), alpha=0.55)
     axis.contour(case.target_DHW[depth], [0.5], colors=TARGET, linewidths=1.8)
     axis.contour(case.lookalike_DHW[depth], [0.5], colors=LOOKALIKE, linewidths=1.8, linestyles="--")
     for (_, y, x), label in panel.clicks:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.demo.phantom import PhantomCase
+from nnsam3d.tables import columns
 
 ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
 TOO_MUCH, LEFT = 0.30, 0.50  # share of the neighbour that one click takes, and how much of that may be left after two
@@ -120,9 +121,8 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _table(head: str, columns: tuple[str, str], rows: list[tuple[str, tuple[float, float]]]) -> str:
-    width = max(len(title) for title, _ in rows)
-    first, second = (len(name) for name in columns)
-    lines = [head, f"{'prompt':<{width}}  {columns[0]}  {columns[1]}", "-" * (width + first + second + 4)]
-    lines += [f"{title:<{width}}  {one:{first}.2f}  {other:{second}.2f}" for title, (one, other) in rows]
-    return "\n".join(lines)
+def _table(head: str, names: tuple[str, str], rows: list[tuple[str, tuple[float, float]]]) -> str:
+    first, second = (len(name) for name in names)
+    told = [(title, f"{one:{first}.2f}", f"{other:{second}.2f}") for title, (one, other) in rows]
+    header, *lines = columns([("prompt", *names), *told]).splitlines()
+    return "\n".join([head, header, "-" * len(header), *lines])

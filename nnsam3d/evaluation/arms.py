@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import FINAL, ORACLE, ArmName
 from nnsam3d.evaluation.protocols import as_prompts
-from nnsam3d.inference.binding import TOUCHING, Regions
+from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Prepared, prepare
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.prompts import VoxelClick
+from nnsam3d.prompts.components import hit
 
 CACHE_BYTES = 2 * 10**9  # click-free features that an arm may keep of one image
 
@@ -143,8 +143,7 @@ def reduce_to_hit(
         masks = [(label_map > 0, [voxel for voxel, _ in positive])]
     result = label_map.copy()
     for mask, voxels in masks:
-        components, _ = ndimage.label(mask, TOUCHING)
-        hit = {int(components[voxel]) for voxel in voxels} - {0}
-        if hit:
-            result[(components > 0) & ~np.isin(components, list(hit))] = 0
+        kept = hit(mask, np.array(voxels, np.int64).reshape(-1, 3))
+        if kept.any():
+            result[mask & ~kept] = 0
     return result

@@ -12,13 +12,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 # Okabe and Ito's colours, which the colour-blind tell apart too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,7 +38,8 @@ def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: S
     Args:
         rows: of one dataset, configuration, protocol and label (`summary["scores"]`).
     """
-    figure, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 4.4), squeeze=False)
+    figure = Figure(figsize=(5.2 * len(metrics), 4.4))
+    axes = figure.subplots(1, len(metrics), squeeze=False)
     most = max(row["clicks"] for row in rows)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for number, arm in enumerate(arms):
@@ -90,7 +88,8 @@ class Pairs:
 
 def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
     """One dot per patient: the reference up, the other arm to the right; above the diagonal the reference is better."""
-    figure, axes = plt.subplots(1, len(pairs), figsize=(4.2 * len(pairs), 4.5), squeeze=False)
+    figure = Figure(figsize=(4.2 * len(pairs), 4.5))
+    axes = figure.subplots(1, len(pairs), squeeze=False)
     for axis, pair in zip(axes[0], pairs, strict=True):
         names = sorted(set(pair.values) & set(pair.reference_values))
         x = np.array([pair.values[name] for name in names])
@@ -123,7 +122,8 @@ class Overlay:
 def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
     """A row of panels per arm, on the slice that shows most of the truth."""
     columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(2.9 * columns, 3.1 * len(rows) + 0.4), squeeze=False)
+    figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows) + 0.4))
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
     for line, row, name in zip(axes, rows, names, strict=True):
@@ -195,7 +195,8 @@ def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]
         rows: a text where there is nothing to show. names: of the arms.
     """
     size = (2.3 * 3 * len(names), 2.65 * len(rows) + 0.8)
-    figure, axes = plt.subplots(len(rows), 3 * len(names), figsize=size, squeeze=False)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(len(rows), 3 * len(names), squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
     for line, row in zip(axes, rows, strict=True):
@@ -266,7 +267,6 @@ def _look_at(axis: Axes, shown: Correction) -> None:
 def as_png(figure: Figure, dpi: int = 100) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.prompts.centres import bounding_box
+from nnsam3d.prompts.components import bounding_box
 
 NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
 DETECTED_DICE = 0.1  # a smaller overlap is chance, or the one voxel that a click sets by itself

@@ -108,8 +108,13 @@ class Setting:
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown:
             raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
-        if len({parse_arm(arm) for arm in self.arms}) != len(self.arms) or not self.seeds:
-            raise UserError("every arm once, please, and at least one seed")
+        names = [parse_arm(arm) for arm in self.arms]
+        models = {(name.trainer, name.plans, name.oracle) for name in names}
+        if len(models) != len(names) or not self.seeds:
+            raise UserError(
+                f"every arm once, please, and at least one seed (an arm without plans means {DEFAULT_PLANS}): "
+                f"{' '.join(self.arms)}"
+            )
 
     def jobs(self) -> list[Job]:
         """In the order in which they are run and reported."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,35 +15,41 @@ from nnsam3d.files import write_text
 
 
 def run_side_by_side(
-    tasks: Mapping[str, tuple[Any, ...]], target: Callable[..., None], number: int, logs: Path, tick: Callable[[], None]
+    tasks: Mapping[str, tuple[Any, ...]],
+    target: Callable[..., None],
+    slots: Sequence[str],
+    logs: Path,
+    tick: Callable[[], None],
 ) -> None:
-    """``target(*task)`` for every task, ``number`` at a time; a task that fails does not keep the others from running.
+    """``target(*task, slot)`` for every task, each in a free slot; one that fails does not keep others from running.
 
     Args:
         tasks: by a name that tells the user what it is, and may be a file's.
+        slots: what a task has to itself while it runs: the name of a device, as often as it takes tasks at a time.
         logs: folder for what failed tasks said, ``failed_<name>.txt``.
         tick: called again and again while they run; it is what waits.
 
     Raises:
         UserError: after all have ended, if some have failed; names them, what they said and where more stands.
     """
-    waiting = list(tasks)
-    running: dict[str, BaseProcess] = {}
+    waiting, free = list(tasks), list(slots)
+    running: dict[str, tuple[BaseProcess, str]] = {}
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < number:
-                name = waiting.pop(0)
+            while waiting and free:
+                name, slot = waiting.pop(0), free.pop(0)
                 _log(logs, name).unlink(missing_ok=True)
-                running[name] = start(_guarded, (target, tasks[name], _log(logs, name)))
-            ended = [name for name, process in running.items() if not process.is_alive()]
+                running[name] = start(_guarded, (target, (*tasks[name], slot), _log(logs, name))), slot
+            ended = [name for name, (process, _) in running.items() if not process.is_alive()]
             tick()  # after that look: all that they did is seen
             for name in ended:
-                status = running.pop(name).exitcode
-                if status:
-                    failed[name] = _reason(_log(logs, name), status)
+                process, slot = running.pop(name)
+                free.append(slot)
+                if process.exitcode:
+                    failed[name] = _reason(_log(logs, name), process.exitcode)
     finally:
-        for process in running.values():
+        for process, _ in running.values():
             process.terminate()
             process.join()
     if failed:

@@ -30,7 +30,7 @@ def commands(output: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def remember_environment(output: Path, device: str) -> None:
+def remember_environment(output: Path, devices: Sequence[str]) -> None:
     """Versions and machine of the last run."""
     # late: it loads torch
     from nnsam3d.evaluation.cost import device_name, processor
@@ -39,6 +39,6 @@ def remember_environment(output: Path, device: str) -> None:
     facts = {
         "versions": f"Python {platform.python_version()}, {versions}",
         "machine": f"{processor()}, {os.cpu_count()} cores",
-        "device": device_name(device),
+        "device": ", ".join(dict.fromkeys(map(device_name, devices))),
     }
     write_json(output / ENVIRONMENT_FILE, facts)

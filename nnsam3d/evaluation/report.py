@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import html
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader
 
 from nnsam3d.evaluation.corrections import correction_figure
 from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
@@ -38,15 +40,7 @@ NOTES = (
     "Empty masks: Dice and NSD are undefined where truth and prediction are empty, 0 where one is; HD95 is undefined "
     "where either is. Undefined values are left out of means.",
 )
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1.2em;color:#1d2129;background:#fff}
-h1{font-size:1.7em;margin-bottom:.2em} h2{margin-top:2em;border-bottom:1px solid #d5d9e0;padding-bottom:.2em}
-h3{font-size:1.02em;margin:1.6em 0 .4em} .note,.small{color:#59616e;font-size:.88em} .scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.86em;font-variant-numeric:tabular-nums} th{background:#f1f3f7;text-align:left}
-th,td{padding:.28em .55em;border-bottom:1px solid #e3e6eb;white-space:nowrap} tbody tr:hover{background:#f8f9fb}
-pre{background:#f5f6f8;padding:.8em;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.84em} figure{margin:1.2em 0}
-svg,img{max-width:100%;height:auto}
-"""
+TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,12 @@ class Picture:
     caption: str
     png: bytes
     svg: str = ""
+
+    @property
+    def drawn(self) -> str:
+        """As HTML."""
+        encoded = base64.b64encode(self.png).decode()
+        return self.svg or f'<img alt="" src="data:image/png;base64,{encoded}">'
 
 
 @dataclass(frozen=True)
@@ -208,23 +208,9 @@ def _markdown(summary: dict[str, Any], sections: Sequence[Section]) -> str:
 
 
 def _html(summary: dict[str, Any], sections: Sequence[Section]) -> str:
-    body = ["<h1>Benchmark: clicks against nnU-Net, with controls</h1>"]
-    body.append(f"<p>Reference arm: <b>{html.escape(summary['reference'])}</b>.</p>")
-    body += [f'<p class="small">{html.escape(note)}</p>' for note in NOTES]
-    for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
-        body.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in section.lines) + "</ul>")
-        for part in section.parts:
-            body.append(part.html() if isinstance(part, Table) else _figure(part))
-    facts = html.escape("\n".join(_facts(summary)))
-    body.append(f"<h2>To make it again</h2><pre>{facts}</pre>")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-    title, text = "<title>nnsam3d benchmark</title>", "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{head}{title}</head><body>\n{text}\n</body></html>\n'
-
-
-def _figure(picture: Picture) -> str:
-    import base64
-
-    drawn = picture.svg or f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
-    return f'<figure>{drawn}<figcaption class="note">{html.escape(picture.caption)}</figcaption></figure>'
+    loader = PackageLoader("nnsam3d.evaluation")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page: str = environment.get_template(TEMPLATE).render(
+        reference=summary["reference"], notes=NOTES, sections=sections, facts="\n".join(_facts(summary))
+    )
+    return page + "\n"

@@ -42,8 +42,11 @@ PAUSE = 1.0  # seconds between two looks at what is done
 Unit = dict[str, Any]
 
 
-def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu") -> None:
+def run(setting: Setting, output: Path, devices: Sequence[str] = ("cpu",)) -> None:
     """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
+
+    Args:
+        devices: as many jobs run at a time, each on its own; the same name twice: two jobs there.
 
     Raises:
         UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
@@ -61,7 +64,7 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
     waiting = missing(files)
     tasks = {
         f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
-            setting, job, cases[job], output, device, digests[job.checkpoint]
+            setting, job, cases[job], output, digests[job.checkpoint]
         )
         for job in dict.fromkeys(files[path] for path in waiting)
     }  # fmt: skip
@@ -73,7 +76,7 @@ def run(setting: Setting, output: Path, processes: int = 1, device: str = "cpu")
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
-        run_side_by_side(tasks, run_job, processes, output / "logs", tick)
+        run_side_by_side(tasks, run_job, devices, output / "logs", tick)
 
 
 def is_done(path: Path, checkpoint: str) -> bool:
@@ -85,7 +88,7 @@ def is_done(path: Path, checkpoint: str) -> bool:
 
 
 def run_job(
-    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, device: str, checkpoint: str
+    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, checkpoint: str, device: str
 ) -> None:
     """The missing units of a job, case after case."""
     # late: the process that only waits does not need torch

@@ -1,9 +1,8 @@
-"""The report's tables and sentences, from the summary; as Markdown and as HTML."""
+"""The report's tables and sentences, from the summary."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from nnsam3d.evaluation.metrics import TARGETS
 from nnsam3d.evaluation.plan import PROTOCOLS
 from nnsam3d.evaluation.runner import READ_OUTS
 from nnsam3d.evaluation.summary import GOOD, METRICS
+from nnsam3d.tables import markdown
 
 SIGNIFICANT = 0.05
 Row = dict[str, Any]
@@ -31,22 +31,8 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        lines = [f"**{self.title}**", "", _md_row(self.header), _md_row(["---"] * len(self.header))]
-        lines += [_md_row(row) for row in self.rows]
+        lines = [f"**{self.title}**", "", markdown(self.header, self.rows)]
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
-
-    def html(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in self.rows
-        )
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-        return f"<h3>{html.escape(self.title)}</h3>\n{table}\n{note}"
-
-
-def _md_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 # ---------------------------------------------------------------------- numbers as text

@@ -7,15 +7,12 @@ from nnsam3d.geometry.points import Points, PointSpace
 from nnsam3d.geometry.steps import (
     Chain,
     Crop,
-    Pad,
     Resample,
     Step,
     Transpose,
-    Window,
     compose,
     preprocessing_steps,
-    xyz_to_zyx,
-    zyx_to_xyz,
+    reversed_axes,
 )
 
 __all__ = [
@@ -24,16 +21,13 @@ __all__ = [
     "Crop",
     "GeometryError",
     "ImageGrid",
-    "Pad",
     "PointSpace",
     "Points",
     "Resample",
     "Step",
     "Transpose",
-    "Window",
     "compose",
     "inside_grid",
     "preprocessing_steps",
-    "xyz_to_zyx",
-    "zyx_to_xyz",
+    "reversed_axes",
 ]

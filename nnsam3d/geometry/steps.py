@@ -1,7 +1,7 @@
 """Small invertible steps on ARRAY positions (zyx voxel coordinates, integers at voxel centres).
 
 A chain of them is what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
-transpose -> crop -> (normalise) -> resample. Prediction goes on: pad -> window.
+transpose -> crop -> (normalise) -> resample.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnsam3d.geometry.frames import GeometryError, as_points, inside_grid
+from nnsam3d.geometry.frames import GeometryError, as_points
 
 
 class Step(Protocol):
@@ -62,59 +62,6 @@ class Crop:
 
     def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
         return as_points(points_N3) + np.asarray(self.start)
-
-
-@dataclass(frozen=True)
-class Pad:
-    """``np.pad(array, [(before[0], ...), ...])``: positions gain ``before`` (voxels added ahead of each axis)."""
-
-    before: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if len(self.before) != 3 or not np.isfinite(np.asarray(self.before, dtype=float)).all():
-            raise GeometryError(f"padding must be three finite numbers, got {self.before}")
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) + np.asarray(self.before)
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) - np.asarray(self.before)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window of ``shape`` that begins at voxel ``start``: positions are counted from its first voxel.
-
-    Positions outside it are mapped too (``invert`` must bring back every one); ``contains`` tells which are inside.
-
-    Raises:
-        GeometryError: start or shape are not three whole numbers, or a shape < 1.
-    """
-
-    start: tuple[int, int, int]
-    shape: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        for name in ("start", "shape"):
-            values = tuple(int(v) for v in getattr(self, name))
-            if len(values) != 3 or values != tuple(getattr(self, name)) or (name == "shape" and min(values) < 1):
-                raise GeometryError(f"window {name} must be three whole numbers, got {getattr(self, name)}")
-            object.__setattr__(self, name, values)
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) - np.asarray(self.start)
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) + np.asarray(self.start)
-
-    def contains(self, points_N3: ArrayLike) -> NDArray[np.bool_]:
-        """(N,) which positions of the whole array lie in the window."""
-        return inside_grid(self.apply(points_N3), self.shape)
-
-    def slices(self) -> tuple[slice, slice, slice]:
-        """``array[window.slices()]`` is what the window holds."""
-        z, y, x = (slice(low, low + size) for low, size in zip(self.start, self.shape, strict=True))
-        return z, y, x
 
 
 @dataclass(frozen=True)
@@ -169,13 +116,8 @@ def compose(*steps: Step) -> Chain:
     return Chain(tuple(steps))
 
 
-def xyz_to_zyx(points_N3: ArrayLike) -> NDArray[np.float64]:
-    """Index i, j, k (x, y, z) -> array position (z, y, x)."""
-    return as_points(points_N3)[:, ::-1]
-
-
-def zyx_to_xyz(points_N3: ArrayLike) -> NDArray[np.float64]:
-    """Array position (z, y, x) -> index i, j, k (x, y, z)."""
+def reversed_axes(points_N3: ArrayLike) -> NDArray[np.float64]:
+    """Index i, j, k (x, y, z) -> array position (z, y, x), and back."""
     return as_points(points_N3)[:, ::-1]
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from nnsam3d.prompts.components import hit
 from nnsam3d.prompts.voxels import VoxelPrompts
 
-TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
@@ -43,8 +42,7 @@ def bind_clicks(
     for voxel in negative:
         value = int(segmentation[voxel])
         if value:
-            components, _ = ndimage.label(segmentation == value if regions is None else segmentation > 0, TOUCHING)
-            component = components == components[voxel]
+            component = hit(segmentation == value if regions is None else segmentation > 0, np.array([voxel]))
             if not any(component[place] for place in positive):
                 segmentation[component] = 0
     for voxel in negative:

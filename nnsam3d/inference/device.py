@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nnsam3d.errors import UserError
 
 
@@ -21,3 +23,21 @@ def choose_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name}: {reason}. Without a GPU: cpu") from error
     return name
+
+
+def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:
+    """A device for each of the jobs that run at a time; several take them in turn.
+
+    Args:
+        names: "auto" is every GPU of CUDA, or the CPU; others as :func:`choose_device` takes them.
+        jobs: None: one for each device.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    import torch
+
+    devices = [choose_device(name) for name in names if name != "auto"]
+    if "auto" in names:
+        devices += [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    return [devices[number % len(devices)] for number in range(jobs or len(devices))]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.inference.binding import TOUCHING
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import Triple
 from nnsam3d.nnunet.resampling import window_weights
+from nnsam3d.prompts.components import Components, hit
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
@@ -162,7 +162,7 @@ class _Canvas:
         """The components of a label that hold a click of it: a tumour does not stand for its organ."""
         if label not in self._clicked:
             voxels_N3 = self.clicks.of_label(label) - self.origin
-            self._clicked[label] = _hit(self.claims[self.labels.index(label)], voxels_N3)
+            self._clicked[label] = hit(self.claims[self.labels.index(label)], voxels_N3)
         return self._clicked[label]
 
     def _known(self, start: Triple) -> VoxelPrompts:
@@ -261,21 +261,9 @@ def _around(place: NDArray[np.int64], windows: Windows, on_grid: bool = False) -
     return start[0], start[1], start[2]
 
 
-def _hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The components in which one of these voxels lies."""
-    inside = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
-    components, count = ndimage.label(mask, TOUCHING)
-    keep = np.zeros(count + 1, bool)
-    keep[components[tuple(voxels_N3[inside].T)]] = True
-    keep[0] = False
-    return keep[components]
-
-
 def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Of every component the voxel nearest to its centre of mass, the largest component first."""
-    parts = list(_components(mask))
-    parts.sort(key=lambda part: -int(part[1].sum()))
-    return [low + _middle(component) for low, component in parts]
+    return [component.low + _middle(component.box) for component in Components(mask).largest_first()]
 
 
 def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -291,21 +279,11 @@ def _unclicked_middles(
     mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """The deepest voxel of every component in which none of the clicks lies, and the component's size in voxels."""
-    for low, component in _components(mask):
-        local_N3 = clicks_N3 - low
-        inside = ((local_N3 >= 0) & (local_N3 < component.shape)).all(axis=1)
-        if not component[tuple(local_N3[inside].T)].any():
+    for component in Components(mask):
+        local_N3 = clicks_N3 - component.low
+        inside = ((local_N3 >= 0) & (local_N3 < component.box.shape)).all(axis=1)
+        if not component.box[tuple(local_N3[inside].T)].any():
             # the window's own border counts as an end, so that the voxel is well inside it
-            depth = ndimage.distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1, 1:-1]
+            depth = ndimage.distance_transform_edt(np.pad(component.box, 1))[1:-1, 1:-1, 1:-1]
             deepest = np.array(np.unravel_index(np.argmax(depth), depth.shape), np.int64)
-            yield low + deepest, int(component.sum())
-
-
-def _components(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Every component: the first voxel of its box, and the component inside that box."""
-    (whole,) = ndimage.find_objects(mask.view(np.uint8)) or (None,)
-    if whole is not None:
-        components, _ = ndimage.label(mask[whole], TOUCHING)
-        origin = np.array([side.start for side in whole])
-        for number, box in enumerate(ndimage.find_objects(components), start=1):
-            yield origin + [side.start for side in box], components[box] == number
+            yield component.low + deepest, int(component.box.sum())

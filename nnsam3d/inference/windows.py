@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.network.sam3d import LOGIT_LIMIT, SAM3D, Features
+from nnsam3d.network.sam3d import LOGIT_LIMIT
 from nnsam3d.nnunet.model import TrainedModel, Triple
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -131,4 +132,4 @@ class Windows:
 
 
 def _bytes_of_features(features: Features) -> int:
-    return sum(part.numel() * part.element_size() for part in features if isinstance(part, Tensor))
+    return sum(part.numel() * part.element_size() for part in features.tensors())

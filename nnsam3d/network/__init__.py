@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from .config import PRESETS, SAM3DConfig, preset_config
+from .decoder import Decoder, Features
 from .prompts import PromptTensors, read_prompt_channel
 from .rounds import RollOut
-from .sam3d import SAM3D, Features, freeze_pretrained, parameter_counts
+from .sam3d import SAM3D, freeze_pretrained, parameter_counts
 
 __all__ = [
     "PRESETS",
     "SAM3D",
+    "Decoder",
     "Features",
     "PromptTensors",
     "RollOut",

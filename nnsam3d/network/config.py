@@ -7,27 +7,23 @@ token grid in tokens. Inside the network tokens are laid out (H, W, D), see `hwd
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import index
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 Triple: TypeAlias = tuple[int, int, int]
+T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # ever less memory for training, ever more time
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
+NO_WEIGHTS = {"weights": False}  # metadata of a field that may change without changing a parameter
 FINE_SIGMAS = (0.35, 1.0)  # widths of the bumps that mark clicks at the decoder's fine grid, in tokens
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
-def hwd(size_DHW: Sequence[int]) -> Triple:
+def hwd(size_DHW: Sequence[T]) -> tuple[T, T, T]:
     """(D, H, W), the order outside, to (H, W, D), the order of the network's token grids (SPEC §0)."""
     d, h, w = size_DHW
     return h, w, d
-
-
-def dhw(size_HWD: Sequence[int]) -> Triple:
-    """The inverse of `hwd`."""
-    h, w, d = size_HWD
-    return d, h, w
 
 
 @dataclass(frozen=True)
@@ -37,52 +33,50 @@ class SAM3DConfig:
     Survives JSON: `SAM3DConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config`.
     """
 
-    patch_size: Any = (128, 128, 128)  # (D, H, W) voxels: size of the position tables; other inputs work too
+    patch_size: Triple = (128, 128, 128)  # (D, H, W) voxels: size of the position tables; other inputs work too
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
-    window: Any = (8, 8, 8)  # (D, H, W) tokens
-    token_stride: Any = (4, 4, 4)  # (D, H, W) voxels per token
-    adapter_dim: Any = None  # None: embed_dim // 2
+    window: Triple = (8, 8, 8)  # (D, H, W) tokens
+    token_stride: Triple = (4, 4, 4)  # (D, H, W) voxels per token
+    adapter_dim: int = 0  # 0: embed_dim // 2
     neck_dim: int = 256
     decoder_dim: int = 128
     prompt_heads: int = 8
     prompt_mlp_dim: int = 2048
     num_queries: int = 10
-    pos_embed_size: Any = (64, 64)  # (H, W) of the position table, SAM's is 64 x 64; None: the token grid
+    pos_embed_size: tuple[int, int] = (64, 64)  # (H, W) of the position table, SAM's is 64 x 64; (0, 0): the token grid
     # Lengths of the relative-position tables: "sam" (27, and 2 * pos_embed_size - 1 in the feature blocks),
     # "window" (2 * window - 1: nothing to interpolate) or one (H, W, D) triple per block.
-    rel_pos_tables: Any = "sam"
+    rel_pos_tables: str | tuple[Triple, ...] = "sam"
     num_image_channels: int = 1
     num_classes: int = 2  # logit maps
-    num_click_labels: Any = None  # clicks carry 0 .. num_click_labels - 1; None: num_classes
-    max_clicks: int = 16  # click slots per window while training or compiled
+    num_click_labels: int = 0  # clicks carry 0 .. num_click_labels - 1; 0: num_classes
+    max_clicks: int = field(default=16, metadata=NO_WEIGHTS)  # click slots per window while training or compiled
     # What training runs twice to save memory: "none" (only attention's inner part, whose intermediates are many
     # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The same function.
-    checkpointing: str = "none"
+    checkpointing: str = field(default="none", metadata=NO_WEIGHTS)
     paper: bool = False  # True: exactly the paper's function, click labels ignored
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
     # 0: none. Zero-initialised, so a new network computes the same function with and without.
     fine_click_maps: int = 0
-    token_aspect: Any = (1.0, 1.0, 1.0)  # (D, H, W) edges of a token relative to each other: what is round in mm
-
+    # (D, H, W) edges of a token relative to each other: what is round in mm
+    token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
+        """Lists (of JSON) become tuples, one number for all axes a triple; what follows from other sizes is filled in."""
         for name in ("patch_size", "window", "token_stride"):
             self._set(name, _ints(name, getattr(self, name), 3))
         for name, default in (("adapter_dim", self.embed_dim // 2), ("num_click_labels", self.num_classes)):
-            if getattr(self, name) is None:
+            if getattr(self, name) in (None, 0):
                 self._set(name, default)
         self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "fine_click_maps":
-                continue
-            if field.type == "int" or field.name in ("adapter_dim", "num_click_labels"):
-                self._set(field.name, _ints(field.name, value, 1)[0])
+        for one in fields(self):
+            if one.type == "int" and one.name != "fine_click_maps":  # which may be zero
+                self._set(one.name, _ints(one.name, getattr(self, one.name), 1)[0])
         self._check()
-        pos = self.token_grid[1:] if self.pos_embed_size is None else self.pos_embed_size
-        self._set("pos_embed_size", _ints("pos_embed_size", pos, 2))
+        derived = self.pos_embed_size is None or tuple(self.pos_embed_size) == (0, 0)
+        self._set("pos_embed_size", _ints("pos_embed_size", self.token_grid[1:] if derived else self.pos_embed_size, 2))
         if not isinstance(self.rel_pos_tables, str):
             tables = tuple(_ints("rel_pos_tables", t, 3) for t in self.rel_pos_tables)
             if len(tables) != self.depth:
@@ -179,6 +173,11 @@ def _ints(name: str, value: Any, length: int) -> tuple[int, ...]:
     return result
 
 
+def fields_of_weights() -> tuple[str, ...]:
+    """The fields by which parameters, or what they mean, differ: two networks that agree in them share checkpoints."""
+    return tuple(one.name for one in fields(SAM3DConfig) if one.metadata.get("weights", True))
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Trains on a CPU; nothing of SAM's sizes.
     "tiny": {
@@ -191,7 +190,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_dim": 32,
         "prompt_heads": 4,
         "prompt_mlp_dim": 128,
-        "pos_embed_size": None,
+        "pos_embed_size": (0, 0),
         "rel_pos_tables": "window",
     },
     "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "pos_embed_size": (64, 64)},
@@ -204,7 +203,7 @@ def preset_config(name: str, **overrides: Any) -> SAM3DConfig:
     """The configuration of a preset, single fields replaced, e.g. `preset_config("tiny", num_classes=3)`."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
-    known = {field.name for field in fields(SAM3DConfig)}
+    known = {one.name for one in fields(SAM3DConfig)}
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"unknown field(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")

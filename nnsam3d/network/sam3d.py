@@ -6,46 +6,39 @@ Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nnsam3d.prompts.encoding import ENCODING
 
-from .config import SAM3DConfig, Triple
+from .config import SAM3DConfig
+from .decoder import Decoder, Features, PaperDecoder, pad_to_tokens
 from .image_encoder import ImageEncoder
-from .mask_decoder import MaskDecoder
-from .prompt_encoder import PromptEncoder
 from .prompts import PromptTensors
-from .recompute import recompute
 from .rounds import RollOut, play, summed
 
 COMPILED_SLOTS = 64  # clicks per window that a compiled network reads in prediction
 LOGIT_LIMIT = 50.0  # nnU-Net's sliding window sums logits in half precision with weights of up to 10
 
 
-class Features(NamedTuple):
-    """What the clicks do not change about an image; can be kept while the user clicks."""
-
-    deepest_BCHWD: Tensor  # the level that the prompt encoder works on, token grid
-    fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
-    padded_size: Triple  # (D, H, W) voxels after padding to whole tokens
-    size: Triple  # (D, H, W) voxels of the image as given
-
-
 class SAM3D(nn.Module):
-    """The promptable 3-D network. Input of `forward`: image channels, then the prompt channel."""
+    """The promptable 3-D network. Input of `forward`: image channels, then the prompt channels."""
 
-    def __init__(self, config: SAM3DConfig) -> None:
+    def __init__(self, config: SAM3DConfig, decoder: Decoder | None = None) -> None:
+        """
+        Args:
+            decoder: what turns the encoder's levels and prompts into logits; None: the paper's.
+        """
         super().__init__()
         self.config = config
         self.image_encoder = ImageEncoder(config)
-        self.prompt_encoder = PromptEncoder(config)
-        self.mask_decoder = MaskDecoder(config)
+        self.decoder: Decoder = PaperDecoder(config) if decoder is None else decoder
+        for name, part in self.decoder.parts().items():
+            self.add_module(name, part)
         # DDP waits for a gradient of every parameter that it knows; these never get one (see PromptLayer).
         # torch.compile, which nnU-Net applies first, puts a prefix before all names.
         unused = [name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name]
@@ -72,19 +65,11 @@ class SAM3D(nn.Module):
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def encode(self, image_BCDHW: Tensor) -> Features:
-        """Everything that does not depend on the clicks, for `decode`; any size, padded to whole tokens."""
+        """Everything that does not depend on the prompts, for `decode`; any size."""
         channels = self.config.num_image_channels
         self._check_volume(image_BCDHW, channels, f"{channels} image channel(s)")
-        d, h, w = size = tuple(image_BCDHW.shape[2:])
-        sd, sh, sw = self.config.token_stride
-        missing = (-d % sd, -h % sh, -w % sw)
-        if any(missing):
-            pd, ph, pw = missing
-            image_BCDHW = F.pad(image_BCDHW, (0, pw, 0, ph, 0, pd), mode="replicate")
-        levels = self.image_encoder(image_BCDHW)
-        fused = self._run(self.mask_decoder.fuse_unprompted, image_BCDHW, *levels[:3])
-        padded = (d + missing[0], h + missing[1], w + missing[2])
-        return Features(levels[3], fused, padded, (size[0], size[1], size[2]))
+        levels = self.image_encoder(pad_to_tokens(image_BCDHW, self.config.token_stride))
+        return self.decoder.prepare(image_BCDHW, levels)
 
     def decode(
         self, features: Features, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
@@ -92,10 +77,7 @@ class SAM3D(nn.Module):
         """Logits (B, K, D, H, W) for prompts, or for clicks at (D, H, W) voxels (B, N, 3) with labels, -1 = padding."""
         prompts = PromptTensors.of(prompts, labels_BN)
         self._check_prompts(features, prompts)
-        prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, prompts)
-        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size, prompts)
-        d, h, w = features.size
-        return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
+        return self.decoder.answer(features, prompts)
 
     def segment(
         self, image_BCDHW: Tensor, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
@@ -107,11 +89,11 @@ class SAM3D(nn.Module):
         """Mean loss of several rounds of clicks on the same features (see `rounds`)."""
 
         def losses_of(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-            same = features._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
+            same = features.with_tensors(tensors)
             return play(lambda prompts: self.decode(same, prompts), first, roll_out)
 
-        used = itertools.chain(self.prompt_encoder.parameters(), self.mask_decoder.parameters())
-        return summed(losses_of, (features.deepest_BCHWD, features.fused_BOXYZ), used, roll_out.scale)
+        used = itertools.chain.from_iterable(part.parameters() for part in self.decoder.parts().values())
+        return summed(losses_of, features.tensors(), used, roll_out.scale)
 
     def compile_halves(self, **how: Any) -> None:
         """torch.compile, with its arguments, for `encode` and `decode` each: between them rounds are played."""
@@ -122,9 +104,6 @@ class SAM3D(nn.Module):
         """Without compiled halves: they are bound to this very network, a copy compiles its own."""
         state: dict[str, Any] = super().__getstate__()
         return {key: value for key, value in state.items() if key not in ("encode", "decode")}
-
-    def _run(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        return recompute(part, *inputs) if self.config.checkpointing == "blocks" else part(*inputs)
 
     def _check_volume(self, x: Tensor, channels: int, meaning: str) -> None:
         if x.ndim != 5:
@@ -140,7 +119,7 @@ class SAM3D(nn.Module):
 
     def _check_prompts(self, features: Features, prompts: PromptTensors) -> None:
         clicks, labels = prompts.points_BN3, prompts.labels_BN
-        batch = features.deepest_BCHWD.shape[0]
+        batch = features.tensors()[0].shape[0]
         if clicks.ndim != 3 or clicks.shape[2] != 3 or clicks.shape[0] != batch:
             raise ValueError(
                 f"expected click positions (D, H, W) of shape ({batch}, N, 3), got {tuple(clicks.shape)}"

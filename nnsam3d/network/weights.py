@@ -207,7 +207,7 @@ def from_official(
             embed_dim=dim,
             depth=depth,
             num_heads=num_heads,
-            window=window,
+            window=(window, window, window) if isinstance(window, int) else window,
             adapter_dim=shapes[encoder + "blocks.0.adapter.linear1.weight"][0],
             neck_dim=shapes[encoder + "neck_3d.0.0.weight"][0],
             decoder_dim=shapes["mask_decoder.mlahead.head2.0.weight"][0],

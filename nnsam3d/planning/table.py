@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnsam3d.errors import UserError
 from nnsam3d.planning.facts import DatasetFacts, read_facts, shipped, shipped_facts, shipped_names
+from nnsam3d.tables import markdown
 
 if TYPE_CHECKING:  # it imports torch, which the help must not wait for
     from nnsam3d.planning.ladder import Choice
@@ -45,7 +46,7 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
             continue
         rows.append(_row(facts, choice))
         reasons += [f"\n{facts.name}, {choice.budget_gb:g} GB:", *(f"- {reason}" for reason in choice.why)]
-    print("\n".join([table(rows), *refused, *(reasons if why else [])]))
+    print("\n".join([markdown(HEAD, rows, aligned=True), *refused, *(reasons if why else [])]))
     return 1 if len(refused) == len(pairs) else 0
 
 
@@ -75,14 +76,6 @@ def _dataset_facts(dataset: str) -> DatasetFacts:
     except (RuntimeError, ValueError, AssertionError, FileNotFoundError) as error:
         raise UserError(f"{unknown} nor a dataset of nnU-Net: {error}") from None
     return planner.fullres_facts()
-
-
-def table(body: Sequence[tuple[str, ...]]) -> str:
-    """Markdown, columns aligned."""
-    rows = [HEAD, *body]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [" | ".join(map(str.ljust, row, widths)) for row in rows]
-    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _row(facts: DatasetFacts, choice: Choice) -> tuple[str, ...]:

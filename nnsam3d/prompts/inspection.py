@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, Points, PointSpace
 from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
+from nnsam3d.tables import columns
 
 _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
@@ -35,21 +36,21 @@ def inspect_file(
         print("(--image shows them in the other spaces, and whether they lie inside)")
         rows: list[tuple[str, ...]] = [("", "label", _SPACES[prompts.space])]
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
-        _print_table(rows)
+        print(columns(rows, "  "))
         return 0
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
     points = prompts.points
     inside = points.inside(grid)
-    columns = [points.to(space, grid).values_N3 for space in _SPACES]
+    places = [points.to(space, grid).values_N3 for space in _SPACES]
     rows = [("", "label", *_SPACES.values(), "inside") + (("segmentation",) if segmentation else ())]
     hits: Sequence[tuple[str, ...]] = [()] * len(points)
     if segmentation:
         hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
     for n, click in enumerate(prompts.clicks):
-        places = [_numbers(column[n]) for column in columns]
-        rows.append((str(n + 1), str(click.label), *places, "yes" if inside[n] else "NO", *hits[n]))
-    _print_table(rows)
+        told = [_numbers(column[n]) for column in places]
+        rows.append((str(n + 1), str(click.label), *told, "yes" if inside[n] else "NO", *hits[n]))
+    print(columns(rows, "  "))
     if not inside.all():
         print("A click outside the image is refused by every prediction. Is the space right, and the image the one?")
     return 0 if inside.all() else 1
@@ -109,9 +110,3 @@ def _name(value: int, names: Mapping[int, str]) -> str:
 
 def _numbers(values: NDArray[np.float64] | tuple[float, ...]) -> str:
     return ", ".join(f"{v + 0.0:.1f}" for v in values)
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

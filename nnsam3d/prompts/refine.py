@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnsam3d.prompts.centres import TIE, Component, Components, as_voxel, bounding_box
+from nnsam3d.prompts.centres import TIE, as_voxel
+from nnsam3d.prompts.components import Component, Components, bounding_box
 from nnsam3d.prompts.types import VoxelClick
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from nnsam3d.training.budget import TimedTrainer
-from nnsam3d.training.options import options_from_environment
+from nnsam3d.training.options import environment_overrides, options_from_environment
 
 
 class nnUNetBaselineTrainer(TimedTrainer):
-    """nnUNetTrainer; ``nnsam3d_options`` sets max_minutes, num_epochs, num_iterations_per_epoch and
-    num_val_iterations_per_epoch.
+    """nnUNetTrainer; ``nnsam3d_options`` sets the length (``uses``), other options are ignored with a note.
 
     Raises:
         OptionsError: unknown or wrong option.
@@ -32,3 +31,4 @@ class nnUNetBaselineTrainer(TimedTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options_from_environment().resolved(device.type))
+        self.tell_ignored(environment_overrides())

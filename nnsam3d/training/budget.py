@@ -1,4 +1,4 @@
-"""Training for a given time: the same wall-clock budget for every trainer of a comparison.
+"""Training for a given time: the same wall-clock budget, and the same precision, for every trainer of a comparison.
 
 nnU-Net measures a training in epochs. With the option ``max_minutes`` it ends after the epoch in which the budget is
 used up, which is cut short for it, and the learning rate follows the share of the budget (or of the epochs, whichever
@@ -8,13 +8,16 @@ is further).
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.helpers import dummy_context
 
 from nnsam3d.errors import UserError
 from nnsam3d.training.options import TrainingOptions
+from nnsam3d.training.precision import half_precision
 
 ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a last epoch may reach within a second
 
@@ -27,6 +30,10 @@ class TimedTrainer(nnUNetTrainer):
     """
 
     timed = True
+    uses: tuple[str, ...] = (
+        *("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_minutes"),
+        *("final_validation", "cpu_bfloat16"),
+    )  # the options that make a difference to this trainer
     options: TrainingOptions
 
     def use_length(self, options: TrainingOptions) -> None:
@@ -48,6 +55,33 @@ class TimedTrainer(nnUNetTrainer):
         self._seconds_before = 0.0
         # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
         self.save_every = 10
+
+    def tell_ignored(self, given: Iterable[str]) -> None:
+        """A note about options that were given and that this trainer has no use for."""
+        ignored = sorted(set(given) - set(self.uses))
+        if ignored:
+            self.print_to_log_file(
+                f"nnsam3d: {type(self).__name__} has no use for {', '.join(ignored)}: ignored. It takes "
+                f"{', '.join(self.uses)}."
+            )
+
+    def half_precision(self) -> Any:
+        """See :func:`nnsam3d.training.precision.half_precision`."""
+        return half_precision(self.device, bool(self.options.cpu_bfloat16))
+
+    def _outside_cuda(self) -> Any:
+        """Around nnU-Net's own steps, which on a GPU enter half precision by themselves."""
+        return dummy_context() if self.device.type == "cuda" else self.half_precision()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's."""
+        with self._outside_cuda():
+            return super().train_step(batch)  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's."""
+        with self._outside_cuda():
+            return super().validation_step(batch)  # type: ignore[no-any-return]
 
     def training_seconds(self) -> float:
         """Seconds of training inside epochs so far."""

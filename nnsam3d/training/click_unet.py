@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,23 +22,28 @@ from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.encoding import ENCODING
+from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicked import ClickedTrainer
-from nnsam3d.training.options import resolve_options
+from nnsam3d.training.options import environment_overrides, resolve_options
 from nnsam3d.training.plans import refuse_unsupported
 from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, truth_labels
 
+CLICK_OPTIONS = ("max_clicks", "zero_click_share", "negative_click_share", "click_strategy")
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
 
 class nnUNetClickTrainer(ClickedTrainer):
     """nnU-Net's trainer and U-Net with one more input channel per click label (background included).
 
-    Options: the length and the clicks of :class:`nnsam3d.training.options.TrainingOptions`; all else is nnU-Net's.
+    Options: the length and the clicks of :class:`nnsam3d.training.options.TrainingOptions` (``uses``); all else is
+    nnU-Net's, and options for it are ignored with a note.
 
     Raises:
         OptionsError: unknown or wrong option.
         UserError: a configuration or dataset without clicks (2D, cascade, re-orienting reader, no foreground).
     """
+
+    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", *CLICK_OPTIONS)
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options)
+        self.tell_ignored(environment_overrides())
 
     @staticmethod
     def build_network_architecture(  # type: ignore[override]
@@ -96,9 +101,7 @@ class nnUNetClickTrainer(ClickedTrainer):
             target = batch["target"]
             finest = (target[0] if isinstance(target, list) else target).to(self.device, non_blocking=True)
             data_BCDHW = self._corrected(data_BCDHW, truth_labels(finest, self.label_manager), rounds)
-        # on a GPU nnU-Net's own step does it
-        with dummy_context() if self.device.type == "cuda" else self.half_precision():
-            return super().train_step({**batch, "data": data_BCDHW})  # type: ignore[no-any-return]
+        return super().train_step({**batch, "data": data_BCDHW})
 
     @torch.no_grad()
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:

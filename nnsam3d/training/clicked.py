@@ -13,8 +13,6 @@ import torch
 import torch.distributed as dist
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
-from torch import autocast
 
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.prompts import click_labels
@@ -33,12 +31,6 @@ from nnsam3d.training.online_validation import (
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
 OURS = ("clicked", "obeyed")  # keys of a validation step that nnU-Net does not know
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 (AVX-512 BF16 or AMX); without them it is slower than float32."""
-    # torch has no public name for it, and older versions have none at all
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 class ClickedTrainer(TimedTrainer):
@@ -65,14 +57,6 @@ class ClickedTrainer(TimedTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self._iteration = 0  # of the epoch; a training step counts it up
-
-    def half_precision(self) -> Any:
-        """Autocast: float16 on a GPU as in nnU-Net, bfloat16 on a CPU that multiplies it faster; else nothing."""
-        if self.device.type == "cuda":
-            return autocast("cuda")
-        if self.device.type == "cpu" and self.options.cpu_bfloat16 and fast_bfloat16():
-            return autocast("cpu", dtype=torch.bfloat16)
-        return dummy_context()
 
     def answers(self, data_BCDHW: torch.Tensor) -> Answer:
         """What the network says to prompts on a batch (B, C + P, D, H, W), whatever its prompt channels hold."""

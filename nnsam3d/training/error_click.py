@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnsam3d.prompts.centres import bounding_box
+from nnsam3d.prompts.components import bounding_box
 
 # Rounds on an accelerator. Of patches of 128^3, errors of all kinds take 3 to 7, a serpent through all of it 9.
 # Beyond it a piece stays in parts, each of which counts as a piece: the click is in an error all the same.

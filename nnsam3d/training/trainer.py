@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnsam3d.checkpoints.pretrained import SCRATCH, find_weights
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
+from nnsam3d.network.config import fields_of_weights
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
@@ -39,7 +40,6 @@ from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
 RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
-NO_WEIGHTS = ("max_clicks", "checkpointing")  # fields of SAM3DConfig that may change without changing a parameter
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
@@ -249,7 +249,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     # what an earlier version did not know had the value that is the default
     defaults = {field.name: field.default for field in fields(SAM3DConfig)}
     kwargs, wanted = defaults | theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
-    differing = [key for key in wanted if key not in NO_WEIGHTS and _plain(kwargs.get(key)) != _plain(wanted[key])]
+    differing = [key for key in fields_of_weights() if key in wanted and _plain(kwargs.get(key)) != _plain(wanted[key])]
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
         there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})

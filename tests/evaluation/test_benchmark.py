@@ -329,6 +329,7 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
         (["--arms", "nnUNetTrainer"], "nnUNetPlans.json is missing"),
         (["--arms", "nnUNetTrainr"], "knows no trainer nnUNetTrainr"),
         (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
+        (["--arms", "nnUNetClickTrainer", "nnUNetClickTrainer:nnUNetPlans"], "every arm once"),
         (["-f", "all"], "trained on every case"),
         (["-f", "5"], "folds 0 to 1"),
         (["-d", "777"], "777"),

@@ -11,7 +11,8 @@ import pytest
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.processes import run_side_by_side
 
-# `exec` is the target: a fresh process cannot import a test module
+# `exec` is the target: a fresh process cannot import a test module. A slot is what its code sees as globals
+SLOTS = [{"device": "gpu:0"}, {"device": "gpu:1"}]
 TROUBLE = {
     "user": "from nnsam3d.errors import UserError; raise UserError('case b: no such thing')",
     "bug": "raise ValueError('of no value')",
@@ -25,14 +26,31 @@ def touch(path: Path) -> tuple[str]:
 
 def test_all_are_run(tmp_path):
     tasks = {name: touch(tmp_path / name) for name in "abc"}
-    run_side_by_side(tasks, exec, 2, tmp_path / "logs", lambda: time.sleep(0.02))
+    run_side_by_side(tasks, exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
     assert {path.name for path in tmp_path.iterdir()} == set("abc")
+
+
+def test_a_slot_has_one_job_at_a_time(tmp_path):
+    told = tmp_path / "told"
+    code = (
+        "import time\n"
+        f"with open({str(told)!r}, 'a') as file: file.write(f'begin {{device}}\\n')\n"
+        "time.sleep(0.2)\n"
+        f"with open({str(told)!r}, 'a') as file: file.write(f'end {{device}}\\n')\n"
+    )
+    run_side_by_side(dict.fromkeys("abcd", (code,)), exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
+    lines = told.read_text().splitlines()
+    for slot in SLOTS:
+        own = [line.split()[0] for line in lines if line.endswith(slot["device"])]
+        assert own == ["begin", "end"] * (len(own) // 2)
+        assert own
+    assert len(lines) == 8
 
 
 def test_failures_are_told_after_the_others_are_done(tmp_path):
     tasks = {name: (code,) for name, code in TROUBLE.items()} | {"fine": touch(tmp_path / "fine")}
     with pytest.raises(UserError) as caught:
-        run_side_by_side(tasks, exec, 2, tmp_path / "logs", lambda: time.sleep(0.02))
+        run_side_by_side(tasks, exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
     assert (tmp_path / "fine").exists()
     text = str(caught.value)
     assert "3 of 4 jobs failed" in text
@@ -47,5 +65,5 @@ def test_an_interruption_ends_what_runs(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_side_by_side({"a": (60,)}, time.sleep, 1, tmp_path, interrupt)
+        run_side_by_side({"a": ()}, time.sleep, [60], tmp_path, interrupt)
     assert not multiprocessing.active_children()

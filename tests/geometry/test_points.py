@@ -15,11 +15,9 @@ from nnsam3d.geometry import (
     Crop,
     GeometryError,
     ImageGrid,
-    Pad,
     Points,
     Resample,
     Transpose,
-    Window,
     compose,
     preprocessing_steps,
 )
@@ -77,8 +75,6 @@ def test_from_the_users_mm_to_a_window_of_the_network_and_back(grid: ImageGrid, 
         Transpose(tuple(order)),
         Crop(tuple(start)),
         Resample(cropped, resampled),
-        Pad(data.draw(triple)),
-        Window(data.draw(triple), (32, 32, 32)),
     )
     index = Points(np.random.default_rng(0).uniform(-0.5, np.array(grid.size_xyz) - 0.5, (20, 3)), "voxel")
     clicks = index.to(space, grid)

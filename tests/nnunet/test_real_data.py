@@ -10,7 +10,7 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy import ndimage
 
-from nnsam3d.geometry import zyx_to_xyz
+from nnsam3d.geometry import reversed_axes
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.prompts import CasePrompts, Click, case_rng, read_channel, simulate_clicks
 
@@ -41,7 +41,7 @@ def test_clicks_keep_their_label(shared_folder: Path, name: str) -> None:
         labels = [label for label in (1, 2) if (inner == label).any()]
         clicks = [(p, label) for label in labels for p in simulate_clicks(inner, label, 5, case_rng(case))]
         assert clicks
-        xyz = zyx_to_xyz([position for position, _ in clicks])
+        xyz = reversed_axes([position for position, _ in clicks])
         properties["nnsam3d_prompts"] = CasePrompts(
             case, "voxel", tuple(Click(tuple(p), label) for p, (_, label) in zip(xyz, clicks, strict=True))
         )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnsam3d.prompts import next_click, simulate_clicks
-from nnsam3d.prompts.centres import Components
+from nnsam3d.prompts.components import Components
 
 SPACING = (3.0, 1.0, 0.7)
 seeds = st.integers(0, 2**32 - 1)

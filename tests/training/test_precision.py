@@ -1,23 +1,25 @@
-"""What both trainers with clicks share: in which precision they train."""
+"""In which precision every trainer of a comparison trains."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nnsam3d.training import clicked
+from nnsam3d.training import precision
+from nnsam3d.training.baseline import nnUNetBaselineTrainer
+from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.click_unet import nnUNetClickTrainer
-from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.trainer import SAM3DAdapterTrainer
 
-TRAINERS = (SAM3DAdapterTrainer, nnUNetClickTrainer)
+TRAINERS = (SAM3DAdapterTrainer, nnUNetClickTrainer, nnUNetBaselineTrainer)
 
 
 def make(
-    kind: type[ClickedTrainer], plans: dict[str, Any], dataset_json: dict[str, Any], architecture: dict[str, Any]
-) -> ClickedTrainer:
+    kind: type[TimedTrainer], plans: dict[str, Any], dataset_json: dict[str, Any], architecture: dict[str, Any]
+) -> TimedTrainer:
     plans["configurations"]["3d_fullres"]["architecture"] = architecture
     plans = plans | {"continue_training": False, "transpose_forward": [0, 1, 2], "label_manager": "LabelManager"}
     return kind(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
@@ -26,7 +28,7 @@ def make(
 @pytest.mark.parametrize("kind", TRAINERS)
 @pytest.mark.parametrize(("instructions", "option", "expected"), [(True, 1, True), (True, 0, False), (False, 1, False)])
 def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
-    kind: type[ClickedTrainer],
+    kind: type[TimedTrainer],
     instructions: bool,
     option: int,
     expected: bool,
@@ -37,7 +39,7 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("nnsam3d_options", f"preset=tiny weights=scratch rounds=1 cpu_bfloat16={option}")
-    monkeypatch.setattr(clicked, "fast_bfloat16", lambda: instructions)
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda: instructions)
     trainer = make(kind, plans, dataset_json, unet_architecture)
     trainer.enable_deep_supervision = False  # nnU-Net's weights of a single output are not numbers
     trainer.initialize()
@@ -51,6 +53,8 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
     target[:, :, 4:9, 8:20, 8:20] = 2
     data = torch.randn(2, 2, 16, 32, 32)
     data[:, 1] = 0
+    if kind is nnUNetBaselineTrainer:
+        data = data[:, :1]
     loss = float(trainer.train_step({"data": data, "target": target})["loss"])
 
     assert seen
@@ -62,9 +66,31 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
 
 
 def test_whether_a_cpu_has_the_instructions_is_asked_of_torch_and_never_fails(monkeypatch: pytest.MonkeyPatch):
-    assert clicked.fast_bfloat16() in (True, False)
+    assert precision.fast_bfloat16() in (True, False)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)  # an older torch
-    assert clicked.fast_bfloat16() is False
+    assert precision.fast_bfloat16() is False
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert clicked.fast_bfloat16() is True
+    assert precision.fast_bfloat16() is True
+
+
+@pytest.mark.parametrize(("kind", "ignored"), [
+    (SAM3DAdapterTrainer, ()),
+    (nnUNetClickTrainer, ("learning_rate", "preset")),
+    (nnUNetBaselineTrainer, ("learning_rate", "max_clicks", "preset")),
+])  # fmt: skip
+def test_options_without_a_use_are_named(
+    kind: type[TimedTrainer],
+    ignored: tuple[str, ...],
+    plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+    unet_architecture: dict[str, Any],
+    own_folders: None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("nnsam3d_options", "preset=tiny learning_rate=1e-3 max_clicks=3 num_epochs=7")
+    trainer = make(kind, plans, dataset_json, unet_architecture)
+    log = Path(trainer.log_file).read_text(encoding="utf-8")
+    assert ("has no use for" in log) == bool(ignored)
+    if ignored:
+        assert f"{kind.__name__} has no use for {', '.join(ignored)}: ignored" in log

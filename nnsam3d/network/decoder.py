@@ -1,0 +1,99 @@
+"""From an encoded image to logits in two halves: what prompts do not change, once; then an answer to every prompt.
+
+:class:`Decoder` is the seam: `SAM3D` takes any, and nobody but the decoder looks into its features.
+:class:`PaperDecoder` is the paper's prompt encoder and mask decoder with our additions.
+
+Shape suffixes: B batch, C channels, K logit maps, O decoder channels, D H W voxels, X Y Z fine grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import SAM3DConfig, Triple
+from .mask_decoder import MaskDecoder
+from .prompt_encoder import PromptEncoder
+from .prompts import PromptTensors
+from .recompute import recompute
+
+
+class Features(Protocol):
+    """What prompts do not change about an image; can be kept while the user clicks. Opaque but for this."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors in it, batch first: where gradients go through, and what keeping it costs."""
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Features:
+        """The same with other tensors, in the order of :meth:`tensors`."""
+
+
+class Decoder(Protocol):
+    """What `SAM3D` needs beside its image encoder."""
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Its modules by the names that their parameters have in a checkpoint."""
+
+    def prepare(self, image_BCDHW: Tensor, levels: Sequence[Tensor]) -> Features:
+        """The first half.
+
+        Args:
+            image_BCDHW: any size.
+            levels: four maps (B, C, H, W, D) of the image encoder, of the image padded to whole tokens.
+        """
+
+    def answer(self, features: Any, prompts: PromptTensors) -> Tensor:
+        """The second half: logits (B, K, D, H, W) at the image's own size."""
+
+
+class PaperFeatures(NamedTuple):
+    """Of the paper's decoder."""
+
+    deepest_BCHWD: Tensor  # the level that the prompt encoder works on, token grid
+    fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
+    padded_size: Triple  # (D, H, W) voxels after padding to whole tokens
+    size: Triple  # (D, H, W) voxels of the image as given
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.deepest_BCHWD, self.fused_BOXYZ
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> PaperFeatures:
+        return self._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
+
+
+class PaperDecoder:
+    """Prompt encoder on the deepest level, then the fusion of all levels (SPEC §5, §6)."""
+
+    def __init__(self, config: SAM3DConfig) -> None:
+        self.config = config
+        self.prompt_encoder = PromptEncoder(config)
+        self.mask_decoder = MaskDecoder(config)
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"prompt_encoder": self.prompt_encoder, "mask_decoder": self.mask_decoder}
+
+    def prepare(self, image_BCDHW: Tensor, levels: Sequence[Tensor]) -> PaperFeatures:
+        d, h, w = image_BCDHW.shape[2:]
+        padded_BCDHW = pad_to_tokens(image_BCDHW, self.config.token_stride)
+        fused = self._run(self.mask_decoder.fuse_unprompted, padded_BCDHW, *levels[:3])
+        pd, ph, pw = padded_BCDHW.shape[2:]
+        return PaperFeatures(levels[3], fused, (pd, ph, pw), (d, h, w))
+
+    def answer(self, features: PaperFeatures, prompts: PromptTensors) -> Tensor:
+        prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, prompts)
+        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size, prompts)
+        d, h, w = features.size
+        return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
+
+    def _run(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        return recompute(part, *inputs) if self.config.checkpointing == "blocks" else part(*inputs)
+
+
+def pad_to_tokens(image_BCDHW: Tensor, token_stride: Triple) -> Tensor:
+    """The image, its last voxels repeated up to whole tokens."""
+    d, h, w = image_BCDHW.shape[2:]
+    pd, ph, pw = (-n % s for n, s in zip((d, h, w), token_stride, strict=True))
+    return F.pad(image_BCDHW, (0, pw, 0, ph, 0, pd), mode="replicate") if pd or ph or pw else image_BCDHW

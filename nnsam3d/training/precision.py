@@ -1,0 +1,28 @@
+"""In which precision a device trains: the same for every trainer of a comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.utilities.helpers import dummy_context
+from torch import autocast
+
+
+def half_precision(device: torch.device, cpu_bfloat16: bool) -> Any:
+    """Autocast: float16 on a GPU as in nnU-Net, bfloat16 on a CPU that multiplies it faster; else nothing.
+
+    Args:
+        cpu_bfloat16: whether the option of that name allows it.
+    """
+    if device.type == "cuda":
+        return autocast("cuda")
+    if device.type == "cpu" and cpu_bfloat16 and fast_bfloat16():
+        return autocast("cpu", dtype=torch.bfloat16)
+    return dummy_context()
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX-512 BF16 or AMX); without them it is slower than float32."""
+    # torch has no public name for it, and older versions have none at all
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
