@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,20 @@ import nnsam3d
 MAX_LINES = 400
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
-    file for folder in ("nnsam3d", "trainers", "planners") for file in (ROOT / folder).rglob("*.py")
+    file for folder in ("nnsam3d", "trainers", "planners", "benchmarks") for file in (ROOT / folder).rglob("*.py")
 )
+PACKAGE = [file for file in SOURCES if file.is_relative_to(ROOT / "nnsam3d")]
+LARGEST_SHARE = 0.25
+# what has one place, and which: everywhere else it is a second implementation
+ONE_PLACE = {
+    r"os\.replace\(": {"files.py", "checkpoints/download.py", "inference/folder.py"},  # a lock; a folder of files
+    r"ndimage\.label\(": {"prompts/components.py"},
+    r"\.ljust": {"tables.py"},
+    r"\.__class__ = ": {"nnunet/preprocessing.py"},
+    r"matplotlib\.use\(": set(),
+    r"sys\.excepthook = ": {"nnunet/last_words.py"},
+    r"\(float\(i\), float\(j\), float\(k\)\)": set(),
+}
 
 
 def imports_of(file: Path) -> set[str]:
@@ -42,17 +55,39 @@ def test_no_file_is_too_long(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize("file", [f for f in SOURCES if f.is_relative_to(ROOT / "nnsam3d")], ids=name_of)
+@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
 def test_nothing_imports_trainers_or_planners(file):
     leaves = ("nnsam3d.trainers", "nnsam3d.planners")
     assert not [name for name in imports_of(file) if name.startswith(leaves)]
 
 
-@pytest.mark.parametrize("file", [f for f in SOURCES if not f.is_relative_to(ROOT / "nnsam3d")], ids=name_of)
+@pytest.mark.parametrize("file", [f for f in SOURCES if f.parent.name in ("trainers", "planners")], ids=name_of)
 def test_trainers_and_planners_import_absolutely(file):
     """With nnUNet_extTrainer they are top-level modules: a relative import would fail."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"relative import in line {node.lineno}"
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_what_has_one_place_has_no_second(pattern):
+    found = {str(f.relative_to(ROOT / "nnsam3d")) for f in PACKAGE if re.search(pattern, f.read_text(encoding="utf-8"))}
+    assert found == ONE_PLACE[pattern]
+
+
+@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
+def test_nnunet_is_imported_where_it_is_adapted_to(file):
+    room = file.relative_to(ROOT / "nnsam3d").parts[0]
+    packages = ("nnunetv2", "batchgenerators", "batchgeneratorsv2")
+    theirs = {name for name in imports_of(file) if name.startswith(packages)}
+    assert not theirs or room in ("nnunet", "training", "planning")
+
+
+def test_no_room_is_too_large():
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in PACKAGE}
+    rooms = {file.relative_to(ROOT / "nnsam3d").parts[0] for file in PACKAGE if file.parent != ROOT / "nnsam3d"}
+    for room in rooms:
+        own = sum(count for file, count in lines.items() if file.is_relative_to(ROOT / "nnsam3d" / room))
+        assert own <= LARGEST_SHARE * sum(lines.values()), room
 
 
 def test_import_law():

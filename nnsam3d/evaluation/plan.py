@@ -13,6 +13,7 @@ from typing import Any
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
+from nnsam3d.keys import mismatch
 from nnsam3d.nnunet.datasets import cases_in, folder_of, training_cases
 
 MAX_CLICKS = 10
@@ -209,8 +210,10 @@ def read_setting(output: Path) -> Setting:
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if stored.pop("nnsam3d_benchmark", None) != FORMAT:
         raise UserError(f"{path} is of another version of nnsam3d")
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return Setting(**fields)
+    if any(mismatch(Setting, stored)):
+        raise UserError(f"{path} is of another version of nnsam3d: its keys are {', '.join(stored)}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Setting(**values)
 
 
 # ---------------------------------------------------------------------- cases

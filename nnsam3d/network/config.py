@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
+from nnsam3d.keys import known, mismatch
+
 Triple: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # ever less memory for training, ever more time
@@ -64,7 +66,7 @@ class SAM3DConfig:
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        """Lists (of JSON) become tuples, one number for all axes a triple; what follows from other sizes is filled in."""
+        """JSON's lists become tuples, one number for all axes a triple; what follows from other sizes is filled in."""
         for name in ("patch_size", "window", "token_stride"):
             self._set(name, _ints(name, getattr(self, name), 3))
         for name, default in (("adapter_dim", self.embed_dim // 2), ("num_click_labels", self.num_classes)):
@@ -203,8 +205,7 @@ def preset_config(name: str, **overrides: Any) -> SAM3DConfig:
     """The configuration of a preset, single fields replaced, e.g. `preset_config("tiny", num_classes=3)`."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
-    known = {one.name for one in fields(SAM3DConfig)}
-    unknown = sorted(set(overrides) - known)
+    unknown, _ = mismatch(SAM3DConfig, overrides)
     if unknown:
-        raise ValueError(f"unknown field(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown field(s) {', '.join(unknown)}: known are {', '.join(sorted(known(SAM3DConfig)))}")
     return SAM3DConfig(**{**PRESETS[name], **overrides})

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from nnsam3d.errors import UserError
+from nnsam3d.keys import known, mismatch
 
 Triple: TypeAlias = tuple[int, int, int]
 SHIPPED = "fingerprints"
-KEYS = {
-    "name": str,
-    "about": str,
-    "modality": str,
-    "spacing_mm": list,
-    "median_shape": list,
-    "channels": int,
-    "labels": int,
-    "cases": int,
-}
+
+
+@dataclass(frozen=True)
+class FactsFile:
+    """What a file of facts holds, see ``nnsam3d/planning/fingerprints``; axes z, y, x of the images."""
+
+    name: str
+    about: str
+    modality: str
+    spacing_mm: list[float]
+    median_shape: list[float]
+    channels: int
+    labels: int
+    cases: int
+
+
+KINDS = {"str": str, "int": int, "list[float]": list}
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,10 @@ def read_facts(path: Path) -> DatasetFacts:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict) or set(content) != set(KEYS):
-        raise UserError(f"{path}: a fingerprint file holds exactly the keys {', '.join(KEYS)}")
-    for key, kind in KEYS.items():
+    if not isinstance(content, dict) or any(mismatch(FactsFile, content)):
+        raise UserError(f"{path}: a fingerprint file holds exactly the keys {', '.join(known(FactsFile))}")
+    for one in fields(FactsFile):
+        key, kind = one.name, KINDS[str(one.type)]
         if not isinstance(content[key], kind) or (kind is int and content[key] < 1):
             raise UserError(f"{path}: {key} must be a {kind.__name__}, not {content[key]!r}")
     for key in ("spacing_mm", "median_shape"):

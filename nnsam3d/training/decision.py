@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.keys import known, mismatch
 
 DECISION_KEY = "nnsam3d_plan"
 LARGEST_STRIDE = 16  # voxels per token, as in nnsam3d.network
@@ -65,13 +66,12 @@ def read_decision(configuration: Mapping[str, Any], name: str) -> Decision | Non
     where = f'plans, configuration {name}, entry "{DECISION_KEY}"'
     if not isinstance(entry, Mapping):
         raise UserError(f"{where} must be an object, not {entry!r}; remove it to let the trainer decide")
-    known = [field.name for field in fields(Decision)]
-    unknown, missing = sorted(set(entry) - set(known)), [key for key in known if key not in entry]
+    unknown, missing = mismatch(Decision, entry)
     if unknown or missing:
         wrong = f"unknown key {', '.join(unknown)}" if unknown else f"missing key {', '.join(missing)}"
         raise UserError(
-            f"{where}: {wrong}. Its keys are {', '.join(known)}; training options (preset, checkpointing, ...) "
-            'belong into the entry "nnsam3d" beside it.'
+            f"{where}: {wrong}. Its keys are {', '.join(known(Decision))}; training options (preset, checkpointing, "
+            '...) belong into the entry "nnsam3d" beside it.'
         )
     try:
         decision = Decision(**entry)

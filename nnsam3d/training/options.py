@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.keys import known, mismatch
 
 ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
@@ -141,13 +142,12 @@ def options_from_mapping(
         OptionsError: unknown key, wrong type or value out of range; the message names ``source``.
     """
     base = base or TrainingOptions()
-    known = {field.name: getattr(base, field.name) for field in fields(base)}
-    unknown = sorted(set(values) - set(known))
+    unknown, _ = mismatch(TrainingOptions, values)
     for key in set(unknown) & set(RETIRED):
         raise OptionsError(f"{source}: the option {key} is gone: {RETIRED[key]}.")
     if unknown:
-        raise OptionsError(f"{source}: unknown option {', '.join(unknown)}. Known options: {', '.join(known)}.")
-    converted = {key: _convert(key, value, type(known[key]), source) for key, value in values.items()}
+        raise OptionsError(f"{source}: unknown option {', '.join(unknown)}. Known options: {', '.join(known(base))}.")
+    converted = {key: _convert(key, value, type(getattr(base, key)), source) for key, value in values.items()}
     try:
         return replace(base, **converted)
     except OptionsError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nnsam3d.demo.tables import (
     Correction,
     correction_table,
     correction_works,
+    dice,
     measure_correction,
 )
 from nnsam3d.errors import UserError
@@ -71,8 +71,8 @@ def test_table_and_verdict(case: PhantomCase) -> None:
 
 def test_dice_of_empty_masks() -> None:
     nothing, something = np.zeros((2, 2, 2), bool), np.ones((2, 2, 2), bool)
-    assert demo.dice(nothing, nothing) == 1.0
-    assert demo.dice(nothing, something) == 0.0
+    assert dice(nothing, nothing) == 1.0
+    assert dice(nothing, something) == 0.0
 
 
 def test_the_second_click_lies_on_what_is_too_much(tmp_path: Path, bridged: PhantomCase) -> None:
@@ -148,5 +148,5 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for overwrite in (False, True):
         with pytest.raises(UserError, match="not empty"):
-            demo.main(argparse.Namespace(output=tmp_path, overwrite=overwrite, epochs=1))
+            demo.run_demo(tmp_path, overwrite, epochs=1)
     assert (tmp_path / "thesis.tex").exists()

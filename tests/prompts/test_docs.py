@@ -22,10 +22,12 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_file_is_read(tmp_path: Path) -> None:
-    (text,) = blocks("json")
-    (tmp_path / "liver_003.json").write_text(text, encoding="utf-8")
-    prompts = read_prompts(tmp_path / "liver_003.json", labels={"background": 0, "tumour": 1})
-    assert (prompts.case, len(prompts.clicks)) == ("liver_003", 2)
+    kinds = [("click", "click"), ("mask", "box", "click")]
+    for text, expected in zip(blocks("json"), kinds, strict=True):
+        (tmp_path / "liver_003.json").write_text(text, encoding="utf-8")
+        prompts = read_prompts(tmp_path / "liver_003.json", labels={"background": 0, "tumour": 1})
+        assert prompts.case == "liver_003"
+        assert tuple(prompt.kind for prompt in prompts.prompts) == expected
 
 
 def test_the_example_program_runs(
