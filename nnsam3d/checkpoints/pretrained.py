@@ -17,6 +17,7 @@ ENVIRONMENT_VARIABLE = "NNSAM3D_WEIGHTS"
 URL_VARIABLE = "nnsam3d_weights_url"
 META = "https://dl.fbaipublicfiles.com/segment_anything"
 SCRATCH = "scratch"
+RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights a training started from
 AUTO = "auto"
 
 

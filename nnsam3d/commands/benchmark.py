@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from nnsam3d.evaluation.plan import (
 )
 from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
 from nnsam3d.nnunet.datasets import dataset_name
-from nnsam3d.nnunet.link import trainers_folder
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -123,8 +121,6 @@ def _run(args: argparse.Namespace, output: Path) -> None:
     from nnsam3d.inference.device import choose_devices
 
     need_monai()
-    # trainings and predictions find our trainers whether or not nnU-Net is linked
-    os.environ.setdefault("nnUNet_extTrainer", str(trainers_folder()))
     devices = choose_devices(args.devices, args.jobs)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),

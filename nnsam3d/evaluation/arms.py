@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.plan import FINAL, ORACLE, ArmName
+from nnsam3d.evaluation.plan import ORACLE, ArmName
 from nnsam3d.evaluation.protocols import as_prompts
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Prepared, prepare
+from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.prompts import VoxelClick
 from nnsam3d.prompts.components import hit

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
+from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
 from nnsam3d.evaluation.arms import Arm
-from nnsam3d.evaluation.plan import FINAL
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import count_flop, measure
-
-RECORD_KEY = "nnsam3d_weights"  # in the plans: what the training started from
-SCRATCH = "scratch"
+from nnsam3d.nnunet.datasets import FINAL
 
 
 def model_cost(arm: Arm, fold: str) -> dict[str, Any]:

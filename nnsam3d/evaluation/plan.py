@@ -14,12 +14,11 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
-from nnsam3d.nnunet.datasets import cases_in, folder_of, training_cases
+from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
 
 MAX_CLICKS = 10
 DEFAULT_PLANS = "nnUNetPlans"
 ORACLE = "+oracle"
-FINAL = "checkpoint_final.pth"
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
 FORMAT = 2

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import ORACLE, Job, Setting, cases_of, parse_arm, splits_file
 from nnsam3d.nnunet.datasets import data_identifier
+from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
 from nnsam3d.training.options import options_from_mapping, parse_options
 from nnsam3d.training.plans import check_preset
@@ -146,7 +147,10 @@ def _train(setting: Setting, job: Job, output: Path, device: str, title: str) ->
     options = training_options(setting)
     arguments = training_arguments(job, device)
     tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
-    environment = os.environ | ({"nnsam3d_options": options} if options else {})
+    # found whether or not nnU-Net is linked
+    environment = {"nnUNet_extTrainer": str(trainers_folder())} | os.environ
+    if options:
+        environment["nnsam3d_options"] = options
     if ":" in device:  # nnUNetv2_train takes no number
         environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     total = round(60 * setting.train_minutes) or None

@@ -6,7 +6,8 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D
-from nnsam3d.nnunet.model import FINAL, TrainedModel, Triple, capability
+from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.nnunet.model import TrainedModel, Triple, capability
 
 __all__ = ["FINAL", "Model", "Triple"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, read_prompts
+from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.files import GridOf
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
-FIRST_CHANNEL = "_0000"
 
 
 def case_name(image_file: str | Path, file_ending: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from nnsam3d.errors import UserError
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: kinds of prompts that the network takes
+FINAL = "checkpoint_final.pth"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 

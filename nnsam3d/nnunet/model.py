@@ -27,13 +27,12 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
-from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
+from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
 from nnsam3d.nnunet.reading import read_volume
 from nnsam3d.prompts import CasePrompts, click_labels
 
-FINAL = "checkpoint_final.pth"
 Triple = tuple[int, int, int]
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnsam3d.checkpoints.pretrained import SCRATCH, find_weights
+from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH, find_weights
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
 from nnsam3d.network.config import fields_of_weights
@@ -39,7 +39,6 @@ from nnsam3d.training.options import (
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
-RECORD_KEY = "nnsam3d_weights"  # in the plans' configuration: which weights the training started from
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
