@@ -169,6 +169,6 @@ class PromptRecorder:
             path.unlink(missing_ok=True)
             return
         steps = preprocessing_steps(properties, self.transpose_forward, shape)
-        array_N3 = steps.invert([click.voxel for click in clicks])
-        labels = [self.label_names[click.label] for click in clicks]
+        array_N3 = steps.invert([voxel for voxel, _ in clicks])
+        labels = [self.label_names[label] for _, label in clicks]
         write_prompts(path, CasePrompts.of_array(case, array_N3, labels))

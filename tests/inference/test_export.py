@@ -68,7 +68,7 @@ def assert_nearly_the_same(found: np.ndarray, expected: np.ndarray) -> None:
 def test_everything_computed_is_nnunets_own_export(prepare: Callable, name: str) -> None:
     image = prepare(name)
     logits = smooth_logits(image)
-    expected, probabilities = image.exporter.everything(logits.copy(), probabilities=True)
+    expected, probabilities = image.model.export(logits.copy(), image.properties, probabilities=True)
     result = image._export(Region((0, 0, 0), logits, ()), probabilities=True)
     assert len(np.unique(expected)) > 1
     assert_nearly_the_same(result.label_map, expected)
@@ -81,14 +81,14 @@ def test_everything_computed_is_nnunets_own_export(prepare: Callable, name: str)
 def test_a_part_is_the_whole_export_there(prepare: Callable, name: str) -> None:
     image = prepare(name)
     logits = smooth_logits(image)
-    whole, _ = image.exporter.everything(logits.copy())
+    whole, _ = image.model.export(logits.copy(), image.properties)
     low, high = np.array([3, 5, 4]), np.array(logits.shape[1:]) - [2, 6, 5]
     part = logits[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
     region = Region((3, 5, 4), part, ())
     result = image._export(region, probabilities=False)
     box = result.box
     assert not np.delete(result.label_map, np.arange(box[0].start, box[0].stop), axis=0).any()
-    if image.exporter.is_linear:
+    if image.exporter.resampling.is_linear:
         assert_nearly_the_same(result.label_map[box], whole[box])
         shares = [(side.stop - side.start) / n for side, n in zip(box, whole.shape, strict=True)]
         assert max(shares) < 1, "only the part is worked on"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.network import SAM3D, PromptTensors, SAM3DConfig
 from nnsam3d.network.prompt_encoder import CLICK_MAP_SIGMAS, PromptEncoder, click_maps
 
 from . import oracle
@@ -34,7 +34,7 @@ def test_official(name: str, dtype: torch.dtype, relative: float) -> None:
     for case in ("n1", "n3", "n10", "oob"):
         clicks = oracle.clicks_dhw(data[f"points_DWH_{case}"], dtype)
         with torch.no_grad():
-            out = encoder(features, clicks, labels_of(clicks))
+            out = encoder(features, PromptTensors(clicks, labels_of(clicks)))
         if f"out_{case}" in data:
             oracle.check(out, data[f"out_{case}"], relative, case)
         else:
@@ -59,21 +59,22 @@ def test_padding_is_neutral_and_order_irrelevant(
 ) -> None:
     encoder = stirred(paper=paper).prompt_encoder
     labels = torch.tensor([[0, 2, 1, 2]])
-    expected = encoder(features, clicks, labels)
+    expected = encoder(features, PromptTensors(clicks, labels))
     order = [2, 0, 3, 1]
-    same(encoder(features, clicks[:, order], labels[:, order]), expected, 1e-12)
+    same(encoder(features, PromptTensors(clicks[:, order], labels[:, order])), expected, 1e-12)
     padding = torch.full((1, 3, 3), 7.0, dtype=torch.float64)
     padded = torch.cat([clicks[:, :2], padding, clicks[:, 2:]], 1)
     padded_labels = torch.cat([labels[:, :2], torch.full((1, 3), -1), labels[:, 2:]], 1)
-    same(encoder(features, padded, padded_labels), expected, 1e-12)
+    same(encoder(features, PromptTensors(padded, padded_labels)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("paper", [True, False])
 def test_zero_clicks(stirred: Callable[..., SAM3D], features: torch.Tensor, paper: bool) -> None:
     net = stirred(paper=paper)
     encoder = net.prompt_encoder
-    none = encoder(features, torch.zeros(1, 0, 3, dtype=torch.float64), torch.zeros(1, 0, dtype=torch.long))
-    masked = encoder(features, torch.zeros(1, 4, 3, dtype=torch.float64), torch.full((1, 4), -1))
+    nothing = PromptTensors(torch.zeros(1, 0, 3, dtype=torch.float64), torch.zeros(1, 0, dtype=torch.long))
+    none = encoder(features, nothing)
+    masked = encoder(features, PromptTensors(torch.zeros(1, 4, 3, dtype=torch.float64), torch.full((1, 4), -1)))
     same(masked, none, 1e-12)
     assert torch.isfinite(none).all()
 
@@ -84,11 +85,11 @@ def test_no_click_token_acts_only_without_clicks(
     encoder = stirred().prompt_encoder
     labels = torch.tensor([[0, 2, 1, 2]])
     nothing = torch.full((1, 4), -1)
-    before = encoder(features, clicks, labels), encoder(features, clicks, nothing)
+    before = encoder(features, PromptTensors(clicks, labels)), encoder(features, PromptTensors(clicks, nothing))
     with torch.no_grad():
         encoder.no_click.add_(1.0)
-    assert torch.equal(encoder(features, clicks, labels), before[0])
-    assert not torch.allclose(encoder(features, clicks, nothing), before[1])
+    assert torch.equal(encoder(features, PromptTensors(clicks, labels)), before[0])
+    assert not torch.allclose(encoder(features, PromptTensors(clicks, nothing)), before[1])
 
 
 @pytest.mark.parametrize("part", ["label_embed", "click_map"])
@@ -98,14 +99,15 @@ def test_additions(
     """New: labels are ignored. As soon as one addition is non-zero: they matter; gradients reach it at once."""
     encoder = small().prompt_encoder
     labels = torch.tensor([[0, 2, 1, 2]])
-    expected = encoder(features, clicks, labels)
-    assert torch.equal(encoder(features, clicks, labels.roll(1, 1)), expected)
+    expected = encoder(features, PromptTensors(clicks, labels))
+    assert torch.equal(encoder(features, PromptTensors(clicks, labels.roll(1, 1))), expected)
     weight = getattr(encoder, part).weight
     (grad,) = torch.autograd.grad(expected.square().sum(), weight)
     assert grad.abs().max() > 0
     with torch.no_grad():
         weight.normal_()
-    assert not torch.allclose(encoder(features, clicks, labels.roll(1, 1)), encoder(features, clicks, labels))
+    rolled = encoder(features, PromptTensors(clicks, labels.roll(1, 1)))
+    assert not torch.allclose(rolled, encoder(features, PromptTensors(clicks, labels)))
 
 
 def test_click_maps() -> None:
