@@ -1,4 +1,4 @@
-"""One image, preprocessed once, to be segmented with any clicks."""
+"""One image, preprocessed where it is looked at, to be segmented with any clicks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nnsam3d.inference.binding import bind_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
+from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import network_prompts
 from nnsam3d.nnunet.reading import image_grid
@@ -54,10 +55,10 @@ class PreparedImage:
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.raw_properties = dict(properties)
-        data, self.properties = model.preprocess(image_CZYX, dict(properties))
-        self.data_CDHW, _ = ENCODING.split(data)  # no prompts yet
-        self.windows = Windows(model, self.data_CDHW, cache_bytes)
-        self.exporter = Exporter(model, self.properties, self.data_CDHW.shape[1:])
+        self.volume = volume_of(model, image_CZYX, properties)
+        self.properties = self.volume.properties
+        self.windows = Windows(model, self.volume, cache_bytes)
+        self.exporter = Exporter(model, self.properties, self.volume.shape)
 
     @property
     def stock_windows(self) -> int:
@@ -94,8 +95,12 @@ class PreparedImage:
             result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
         if bind and prompts is not None and prompts.clicks:
             raw = self.raw_prompts(prompts)
-            bind_clicks(result.label_map, raw, self.model.regions)
-            result = replace(result, box=_with_voxels(result.box, raw.positive))
+            box = _with_voxels(result.box, raw.positive)
+            low = [side.start for side in box]
+            # outside of it all is background, and stays it
+            local = raw.cropped(low, [side.stop - side.start for side in box])
+            bind_clicks(result.label_map[box], local, self.model.regions)
+            result = replace(result, box=box)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
@@ -119,7 +124,7 @@ class PreparedImage:
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """On the voxels of the preprocessed image."""
-        shape = self.data_CDHW.shape[1:]
+        shape = self.volume.shape
         return network_prompts(
             prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
         )
@@ -132,8 +137,9 @@ class PreparedImage:
         return Segmentation(label_map, box, len(region.windows), region, maps)
 
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
-        channels = ENCODING.write(self.data_CDHW.shape[1:], placed)
-        logits = self.model.everywhere(np.concatenate([self.data_CDHW, channels])).float().numpy()
+        image_CDHW = self.volume.whole()
+        channels = ENCODING.write(image_CDHW.shape[1:], placed)
+        logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)

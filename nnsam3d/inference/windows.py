@@ -18,6 +18,7 @@ from torch import Tensor
 from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.sam3d import LOGIT_LIMIT
+from nnsam3d.nnunet.lazy import Volume
 from nnsam3d.nnunet.model import TrainedModel, Triple
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -61,21 +62,21 @@ class Windows:
         encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
     """
 
-    def __init__(self, model: TrainedModel, image_CDHW: NDArray[np.float32], cache_bytes: int = 0) -> None:
+    def __init__(self, model: TrainedModel, volume: Volume, cache_bytes: int = 0) -> None:
         """
         Args:
+            volume: the preprocessed image; a window's part of it is asked for when the window is encoded.
             cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.
         """
         self.model = model
         self.size = model.patch_size
-        missing = [max(0, size - length) for size, length in zip(self.size, image_CDHW.shape[1:], strict=True)]
+        missing = [max(0, size - length) for size, length in zip(self.size, volume.shape, strict=True)]
         self.padding: Triple = (missing[0], missing[1], missing[2])
         # half before, half behind, as nnU-Net's pad_nd_image does it, so that a window is the stock one
         self.offset: Triple = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
-        margins = [(0, 0), *((low, total - low) for low, total in zip(self.offset, missing, strict=True))]
-        self.image_CDHW = np.pad(image_CDHW, margins) if any(missing) else image_CDHW
-        d, h, w = self.image_CDHW.shape[1:]
+        d, h, w = (length + more for length, more in zip(volume.shape, missing, strict=True))
         self.shape: Triple = (d, h, w)
+        self._volume = volume
         axes = model.mirror_axes
         self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
         self._features = Cache(cache_bytes)
@@ -116,10 +117,13 @@ class Windows:
             logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN))[0].float()
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # as `SAM3D.forward` does it
 
+    def image(self, start: Triple) -> NDArray[np.float32]:
+        """The window's part (C, d, h, w) of the padded image."""
+        first = [low - before for low, before in zip(start, self.offset, strict=True)]
+        return np.ascontiguousarray(self._volume.box(first, self.size))
+
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
-        (d, h, w), (sd, sh, sw) = start, self.size
-        window = self.image_CDHW[:, d : d + sd, h : h + sh, w : w + sw]
-        image = torch.from_numpy(np.ascontiguousarray(window))[None].to(self.model.device)
+        image = torch.from_numpy(self.image(start))[None].to(self.model.device)
         self.encoded += 1
         with self._autocast():
             return self._network(fold).encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)

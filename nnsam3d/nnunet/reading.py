@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
+import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,9 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 
+GZIP = b"\x1f\x8b"  # how every gzip file begins
+LARGEST_RATIO = 12  # of unpacked to packed; without so much room for temporary files nothing is unpacked into one
+
 
 def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str, Any]]:
     """A case's images (C, z, y, x) and properties from nnU-Net's reader.
@@ -20,18 +27,57 @@ def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str,
     Raises:
         UserError: an image cannot be read or has a single slice.
     """
-    for file in image_files:
-        _check_gzip(file)
-    try:
-        data, properties = reader.read_images(image_files)
-    except Exception as error:  # every reader has errors of its own
-        raise UserError(f"{', '.join(image_files)}: the image cannot be read: {error}") from error
+    with ExitStack() as stack:
+        files = [stack.enter_context(_decompressed(file)) for file in image_files]
+        try:
+            data, properties = reader.read_images(files)
+        except Exception as error:  # every reader has errors of its own
+            names = ", ".join(image_files)
+            text = str(error)
+            for file, name in zip(files, image_files, strict=True):
+                text = text.replace(file, name)
+            raise UserError(f"{names}: the image cannot be read: {text}") from error
     if 1 in data.shape[1:]:
         raise UserError(
             f"{image_files[0]}: the image has the array shape {data.shape[1:]}, a single slice on one axis; "
             "a 3D network needs a volume."
         )
     return data, properties
+
+
+@contextmanager
+def _decompressed(file: str) -> Iterator[str]:
+    """The file, or what is in a .nii.gz: to see that it is whole takes decompressing, and that is done once.
+
+    SimpleITK fills what a truncated .nii.gz lacks with zeros, without a word. The content goes into a temporary file,
+    and where there is no room for it, the file is only looked through.
+
+    Raises:
+        UserError: truncated or damaged.
+    """
+    try:
+        with open(file, "rb") as raw:
+            packed = file.endswith(".nii.gz") and raw.read(2) == GZIP
+    except OSError as error:
+        raise UserError(f"{file}: the image cannot be read: {error.strerror}") from error
+    if not packed:  # an uncompressed file may be named like that: its reader judges
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
+        room = shutil.disk_usage(folder).free > LARGEST_RATIO * os.path.getsize(file)
+        target = Path(folder) / Path(file).name.removesuffix(".gz")
+        _unpack(file, target if room else Path(os.devnull))
+        yield str(target) if room else file
+
+
+def _unpack(file: str, target: Path) -> None:
+    try:
+        with gzip.open(file) as content, target.open("wb") as copy:
+            shutil.copyfileobj(content, copy, 2**22)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
+    except OSError as error:
+        raise UserError(f"{file}: the image cannot be unpacked into {target.parent}: {error.strerror}") from error
 
 
 def read_labelled(
@@ -50,18 +96,6 @@ def read_labelled(
     image_CZYX, properties = read_volume(reader, list(images))
     z, y, x = (float(step) for step in properties["spacing"])
     return image_CZYX, reader.read_seg(truth)[0][0], (z, y, x)
-
-
-def _check_gzip(file: str) -> None:
-    """SimpleITK fills what a truncated .nii.gz lacks with zeros, without a word."""
-    if not file.endswith(".gz"):
-        return
-    try:
-        with gzip.open(file) as content:
-            while content.read(2**22):
-                pass
-    except (EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
 
 
 def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,6 +32,27 @@ ARCHITECTURE: dict[str, Any] = {
     "pos_embed_size": (8, 8),
     "max_clicks": 4,
 }
+
+
+class ArrayVolume:
+    """An array as a preprocessed image."""
+
+    properties: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, data_CDHW: np.ndarray) -> None:
+        self.data_CDHW = data_CDHW
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data_CDHW.shape[1:]
+
+    def box(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        far = max(size)
+        padded = np.pad(self.data_CDHW, [(0, 0), *[(far, far)] * 3])
+        return padded[(slice(None), *(slice(a + far, a + far + n) for a, n in zip(start, size, strict=True)))]
+
+    def whole(self) -> np.ndarray:
+        return self.data_CDHW
 
 
 def write_model(

@@ -53,7 +53,7 @@ def prepare(tmp_path: Path) -> Callable[[str], PreparedImage]:
 
 def smooth_logits(image: PreparedImage) -> np.ndarray:
     heads = image.model.label_manager.num_segmentation_heads
-    noise = np.random.default_rng(1).normal(size=(heads, *image.data_CDHW.shape[1:]))
+    noise = np.random.default_rng(1).normal(size=(heads, *image.volume.shape))
     return (30 * ndimage.gaussian_filter(noise, (0, 2, 2, 2))).astype(np.float32)
 
 
@@ -100,7 +100,7 @@ def test_a_part_is_the_whole_export_there(prepare: Callable, name: str) -> None:
 def test_the_computed_part_ends_at_the_images_end(prepare: Callable) -> None:
     """Half a voxel at the border belongs to no interval between voxel centres; it must not stay background."""
     image = prepare("to finer slices")
-    logits = np.full((3, *image.data_CDHW.shape[1:]), -9, np.float32)
+    logits = np.full((3, *image.volume.shape), -9, np.float32)
     logits[1] = 9
     assert (image._export(Region((0, 0, 0), logits, ()), False).label_map == 1).all()
 

@@ -12,7 +12,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.windows import Cache, Windows
 from nnsam3d.prompts import VoxelPrompts
 
-from .conftest import PATCH, volume
+from .conftest import PATCH, ArrayVolume, volume
 
 CLICKS = VoxelPrompts.of([((8, 12, 12), 1), ((2, 3, 4), 0)])
 NO_CLICKS = VoxelPrompts.of()
@@ -23,7 +23,7 @@ def first(number: int) -> VoxelPrompts:
 
 
 def windows(model: Model, shape: tuple[int, int, int] = (20, 40, 30), cache_bytes: int = 0) -> Windows:
-    return Windows(model, volume(shape)[None], cache_bytes)
+    return Windows(model, ArrayVolume(volume(shape)[None]), cache_bytes)
 
 
 def stock_logits(model: Model, image_CDHW: np.ndarray, clicks: VoxelPrompts) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_a_window_is_the_stock_one(model: Model) -> None:
     made = windows(model)
     start = (2, 10, 4)
     clicks = CLICKS.shifted(start)
-    expected = stock_logits(model, made.image_CDHW[:, 2:18, 10:34, 4:28], CLICKS)
+    expected = stock_logits(model, made.image(start), CLICKS)
     np.testing.assert_allclose(made.logits(start, clicks), expected, rtol=1e-4, atol=1e-4)
     without = made.logits(start, NO_CLICKS)
     assert np.abs(without - expected).max() > 0.01, "this network does not listen to its clicks"
@@ -67,7 +67,7 @@ def test_mirroring_is_nnunets(model_folder: Path) -> None:
     channel[(0, *CLICKS.voxels_N3.T)] = 1 + CLICKS.labels_N
     mirrored.predictor.network = mirrored.networks[0]
     with torch.inference_mode():
-        x = torch.from_numpy(np.concatenate([made.image_CDHW, channel]))[None]
+        x = torch.from_numpy(np.concatenate([made.image((0, 0, 0)), channel]))[None]
         expected = mirrored.predictor._internal_maybe_mirror_and_predict(x)[0].numpy()
     np.testing.assert_allclose(made.logits((0, 0, 0), CLICKS), expected, atol=1e-4)
     assert made.encoded == made.decoded == 8
@@ -77,9 +77,12 @@ def test_small_images_are_padded_as_nnunet_does_it(model: Model) -> None:
     made = windows(model, (9, 40, 21))
     assert made.shape == (16, 40, 24)
     assert made.offset == (3, 0, 1)
-    assert not made.image_CDHW[:, :3].any()
-    assert not made.image_CDHW[:, 12:].any()
-    assert made.image_CDHW[:, 3:12, :, 1:22].all()
+    for first in (0, 16):
+        window = made.image((0, first, 0))
+        assert window.shape == (1, 16, 24, 24)
+        assert not window[:, :3].any()
+        assert not window[:, 12:].any()
+        assert window[:, 3:12, :, 1:22].all()
 
 
 def test_a_further_click_only_decodes(model: Model) -> None:

@@ -1,0 +1,300 @@
+"""An image on the network's grid, computed box by box: what nnU-Net's DefaultPreprocessor gives there.
+
+Transposition is a view, the crop a box, normalisation needs a few numbers of the whole image, and resampling is a
+matrix along each axis: a box of the result is a few rows of them, times the part of the image that these rows see.
+Cubic splines see the whole image, but what lies further than some twenty voxels away weighs less than rounding does.
+
+Where nnU-Net does something else (another preprocessor, resampling or normalisation, masks), the whole image is
+preprocessed by nnU-Net itself.
+
+Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the cropped one, both in transposed axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+)
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnsam3d.nnunet.model import TrainedModel
+
+Triple: TypeAlias = tuple[int, int, int]
+Box: TypeAlias = tuple[slice, slice, slice]
+RESAMPLING = "resample_data_or_seg_to_shape"
+NEGLIGIBLE = 1e-9  # share of a weight below which a voxel is not looked at
+EPS = 1e-8  # nnU-Net's, against division by zero
+
+
+class Volume(Protocol):
+    """A preprocessed image (C, D, H, W) of which boxes can be had."""
+
+    @property
+    def shape(self) -> Triple:
+        """(D, H, W)."""
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """As nnU-Net's preprocessor leaves them."""
+
+    def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
+        """(C, *size) from voxel ``start`` on; zero outside the image."""
+
+    def whole(self) -> NDArray[np.float32]:
+        """(C, D, H, W)."""
+
+
+def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Volume:
+    """An image as nnU-Net's reader gives it, on the network's grid; nothing is computed yet, where that is possible."""
+    kind = LazyVolume if can_be_lazy(model) else WholeVolume
+    return kind(model, image_CZYX, properties)
+
+
+def can_be_lazy(model: TrainedModel) -> bool:
+    """Whether the plans preprocess as this module does it."""
+    manager = model.configuration_manager
+    configuration = manager.configuration
+    return (
+        configuration.get("preprocessor_name", "DefaultPreprocessor") == DefaultPreprocessor.__name__
+        and configuration["resampling_fn_data"] == RESAMPLING
+        and not configuration["resampling_fn_data_kwargs"].get("is_seg", False)
+        and all(scheme in NORMALISATIONS for scheme in manager.normalization_schemes)
+        and not any(manager.use_mask_for_norm)
+    )
+
+
+class WholeVolume:
+    """Preprocessed by nnU-Net itself, at once."""
+
+    def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
+        data, self.properties = model.preprocess(image_CZYX, dict(properties))
+        self.data_CDHW = data[: model.num_channels]
+
+    @property
+    def shape(self) -> Triple:
+        d, h, w = self.data_CDHW.shape[1:]
+        return d, h, w
+
+    def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
+        return _padded_box(self.shape, start, size, lambda box: self.data_CDHW[(slice(None), *box)])
+
+    def whole(self) -> NDArray[np.float32]:
+        return self.data_CDHW
+
+
+class LazyVolume:
+    """Boxes are computed when they are asked for; errors as nnU-Net's preprocessor."""
+
+    def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
+        self._model = model
+        self._image_CZYX, self._raw_properties = image_CZYX, dict(properties)
+        forward = model.plans_manager.transpose_forward
+        turned = image_CZYX.transpose([0, *(axis + 1 for axis in forward)])
+        spacing = [float(properties["spacing"][axis]) for axis in forward]
+        crop = nonzero_box(turned)
+        self._crop_CIJK = turned[(slice(None), *crop)]
+        self.properties = {
+            **properties,
+            "shape_before_cropping": turned.shape[1:],
+            "bbox_used_for_cropping": [[side.start, side.stop] for side in crop],
+            "shape_after_cropping_and_before_resampling": self._crop_CIJK.shape[1:],
+        }
+        target = list(model.configuration_manager.spacing)
+        d, h, w = (int(n) for n in compute_new_shape(self._crop_CIJK.shape[1:], spacing, target))
+        self.shape: Triple = (d, h, w)
+        how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
+        separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), spacing, target)
+        self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
+        self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
+        self._normalise: list[Normalisation] | None = None
+        self._bounds: list[tuple[float, float]] | None = None
+        self._slice_bounds: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def whole(self) -> NDArray[np.float32]:
+        """By nnU-Net itself."""
+        return WholeVolume(self._model, self._image_CZYX, self._raw_properties).data_CDHW
+
+    def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
+        return _padded_box(self.shape, start, size, self._inside)
+
+    def _inside(self, box: Box) -> NDArray[np.float32]:
+        old = self._crop_CIJK.shape[1:]
+        if tuple(old) == self.shape:
+            return np.stack([self._normalised(c, box) for c in range(len(self._crop_CIJK))])
+        matrices, seen = [], []
+        for axis, side in enumerate(box):
+            order = self._order_coarse if axis == self._coarse else self._order
+            rows = resampling_matrix(old[axis], self.shape[axis], order, axis == self._coarse)[side]
+            used = np.flatnonzero((np.abs(rows) > NEGLIGIBLE).any(axis=0))
+            seen.append(slice(int(used[0]), int(used[-1]) + 1))
+            matrices.append(rows[:, seen[-1]])
+        source: Box = (seen[0], seen[1], seen[2])
+        return np.stack([self._resampled(c, source, matrices) for c in range(len(self._crop_CIJK))])
+
+    def _resampled(self, channel: int, source: Box, matrices: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+        part = self._normalised(channel, source).astype(np.float64)
+        fine = [axis for axis in range(3) if axis != self._coarse]
+        for axis in fine:
+            part = np.moveaxis(np.tensordot(matrices[axis], part, (1, axis)), 0, axis)
+        # nnU-Net clips to what it has resampled at once: the whole image, or one of its coarse slices
+        if self._coarse is None:
+            return np.clip(part, *self._whole_bounds(channel)).astype(np.float32)
+        numbers = range(source[self._coarse].start, source[self._coarse].stop)
+        limits = np.array([self._bounds_of_slice(channel, number) for number in numbers])
+        shape = [-1 if axis == self._coarse else 1 for axis in range(3)]
+        part = np.clip(part, limits[:, 0].reshape(shape), limits[:, 1].reshape(shape))
+        return np.moveaxis(np.tensordot(matrices[self._coarse], part, (1, self._coarse)), 0, self._coarse).astype(
+            np.float32
+        )
+
+    # ------------------------------------------------------------------ intensities
+
+    def _normalised(self, channel: int, box: Box) -> NDArray[np.float32]:
+        if self._normalise is None:
+            self._normalise = self._normalisations()
+        return self._normalise[channel](self._crop_CIJK[(channel, *box)].astype(np.float32))
+
+    def _normalisations(self) -> list[Normalisation]:
+        """Once: they look at the whole image."""
+        schemes = self._model.configuration_manager.normalization_schemes
+        known = self._model.plans_manager.foreground_intensity_properties_per_channel
+        return [
+            NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {})) for c, scheme in enumerate(schemes)
+        ]
+
+    def _whole_bounds(self, channel: int) -> tuple[float, float]:
+        if self._bounds is None:
+            self._bounds = [self._normalised_bounds(c, raw) for c, raw in enumerate(self._crop_CIJK)]
+        return self._bounds[channel]
+
+    def _bounds_of_slice(self, channel: int, number: int) -> tuple[float, float]:
+        key = (channel, number)
+        if key not in self._slice_bounds:
+            assert self._coarse is not None
+            raw = np.take(self._crop_CIJK[channel], number, axis=self._coarse)
+            self._slice_bounds[key] = self._normalised_bounds(channel, raw)
+        return self._slice_bounds[key]
+
+    def _normalised_bounds(self, channel: int, raw: NDArray[Any]) -> tuple[float, float]:
+        """Every normalisation here is monotone, so the extremes stay the extremes."""
+        if self._normalise is None:
+            self._normalise = self._normalisations()
+        ends = self._normalise[channel](np.array([raw.min(), raw.max()], np.float32))
+        return float(ends[0]), float(ends[1])
+
+
+# ---------------------------------------------------------------------- normalisation
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(clip(x, low, high) - offset) / scale, in float32 as nnU-Net computes it."""
+
+    offset: float = 0.0
+    scale: float = 1.0
+    low: float = -np.inf
+    high: float = np.inf
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.low > -np.inf or self.high < np.inf:
+            values = np.clip(values, self.low, self.high)
+        if self.offset == 0 and self.scale == 1:
+            return values
+        result: NDArray[np.float32] = (values - np.float32(self.offset)) / np.float32(self.scale)
+        return result
+
+
+def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
+    """Mean and deviation slice by slice: no copy of the image."""
+    count = raw_IJK.size
+    mean = sum(float(part.sum(dtype=np.float64)) for part in raw_IJK) / count
+    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in raw_IJK) / count
+    return Normalisation(mean, max(float(np.sqrt(variance)), EPS))
+
+
+def _ct(_: NDArray[Any], known: dict[str, Any]) -> Normalisation:
+    low, high = float(known["percentile_00_5"]), float(known["percentile_99_5"])
+    return Normalisation(float(known["mean"]), max(float(known["std"]), EPS), low, high)
+
+
+def _unit_range(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
+    low, high = float(raw_IJK.min()), float(raw_IJK.max())
+    return Normalisation(low, max(float(np.float32(high) - np.float32(low)), EPS))
+
+
+def _rgb(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
+    if raw_IJK.min() < 0 or raw_IJK.max() > 255:
+        raise ValueError("the plans take this image for RGB, with values from 0 to 255; it has others")
+    return Normalisation(0.0, 255.0)
+
+
+NORMALISATIONS: dict[str, Callable[[NDArray[Any], dict[str, Any]], Normalisation]] = {
+    "ZScoreNormalization": _z_score,
+    "CTNormalization": _ct,
+    "NoNormalization": lambda raw, known: Normalisation(),
+    "RescaleTo01Normalization": _unit_range,
+    "RGBTo01Normalization": _rgb,
+}
+"""nnU-Net's, by name."""
+
+# ---------------------------------------------------------------------- geometry
+
+
+def nonzero_box(data_CDHW: NDArray[Any]) -> Box:
+    """The box to which nnU-Net crops: of all that is not zero in some channel; the whole image where all is zero.
+
+    nnU-Net fills holes first, which does not change a box.
+    """
+    shape = data_CDHW.shape[1:]
+    used = [np.zeros(length, bool) for length in shape]
+    for number in range(shape[0]):  # slice by slice: no mask of the image's size
+        marked_HW = (data_CDHW[:, number] != 0).any(axis=0)
+        used[0][number] = marked_HW.any()
+        used[1] |= marked_HW.any(axis=1)
+        used[2] |= marked_HW.any(axis=0)
+    sides = []
+    for axis, length in enumerate(shape):
+        places = np.flatnonzero(used[axis])
+        sides.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, length))
+    return sides[0], sides[1], sides[2]
+
+
+@lru_cache(maxsize=64)
+def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
+    """(new, old): what nnU-Net's resampling does along one axis.
+
+    Args:
+        coarse: across the slices of an anisotropic image, which nnU-Net does with another function.
+    """
+    if old == new:
+        return np.eye(old)
+    if coarse:
+        places = (np.arange(new) + 0.5) * (old / new) - 0.5
+        rows = [ndimage.map_coordinates(one, places[None], order=order, mode="nearest") for one in np.eye(old)]
+        return np.stack(rows, axis=1)
+    columns = [ndimage.zoom(one, new / old, order=order, mode="nearest", grid_mode=True) for one in np.eye(old)]
+    return np.stack(columns, axis=1)
+
+
+def _padded_box(
+    shape: Triple, start: Sequence[int], size: Sequence[int], inside: Callable[[Box], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """The part of a box that lies in the image, zeros around it."""
+    low = [max(0, first) for first in start]
+    high = [min(length, first + n) for first, n, length in zip(start, size, shape, strict=True)]
+    sides = [slice(a, b) for a, b in zip(low, high, strict=True)]
+    part = inside((sides[0], sides[1], sides[2]))
+    before = [a - first for a, first in zip(low, start, strict=True)]
+    after = [first + n - b for b, first, n in zip(high, start, size, strict=True)]
+    if not any(before) and not any(after):
+        return part
+    return np.pad(part, [(0, 0), *zip(before, after, strict=True)])
