@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnsam3d.errors import UserError
 
@@ -41,3 +42,14 @@ def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:
     if "auto" in names:
         devices += [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
     return [devices[number % len(devices)] for number in range(jobs or len(devices))]
+
+
+def half_precision_of(device: Any) -> Any:
+    """Autocast where nnU-Net's prediction enters it: on CUDA.
+
+    Args:
+        device: a torch.device.
+    """
+    import torch
+
+    return torch.autocast(device.type, enabled=device.type == "cuda")

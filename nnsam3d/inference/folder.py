@@ -10,11 +10,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.cases import case_name, find_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Outcome:
     output_sha256: str = ""
     windows: int = 0
     stock_windows: int = 0
-    seconds: float = 0.0  # with a GPU without most of the preprocessing, which goes on meanwhile
+    seconds: float = 0.0  # until the answer is there; the next case is read and the last one written meanwhile
     peak_memory_mb: float = 0.0  # of the device in this case; without one, of the process until now
 
 
@@ -120,69 +122,105 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool | None = None
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool = True
 ) -> list[Outcome]:
     """Predicts case after case; a failed one is reported and costs nothing but itself.
 
     Args:
-        ahead: read and preprocess the next case meanwhile, in a thread; None = where a GPU does the rest.
+        ahead: read the next case and write the last one meanwhile, each in a thread; never more than one of either.
     """
     output.mkdir(parents=True, exist_ok=True)
     # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
     write_json(output / "dataset.json", model.dataset_json)
     write_json(output / "plans.json", model.plans_manager.plans)
-    todo = [case for case in cases if not case.problem and not _is_there(case.name, model, output, options)]
-    waiting = {case.name for case in todo}
-    prepared = _prepared(model, todo, model.device.type != "cpu" if ahead is None else ahead)
-    outcomes = []
-    with tqdm(cases, desc="predict", unit="case") as progress:
-        for case in progress:
-            progress.set_postfix_str(case.name)
-            if case.problem:
-                outcome = Outcome(case.name, "failed", case.problem)
-            elif case.name not in waiting:
-                shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
-                outcome = Outcome(case.name, "skipped")
-            else:
-                outcome = _predict(model, case, next(prepared), output, options)
-            if outcome.status == "failed" and not case.problem:  # those have been told
+    outcomes: dict[str, Outcome] = {}
+    todo = []
+    with tqdm(total=len(cases), desc="predict", unit="case") as progress:
+
+        def done(outcome: Outcome, told: bool = False) -> None:
+            outcomes[outcome.case] = outcome
+            if outcome.status == "failed" and not told:
                 progress.write(f"nnsam3d: {outcome.error}")
-            outcomes.append(outcome)
-    return outcomes
+            progress.update()
+
+        for case in cases:
+            if case.problem:
+                done(Outcome(case.name, "failed", case.problem), told=True)
+            elif _is_there(case.name, model, output, options):
+                shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
+                done(Outcome(case.name, "skipped"))
+            else:
+                todo.append(case)
+        for outcome in _predicted(model, todo, output, options, ahead, progress):
+            done(outcome)
+    return [outcomes[case.name] for case in cases]
 
 
-def _prepared(model: Model, cases: Sequence[Case], ahead: bool) -> Iterator[Callable[[], PreparedImage]]:
-    """For every case a call that gives its image, or raises; ``ahead``: it has begun while the case before was done."""
-    if not ahead:
-        yield from (partial(_prepare, model, case) for case in cases)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(_prepare, model, case) for case in cases[:1]]
-        for number in range(len(cases)):
-            coming += [pool.submit(_prepare, model, case) for case in cases[number + 1 : number + 2]]
-            yield coming.pop(0).result
+def _predicted(
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool, progress: tqdm
+) -> Iterator[Outcome]:
+    with _pool(ahead) as reader, _pool(ahead) as writer:
+        coming = [reader.submit(_prepare, model, case) for case in cases[:1]]
+        writing: Future[Outcome] | None = None
+        for number, case in enumerate(cases):
+            progress.set_postfix_str(case.name)
+            reading = coming.pop()
+            coming += [reader.submit(_prepare, model, following) for following in cases[number + 1 : number + 2]]
+            answer = partial(_answered, model, case, reading, options)
+            finish = partial(_finished, model, case, _outcome_of(case, answer), output)
+            if writing is not None:  # before the next one is handed over: one result at a time waits for the disk
+                yield writing.result()
+            writing = writer.submit(finish)
+        if writing is not None:
+            yield writing.result()
+
+
+class _Here(Executor):
+    """Does what it is told at once, in this thread."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _pool(threads: bool) -> Executor:
+    return ThreadPoolExecutor(1) if threads else _Here()
 
 
 def _prepare(model: Model, case: Case) -> PreparedImage:
     return PreparedImage(model, *model.read(case.images))
 
 
-def _predict(
-    model: Model, case: Case, prepare: Callable[[], PreparedImage], output: Path, options: FolderOptions
-) -> Outcome:
+@dataclass(frozen=True)
+class _Answer:
+    """A case's result on its way to the disk."""
+
+    image: PreparedImage
+    result: Segmentation
+    seconds: float
+    memory_mb: float
+
+
+def _answered(model: Model, case: Case, reading: Future[PreparedImage], options: FolderOptions) -> _Answer:
     start = time.perf_counter()
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    try:
-        image = prepare()
-        result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
-        _write(model, case.name, result, image, output)
-    except Exception as error:
-        if not isinstance(error, UserError):  # a bug, or the machine's fault: say where
-            tqdm.write(traceback.format_exc(), file=sys.stderr)
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        message = message if case.name in message else f"case {case.name}: {message}"
-        return Outcome(case.name, "failed", message)
+    image = reading.result()
+    result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
+    return _Answer(image, result, time.perf_counter() - start, peak_memory_mb(model.device))
+
+
+def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path) -> Outcome:
+    """Writes a result; what failed before stays failed."""
+    if isinstance(answer, Outcome):
+        return answer
+    found = _outcome_of(case, lambda: _write(model, case.name, answer.result, answer.image, output))
+    if isinstance(found, Outcome):
+        return found
     path, prompts = case.prompt_file, case.prompts
     return Outcome(
         case.name,
@@ -192,11 +230,23 @@ def _predict(
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
         output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
-        windows=result.windows,
-        stock_windows=image.stock_windows,
-        seconds=round(time.perf_counter() - start, 3),
-        peak_memory_mb=round(peak_memory_mb(model.device)),
+        windows=answer.result.windows,
+        stock_windows=answer.image.stock_windows,
+        seconds=round(answer.seconds, 3),
+        peak_memory_mb=round(answer.memory_mb),
     )
+
+
+def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
+    """What the action gives, or a failed outcome in place of its error."""
+    try:
+        return action()
+    except Exception as error:
+        if not isinstance(error, UserError):  # a bug, or the machine's fault: say where
+            tqdm.write(traceback.format_exc(), file=sys.stderr)
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        message = message if case.name in message else f"case {case.name}: {message}"
+        return Outcome(case.name, "failed", message)
 
 
 def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -45,19 +46,25 @@ class PreparedImage:
     """An image in the network's terms, and the way back to its own grid."""
 
     def __init__(
-        self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
+        self,
+        model: TrainedModel,
+        image_CZYX: NDArray[Any],
+        properties: dict[str, Any],
+        cache_bytes: int = 0,
+        on_window: Callable[[int], None] = lambda number: None,
     ) -> None:
         """
         Args:
             image_CZYX: as nnU-Net's reader gives it, with its ``properties``.
             cache_bytes: how much of the windows' click-free features to keep for the next clicks.
+            on_window: see :class:`Windows`.
         """
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.raw_properties = dict(properties)
         self.volume = volume_of(model, image_CZYX, properties)
         self.properties = self.volume.properties
-        self.windows = Windows(model, self.volume, cache_bytes)
+        self.windows = Windows(model, self.volume, cache_bytes, on_window)
         self.exporter = Exporter(model, self.properties, self.volume.shape)
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from nnsam3d.errors import UserError
-from nnsam3d.network import SAM3D
+from nnsam3d.inference.device import half_precision_of
+from nnsam3d.network import SAM3D, PromptTensors
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, Triple, capability
 
@@ -28,3 +30,14 @@ class Model(TrainedModel):
             raise UserError(
                 f"{self.folder}: the trainer {trainer_name} makes networks {kind}; predict with nnUNetv2_predict."
             )
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Both halves of every network on an empty window with one click."""
+        size = self.patch_size
+        image = torch.zeros(1, self.num_channels, *size, device=self.device)
+        point = torch.tensor([[[n // 2 for n in size]]], dtype=torch.float32, device=self.device)
+        prompts = PromptTensors(point, torch.ones(1, 1, dtype=torch.long, device=self.device))
+        for network in self.networks:
+            with half_precision_of(self.device):
+                network.decode(network.encode(image), prompts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,11 @@ from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prom
 from nnsam3d.prompts.types import checked_space
 
 CACHE_BYTES = 4 * 2**30
+Progress = Callable[[str, int], None]
+
+
+class Cancelled(UserError):
+    """A computation was stopped by :meth:`Session.cancel`."""
 
 
 class Session:
@@ -44,6 +51,7 @@ class Session:
         folds: Sequence[int | str] | int | str | None = None,
         device: str = "auto",
         cache_bytes: int = CACHE_BYTES,
+        progress: Progress = lambda what, number: None,
     ) -> None:
         """
         Args:
@@ -51,6 +59,8 @@ class Session:
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
+            progress: told what begins: "reading" (0) an image, a "window" (how many of this image were computed
+                before), "warming up" (0). In the thread that does it.
 
         Raises:
             UserError: no such model, or no such device.
@@ -60,6 +70,10 @@ class Session:
             model = Model(Path(model), folds, device=choose_device(device), mirroring=False)
         self._model = model
         self._cache_bytes = cache_bytes
+        self._progress = progress
+        self._cancelled = Event()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
+        self._coming: Future[PreparedImage] | None = None
         self._image: PreparedImage | None = None
         self._case = "session"
         self._clicks: list[Click] = []  # positions are index i, j, k
@@ -75,37 +89,60 @@ class Session:
         image: ArrayLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         spacing: Sequence[float] | None = None,
         properties: dict[str, Any] | None = None,
+        background: bool = False,
     ) -> None:
-        """Takes a new image and forgets all clicks.
+        """Takes a new image and forgets all clicks. It is read, and preprocessed later where it is looked at.
 
         Args:
             image: an image file, a list of files (one per channel), or an array (z, y, x) or (C, z, y, x).
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
+            background: return at once, and read in a thread; whatever needs the image waits for it, and raises what
+                this call would raise.
 
         Raises:
             UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
         """
-        if isinstance(image, (str, os.PathLike)):
-            image = [image]
-        if isinstance(image, Sequence) and image and isinstance(image[0], (str, os.PathLike)):
-            files = [os.fspath(file) for file in image]  # type: ignore[arg-type]
+        given = [image] if isinstance(image, (str, os.PathLike)) else image
+        files: list[str] = []
+        if isinstance(given, Sequence) and given and isinstance(given[0], (str, os.PathLike)):
+            files = [os.fspath(file) for file in given]  # type: ignore[arg-type]
+        properties = properties or ({} if files else {"spacing": _checked_spacing(spacing)})
+        coming = self._reader.submit(self._open, files, None if files else given, properties)
+        if not background:
+            coming.result()  # before anything is forgotten: a wrong image leaves the session as it was
+        self._coming, self._image = coming, None
+        self._case = Path(files[0]).name.removesuffix(f"_0000{self._model.file_ending}") if files else "session"
+        self._clicks, self._undone = [], []
+        self._result, self._changed = None, None
+        self._forget()
+
+    def _open(self, files: list[str], array: Any, properties: dict[str, Any]) -> PreparedImage:
+        if files:
+            self._progress("reading", 0)
             data, properties = self._model.read(files)
-            self._case = Path(files[0]).name.removesuffix(f"_0000{self._model.file_ending}")
         else:
-            data = np.asarray(image, np.float32)
+            data = np.asarray(array, np.float32)
             data = data[None] if data.ndim == 3 else data
-            properties = properties or {"spacing": _checked_spacing(spacing)}
-            self._case = "session"
         channels = self._model.num_channels
         if data.ndim != 4 or len(data) != channels or min(data.shape[1:]) < 2:
             raise UserError(
                 f"the image has the shape {data.shape}; this model needs {channels} channel(s) of a volume, C z y x"
             )
-        self._image = PreparedImage(self._model, data, properties, self._cache_bytes)
-        self._clicks, self._undone = [], []
-        self._result, self._changed = None, None
-        self._forget()
+        return PreparedImage(self._model, data, properties, self._cache_bytes, self._on_window)
+
+    def warm_up(self) -> None:
+        """Runs both halves of the network on an empty window: what is compiled or tuned at first use is done then."""
+        self._progress("warming up", 0)
+        self._model.warm_up()
+
+    def cancel(self) -> None:
+        """Stops the computation that runs now, from another thread: it raises :class:`Cancelled`.
+
+        The clicks stay as they are, and so does what is known: undo the last click, or ask for the segmentation again.
+        Without a computation it does nothing.
+        """
+        self._cancelled.set()
 
     @property
     def labels(self) -> dict[str, int]:
@@ -214,6 +251,9 @@ class Session:
 
     @property
     def _prepared(self) -> PreparedImage:
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            self._image = coming.result()
         if self._image is None:
             raise UserError("the session has no image yet: call set_image first")
         return self._image
@@ -238,9 +278,15 @@ class Session:
     def _forget(self) -> None:
         self._stale = True
 
+    def _on_window(self, number: int) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled: the clicks are as they were, ask again or undo")
+        self._progress("window", number)
+
     def _update(self) -> Segmentation:
         image = self._prepared
         if self._result is None or self._stale:
+            self._cancelled.clear()
             before = self._result
             self._result = image.segment(self._prompts(self._clicks), automatic=False)
             self._changed = _difference(before, self._result)

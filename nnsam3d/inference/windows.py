@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnsam3d.inference.device import half_precision_of
 from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.sam3d import LOGIT_LIMIT
@@ -62,11 +63,18 @@ class Windows:
         encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
     """
 
-    def __init__(self, model: TrainedModel, volume: Volume, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        volume: Volume,
+        cache_bytes: int = 0,
+        on_window: Callable[[int], None] = lambda number: None,
+    ) -> None:
         """
         Args:
             volume: the preprocessed image; a window's part of it is asked for when the window is encoded.
             cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.
+            on_window: told before a window is computed, with the number of those before it; may raise to stop.
         """
         self.model = model
         self.size = model.patch_size
@@ -82,6 +90,8 @@ class Windows:
         self._features = Cache(cache_bytes)
         self._logits = Cache(LOGIT_BYTES)
         self.encoded = self.decoded = 0
+        self._on_window = on_window
+        self._computed = 0
 
     @torch.inference_mode()
     def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
@@ -98,6 +108,8 @@ class Windows:
         return result
 
     def _mean_logits(self, start: Triple, local: VoxelPrompts) -> NDArray[np.float32]:
+        self._on_window(self._computed)
+        self._computed += 1
         total = None
         for fold, flip in itertools.product(range(len(self.model.networks)), self._flips):
             logits = self._decode(fold, start, flip, local.mirrored(flip, self.size))
@@ -113,7 +125,7 @@ class Windows:
         points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
         labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
         self.decoded += 1
-        with self._autocast():
+        with half_precision_of(self.model.device):
             logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN))[0].float()
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # as `SAM3D.forward` does it
 
@@ -125,14 +137,11 @@ class Windows:
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
         image = torch.from_numpy(self.image(start))[None].to(self.model.device)
         self.encoded += 1
-        with self._autocast():
+        with half_precision_of(self.model.device):
             return self._network(fold).encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)
 
     def _network(self, fold: int) -> SAM3D:
         return self.model.networks[fold]  # type: ignore[return-value]  # the contract of "keeps_features"
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, enabled=self.model.device.type == "cuda")
 
 
 def _bytes_of_features(features: Features) -> int:

@@ -1,0 +1,200 @@
+"""Opening a CT: what an image costs until it can be clicked on, and what its first and a further click cost.
+
+    python -m benchmarks.opening [--slices 300 500 1000] [--output docs/opening.md]
+
+For every number of slices of 512 x 512 voxels: reading the file with SimpleITK, nnU-Net's own preprocessor, and this
+library's session, each in a process of its own (so that peaks of memory are its own). The network is "tiny" with random
+weights: what is measured is everything around it. The image is noise around a bright ball, which is clicked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from benchmarks.bench import heading, memory_mb
+from nnsam3d.files import write_json, write_text
+from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
+from nnsam3d.network import SAM3D, preset_config
+from nnsam3d.tables import markdown
+
+PLANE, SPACING = 512, (1.0, 0.8, 0.8)  # mm along z, y, x of the file
+TARGET = (1.25, 0.75, 0.75)  # mm, of the network
+PATCH = (64, 64, 64)
+BALL = 12  # voxels
+FURTHER = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.opening", description=__doc__)
+    parser.add_argument("--slices", type=int, nargs="+", default=[300, 500, 1000])
+    parser.add_argument("--whole-up-to", type=int, default=500, help="largest image for nnU-Net's preprocessor")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.worker:
+        what, model, image = given.worker
+        print(json.dumps(WORKERS[what](Path(model), image)))
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_model(Path(folder) / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
+        for slices in given.slices:
+            image = write_image(Path(folder) / f"ct{slices}_0000.nii.gz", slices)
+            names = ["read", "session"] + (["nnunet"] if slices <= given.whole_up_to else [])
+            found = {name: run(name, model, image) for name in names}
+            rows.append(_row(slices, found))
+            print(rows[-1], flush=True)
+    header = ["slices of 512²", "reading, s", "image, GB", "nnU-Net's preprocessor, s", "its peak above the image, GB",
+              "set_image, s", "beside reading", "first click, s", "further click, s",
+              "peak above the image, GB"]  # fmt: skip
+    text = f"{heading('python -m benchmarks.opening')}\n\n{markdown(header, rows)}\n"
+    print(text)
+    if given.output:
+        write_text(given.output, text)
+    return 0
+
+
+def _row(slices: int, found: dict[str, dict[str, float]]) -> list[str]:
+    read, session, whole = found["read"], found["session"], found.get("nnunet")
+    return [
+        str(slices),
+        f"{read['seconds']:.1f}",
+        f"{read['image_gb']:.2f}",
+        f"{whole['seconds']:.0f}" if whole else "–",
+        f"{whole['peak_gb']:.2f}" if whole else "–",
+        f"{session['seconds']:.1f}",
+        f"{session['seconds'] / read['seconds']:.2f}",
+        f"{session['first']:.2f}",
+        f"{session['further']:.2f}",
+        f"{session['peak_gb']:.2f}",
+    ]
+
+
+def run(what: str, model: Path, image: Path) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.opening", "--worker", what, str(model), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{what}, {image.name}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+# ---------------------------------------------------------------------- what is measured
+
+
+def _read(model: Path, image: str) -> dict[str, float]:
+    start = time.perf_counter()
+    array = sitk.GetArrayFromImage(sitk.ReadImage(image))
+    return {"seconds": time.perf_counter() - start, "image_gb": array.size * 4 / 1e9}  # nnU-Net holds float32
+
+
+def _nnunet(model: Path, image: str) -> dict[str, float]:
+    loaded = Model(model, mirroring=False)
+    data, properties = loaded.read([image])
+    before = memory_mb("VmRSS")
+    start = time.perf_counter()
+    loaded.preprocess(data, properties)
+    return {"seconds": time.perf_counter() - start, "peak_gb": (memory_mb("VmHWM") - before) / 1e3}
+
+
+def _session(model: Path, image: str) -> dict[str, float]:
+    session = Session(Model(model, mirroring=False))
+    session.warm_up()
+    before = memory_mb("VmRSS")
+    start = time.perf_counter()
+    session.set_image(image)
+    opened = time.perf_counter()
+    z, y, x = (length // 2 for length in session.shape)
+    session.add_click((x, y, z), 1)
+    session.segmentation.max()
+    first = time.perf_counter()
+    for number in range(FURTHER):
+        session.add_click((x + number + 1, y, z), number % 2)
+        session.segmentation.max()
+    further = (time.perf_counter() - first) / FURTHER
+    held = np.prod(session.shape, dtype=float) * 4 / 1e9
+    peak = (memory_mb("VmHWM") - before) / 1e3 - held
+    return {"seconds": opened - start, "first": first - opened, "further": further, "peak_gb": peak}
+
+
+WORKERS: dict[str, Any] = {"read": _read, "nnunet": _nnunet, "session": _session}
+
+# ---------------------------------------------------------------------- image and model
+
+
+def write_image(path: Path, slices: int) -> Path:
+    """A CT of noise with a ball in its middle; written slice by slice from one that repeats, which packs as CTs do."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(-50, 60, (32, PLANE, PLANE)).astype(np.int16)
+    volume = np.concatenate([noise] * (slices // 32 + 1))[:slices]
+    centre = (slices // 2, PLANE // 2, PLANE // 2)
+    near = tuple(slice(c - BALL, c + BALL + 1) for c in centre)
+    steps = np.arange(-BALL, BALL + 1)
+    inside = steps[:, None, None] ** 2 + steps[:, None] ** 2 + steps**2 <= BALL**2
+    volume[near] += (300 * inside).astype(np.int16)
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing(SPACING[::-1])
+    sitk.WriteImage(image, str(path), True)
+    return path
+
+
+def write_model(folder: Path) -> Path:
+    """A model folder as nnU-Net leaves it, with an untrained tiny network whose plans are a CT's."""
+    kwargs = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    configuration: dict[str, Any] = {
+        "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": list(PATCH),
+        "spacing": list(TARGET), "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
+        "data_identifier": "x",
+        "architecture": {
+            "network_class_name": "nnsam3d.network.SAM3D", "_kw_requires_import": [],
+            "arch_kwargs": {"patch_size": PATCH, **_tiny()},
+        },
+    }  # fmt: skip
+    for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{what}_kwargs"] = {**kwargs, "order": order, "is_seg": what == "seg"}
+    ct = {"mean": 60.0, "std": 80.0, "percentile_00_5": -160.0, "percentile_99_5": 300.0}
+    plans = {
+        "dataset_name": "Dataset999_CT", "plans_name": "nnUNetPlans", "label_manager": "LabelManager",
+        "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": {"0": ct}, "configurations": {"3d_fullres": configuration},
+    }  # fmt: skip
+    labels = {"background": 0, "ball": 1}
+    (folder / "fold_0").mkdir(parents=True)
+    write_json(folder / "plans.json", plans)
+    write_json(folder / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"})
+    torch.manual_seed(0)
+    checkpoint = {
+        "network_weights": SAM3D(preset_config("tiny", patch_size=PATCH)).state_dict(),
+        "trainer_name": "SAM3DAdapterTrainer",
+        "init_args": {"configuration": "3d_fullres"},
+        "inference_allowed_mirroring_axes": None,
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    return folder
+
+
+def _tiny() -> dict[str, Any]:
+    from dataclasses import asdict
+
+    sizes = asdict(preset_config("tiny", patch_size=PATCH))
+    for given in ("num_image_channels", "num_classes", "patch_size"):  # by nnU-Net, or above
+        del sizes[given]
+    return sizes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
