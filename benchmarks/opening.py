@@ -3,8 +3,8 @@
     python -m benchmarks.opening [--slices 300 500 1000] [--output docs/opening.md]
 
 For every number of slices of 512 x 512 voxels: reading the file with SimpleITK, nnU-Net's own preprocessor, and this
-library's session, each in a process of its own (so that peaks of memory are its own). The network is "tiny" with random
-weights: what is measured is everything around it. The image is noise around a bright ball, which is clicked.
+library's session, each in a process of its own (so that peaks of memory are its own). The network is "tiny" with weights
+that find nothing, so that a click takes one window: what is measured is everything around it.
 """
 
 from __future__ import annotations
@@ -177,8 +177,12 @@ def write_model(folder: Path) -> Path:
     write_json(folder / "plans.json", plans)
     write_json(folder / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"})
     torch.manual_seed(0)
+    network = SAM3D(preset_config("tiny", patch_size=PATCH))
+    with torch.no_grad():  # an untrained network finds something everywhere, and windows would grow over all of it
+        network.mask_decoder.cls[3].weight[0] = 0.1
+        network.mask_decoder.cls[3].weight[1] = -0.1
     checkpoint = {
-        "network_weights": SAM3D(preset_config("tiny", patch_size=PATCH)).state_dict(),
+        "network_weights": network.state_dict(),
         "trainer_name": "SAM3DAdapterTrainer",
         "init_args": {"configuration": "3d_fullres"},
         "inference_allowed_mirroring_axes": None,

@@ -130,7 +130,8 @@ def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: P
     if others := sorted(set(prompts.kinds) - {"click"}):
         raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
     positions = [click.position for click in prompts.clicks]
-    words = [str(click.label) for click in prompts.clicks]
+    # a number would be read as the other program's; background is the one number that has the same name everywhere
+    words = ["background" if click.label == 0 else str(click.label) for click in prompts.clicks]
     if format == "grand-challenge":
         return grand_challenge_text(positions, words, prompts.case)
     if prompts.space == "voxel":
@@ -197,8 +198,8 @@ def _checked_prompt(
     except PromptError as error:
         text = str(error)
         problems.append(text if text.startswith(found.where) else f"{found.where}: {text}")
-        if found.meaning != "exact" and isinstance(found.label, (str, int)):
-            untranslated.append(str(found.label)[:80])
+        if found.meaning != "exact" and (found.label is None or isinstance(found.label, (str, int, float))):
+            untranslated.append(str("" if found.label is None else found.label)[:80])
     if isinstance(found, FoundMask):
         if not isinstance(found.path, str) or not found.path:
             problems.append(f"{found.where}: a mask needs the path of an image file, got {short(found.path)}")
@@ -225,7 +226,7 @@ def _places(found: Found, problems: list[str]) -> list[Position] | None:
 
 def _label_of(found: Found, labels: Mapping[str, int] | None, said: LabelMap | None) -> int | str:
     if found.meaning != "exact":
-        return translate_label(found.label, labels, said, foreground=found.meaning == "foreground")
+        return translate_label(found.label, labels, said, meaning=found.meaning)
     label = checked_label(found.label)
     if labels is not None:
         resolve_label(label, labels, found.where)

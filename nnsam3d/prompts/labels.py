@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from nnsam3d.prompts.types import PromptError, checked_label, short
+from nnsam3d.prompts.types import PromptError, short
 
 _IGNORE = "ignore"
 _BACKGROUND = "background"  # every dataset.json has it
+
+Meaning = Literal["exact", "word", "foreground", "value"]
+"""How sure a file's label is.
+
+exact: a name or number of dataset.json, as in our own files. word: a word of another program, or a number that is none
+of ours. foreground: a word, or no more than "this is foreground". value: a word of another program whose numbers are
+labels.
+"""
 
 LabelMap = str | int | Mapping[str, str | int]
 """What the user says about words that are no labels: one label for all of them, or a label for each word."""
@@ -63,61 +72,89 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
 
 
 def translate_label(
-    word: object, names: Mapping[str, int] | None, said: LabelMap | None = None, *, foreground: bool = False
+    word: object, names: Mapping[str, int] | None, said: LabelMap | None = None, *, meaning: Meaning = "word"
 ) -> int | str:
     """The label that a word in another program's file stands for, as a name or number of dataset.json.
 
-    In this order: what the user said about the word; a name; a number, as text too; a name with Slicer's numbering
-    ("lesion-3"); what the user said about all words; for ``foreground`` the only foreground label there is.
+    In this order: what the user said about the word; the word "background"; what the user said about all words; a
+    name; a name with Slicer's numbering ("lesion-3"); a number, where the format's numbers are labels; where a click
+    says no more than "foreground", the only foreground label there is.
+
+    **A bare number is not a label:** it is the number that the other program gave to its point.
 
     Args:
+        word: missing ones (none, empty, "nan") are words like others, which only the user can translate.
         names: from :func:`click_labels`; without them a word stays as it is.
         said: the user's translation.
-        foreground: the word means no more than "foreground", for example "tumor" of autoPET.
+        meaning: see :data:`Meaning`.
 
     Raises:
         PromptError: none of these, or no word at all.
     """
-    word = checked_label(word)
-    stem = _without_number(word)
+    text = _text_of(word)
+    stem = _without_number(text)
     each = said if isinstance(said, Mapping) else {}
-    for key in (str(word), stem):
+    for key in (text, stem):
         if key in each:
             return _known(each[key], names)
-    for candidate in (word, stem):
-        found = _as_label(candidate, names)
-        if found is not None:
-            return found
+    if _BACKGROUND in (text, stem):
+        return _BACKGROUND
     if said is not None and not isinstance(said, Mapping):
         return _known(said, names)
+    number = _whole_number(text)
+    if number is not None and meaning == "value" and (names is None or number in names.values()):
+        return number
     if names is None:
-        return word
+        return text
+    for candidate in (text, stem):
+        if candidate in names and number is None:
+            return candidate
     foreground_names = [name for name, value in names.items() if value != 0]
-    if foreground and len(foreground_names) == 1:
+    if meaning == "foreground" and len(foreground_names) == 1:
         return foreground_names[0]
     allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
-    raise PromptError(f"label {short(word)} is none of this dataset; allowed: {allowed}")
+    if not text:
+        raise PromptError(f"the label is missing; allowed: {allowed}")
+    if number is not None and meaning != "value":
+        raise PromptError(
+            f"label {short(text)} is a number of the program that wrote the file, not a label; allowed: {allowed}"
+        )
+    raise PromptError(f"label {short(text)} is none of this dataset; allowed: {allowed}")
 
 
-def _without_number(word: int | str) -> str:
-    match = re.fullmatch(r"(.+)-[0-9]{1,9}", str(word)[:1000], re.DOTALL)
-    return match[1] if match else str(word)
+def _text_of(word: object) -> str:
+    """The word as text; "" for a missing one."""
+    if word is None or (isinstance(word, float) and math.isnan(word)):
+        return ""
+    if isinstance(word, bool) or not isinstance(word, (str, int, float)):
+        raise PromptError(f"label must be a name, got {short(word)}")
+    text = str(word).strip()
+    return "" if text.lower() in ("", "nan") else text
 
 
-def _as_label(word: int | str, names: Mapping[str, int] | None) -> int | str | None:
-    if word == _BACKGROUND or (names is not None and isinstance(word, str) and word in names):
-        return word
-    is_number = isinstance(word, int) or re.fullmatch(r"[0-9]{1,9}", word) is not None
-    if is_number and (names is None or int(word) in names.values()):
-        return int(word)
-    return None
+def _whole_number(text: str) -> int | None:
+    """1 for "1", "1.0" and "+1"; None for what is no whole number."""
+    match = re.fullmatch(r"\+?([0-9]{1,9})(\.0*)?", text)
+    return int(match[1]) if match else None
+
+
+def _without_number(text: str) -> str:
+    match = re.fullmatch(r"(.+)-[0-9]{1,9}", text[:1000], re.DOTALL)
+    return match[1] if match else text
 
 
 def _known(label: str | int, names: Mapping[str, int] | None) -> int | str:
-    if names is not None and _as_label(label, names) is None:
+    if names is not None and not _is_label(label, names):
         allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
         raise PromptError(f"the stated label {short(label)} is none of this dataset; allowed: {allowed}")
-    return label
+    number = _whole_number(label) if isinstance(label, str) and (names is None or label not in names) else None
+    return label if number is None else number
+
+
+def _is_label(label: str | int, names: Mapping[str, int]) -> bool:
+    """What a person states may be a number: one of dataset.json's."""
+    number = label if isinstance(label, int) else _whole_number(label)
+    return label in names or (number is not None and number in names.values())
 
 
 def _values(name: str, value: Any) -> list[int]:

@@ -109,7 +109,8 @@ def test_ambiguous_and_unknown_files_name_the_candidates(tmp_path: Path) -> None
     assert "--format" in message
     message = failure(save(tmp_path, "dataset.json", {"labels": {"background": 0}, "file_ending": ".nii.gz"}))
     assert "holds no prompts that are known (its keys: 'labels', 'file_ending')" in message
-    assert "nnsam3d, slicer, slicer-fcsv, autopet, challenge-npz, grand-challenge, monai-label, napari" in message
+    known = "nnsam3d, slicer, slicer-fcsv, slicer-table, autopet, challenge-npz, grand-challenge, monai-label, napari"
+    assert known in message
     assert "no list of points that is known" in failure(save(tmp_path, "case.csv", "a,b,c\n1,2,3\n"))
     with pytest.raises(PromptError, match="unknown prompt format 'gimp'"):
         read_prompts(both, format="gimp")
@@ -155,7 +156,8 @@ def test_fcsv_without_its_header_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, "case.fcsv", re.sub("# Coordinate.*\n", "", text))
     assert "does not say in which space" in failure(path)
     assert len(read_prompts(path, GRID, LABELS, space="lps").clicks) == 3
-    assert "# columns" in failure(save(tmp_path, "case.fcsv", re.sub("# columns.*\n", "", text)))
+    bare = save(tmp_path, "case.fcsv", re.sub("# columns.*\n", "", text))
+    assert len(read_prompts(bare, GRID, LABELS).clicks) == 3, "Slicer's own columns"
     assert "unknown CoordinateSystem 'XYZ'" in failure(save(tmp_path, "case.fcsv", text.replace("= LPS", "= XYZ")))
 
 
@@ -210,7 +212,11 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
         ({"controlPoints": [5]}, "markup 1, point 1: must be an object"),
         ({"point_position": [1, 2]}, "point 1 'lesion-1': position must be three finite numbers"),
         ({"point_positionStatus": "perhaps"}, "unknown positionStatus 'perhaps'"),
-        ({"point_label": ""}, "label must be a name"),
+        ({"point_label": ""}, "the label is missing"),
+        ({"point_label": None}, "the label is missing"),
+        ({"point_label": "nan"}, "the label is missing"),
+        ({"point_label": ["lesion"]}, "label must be a name"),
+        ({"point_label": "1"}, "label '1' is a number of the program"),
     ],
 )
 def test_bad_markups(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -231,13 +237,33 @@ def test_slicers_default_names_tell_what_to_do(tmp_path: Path) -> None:
     assert "the stated label 'x' is none" in failure(path, label="x")
 
 
-def test_words_and_numbers_as_labels(tmp_path: Path) -> None:
-    for word, value in (("liver", 1), ("liver-12", 1), ("2", 2), ("2-7", 2), ("background-1", 0), ("0", 0)):
+def test_words_as_labels(tmp_path: Path) -> None:
+    for word, value in (("liver", 1), ("liver-12", 1), ("background-1", 0), ("background", 0)):
         prompts = read_prompts(edited(tmp_path, point_label=word), GRID, TWO)
         assert clicks_to_labels(prompts, TWO)[0] == value
     numbered = TWO | {"liver-12": 3}
     prompts = read_prompts(edited(tmp_path, point_label="liver-12"), GRID, numbered)
     assert clicks_to_labels(prompts, numbered)[0] == 3, "a label's full name goes before its numbering"
+
+
+@pytest.mark.parametrize("name", ["slicer", "slicer_ras", "fcsv", "grand_challenge"])
+@pytest.mark.parametrize("number", ["0", "1", "2", "3", "2-7", "1.0"])
+def test_a_bare_number_is_no_label(tmp_path: Path, name: str, number: str) -> None:
+    """Programs number their points: 0 is not background, and 2 not the second label."""
+    written = WRITERS[name](tmp_path, [(CLICKS[0][0], number)], GRID)
+    space = "voxel" if name == "grand_challenge" else None
+    with pytest.raises(PromptError, match=r"is a number of the program|is none of this dataset"):
+        read_prompts(written, GRID, TWO, space=space)
+    assert read_prompts(written, GRID, TWO, space=space, label="liver").clicks[0].label == "liver"
+    assert read_prompts(written, GRID, TWO, space=space, label={number: "lesion"}).clicks[0].label == "lesion"
+
+
+def test_what_is_stated_for_all_wins_over_every_word_but_background(tmp_path: Path) -> None:
+    for word in ("liver", "1", "", "F-1"):
+        prompts = read_prompts(edited(tmp_path, point_label=word), GRID, TWO, label="lesion")
+        assert prompts.clicks[0].label == "lesion"
+    prompts = read_prompts(edited(tmp_path, point_label="background-2"), GRID, TWO, label="lesion")
+    assert prompts.clicks[0].label == "background"
 
 
 def test_a_translation_wins_over_the_word(tmp_path: Path) -> None:
@@ -287,9 +313,17 @@ def test_npz_with_several_classes(tmp_path: Path) -> None:
     path = npz(tmp_path, clicks=clicks, clicks_order=np.array([["fg"], ["bg", "fg"]], dtype=object))
     message = failure(path, labels=TWO)
     assert "class 2, click 1 (\"bg\"): label 'bg' is none of this dataset" in message
-    assert message.count("is none of") == 1
-    prompts = read_prompts(path, GRID, TWO, label={"bg": "background"})
-    assert prompts.clicks == (Click((3, 2, 1), 1), Click((9, 8, 7), "background"), Click((6, 5, 4), 2))
+    assert "class 1, click 1 (\"fg\"): label '1' is a number of the program" in message
+    said = {"bg": "background", "1": "lesion", "2": "liver"}
+    prompts = read_prompts(path, GRID, TWO, label=said)
+    assert prompts.clicks == (Click((3, 2, 1), "lesion"), Click((9, 8, 7), "background"), Click((6, 5, 4), "liver"))
+
+
+def test_npz_classes_are_what_the_file_calls_them(tmp_path: Path) -> None:
+    clicks = [{"fg": [[1, 2, 3]], "bg": []}, {"fg": [[4, 5, 6]], "bg": []}]
+    names = np.array({"1": "lesion", "2": "liver", "instance_label": 0}, dtype=object)
+    path = npz(tmp_path, clicks=clicks, text_prompts=names)
+    assert [click.label for click in read_prompts(path, GRID, TWO).clicks] == ["lesion", "liver"]
 
 
 def test_npz_without_order_or_with_a_wrong_one(tmp_path: Path) -> None:
@@ -304,9 +338,9 @@ BOX = {"z_min": 1, "z_max": 3, "z_mid": 2, "z_mid_x_min": 7, "z_mid_y_min": 4, "
 
 
 def test_npz_boxes_stand_beside_clicks_and_alone(tmp_path: Path) -> None:
-    box = Box((7, 4, 1), (9, 6, 3), 1)
+    box = Box((7, 4, 1), (9, 6, 3), "lesion")
     both = read_prompts(npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}], boxes=[BOX]), GRID, LABELS)
-    assert both.prompts == (box, Click((3, 2, 1), 1))
+    assert both.prompts == (box, Click((3, 2, 1), "lesion"))
     assert read_prompts(npz(tmp_path, boxes=[BOX]), GRID, LABELS).prompts == (box,)
     assert "z_mid_x_min, z_mid_y_min" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
     assert "opposite corner (9, 6, 300)" in failure(npz(tmp_path, boxes=[BOX | {"z_max": 300}]))
@@ -329,7 +363,7 @@ def test_a_slicer_region_is_a_box(tmp_path: Path) -> None:
     assert (ras.space, ras.prompts) == ("ras", (Box((8, 17, -9), (12, 23, -1), "lesion"),))
     turned = read_prompts(region(orientation=[0, -1, 0, 1, 0, 0, 0, 0, 1]), labels=LABELS)
     assert turned.prompts == (Box((7, 18, -9), (13, 22, -1), "lesion"),)
-    assert "what is in it" in failure(region(controlPoints=[]))
+    assert "the label is missing" in failure(region(controlPoints=[]))
     assert "center, size" in failure(region(size=None))
     assert "is no box" in failure(region(roiType="Sphere"))
 
@@ -403,9 +437,9 @@ def test_lying_zip_directories_and_bombs(tmp_path: Path) -> None:
         ("case.csv", "index,axis-0,axis-1,axis-2\n0,1,2\n", "row 1: the line is too short, axis-2 missing"),
         ("case.csv", "index,axis-0,axis-1,axis-2\n0,1,two,3\n", "three finite numbers, got [3.0, 'two', 1.0]"),
         ("case.csv", "index,axis-0,axis-1,axis-2\n0,1,nan,3\n", "three finite numbers"),
-        ("case.fcsv", FCSV_HEADER.format(system="LPS") + "a,1,2\n", "the line is too short, z, label missing"),
+        ("case.fcsv", FCSV_HEADER.format(system="LPS") + "a,1,2\n", "the line is too short, z missing"),
         ("case.fcsv", FCSV_HEADER.format(system="LPS") + "a,x,2,3,,,,,,,,lesion,,\n", "three finite numbers"),
-        ("case.fcsv", "vtkMRMLMarkupsFiducialNode_0,1,2,3,0,0,0,1,1,1,0,F-1,,\n", "# columns"),
+        ("case.fcsv", "vtkMRMLMarkupsFiducialNode_0,1,2,3,0,0,0,1,1,1,0,F-1,,\n", "does not say in which space"),
     ],
 )
 def test_bad_text(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, short
 
 T = TypeVar("T")
-
-Meaning = Literal["exact", "word", "foreground"]
-"""How sure a file's label is: one of our own files, a word, or no more than "this is foreground"."""
 
 FOREGROUND = "foreground"
 """The word for clicks that a file marks as positive without saying of what."""
@@ -29,9 +27,7 @@ class FoundClick:
         where: its place in the file for messages, for example "click 2".
         position: should be three numbers in the space of its Reading, order i, j, k or x, y, z.
         label: the file's own word or number.
-        meaning: "exact": a name or number of dataset.json; "word": one too, but written by a person in another
-            program ("lesion-1" and "1" will do); "foreground": as "word", and if it is unknown, the dataset's only
-            foreground label.
+        meaning: see :data:`nnsam3d.prompts.labels.Meaning`; the label of another program's file may be missing ("").
     """
 
     where: str

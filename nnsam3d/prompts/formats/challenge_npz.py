@@ -1,9 +1,10 @@
 """`.npz` of the CVPR 2025 interactive segmentation challenge: ``clicks``, ``clicks_order``, ``boxes`` beside the image.
 
-``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order; the class at place i
-(counted from 1) is label i. ``clicks_order`` is a list per class of "fg" / "bg". ``boxes`` has one for each class,
-given by its extent along z and by that of its middle slice. Only these parts of the file are read, and Python objects
-in them only as plain data (:mod:`.plain_pickle`).
+``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order. What a class is, is
+told by ``text_prompts`` or by nobody: the only class of a file is the only foreground label of a dataset; of several
+classes the user must say which labels they are. ``clicks_order`` is a list per class of "fg" / "bg". ``boxes`` has one
+for each class, given by its extent along z and by that of its middle slice. Only these parts of the file are read, and
+Python objects in them only as plain data (:mod:`.plain_pickle`).
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from nnsam3d.prompts.formats.base import (
     stated_space,
 )
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
+from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 
 MAX_PART_BYTES = 2**20
 MAX_CLASSES = 256
 MAGIC = b"PK"
 
-_PARTS = ("clicks", "clicks_order", "boxes")
+_PARTS = ("clicks", "clicks_order", "boxes", "text_prompts")
 _KINDS = ("fg", "bg")
 _BOX_KEYS = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max", "z_max")  # i, j, k of both corners
 
@@ -87,12 +89,12 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     """A class's clicks in the order in which they were made, one class after the other.
 
     "bg" of the only class is background. With several classes it says no more than "not this class": the label is
-    "bg" then, which the user must translate.
+    "bg" then, which the user must translate, as he must the classes' numbers.
     """
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     if "boxes" in parts:
-        _boxes(parts["boxes"], reading)
+        _boxes(parts["boxes"], parts, reading)
     classes = parts.get("clicks", [] if "boxes" in parts else None)
     if not isinstance(classes, (list, tuple)):
         found = "nothing" if classes is None else json_type(classes)
@@ -105,15 +107,16 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     if orders is not None and (not isinstance(orders, (list, tuple)) or len(orders) != len(classes)):
         reading.problems.append('"clicks_order" must have one list for each entry of "clicks"')
         orders = None
+    names = _class_names(parts, max(len(classes), _length(parts.get("boxes"))))
     for number, entry in enumerate(classes, start=1):
-        negative = "background" if len(classes) == 1 else "bg"
-        _one_class(entry, orders[number - 1] if orders is not None else None, number, negative, reading)
+        order = orders[number - 1] if orders is not None else None
+        _one_class(entry, order, number, names, reading)
         if len(reading.found) > MAX_CLICKS:
             break
     return reading
 
 
-def _boxes(boxes: Any, reading: Reading) -> None:
+def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
     """One box for each class; both ends belong to it."""
     if not isinstance(boxes, (list, tuple)):
         reading.problems.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
@@ -121,6 +124,9 @@ def _boxes(boxes: Any, reading: Reading) -> None:
     if len(boxes) > MAX_CLASSES:
         reading.problems.append(f"{len(boxes)} boxes; at most {MAX_CLASSES} are allowed")
         return
+    clicks = parts.get("clicks")
+    names = _class_names(parts, max(len(boxes), _length(clicks)))
+    meaning: Meaning = "foreground" if len(names) == 1 else "word"
     for number, box in enumerate(boxes, start=1):
         where = f"box of class {number}"
         if box is None or box == {}:
@@ -130,11 +136,26 @@ def _boxes(boxes: Any, reading: Reading) -> None:
             reading.problems.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
             continue
         low, high = ([box[key] for key in keys] for keys in (_BOX_KEYS[:3], _BOX_KEYS[3:]))
-        reading.found.append(FoundBox(where, low, high, number))
+        reading.found.append(FoundBox(where, low, high, names[number - 1], meaning))
 
 
-def _one_class(entry: Any, order: Any, number: int, negative: str, reading: Reading) -> None:
-    where = f"class {number}"
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (list, tuple)) else 0
+
+
+def _class_names(parts: dict[str, Any], count: int) -> list[str]:
+    """What the file calls its classes: its text prompts, else their numbers, which are no labels of ours."""
+    told = parts.get("text_prompts")
+    told = told if isinstance(told, dict) else {}
+    names = [told.get(str(number), told.get(number)) for number in range(1, count + 1)]
+    return [name if isinstance(name, str) and name else str(number) for number, name in enumerate(names, start=1)]
+
+
+def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: Reading) -> None:
+    where, name = f"class {number}", names[number - 1]
+    # the only class is the only foreground label, if the dataset has but one
+    meaning: Meaning = "foreground" if len(names) == 1 else "word"
+    negative = "background" if len(names) == 1 else "bg"
     if not isinstance(entry, dict) or not set(entry) <= set(_KINDS):
         reading.problems.append(f'{where}: must be an object with "fg" and "bg", got {short(entry)}')
         return
@@ -156,8 +177,11 @@ def _one_class(entry: Any, order: Any, number: int, negative: str, reading: Read
     remaining = {kind: iter(points) for kind, points in lists.items()}
     for place, kind in enumerate(order, start=1):
         position = reversed_position(next(remaining[kind]))
-        label: int | str = number if kind == "fg" else negative
-        reading.found.append(FoundClick(f'{where}, click {place} ("{kind}")', position, label))
+        found = f'{where}, click {place} ("{kind}")'
+        if kind == "fg":
+            reading.found.append(FoundClick(found, position, name, meaning))
+        else:
+            reading.found.append(FoundClick(found, position, negative))
 
 
 NPZ = Format("challenge-npz", "npz", recognises, parse)

@@ -79,23 +79,31 @@ def parse_monai(content: dict[str, Any], stated: str | None) -> Reading:
 
 
 def recognises_grand_challenge(content: dict[str, Any]) -> bool:
-    """A list of named points, with the type or the version that the platform demands."""
+    """Points or one point by the platform's types, or a list of named points with the version that it demands."""
     points = content.get("points")
-    if content.get("type") == "Multiple points":
+    if _type_of(content) in ("multiple points", "point") and ("points" in content or "point" in content):
         return True
     return isinstance(points, list) and all(isinstance(point, dict) for point in points) and "version" in content
 
 
-def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Reading:
-    """``{"type": "Multiple points", "points": [{"name": ..., "point": [a, b, c]}], ...}``.
+def _type_of(content: dict[str, Any]) -> str:
+    kind = content.get("type", "Multiple points")
+    return kind.strip().lower() if isinstance(kind, str) else ""
 
-    The platform does not define the space: autoPET uses voxels, others mm. The user must state it.
+
+def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Reading:
+    """``{"type": "Multiple points", "points": [{"name": ..., "point": [a, b, c]}], ...}``, or one "Point".
+
+    The platform does not define the space: autoPET uses voxels, others mm. The user must state it. A point's name is a
+    label where it is a word; a number is the point's.
     """
     reading = Reading()
     reading.space = stated_space(None, stated, reading)
-    if content.get("type", "Multiple points") != "Multiple points":
-        reading.problems.append(f'type {short(content["type"])} cannot be used; only "Multiple points" can')
-    points = content.get("points")
+    kind = _type_of(content)
+    if kind not in ("multiple points", "point"):
+        told = short(content["type"])
+        reading.problems.append(f'type {told} cannot be used; only "Multiple points" and "Point" can')
+    points = [content] if kind == "point" else content.get("points")
     if not isinstance(points, list):
         reading.problems.append(f'"points" must be a list, not {json_type(points)}')
         return reading
@@ -106,10 +114,9 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
             continue
         if point.get("name") is not None:
             where += f" {short(point['name'], 40)}"
-        for key in ("name", "point"):
-            if key not in point:
-                reading.problems.append(f'{where}: missing "{key}"')
-        reading.found.append(FoundClick(where, point.get("point", MISSING), point.get("name", MISSING)))
+        if "point" not in point:
+            reading.problems.append(f'{where}: missing "point"')
+        reading.found.append(FoundClick(where, point.get("point", MISSING), point.get("name")))
     return reading
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections import Counter
@@ -13,10 +14,10 @@ from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
 from nnsam3d.prompts.formats.challenges import AUTOPET, GRAND_CHALLENGE, MONAI
 from nnsam3d.prompts.formats.napari import NAPARI
 from nnsam3d.prompts.formats.ours import OURS
-from nnsam3d.prompts.formats.slicer import FCSV, MARKUPS
+from nnsam3d.prompts.formats.slicer import FCSV, MARKUPS, TABLE
 from nnsam3d.prompts.types import PromptError, short
 
-FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
+FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
 MAX_BYTES = 16 * 2**20
 
 
@@ -78,14 +79,17 @@ def _nothing_known(holds: str, content: Any) -> str:
         return f"this JSON file holds no prompts that are known (its keys: {keys})"
     if holds == "npz":
         return 'this npz file holds no "clicks"'
-    return "this text file is no list of points that is known (Slicer's needs its # header lines, napari's axis-0)"
+    return (
+        "this text file is no list of points that is known (Slicer's has # header lines or the columns label, l, p, s; "
+        "napari's axis-0)"
+    )
 
 
 def _what_it_holds(path: Path) -> str:
     start = _bytes(path, 4096)
     if start.startswith(MAGIC):
         return "npz"
-    text = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    text = start.decode(_encoding(start), errors="replace").lstrip("\ufeff \t\r\n")
     if text.startswith(("{", "[")):
         return "json"
     return "text" if path.suffix.lower() in (".fcsv", ".csv", ".txt") else "json"
@@ -104,10 +108,19 @@ def _text(path: Path) -> str:
     if len(raw) > MAX_BYTES:
         raise PromptError(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
     try:
-        # utf-8-sig also reads plain UTF-8; some Windows editors put a byte order mark in front.
-        return raw.decode("utf-8-sig")
+        return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
+        raise PromptError(
+            f"{path}: this text is in an encoding that does not say its name (byte {error.start} is no UTF-8): save it "
+            "again as UTF-8"
+        ) from None
+
+
+def _encoding(raw: bytes) -> str:
+    """By the byte order mark that some editors put in front; UTF-8 without one."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
 
 
 def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import re
 
 from nnsam3d.prompts.formats.base import (
     FOREGROUND,
     Format,
     FoundClick,
-    Meaning,
     Reading,
     bounded,
     stated_space,
 )
-from nnsam3d.prompts.formats.slicer import number_of
+from nnsam3d.prompts.formats.slicer import number_of, table_rows
+from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import short
 
+_VALUE: Meaning = "value"
+_FOREGROUND: Meaning = "foreground"
 _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
 
 
@@ -25,7 +28,10 @@ def recognises(text: str) -> bool:
 
 
 def parse(text: str, stated: str | None) -> Reading:
-    """Positions are array indices (z, y, x), as napari stores them for a points layer without a scale."""
+    """Positions are array indices (z, y, x), as napari stores them for a points layer without a scale.
+
+    A whole number in the column "label" is a label: such a column is an integer feature of the layer.
+    """
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     columns = _header(text)
@@ -34,18 +40,17 @@ def parse(text: str, stated: str | None) -> Reading:
         has = ", ".join(short(axis) for axis in axes[:10]) or "none"
         reading.problems.append(f"needs the columns axis-0, axis-1 and axis-2, once each; has {has}")
         return reading
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
     try:
-        for number, cells in enumerate(bounded(csv.reader(lines[1:])), start=1):
+        for number, cells in enumerate(bounded(table_rows(lines[1:])), start=1):
             row = dict(zip(columns, cells, strict=False))
             missing = [axis for axis in _AXES if axis not in row]
             if missing:
                 reading.problems.append(f"row {number}: the line is too short, {', '.join(missing)} missing")
                 continue
-            label = row.get("label", "")
             position = [number_of(row[axis]) for axis in _AXES]
-            meaning: Meaning = "word" if label else "foreground"
-            reading.found.append(FoundClick(f"row {number}", position, label or FOREGROUND, meaning))
+            label, meaning = (row.get("label", ""), _VALUE) if "label" in columns else (FOREGROUND, _FOREGROUND)
+            reading.found.append(FoundClick(f"row {number}", position, label, meaning))
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading
@@ -53,7 +58,7 @@ def parse(text: str, stated: str | None) -> Reading:
 
 def _header(text: str) -> list[str]:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return [name.strip().strip('"').lower() for name in first.split(",")]
+    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
 
 
 NAPARI = Format("napari", "text", recognises, parse)

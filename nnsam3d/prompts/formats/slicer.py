@@ -1,7 +1,7 @@
 """3D Slicer's point lists and boxes: markups (`.mrk.json`), and the older `.fcsv`. World mm, LPS or RAS by the file.
 
 The label of a click is the control point's label, which Slicer makes of the list's name and a number: points of
-a list named "lesion" are "lesion-1", "lesion-2", ...
+a list named "lesion" are "lesion-1", "lesion-2", ... A bare number is the point's, and no label.
 Sources: Slicer's markups schema 1.0.3 and its documentation of the formats.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,17 +105,16 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
         if not isinstance(point, dict):
             reading.problems.append(f"{where}, point {number}: must be an object, not {json_type(point)}")
             continue
-        label = point.get("label", MISSING)
-        place = f"{where}, point {number}" + ("" if label is MISSING else f" {short(label, 40)}")
+        label = point.get("label")
+        place = f"{where}, point {number}" + (f" {short(label, 40)}" if label else "")
         status = point.get("positionStatus", "defined")
         if status in ("undefined", "preview", "missing"):
             reading.left_out.append(f"{place} has not been placed in the image (positionStatus {short(status)})")
             continue
         if status != "defined":
             reading.problems.append(f"{place}: unknown positionStatus {short(status)}")
-        for key in ("label", "position"):
-            if key not in point:
-                reading.problems.append(f'{place}: missing "{key}"')
+        if "position" not in point:
+            reading.problems.append(f'{place}: missing "position"')
         position = point.get("position", MISSING)
         if position is not MISSING and {space, wanted} == {"lps", "ras"}:
             position = _other_signs(position)
@@ -138,9 +139,7 @@ def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading
         low, high = _other_signs(low), _other_signs(high)
     points = markup.get("controlPoints")
     named = [point.get("label") for point in points if isinstance(point, dict)] if isinstance(points, list) else []
-    label = next((name for name in named if name), MISSING)
-    if label is MISSING:
-        reading.problems.append(f"{where}: a box needs a control point whose label says what is in it")
+    label = next((name for name in named if name), None)
     reading.found.append(FoundBox(f"{where} (ROI)", low, high, label))
 
 
@@ -190,17 +189,25 @@ def markups_text(positions: list[tuple[float, float, float]], labels: list[str],
 
 # ---------------------------------------------------------------------- fiducials, .fcsv
 
+# Slicer's markups files without a line that names them; since 5.0 two more cells follow, the first is the status
+_COLUMNS = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatednodeid"]
+STATUS = len(_COLUMNS)
+_UNPLACED = {"0": "undefined", "1": "preview", "3": "missing"}
+
 
 def recognises_fcsv(text: str) -> bool:
     """Slicer's comment lines at the top, or its node names."""
     head = text[:4096]
-    comments = [line.lower() for line in head.splitlines() if line.startswith("#")]
-    known = ("markups fiducial", "coordinatesystem", "columns = id,")
+    comments = [line.lower() for line in head.splitlines() if _is_comment(line)]
+    known = ("markups fiducial", "fiducial list file", "coordinatesystem", "columns = id,")
     return any(word in line for line in comments for word in known) or "vtkMRMLMarkups" in head
 
 
 def parse_fcsv(text: str, stated: str | None) -> Reading:
-    """Both header lines are needed: without ``# CoordinateSystem`` (or a stated space) the side is a guess."""
+    """Markups fiducials, and the fiducial lists of Slicer 3, which do not say their space.
+
+    Spreadsheet programs add commas to header lines and may write other separators: both are read.
+    """
     reading = Reading()
     header, rows = _fcsv_lines(text)
     declared = _CODES.get(header["coordinatesystem"].upper()) if "coordinatesystem" in header else None
@@ -210,41 +217,116 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         )
         return reading
     reading.space = stated_space(declared, stated, reading)
-    columns = [name.strip().lower() for name in header.get("columns", "").split(",")]
+    columns = [name.strip().lower() for name in re.split("[,;\t]", header.get("columns", ""))]
+    if columns == [""]:
+        columns = list(_COLUMNS)
     if not {"x", "y", "z", "label"} <= set(columns):
         reading.problems.append(
-            "the header line `# columns = id,x,y,z,...,label,...` is missing or lacks x, y, z or label: "
+            "the header line `# columns = id,x,y,z,...,label,...` lacks x, y, z or label: "
             "export the point list from Slicer again (as .mrk.json, if you can)"
         )
         return reading
     try:
-        for number, cells in enumerate(bounded(csv.reader(rows, skipinitialspace=True)), start=1):
-            _fcsv_point(dict(zip(columns, cells, strict=False)), f"point {number}", reading)
+        for number, cells in enumerate(bounded(table_rows(rows)), start=1):
+            row = dict(zip(columns, cells, strict=False))
+            if columns[: len(_COLUMNS)] == _COLUMNS and len(cells) > STATUS:
+                row.setdefault("positionstatus", cells[STATUS])
+            _fcsv_point(row, f"point {number}", reading)
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip('" ').startswith("#")
 
 
 def _fcsv_lines(text: str) -> tuple[dict[str, str], list[str]]:
     header: dict[str, str] = {}
     rows = []
     for line in text.splitlines():
-        if line.startswith("#"):
-            key, equals, value = line[1:].partition("=")
+        if _is_comment(line):
+            key, equals, value = line.strip().strip('"').lstrip("# ").partition("=")
             if equals:
-                header[key.strip().lower()] = value.strip()
-        elif line.strip():
+                header[key.strip().lower()] = value.strip(' \t,;"')
+        elif line.strip(" ,;\t"):
             rows.append(line)
     return header, rows
 
 
 def _fcsv_point(row: dict[str, str], where: str, reading: Reading) -> None:
-    where += f" {short(row.get('label', ''), 40)}"
-    missing = [key for key in ("x", "y", "z", "label") if key not in row]
+    where += f" {short(row['label'], 40)}" if row.get("label") else ""
+    missing = [key for key in ("x", "y", "z") if key not in row]
     if missing:
         reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
         return
-    reading.found.append(FoundClick(where, [number_of(row[axis]) for axis in "xyz"], row["label"]))
+    status = row.get("positionstatus", "").strip()
+    if status in _UNPLACED:
+        reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
+        return
+    reading.found.append(FoundClick(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
+
+
+# ---------------------------------------------------------------------- the table of a point list, .csv
+
+_TABLE_AXES = {"lps": ("l", "p", "s"), "ras": ("r", "a", "s")}
+
+
+def recognises_table(text: str) -> bool:
+    """Slicer's "export as table": a column of labels, and the axes by their letters."""
+    return _table_space(_table_header(text)) is not None
+
+
+def parse_table(text: str, stated: str | None) -> Reading:
+    """``label,l,p,s,defined,selected,visible,locked,description``; r, a, s in RAS."""
+    reading = Reading()
+    columns = _table_header(text)
+    space = _table_space(columns)
+    if space is None:
+        reading.problems.append("needs the columns label, and l, p, s or r, a, s")
+        return reading
+    reading.space = stated_space(space, stated, reading)
+    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
+    try:
+        for number, cells in enumerate(bounded(table_rows(lines[1:])), start=1):
+            row = dict(zip(columns, cells, strict=False))
+            where = f"row {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
+            missing = [axis for axis in _TABLE_AXES[space] if axis not in row]
+            if missing:
+                reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
+            elif row.get("defined", "1").strip() in ("0", "False", "false"):
+                reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
+            else:
+                position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
+                reading.found.append(FoundClick(where, position, row.get("label", "")))
+    except csv.Error as error:
+        reading.problems.append(f"malformed CSV: {error}")
+    return reading
+
+
+def _table_header(text: str) -> list[str]:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
+
+
+def _table_space(columns: list[str]) -> str | None:
+    if "label" not in columns:
+        return None
+    return next((space for space, axes in _TABLE_AXES.items() if set(axes) <= set(columns)), None)
+
+
+# ---------------------------------------------------------------------- text of spreadsheet programs
+
+
+def table_rows(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Cells of every line, separated by commas, semicolons (then numbers have decimal commas) or tabs."""
+    first = next(iter(lines), "")
+    separator = max(",;\t", key=first.count)
+    for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True):
+        yield [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+
+
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 def number_of(text: str) -> float | str:
@@ -257,3 +339,4 @@ def number_of(text: str) -> float | str:
 
 MARKUPS = Format("slicer", "json", recognises_markups, parse_markups)
 FCSV = Format("slicer-fcsv", "text", recognises_fcsv, parse_fcsv)
+TABLE = Format("slicer-table", "text", recognises_table, parse_table)

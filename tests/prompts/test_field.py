@@ -1,0 +1,132 @@
+"""Files as other programs and their users leave them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnsam3d.prompts import Click, PromptError, PromptWarning, read_prompts
+
+LABELS = {"background": 0, "lesion": 1}
+ROW = "1,-10.5,20.25,30,0,0,0,1,1,1,0,lesion-1,,vtkMRMLScalarVolumeNode1"
+COLUMNS = "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+HEADER = "# Markups fiducial file version = 5.6\n# CoordinateSystem = LPS\n"
+POINT = (Click((-10.5, 20.25, 30), "lesion"),)
+
+
+def save(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}{COLUMNS}\n{ROW}\n",
+        f"{HEADER}{ROW}\n",
+        "\n".join(line + ",,,,," for line in f"{HEADER}{COLUMNS}\n{ROW}".splitlines()),
+        f"{HEADER}{COLUMNS}\n{ROW},2,0\n",
+        f"{HEADER}{COLUMNS}\n{ROW}\n2,0,0,0,0,0,0,1,1,1,0,lesion-2,,,0,0\n",
+        f"{HEADER}{COLUMNS}\n{ROW}\n2,0,0,0,0,0,0,1,1,1,0,lesion-2,,,1,0\n",
+        f"{HEADER}{COLUMNS}\n".replace(",", ";") + ROW.replace(",", ";").replace(".", ",") + "\n",
+        f"{HEADER}{COLUMNS}\n{ROW}\n".replace(",", "\t"),
+        "\n".join(f'"{line}"' if line.startswith("#") else line for line in f"{HEADER}{COLUMNS}\n{ROW}".splitlines()),
+    ],
+    ids=["Slicer", "no columns", "trailing commas", "placed", "unplaced", "preview", "semicolons", "tabs", "quotes"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_fiducials_however_they_were_saved(tmp_path: Path, text: str, encoding: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        prompts = read_prompts(save(tmp_path, "c.fcsv", text, encoding), labels=LABELS)
+    assert (prompts.space, prompts.clicks) == ("lps", POINT)
+    unplaced = "lesion-2" in text
+    assert len(told) == unplaced
+    if unplaced:
+        assert told[0].category is PromptWarning
+        assert "point 2 'lesion-2' has not been placed" in str(told[0].message)
+
+
+def test_fiducial_lists_of_slicer_3_do_not_say_their_space(tmp_path: Path) -> None:
+    head = "# Fiducial List file L.fcsv\n# name = L\n# numPoints = 1\n"
+    text = head + "# columns = label,x,y,z,sel,vis\nlesion-1,1,2,3,1,1\n"
+    path = save(tmp_path, "c.fcsv", text)
+    with pytest.raises(PromptError, match="does not say in which space"):
+        read_prompts(path, labels=LABELS)
+    assert read_prompts(path, labels=LABELS, space="ras").clicks == (Click((1, 2, 3), "lesion"),)
+
+
+@pytest.mark.parametrize(("letters", "space"), [("l,p,s", "lps"), ("r,a,s", "ras")])
+def test_the_table_that_slicer_exports(tmp_path: Path, letters: str, space: str) -> None:
+    head = f"label,{letters},defined,selected,visible,locked,description\n"
+    text = head + "lesion-1,1,2,3,1,1,1,0,\nlesion-2,0,0,0,0,1,1,0,\n"
+    with pytest.warns(PromptWarning, match="'lesion-2' has not been placed"):
+        prompts = read_prompts(save(tmp_path, "c.csv", text), labels=LABELS)
+    assert (prompts.space, prompts.clicks) == (space, (Click((1, 2, 3), "lesion"),))
+
+
+@pytest.mark.parametrize("kind", ["Multiple points", "Multiple Points", "MULTIPLE POINTS"])
+def test_capital_letters_in_a_type(tmp_path: Path, kind: str) -> None:
+    content = {"type": kind, "points": [{"name": "lesion", "point": [1, 2, 3]}], "version": {"major": 1, "minor": 0}}
+    path = save(tmp_path, "c.json", json.dumps(content))
+    assert read_prompts(path, labels=LABELS, space="voxel").clicks == (Click((1, 2, 3), "lesion"),)
+
+
+def test_a_single_point(tmp_path: Path) -> None:
+    content = {"type": "Point", "name": "lesion", "point": [1, 2, 3], "version": {"major": 1, "minor": 0}}
+    path = save(tmp_path, "c.json", json.dumps(content))
+    assert read_prompts(path, labels=LABELS, space="voxel").clicks == (Click((1, 2, 3), "lesion"),)
+
+
+@pytest.mark.parametrize("word", ["1", "1.0", " 1.0 ", "lesion"])
+def test_integer_features_of_napari_are_labels(tmp_path: Path, word: str) -> None:
+    path = save(tmp_path, "c.csv", f"index,axis-0,axis-1,axis-2,label\n0.0,3.0,2.0,1.0,{word}\n")
+    (click,) = read_prompts(path, labels=LABELS).clicks
+    assert click.position == (1, 2, 3)
+    assert click.label in ("lesion", 1)
+
+
+@pytest.mark.parametrize("word", ["", "nan", "2", "7"])
+def test_features_of_napari_that_are_no_labels_are_refused(tmp_path: Path, word: str) -> None:
+    path = save(tmp_path, "c.csv", f"index,axis-0,axis-1,axis-2,label\n0.0,3.0,2.0,1.0,{word}\n")
+    with pytest.raises(PromptError, match=r"label is missing|none of this dataset"):
+        read_prompts(path, labels=LABELS)
+    assert read_prompts(path, labels=LABELS, label="lesion").clicks[0].label == "lesion"
+
+
+def test_text_that_does_not_say_its_encoding_gets_the_cure(tmp_path: Path) -> None:
+    path = save(tmp_path, "c.fcsv", f"{HEADER}{COLUMNS}\n{ROW}é\n", "latin-1")
+    with pytest.raises(PromptError, match="save it again as UTF-8"):
+        read_prompts(path)
+    path.write_bytes(codecs.BOM_UTF16_LE + b"\x00")
+    with pytest.raises(PromptError, match="save it again as UTF-8"):
+        read_prompts(path)
+
+
+@given(
+    position=st.tuples(*[st.floats(-999, 999).map(lambda value: round(value, 3))] * 3),
+    status=st.sampled_from(["", "0", "1", "2", "3"]),
+    commas=st.integers(0, 5),
+    separator=st.sampled_from([",", ";", "\t"]),
+)
+def test_every_way_of_saving_gives_the_point_or_leaves_it_out(
+    tmp_path_factory: pytest.TempPathFactory, position: tuple, status: str, commas: int, separator: str
+) -> None:
+    rest = ["0", "0", "0", "1", "1", "1", "0", "lesion-1", "", "node", *([status, "0"] if status else [])]
+    cells = ["1", *map(str, position), *rest]
+    if separator == ";":
+        cells = [cell.replace(".", ",") for cell in cells]
+    lines = [*HEADER.splitlines(), COLUMNS.replace(",", separator), separator.join(cells)]
+    text = "\n".join(line + separator * (commas if line.startswith("#") else 0) for line in lines)
+    path = save(tmp_path_factory.mktemp("c"), "c.fcsv", text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clicks = read_prompts(path, labels=LABELS).clicks
+    assert clicks == (() if status in ("0", "1", "3") else (Click(position, "lesion"),))
