@@ -114,9 +114,7 @@ def row(case: Case, estimate: int, measurement: int) -> str:
 
 def estimated(case: Case) -> int:
     """Bytes, without the planner's allowance for what it cannot see."""
-    return step_memory(
-        case.config, batch=case.batch, loss=nnunet_loss(), frozen=case.frozen, half=case.half
-    ).peak
+    return step_memory(case.config, batch=case.batch, loss=nnunet_loss(), frozen=case.frozen, half=case.half).peak
 
 
 def in_a_process(case: Case, device: str = "cpu") -> int:

@@ -3,8 +3,8 @@
     python -m benchmarks.opening [--slices 300 500 1000] [--output docs/opening.md]
 
 For every number of slices of 512 x 512 voxels: reading the file with SimpleITK, nnU-Net's own preprocessor, and this
-library's session, each in a process of its own (so that peaks of memory are its own). The network is "tiny" with weights
-that find nothing, so that a click takes one window: what is measured is everything around it.
+library's session, each in a process of its own (so that peaks of memory are its own). The network is "tiny" with
+weights that find nothing, so that a click takes one window: what is measured is everything around it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the first click in a window costs, and what a further one: operations, bytes kept, seconds on this machine.
 
-    docs/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
-    docs/session_cost.py tiny       only tiny; seconds
+docs/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
+docs/session_cost.py tiny       only tiny; seconds
 """
 
 from __future__ import annotations

@@ -199,9 +199,7 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing == module or module.startswith(f"{missing}."):
-            raise UserError(
-                f"`nnsam3d {name}` is not part of this installation ({missing} is missing)"
-            ) from error
+            raise UserError(f"`nnsam3d {name}` is not part of this installation ({missing} is missing)") from error
         raise UserError(
             f"`nnsam3d {name}` needs the Python package {missing!r}, which is not installed; "
             "cure: pip install --upgrade nnsam3d"

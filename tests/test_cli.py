@@ -25,9 +25,7 @@ COMMANDS = {*OPTIONS, "demo"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nnsam3d", *arguments], capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([sys.executable, "-m", "nnsam3d", *arguments], capture_output=True, text=True, timeout=60)
 
 
 def test_commands_are_the_promised_ones():
@@ -37,9 +35,7 @@ def test_commands_are_the_promised_ones():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_the_promised_ones(name):
     parser = cli.build_command_parser(name)
-    options = {
-        string for action in parser._actions for string in action.option_strings if string.startswith("--")
-    }
+    options = {string for action in parser._actions for string in action.option_strings if string.startswith("--")}
     assert options == OPTIONS[name]
 
 
@@ -115,9 +111,7 @@ def test_unknown_command(capsys):
     assert "doctor" in said
 
 
-@pytest.mark.parametrize(
-    "arguments", [["link", "--uno"], ["link", "extra"], ["link", "--undo", "--print-path"]]
-)
+@pytest.mark.parametrize("arguments", [["link", "--uno"], ["link", "extra"], ["link", "--undo", "--print-path"]])
 def test_wrong_options(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)

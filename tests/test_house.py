@@ -91,9 +91,7 @@ def test_no_room_is_too_large():
 
 
 def test_import_law():
-    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which(
-        "lint-imports"
-    )
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which("lint-imports")
     if command is None:
         pytest.skip("import-linter is not installed")
     result = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -110,9 +108,7 @@ def test_the_light_parts_load_no_torch():
 
 
 def test_versions_agree():
-    (line,) = [
-        line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")
-    ]
+    (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")]
     assert line == f'version = "{nnsam3d.__version__}"'
     assert importlib.metadata.version("nnsam3d") == nnsam3d.__version__
 

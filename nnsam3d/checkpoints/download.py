@@ -139,9 +139,7 @@ def _fetch(url: str, file: BinaryIO, part: Path) -> None:
             failures = 1 if _size(file) - before >= ENOUGH else failures + 1
             if failures > MAX_FAILURES:
                 kept = f"; {part} is kept, the next download goes on from there" if _size(file) else ""
-                raise DownloadError(
-                    f"{url}: gave up after {failures} failures in a row: {error}{kept}"
-                ) from error
+                raise DownloadError(f"{url}: gave up after {failures} failures in a row: {error}{kept}") from error
             pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
             _say(f"interrupted ({error}); going on in {pause:.0f} s")
             time.sleep(pause)

@@ -44,9 +44,7 @@ def download(preset: str, folder: Path | None = None, url: str | None = None) ->
     path = folder / file.name
     if path.is_file():
         if not sha256_of(path).startswith(file.digest):
-            raise UserError(
-                f"{path} is there, but is not Meta's file: delete it or move it away, then try again"
-            )
+            raise UserError(f"{path} is there, but is not Meta's file: delete it or move it away, then try again")
         print(f"{path} is there already, and right")
     else:
         try:
@@ -67,9 +65,7 @@ def verify(presets: list[str]) -> int:
     """
     for preset in presets:
         if preset not in OFFICIAL_FILES:
-            raise UserError(
-                f"no such preset: {preset}; the presets with weights are {', '.join(OFFICIAL_FILES)}"
-            )
+            raise UserError(f"no such preset: {preset}; the presets with weights are {', '.join(OFFICIAL_FILES)}")
     if presets:
         paths = [path_of(preset) for preset in presets]
     else:
@@ -85,9 +81,7 @@ def _is_right(path: Path) -> bool:
     found = sha256_of(path)
     sys.stderr.flush()
     if expected is None:
-        print(
-            f"unknown  {path}: none of Meta's file names, so there is no digest to compare; SHA-256 {found}"
-        )
+        print(f"unknown  {path}: none of Meta's file names, so there is no digest to compare; SHA-256 {found}")
         return False
     if found.startswith(expected):
         print(f"ok       {path}: SHA-256 {found}")

@@ -136,9 +136,7 @@ def url_of(preset: str, url: str | None = None) -> str:
 def named_in_vain() -> str:
     """What is wrong with ``NNSAM3D_WEIGHTS``, or nothing."""
     named = _named_place()
-    return (
-        f"{ENVIRONMENT_VARIABLE}={named} does not exist" if named is not None and not named.exists() else ""
-    )
+    return f"{ENVIRONMENT_VARIABLE}={named} does not exist" if named is not None and not named.exists() else ""
 
 
 def ways(preset: str) -> str:

@@ -1,17 +1,27 @@
-"""`nnsam3d doctor`."""
+"""`nnsam3d doctor`: the installation, and a model folder."""
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from functools import partial
+from pathlib import Path
 
 from nnsam3d.nnunet.doctor import examine
+from nnsam3d.nnunet.doctor_model import check_model
 from nnsam3d.nnunet.findings import render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d doctor`."""
     parser.add_argument("--quiet", action="store_true", help="print problems only")
+    parser.add_argument(
+        "-m",
+        dest="model",
+        type=Path,
+        metavar="MODEL",
+        help="look at this model folder instead: what it holds, and whether its checkpoints open without running code",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -19,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     problems = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' deprecations are no findings
-        for _, finding in examine():
+        for _, finding in examine(None if args.model is None else {"model": partial(check_model, args.model)}):
             problems += finding.level == "problem"
             if finding.level == "problem" or not args.quiet:
                 print(render(finding), flush=True)

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("-f", dest="folds", metavar="F", nargs="+", help="folds to ensemble (default: all trained ones)")
     model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
 
+    model.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="open checkpoints that hold more than data: whoever made them can then run code on this machine",
+    )
+
     how = parser.add_argument_group("how")
     how.add_argument(
         "--scope",
@@ -55,7 +61,9 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.inference.report import conclude, tell_prompts, tell_strays, write_report
 
     device = choose_device(args.device)
-    model = Model(folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta)
+    model = Model(
+        folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta, args.trust_checkpoint
+    )
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     cases = find_cases(args.images, model, args.prompts)
     tell_strays(cases, args.images, args.prompts)

@@ -60,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, metavar="PATH", help="the case's image, or a folder with <case>_0000...")
     parser.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json, to check and translate the labels")
+    parser.add_argument(
+        "-m", dest="model", type=Path, metavar="MODEL", help="model folder: its reader's geometry holds"
+    )
+    parser.add_argument("--scaled", action="store_true", help="napari: positions are in units of the image's spacing")
     parser.add_argument("--format", help="of the file, where its content leaves a doubt")
     parser.add_argument("--space", choices=("voxel", "lps", "ras"), help="of the positions, where the format is silent")
     parser.add_argument(
@@ -77,7 +81,8 @@ def main(args: argparse.Namespace) -> int:
         return _simulate(args)
     from nnsam3d.prompts.convert import Stated, convert, dataset_labels, translation
 
-    stated = Stated(args.image, args.dataset, args.format, args.space, translation(args.label))
+    label = translation(args.label)
+    stated = Stated(args.image, args.dataset, args.format, args.space, label, args.scaled, args.model)
     if args.action == "convert":
         return convert(args.files, args.output, stated, args.to, args.to_space, args.overwrite)
     from nnsam3d.prompts.inspection import inspect_file

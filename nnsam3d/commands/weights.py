@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action("list", "show the known files, and where they are found")
     download = action("download", "download Meta's file; resumes, and checks the digest")
     download.add_argument("preset", choices=presets)
-    download.add_argument(
-        "--to", metavar="FOLDER", type=Path, help="where to put it, instead of the usual place"
-    )
+    download.add_argument("--to", metavar="FOLDER", type=Path, help="where to put it, instead of the usual place")
     download.add_argument(
         "--url", help=f"the file, or the folder that holds it, elsewhere than at Meta (also: {URL_VARIABLE})"
     )

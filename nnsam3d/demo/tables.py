@@ -92,8 +92,7 @@ def correction_table(found: Correction) -> str:
     always = found.background == found.cases
     second = "+ 1 'background' click on what is too much" if always else "+ 1 click on the largest error"
     rows = [
-        (title, (found.dice[step], found.taken[step]))
-        for step, title in enumerate(("1 click on the target", second))
+        (title, (found.dice[step], found.taken[step])) for step, title in enumerate(("1 click on the target", second))
     ]
     head = f"Correction: {found.cases} test cases whose target touches an equal neighbour"
     text = _table(head, ("target Dice", "neighbour taken"), rows)

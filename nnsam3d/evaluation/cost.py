@@ -13,6 +13,7 @@ from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
 from nnsam3d.evaluation.arms import Arm
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import count_flop, measure
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
 
 
@@ -67,8 +68,7 @@ def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:
-    # nnU-Net's checkpoints hold more than tensors; they are as trustworthy as the code that was trained with
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    stored = open_checkpoint(checkpoint, mapped=True)
     log = stored.get("logging") or {}
     starts, ends = (log.get(f"epoch_{what}_timestamps", []) for what in ("start", "end"))
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))

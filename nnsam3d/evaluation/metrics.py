@@ -36,9 +36,7 @@ TARGETS = (0.8, 0.85, 0.9)  # Dice that "number of clicks to" asks for
 Scores: TypeAlias = dict[str, float | bool | None]
 
 
-def score_mask(
-    prediction_DHW: NDArray[np.bool_], truth_DHW: NDArray[np.bool_], spacing: Sequence[float]
-) -> Scores:
+def score_mask(prediction_DHW: NDArray[np.bool_], truth_DHW: NDArray[np.bool_], spacing: Sequence[float]) -> Scores:
     """Scores of one mask.
 
     Args:

@@ -36,9 +36,7 @@ def _values(label: int, regions: Regions | None) -> frozenset[int]:
     return frozenset({label}) if regions is None or not label else regions[label]
 
 
-def bound(
-    own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None
-) -> NDArray[Any]:
+def bound(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None) -> NDArray[Any]:
     """A new label map in which the clicks hold, by one rule for all arms."""
     result = own_ZYX.copy()
     if clicks:

@@ -87,9 +87,7 @@ def is_done(path: Path, checkpoint: str) -> bool:
 # ---------------------------------------------------------------------- one job
 
 
-def run_job(
-    setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, checkpoint: str, device: str
-) -> None:
+def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, checkpoint: str, device: str) -> None:
     """The missing units of a job, case after case."""
     # late: the process that only waits does not need torch
     from nnsam3d.evaluation.arms import load_arm

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from nnsam3d.geometry.frames import SPACES, GeometryError, ImageGrid, inside_grid
+from nnsam3d.geometry.headers import GeometryWarning, GridOf, grid_of_file
 from nnsam3d.geometry.points import Points, PointSpace
-from nnsam3d.geometry.steps import (
-    Chain,
-    Crop,
-    Resample,
-    Step,
-    Transpose,
-    compose,
-    preprocessing_steps,
-    reversed_axes,
-)
+from nnsam3d.geometry.steps import Chain, Crop, Resample, Step, Transpose, compose, preprocessing_steps, reversed_axes
 
 __all__ = [
     "SPACES",
     "Chain",
     "Crop",
     "GeometryError",
+    "GeometryWarning",
+    "GridOf",
     "ImageGrid",
     "PointSpace",
     "Points",
@@ -27,6 +21,7 @@ __all__ = [
     "Step",
     "Transpose",
     "compose",
+    "grid_of_file",
     "inside_grid",
     "preprocessing_steps",
     "reversed_axes",

@@ -102,9 +102,7 @@ class ImageGrid:
             raise GeometryError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def from_nnunet_properties(
-        cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None
-    ) -> ImageGrid:
+    def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None) -> ImageGrid:
         """From the properties dictionary that nnU-Net's image reader returns beside the array.
 
         Args:

@@ -14,11 +14,26 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
-def bind_clicks(
-    segmentation: NDArray[Any],
-    prompts: VoxelPrompts,
-    regions: Regions | None = None,
-) -> None:
+def unheard(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> tuple[int, ...]:
+    """The positive clicks, counted from 1, at and around which a label map (z, y, x) holds nothing of their label.
+
+    Binding would turn their voxel into a target of one voxel, which nobody meant.
+
+    Args:
+        prompts, regions: see :func:`bind_clicks`; the label map is not bound yet.
+    """
+    last = dict(prompts.clicks())
+    found = []
+    for number, (voxel, label) in enumerate(prompts.clicks(), start=1):
+        if label <= 0 or last[voxel] != label:
+            continue
+        around = segmentation[tuple(slice(max(0, n - 1), n + 2) for n in voxel)]
+        if not np.isin(around, [label] if regions is None else sorted(regions[label])).any():
+            found.append(number)
+    return tuple(found)
+
+
+def bind_clicks(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> None:
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
 
     First every voxel that was clicked positively gets its click's label. Then a negative click (label 0) removes the

@@ -9,7 +9,7 @@ from nnsam3d.errors import UserError
 
 
 def choose_device(name: str) -> str:
-    """"auto" is the GPU of CUDA if there is one, else the CPU; any other name is torch's.
+    """ "auto" is the GPU of CUDA if there is one, else the CPU; any other name is torch's.
 
     Raises:
         UserError: a device that is not there.

@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
-from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.cases import case_name, find_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import MACOS, case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts
 
@@ -54,6 +53,7 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     output_sha256: str = ""
     windows: int = 0
     stock_windows: int = 0
@@ -78,7 +78,9 @@ def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
     named = {Path(file).name for files in lists for file in files}
     others = sorted(
-        path.name for path in images.iterdir() if path.name.endswith(model.file_ending) and path.name not in named
+        path.name
+        for path in images.iterdir()
+        if path.name.endswith(model.file_ending) and path.name not in named and not path.name.startswith(MACOS)
     )
     cases = [_case(files, model, prompts) for files in lists]
     return cases + [_misnamed(images / name, model.file_ending) for name in others]
@@ -98,17 +100,10 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
         )
     try:
         path = find_prompt_file(files[0], model.file_ending, folder)
-        prompts = read_case_prompts(path, _grid_of(files[0]), model.labels) if path else None
+        prompts = read_case_prompts(path, header_grid(files[0], model.reader_name), model.labels) if path else None
     except UserError as error:
         return Case(name, tuple(files), problem=str(error))
     return Case(name, tuple(files), path, prompts)
-
-
-def _grid_of(image: str) -> ImageGrid | None:
-    # an unreadable image is its own error, told when it is read
-    with contextlib.suppress(GeometryError):
-        return ImageGrid.from_file(image)
-    return None
 
 
 @dataclass(frozen=True)
@@ -141,6 +136,8 @@ def predict_folder(
             outcomes[outcome.case] = outcome
             if outcome.status == "failed" and not told:
                 progress.write(f"nnsam3d: {outcome.error}")
+            for text in outcome.warnings:
+                progress.write(f"nnsam3d: warning: case {outcome.case}: {text}")
             progress.update()
 
         for case in cases:
@@ -229,6 +226,7 @@ def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path)
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        warnings=[*answer.image.remarks, *answer.result.remarks],
         output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
         windows=answer.result.windows,
         stock_windows=answer.image.stock_windows,

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.binding import bind_clicks
+from nnsam3d.inference.binding import bind_clicks, unheard
 from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
-from nnsam3d.nnunet.preprocessing import network_prompts
-from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import CasePrompts, clicks_to_labels
+from nnsam3d.nnunet.preprocessing import clicked_voxels, network_prompts
+from nnsam3d.nnunet.reading import remarks
+from nnsam3d.prompts import CasePrompts
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -33,6 +33,7 @@ class Segmentation:
         windows: how many windows were computed, counted again where one was computed again.
         region: what was computed, on the preprocessed grid; None for the stock sliding window.
         probabilities: (K, z, y, x), where they were asked for.
+        unheard: numbers (from 1) of the positive clicks at which the network found nothing.
     """
 
     label_map: NDArray[Any]
@@ -40,6 +41,15 @@ class Segmentation:
     windows: int
     region: Region | None = None
     probabilities: NDArray[np.float32] | None = None
+    unheard: tuple[int, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know before trusting it."""
+        return [
+            f"the network found nothing at click {number}; the mask holds the clicked voxel only, if at all"
+            for number in self.unheard
+        ]
 
 
 class PreparedImage:
@@ -62,6 +72,7 @@ class PreparedImage:
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.raw_properties = dict(properties)
+        self.remarks = remarks(image_CZYX)
         self.volume = volume_of(model, image_CZYX, properties)
         self.properties = self.volume.properties
         self.windows = Windows(model, self.volume, cache_bytes, on_window)
@@ -89,6 +100,7 @@ class PreparedImage:
 
         Raises:
             PromptError: an unknown label, or a click outside the image.
+            UserError: the network's answer is no number.
         """
         placed = self._network_prompts(prompts)
         region = None
@@ -100,8 +112,11 @@ class PreparedImage:
             result = self._everywhere(placed, probabilities)
         else:
             result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
-        if bind and prompts is not None and prompts.clicks:
-            raw = self.raw_prompts(prompts)
+        if prompts is None or not prompts.clicks:
+            return result
+        raw = clicked_voxels(prompts, self.model.labels, self.shape_ZYX, self.raw_properties)
+        result = replace(result, unheard=unheard(result.label_map, raw, self.model.regions))
+        if bind:
             box = _with_voxels(result.box, raw.positive)
             low = [side.start for side in box]
             # outside of it all is background, and stays it
@@ -121,13 +136,6 @@ class PreparedImage:
     def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
         """(K, z, y, x) of a result of scope "clicked"; certain background where it did not look."""
         return self.exporter.probabilities(result.region)
-
-    def raw_prompts(self, prompts: CasePrompts) -> VoxelPrompts:
-        """On the voxels (z, y, x) of the image as read."""
-        grid = image_grid(prompts.space, self.raw_properties, self.shape_ZYX)
-        voxels = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
-        inside_N3 = np.clip(voxels, 0, np.asarray(self.shape_ZYX) - 1)
-        return VoxelPrompts(inside_N3, clicks_to_labels(prompts, self.model.labels))
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """On the voxels of the preprocessed image."""

@@ -14,19 +14,15 @@ from typing import Any
 from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.cases import FIRST_CHANNEL, prompts_without_image
-from nnsam3d.prompts.formats import case_of
+from nnsam3d.nnunet.cases import strays
 
 REPORT_VERSION = 1
 
 
 def tell_strays(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
     """Prompt files that belong to no case."""
-    names = {case.name for case in cases}
-    for stray in prompts_without_image(images, names, prompts):
-        case = case_of(stray).removesuffix(FIRST_CHANNEL)
-        meant = f"did you mean {case}.json?" if case in names else "its name must be <case>.json"
-        print(f"nnsam3d: warning: {stray} belongs to no image in {images}; {meant}")
+    for text in strays(images, {case.name for case in cases}, prompts):
+        print(f"nnsam3d: warning: {text}")
 
 
 def tell_prompts(cases: Sequence[Case]) -> None:
@@ -51,6 +47,9 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
         f"nnsam3d: {len(done)} predicted, {skipped} already there, {len(failed)} failed; {windows} windows computed "
         f"(the sliding window has {stock}); results in {output}"
     )
+    doubtful = [outcome.case for outcome in done if outcome.warnings]
+    if doubtful:
+        print(f"nnsam3d: warning: look at {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:
         print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
@@ -96,4 +95,3 @@ def _earlier_entries(report: Path) -> dict[str, dict[str, Any]]:
         return {case["case"]: case for case in cases if case["status"] in ("done", "skipped")}
     except (OSError, ValueError, KeyError, TypeError):  # none, or no report
         return {}
-

@@ -18,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.reading import image_grid
+from nnsam3d.nnunet.reading import check_image, image_grid
 from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.types import checked_space
 
@@ -124,11 +124,7 @@ class Session:
         else:
             data = np.asarray(array, np.float32)
             data = data[None] if data.ndim == 3 else data
-        channels = self._model.num_channels
-        if data.ndim != 4 or len(data) != channels or min(data.shape[1:]) < 2:
-            raise UserError(
-                f"the image has the shape {data.shape}; this model needs {channels} channel(s) of a volume, C z y x"
-            )
+            check_image(data, "the image", self._model.num_channels)
         return PreparedImage(self._model, data, properties, self._cache_bytes, self._on_window)
 
     def warm_up(self) -> None:
@@ -235,6 +231,11 @@ class Session:
         view = self._update().label_map.view()
         view.flags.writeable = False
         return view
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know: an image with nothing to see, a click at which the network found nothing."""
+        return (*self._prepared.remarks, *self._update().remarks)
 
     @property
     def probabilities(self) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.sam3d import LOGIT_LIMIT
 from nnsam3d.nnunet.lazy import Volume
-from nnsam3d.nnunet.model import TrainedModel, Triple
+from nnsam3d.nnunet.model import TrainedModel, Triple, check_logits
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 LOGIT_BYTES = 2**30
@@ -116,12 +116,11 @@ class Windows:
             logits = torch.flip(logits, [axis + 1 for axis in flip]) if flip else logits
             total = logits if total is None else total + logits
         assert total is not None
+        check_logits(bool(total.isnan().any()), self.model.folder)
         return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
 
     def _decode(self, fold: int, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor:
-        features = self._features.get(
-            (fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features
-        )
+        features = self._features.get((fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features)
         points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
         labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
         self.decoded += 1

@@ -155,8 +155,7 @@ class WindowAttention(nn.Module):
         """(N, J, c): row j of token n faces the keys whose coordinate is j; first h, then w, then d."""
         h, w, d = self.window
         r_h, r_w, r_d = (
-            relative_rows(getattr(self, f"rel_pos_{axis}"), size)
-            for axis, size in zip("hwd", self.window, strict=True)
+            relative_rows(getattr(self, f"rel_pos_{axis}"), size) for axis, size in zip("hwd", self.window, strict=True)
         )
         rows = [
             r_h[:, None, None].expand(h, w, d, h, -1),

@@ -33,9 +33,7 @@ class Cost:
     trainable_bytes: int  # the gradients take as much, AdamW's moments twice as much
 
 
-def measure(
-    config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None
-) -> Cost:
+def measure(config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None) -> Cost:
     """The cost of a configuration with patches of its size; `frozen` as `freeze_pretrained` does it."""
 
     def build() -> SAM3D:

@@ -134,9 +134,7 @@ class PromptEncoder(nn.Module):
         dim = config.neck_dim
         self.token_stride = config.token_stride
         self.num_click_labels = config.num_click_labels
-        self.transformer = PromptTransformer(
-            dim, config.prompt_heads, config.prompt_mlp_dim, config.num_queries
-        )
+        self.transformer = PromptTransformer(dim, config.prompt_heads, config.prompt_mlp_dim, config.num_queries)
         self.paper = config.paper
         if not config.paper:  # all zero: with clicks, a new network computes exactly the paper's function
             self.label_embed = nn.Embedding(config.num_click_labels, dim)

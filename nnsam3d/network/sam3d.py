@@ -71,17 +71,13 @@ class SAM3D(nn.Module):
         levels = self.image_encoder(pad_to_tokens(image_BCDHW, self.config.token_stride))
         return self.decoder.prepare(image_BCDHW, levels)
 
-    def decode(
-        self, features: Features, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
-    ) -> Tensor:
+    def decode(self, features: Features, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> Tensor:
         """Logits (B, K, D, H, W) for prompts, or for clicks at (D, H, W) voxels (B, N, 3) with labels, -1 = padding."""
         prompts = PromptTensors.of(prompts, labels_BN)
         self._check_prompts(features, prompts)
         return self.decoder.answer(features, prompts)
 
-    def segment(
-        self, image_BCDHW: Tensor, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None
-    ) -> Tensor:
+    def segment(self, image_BCDHW: Tensor, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> Tensor:
         """`decode(encode(image), prompts)`."""
         return self.decode(self.encode(image_BCDHW), prompts, labels_BN)
 
@@ -111,9 +107,7 @@ class SAM3D(nn.Module):
                 f"expected a 5-D tensor (batch, channels, D, H, W), got {x.ndim}-D of shape {tuple(x.shape)}"
             )
         if x.shape[1] != channels:
-            raise ValueError(
-                f"expected {channels} channels ({meaning}), got {x.shape[1]} in shape {tuple(x.shape)}"
-            )
+            raise ValueError(f"expected {channels} channels ({meaning}), got {x.shape[1]} in shape {tuple(x.shape)}")
         if 0 in x.shape:
             raise ValueError(f"the input is empty: shape {tuple(x.shape)}")
 
@@ -121,9 +115,7 @@ class SAM3D(nn.Module):
         clicks, labels = prompts.points_BN3, prompts.labels_BN
         batch = features.tensors()[0].shape[0]
         if clicks.ndim != 3 or clicks.shape[2] != 3 or clicks.shape[0] != batch:
-            raise ValueError(
-                f"expected click positions (D, H, W) of shape ({batch}, N, 3), got {tuple(clicks.shape)}"
-            )
+            raise ValueError(f"expected click positions (D, H, W) of shape ({batch}, N, 3), got {tuple(clicks.shape)}")
         if not clicks.is_floating_point():
             raise ValueError(f"click positions must be floating point, got {clicks.dtype}: use .float()")
         if labels.shape != clicks.shape[:2]:

@@ -70,9 +70,7 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
     state = _read(path)
     own = net.state_dict()
     depth_tables = [name for name in own if name.endswith(".attn.rel_pos_d")]
-    wanted = [
-        name for name in own if name.startswith(ENCODER) and not any(part in name for part in NOT_IN_SAM)
-    ]
+    wanted = [name for name in own if name.startswith(ENCODER) and not any(part in name for part in NOT_IN_SAM)]
     missing = [name for name in wanted if name not in state]
     wrong = [
         f"{name} is {tuple(state[name].shape)}, the network's is {tuple(own[name].shape)}"
@@ -84,9 +82,7 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
             problem = f"{len(missing)} parameters are missing in it, e.g. {missing[0]}"
         else:
             problem = f"{len(wrong)} shapes differ, e.g. {wrong[0]}"
-        raise WeightsError(
-            f"{path} does not fit this network ({_sizes(net.config)}): {problem}. {_describe(state)}"
-        )
+        raise WeightsError(f"{path} does not fit this network ({_sizes(net.config)}): {problem}. {_describe(state)}")
     adapted = {}
     for name in depth_tables:
         tables = [state[name[: -len("d")] + axis] for axis in "hw"]
@@ -198,8 +194,7 @@ def from_official(
         _, pos_h, pos_w, dim = shapes[encoder + "pos_embed"]
         grid_d = shapes[encoder + "depth_embed"][1]
         tables = tuple(
-            tuple(shapes[f"{encoder}blocks.{i}.attn.rel_pos_{axis}"][0] for axis in "hwd")
-            for i in range(depth)
+            tuple(shapes[f"{encoder}blocks.{i}.attn.rel_pos_{axis}"][0] for axis in "hwd") for i in range(depth)
         )
         config = SAM3DConfig(
             # The official position table is twice the token grid, a token four voxels (SPEC §2).
@@ -232,14 +227,10 @@ def from_official(
     problems = [f"{name} is missing" for name in own if name not in given]
     problems += [f"{name} is unknown" for name in given if name not in own]
     problems += [
-        f"{name} is {shapes[name]}, expected {own[name]}"
-        for name in given
-        if name in own and shapes[name] != own[name]
+        f"{name} is {shapes[name]}, expected {own[name]}" for name in given if name in own and shapes[name] != own[name]
     ]
     if problems:
-        raise WeightsError(
-            f"the official state dict has {len(problems)} misfits, e.g. {'; '.join(problems[:3])}"
-        )
+        raise WeightsError(f"the official state dict has {len(problems)} misfits, e.g. {'; '.join(problems[:3])}")
     net.to(next(value.dtype for value in given.values() if value.is_floating_point()))
     net.load_state_dict(given)
     return net.eval()

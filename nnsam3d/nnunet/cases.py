@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator, Mapping
+import unicodedata
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, ImageGrid
-from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, read_prompts
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
-from nnsam3d.prompts.files import GridOf
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
+POINTS = (".mrk.json", ".fcsv")  # suffixes that can mean nothing else; the others are anybody's
+MACOS = "._"  # how macOS names what its own file system would keep beside a file
 
 
 def case_name(image_file: str | Path, file_ending: str) -> str:
@@ -38,7 +42,9 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
 
 
 def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | None = None) -> Path | None:
-    """The prompt file of a case, ``<case>`` and one of the suffixes of prompt files; None where it has none.
+    """The prompt file of a case: ``<case>`` and one of the suffixes of prompt files; None where it has none.
+
+    Suffixes may be in capitals, and the letters of names composed in any way that Unicode knows.
 
     Args:
         stated: see :func:`prompts_folder`.
@@ -46,13 +52,25 @@ def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | No
     Raises:
         PromptError: the case has several; the message names them.
         UserError: as :func:`prompts_folder`.
+
+    Warns:
+        PromptWarning: a file beside the image is named like a prompt file and is none.
     """
     images = Path(image_file).parent
     folder, case = prompts_folder(images, stated), case_name(image_file, file_ending)
-    # a dangling link is a file that cannot be read, not a missing one
-    candidates = [path for suffix in SUFFIXES if os.path.lexists(path := folder / f"{case}{suffix}")]
+    candidates = [path for path in _named_like_prompts(folder) if _same(case_of(path), case)]
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
-    found = [path for path in candidates if not _of_nnunet(path, beside_tiff)]
+    found = []
+    for path in candidates:
+        if folder != images or _is_stated(path) or is_prompt_file(path):
+            found.append(path)
+        elif path.suffix.lower() != ".npz" and not beside_tiff:  # probabilities and spacings are nnU-Net's own
+            warnings.warn(
+                f"{path} is no prompt file and is left alone. If it is meant to be one, correct it; prompt files can "
+                f"have a folder of their own (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
+                PromptWarning,
+                stacklevel=2,
+            )
     if beside_tiff and found and found[0].name == f"{case}.json":
         raise PromptError(
             f"{found[0]}: beside a TIFF image nnU-Net takes {case}.json for the file with the spacing. Put the prompt "
@@ -64,10 +82,18 @@ def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | No
     return found[0] if found else None
 
 
-def _of_nnunet(path: Path, beside_tiff: bool) -> bool:
-    """Files that nnU-Net names like prompt files: the spacing beside a TIFF image, and probabilities."""
-    kept = beside_tiff if path.suffix == ".json" else path.suffix == ".npz"
-    return kept and not is_prompt_file(path)
+def _named_like_prompts(folder: Path) -> list[Path]:
+    # a dangling link is a file that cannot be read, not a missing one
+    entries = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+    return [folder / name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith(MACOS)]
+
+
+def _is_stated(path: Path) -> bool:
+    return path.name.lower().endswith(POINTS)
+
+
+def _same(first: str, second: str) -> bool:
+    return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
 def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int]) -> CasePrompts:
@@ -86,8 +112,11 @@ def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mappi
     return ENCODING.usable(prompts, str(path))
 
 
-def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int]) -> str:
+def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int], reader: str | None = None) -> str:
     """Validate the prompt files of every case in a folder of images against the images' headers.
+
+    Args:
+        reader: nnU-Net's name of the reader that will read the images.
 
     Returns a sentence for the log: what was found where, and which files belong to no image.
 
@@ -98,40 +127,43 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int])
     cases = set()
     found = 0
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
+        if image_file.name.startswith(MACOS):
+            continue
         cases.add(case_name(image_file, file_ending))
         try:
             path = find_prompt_file(image_file, file_ending)
             if path is None:
                 continue
             found += 1
-            read_case_prompts(path, _header(image_file), labels)
-        except PromptError as error:
+            read_case_prompts(path, header_grid(image_file, reader), labels)
+        except UserError as error:
             problems.append(str(error))
     if problems:
         raise PromptError("\n".join(problems))
     where = prompts_folder(images)
     lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {where}; the others are automatic"]
-    lines += [
-        f"nnsam3d: warning: prompt file {name} belongs to no image in {images}; its name must be <case>, then "
-        f"{' or '.join(SUFFIXES)}"
-        for name in prompts_without_image(images, cases)
-    ]
+    lines += [f"nnsam3d: warning: {text}" for text in strays(images, cases)]
     return "\n".join(lines)
 
 
-def prompts_without_image(images: Path, cases: set[str], stated: Path | None = None) -> Iterator[Path]:
-    """Prompt files that belong to none of the cases (see :func:`prompts_folder`)."""
+def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> Iterator[str]:
+    """A sentence for every prompt file that belongs to none of the cases, with the case that was meant, perhaps."""
     folder = prompts_folder(images, stated)
-    for path in sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES)):
-        # beside the images only what is named like an image; other files are none of our business
-        suspicious = folder != images or case_of(path).endswith(FIRST_CHANNEL)
-        if suspicious and case_of(path) not in cases:
-            yield path
+    for path in _named_like_prompts(folder):
+        case = case_of(path)
+        if any(_same(case, known) for known in cases):
+            continue
+        if folder == images and not _is_stated(path) and not is_prompt_file(path):
+            continue  # beside the images other programs' files are none of our business
+        base = case.removesuffix(FIRST_CHANNEL)
+        near = [base] if base in cases else difflib.get_close_matches(base, list(cases), n=1)
+        meant = f"did you mean {near[0]}.json?" if near else "its name must be <case>.json"
+        yield f"{path} belongs to no image in {images}; {meant}"
 
 
-def _header(image_file: Path) -> ImageGrid | None:
+def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:
     """The image's grid; None where the header cannot be read, which is the image's own error, told later."""
     try:
-        return ImageGrid.from_file(image_file)
+        return grid_of_file(image_file, reader)
     except GeometryError:
         return None

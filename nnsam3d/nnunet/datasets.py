@@ -94,6 +94,7 @@ def cases_in(images: Path, ending: str) -> list[list[str]]:
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
     channel = re.compile(r"_\d{4}" + re.escape(ending) + "$")
-    names = sorted({channel.sub("", path.name) for path in images.iterdir() if channel.search(path.name)})
+    there = [path.name for path in images.iterdir() if not path.name.startswith("._")]  # which macOS makes
+    names = sorted({channel.sub("", name) for name in there if channel.search(name)})
     lists: Sequence[Sequence[Any]] = create_lists_from_splitted_dataset_folder(str(images), ending, names)
     return [[str(file) for file in files] for files in lists]

@@ -17,19 +17,10 @@ from pathlib import Path
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet import link
-from nnsam3d.nnunet.findings import (
-    Finding,
-    note,
-    numbers,
-    ok,
-    one_line,
-    problem,
-    try_import,
-    version_of,
-)
+from nnsam3d.nnunet.findings import Finding, note, numbers, ok, one_line, problem, try_import, version_of
 
 MIN_PYTHON = (3, 10)
-MIN_TORCH = (2, 3)
+MIN_TORCH = (2, 6)
 NNUNET_RANGE = ((2, 7), (3,))
 
 # Distribution name -> module that must import.
@@ -98,8 +89,7 @@ def check_torch() -> Iterator[Finding]:
         yield problem(f"torchvision is not installed ({error})", reinstall)
     else:
         yield problem(
-            f"torchvision {version} was not built for torch {torch.__version__} ({error}); "
-            "nnU-Net cannot be imported",
+            f"torchvision {version} was not built for torch {torch.__version__} ({error}); nnU-Net cannot be imported",
             reinstall,
         )
 
@@ -218,9 +208,7 @@ def check_folders() -> Iterator[Finding]:
             yield problem(f"{variable}={value} is no folder", f'mkdir -p "${variable}"')
         elif not os.access(value, os.W_OK):
             if variable == "nnUNet_raw":
-                yield note(
-                    f"{variable}={value} is read-only: good for reading, not for converting data into it"
-                )
+                yield note(f"{variable}={value} is read-only: good for reading, not for converting data into it")
             else:
                 yield problem(
                     f"{variable}={value} cannot be written to",
@@ -244,8 +232,7 @@ def check_options() -> Iterator[Finding]:
         module.options_from_environment()
     except Exception as failure:
         yield problem(
-            f"nnsam3d_options={given!r} is not understood: {one_line(failure)}",
-            "correct it, or: unset nnsam3d_options",
+            f"nnsam3d_options={given!r} is not understood: {one_line(failure)}", "correct it, or: unset nnsam3d_options"
         )
     else:
         yield ok(f"nnsam3d_options={given!r}" if given else "nnsam3d_options is not set: the plans decide")
@@ -287,8 +274,7 @@ def check_device() -> Iterator[Finding]:
             "update the driver, or install a torch built for it (nvidia-smi shows the driver's CUDA version)",
         )
     yield note(
-        f"no GPU: running on the CPU ({os.cpu_count()} cores)",
-        "add `-device cpu` to nnU-Net's train and predict",
+        f"no GPU: running on the CPU ({os.cpu_count()} cores)", "add `-device cpu` to nnU-Net's train and predict"
     )
     if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
         yield note(

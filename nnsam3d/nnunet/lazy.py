@@ -19,13 +19,11 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import (
-    compute_new_shape,
-    determine_do_sep_z_and_axis,
-)
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.errors import UserError
 from nnsam3d.nnunet.model import TrainedModel
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -92,7 +90,11 @@ class WholeVolume:
 
 
 class LazyVolume:
-    """Boxes are computed when they are asked for; errors as nnU-Net's preprocessor."""
+    """Boxes are computed when they are asked for.
+
+    Raises:
+        UserError: an image so thin that nothing of it is left at the model's spacing.
+    """
 
     def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
         self._model = model
@@ -111,6 +113,11 @@ class LazyVolume:
         target = list(model.configuration_manager.spacing)
         d, h, w = (int(n) for n in compute_new_shape(self._crop_CIJK.shape[1:], spacing, target))
         self.shape: Triple = (d, h, w)
+        if 0 in self.shape:
+            raise UserError(
+                f"the image, as far as it is not zero, has {self._crop_CIJK.shape[1:]} voxels of {spacing} mm: less "
+                f"than half a voxel of the model's ({target} mm) on one axis. There is nothing to segment in it"
+            )
         how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
         separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), spacing, target)
         self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
@@ -167,9 +174,7 @@ class LazyVolume:
         """Once: they look at the whole image."""
         schemes = self._model.configuration_manager.normalization_schemes
         known = self._model.plans_manager.foreground_intensity_properties_per_channel
-        return [
-            NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {})) for c, scheme in enumerate(schemes)
-        ]
+        return [NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {})) for c, scheme in enumerate(schemes)]
 
     def _whole_bounds(self, channel: int) -> tuple[float, float]:
         if self._bounds is None:

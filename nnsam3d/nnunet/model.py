@@ -27,11 +27,13 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
 from nnsam3d.nnunet.reading import read_volume
 from nnsam3d.prompts import CasePrompts, click_labels
+from nnsam3d.prompts.labels import whole_labels
 
 Triple = tuple[int, int, int]
 
@@ -55,6 +57,7 @@ class TrainedModel:
         device: torch.device | str = "cpu",
         step_size: float = 0.5,
         mirroring: bool = True,
+        trusted: bool = False,
     ) -> None:
         """
         Args:
@@ -62,9 +65,11 @@ class TrainedModel:
             folds: which to ensemble; None = all that are trained.
             step_size: of the stock sliding window, as a share of the patch.
             mirroring: test-time mirroring over the axes that the training allowed.
+            trusted: see :func:`open_checkpoint`.
 
         Raises:
-            UserError: a missing folder, file or fold, or a trainer that is not to be found.
+            UserError: a missing folder, file or fold, a checkpoint that is none or holds more than data, or a trainer
+                that is not to be found.
         """
         self.folder = Path(folder)
         self.folds = _find_folds(self.folder, folds, checkpoint)
@@ -74,8 +79,7 @@ class TrainedModel:
         plans_manager = PlansManager(load_json(str(self.folder / "plans.json")))
         parameters = []
         for file in self.checkpoint_files:
-            # nnU-Net's checkpoints hold more than tensors; they are as trustworthy as the code that was trained with
-            loaded = torch.load(file, map_location="cpu", weights_only=False)
+            loaded = open_checkpoint(file, trusted)
             parameters.append(loaded["network_weights"])
         configuration_manager = plans_manager.get_configuration(loaded["init_args"]["configuration"])
         self.trainer = _trainer_class(loaded["trainer_name"])
@@ -136,6 +140,11 @@ class TrainedModel:
         return str(self.dataset_json["file_ending"])
 
     @property
+    def reader_name(self) -> str:
+        """nnU-Net's name of the class that reads images."""
+        return str(type(self.plans_manager.image_reader_writer_class()).__name__)
+
+    @property
     def num_channels(self) -> int:
         """Image channels, each a file of its own in a case."""
         return num_channels(self.dataset_json)
@@ -156,11 +165,13 @@ class TrainedModel:
 
     def read(self, images: Sequence[str | Path]) -> tuple[NDArray[Any], dict[str, Any]]:
         """A case's images (C, z, y, x) and nnU-Net's properties; errors as :func:`read_volume`."""
-        return read_volume(self.plans_manager.image_reader_writer_class(), [str(path) for path in images])
+        reader = self.plans_manager.image_reader_writer_class()
+        return read_volume(reader, [str(path) for path in images], self.num_channels)
 
     def read_labels(self, path: str | Path) -> NDArray[Any]:
         """A label map (z, y, x)."""
-        return np.asarray(self.plans_manager.image_reader_writer_class().read_seg(str(path))[0][0])
+        array = np.asarray(self.plans_manager.image_reader_writer_class().read_seg(str(path))[0][0])
+        return whole_labels(array, str(path))
 
     def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
         """A label map as a file with the image's geometry."""
@@ -189,10 +200,14 @@ class TrainedModel:
         """nnU-Net's stock sliding window over a preprocessed image with its prompt channels: logits (K, D, H, W).
 
         In half precision, as nnU-Net has them, so that a tie falls as it does there.
+
+        Raises:
+            UserError: as :func:`check_logits`.
         """
         # it loads fold after fold into the one network it was given, which shares the first fold's memory
         self.predictor.network = copy.deepcopy(self.networks[0]) if len(self.networks) > 1 else self.networks[0]
         logits: torch.Tensor = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data_CDHW))
+        check_logits(bool(logits.isnan().any()), self.folder)
         return logits.cpu()
 
     def export(
@@ -226,6 +241,15 @@ looking at the image again (``encode`` and ``decode`` of :class:`nnsam3d.network
 def capability(trainer: type | None, name: str) -> Any:
     """What a trainer says about itself; see :data:`CAPABILITIES`."""
     return getattr(trainer, name, CAPABILITIES[name])
+
+
+def check_logits(no_number: bool, model: Path) -> None:
+    """Raises UserError where a network's answer is no number: it must not become a mask."""
+    if no_number:
+        raise UserError(
+            f"{model}: the network's answer is no number (NaN), so there is no mask. Its weights are broken, or the "
+            "image holds values far from those that it was trained on: look at both, or try another device"
+        )
 
 
 def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int, frozenset[int]] | None:

@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
+from nnsam3d.nnunet.datasets import num_channels
 from nnsam3d.nnunet.last_words import LastWords, of_workers
-from nnsam3d.nnunet.reading import image_grid, read_volume
-from nnsam3d.prompts import (
-    CasePrompts,
-    PromptError,
-    click_labels,
-    clicks_to_labels,
-)
+from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
+from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
+from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -108,10 +105,12 @@ class PromptedPreprocessor(DefaultPreprocessor):
 
     def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
         labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
-        self._check_folder(Path(image_files[0]).parent, ending, labels)
-        case = case_name(image_files[0], ending)
         reader = plans_manager.image_reader_writer_class()
-        data, properties = read_volume(reader, image_files)
+        self._check_folder(Path(image_files[0]).parent, ending, labels, type(reader).__name__)
+        case = case_name(image_files[0], ending)
+        data, properties = read_volume(reader, image_files, num_channels(dataset_json))
+        for remark in remarks(data):
+            print(f"nnsam3d: warning: case {case}: {remark}")
         path = find_prompt_file(image_files[0], ending)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
@@ -124,17 +123,17 @@ class PromptedPreprocessor(DefaultPreprocessor):
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
 
-    def _check_folder(self, folder: Path, ending: str, labels: dict[str, int]) -> None:
+    def _check_folder(self, folder: Path, ending: str, labels: dict[str, int], reader: str | None = None) -> None:
         """The prompt files of all cases, once for all workers; the others wait for the one that does it."""
         if folder in self._checked:
             return
         self._checked.add(folder)
         name = f"{zlib.crc32(str(folder).encode()):08x}"
         if self.last_words.first_time(f"checking_{name}"):
-            print(check_all_prompts(folder, ending, labels))
+            print(check_all_prompts(folder, ending, labels, reader))
             self.last_words.first_time(f"checked_{name}")
         elif not self.last_words.wait(f"checked_{name}", LONGEST_CHECK):
-            check_all_prompts(folder, ending, labels)  # whoever began it is gone
+            check_all_prompts(folder, ending, labels, reader)  # whoever began it is gone
 
     def run_case_npy(
         self,
@@ -152,6 +151,12 @@ class PromptedPreprocessor(DefaultPreprocessor):
         """
         # the caller's dictionary may serve again, with the same clicks
         prompts: CasePrompts | None = properties.get(PROPERTIES_KEY)
+        if prompts is not None and not isinstance(prompts, CasePrompts):
+            raise PromptError(
+                f'properties["{PROPERTIES_KEY}"] must be a CasePrompts, not a {type(prompts).__name__}: make one with '
+                "nnsam3d.prompts.read_prompts, or CasePrompts(case, space, [Click(position, label)])"
+            )
+        check_image(data, "the image", num_channels(dataset_json))
         properties = {key: value for key, value in properties.items() if key != PROPERTIES_KEY}
         shape_zyx = data.shape[1:]
         data, seg, properties = super().run_case_npy(
@@ -196,33 +201,44 @@ def network_prompts(
     """
     if prompts is None or not prompts.clicks:
         return VoxelPrompts.of()
-    labels_N = clicks_to_labels(prompts, labels)
-    forward = plans_manager.transpose_forward
-    positions_N3 = network_positions(prompts, labels_N, shape_zyx, properties, forward, shape_DHW)
-    return VoxelPrompts.placed(shape_DHW, positions_N3, labels_N)
-
-
-def network_positions(
-    prompts: CasePrompts,
-    labels_N: NDArray[np.int64],
-    shape_zyx: tuple[int, ...],
-    properties: dict[str, Any],
-    transpose_forward: list[int],
-    new_shape: tuple[int, ...],
-) -> NDArray[np.float64]:
-    """Clicks as network voxel positions (N, 3) D, H, W."""
-    grid = image_grid(prompts.space, properties, shape_zyx)
-    steps = preprocessing_steps(properties, transpose_forward, new_shape)
-    positions_N3 = steps.apply(prompts.points.to("array", grid).values_N3)
-    in_image, kept = prompts.points.inside(grid), inside_grid(positions_N3, new_shape)
+    clicked = clicked_voxels(prompts, labels, shape_zyx, properties)
+    steps = preprocessing_steps(properties, plans_manager.transpose_forward, shape_DHW)
+    kept_N = inside_grid(steps.apply(clicked.voxels_N3), shape_DHW)
     for number, click in enumerate(prompts.clicks, start=1):
-        where = f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"
-        if not in_image[number - 1]:
-            raise PromptError(f"{where} lies outside the image of size (x, y, z) {grid.size_xyz}.")
-        if not kept[number - 1] and labels_N[number - 1] != 0:
+        if not kept_N[number - 1] and clicked.labels_N[number - 1] != 0:
             raise PromptError(
-                f"{where} lies outside the part of the image that is not zero, which is all that nnU-Net keeps: "
-                "nothing is there to segment."
+                f"{_where(prompts, number, click)} lies outside the part of the image that is not zero, which is all "
+                "that nnU-Net keeps: nothing is there to segment."
             )
+    counting = clicked.last_of_each_voxel()
     # what is still outside are background clicks in empty air: the nearest kept voxel is background just the same
-    return np.clip(positions_N3, -0.5, np.asarray(new_shape) - 0.5)
+    positions_N3 = np.clip(steps.apply(counting.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
+    return VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
+
+
+def clicked_voxels(
+    prompts: CasePrompts, labels: dict[str, int], shape_zyx: tuple[int, ...], properties: dict[str, Any]
+) -> VoxelPrompts:
+    """Every click as the voxel (z, y, x) of the image as read that it lies in: click n of the file is the n-th here.
+
+    All that follows starts from here, so that the same clicks, exact or rounded, in mm or voxels, give the same mask.
+    Of several in one voxel the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
+
+    Raises:
+        PromptError: a click outside the image, or on an unknown label.
+    """
+    labels_N = clicks_to_labels(prompts, labels)
+    grid = image_grid(prompts.space, properties, shape_zyx)
+    for number, (click, inside) in enumerate(zip(prompts.clicks, prompts.points.inside(grid), strict=True), start=1):
+        if not inside:
+            raise PromptError(
+                f"{_where(prompts, number, click)} lies outside the image of size (x, y, z) {grid.size_xyz}."
+            )
+    # in the middle between two voxels, an error in the last digit must not decide
+    positions_N3 = np.round(prompts.points.to("array", grid).values_N3, DECIMALS)
+    voxels_N3 = np.floor(positions_N3 + 0.5).astype(np.int64)
+    return VoxelPrompts(np.clip(voxels_N3, 0, np.asarray(shape_zyx) - 1), labels_N)
+
+
+def _where(prompts: CasePrompts, number: int, click: Click) -> str:
+    return f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"

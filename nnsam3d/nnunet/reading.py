@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
@@ -21,11 +22,14 @@ GZIP = b"\x1f\x8b"  # how every gzip file begins
 LARGEST_RATIO = 12  # of unpacked to packed; without so much room for temporary files nothing is unpacked into one
 
 
-def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str, Any]]:
+def read_volume(reader: Any, image_files: list[str], channels: int | None = None) -> tuple[NDArray, dict[str, Any]]:
     """A case's images (C, z, y, x) and properties from nnU-Net's reader.
 
+    Args:
+        channels: how many the model wants; None: any.
+
     Raises:
-        UserError: an image cannot be read or has a single slice.
+        UserError: an image cannot be read, or as :func:`check_image`.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(_decompressed(file)) for file in image_files]
@@ -37,12 +41,53 @@ def read_volume(reader: Any, image_files: list[str]) -> tuple[NDArray, dict[str,
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
             raise UserError(f"{names}: the image cannot be read: {text}") from error
-    if 1 in data.shape[1:]:
+    check_image(data, ", ".join(image_files), channels)
+    return data, properties
+
+
+def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None) -> None:
+    """What a network cannot make sense of, said before it is preprocessed.
+
+    Args:
+        where: the image, for messages.
+        channels: how many the model wants; None: any.
+
+    Raises:
+        UserError: not a volume of these channels, a single slice, or values that are no numbers.
+    """
+    shape = data_CZYX.shape
+    if data_CZYX.ndim != 4 or (channels is not None and shape[0] != channels):
+        wanted = "a volume" if channels is None else f"{channels} volume{'s' * (channels != 1)} (one for each channel)"
+        holds = f"{shape[0]} volumes of {shape[1:]} voxels" if data_CZYX.ndim == 4 else f"an array of shape {shape}"
         raise UserError(
-            f"{image_files[0]}: the image has the array shape {data.shape[1:]}, a single slice on one axis; "
+            f"{where}: holds {holds} (z, y, x), the model wants {wanted}. Write every volume that it was trained on "
+            "into a file of its own (<case>_0000, <case>_0001, ...), and leave the others out"
+        )
+    if 1 in shape[1:]:
+        raise UserError(
+            f"{where}: the image has the array shape {shape[1:]}, a single slice on one axis; "
             "a 3D network needs a volume."
         )
-    return data, properties
+    for channel, volume in enumerate(data_CZYX):
+        # slice by slice: no mask of the image's size
+        wrong = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in volume)
+        if wrong:
+            which = f" of channel {channel}" if shape[0] > 1 else ""
+            raise UserError(
+                f"{where}: {wrong} voxel{'s' * (wrong != 1)}{which} hold no number (NaN or infinity). nnU-Net would "
+                "spread them over the whole image: replace them, by the image's lowest value for example"
+            )
+
+
+def remarks(data_CZYX: NDArray[Any]) -> list[str]:
+    """What is odd about an image and no error: a channel that holds nothing."""
+    found = []
+    for channel, volume in enumerate(data_CZYX):
+        low, high = float(volume.min()), float(volume.max())
+        if low == high:
+            which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
+            found.append(f"{which} is {low:g} in every voxel: there is nothing to see in it")
+    return found
 
 
 @contextmanager

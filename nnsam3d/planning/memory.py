@@ -36,5 +36,3 @@ def nnunet_loss() -> torch.nn.Module:
     """Dice and cross entropy, as nnU-Net's trainer builds it for plain labels."""
     dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     return DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
-
-

@@ -30,9 +30,7 @@ def shuffled(count: int, rng: Generator) -> Iterator[int]:
             swapped[pick] = swapped.get(done, done)
 
 
-def centres_first(
-    mask: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]
-) -> Iterator[tuple[int, int, int]]:
+def centres_first(mask: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Iterator[tuple[int, int, int]]:
     """Endless voxels (z, y, x) of a mask (D, H, W), the most central first; it must not be empty.
 
     First the deepest voxel of every 26-connected component, largest component first; then, again and again,

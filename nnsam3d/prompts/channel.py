@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4
 
 # Resampling 2 mm to 1 mm puts every voxel's centre exactly between two voxels: there the same click, written in mm
 # and in voxels, must not fall to different sides for an error in the last digit.
-_DECIMALS = 3
+DECIMALS = 3
 
 Voxel = tuple[int, int, int]
 
@@ -129,7 +129,7 @@ def _nearest_voxels(clicks: NDArray[np.float64], shape: Sequence[int]) -> NDArra
         allowed = ", ".join(f"-0.5..{s - 0.5}" for s in shape)
         grid = f"the grid of shape {tuple(shape)}"
         raise PromptError(f"click {number + 1} at ({place}) lies outside {grid}, allowed: {allowed}")
-    return np.clip(np.floor(np.round(clicks, _DECIMALS) + 0.5).astype(np.int64), 0, size - 1)
+    return np.clip(np.floor(np.round(clicks, DECIMALS) + 0.5).astype(np.int64), 0, size - 1)
 
 
 def _nearest_free(

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry import GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import LabelMap, click_labels
@@ -25,6 +28,9 @@ class Stated:
     Attributes:
         image: the case's image, or a folder of images ``<case>_0000...``.
         dataset: dataset.json. format, space, label: see :func:`nnsam3d.prompts.read_prompts`.
+        scaled: positions are in units of the image's spacing, as napari saves points of a layer that has the image's
+            scale: they are divided by it.
+        model: a model folder or its plans.json, whose reader's geometry holds; None: see :func:`grid_of_file`.
     """
 
     image: Path | None = None
@@ -32,19 +38,59 @@ class Stated:
     format: str | None = None
     space: str | None = None
     label: LabelMap | None = None
+    scaled: bool = False
+    model: Path | None = None
 
-    def read(self, path: Path, check: bool = False) -> tuple[CasePrompts, ImageGrid | None]:
+    def read(self, path: Path, check: bool = False) -> tuple[CasePrompts, GridOf | None]:
         """The prompts of a file and the grid of its image, if one is given.
 
         Args:
             check: positions outside the image are errors.
+
+        Raises:
+            UserError: the file or the image cannot be read, or the image that ``scaled`` needs is missing.
         """
         image = image_of(case_of(path), self.image)
-        grid = None if image is None else ImageGrid.from_file(image)
+        grid_of = None if image is None else grid_of_file(image, self._reader())
         labels = dataset_labels(self.dataset)
-        checked = grid if check else None
         how: dict[str, Any] = {"format": self.format, "space": self.space, "label": self.label}
-        return read_prompts(path, checked, labels, **how), grid
+        if self.scaled:
+            if image is None:
+                raise UserError(f"{path}: --scaled needs the image, whose spacing is the scale: --image")
+            spacing = np.array(ImageGrid.from_file(image).spacing_xyz)
+            prompts = unscaled(read_prompts(path, None, labels, **how), spacing)
+            if check and grid_of is not None:
+                refuse_outside(path, prompts, grid_of(prompts.space))
+            return prompts, grid_of
+        return read_prompts(path, grid_of if check else None, labels, **how), grid_of
+
+    def _reader(self) -> str | None:
+        if self.model is None:
+            return None
+        path = self.model / "plans.json" if self.model.is_dir() else self.model
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["image_reader_writer"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"-m {self.model}: no plans that name a reader ({error})") from None
+
+
+def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CasePrompts:
+    """Positions in units of the spacing as index i, j, k.
+
+    Raises:
+        UserError: positions in mm of the world, which have nothing to do with a layer's scale.
+    """
+    if prompts.space != "voxel":
+        raise UserError(f"case {prompts.case}: --scaled is for positions in voxels, these are in space {prompts.space}")
+    return replace(prompts, prompts=tuple(prompt.at(prompt.corners() / spacing_xyz) for prompt in prompts.prompts))
+
+
+def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
+    """Raises PromptError for clicks outside the image."""
+    outside = np.flatnonzero(~prompts.points.inside(grid))
+    if len(outside):
+        places = ", ".join(f"click {number + 1} at {prompts.clicks[number].position}" for number in outside.tolist())
+        raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {places}")
 
 
 def convert(
@@ -88,24 +134,27 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
     """The clicks of a case's files, one after the other (Slicer saves each point list to a file of its own)."""
     parts: list[CasePrompts] = []
     for file in files:
-        prompts, grid = stated.read(file, check=True)
+        prompts, grid_of = stated.read(file, check=True)
         default: Space = "lps" if to == "slicer" and prompts.space == "voxel" else prompts.space
         space = to_space or (parts[0].space if parts else default)
-        parts.append(in_space(prompts, space, grid, file))
+        parts.append(in_space(prompts, space, grid_of, file))
     return replace(parts[0], prompts=sum((part.prompts for part in parts), ()))
 
 
-def in_space(prompts: CasePrompts, space: Space, grid: ImageGrid | None, file: Path) -> CasePrompts:
-    """The same clicks in another space.
+def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: Path) -> CasePrompts:
+    """The same prompts in another space.
 
     Raises:
-        UserError: that takes the image, and none is given.
+        UserError: that takes the image, and none is given; or the image has no such space.
     """
-    if grid is None and space != prompts.space:
+    if space == prompts.space:
+        return prompts
+    if grid_of is None:
         raise UserError(
             f"{file}: from space {prompts.space} to {space} needs the image: --image FILE, or a folder of images"
         )
-    return prompts if grid is None else prompts.to(space, grid)
+    grid_of(prompts.space)  # both must be known
+    return prompts.to(space, grid_of(space))
 
 
 def load_dataset(path: Path) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.files import write_text
-from nnsam3d.geometry import SPACES, ImageGrid
+from nnsam3d.geometry import SPACES, GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.formats.base import MISSING, Found, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import case_of, load
@@ -36,9 +36,6 @@ from nnsam3d.prompts.types import (
     checked_space,
     short,
 )
-
-GridOf = Callable[[str], ImageGrid]
-"""From the space of a file's positions to the grid of the image."""
 
 MAX_PROBLEMS = 50  # in one message; a longer one buries what matters
 WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}
@@ -74,7 +71,7 @@ def read_prompts(
     """
     path = Path(path)
     stated = None if space is None else checked_space(space)
-    grid = ImageGrid.from_file(image) if isinstance(image, (str, os.PathLike)) else image
+    grid = grid_of_file(image) if isinstance(image, (str, os.PathLike)) else image
     file_format, content, problems = load(path, format)
     reading = file_format.parse(content, stated)
     problems += reading.problems
@@ -95,11 +92,7 @@ def read_prompts(
 
 
 def write_prompts(
-    path: str | os.PathLike[str],
-    prompts: CasePrompts,
-    *,
-    format: str = "nnsam3d",
-    image: ImageGrid | None = None,
+    path: str | os.PathLike[str], prompts: CasePrompts, *, format: str = "nnsam3d", image: ImageGrid | None = None
 ) -> None:
     """Writes a file that :func:`read_prompts` reads back; replaces an older one wholly or not at all.
 
@@ -183,11 +176,7 @@ def _checked_prompts(
 
 
 def _checked_prompt(
-    found: Found,
-    labels: Mapping[str, int] | None,
-    said: LabelMap | None,
-    problems: list[str],
-    untranslated: list[str],
+    found: Found, labels: Mapping[str, int] | None, said: LabelMap | None, problems: list[str], untranslated: list[str]
 ) -> Prompt | None:
     """The prompt, or None after adding its problems. A wrong label does not hide a wrong position."""
     places = _places(found, problems)

@@ -109,9 +109,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
     return CasePrompts.of_array(case, [click.voxel for click in every], [name_of[click.label] for click in every])
 
 
-def _earlier_clicks(
-    case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None
-) -> list[VoxelClick]:
+def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None) -> list[VoxelClick]:
     """The clicks of the case's prompt file in ``folder`` at their nearest voxels; none without file or folder."""
     if folder is None:
         return []

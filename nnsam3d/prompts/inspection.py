@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid, Points, PointSpace
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace
+from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
 from nnsam3d.tables import columns
 
@@ -19,7 +21,7 @@ _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ra
 def inspect_file(
     file: Path,
     prompts: CasePrompts,
-    grid: ImageGrid | None,
+    grid_of: GridOf | None,
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
 ) -> int:
@@ -30,7 +32,7 @@ def inspect_file(
     """
     print(f"{file}: case {prompts.case}, {len(prompts.clicks)} clicks, in space {prompts.space}")
     _print_others(prompts)
-    if grid is None:
+    if grid_of is None:
         if segmentation is not None:
             raise UserError("--segmentation needs --image too: only the image tells where a click is")
         print("(--image shows them in the other spaces, and whether they lie inside)")
@@ -38,12 +40,16 @@ def inspect_file(
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
         print(columns(rows, "  "))
         return 0
+    grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
     points = prompts.points
     inside = points.inside(grid)
-    places = [points.to(space, grid).values_N3 for space in _SPACES]
-    rows = [("", "label", *_SPACES.values(), "inside") + (("segmentation",) if segmentation else ())]
+    spaces = _known_spaces(grid_of)
+    places = [points.to(space, grid_of(space)).values_N3 for space in spaces]
+    rows = [
+        ("", "label", *(_SPACES[space] for space in spaces), "inside") + (("segmentation",) if segmentation else ())
+    ]
     hits: Sequence[tuple[str, ...]] = [()] * len(points)
     if segmentation:
         hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
@@ -54,6 +60,16 @@ def inspect_file(
     if not inside.all():
         print("A click outside the image is refused by every prediction. Is the space right, and the image the one?")
     return 0 if inside.all() else 1
+
+
+def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
+    """The spaces that the image has."""
+    known: list[PointSpace] = []
+    for space in _SPACES:
+        with contextlib.suppress(GeometryError):
+            grid_of(space)
+            known.append(space)
+    return known
 
 
 def _print_others(prompts: CasePrompts) -> None:
@@ -92,16 +108,17 @@ def read_segmentation(path: Path) -> tuple[NDArray, ImageGrid]:
     """A label map (z, y, x) and its grid.
 
     Raises:
-        UserError: unreadable, or not three-dimensional.
+        UserError: unreadable, not three-dimensional, or values that are no labels.
     """
     import SimpleITK as sitk
 
     grid = ImageGrid.from_file(path)
     try:
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path))), grid
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: the segmentation cannot be read ({reason})") from None
+    return whole_labels(array, str(path)), grid
 
 
 def _name(value: int, names: Mapping[int, str]) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from nnsam3d.prompts.types import PromptError, short
+import numpy as np
+from numpy.typing import NDArray
 
+from nnsam3d.prompts.types import PromptError, PromptWarning, short
+
+NEARLY_WHOLE = 1e-3
 _IGNORE = "ignore"
 _BACKGROUND = "background"  # every dataset.json has it
 
@@ -141,6 +146,33 @@ def _whole_number(text: str) -> int | None:
 def _without_number(text: str) -> str:
     match = re.fullmatch(r"(.+)-[0-9]{1,9}", text[:1000], re.DOTALL)
     return match[1] if match else text
+
+
+def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """A label map whose values are whole numbers: those of a floating-point file are rounded where that is harmless.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        PromptError: values further than 0.001 from whole numbers, the sign of an interpolated map or of probabilities.
+
+    Warns:
+        PromptWarning: values were rounded.
+    """
+    if array.dtype.kind in "iub":
+        return array
+    rounded = np.rint(array)
+    off = np.abs(array - rounded)
+    if not np.isfinite(array).all() or off.max(initial=0.0) > NEARLY_WHOLE:
+        worst = float(array.reshape(-1)[int(np.argmax(off))])
+        raise PromptError(
+            f"{where}: holds values that are no labels, for example {worst:g}: is it interpolated, or a map of "
+            "probabilities?"
+        )
+    if off.max(initial=0.0) > 0:
+        warnings.warn(f"{where}: labels that are no whole numbers were rounded", PromptWarning, stacklevel=2)
+    return rounded.astype(np.int32)
 
 
 def _known(label: str | int, names: Mapping[str, int] | None) -> int | str:

@@ -83,9 +83,7 @@ def error_centres(
             yield VoxelClick(as_voxel(centre + offset), int(value))
 
 
-def _centre(
-    component: Component, spacing: Sequence[float], taken_N3: NDArray[np.int64]
-) -> NDArray[np.int64] | None:
+def _centre(component: Component, spacing: Sequence[float], taken_N3: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """The deepest voxel that has not been clicked; None if all have been."""
     voxels_N3 = component.voxels()
     depth_N = component.depth(spacing)

@@ -114,9 +114,7 @@ def _error_positions(
             yield voxel
 
 
-def present_labels(
-    volume: NDArray, labels: Sequence[int], ignore_label: int | None
-) -> dict[int, NDArray[np.int64]]:
+def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | None) -> dict[int, NDArray[np.int64]]:
     """Label -> raveled indices, for those of ``labels`` that occur. One pass over the volume for many."""
     wanted = sorted({int(label) for label in labels} - {0, ignore_label})
     if len(wanted) <= 2:
@@ -128,9 +126,7 @@ def present_labels(
     return {label: flat[values == label] for label in occurring}
 
 
-def _error(
-    truth: NDArray, label: int, prediction: ArrayLike | None, ignore_label: int | None
-) -> NDArray[np.bool_]:
+def _error(truth: NDArray, label: int, prediction: ArrayLike | None, ignore_label: int | None) -> NDArray[np.bool_]:
     if prediction is None:
         raise ValueError('strategy "largest_error" needs a prediction')
     predicted = np.asarray(prediction)

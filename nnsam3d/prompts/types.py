@@ -22,6 +22,7 @@ MAX_CLICKS = 10_000
 Space = Literal["voxel", "lps", "ras"]
 Position = tuple[float, float, float]
 
+
 class VoxelClick(NamedTuple):
     """One click on an array: a voxel (z, y, x), and the value of its label (0: background, the negative click)."""
 

@@ -55,6 +55,14 @@ class VoxelPrompts:
             for (z, y, x), label in zip(self.voxels_N3.tolist(), self.labels_N.tolist(), strict=True)
         ]
 
+    def last_of_each_voxel(self) -> VoxelPrompts:
+        """Of several clicks on one voxel the last one, which corrects the others."""
+        last: dict[tuple[int, ...], int] = {}
+        for voxel, label in zip(map(tuple, self.voxels_N3.tolist()), self.labels_N.tolist(), strict=True):
+            last.pop(voxel, None)  # its place in the order is the last one's too
+            last[voxel] = label
+        return VoxelPrompts.of(last.items())
+
     def of_label(self, label: int) -> NDArray[np.int64]:
         """The voxels (n, 3) clicked as this label."""
         return self.voxels_N3[self.labels_N == label]

@@ -15,19 +15,12 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
-from nnsam3d.training.online_validation import (
-    Answer,
-    append_row,
-    click_through,
-    dice,
-    draw,
-    hard_counts,
-    header,
-)
+from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
 OURS = ("clicked", "obeyed")  # keys of a validation step that nnU-Net does not know
@@ -53,6 +46,12 @@ class ClickedTrainer(TimedTrainer):
         """nnU-Net's validation pipeline plus ``validation_clicks`` simulated clicks."""
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """As nnU-Net's, which opens whatever a file holds: only data get that far."""
+        if isinstance(filename_or_checkpoint, str):
+            open_checkpoint(filename_or_checkpoint, mapped=True)
+        super().load_checkpoint(filename_or_checkpoint)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

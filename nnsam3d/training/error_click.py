@@ -235,9 +235,7 @@ def _swept(number_M: Tensor, links: Sequence[tuple[int, Tensor]]) -> Tensor:
 # ---- Its centre ----
 
 
-def _centres(
-    piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at_once: bool
-) -> tuple[Tensor, Tensor]:
+def _centres(piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> tuple[Tensor, Tensor]:
     """(B,) raster index of the deepest free voxel of a piece, nearest to the piece's mean, and whether there is one."""
     depth_BDHW = _squared_depth(piece_BDHW, spacing, at_once) * free_BDHW
     best_B111 = depth_BDHW.amax((1, 2, 3), keepdim=True)

@@ -23,6 +23,7 @@ from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_cou
 from nnsam3d.network.config import fields_of_weights
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.clicked import ClickedTrainer
@@ -39,6 +40,7 @@ from nnsam3d.training.options import (
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
+FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes that the dataset decides
 CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
@@ -148,11 +150,12 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         """As nnU-Net's, with the options the checkpoint was trained with (the environment still overrides them).
 
         Raises:
-            UserError: the environment asks for another network than the checkpoint holds.
+            UserError: the environment asks for another network than the checkpoint holds; or as
+                :func:`open_checkpoint`.
         """
         if not self.was_initialized:
             # mapped: only the plans are read here, nnU-Net reads the tensors below
-            checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
+            checkpoint = open_checkpoint(str(filename_or_checkpoint), mapped=True)
             self._adopt(checkpoint["init_args"]["plans"], str(filename_or_checkpoint))
         self._restoring = True
         super().load_checkpoint(filename_or_checkpoint)
@@ -255,10 +258,21 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
         shaping = ("preset", "window", "fine_click_maps")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
-            f"{where} holds another network than this run asks for ({details}). Set "
-            f'{ENVIRONMENT_VARIABLE}="{options or "..."}" as in that training, or train under another plans '
-            "identifier (-p), or move that folder away."
+            f"{where} holds another network than this run asks for ({details}). {_cure(differing, options)} Or train "
+            "under another plans identifier (-p), or move that folder away."
         )
+
+
+def _cure(differing: list[str], options: str) -> str:
+    """What makes this run ask for the network that is there; not everything that shapes a network is an option."""
+    if FROM_DATASET & set(differing):
+        return (
+            "Channels and labels are the dataset's: it was changed after that training. Put dataset.json back as it "
+            "was (the model's folder has a copy)."
+        )
+    if not options:
+        return "It was planned otherwise: plan again as before that training."
+    return f'Set {ENVIRONMENT_VARIABLE}="{options}" as in that training.'
 
 
 def _plain(value: Any) -> Any:

@@ -43,9 +43,7 @@ def test_scratch_is_explicit_except_for_tiny() -> None:
 
 def test_missing_checkpoint_names_every_way_at_once() -> None:
     start = time.perf_counter()
-    with pytest.raises(
-        UserError, match=r"no SAM checkpoint for preset vit_b .* the download failed"
-    ) as error:
+    with pytest.raises(UserError, match=r"no SAM checkpoint for preset vit_b .* the download failed") as error:
         find_weights("vit_b")
     assert time.perf_counter() - start < 1
     for part in (B, *WAYS):

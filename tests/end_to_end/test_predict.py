@@ -17,9 +17,7 @@ pytestmark = pytest.mark.e2e
 def test_everything_equals_nnunets_command_byte_for_byte(trained: Workspace, tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts", test_000=[click(20, 20, 10), click(5, 20, 10, label=0)])
     files = ("-i", trained.test_images, "-o")
-    trained.run(
-        "nnUNetv2_predict", *files, tmp_path / "stock", *PREDICT, *SEQUENTIAL, nnsam3d_prompts=str(prompts)
-    )
+    trained.run("nnUNetv2_predict", *files, tmp_path / "stock", *PREDICT, *SEQUENTIAL, nnsam3d_prompts=str(prompts))
     ours = ("--prompts", prompts, "--scope", "everything", "--no_binding", "--report", tmp_path / "report.json")
     text = trained.run("nnsam3d", "predict", *files, tmp_path / "ours", *PREDICT, *ours)
     assert "1 with clicks, 1 without" in text

@@ -22,8 +22,6 @@ def preprocess(data: np.ndarray, properties: dict, transpose: list[int], spacing
             "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
         }
     )
-    plans = PlansManager(
-        {"transpose_forward": transpose, "foreground_intensity_properties_per_channel": {"0": {}}}
-    )
+    plans = PlansManager({"transpose_forward": transpose, "foreground_intensity_properties_per_channel": {"0": {}}})
     preprocessor = DefaultPreprocessor(verbose=False)
     return preprocessor.run_case_npy(data, None, properties, plans, configuration, {})[0]

@@ -50,9 +50,7 @@ def test_agrees_with_simpleitk(seed: int) -> None:
     for index in [(0, 0, 0), (6, 0, 3), (1, 8, 10)]:
         world = image.TransformIndexToPhysicalPoint(index)
         assert np.allclose(grid.index_to_world([index])[0], world, atol=1e-6)
-        assert np.allclose(
-            grid.world_to_index([world])[0], image.TransformPhysicalPointToContinuousIndex(world)
-        )
+        assert np.allclose(grid.world_to_index([world])[0], image.TransformPhysicalPointToContinuousIndex(world))
 
 
 def test_ras_is_lps_with_two_signs_flipped() -> None:

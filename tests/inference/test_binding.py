@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnsam3d.inference.binding import bind_clicks
+from nnsam3d.inference.binding import bind_clicks, unheard
 from nnsam3d.prompts import VoxelPrompts
 
 
@@ -20,6 +20,17 @@ def two_blobs() -> np.ndarray:
     segmentation[1:4, 7:10, 7:10] = 1
     segmentation[1:4, 7:10, 10:12] = 2  # touches the second blob, is another label
     return segmentation
+
+
+def test_clicks_at_which_nothing_was_found() -> None:
+    """Around them either: beside a target a click adds a voxel to it, which is a correction."""
+    clicks = VoxelPrompts.of(
+        [((5, 0, 0), 1), ((4, 4, 4), 1), ((2, 8, 8), 1), ((2, 8, 8), 0), ((2, 2, 2), 2), ((2, 2, 2), 0), ((0, 0, 9), 2)]
+    )
+    assert unheard(two_blobs(), clicks) == (1, 7)
+    assert unheard(two_blobs(), clicks, {1: frozenset({1, 2}), 2: frozenset({2})}) == (1, 7)
+    assert unheard(two_blobs(), VoxelPrompts.of([((2, 2, 2), 2), ((2, 8, 11), 1)])) == (1,)
+    assert unheard(two_blobs(), VoxelPrompts.of()) == ()
 
 
 def test_a_positive_click_is_its_label() -> None:

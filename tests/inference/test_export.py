@@ -124,4 +124,3 @@ def test_a_click_on_a_region_finds_it_under_another_label(tmp_path: Path) -> Non
     assert is_label(model, logits, 2).all()
     assert not is_label(model, logits, 3).any()
     assert model.regions == {1: {1, 2, 3}, 2: {2, 3}, 3: {3}}
-

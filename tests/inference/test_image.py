@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from nnsam3d.errors import UserError
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts import CasePrompts, Click, PromptError
@@ -107,6 +109,46 @@ def test_errors_name_the_click(model: Model) -> None:
         image.segment(prompts(((12, 12, 8), 1), ((12, 12, 80), 1)))
     with pytest.raises(PromptError, match="unknown label 'kidney'"):
         image.segment(prompts(((12, 12, 8), "kidney")))
+
+
+@pytest.mark.parametrize("scope", ["clicked", "everything"])
+def test_one_rule_for_clicks_in_one_voxel(model: Model, scope: str) -> None:
+    """On the raw grid: the last one counts, and exact or rounded the same clicks give the same mask."""
+    image = PreparedImage(model, volume(SHAPE)[None], {"spacing": [1.7, 0.8, 0.8]})
+
+    def segment(*clicks: tuple[tuple[float, float, float], int]) -> np.ndarray:
+        return image.segment(prompts(*clicks), scope).label_map
+
+    negative_last = segment(((24.0, 20.0, 9.0), 1), ((24.0, 20.0, 9.0), 0), ((10.0, 12.0, 5.0), 2))
+    np.testing.assert_array_equal(
+        segment(((24.2, 20.3, 9.0), 1), ((23.8, 19.9, 8.6), 0), ((10.4, 11.6, 5.0), 2)), negative_last
+    )
+    np.testing.assert_array_equal(segment(((24.0, 20.0, 9.0), 0), ((10.0, 12.0, 5.0), 2)), negative_last)
+    positive_last = segment(((23.8, 19.9, 8.6), 0), ((24.2, 20.3, 9.0), 1))
+    np.testing.assert_array_equal(positive_last, segment(((24.0, 20.0, 9.0), 1)))
+    assert positive_last[9, 20, 24] == 1
+
+
+def test_a_click_that_finds_nothing_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        model.networks[0],
+        "decode",
+        lambda features, prompts: torch.tensor([5.0, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, *PATCH),
+    )
+    result = prepare(model).segment(prompts(((12, 12, 8), 1), ((30, 30, 9), 0), ((20, 30, 9), 2)))
+    assert result.unheard == (1, 3)
+    assert [text.split(";")[0] for text in result.remarks] == [
+        f"the network found nothing at click {n}" for n in (1, 3)
+    ]
+    assert (result.label_map > 0).sum() == 2, "they bind all the same"
+
+
+@pytest.mark.parametrize("scope", ["clicked", "everything"])
+def test_an_answer_that_is_no_number_is_no_mask(model: Model, scope: str) -> None:
+    with torch.no_grad():
+        next(model.networks[0].mask_decoder.parameters()).fill_(np.nan)
+    with pytest.raises(UserError, match="no number"):
+        prepare(model).segment(prompts(((12, 12, 8), 1)), scope)
 
 
 def test_it_depends_on_image_and_clicks_only(model: Model) -> None:

@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
+from nnsam3d.inference.session import Cancelled
 from nnsam3d.network import SAM3D
 from nnsam3d.network.config import preset_config
 from nnsam3d.network.cost import count_flop, on_shapes
@@ -275,6 +276,67 @@ def test_a_new_image_forgets_the_clicks(session: Session) -> None:
     assert session.segmentation.shape == (20, 30, 30)
     assert not session.segmentation.any()
     assert session.undo() is None
+
+
+def test_progress_and_warming_up(model: Model, write_image: Callable[..., Path]) -> None:
+    told: list[tuple[str, int]] = []
+    session = Session(model, progress=lambda what, number: told.append((what, number)))
+    session.warm_up()
+    session.set_image(write_image())
+    assert told == [("warming up", 0), ("reading", 0)]
+    session.add_click((12, 12, 8), "lesion")
+    assert len(told) == 2, "nothing is computed until the mask is asked for"
+    assert session.segmentation.any()
+    assert told[2:] == [("window", number) for number in range(len(told) - 2)]
+
+
+def test_a_cancelled_computation_leaves_the_session_as_it_was(model: Model) -> None:
+    seen: list[int] = []
+
+    def cancel_at_once(what: str, number: int) -> None:
+        seen.append(number)
+        if number == 0 and len(seen) == first:
+            session.cancel()
+
+    first = 1
+    session = Session(model, progress=cancel_at_once)
+    session.set_image(volume((30, 90, 90)), spacing=(1, 1, 1))
+    session.add_click((12, 12, 8), "lesion")
+    session.add_click((80, 80, 20), "organ")
+    with pytest.raises(Cancelled):
+        _ = session.segmentation
+    assert len(session.clicks) == 2
+    after = session.segmentation
+    fresh = Session(model)
+    fresh.set_image(volume((30, 90, 90)), spacing=(1, 1, 1))
+    fresh.add_click((12, 12, 8), "lesion")
+    fresh.add_click((80, 80, 20), "organ")
+    np.testing.assert_array_equal(after, fresh.segmentation)
+    session.cancel()
+    assert session.undo() is not None, "without a computation there is nothing to cancel"
+    assert session.segmentation.any()
+
+
+def test_reading_in_the_background(model: Model, write_image: Callable[..., Path], tmp_path: Path) -> None:
+    at_once, later = Session(model), Session(model)
+    path = write_image()
+    at_once.set_image(path)
+    later.set_image(path, background=True)
+    for session in (at_once, later):
+        session.add_click((12, 12, 8), "lesion")
+    np.testing.assert_array_equal(later.segmentation, at_once.segmentation)
+    (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    later.set_image(tmp_path / "broken.nii.gz", background=True)
+    with pytest.raises(UserError, match="broken"):
+        later.add_click((12, 12, 8), "lesion")
+
+
+def test_what_is_doubtful_is_told(model: Model) -> None:
+    session = Session(model)
+    session.set_image(np.full(SHAPE, 3.0), spacing=(1, 1, 1))
+    assert session.remarks[0].startswith("the image is 3 in every voxel")
+    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    assert session.remarks == ()
 
 
 def test_two_sessions_share_a_model(model: Model) -> None:

@@ -91,8 +91,7 @@ def brute_force(
     for token in itertools.product(*(range(g) for g in grid)):
         rolled = [(t - s) % p for t, s, p in zip(token, shift, padded, strict=True)]
         region = tuple(
-            0 if r < p - w else 1 if r < p - s else 2
-            for r, p, w, s in zip(rolled, padded, window, shift, strict=True)
+            0 if r < p - w else 1 if r < p - s else 2 for r, p, w, s in zip(rolled, padded, window, shift, strict=True)
         )
         box = tuple(r // w for r, w in zip(rolled, window, strict=True))
         inside = [r % w for r, w in zip(rolled, window, strict=True)]

@@ -27,9 +27,7 @@ def test_presets_survive_json(name: str) -> None:
 
 
 def test_whole_numbers_and_numpy_are_normalised() -> None:
-    config = SAM3DConfig(
-        patch_size=np.array([64, 96, 128]), window=4, token_stride=[2, 4, 4], depth=np.int64(8)
-    )
+    config = SAM3DConfig(patch_size=np.array([64, 96, 128]), window=4, token_stride=[2, 4, 4], depth=np.int64(8))
     assert config.patch_size == (64, 96, 128)
     assert config.window == (4, 4, 4)
     assert config.token_grid == (32, 24, 32)

@@ -27,9 +27,7 @@ def test_official(name: str, dtype: torch.dtype, relative: float) -> None:
     crop_HWD = half_HWD.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     with torch.no_grad():
         logits = decoder(levels, crop_HWD.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
-        head2 = F.interpolate(
-            decoder.mlahead.head2(levels[0]), scale_factor=2, mode="trilinear", align_corners=True
-        )
+        head2 = F.interpolate(decoder.mlahead.head2(levels[0]), scale_factor=2, mode="trilinear", align_corners=True)
     if "logits_HWD" in data:
         oracle.check(logits, data["logits_HWD"], relative)
     else:

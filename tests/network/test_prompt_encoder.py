@@ -93,9 +93,7 @@ def test_no_click_token_acts_only_without_clicks(
 
 
 @pytest.mark.parametrize("part", ["label_embed", "click_map"])
-def test_additions(
-    small: Callable[..., SAM3D], clicks: torch.Tensor, features: torch.Tensor, part: str
-) -> None:
+def test_additions(small: Callable[..., SAM3D], clicks: torch.Tensor, features: torch.Tensor, part: str) -> None:
     """New: labels are ignored. As soon as one addition is non-zero: they matter; gradients reach it at once."""
     encoder = small().prompt_encoder
     labels = torch.tensor([[0, 2, 1, 2]])

@@ -172,9 +172,7 @@ def test_padding_repeats_the_border(stirred: Callable[..., SAM3D]) -> None:
     net = stirred()
     image = volume(1, (13, 22, 33))
     clicks, labels = torch.tensor([[[3.0, 4, 5]]], dtype=torch.float64), torch.tensor([[1]])
-    padded = image[:, :, [*range(13), 12, 12, 12]][:, :, :, [*range(22), 21, 21]][
-        ..., [*range(33), 32, 32, 32]
-    ]
+    padded = image[:, :, [*range(13), 12, 12, 12]][:, :, :, [*range(22), 21, 21]][..., [*range(33), 32, 32, 32]]
     expected = net.segment(padded, clicks, labels)[:, :, :13, :22, :33]
     same(net.segment(image, clicks, labels), expected, 1e-13)
 

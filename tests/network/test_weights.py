@@ -74,9 +74,7 @@ def test_load_sam(tmp_path: Path, suffix: str) -> None:
     report = load_sam(net, path)
     own = net.state_dict()
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert sorted(report.unused) == sorted(
-        k for k in state if ".neck." in k or not k.startswith("image_encoder")
-    )
+    assert sorted(report.unused) == sorted(k for k in state if ".neck." in k or not k.startswith("image_encoder"))
     assert sorted(report.loaded) == sorted(set(state) - set(report.unused))
     assert report.adapted == [f"image_encoder.blocks.{i}.attn.rel_pos_d" for i in range(4)]
     assert sorted([*report.loaded, *report.adapted, *report.new]) == sorted(own)

@@ -10,7 +10,7 @@ import pytest
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
-from nnsam3d.prompts import PromptError
+from nnsam3d.prompts import PromptError, PromptWarning
 
 LABELS = {"background": 0, "lesion": 1}
 GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
@@ -58,11 +58,77 @@ def test_all_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"case{suffix}"
     if suffix == ".npz":
         np.savez(path, clicks=[{"fg": [], "bg": []}])
+    elif suffix == ".csv":
+        path.write_text("index,axis-0,axis-1,axis-2\n0,1,2,3\n", encoding="utf-8")
     else:
         path.touch()
     (tmp_path / "case_10.json").touch()
     (tmp_path / "cas.json").touch()
     assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == path
+
+
+@pytest.mark.parametrize("name", ["case.JSON", "case.Mrk.Json", "case.FCSV", "case.Csv"])
+def test_suffixes_in_capitals(tmp_path: Path, name: str) -> None:
+    text = "index,axis-0,axis-1,axis-2\n0,1,2,3\n" if name.lower().endswith(".csv") else json.dumps(GOOD)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / name
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = "F\u00e4lle", "Fa\u0308lle"
+    (tmp_path / f"{decomposed}.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / f"{composed}_0000.nii.gz").touch()
+    assert find_prompt_file(tmp_path / f"{composed}_0000.nii.gz", ".nii.gz") == tmp_path / f"{decomposed}.json"
+    said = check_all_prompts(tmp_path, ".nii.gz", LABELS)
+    assert "for 1 of 1 cases" in said
+    assert "belongs to no image" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("case.json", '{"Modality": "MR", "EchoTime": 0.01}'),
+        ("case.csv", "feature,value\nvolume,3.5\n"),
+        ("case.csv", "a;b\n1;2\n"),
+    ],
+)
+def test_somebody_elses_file_beside_an_image_is_a_warning_that_names_the_way_out(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    image = tmp_path / "case_0000.nii.gz"
+    image.touch()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.warns(PromptWarning, match=rf"{name} is no prompt file and is left alone.*--prompts"):
+        assert find_prompt_file(image, ".nii.gz") is None
+    with pytest.warns(PromptWarning):
+        assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / name).write_text(text, encoding="utf-8")
+    found = find_prompt_file(image, ".nii.gz", tmp_path / "prompts")
+    assert found is not None
+    with pytest.raises(PromptError, match=name):  # in a folder of prompts it is meant to be one
+        read_case_prompts(found, None, LABELS)
+
+
+def test_a_prompt_file_of_no_case_names_the_nearest(tmp_path: Path) -> None:
+    for name in ("liver_003_0000.nii.gz", "liver_104_0000.nii.gz"):
+        (tmp_path / name).touch()
+    for name in ("liver_03.json", "liver_104_0000.json", "zzz.fcsv"):
+        (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
+    lines = check_all_prompts(tmp_path, ".nii.gz", LABELS).splitlines()[1:]
+    assert len(lines) == 3
+    assert "did you mean liver_003.json?" in lines[0]
+    assert "did you mean liver_104.json?" in lines[1]
+    assert "its name must be <case>.json" in lines[2]
+
+
+def test_what_macos_keeps_beside_files_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "case_0000.nii.gz").touch()
+    (tmp_path / "._case_0000.nii.gz").touch()
+    (tmp_path / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / "._case.json").write_bytes(b"\x00\x05\x16\x07")
+    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / "case.json"
+    assert check_all_prompts(tmp_path, ".nii.gz", LABELS).splitlines()[0].startswith("nnsam3d: prompt files for 1 of 1")
 
 
 def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Path) -> None:
@@ -71,7 +137,7 @@ def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Pa
     for name in ("case.json", "case.mrk.json"):
         (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
     for look in (lambda: find_prompt_file(image, ".nii.gz"), lambda: check_all_prompts(tmp_path, ".nii.gz", LABELS)):
-        with pytest.raises(PromptError, match=r"case case has several prompt files: case\.mrk\.json, case\.json"):
+        with pytest.raises(PromptError, match=r"case case has several prompt files: case\.json, case\.mrk\.json"):
             look()
 
 

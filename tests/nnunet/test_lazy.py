@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnsam3d.errors import UserError
 from nnsam3d.nnunet.lazy import NORMALISATIONS, LazyVolume, WholeVolume, can_be_lazy, nonzero_box, volume_of
 
 CT = {"mean": 60.0, "std": 40.0, "percentile_00_5": 10.0, "percentile_99_5": 140.0}
@@ -126,6 +127,8 @@ def test_boxes_are_those_of_the_whole(
 ) -> None:
     made = model(target, transpose, schemes, order=orders[0], order_z=orders[1], separate=separate)
     assert can_be_lazy(made)
+    inner = [n - 2 * border for n in shape]
+    assume(all(n * old / new > 0.6 for n, old, new in zip(inner, spacing, target, strict=True)))
     compare(made, image(seed, shape, len(schemes), border), spacing, seed)
 
 
@@ -159,6 +162,12 @@ def test_what_is_not_known_is_left_to_nnunet(what: str) -> None:
     expected, _ = made.preprocess(data, {"spacing": [1.0, 1.2, 1.0]})
     np.testing.assert_array_equal(volume.whole(), expected)
     np.testing.assert_array_equal(volume.box((1, 2, 0), (3, 2, 4)), expected[:, 1:4, 2:4, 0:4])
+
+
+def test_an_image_thinner_than_a_voxel_of_the_model_is_an_error() -> None:
+    made = model([6.0, 1.0, 1.0], [0, 1, 2], ["NoNormalization"])
+    with pytest.raises(UserError, match=r"less than half a voxel"):
+        LazyVolume(made, image(0, (3, 8, 8), 1, 0), {"spacing": [0.7, 1.0, 1.0]})
 
 
 def test_colours_that_are_none_are_an_error() -> None:

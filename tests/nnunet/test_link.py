@@ -60,9 +60,7 @@ def test_link_writes_a_stub_for_each_class_and_undo_takes_exactly_them_back(nnun
     assert cli.main(["link"]) == 0
     trainer_stub = nnunet / TRAINER_FOLDER / "nnsam3d_Trained.py"
     planner_stub = nnunet / PLANNER_FOLDER / "nnsam3d_Planned.py"
-    assert set(files_of(nnunet)) - set(before) == {
-        str(s.relative_to(nnunet)) for s in (trainer_stub, planner_stub)
-    }
+    assert set(files_of(nnunet)) - set(before) == {str(s.relative_to(nnunet)) for s in (trainer_stub, planner_stub)}
     said = capsys.readouterr().out
     assert str(trainer_stub) in said
     assert str(planner_stub) in said
@@ -115,9 +113,7 @@ def test_link_does_not_overwrite_another_persons_file(nnunet, packages, capsys):
 
 
 @pytest.mark.parametrize("refused", [PLANNER_FOLDER, TRAINER_FOLDER])
-def test_a_read_only_nnunet_is_an_error_that_tells_the_other_way(
-    nnunet, packages, monkeypatch, capsys, refused
-):
+def test_a_read_only_nnunet_is_an_error_that_tells_the_other_way(nnunet, packages, monkeypatch, capsys, refused):
     before = files_of(nnunet)
     real_replace = os.replace
 
@@ -286,9 +282,7 @@ def test_nnunets_search_finds_a_class_through_ext_trainer(dummy_trainers):
 def test_nnunet_finds_the_real_trainer(tmp_path, way):
     """The trainer itself, by the function that nnU-Net's commands call, in a copy of nnunetv2."""
     site = tmp_path / "site"
-    shutil.copytree(
-        link.nnunet_folder(), site / "nnunetv2", ignore=shutil.ignore_patterns("__pycache__", "nnsam3d_*")
-    )
+    shutil.copytree(link.nnunet_folder(), site / "nnunetv2", ignore=shutil.ignore_patterns("__pycache__", "nnsam3d_*"))
     search = (
         "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find;"
         "import nnunetv2; trainer = find('SAM3DAdapterTrainer');"

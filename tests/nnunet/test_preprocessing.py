@@ -96,9 +96,7 @@ def test_without_a_prompt_file_the_channel_is_empty_and_it_is_said_once(
     assert capsys.readouterr().out.count("segmented automatically") == 1
 
 
-def test_prompts_may_lie_in_their_own_folder(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_may_lie_in_their_own_folder(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "prompts"
     folder.mkdir()
     write(folder / "case.json", file_of("voxel", CENTRE_ZYX[::-1]))

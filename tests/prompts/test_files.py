@@ -35,9 +35,7 @@ clicks = st.builds(
     st.tuples(finite, finite, finite),
     st.one_of(st.integers(0, 10**6), st.text(min_size=1, max_size=8)),
 )
-prompts = st.builds(
-    CasePrompts, st.just("case_1"), st.sampled_from(["voxel", "lps", "ras"]), st.lists(clicks)
-)
+prompts = st.builds(CasePrompts, st.just("case_1"), st.sampled_from(["voxel", "lps", "ras"]), st.lists(clicks))
 
 
 def save(folder: Path, content: object) -> Path:
@@ -182,9 +180,7 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         {"position": [500, 0, 0], "label": "y"},
         {"position": 1},
     ]
-    lines = failure(
-        save(tmp_path, {"space": "voxel", "clicks": entries}), image=GRID, labels=LABELS
-    ).splitlines()
+    lines = failure(save(tmp_path, {"space": "voxel", "clicks": entries}), image=GRID, labels=LABELS).splitlines()
     assert len(lines) == 6  # version, two labels, one outside, position and label of the third
     assert [sum(f"click {n}:" in line for line in lines) for n in (1, 2, 3)] == [1, 2, 2]
 

@@ -135,6 +135,6 @@ def is_point_list(value: Any) -> bool:
 
 
 def json_type(value: Any) -> str:
-    """"an object", "a list", ...: for messages."""
+    """ "an object", "a list", ...: for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

@@ -25,7 +25,7 @@ BACKGROUND = "background"
 
 
 def recognises_autopet(content: dict[str, Any]) -> bool:
-    """"tumor" and "background" and nothing else.
+    """ "tumor" and "background" and nothing else.
 
     MONAI Label's DeepEdit may write the same for an organ named "tumor": then it means the same, voxel for voxel.
     """

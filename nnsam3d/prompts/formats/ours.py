@@ -107,9 +107,7 @@ def text_of(prompts: CasePrompts) -> str:
     version = 1 if prompts.kinds in ((), ("click",)) else 2
     lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]
     listed = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"
-    return (
-        f'{{\n  "nnsam3d_prompts": {version},\n  "space": "{prompts.space}",\n  "{_LISTS[version]}": {listed}\n}}\n'
-    )
+    return f'{{\n  "nnsam3d_prompts": {version},\n  "space": "{prompts.space}",\n  "{_LISTS[version]}": {listed}\n}}\n'
 
 
 def _entry(prompt: Prompt, version: int) -> dict[str, Any]:
@@ -127,7 +125,7 @@ def _check_keys(
     names = ", ".join(f'"{key}"' for key in allowed)
     for key in entry:
         if key not in allowed:
-            reading.problems.append(f'{where}unknown key {json.dumps(key[:80])}; allowed: {names}')
+            reading.problems.append(f"{where}unknown key {json.dumps(key[:80])}; allowed: {names}")
     for key in allowed:
         if key not in entry and key not in optional:
             hint = {"space": f"; allowed: {', '.join(SPACES)}", "nnsam3d_prompts": "; must be 1 (or 2: prompts)"}

@@ -1,0 +1,119 @@
+"""The grid of an image file from its header, as the program that will read its voxels sees it.
+
+ITK and nibabel understand most headers alike, but not all: a NIfTI whose two transformations differ, or one with shear.
+Formats without world geometry (TIFF and pictures) have a grid for voxel positions only.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nnsam3d.geometry.frames import GeometryError, ImageGrid
+
+SIMPLEITK, NIBABEL = "SimpleITKIO", "NibabelIO"
+NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
+TOLERANCE_MM = 0.01  # between two readers' corners of an image
+
+GridOf: TypeAlias = Callable[[str], ImageGrid]
+"""From the space of positions to the grid of the image; an error where the image has no such space."""
+
+
+class GeometryWarning(UserWarning):
+    """Two programs understand the header of an image differently."""
+
+
+def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> GridOf:
+    """The grid of an image file; only the header is read.
+
+    Args:
+        reader: nnU-Net's name of the reader that will read the voxels; None: not known, ITK is taken.
+
+    Raises:
+        GeometryError: the header cannot be read, or the image is not three-dimensional.
+
+    Warns:
+        GeometryWarning: no reader is stated, and ITK and nibabel differ.
+    """
+    path = Path(path)
+    if path.suffix.lower() in NO_WORLD:
+        return _without_world(path)
+    nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    if reader is not None and reader.startswith(NIBABEL):
+        grid = nibabel_grid(path)
+        return lambda space: grid
+    try:
+        grid = ImageGrid.from_file(path)
+    except GeometryError as error:
+        if nifti and "dimensions" not in str(error):
+            raise GeometryError(
+                f"{error}. If nibabel reads it, its direction is not orthonormal, which ITK refuses: write the image "
+                f"again with an orthonormal one, or plan the dataset with {NIBABEL}"
+            ) from None
+        raise
+    if nifti and reader is None:
+        _compare(path, grid)
+    return lambda space: grid
+
+
+def nibabel_grid(path: Path) -> ImageGrid:
+    """As nibabel sees it.
+
+    Raises:
+        GeometryError: see :func:`grid_of_file`.
+    """
+    import nibabel  # late: this package must import with numpy alone
+
+    try:
+        header: Any = nibabel.load(path)
+    except Exception as error:  # nibabel's own errors, gzip's, the system's
+        raise GeometryError(f"{path}: the image header cannot be read ({error})") from None
+    if len(header.shape) != 3:
+        raise GeometryError(f"{path}: image has {len(header.shape)} dimensions (size {tuple(header.shape)})")
+    i, j, k = header.shape
+    try:
+        return ImageGrid.from_ras_affine(header.affine, (int(i), int(j), int(k)))
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error}") from None
+
+
+def _compare(path: Path, grid: ImageGrid) -> None:
+    try:
+        other = nibabel_grid(path)
+    except (GeometryError, ImportError):
+        return
+    size = np.array(grid.size_xyz) - 1
+    corners_N3 = np.array([[0, 0, 0], size, [size[0], 0, 0], [0, size[1], 0], [0, 0, size[2]]], np.float64)
+    ours, theirs = grid.index_to_world(corners_N3), other.index_to_world(corners_N3)
+    apart = np.linalg.norm(ours - theirs, axis=1)
+    if apart.max() > TOLERANCE_MM:
+        place = int(np.argmax(apart))
+        told = [", ".join(f"{value:.1f}" for value in values[place]) for values in (ours, theirs)]
+        voxel = ", ".join(str(int(value)) for value in corners_N3[place])
+        warnings.warn(
+            f"{path}: ITK and nibabel understand this header differently: voxel ({voxel}) lies at ({told[0]}) mm LPS "
+            f"for ITK, at ({told[1]}) for nibabel. ITK's is taken; name the model to take its reader's",
+            GeometryWarning,
+            stacklevel=3,
+        )
+
+
+def _without_world(path: Path) -> GridOf:
+    size = ImageGrid.from_file(path).size_xyz  # its spacing and origin mean nothing
+    identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    grid = ImageGrid(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), identity)
+
+    def grid_of(space: str) -> ImageGrid:
+        if space != "voxel":
+            raise GeometryError(
+                f"{path}: a {path.suffix.lower().strip('.').upper()} has no world geometry: positions in space "
+                f'"{space}" cannot be placed in it. Give them in voxels'
+            )
+        return grid
+
+    return grid_of

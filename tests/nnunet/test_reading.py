@@ -1,0 +1,102 @@
+"""Images as they come in: what they hold against what a model wants, values that are no numbers, gzip."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnsam3d.errors import UserError
+from nnsam3d.nnunet.datasets import num_channels
+from nnsam3d.nnunet.reading import check_image, read_volume, remarks
+
+READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": NibabelIO}
+
+
+def write(path: Path, array: np.ndarray) -> str:
+    sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.float32)), str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_an_error_with_file_and_count(
+    tmp_path: Path, reader: str, ending: str, value: float
+) -> None:
+    if reader == "NibabelIO" and not ending.startswith(".nii"):
+        pytest.skip("nibabel reads NIfTI")
+    array = np.random.default_rng(0).normal(size=(4, 5, 6))
+    good = write(tmp_path / f"case_0000{ending}", array)
+    array[3, 4, :2] = value
+    bad = write(tmp_path / f"case_0001{ending}", array)
+    with pytest.raises(UserError, match=r"case_0001.*: 2 voxels of channel 1 hold no number"):
+        read_volume(READERS[reader](), [good, bad], 2)
+
+
+@given(places=st.sets(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 3), st.integers(0, 4))))
+def test_every_such_voxel_is_found(places: set[tuple[int, int, int, int]]) -> None:
+    image = np.ones((2, 3, 4, 5), np.float32)
+    for place in places:
+        image[place] = np.nan
+    first = [sum(place[0] == channel for place in places) for channel in range(2)]
+    if not places:
+        check_image(image, "here")
+        return
+    channel = 0 if first[0] else 1
+    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} hold"):
+        check_image(image, "here")
+
+
+def test_what_a_file_holds_and_what_the_model_wants(tmp_path: Path) -> None:
+    image = sitk.JoinSeries([sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32))] * 3)
+    sitk.WriteImage(image, str(tmp_path / "case_0000.nii.gz"))
+    with pytest.raises(UserError, match=r"case_0000.*3 volumes of \(4, 5, 6\) voxels.*1 volume .*_0000, <case>_0001"):
+        read_volume(SimpleITKIO(), [str(tmp_path / "case_0000.nii.gz")], 1)
+    with pytest.raises(UserError, match=r"array of shape \(4, 5\)"):
+        check_image(np.ones((4, 5)), "the image")
+    with pytest.raises(UserError, match="single slice"):
+        check_image(np.ones((1, 1, 5, 6)), "the image")
+
+
+def test_channels_under_both_names() -> None:
+    for key in ("channel_names", "modality"):
+        assert num_channels({key: {"0": "T1", "1": "T2"}}) == 2
+
+
+def test_a_channel_with_nothing_to_see_is_told_and_no_error() -> None:
+    image = np.ones((2, 3, 4, 5), np.float32)
+    image[1, 0, 0, 0] = 2
+    check_image(image, "the image")
+    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: there is nothing to see in it"]
+    assert remarks(image[1:]) == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_gzip(tmp_path: Path, reader: str) -> None:
+    """The reader judges what has no gzip header; SimpleITK would fill a truncated file with zeros."""
+    array = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    plain = Path(write(tmp_path / "plain.nii", array))
+    good = tmp_path / "case_0000.nii.gz"
+    good.write_bytes(gzip.compress(plain.read_bytes()))
+    data, _ = read_volume(READERS[reader](), [str(good)])
+    np.testing.assert_array_equal(data[0], array)
+    content = good.read_bytes()
+    for cut in (20, len(content) // 2, len(content) - 4):
+        good.write_bytes(content[:cut])
+        with pytest.raises(UserError, match=r"case_0000\.nii\.gz.*truncated or damaged"):
+            read_volume(READERS[reader](), [str(good)])
+    good.write_bytes(plain.read_bytes())
+    if reader == "SimpleITKIO":  # nibabel goes by the name
+        np.testing.assert_array_equal(read_volume(SimpleITKIO(), [str(good)])[0][0], array)
+    else:
+        with pytest.raises(UserError, match="cannot be read"):
+            read_volume(NibabelIO(), [str(good)])
+    assert not list(tmp_path.glob("nnsam3d_*")), "temporary files are gone"
