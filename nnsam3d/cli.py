@@ -47,11 +47,13 @@ COMMANDS: dict[str, Command] = {
         description="""
             Checks the versions, whether torch and torchvision fit together, whether nnU-Net finds the
             trainers, nnU-Net's folders, the options and weights named in the environment, and the device.
-            Every problem comes with its cure. The exit status is 1 if something will break, else 0.
+            Every problem comes with its cure. The exit status is 1 if something will break, else 0. With -m it
+            looks at a model folder instead: what it holds, and whether its checkpoints open without running code.
             """,
         example="""
             nnsam3d doctor
             nnsam3d doctor --quiet && nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer
+            nnsam3d doctor -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres    # a model from elsewhere
             """,
     ),
     "weights": Command(
@@ -79,6 +81,14 @@ COMMANDS: dict[str, Command] = {
             content. Predictions read all of them as they are; a file that leaves a doubt (its space, the
             meaning of its labels) is converted first, with the doubt cleared. `nnsam3d prompts convert --help`
             and its like show the options of an action.
+
+            Numbers: a bare number in another program's file is that program's numbering, not a label (napari's
+            column "label" apart, where 1 or 1.0 is label 1). Say what it means: --label tumour for all words that
+            are no label, --label 3=tumour for one. 0 is background in our own files only.
+            Names: a label's name in dataset.json, or "background"; of Slicer also with its numbering (tumour-2).
+            Spaces: Slicer writes mm and says which (LPS or RAS); autoPET and MONAI Label voxels i, j, k; CVPR and
+            napari array indices z, y, x (napari also in units of the spacing: --scaled); grand-challenge does not
+            say: --space.
             """,
         example="""
             nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz
@@ -176,7 +186,7 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
     command = COMMANDS[name]
     parser = argparse.ArgumentParser(
         prog=f"nnsam3d {name}",
-        description=textwrap.fill(" ".join(command.description.split()), 100),
+        description=_filled(command.description),
         epilog="example:\n" + textwrap.indent(textwrap.dedent(command.example).strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -185,6 +195,11 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
     module.add_arguments(parser)
     parser.set_defaults(run=module.main)
     return parser
+
+
+def _filled(text: str) -> str:
+    """Paragraph by paragraph."""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), 100) for part in text.strip().split("\n\n"))
 
 
 def module_of(name: str) -> str:
