@@ -11,6 +11,7 @@ import difflib
 import importlib
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -224,6 +225,7 @@ def _import_module(name: str) -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    plain, warnings.formatwarning = warnings.formatwarning, _formatted
     try:
         return _run(arguments)
     except UserError as error:
@@ -232,6 +234,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nnsam3d: stopped", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = plain
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, _: str | None = None
+) -> str:
+    """What this library warns of is for the user; where in the code it was found is not."""
+    if category.__module__.startswith("nnsam3d."):
+        return f"nnsam3d: warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _run(arguments: list[str]) -> int:

@@ -111,7 +111,7 @@ def _without_world(path: Path) -> GridOf:
     def grid_of(space: str) -> ImageGrid:
         if space != "voxel":
             raise GeometryError(
-                f"{path}: a {path.suffix.lower().strip('.').upper()} has no world geometry: positions in space "
+                f"{path} has no world geometry, as all {path.suffix.lower()} files: positions in space "
                 f'"{space}" cannot be placed in it. Give them in voxels'
             )
         return grid

@@ -153,8 +153,8 @@ def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> 
         case = case_of(path)
         if any(_same(case, known) for known in cases):
             continue
-        if folder == images and not _is_stated(path) and not is_prompt_file(path):
-            continue  # beside the images other programs' files are none of our business
+        if not _is_stated(path) and not is_prompt_file(path):
+            continue  # other programs' files are none of our business
         base = case.removesuffix(FIRST_CHANNEL)
         near = [base] if base in cases else difflib.get_close_matches(base, list(cases), n=1)
         meant = f"did you mean {near[0]}.json?" if near else "its name must be <case>.json"

@@ -12,12 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 
+SIMPLEITK = "SimpleITK"  # how nnU-Net's readers by ITK begin
 GZIP = b"\x1f\x8b"  # how every gzip file begins
 LARGEST_RATIO = 12  # of unpacked to packed; without so much room for temporary files nothing is unpacked into one
 
@@ -41,8 +43,25 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
             raise UserError(f"{names}: the image cannot be read: {text}") from error
+        if type(reader).__name__.startswith(SIMPLEITK):
+            for file, name in zip(files, image_files, strict=True):
+                _check_nifti(file, name)
     check_image(data, ", ".join(image_files), channels)
     return data, properties
+
+
+def _check_nifti(file: str, name: str) -> None:
+    """ITK reads a NIfTI's NaN and infinity as 0, without a word: look into the file itself."""
+    if not file.lower().endswith((".nii", ".nii.gz")):
+        return
+    try:
+        stored: Any = nibabel.load(file)
+    except nibabel.filebasedimages.ImageFileError:  # ITK has read it all the same
+        return
+    if stored.header.get_data_dtype().kind != "f":
+        return
+    numbers_KJI = np.asanyarray(stored.dataobj.get_unscaled()).T  # mapped into memory; slices lie one behind the other
+    _check_numbers(numbers_KJI, name)
 
 
 def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None) -> None:
@@ -69,14 +88,18 @@ def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None
             "a 3D network needs a volume."
         )
     for channel, volume in enumerate(data_CZYX):
-        # slice by slice: no mask of the image's size
-        wrong = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in volume)
-        if wrong:
-            which = f" of channel {channel}" if shape[0] > 1 else ""
-            raise UserError(
-                f"{where}: {wrong} voxel{'s' * (wrong != 1)}{which} hold no number (NaN or infinity). nnU-Net would "
-                "spread them over the whole image: replace them, by the image's lowest value for example"
-            )
+        _check_numbers(volume, where, f" of channel {channel}" if shape[0] > 1 else "")
+
+
+def _check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
+    # slice by slice: no mask of the image's size
+    wrong = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in volume)
+    if wrong:
+        voxels = "1 voxel" if wrong == 1 else f"{wrong} voxels"
+        raise UserError(
+            f"{where}: {voxels}{which} without a number (NaN or infinity), which would spread over the whole image: "
+            "replace them, by the image's lowest value for example"
+        )
 
 
 def remarks(data_CZYX: NDArray[Any]) -> list[str]:
@@ -102,15 +125,19 @@ def _decompressed(file: str) -> Iterator[str]:
     """
     try:
         with open(file, "rb") as raw:
-            packed = file.endswith(".nii.gz") and raw.read(2) == GZIP
+            packed = raw.read(2) == GZIP
     except OSError as error:
         raise UserError(f"{file}: the image cannot be read: {error.strerror}") from error
-    if not packed:  # an uncompressed file may be named like that: its reader judges
+    if not file.lower().endswith(".nii.gz"):
         yield file
         return
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
+        target = Path(folder) / Path(file).name[: -len(".gz")]
+        if not packed:  # an uncompressed file that is only named like that: its reader judges
+            target.symlink_to(Path(file).absolute())
+            yield str(target)
+            return
         room = shutil.disk_usage(folder).free > LARGEST_RATIO * os.path.getsize(file)
-        target = Path(folder) / Path(file).name.removesuffix(".gz")
         _unpack(file, target if room else Path(os.devnull))
         yield str(target) if room else file
 

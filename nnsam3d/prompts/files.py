@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.files import write_text
-from nnsam3d.geometry import SPACES, GridOf, ImageGrid, grid_of_file
+from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.formats.base import MISSING, Found, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import case_of, load
@@ -76,7 +76,7 @@ def read_prompts(
     reading = file_format.parse(content, stated)
     problems += reading.problems
     if callable(grid):
-        grid = grid(reading.space) if reading.space is not None else None
+        grid = _grid_for(reading.space, grid, problems)
     prompts: list[Prompt] = []
     if len(reading.found) > MAX_CLICKS:
         problems.append(f"{len(reading.found)} clicks or more; at most {MAX_CLICKS} are allowed")
@@ -89,6 +89,16 @@ def read_prompts(
     for text in reading.left_out:  # stacklevel 1: the same file may be read twice, but is said once
         warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=1)
     return CasePrompts(case_of(path), reading.space, prompts)  # type: ignore[arg-type]
+
+
+def _grid_for(space: str | None, grid_of: GridOf, problems: list[str]) -> ImageGrid | None:
+    if space is None:
+        return None
+    try:
+        return grid_of(space)
+    except GeometryError as error:
+        problems.append(str(error))
+        return None
 
 
 def write_prompts(

@@ -77,7 +77,7 @@ def test_two_transformations_that_differ_are_a_warning_with_both_values(tmp_path
 @pytest.mark.parametrize("ending", [".tif", ".TIFF"])
 def test_formats_without_world_geometry_say_so(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"image{ending}"
-    tifffile.imwrite(path, np.zeros((6, 5, 4), np.float32))
+    tifffile.imwrite(path, np.zeros((6, 5, 4), np.float32), photometric="minisblack")
     grid_of = grid_of_file(path)
     assert grid_of("voxel").size_xyz == (4, 5, 6)
     for space in ("lps", "ras"):

@@ -164,8 +164,9 @@ def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
     images, prompts = tmp_path / "images", tmp_path / "prompts"
     images.mkdir()
     prompts.mkdir()
-    for name in ("case_0000.nii.gz", "other_0000.nii.gz", "other_0001.nii.gz", "case_0000.json", "dataset.json"):
+    for name in ("case_0000.nii.gz", "other_0000.nii.gz", "other_0001.nii.gz", "case_0000.json"):
         (images / name).touch()
+    (images / "dataset.json").write_text("{}", encoding="utf-8")
     (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
     said = check_all_prompts(images, ".nii.gz", LABELS)
     assert "for 1 of 2 cases" in said

@@ -37,7 +37,7 @@ def test_a_value_that_is_no_number_is_an_error_with_file_and_count(
     good = write(tmp_path / f"case_0000{ending}", array)
     array[3, 4, :2] = value
     bad = write(tmp_path / f"case_0001{ending}", array)
-    with pytest.raises(UserError, match=r"case_0001.*: 2 voxels of channel 1 hold no number"):
+    with pytest.raises(UserError, match=r"case_0001[^,]*: 2 voxels( of channel 1)? without a number"):
         read_volume(READERS[reader](), [good, bad], 2)
 
 
@@ -51,7 +51,7 @@ def test_every_such_voxel_is_found(places: set[tuple[int, int, int, int]]) -> No
         check_image(image, "here")
         return
     channel = 0 if first[0] else 1
-    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} hold"):
+    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} without"):
         check_image(image, "here")
 
 
@@ -94,9 +94,8 @@ def test_gzip(tmp_path: Path, reader: str) -> None:
         with pytest.raises(UserError, match=r"case_0000\.nii\.gz.*truncated or damaged"):
             read_volume(READERS[reader](), [str(good)])
     good.write_bytes(plain.read_bytes())
-    if reader == "SimpleITKIO":  # nibabel goes by the name
-        np.testing.assert_array_equal(read_volume(SimpleITKIO(), [str(good)])[0][0], array)
-    else:
-        with pytest.raises(UserError, match="cannot be read"):
-            read_volume(NibabelIO(), [str(good)])
+    np.testing.assert_array_equal(read_volume(READERS[reader](), [str(good)])[0][0], array)
+    good.write_bytes(b"neither nor")
+    with pytest.raises(UserError, match=r"case_0000\.nii\.gz: the image cannot be read"):
+        read_volume(READERS[reader](), [str(good)])
     assert not list(tmp_path.glob("nnsam3d_*")), "temporary files are gone"
