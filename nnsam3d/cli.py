@@ -239,9 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = plain
 
 
-def _formatted(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, _: str | None = None
-) -> str:
+def _formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
     """What this library warns of is for the user; where in the code it was found is not."""
     if category.__module__.startswith("nnsam3d."):
         return f"nnsam3d: warning: {message}\n"
