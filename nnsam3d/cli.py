@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
@@ -239,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = plain
 
 
-def _formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """What this library warns of is for the user; where in the code it was found is not."""
     if category.__module__.startswith("nnsam3d."):
         return f"nnsam3d: warning: {message}\n"
