@@ -7,11 +7,13 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsam3d.prompts import Click, PromptError, PromptWarning, read_prompts
+from nnsam3d.prompts.labels import whole_labels
 
 LABELS = {"background": 0, "lesion": 1}
 ROW = "1,-10.5,20.25,30,0,0,0,1,1,1,0,lesion-1,,vtkMRMLScalarVolumeNode1"
@@ -130,3 +132,77 @@ def test_every_way_of_saving_gives_the_point_or_leaves_it_out(
         warnings.simplefilter("ignore")
         clicks = read_prompts(path, labels=LABELS).clicks
     assert clicks == (() if status in ("0", "1", "3") else (Click(position, "lesion"),))
+
+
+TWO = {"background": 0, "organ": 1, "tumour": 2}
+
+
+def written(folder: Path, program: str, words: list[str | None]) -> Path:
+    """Points (n, 2, 3) in Slicer's or grand-challenge's file, with these words as labels; None: no label at all."""
+    if program == "slicer-fcsv":
+        rows = [f"{n},{n},2,3,0,0,0,1,1,1,0,{word or ''},,\n" for n, word in enumerate(words)]
+        return save(folder, "c.fcsv", f"{HEADER}{COLUMNS}\n" + "".join(rows))
+    if program == "slicer-table":
+        rows = [f"{word or ''},{n},2,3,1,1,1,0,\n" for n, word in enumerate(words)]
+        return save(folder, "c.csv", "label,l,p,s,defined,selected,visible,locked,description\n" + "".join(rows))
+    key, place = ("label", "position") if program == "slicer" else ("name", "point")
+    points = [{place: [n, 2, 3]} | ({} if word is None else {key: word}) for n, word in enumerate(words)]
+    if program == "slicer":
+        content: dict = {"markups": [{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": points}]}
+        return save(folder, "c.mrk.json", json.dumps(content))
+    content = {"type": "Multiple points", "points": points, "version": {"major": 1, "minor": 0}}
+    return save(folder, "c.json", json.dumps(content))
+
+
+PROGRAMS = ["slicer", "slicer-fcsv", "slicer-table", "grand-challenge"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("labels", [LABELS, TWO], ids=["one class", "two classes"])
+def test_bare_numbers_are_the_programs_own(tmp_path: Path, program: str, labels: dict[str, int]) -> None:
+    path = written(tmp_path, program, ["0", "1", "3"])
+    space = "voxel" if program == "grand-challenge" else None
+    with pytest.raises(PromptError, match=r"'0' is a number of the program(.|\n)*'1' is a number(.|\n)*--label"):
+        read_prompts(path, labels=labels, space=space)
+    stated = list(labels)[-1]
+    clicks = read_prompts(path, labels=labels, space=space, label=stated).clicks
+    assert [click.label for click in clicks] == [stated] * 3, "the stated label wins for all"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("word", [None, "", "nan", " "])
+def test_missing_labels_are_what_a_stated_label_answers(tmp_path: Path, program: str, word: str | None) -> None:
+    path = written(tmp_path, program, [word])
+    space = "voxel" if program == "grand-challenge" else None
+    with pytest.raises(PromptError, match=r"label is missing(.|\n)*--label"):
+        read_prompts(path, labels=LABELS, space=space)
+    assert read_prompts(path, labels=LABELS, space=space, label="lesion").clicks[0].label == "lesion"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@given(words=st.lists(st.sampled_from(["0", "1", "2", "17", "F-1", "organ", "tumour-2", "", "nan", "x"]), min_size=1))
+def test_a_stated_label_wins_over_every_word(
+    tmp_path_factory: pytest.TempPathFactory, program: str, words: list[str]
+) -> None:
+    path = written(tmp_path_factory.mktemp("c"), program, [*words, "background"])
+    space = "voxel" if program == "grand-challenge" else None
+    clicks = read_prompts(path, labels=TWO, space=space, label="tumour").clicks
+    assert [click.label for click in clicks] == ["tumour"] * len(words) + ["background"]
+
+
+@given(values=st.lists(st.integers(0, 5), min_size=1), noise=st.floats(-9e-4, 9e-4))
+def test_labels_that_are_nearly_whole_are_rounded_with_a_word(values: list[int], noise: float) -> None:
+    array = np.array(values, np.float64) + noise
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = whole_labels(array, "map.nii.gz")
+    assert found.tolist() == values
+    assert found.dtype.kind in "iu"
+    assert bool(told) == bool((array != values).any())
+    assert all("map.nii.gz" in str(one.message) for one in told)
+
+
+@pytest.mark.parametrize("value", [0.5, 0.99, 1.002, float("nan"), float("inf")])
+def test_labels_that_are_none_are_refused(value: float) -> None:
+    with pytest.raises(PromptError, match=r"map\.nii\.gz: holds values that are no labels"):
+        whole_labels(np.array([0.0, 1.0, value]), "map.nii.gz")

@@ -178,6 +178,33 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(
         make(plans, dataset_json).load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
+def test_labels_that_were_added_to_the_dataset_are_named_as_the_reason(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path
+) -> None:
+    """No option helps there."""
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    labels = dataset_json["labels"]
+    more = dataset_json | {"labels": labels | {"another": labels["ignore"], "ignore": labels["ignore"] + 1}}
+    with pytest.raises(UserError, match=r"num_classes.*Channels and labels are the dataset's") as caught:
+        make(plans, more).load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert ENVIRONMENT_VARIABLE not in str(caught.value)
+
+
+def test_a_checkpoint_that_would_run_code_is_not_continued(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    content = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    torch.save(content | {"logging": Path("anything that is no plain value")}, tmp_path / "checkpoint.pth")
+    for target in (make(plans, dataset_json), trainer):  # before and after it was initialised
+        with pytest.raises(UserError, match="trust_checkpoint"):
+            target.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
 def test_a_checkpoint_that_does_not_fit_the_preset_is_refused(
     plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
