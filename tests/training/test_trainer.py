@@ -187,7 +187,7 @@ def test_labels_that_were_added_to_the_dataset_are_named_as_the_reason(
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     labels = dataset_json["labels"]
     more = dataset_json | {"labels": labels | {"another": labels["ignore"], "ignore": labels["ignore"] + 1}}
-    with pytest.raises(UserError, match=r"num_classes.*Channels and labels are the dataset's") as caught:
+    with pytest.raises(UserError, match=r"num_click_labels.*Channels and labels are the dataset's") as caught:
         make(plans, more).load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert ENVIRONMENT_VARIABLE not in str(caught.value)
 
