@@ -3,7 +3,8 @@
 # every network, one after the other on an otherwise idle machine.
 #   docs/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 4 hours on 2 cores without a
-# GPU; interrupted, the same command goes on where it was. MINUTES=30 trains for another time; PARTS="pet" does one part.
+# GPU; interrupted, the same command goes on where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
+# ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only.
 # Predictions run in two processes of one thread each.
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
@@ -19,7 +20,7 @@ run() { # part dataset folds
   fi
   nnsam3d benchmark run -d "$dataset" -c 3d_fullres -f "$@" -o "$work/$part" --to "${report:-$work/report}/$part" \
     --train --train-minutes "${MINUTES:-15}" --protocols iterative --seeds 0 1 2 --clicks 10 --disable_tta --jobs 2 \
-    -device cpu
+    -device cpu ${ARMS:+--arms $ARMS}
 }
 
 report=${3:-}
