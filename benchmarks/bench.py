@@ -33,8 +33,9 @@ from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
 from nnsam3d.network.decoder import PaperFeatures
+from nnsam3d.network.prompts import PromptTensors
 
-REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "network" / "reference.py"
+REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "network" / "reference.py"
 PRESETS = ("vit_b", "tiny")
 FULL = ("blocks", "blocks-bf16", "cheap", "prediction", "decoder", "click")
 PAIRS = {  # of FULL: those that are measured on both sides
@@ -127,7 +128,7 @@ class Subject:
         if self.plain:
             logits = self.plain.decode(levels, self.image, self.clicks)
         else:
-            prompted = self.net.prompt_encoder(levels[3], self.clicks, self.labels)
+            prompted = self.net.prompt_encoder(levels[3], PromptTensors(self.clicks, self.labels))
             logits = self.net.mask_decoder([*levels[:3], prompted], self.image)
         logits.square().mean().backward()
 

@@ -15,6 +15,7 @@ from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.prompts import ENCODING
 
 
 def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
     if isinstance(arm.network, SAM3D):
         cost = measure(arm.network.config)
         return cost.forward_flop, cost.click_flop
-    channels = arm.model.num_channels + (arm.kind == "clicks")
+    channels = arm.model.num_channels + (ENCODING.num_channels if arm.kind == "clicks" else 0)
     network = copy.deepcopy(arm.network).to("meta").eval()
     with torch.no_grad():
         forward = count_flop(lambda: network(torch.empty(1, channels, *window, device="meta")))

@@ -14,6 +14,7 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
+from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
 
 MAX_CLICKS = 10
@@ -299,7 +300,7 @@ def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
     if not images.is_dir() or not labels.is_dir():
         raise UserError(f"--test-images {images} and --test-labels {labels} must both be folders")
     for paths in cases_in(images, ending):
-        name = os.path.basename(paths[0])[: -len(ending) - len("_0000")]
+        name = case_name(paths[0], ending)
         truth = labels / f"{name}{ending}"
         if not truth.is_file():
             raise UserError(f"test case {name} has no ground truth: {truth} is missing")

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,8 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.cases import MACOS, case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
-from nnsam3d.nnunet.datasets import cases_in
+from nnsam3d.nnunet.cases import case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.datasets import MACOS, cases_in
 from nnsam3d.prompts import CasePrompts
 
 T = TypeVar("T")
@@ -128,46 +128,48 @@ def predict_folder(
     # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
     write_json(output / "dataset.json", model.dataset_json)
     write_json(output / "plans.json", model.plans_manager.plans)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}  # by place: names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:
 
-        def done(outcome: Outcome, told: bool = False) -> None:
-            outcomes[outcome.case] = outcome
+        def done(number: int, outcome: Outcome, told: bool = False) -> None:
+            outcomes[number] = outcome
             if outcome.status == "failed" and not told:
                 progress.write(f"nnsam3d: {outcome.error}")
             for text in outcome.warnings:
                 progress.write(f"nnsam3d: warning: case {outcome.case}: {text}")
             progress.update()
 
-        for case in cases:
+        for number, case in enumerate(cases):
             if case.problem:
-                done(Outcome(case.name, "failed", case.problem), told=True)
+                done(number, Outcome(case.name, "failed", case.problem), told=True)
             elif _is_there(case.name, model, output, options):
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
-                done(Outcome(case.name, "skipped"))
+                done(number, Outcome(case.name, "skipped"))
             else:
-                todo.append(case)
-        for outcome in _predicted(model, todo, output, options, ahead, progress):
-            done(outcome)
-    return [outcomes[case.name] for case in cases]
+                todo.append(number)
+        found = _predicted(model, [cases[number] for number in todo], output, options, ahead, progress)
+        for number, outcome in zip(todo, found, strict=True):
+            done(number, outcome)
+    return [outcomes[number] for number in range(len(cases))]
 
 
 def _predicted(
     model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool, progress: tqdm
 ) -> Iterator[Outcome]:
     with _pool(ahead) as reader, _pool(ahead) as writer:
-        coming = [reader.submit(_prepare, model, case) for case in cases[:1]]
+        coming = [reader.submit(_prepare, model, case, options) for case in cases[:1]]
         writing: Future[Outcome] | None = None
         for number, case in enumerate(cases):
             progress.set_postfix_str(case.name)
             reading = coming.pop()
-            coming += [reader.submit(_prepare, model, following) for following in cases[number + 1 : number + 2]]
-            answer = partial(_answered, model, case, reading, options)
-            finish = partial(_finished, model, case, _outcome_of(case, answer), output)
+            coming += [reader.submit(_prepare, model, one, options) for one in cases[number + 1 : number + 2]]
+            answer = _outcome_of(case, partial(_answered, model, case, reading, options))
+            del reading  # the image goes before the next one is computed
             if writing is not None:  # before the next one is handed over: one result at a time waits for the disk
                 yield writing.result()
-            writing = writer.submit(finish)
+            writing = writer.submit(_finished, model, case, answer, output)
+            del answer
         if writing is not None:
             yield writing.result()
 
@@ -188,16 +190,20 @@ def _pool(threads: bool) -> Executor:
     return ThreadPoolExecutor(1) if threads else _Here()
 
 
-def _prepare(model: Model, case: Case) -> PreparedImage:
-    return PreparedImage(model, *model.read(case.images))
+def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
+    image = PreparedImage(model, *model.read(case.images))
+    image.prepare_for(case.prompts, options.scope)
+    return image
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """A case's result on its way to the disk."""
+    """A case's result on its way to the disk, without what only computing needed."""
 
-    image: PreparedImage
     result: Segmentation
+    properties: dict[str, Any]
+    warnings: list[str]
+    stock_windows: int
     seconds: float
     memory_mb: float
 
@@ -208,16 +214,21 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
         torch.cuda.reset_peak_memory_stats(model.device)
     image = reading.result()
     result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
-    return _Answer(image, result, time.perf_counter() - start, peak_memory_mb(model.device))
+    result = replace(result, region=None)
+    told = [*image.remarks, *result.remarks]
+    seconds, memory_mb = time.perf_counter() - start, peak_memory_mb(model.device)
+    return _Answer(result, image.properties, told, image.stock_windows, seconds, memory_mb)
 
 
 def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path) -> Outcome:
     """Writes a result; what failed before stays failed."""
     if isinstance(answer, Outcome):
         return answer
-    found = _outcome_of(case, lambda: _write(model, case.name, answer.result, answer.image, output))
-    if isinstance(found, Outcome):
-        return found
+    return _outcome_of(case, lambda: _written(model, case, answer, output))
+
+
+def _written(model: Model, case: Case, answer: _Answer, output: Path) -> Outcome:
+    _write(model, case.name, answer, output)
     path, prompts = case.prompt_file, case.prompts
     return Outcome(
         case.name,
@@ -226,10 +237,10 @@ def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path)
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
-        warnings=[*answer.image.remarks, *answer.result.remarks],
+        warnings=answer.warnings,
         output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
         windows=answer.result.windows,
-        stock_windows=answer.image.stock_windows,
+        stock_windows=answer.stock_windows,
         seconds=round(answer.seconds, 3),
         peak_memory_mb=round(answer.memory_mb),
     )
@@ -254,17 +265,17 @@ def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> 
     return all((output / f"{name}{ending}").is_file() for ending in endings)
 
 
-def _write(model: Model, name: str, result: Segmentation, image: PreparedImage, output: Path) -> None:
+def _write(model: Model, name: str, answer: _Answer, output: Path) -> None:
     """All files of a case into a folder of their own, then renamed; the segmentation last, as the sign of success."""
     temporary = _unfinished(name, output)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        if result.probabilities is not None:
-            np.savez_compressed(temporary / f"{name}.npz", probabilities=result.probabilities)
+        if answer.result.probabilities is not None:
+            np.savez_compressed(temporary / f"{name}.npz", probabilities=answer.result.probabilities)
             with open(temporary / f"{name}.pkl", "wb") as file:
-                pickle.dump(image.properties, file)
-        model.write_labels(result.label_map, temporary / f"{name}{model.file_ending}", image.properties)
+                pickle.dump(answer.properties, file)
+        model.write_labels(answer.result.label_map, temporary / f"{name}{model.file_ending}", answer.properties)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
             os.replace(path, output / path.name)
     finally:

@@ -77,11 +77,19 @@ class PreparedImage:
         self.properties = self.volume.properties
         self.windows = Windows(model, self.volume, cache_bytes, on_window)
         self.exporter = Exporter(model, self.properties, self.volume.shape)
+        self._whole: NDArray[np.float32] | None = None
 
     @property
     def stock_windows(self) -> int:
         """How many windows the stock sliding window would compute."""
         return len(self.model.predictor._internal_get_sliding_window_slicers(self.windows.shape))
+
+    def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
+        """Preprocesses the whole image now, where :meth:`segment` will look at all of it, and keeps it until then."""
+        labels = self.model.labels
+        positive = prompts is not None and any(labels.get(str(c.label), c.label) != 0 for c in prompts.clicks)
+        if scope == "everything" or not positive:
+            self._whole = self.volume.whole()
 
     def segment(
         self,
@@ -102,7 +110,7 @@ class PreparedImage:
             PromptError: an unknown label, or a click outside the image.
             UserError: the network's answer is no number.
         """
-        placed = self._network_prompts(prompts)
+        placed = self._network_prompts(prompts)  # refuses prompts that are no clicks
         region = None
         if scope == "clicked":
             region = segment_clicked(self.windows, placed, partial(is_label, self.model), background_logits(self.model))
@@ -152,7 +160,8 @@ class PreparedImage:
         return Segmentation(label_map, box, len(region.windows), region, maps)
 
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
-        image_CDHW = self.volume.whole()
+        image_CDHW = self.volume.whole() if self._whole is None else self._whole
+        self._whole = None
         channels = ENCODING.write(image_CDHW.shape[1:], placed)
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)

@@ -51,7 +51,7 @@ class WholeImage:
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
         """As :meth:`Prepared.answer`; a network without prompts gives every time what it gives without any."""
-        if prompts is None or not prompts.clicks or not self.model.prompt_types:
+        if prompts is None or not prompts.prompts or not self.model.prompt_types:
             if self._automatic is None:
                 self._automatic = self._segment(self.data_CDHW)
             return self._automatic.copy()

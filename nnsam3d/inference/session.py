@@ -20,14 +20,35 @@ from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.reading import check_image, image_grid
 from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
+from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.types import checked_space
 
 CACHE_BYTES = 4 * 2**30
 Progress = Callable[[str, int], None]
+_State = tuple[PreparedImage | None, str, list[Click], list[Click], Segmentation | None, Box | None]
 
 
 class Cancelled(UserError):
     """A computation was stopped by :meth:`Session.cancel`."""
+
+
+class _Watch:
+    """Hears of every window. Knows nothing of the session, whose image must go when the session goes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.cancelled = Event()
+        self._before = 0
+
+    def start(self, computed: int) -> None:
+        """A new computation, before which so many windows of the image were computed."""
+        self.cancelled.clear()
+        self._before = computed
+
+    def __call__(self, number: int) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("cancelled: the clicks are as they were, ask again or undo")
+        self.progress("window", number - self._before)
 
 
 class Session:
@@ -59,8 +80,8 @@ class Session:
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
-            progress: told what begins: "reading" (0) an image, a "window" (how many of this image were computed
-                before), "warming up" (0). In the thread that does it.
+            progress: told what begins: "reading" (0) an image, a "window" (how many this computation has done before;
+                again for every fold and mirroring), "warming up" (0). In the thread that does it.
 
         Raises:
             UserError: no such model, or no such device.
@@ -71,7 +92,7 @@ class Session:
         self._model = model
         self._cache_bytes = cache_bytes
         self._progress = progress
-        self._cancelled = Event()
+        self._watch = _Watch(progress)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
         self._coming: Future[PreparedImage] | None = None
         self._image: PreparedImage | None = None
@@ -81,6 +102,7 @@ class Session:
         self._result: Segmentation | None = None
         self._changed: Box | None = None
         self._stale = True
+        self._before: _State | None = None  # while a new image is read in the background
 
     # ------------------------------------------------------------------ image
 
@@ -98,7 +120,7 @@ class Session:
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
             background: return at once, and read in a thread; whatever needs the image waits for it, and raises what
-                this call would raise.
+                this call would raise: the session is as it was before this call then.
 
         Raises:
             UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
@@ -108,11 +130,17 @@ class Session:
         if isinstance(given, Sequence) and given and isinstance(given[0], (str, os.PathLike)):
             files = [os.fspath(file) for file in given]  # type: ignore[arg-type]
         properties = properties or ({} if files else {"spacing": _checked_spacing(spacing)})
-        coming = self._reader.submit(self._open, files, None if files else given, properties)
+        # a copy: windows are cut from it later, whatever becomes of the caller's
+        array = None if files else np.array(given, np.float32)
+        coming = self._reader.submit(self._open, files, array, properties)
         if not background:
             coming.result()  # before anything is forgotten: a wrong image leaves the session as it was
+        if self._coming is None:
+            self._before = self._state()
+        else:
+            self._coming.cancel()  # an image that nobody has waited for
         self._coming, self._image = coming, None
-        self._case = Path(files[0]).name.removesuffix(f"_0000{self._model.file_ending}") if files else "session"
+        self._case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
         self._clicks, self._undone = [], []
         self._result, self._changed = None, None
         self._forget()
@@ -122,10 +150,9 @@ class Session:
             self._progress("reading", 0)
             data, properties = self._model.read(files)
         else:
-            data = np.asarray(array, np.float32)
-            data = data[None] if data.ndim == 3 else data
+            data = array[None] if array.ndim == 3 else array
             check_image(data, "the image", self._model.num_channels)
-        return PreparedImage(self._model, data, properties, self._cache_bytes, self._on_window)
+        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch)
 
     def warm_up(self) -> None:
         """Runs both halves of the network on an empty window: what is compiled or tuned at first use is done then."""
@@ -138,7 +165,7 @@ class Session:
         The clicks stay as they are, and so does what is known: undo the last click, or ask for the segmentation again.
         Without a computation it does nothing.
         """
-        self._cancelled.set()
+        self._watch.cancelled.set()
 
     @property
     def labels(self) -> dict[str, int]:
@@ -253,8 +280,14 @@ class Session:
     @property
     def _prepared(self) -> PreparedImage:
         if self._coming is not None:
-            coming, self._coming = self._coming, None
-            self._image = coming.result()
+            coming, before = self._coming, self._before
+            self._coming = self._before = None
+            try:
+                self._image = coming.result()
+            except Exception:
+                if before is not None:
+                    self._image, self._case, self._clicks, self._undone, self._result, self._changed = before
+                raise
         if self._image is None:
             raise UserError("the session has no image yet: call set_image first")
         return self._image
@@ -279,15 +312,13 @@ class Session:
     def _forget(self) -> None:
         self._stale = True
 
-    def _on_window(self, number: int) -> None:
-        if self._cancelled.is_set():
-            raise Cancelled("cancelled: the clicks are as they were, ask again or undo")
-        self._progress("window", number)
+    def _state(self) -> _State:
+        return self._image, self._case, self._clicks, self._undone, self._result, self._changed
 
     def _update(self) -> Segmentation:
         image = self._prepared
         if self._result is None or self._stale:
-            self._cancelled.clear()
+            self._watch.start(image.windows.computed)
             before = self._result
             self._result = image.segment(self._prompts(self._clicks), automatic=False)
             self._changed = _difference(before, self._result)

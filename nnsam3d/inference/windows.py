@@ -60,6 +60,7 @@ class Windows:
     Attributes:
         shape: (D, H, W) of the image, padded to at least one window.
         padding, offset: voxels that were added per axis; how many of them before the image.
+        computed: how many windows were computed.
         encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
     """
 
@@ -74,7 +75,8 @@ class Windows:
         Args:
             volume: the preprocessed image; a window's part of it is asked for when the window is encoded.
             cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.
-            on_window: told before a window is computed, with the number of those before it; may raise to stop.
+            on_window: told before a window is computed, and before each of its folds and mirrorings, how many windows
+                were computed before; may raise to stop.
         """
         self.model = model
         self.size = model.patch_size
@@ -89,9 +91,11 @@ class Windows:
         self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
         self._features = Cache(cache_bytes)
         self._logits = Cache(LOGIT_BYTES)
+        # every fold and mirroring looks at the same voxels: those of the last window are kept
+        self._images = Cache(4 * model.num_channels * int(np.prod(self.size)))
         self.encoded = self.decoded = 0
         self._on_window = on_window
-        self._computed = 0
+        self.computed = 0
 
     @torch.inference_mode()
     def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
@@ -108,14 +112,14 @@ class Windows:
         return result
 
     def _mean_logits(self, start: Triple, local: VoxelPrompts) -> NDArray[np.float32]:
-        self._on_window(self._computed)
-        self._computed += 1
         total = None
         for fold, flip in itertools.product(range(len(self.model.networks)), self._flips):
+            self._on_window(self.computed)
             logits = self._decode(fold, start, flip, local.mirrored(flip, self.size))
             logits = torch.flip(logits, [axis + 1 for axis in flip]) if flip else logits
             total = logits if total is None else total + logits
         assert total is not None
+        self.computed += 1
         check_logits(bool(total.isnan().any()), self.model.folder)
         return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
 
@@ -131,7 +135,10 @@ class Windows:
     def image(self, start: Triple) -> NDArray[np.float32]:
         """The window's part (C, d, h, w) of the padded image."""
         first = [low - before for low, before in zip(start, self.offset, strict=True)]
-        return np.ascontiguousarray(self._volume.box(first, self.size))
+        voxels: NDArray[np.float32] = self._images.get(
+            start, lambda: np.ascontiguousarray(self._volume.box(first, self.size)), lambda array: array.nbytes
+        )
+        return voxels
 
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
         image = torch.from_numpy(self.image(start))[None].to(self.model.device)

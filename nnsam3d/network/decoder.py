@@ -32,7 +32,14 @@ class Features(Protocol):
 
 
 class Decoder(Protocol):
-    """What `SAM3D` needs beside its image encoder."""
+    """What `SAM3D` needs beside its image encoder.
+
+    Attributes:
+        starts_at_zero: how the names begin of parameters that start at zero and let prompts be heard: training lets
+            them learn faster.
+    """
+
+    starts_at_zero: tuple[str, ...]
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Its modules by the names that their parameters have in a checkpoint."""
@@ -66,6 +73,13 @@ class PaperFeatures(NamedTuple):
 
 class PaperDecoder:
     """Prompt encoder on the deepest level, then the fusion of all levels (SPEC §5, §6)."""
+
+    starts_at_zero = (  # all through which labels and places of clicks act beside the paper's way
+        "prompt_encoder.label_embed.",
+        "prompt_encoder.no_click",
+        "prompt_encoder.click_map.",
+        "mask_decoder.click_map.",
+    )
 
     def __init__(self, config: SAM3DConfig) -> None:
         self.config = config

@@ -44,6 +44,11 @@ class SAM3D(nn.Module):
         unused = [name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name]
         self._ddp_params_and_buffers_to_ignore = [*unused, *(f"_orig_mod.{name}" for name in unused)]
 
+    @property
+    def starts_at_zero(self) -> tuple[str, ...]:
+        """See :attr:`Decoder.starts_at_zero`."""
+        return self.decoder.starts_at_zero
+
     def forward(self, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> Tensor:
         """Logits (B, K, D, H, W); the prompts are read from the channels after the image's.
 
@@ -132,13 +137,6 @@ class SAM3D(nn.Module):
                 f"0..{self.config.num_click_labels - 1} (-1 = padding)"
             )
 
-
-STARTS_AT_ZERO = (  # all through which labels and places of clicks act beside the paper's way
-    "prompt_encoder.label_embed.",
-    "prompt_encoder.no_click",
-    "prompt_encoder.click_map.",
-    "mask_decoder.click_map.",
-)
 
 FROZEN = (  # SPEC §7, the rows that the paper does not train
     ".patch_embed.",

@@ -1,4 +1,4 @@
-"""The only place that knows how nnsam3d registers with nnU-Net: `link` does it, `doctor` checks it.
+"""The adapter to nnU-Net: its datasets and cases, reading, preprocessing, trained models, commands and registration.
 
-Nothing here imports torch or nnunetv2 at module level: `nnsam3d link` answers at once.
+`link` and `doctor` import neither torch nor nnunetv2 at module level: `nnsam3d link` answers at once.
 """

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.nnunet.datasets import MACOS
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 POINTS = (".mrk.json", ".fcsv")  # suffixes that can mean nothing else; the others are anybody's
-MACOS = "._"  # how macOS names what its own file system would keep beside a file
 
 
 def case_name(image_file: str | Path, file_ending: str) -> str:

@@ -12,6 +12,7 @@ from nnsam3d.errors import UserError
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: kinds of prompts that the network takes
 FINAL = "checkpoint_final.pth"
+MACOS = "._"  # how macOS names what its own file system would keep beside a file
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -94,7 +95,7 @@ def cases_in(images: Path, ending: str) -> list[list[str]]:
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
     channel = re.compile(r"_\d{4}" + re.escape(ending) + "$")
-    there = [path.name for path in images.iterdir() if not path.name.startswith("._")]  # which macOS makes
+    there = [path.name for path in images.iterdir() if not path.name.startswith(MACOS)]
     names = sorted({channel.sub("", name) for name in there if channel.search(name)})
     lists: Sequence[Sequence[Any]] = create_lists_from_splitted_dataset_folder(str(images), ending, names)
     return [[str(file) for file in files] for files in lists]

@@ -35,6 +35,9 @@ OTHER_PACKAGES = {
     "matplotlib": "matplotlib",
     "tqdm": "tqdm",
     "safetensors": "safetensors",
+    "nibabel": "nibabel",
+    "jinja2": "jinja2",
+    "pandas": "pandas",
 }
 
 FOLDERS = {

@@ -4,8 +4,8 @@ Transposition is a view, the crop a box, normalisation needs a few numbers of th
 matrix along each axis: a box of the result is a few rows of them, times the part of the image that these rows see.
 Cubic splines see the whole image, but what lies further than some twenty voxels away weighs less than rounding does.
 
-Where nnU-Net does something else (another preprocessor, resampling or normalisation, masks), the whole image is
-preprocessed by nnU-Net itself.
+Where the plans say something else (another resampling or normalisation, masks), the whole image is preprocessed by
+nnU-Net itself.
 
 Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the cropped one, both in transposed axes.
 """
@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from scipy import ndimage
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.resampling import THRESHOLD
 
 Triple: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[slice, slice, slice]
@@ -53,8 +55,19 @@ class Volume(Protocol):
 
 def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Volume:
     """An image as nnU-Net's reader gives it, on the network's grid; nothing is computed yet, where that is possible."""
-    kind = LazyVolume if can_be_lazy(model) else WholeVolume
-    return kind(model, image_CZYX, properties)
+    if can_be_lazy(model):
+        return LazyVolume(model, image_CZYX, properties)
+    _tell_whole()
+    return WholeVolume(model, image_CZYX, properties)
+
+
+@lru_cache(maxsize=1)
+def _tell_whole() -> None:
+    """Once."""
+    print(
+        "nnsam3d: the model's plans normalise with a mask, or resample in a way of their own: every "
+        "image is preprocessed as a whole, which takes a while where it is large"
+    )
 
 
 def can_be_lazy(model: TrainedModel) -> bool:
@@ -66,8 +79,12 @@ def can_be_lazy(model: TrainedModel) -> bool:
         and configuration["resampling_fn_data"] == RESAMPLING
         and not configuration["resampling_fn_data_kwargs"].get("is_seg", False)
         and all(scheme in NORMALISATIONS for scheme in manager.normalization_schemes)
-        and not any(manager.use_mask_for_norm)
+        and not any(map(_looks_at_mask, manager.use_mask_for_norm, manager.normalization_schemes))
     )
+
+
+def _looks_at_mask(said: bool, scheme: str) -> bool:
+    return said and scheme == "ZScoreNormalization"
 
 
 class WholeVolume:
@@ -100,9 +117,10 @@ class LazyVolume:
         self._model = model
         self._image_CZYX, self._raw_properties = image_CZYX, dict(properties)
         forward = model.plans_manager.transpose_forward
+        whole = nonzero_box(image_CZYX)  # along the memory
         turned = image_CZYX.transpose([0, *(axis + 1 for axis in forward)])
         spacing = [float(properties["spacing"][axis]) for axis in forward]
-        crop = nonzero_box(turned)
+        crop = [whole[axis] for axis in forward]
         self._crop_CIJK = turned[(slice(None), *crop)]
         self.properties = {
             **properties,
@@ -119,7 +137,9 @@ class LazyVolume:
                 f"than half a voxel of the model's ({target} mm) on one axis. There is nothing to segment in it"
             )
         how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
-        separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), spacing, target)
+        separate, axis = determine_do_sep_z_and_axis(
+            how.get("force_separate_z", False), spacing, target, how.get(THRESHOLD, ANISO_THRESHOLD)
+        )
         self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
         self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
         self._normalise: list[Normalisation] | None = None
@@ -220,6 +240,7 @@ class Normalisation:
 
 def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
     """Mean and deviation slice by slice: no copy of the image."""
+    raw_IJK = raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable"))  # as in memory
     count = raw_IJK.size
     mean = sum(float(part.sum(dtype=np.float64)) for part in raw_IJK) / count
     variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in raw_IJK) / count
@@ -238,7 +259,7 @@ def _unit_range(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
 
 def _rgb(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
     if raw_IJK.min() < 0 or raw_IJK.max() > 255:
-        raise ValueError("the plans take this image for RGB, with values from 0 to 255; it has others")
+        raise UserError("the plans take this image for RGB, with values from 0 to 255; it has others")
     return Normalisation(0.0, 255.0)
 
 

@@ -7,6 +7,7 @@ Axis letters: C = image channels, D, H, W = array axes after nnU-Net's transposi
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 PROPERTIES_KEY = "nnsam3d_prompts"
+_predictions = itertools.count()
 LONGEST_CHECK = 60.0  # seconds that a worker waits for another one to check the prompt files
 
 
@@ -40,19 +42,20 @@ class PromptedConfigurationManager(ConfigurationManager):
     """
 
     last_words = LastWords()
+    prediction = ""
 
     @property
     def preprocessor_class(self):  # type: ignore[no-untyped-def, override]
-        return partial(PromptedPreprocessor, last_words=self.last_words)
+        return partial(PromptedPreprocessor, last_words=self.last_words, prediction=self.prediction)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """On the way to a worker process, whose errors nnU-Net's main process would not tell."""
-        return _in_worker, (self.configuration, of_workers().path)
+        return _in_worker, (self.configuration, of_workers().path, self.prediction)
 
 
-def _in_worker(configuration: dict[str, Any], path: Path) -> PromptedConfigurationManager:
+def _in_worker(configuration: dict[str, Any], path: Path, prediction: str) -> PromptedConfigurationManager:
     manager = PromptedConfigurationManager(configuration)
-    manager.last_words = LastWords(path)
+    manager.last_words, manager.prediction = LastWords(path), prediction
     return manager
 
 
@@ -63,6 +66,7 @@ def use_prompted_preprocessor(configuration_manager: ConfigurationManager) -> No
     keeps the very object that it hands in there.
     """
     configuration_manager.__class__ = PromptedConfigurationManager
+    configuration_manager.prediction = f"_{next(_predictions)}"  # type: ignore[attr-defined]
 
 
 class PromptedPreprocessor(DefaultPreprocessor):
@@ -74,8 +78,14 @@ class PromptedPreprocessor(DefaultPreprocessor):
     without files); without it the case is automatic.
     """
 
-    def __init__(self, verbose: bool = True, last_words: LastWords | None = None) -> None:
+    def __init__(self, verbose: bool = True, last_words: LastWords | None = None, prediction: str = "") -> None:
+        """
+        Args:
+            last_words: what the workers of a command tell each other.
+            prediction: tells its workers from those of an earlier prediction of the same process.
+        """
         super().__init__(verbose)
+        self.prediction = prediction
         self.last_words = last_words or LastWords()
         self._checked: set[Path] = set()
 
@@ -128,10 +138,12 @@ class PromptedPreprocessor(DefaultPreprocessor):
         if folder in self._checked:
             return
         self._checked.add(folder)
-        name = f"{zlib.crc32(str(folder).encode()):08x}"
-        if self.last_words.first_time(f"checking_{name}"):
-            print(check_all_prompts(folder, ending, labels, reader))
-            self.last_words.first_time(f"checked_{name}")
+        name = f"{zlib.crc32(str(folder).encode()):08x}{self.prediction}"
+        if self.last_words.path is None or self.last_words.first_time(f"checking_{name}"):
+            try:
+                print(check_all_prompts(folder, ending, labels, reader))
+            finally:  # a bad file ends the prediction: nobody needs to find it a second time
+                self.last_words.first_time(f"checked_{name}")
         elif not self.last_words.wait(f"checked_{name}", LONGEST_CHECK):
             check_all_prompts(folder, ending, labels, reader)  # whoever began it is gone
 
@@ -197,10 +209,12 @@ def network_prompts(
         shape_DHW: of the preprocessed image.
 
     Raises:
-        PromptError: a click outside the image, or on an unknown label.
+        PromptError: a click outside the image, or on an unknown label; or nothing but prompts of kinds that no network
+            takes.
     """
-    if prompts is None or not prompts.clicks:
+    if prompts is None or not prompts.prompts:
         return VoxelPrompts.of()
+    prompts = ENCODING.usable(prompts, f"case {prompts.case}")
     clicked = clicked_voxels(prompts, labels, shape_zyx, properties)
     steps = preprocessing_steps(properties, plans_manager.transpose_forward, shape_DHW)
     kept_N = inside_grid(steps.apply(clicked.voxels_N3), shape_DHW)

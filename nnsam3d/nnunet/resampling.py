@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
+
+THRESHOLD = "separate_z_anisotropy_threshold"  # a keyword of nnU-Net's resampling
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def resampling_of(configuration_manager: Any, spacing_DHW: Sequence[float]) -> R
     configuration = configuration_manager.configuration
     target = [float(value) for value in configuration_manager.spacing]
     how = {"order": 3, "order_z": 0} | configuration["resampling_fn_probabilities_kwargs"]
-    separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing_DHW)
+    threshold = how.get(THRESHOLD, ANISO_THRESHOLD)
+    separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing_DHW, threshold)
     default = configuration["resampling_fn_probabilities"] == "resample_data_or_seg_to_shape"
     linear = default and how["order"] == 1 and (how["order_z"] == 0 or not separate)
     return Resampling(axis if separate else None, linear)

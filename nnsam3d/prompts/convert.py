@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from nnsam3d.geometry import GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import LabelMap, click_labels
-from nnsam3d.prompts.types import CasePrompts, PromptError, Space
+from nnsam3d.prompts.types import CasePrompts, MaskPrompt, Prompt, PromptError, Space
 
 FIRST_CHANNEL = "_0000"
 
@@ -112,7 +113,7 @@ def convert(
     problems, converted = [], []
     for target, parts in targets.items():
         try:
-            converted.append((target, _joined(parts, stated, to, to_space)))
+            converted.append((target, _joined(parts, stated, to, to_space, output)))
         except PromptError as error:
             problems.append(str(error))
     if problems:  # half a folder is hard to tell from a whole one
@@ -130,15 +131,28 @@ def convert(
     return 0
 
 
-def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | None) -> CasePrompts:
+def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | None, output: Path) -> CasePrompts:
     """The clicks of a case's files, one after the other (Slicer saves each point list to a file of its own)."""
     parts: list[CasePrompts] = []
     for file in files:
         prompts, grid_of = stated.read(file, check=True)
         default: Space = "lps" if to == "slicer" and prompts.space == "voxel" else prompts.space
         space = to_space or (parts[0].space if parts else default)
-        parts.append(in_space(prompts, space, grid_of, file))
+        parts.append(_moved(in_space(prompts, space, grid_of, file), file.parent, output))
     return replace(parts[0], prompts=sum((part.prompts for part in parts), ()))
+
+
+def _moved(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
+    """With relative paths of masks, which count from the prompt file, as seen from its new folder."""
+    if old.resolve() == new.resolve():
+        return prompts
+
+    def moved(prompt: Prompt) -> Prompt:
+        if not isinstance(prompt, MaskPrompt) or os.path.isabs(prompt.path):
+            return prompt
+        return replace(prompt, path=Path(os.path.relpath(old / prompt.path, new)).as_posix())
+
+    return replace(prompts, prompts=tuple(moved(prompt) for prompt in prompts.prompts))
 
 
 def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: Path) -> CasePrompts:

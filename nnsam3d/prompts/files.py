@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.files import write_text
 from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_file
-from nnsam3d.prompts.formats.base import MISSING, Found, FoundClick, FoundMask, Reading
+from nnsam3d.prompts.formats.base import MISSING, Found, FoundBox, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import case_of, load
 from nnsam3d.prompts.formats.ours import text_of
@@ -168,13 +168,20 @@ def _checked_prompts(
     """The prompts without problems; those of the others are added to ``problems``."""
     prompts: list[Prompt] = []
     untranslated: list[str] = []
+    clicked = any(isinstance(found, FoundClick) for found in reading.found)
     for found in reading.found:
-        prompt = _checked_prompt(found, labels, said, problems, untranslated)
-        if prompt is None:
+        own: list[str] = []
+        words: list[str] = []
+        prompt = _checked_prompt(found, labels, said, own, words)
+        if prompt is not None and grid is not None and reading.space is not None:
+            own += _outside(prompt, reading.space, grid, found.where)
+        if own and clicked and isinstance(found, FoundBox) and found.meaning != "exact":
+            reading.left_out += own  # another program's box beside clicks, which say enough
             continue
-        prompts.append(prompt)
-        if grid is not None and reading.space is not None:
-            problems += _outside(prompt, reading.space, grid, found.where)
+        problems += own
+        untranslated += words
+        if prompt is not None:
+            prompts.append(prompt)
     if untranslated:
         known = next((name for name, value in (labels or {}).items() if value != 0), "LABEL")
         problems.append(

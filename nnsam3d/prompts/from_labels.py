@@ -15,6 +15,7 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts.convert import refuse_existing
+from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.inspection import read_segmentation
@@ -116,7 +117,7 @@ def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder
     path = next((p for suffix in SUFFIXES if (p := folder / f"{case}{suffix}").exists()), None)
     if path is None:
         return []
-    prompts = read_prompts(path, grid, names)
+    prompts = ENCODING.usable(read_prompts(path, grid, names), str(path))
     voxels_N3 = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
     return VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
 

@@ -24,7 +24,7 @@ from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicked import ClickedTrainer
-from nnsam3d.training.options import environment_overrides, resolve_options
+from nnsam3d.training.options import PLANS_KEY, environment_overrides, resolve_options
 from nnsam3d.training.plans import refuse_unsupported
 from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, truth_labels
 
@@ -65,7 +65,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options)
-        self.tell_ignored(environment_overrides())
+        self.tell_ignored({*resolved.get(PLANS_KEY, {}), *environment_overrides()})
 
     @staticmethod
     def build_network_architecture(  # type: ignore[override]

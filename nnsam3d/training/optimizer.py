@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnsam3d.network.sam3d import STARTS_AT_ZERO
 from nnsam3d.training.options import TrainingOptions
 
 LONGEST_WARMUP = 0.1  # of the training
 FINAL_SHARE = 0.01  # of the learning rate, at the end of training (SPEC §8)
-SUB_NETWORKS = ("image_encoder", "prompt_encoder", "mask_decoder")
 FACTOR = "learning_rate_factor"  # key of a parameter group
 
 
@@ -25,7 +23,7 @@ def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim
     """AdamW (betas 0.9, 0.999; eps 1e-8) over the trainable parameters only (SPEC §8)."""
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     factor = options.prompt_learning_rate_factor
-    prompts = [name for name in trainable if factor != 1 and _starts_at_zero(name)]
+    prompts = [name for name in trainable if factor != 1 and _starts_at_zero(name, network)]
     others = [parameter for name, parameter in trainable.items() if name not in prompts]
     groups: list[dict[str, Any]] = [{"params": others}]
     if prompts:
@@ -34,8 +32,8 @@ def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim
     return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
 
 
-def _starts_at_zero(name: str) -> bool:
-    return name.removeprefix("_orig_mod.").startswith(STARTS_AT_ZERO)
+def _starts_at_zero(name: str, network: nn.Module) -> bool:
+    return name.removeprefix("_orig_mod.").startswith(network.starts_at_zero)  # type: ignore[arg-type]
 
 
 class WarmupLinear:
@@ -79,5 +77,5 @@ class WarmupLinear:
 
 def clip_gradients(network: nn.Module, max_norm: float) -> None:
     """Clip the L2 norm of each sub-network's gradient separately, as the paper's code does (SPEC §12 #38)."""
-    for name in SUB_NETWORKS:
-        nn.utils.clip_grad_norm_(network.get_submodule(name).parameters(), max_norm)
+    for part in network.children():
+        nn.utils.clip_grad_norm_(part.parameters(), max_norm)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import typing
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,9 +328,39 @@ def test_reading_in_the_background(model: Model, write_image: Callable[..., Path
         session.add_click((12, 12, 8), "lesion")
     np.testing.assert_array_equal(later.segmentation, at_once.segmentation)
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    before = later.segmentation.copy()
     later.set_image(tmp_path / "broken.nii.gz", background=True)
+    later.set_image(tmp_path / "broken too.nii.gz", background=True)
     with pytest.raises(UserError, match="broken"):
-        later.add_click((12, 12, 8), "lesion")
+        later.add_click((14, 12, 8), "lesion")
+    assert len(later.clicks) == 1, "nothing is lost"
+    np.testing.assert_array_equal(later.segmentation, before)
+
+
+def test_the_callers_array_may_change_afterwards(model: Model) -> None:
+    mine = volume(SHAPE)
+    session = Session(model)
+    session.set_image(mine, spacing=(1, 1, 1))
+    mine[:] = 0
+    session.add_click((12, 12, 8), "lesion")
+    other = Session(model)
+    other.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    other.add_click((12, 12, 8), "lesion")
+    np.testing.assert_array_equal(session.segmentation, other.segmentation)
+
+
+def test_a_session_goes_with_its_last_name(model: Model) -> None:
+    session = Session(model)
+    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session.add_click((12, 12, 8), "lesion")
+    assert session.segmentation.any()
+    image = weakref.ref(session._image)
+    gc.disable()
+    try:
+        del session
+        assert image() is None, "without waiting for the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_what_is_doubtful_is_told(model: Model) -> None:

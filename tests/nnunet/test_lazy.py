@@ -27,11 +27,13 @@ def model(
     order: int = 3,
     order_z: int = 0,
     separate: bool | None = None,
+    threshold: float = 3,
     masked: bool = False,
     resampling: str = "resample_data_or_seg_to_shape",
 ) -> Any:
     """As much of a trained model as preprocessing asks for."""
     kwargs = {"is_seg": False, "order": order, "order_z": order_z, "force_separate_z": separate}
+    kwargs["separate_z_anisotropy_threshold"] = threshold
     configuration = {
         "architecture": {},
         "preprocessor_name": "DefaultPreprocessor",
@@ -111,6 +113,7 @@ spacings = st.lists(st.sampled_from([0.7, 1.0, 1.3, 2.0, 6.0]), min_size=3, max_
     transpose=st.permutations([0, 1, 2]),
     schemes=st.lists(st.sampled_from(sorted(set(NORMALISATIONS) - {"RGBTo01Normalization"})), min_size=1, max_size=2),
     separate=st.sampled_from([None, True, False]),
+    threshold=st.sampled_from([2, 3, 7]),
     orders=st.sampled_from([(3, 0), (1, 0), (3, 1), (2, 3)]),
     border=st.integers(0, 1),
 )
@@ -122,10 +125,11 @@ def test_boxes_are_those_of_the_whole(
     transpose: list[int],
     schemes: list[str],
     separate: bool | None,
+    threshold: float,
     orders: tuple[int, int],
     border: int,
 ) -> None:
-    made = model(target, transpose, schemes, order=orders[0], order_z=orders[1], separate=separate)
+    made = model(target, transpose, schemes, order=orders[0], order_z=orders[1], separate=separate, threshold=threshold)
     assert can_be_lazy(made)
     inner = [n - 2 * border for n in shape]
     assume(all(n * old / new > 0.6 for n, old, new in zip(inner, spacing, target, strict=True)))
@@ -172,5 +176,5 @@ def test_an_image_thinner_than_a_voxel_of_the_model_is_an_error() -> None:
 
 def test_colours_that_are_none_are_an_error() -> None:
     made = model([1.0, 1.0, 1.0], [0, 1, 2], ["RGBTo01Normalization"])
-    with pytest.raises(ValueError, match="RGB"):
+    with pytest.raises(UserError, match="RGB"):
         LazyVolume(made, np.full((1, 4, 4, 4), 300, np.float32), {"spacing": [1.0, 1.0, 1.0]}).box((0, 0, 0), (2, 2, 2))

@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from nnsam3d.training.optimizer import SUB_NETWORKS, WarmupLinear, build_optimizer, clip_gradients
+from nnsam3d.training.optimizer import WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import TrainingOptions
+
+SUB_NETWORKS = ("image_encoder", "prompt_encoder", "mask_decoder")
 
 
 class _Net(nn.Module):
+    starts_at_zero = ()
+
     def __init__(self) -> None:
         super().__init__()
         for name in SUB_NETWORKS:

@@ -118,13 +118,14 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
 
 def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
     """One box for each class; both ends belong to it."""
+    clicks = parts.get("clicks")
+    faults = reading.left_out if _length(clicks) else reading.problems  # beside clicks, which say enough
     if not isinstance(boxes, (list, tuple)):
-        reading.problems.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
+        faults.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
         return
     if len(boxes) > MAX_CLASSES:
-        reading.problems.append(f"{len(boxes)} boxes; at most {MAX_CLASSES} are allowed")
+        faults.append(f"{len(boxes)} boxes; at most {MAX_CLASSES} are allowed")
         return
-    clicks = parts.get("clicks")
     names = _class_names(parts, max(len(boxes), _length(clicks)))
     meaning: Meaning = "foreground" if len(names) == 1 else "word"
     for number, box in enumerate(boxes, start=1):
@@ -133,7 +134,7 @@ def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
             continue
         missing = [key for key in _BOX_KEYS if not isinstance(box, dict) or key not in box]
         if missing:
-            reading.problems.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
+            faults.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
             continue
         low, high = ([box[key] for key in keys] for keys in (_BOX_KEYS[:3], _BOX_KEYS[3:]))
         reading.found.append(FoundBox(where, low, high, names[number - 1], meaning))
