@@ -15,9 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnsam3d.geometry.frames import GeometryError, ImageGrid
+from nnsam3d.geometry.stored import GZIP
 
 SIMPLEITK, NIBABEL = "SimpleITKIO", "NibabelIO"
 NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
+NOT_ORTHONORMAL = (
+    "If nibabel reads it, its direction is not orthonormal, which ITK refuses: write the image again with an "
+    "orthonormal one, or plan the dataset with NibabelIO"
+)
 TOLERANCE_MM = 0.01  # between two readers' corners of an image
 
 GridOf: TypeAlias = Callable[[str], ImageGrid]
@@ -51,10 +56,7 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
         grid = ImageGrid.from_file(path)
     except GeometryError as error:
         if nifti and "dimensions" not in str(error):
-            raise GeometryError(
-                f"{error}. If nibabel reads it, its direction is not orthonormal, which ITK refuses: write the image "
-                f"again with an orthonormal one, or plan the dataset with {NIBABEL}"
-            ) from None
+            raise GeometryError(f"{error}. {NOT_ORTHONORMAL}") from None
         raise
     if nifti and reader is None:
         _compare(path, grid)
@@ -67,10 +69,8 @@ def nibabel_grid(path: Path) -> ImageGrid:
     Raises:
         GeometryError: see :func:`grid_of_file`.
     """
-    import nibabel  # late: this package must import with numpy alone
-
     try:
-        header: Any = nibabel.load(path)
+        header: Any = _loaded(path)
     except Exception as error:  # nibabel's own errors, gzip's, the system's
         raise GeometryError(f"{path}: the image header cannot be read ({error})") from None
     if len(header.shape) != 3:
@@ -80,6 +80,16 @@ def nibabel_grid(path: Path) -> ImageGrid:
         return ImageGrid.from_ras_affine(header.affine, (int(i), int(j), int(k)))
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}") from None
+
+
+def _loaded(path: Path) -> Any:
+    import nibabel  # late: this package must import with numpy alone
+
+    with path.open("rb") as file:
+        if path.name.lower().endswith(".nii.gz") and file.read(2) != GZIP:  # only named like that
+            file.seek(0)
+            return nibabel.Nifti1Image.from_stream(file)
+    return nibabel.load(path)
 
 
 def _compare(path: Path, grid: ImageGrid) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import shutil
 import sys
 import time
@@ -80,24 +81,30 @@ def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[
     others = sorted(
         path.name
         for path in images.iterdir()
-        if path.name.endswith(model.file_ending) and path.name not in named and not path.name.startswith(MACOS)
+        if path.name.lower().endswith(model.file_ending.lower())
+        and path.name not in named
+        and not path.name.startswith(MACOS)
     )
     cases = [_case(files, model, prompts) for files in lists]
     return cases + [_misnamed(images / name, model.file_ending) for name in others]
 
 
 def _misnamed(image: Path, ending: str) -> Case:
-    name = image.name.removesuffix(ending)
-    right = f"{name}_0000{ending}"
-    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects the channel in the name, for example {right}")
+    name = image.name[: -len(ending)]
+    if re.search(r"_\d{4}$", name):
+        told = f"the model's ending as it is, {name}{ending}"
+    else:
+        told = f"the channel in the name, for example {name}_0000{ending}"
+    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {told}")
 
 
 def _case(files: list[str], model: Model, folder: Path | None) -> Case:
     name, channels = case_name(files[0], model.file_ending), model.num_channels
-    if len(files) != channels:
-        return Case(
-            name, tuple(files), problem=f"case {name}: {len(files)} image files, the model needs {channels} channels"
-        )
+    wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
+    found = [Path(file).name for file in files]
+    if found != wanted:
+        told = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; there are {', '.join(found)}"
+        return Case(name, tuple(files), problem=told)
     try:
         path = find_prompt_file(files[0], model.file_ending, folder)
         prompts = read_case_prompts(path, header_grid(files[0], model.reader_name), model.labels) if path else None

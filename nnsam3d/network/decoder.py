@@ -74,7 +74,7 @@ class PaperFeatures(NamedTuple):
 class PaperDecoder:
     """Prompt encoder on the deepest level, then the fusion of all levels (SPEC §5, §6)."""
 
-    starts_at_zero = (  # all through which labels and places of clicks act beside the paper's way
+    starts_at_zero: tuple[str, ...] = (  # all through which labels and places of clicks act beside the paper's way
         "prompt_encoder.label_embed.",
         "prompt_encoder.no_click",
         "prompt_encoder.click_map.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import unicodedata
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.nnunet.datasets import MACOS
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
-from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file
+from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file, same_name
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 POINTS = (".mrk.json", ".fcsv")  # suffixes that can mean nothing else; the others are anybody's
@@ -58,7 +57,7 @@ def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | No
     """
     images = Path(image_file).parent
     folder, case = prompts_folder(images, stated), case_name(image_file, file_ending)
-    candidates = [path for path in _named_like_prompts(folder) if _same(case_of(path), case)]
+    candidates = [path for path in _named_like_prompts(folder) if same_name(case_of(path), case)]
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found = []
     for path in candidates:
@@ -90,10 +89,6 @@ def _named_like_prompts(folder: Path) -> list[Path]:
 
 def _is_stated(path: Path) -> bool:
     return path.name.lower().endswith(POINTS)
-
-
-def _same(first: str, second: str) -> bool:
-    return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
 def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int]) -> CasePrompts:
@@ -149,9 +144,16 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int],
 def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> Iterator[str]:
     """A sentence for every prompt file that belongs to none of the cases, with the case that was meant, perhaps."""
     folder = prompts_folder(images, stated)
+    if folder != images:
+        for path in _named_like_prompts(images):
+            if any(same_name(case_of(path), known) for known in cases) and (_is_stated(path) or is_prompt_file(path)):
+                yield f"{path} lies beside the images, but prompt files are read from {folder}"
+    for path in sorted(folder.glob("*.txt")):  # some systems hide the last part of a name
+        if any(path.name.startswith(known) for known in cases) and is_prompt_file(path):
+            yield f"{path} ends in .txt and is not read; name it <case>.json (or .csv, .fcsv, as its program does)"
     for path in _named_like_prompts(folder):
         case = case_of(path)
-        if any(_same(case, known) for known in cases):
+        if any(same_name(case, known) for known in cases):
             continue
         if not _is_stated(path) and not is_prompt_file(path):
             continue  # other programs' files are none of our business

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,30 @@ from nnsam3d.errors import UserError
 TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
 
 
-def open_checkpoint(path: str | Path, trusted: bool = False, mapped: bool = False) -> dict[str, Any]:
+def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool = False) -> dict[str, Any]:
     """A checkpoint that an nnU-Net trainer wrote, on the CPU.
 
     Args:
         trusted: open it with everything that it holds; also where ``nnsam3d_trust_checkpoint=1`` is in the environment.
+            None: never, whatever the environment says.
         mapped: leave the tensors in the file until they are used.
 
     Raises:
         UserError: it cannot be read, is no checkpoint of nnU-Net, or holds more than data.
     """
-    trusted = trusted or os.environ.get(TRUST_VARIABLE, "") not in ("", "0")
+    if trusted is False:
+        trusted = os.environ.get(TRUST_VARIABLE, "") not in ("", "0")
     try:
         with torch.serialization.safe_globals(_numbers()):
+            # torch's files of before 2020 cannot be mapped
+            mapped = mapped and zipfile.is_zipfile(path)
             loaded = torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mapped)
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from None
+    except (ImportError, AttributeError, TypeError) as error:  # of what was trusted
+        raise UserError(f"{path}: needs code that is not installed here ({_first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a zip archive cut short, another kind of file
         raise UserError(f"{path}: this is no checkpoint, or a damaged one ({_first_line(error)})") from None
     if not isinstance(loaded, dict) or not {"network_weights", "init_args", "trainer_name"} <= loaded.keys():
@@ -52,10 +59,11 @@ def _refusal(path: str | Path, error: Exception) -> str:
             names = ", ".join(sorted(unsafe(path))[:5])
     except Exception:  # no zip archive, so nobody knows what it holds
         names = ""
-    what = f"asks to run {names}" if names else f"cannot be opened as data ({_first_line(error)})"
+    what = f"asks to run {names}" if names else "holds more than data"
     return (
         f"{path}: the checkpoint {what}, which no checkpoint of nnU-Net needs, so it is not opened. If you trust "
-        f"whoever made it with this machine: --trust_checkpoint, or {TRUST_VARIABLE}=1 in the environment"
+        f"whoever made it with this machine: {TRUST_VARIABLE}=1 in the environment, or nnsam3d predict "
+        "--trust_checkpoint"
     )
 
 

@@ -57,7 +57,7 @@ def _opened(file: Path) -> tuple[Finding, str]:
 
     where = f"{file.parent.name}/{file.name}"
     try:
-        stored = open_checkpoint(file, mapped=True)
+        stored = open_checkpoint(file, trusted=None, mapped=True)
     except UserError as error:
         return problem(str(error), "do not open it, or ask for one that holds data only"), ""
     numbers = sum(values.numel() for values in stored["network_weights"].values())

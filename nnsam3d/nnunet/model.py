@@ -31,9 +31,8 @@ from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
-from nnsam3d.nnunet.reading import read_volume
+from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, click_labels
-from nnsam3d.prompts.labels import whole_labels
 
 Triple = tuple[int, int, int]
 
@@ -170,8 +169,7 @@ class TrainedModel:
 
     def read_labels(self, path: str | Path) -> NDArray[Any]:
         """A label map (z, y, x)."""
-        array = np.asarray(self.plans_manager.image_reader_writer_class().read_seg(str(path))[0][0])
-        return whole_labels(array, str(path))
+        return read_label_map(self.plans_manager.image_reader_writer_class(), str(path))
 
     def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
         """A label map as a file with the image's geometry."""

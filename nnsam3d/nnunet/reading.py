@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
+from nnsam3d.geometry.headers import NOT_ORTHONORMAL
+from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
+from nnsam3d.prompts.labels import whole_labels
 
-SIMPLEITK = "SimpleITK"  # how nnU-Net's readers by ITK begin
-GZIP = b"\x1f\x8b"  # how every gzip file begins
-LARGEST_RATIO = 12  # of unpacked to packed; without so much room for temporary files nothing is unpacked into one
+KNOWN_READERS = ("SimpleITK", "Nibabel")  # how the names of nnU-Net's readers of medical formats begin
 
 
 def read_volume(reader: Any, image_files: list[str], channels: int | None = None) -> tuple[NDArray, dict[str, Any]]:
@@ -33,8 +28,12 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
     Raises:
         UserError: an image cannot be read, or as :func:`check_image`.
     """
+    wanted = "one volume" if channels == 1 else f"one volume for each of the {channels or len(image_files)} channels"
     with ExitStack() as stack:
-        files = [stack.enter_context(_decompressed(file)) for file in image_files]
+        files = [stack.enter_context(decompressed(file)) for file in image_files]
+        if type(reader).__name__.startswith(KNOWN_READERS):
+            for file, name in zip(files, image_files, strict=True):
+                check_stored(file, name, wanted)
         try:
             data, properties = reader.read_images(files)
         except Exception as error:  # every reader has errors of its own
@@ -42,26 +41,26 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             text = str(error)
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
-            raise UserError(f"{names}: the image cannot be read: {text}") from error
-        if type(reader).__name__.startswith(SIMPLEITK):
-            for file, name in zip(files, image_files, strict=True):
-                _check_nifti(file, name)
+            cure = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
+            raise UserError(f"{names}: the image cannot be read: {text}{cure}") from error
     check_image(data, ", ".join(image_files), channels)
     return data, properties
 
 
-def _check_nifti(file: str, name: str) -> None:
-    """ITK reads a NIfTI's NaN and infinity as 0, without a word: look into the file itself."""
-    if not file.lower().endswith((".nii", ".nii.gz")):
-        return
-    try:
-        stored: Any = nibabel.load(file)
-    except nibabel.filebasedimages.ImageFileError:  # ITK has read it all the same
-        return
-    if stored.header.get_data_dtype().kind != "f":
-        return
-    numbers_KJI = np.asanyarray(stored.dataobj.get_unscaled()).T  # mapped into memory; slices lie one behind the other
-    _check_numbers(numbers_KJI, name)
+def read_label_map(reader: Any, path: str) -> NDArray[Any]:
+    """A label map (z, y, x) from nnU-Net's reader.
+
+    Raises:
+        UserError: it cannot be read, is no volume, or holds values that are no labels.
+    """
+    with decompressed(path) as file:
+        if type(reader).__name__.startswith(KNOWN_READERS):
+            check_stored(file, path, "a label map of one volume")
+        try:
+            array = np.asarray(reader.read_seg(file)[0][0])
+        except Exception as error:  # every reader has errors of its own
+            raise UserError(f"{path}: the label map cannot be read: {str(error).replace(file, path)}") from error
+    return whole_labels(array, path)
 
 
 def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None) -> None:
@@ -88,18 +87,7 @@ def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None
             "a 3D network needs a volume."
         )
     for channel, volume in enumerate(data_CZYX):
-        _check_numbers(volume, where, f" of channel {channel}" if shape[0] > 1 else "")
-
-
-def _check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
-    # slice by slice: no mask of the image's size
-    wrong = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in volume)
-    if wrong:
-        voxels = "1 voxel" if wrong == 1 else f"{wrong} voxels"
-        raise UserError(
-            f"{where}: {voxels}{which} without a number (NaN or infinity), which would spread over the whole image: "
-            "replace them, by the image's lowest value for example"
-        )
+        check_numbers(volume, where, f" of channel {channel}" if shape[0] > 1 else "")
 
 
 def remarks(data_CZYX: NDArray[Any]) -> list[str]:
@@ -111,45 +99,6 @@ def remarks(data_CZYX: NDArray[Any]) -> list[str]:
             which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
             found.append(f"{which} is {low:g} in every voxel: there is nothing to see in it")
     return found
-
-
-@contextmanager
-def _decompressed(file: str) -> Iterator[str]:
-    """The file, or what is in a .nii.gz: to see that it is whole takes decompressing, and that is done once.
-
-    SimpleITK fills what a truncated .nii.gz lacks with zeros, without a word. The content goes into a temporary file,
-    and where there is no room for it, the file is only looked through.
-
-    Raises:
-        UserError: truncated or damaged.
-    """
-    try:
-        with open(file, "rb") as raw:
-            packed = raw.read(2) == GZIP
-    except OSError as error:
-        raise UserError(f"{file}: the image cannot be read: {error.strerror}") from error
-    if not file.lower().endswith(".nii.gz"):
-        yield file
-        return
-    with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-        target = Path(folder) / Path(file).name[: -len(".gz")]
-        if not packed:  # an uncompressed file that is only named like that: its reader judges
-            target.symlink_to(Path(file).absolute())
-            yield str(target)
-            return
-        room = shutil.disk_usage(folder).free > LARGEST_RATIO * os.path.getsize(file)
-        _unpack(file, target if room else Path(os.devnull))
-        yield str(target) if room else file
-
-
-def _unpack(file: str, target: Path) -> None:
-    try:
-        with gzip.open(file) as content, target.open("wb") as copy:
-            shutil.copyfileobj(content, copy, 2**22)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
-    except OSError as error:
-        raise UserError(f"{file}: the image cannot be unpacked into {target.parent}: {error.strerror}") from error
 
 
 def read_labelled(
@@ -167,7 +116,7 @@ def read_labelled(
     reader = PlansManager(load_json(str(plans))).image_reader_writer_class()
     image_CZYX, properties = read_volume(reader, list(images))
     z, y, x = (float(step) for step in properties["spacing"])
-    return image_CZYX, reader.read_seg(truth)[0][0], (z, y, x)
+    return image_CZYX, read_label_map(reader, truth), (z, y, x)
 
 
 def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
-from nnsam3d.prompts.formats import case_of
+from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
 from nnsam3d.prompts.labels import LabelMap, click_labels
 from nnsam3d.prompts.types import CasePrompts, MaskPrompt, Prompt, PromptError, Space
 
@@ -58,7 +58,8 @@ class Stated:
         if self.scaled:
             if image is None:
                 raise UserError(f"{path}: --scaled needs the image, whose spacing is the scale: --image")
-            spacing = np.array(ImageGrid.from_file(image).spacing_xyz)
+            assert grid_of is not None  # there is an image
+            spacing = np.array(grid_of("lps").spacing_xyz)  # of TIFF files nobody knows it
             prompts = unscaled(read_prompts(path, None, labels, **how), spacing)
             if check and grid_of is not None:
                 refuse_outside(path, prompts, grid_of(prompts.space))
@@ -215,7 +216,13 @@ def image_of(case: str, place: Path | None) -> Path | None:
     """
     if place is None or not place.is_dir():
         return place
-    found = sorted(path for path in place.iterdir() if path.name.startswith(f"{case}{FIRST_CHANNEL}."))
+    found = sorted(
+        path
+        for path in place.iterdir()
+        if f"{FIRST_CHANNEL}." in path.name
+        and same_name(path.name.rpartition(f"{FIRST_CHANNEL}.")[0], case)
+        and not path.name.lower().endswith(SUFFIXES)  # prompts, and what converters write beside an image
+    )
     if len(found) != 1:
         raise UserError(f"{place}: holds {len(found)} images named {case}{FIRST_CHANNEL}..., needs one for this case")
     return found[0]

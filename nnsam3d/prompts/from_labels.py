@@ -17,7 +17,7 @@ from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts.convert import refuse_existing
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
-from nnsam3d.prompts.formats import SUFFIXES
+from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.labels import click_labels
 from nnsam3d.prompts.refine import error_centres
@@ -55,7 +55,8 @@ def simulate_folder(
         UserError: no label maps, existing outputs, or a map, prediction or prompt file that cannot be used.
     """
     ending = dataset.get("file_ending", ".nii.gz")
-    files = sorted(segmentations.glob(f"*{ending}")) if segmentations.is_dir() else []
+    found = sorted(segmentations.glob(f"*{ending}")) if segmentations.is_dir() else []
+    files = [file for file in found if not file.name.startswith("._")]  # of macOS
     if not files:
         raise UserError(f"{segmentations}: no segmentations *{ending} there")
     if simulation.n < 1:
@@ -114,7 +115,8 @@ def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder
     """The clicks of the case's prompt file in ``folder`` at their nearest voxels; none without file or folder."""
     if folder is None:
         return []
-    path = next((p for suffix in SUFFIXES if (p := folder / f"{case}{suffix}").exists()), None)
+    named = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SUFFIXES)]
+    path = next((path for path in named if same_name(case_of(path), case)), None)
     if path is None:
         return []
     prompts = ENCODING.usable(read_prompts(path, grid, names), str(path))

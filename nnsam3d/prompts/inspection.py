@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace, grid_of_file
+from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
 from nnsam3d.tables import columns
@@ -112,12 +113,14 @@ def read_segmentation(path: Path) -> tuple[NDArray, ImageGrid]:
     """
     import SimpleITK as sitk
 
-    grid = ImageGrid.from_file(path)
-    try:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: the segmentation cannot be read ({reason})") from None
+    grid = grid_of_file(path)("voxel")
+    with decompressed(str(path)) as file:
+        check_stored(file, str(path), "a label map of one volume")
+        try:
+            array = sitk.GetArrayFromImage(sitk.ReadImage(file))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{path}: the segmentation cannot be read ({reason})") from None
     return whole_labels(array, str(path)), grid
 
 

@@ -17,12 +17,12 @@ NEARLY_WHOLE = 1e-3
 _IGNORE = "ignore"
 _BACKGROUND = "background"  # every dataset.json has it
 
-Meaning = Literal["exact", "word", "foreground", "value"]
+Meaning = Literal["exact", "word", "foreground", "value", "negative"]
 """How sure a file's label is.
 
 exact: a name or number of dataset.json, as in our own files. word: a word of another program, or a number that is none
 of ours. foreground: a word, or no more than "this is foreground". value: a word of another program whose numbers are
-labels.
+labels. negative: no more than "not this", which a label for all words does not answer.
 """
 
 LabelMap = str | int | Mapping[str, str | int]
@@ -99,14 +99,19 @@ def translate_label(
     text = _text_of(word)
     stem = _without_number(text)
     each = said if isinstance(said, Mapping) else {}
-    for key in (text, stem):
+    number = _whole_number(text)
+    for key in (text, stem, *(() if number is None else (str(number),))):
         if key in each:
             return _known(each[key], names)
-    if _BACKGROUND in (text, stem):
+    if _BACKGROUND in (text.casefold(), stem.casefold()):
         return _BACKGROUND
+    if meaning == "negative":
+        raise PromptError(
+            f'label {short(text)} says only "not this", which may be anything else: say what it means, for example '
+            f"--label {text}={_BACKGROUND}"
+        )
     if said is not None and not isinstance(said, Mapping):
         return _known(said, names)
-    number = _whole_number(text)
     if number is not None and meaning == "value" and (names is None or number in names.values()):
         return number
     if names is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.inference.session import Session
@@ -50,6 +51,54 @@ def test_an_image_without_channel_number_costs_only_itself(
     assert status == 1
     assert [path.name for path in out.glob("*.nii.gz")] == ["case_1.nii.gz"]
     assert "for example case_0_0000.nii.gz" in capfd.readouterr().err
+
+
+def test_two_images_of_one_name_have_each_its_own_outcome(
+    predict: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = case_folder(tmp_path)
+    (folder / "case_0.nii.gz").write_bytes((folder / "case_0_0000.nii.gz").read_bytes())
+    for more in ((), ("--continue_prediction",)):
+        status, out = predict("--report", tmp_path / "report.json", *more, folder=folder)
+        assert status == 1
+        cases = json.loads((tmp_path / "report.json").read_text())["cases"]
+        kinds = [(case["case"], case["status"]) for case in cases]
+        done = "skipped" if more else "done"
+        assert kinds == [("case_0", done), ("case_1", done), ("case_0", "failed")]
+    assert {path.name for path in out.glob("*.nii.gz")} == {"case_0.nii.gz", "case_1.nii.gz"}
+
+
+def test_the_number_of_the_channel_counts_and_capitals_are_named(
+    predict: Any,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = case_folder(tmp_path)
+    (folder / "case_0_0000.nii.gz").rename(folder / "case_0_0001.nii.gz")
+    (folder / "other_0000.NII.GZ").write_bytes((folder / "case_1_0000.nii.gz").read_bytes())
+    status, out = predict(folder=folder)
+    assert status == 1
+    assert [path.name for path in out.glob("*.nii.gz")] == ["case_1.nii.gz"]
+    told = capfd.readouterr().err
+    assert "the model needs 1 channels, case_0_0000.nii.gz; there are case_0_0001.nii.gz" in told
+    assert "the model's ending as it is, other_0000.nii.gz" in told
+
+
+def test_doubtful_results_are_told_and_stand_in_the_report(
+    predict: Any,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = case_folder(tmp_path)
+    image = sitk.ReadImage(str(folder / "case_0_0000.nii.gz"))
+    sitk.WriteImage(image * 0 + 7, str(folder / "case_0_0000.nii.gz"))
+    status, _ = predict("--report", tmp_path / "report.json", folder=folder)
+    assert status == 0
+    cases = {case["case"]: case for case in json.loads((tmp_path / "report.json").read_text())["cases"]}
+    assert cases["case_0"]["warnings"][0] == "the image is 7 in every voxel: there is nothing to see in it"
+    assert not any("in every voxel" in text for text in cases["case_1"]["warnings"])
+    assert "look at case_0" in capfd.readouterr().err
 
 
 def test_results_do_not_go_among_the_images(

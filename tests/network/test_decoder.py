@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig
+from nnsam3d.training.optimizer import build_optimizer, clip_gradients
+from nnsam3d.training.options import TrainingOptions
 
 from .conftest import SMALL, same
 
@@ -27,6 +29,8 @@ class Kept(NamedTuple):
 
 class OneConvolution:
     """A decoder that SAM3D knows nothing of: logits from the deepest level, plus the share of positive clicks."""
+
+    starts_at_zero = ("head.bias",)
 
     def __init__(self, config: SAM3DConfig) -> None:
         self.head = nn.Conv3d(config.neck_dim, config.num_classes, 1)
@@ -59,6 +63,10 @@ def test_another_decoder_trains_predicts_and_is_stored() -> None:
     net.train()(x, task).backward()
     assert net.image_encoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
     assert net.head.weight.grad.abs().sum() > 0
+    optimizer = build_optimizer(net, TrainingOptions(prompt_learning_rate_factor=5))
+    assert [len(group["params"]) for group in optimizer.param_groups][1:] == [1], "the bias learns faster"
+    clip_gradients(net, 1e-3)
+    assert net.head.weight.grad.norm() < 1.1e-3
     names = set(net.state_dict())
     assert {"head.weight", "head.bias"} <= names
     assert not any(name.startswith(("decoder.", "prompt_encoder.", "mask_decoder.")) for name in names)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts, strays
 from nnsam3d.prompts import PromptError, PromptWarning
 
 LABELS = {"background": 0, "lesion": 1}
@@ -120,6 +120,19 @@ def test_a_prompt_file_of_no_case_names_the_nearest(tmp_path: Path) -> None:
     assert "did you mean liver_003.json?" in lines[0]
     assert "did you mean liver_104.json?" in lines[1]
     assert "its name must be <case>.json" in lines[2]
+
+
+def test_prompt_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    images, prompts = tmp_path / "images", tmp_path / "prompts"
+    for folder in (images, prompts):
+        folder.mkdir()
+    (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (prompts / "case.json.txt").write_text(json.dumps(GOOD), encoding="utf-8")
+    (prompts / "notes.txt").write_text("case: looked at", encoding="utf-8")
+    told = list(strays(images, {"case"}, prompts))
+    assert len(told) == 2
+    assert "lies beside the images, but prompt files are read from" in told[0]
+    assert "case.json.txt ends in .txt and is not read" in told[1]
 
 
 def test_what_macos_keeps_beside_files_is_ignored(tmp_path: Path) -> None:

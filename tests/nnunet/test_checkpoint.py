@@ -67,6 +67,19 @@ def test_code_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.
     assert made.is_dir(), "else this test would prove nothing"
 
 
+def test_the_doctor_trusts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, "1")
+    with pytest.raises(UserError, match="mkdir"):
+        open_checkpoint(write(tmp_path / "checkpoint.pth", logging=Intruder(tmp_path / "made")), trusted=None)
+    assert not (tmp_path / "made").exists()
+
+
+def test_files_of_old_versions_of_torch(tmp_path: Path) -> None:
+    content = open_checkpoint(write(tmp_path / "checkpoint.pth"))
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert open_checkpoint(tmp_path / "old.pth", mapped=True)["trainer_name"] == "SAM3DAdapterTrainer"
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip archive", b"PK\x03\x04 cut short"])
 def test_other_files_are_told_apart(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint.pth"

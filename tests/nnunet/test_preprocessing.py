@@ -22,7 +22,7 @@ from nnsam3d.geometry import GeometryError
 from nnsam3d.nnunet import preprocessing
 from nnsam3d.nnunet.last_words import LastWords, of_workers
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor, use_prompted_preprocessor
-from nnsam3d.prompts import CasePrompts, Click, PromptError, read_channel
+from nnsam3d.prompts import Box, CasePrompts, Click, PromptError, PromptWarning, read_channel
 
 from .plans import managers as plans_by_hand
 
@@ -184,6 +184,22 @@ def test_clicks_of_arrays_are_checked_like_those_of_files() -> None:
         PromptedPreprocessor(verbose=False).run_case_npy(
             np.ones((1, 12, 14, 16), np.float32), None, world, plans, configuration, DATASET
         )
+
+
+def test_prompts_that_no_network_takes_are_refused_and_not_forgotten() -> None:
+    plans, configuration = managers()
+    box, click = Box((1.0, 1.0, 1.0), (5.0, 5.0, 5.0), 1), Click((3.0, 3.0, 3.0), 1)
+
+    def channels(*prompts: Box | Click) -> np.ndarray:
+        properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "voxel", prompts)}
+        array = np.ones((1, 12, 14, 16), np.float32)
+        run = PromptedPreprocessor(verbose=False).run_case_npy
+        return run(array, None, properties, plans, configuration, DATASET)[0][1:]
+
+    with pytest.raises(PromptError, match="takes prompts of the kind click, not box"):
+        channels(box)
+    with pytest.warns(PromptWarning, match="1 left out"):
+        np.testing.assert_array_equal(channels(box, click), channels(click))
 
 
 def test_a_click_in_the_air_does_not_push_out_one_at_the_border(image: Path) -> None:

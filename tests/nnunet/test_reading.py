@@ -14,8 +14,10 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import stored
 from nnsam3d.nnunet.datasets import num_channels
-from nnsam3d.nnunet.reading import check_image, read_volume, remarks
+from nnsam3d.nnunet.reading import check_image, read_label_map, read_volume, remarks
+from nnsam3d.prompts.inspection import read_segmentation
 
 READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": NibabelIO}
 
@@ -58,7 +60,7 @@ def test_every_such_voxel_is_found(places: set[tuple[int, int, int, int]]) -> No
 def test_what_a_file_holds_and_what_the_model_wants(tmp_path: Path) -> None:
     image = sitk.JoinSeries([sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32))] * 3)
     sitk.WriteImage(image, str(tmp_path / "case_0000.nii.gz"))
-    with pytest.raises(UserError, match=r"case_0000.*3 volumes of \(4, 5, 6\) voxels.*1 volume .*_0000, <case>_0001"):
+    with pytest.raises(UserError, match=r"case_0000.*3 volumes of \(6, 5, 4\) voxels.*one volume.*_0000, <case>_0001"):
         read_volume(SimpleITKIO(), [str(tmp_path / "case_0000.nii.gz")], 1)
     with pytest.raises(UserError, match=r"array of shape \(4, 5\)"):
         check_image(np.ones((4, 5)), "the image")
@@ -77,6 +79,57 @@ def test_a_channel_with_nothing_to_see_is_told_and_no_error() -> None:
     check_image(image, "the image")
     assert remarks(image) == ["channel 0 of the image is 1 in every voxel: there is nothing to see in it"]
     assert remarks(image[1:]) == []
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+@pytest.mark.parametrize("name", ["case_0000.nii", "case_0000.nii.gz"])
+def test_an_uncompressed_file_that_is_cut_short(tmp_path: Path, reader: str, kind: type, name: str) -> None:
+    image = sitk.GetImageFromArray(np.ones((8, 9, 10), kind))
+    sitk.WriteImage(image, str(tmp_path / "plain.nii"))
+    content = (tmp_path / "plain.nii").read_bytes()
+    path = tmp_path / name
+    for cut in (len(content) - 1, len(content) * 6 // 10):
+        path.write_bytes(content[:cut])
+        for read in (
+            lambda: read_volume(READERS[reader](), [str(path)]),
+            lambda: read_label_map(READERS[reader](), str(path)),
+        ):
+            with pytest.raises(UserError, match=r"case_0000\.nii.*truncated or damaged"):
+                read()
+        with pytest.raises(UserError, match="truncated or damaged"):
+            read_segmentation(path)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nii.gz"])
+def test_several_values_in_a_voxel_are_no_volumes(tmp_path: Path, ending: str) -> None:
+    image = sitk.GetImageFromArray(np.ones((8, 9, 10, 3), np.uint8), isVector=True)
+    path = tmp_path / f"case_0000{ending}"
+    sitk.WriteImage(image, str(path))
+    for read in (lambda: read_volume(SimpleITKIO(), [str(path)], 1), lambda: read_segmentation(path)):
+        with pytest.raises(UserError, match="3 values in every voxel"):
+            read()
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5])
+def test_label_maps_are_read_as_carefully(tmp_path: Path, value: float) -> None:
+    array = np.zeros((4, 5, 6))
+    array[1, 2, 3] = value
+    path = write(tmp_path / "case.nii.gz", array)
+    for read in (lambda: read_label_map(SimpleITKIO(), path), lambda: read_segmentation(Path(path))):
+        with pytest.raises(UserError, match=r"case\.nii\.gz"):
+            read()
+
+
+def test_where_there_is_no_room_for_the_content_the_file_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "case_0000.nii.gz", np.random.default_rng(0).normal(size=(8, 9, 10)))
+    monkeypatch.setattr(stored, "LARGEST_RATIO", 1e12)
+    assert read_volume(SimpleITKIO(), [path])[0].shape == (1, 8, 9, 10)
+    Path(path).write_bytes(Path(path).read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read_volume(SimpleITKIO(), [path])
 
 
 @pytest.mark.parametrize("reader", READERS)

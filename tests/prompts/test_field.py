@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsam3d.prompts import Click, PromptError, PromptWarning, read_prompts
+from nnsam3d.prompts.formats import is_prompt_file
 from nnsam3d.prompts.labels import whole_labels
 
 LABELS = {"background": 0, "lesion": 1}
@@ -206,3 +207,104 @@ def test_labels_that_are_nearly_whole_are_rounded_with_a_word(values: list[int],
 def test_labels_that_are_none_are_refused(value: float) -> None:
     with pytest.raises(PromptError, match=r"map\.nii\.gz: holds values that are no labels"):
         whole_labels(np.array([0.0, 1.0, value]), "map.nii.gz")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32"])
+@pytest.mark.parametrize("name", ["c.fcsv", "c.json"])
+def test_wide_encodings_without_a_mark(tmp_path: Path, encoding: str, name: str) -> None:
+    ours = json.dumps({"nnsam3d_prompts": 1, "space": "lps", "clicks": [{"position": POINT[0].position, "label": 1}]})
+    text = f"{HEADER}{COLUMNS}\n{ROW}\n" if name == "c.fcsv" else ours
+    assert read_prompts(save(tmp_path, name, text, encoding), labels=LABELS).clicks[0].position == POINT[0].position
+
+
+@pytest.mark.parametrize("first", ["", "sep=;\n", '"sep=;"\n'])
+@pytest.mark.parametrize("head", ["index;axis-0;axis-1;axis-2", "label;s;p;l;defined"])
+def test_decimal_commas_do_not_decide_the_separator(tmp_path: Path, first: str, head: str) -> None:
+    cells = "0;3,5;2,5;1,5" if "axis" in head else "lesion-1;3,5;2,5;1,5;1"
+    (click,) = read_prompts(save(tmp_path, "c.csv", f"{first}{head}\n{cells}\n"), labels=LABELS).clicks
+    assert click.position == (1.5, 2.5, 3.5)
+
+
+@pytest.mark.parametrize("defined", ["0", "0.0", "FALSE", "False", "false", "no"])
+def test_unplaced_points_of_a_table_however_they_are_written(tmp_path: Path, defined: str) -> None:
+    text = f"label,l,p,s,defined\nlesion-1,1,2,3,TRUE\nlesion-2,0,0,0,{defined}\n"
+    with pytest.warns(PromptWarning, match="'lesion-2' has not been placed"):
+        assert len(read_prompts(save(tmp_path, "c.csv", text), labels=LABELS).clicks) == 1
+
+
+@pytest.mark.parametrize("status", ["0", "0.0", "1", "3", "3.0"])
+def test_unplaced_points_of_a_list_that_a_spreadsheet_saved(tmp_path: Path, status: str) -> None:
+    text = f"{HEADER}{COLUMNS}\n{ROW},2,0\n2,0,0,0,0,0,0,1,1,1,0,lesion-2,,,{status},0\n"
+    with pytest.warns(PromptWarning, match="'lesion-2' has not been placed"):
+        assert read_prompts(save(tmp_path, "c.fcsv", text), labels=LABELS).clicks == POINT
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"center": [0, 0, 0], "size": [0, 0, 0], "controlPoints": []},
+        {"center": [0, 0, 0], "size": [9, 9, 9], "controlPoints": [{"label": "lesion", "positionStatus": "undefined"}]},
+    ],
+)
+def test_a_region_that_was_never_placed_is_no_box(tmp_path: Path, region: dict) -> None:
+    point = {"label": "lesion", "position": [1, 2, 3]}
+    markups = [
+        {"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": [point]},
+        {"type": "ROI", "coordinateSystem": "LPS", **region},
+    ]
+    path = save(tmp_path, "c.mrk.json", json.dumps({"markups": markups}))
+    with pytest.warns(PromptWarning, match=r"ROI\) has not been placed"):
+        assert read_prompts(path, labels=LABELS).prompts == (Click((1, 2, 3), "lesion"),)
+
+
+def test_corners_of_a_shapes_layer_are_no_clicks(tmp_path: Path) -> None:
+    head = "index,shape-type,vertex-index,axis-0,axis-1,axis-2\n"
+    path = save(tmp_path, "c.csv", head + "0.0,rectangle,0.0,3.0,2.0,1.0\n")
+    with pytest.raises(PromptError, match="shapes layer"):
+        read_prompts(path, labels=LABELS)
+
+
+def test_columns_of_napari_that_say_nothing_here_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path, "c.csv", "index,axis-0,axis-1,axis-2,polarity\n0.0,3.0,2.0,1.0,negative\n")
+    with pytest.warns(PromptWarning, match="polarity.*only a column named label"):
+        assert read_prompts(path, labels=LABELS).clicks == (Click((1, 2, 3), "lesion"),)
+
+
+@pytest.mark.parametrize("word", ["1", "1.0"])
+def test_a_mapping_of_a_number_holds_however_it_is_written(tmp_path: Path, word: str) -> None:
+    path = save(tmp_path, "c.csv", f"index,axis-0,axis-1,axis-2,label\n0.0,3.0,2.0,1.0,{word}\n")
+    assert read_prompts(path, labels=TWO, label={"1": "tumour"}).clicks[0].label == "tumour"
+
+
+@pytest.mark.parametrize("word", ["background", "Background", "BACKGROUND-3"])
+def test_background_in_capitals_is_background(tmp_path: Path, word: str) -> None:
+    path = written(tmp_path, "slicer-fcsv", [word])
+    assert read_prompts(path, labels=LABELS, label="lesion").clicks[0].label == "background"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.json", b"[1, 2]"),
+        ("c.json", b'{"a": 1}\n{"a": 2}\n'),
+        ("c.json", '{"Größe": 1}'.encode("cp1252")),
+        ("c.csv", "Größe;Wert\n1;2\n".encode("cp1252")),
+        ("c.json", b'{"affine": [[1, 0, 0], [0, 1, 0]], "spacing": [1, 1, 1]}'),
+        ("c.json", b'{"direction": [[1, 0, 0]], "Modality": "MR"}'),
+        ("c.json", b'{"space": "MNI152NLin2009cAsym", "resolution": 1}'),
+    ],
+)
+def test_somebody_elses_files_are_recognised_as_such(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert not is_prompt_file(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"nnsam3d_prompts": 1} {"a"', '{"clicks": "Größe"}'.encode("cp1252"), b'{"space": "voxel"}', b'{"space": "vox'],
+)
+def test_damaged_prompt_files_stay_prompt_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    assert is_prompt_file(path)

@@ -312,7 +312,9 @@ def test_npz_with_several_classes(tmp_path: Path) -> None:
     clicks = [{"fg": [[1, 2, 3]], "bg": []}, {"fg": [np.array([4, 5, 6])], "bg": [(7, np.int64(8), 9)]}]
     path = npz(tmp_path, clicks=clicks, clicks_order=np.array([["fg"], ["bg", "fg"]], dtype=object))
     message = failure(path, labels=TWO)
-    assert "class 2, click 1 (\"bg\"): label 'bg' is none of this dataset" in message
+    assert 'class 2, click 1 ("bg"): label \'bg\' says only "not this"' in message
+    with pytest.raises(PromptError, match="--label bg=background"):
+        read_prompts(path, GRID, TWO, label="liver")  # what is said about all words makes no negative click positive
     assert "class 1, click 1 (\"fg\"): label '1' is a number of the program" in message
     said = {"bg": "background", "1": "lesion", "2": "liver"}
     prompts = read_prompts(path, GRID, TWO, label=said)
@@ -324,6 +326,19 @@ def test_npz_classes_are_what_the_file_calls_them(tmp_path: Path) -> None:
     names = np.array({"1": "lesion", "2": "liver", "instance_label": 0}, dtype=object)
     path = npz(tmp_path, clicks=clicks, text_prompts=names)
     assert [click.label for click in read_prompts(path, GRID, TWO).clicks] == ["lesion", "liver"]
+
+
+@pytest.mark.parametrize("told", [{"2": "lesion", "5": "liver"}, {5: "liver", 2: "lesion"}])
+def test_npz_classes_are_in_the_order_of_their_numbers(tmp_path: Path, told: dict) -> None:
+    clicks = [{"fg": [[1, 2, 3]], "bg": []}, {"fg": [[4, 5, 6]], "bg": []}]
+    path = npz(tmp_path, clicks=clicks, text_prompts=np.array(told, dtype=object))
+    assert [click.label for click in read_prompts(path, GRID, TWO).clicks] == ["lesion", "liver"]
+
+
+def test_npz_with_more_names_than_classes_does_not_tell_which_are_in_the_image(tmp_path: Path) -> None:
+    names = np.array({"1": "lesion", "2": "liver", "3": "cyst"}, dtype=object)
+    path = npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}, {"fg": [[4, 5, 6]], "bg": []}], text_prompts=names)
+    assert "label '1' is a number of the program" in failure(path, labels=TWO)
 
 
 def test_npz_without_order_or_with_a_wrong_one(tmp_path: Path) -> None:
@@ -376,7 +391,7 @@ def test_a_slicer_region_is_a_box(tmp_path: Path) -> None:
         ([{"fg": [[1, 2]]}], "three finite numbers"),
         ([{"plus": [[1, 2, 3]]}], "must be an object"),
         ([{"fg": [[1, 2, 300]]}], "outside the image"),
-        ([{1: []}], "keys are no text"),
+        ([{(1,): []}], "keys are neither text nor numbers"),
         (["x" * 2**21], "larger than 1 MB"),
         (np.zeros(3, "datetime64[s]"), "cannot be used"),
     ],
@@ -409,7 +424,9 @@ def test_plain_pickles_of_the_protocols_that_numpy_writes(protocol: int) -> None
     assert found == [array.tolist(), 0.5, []]
 
 
-@pytest.mark.parametrize("value", [print, {1: 2}, {(1,): 2}, {"a"}, complex(1, 2), np.zeros(2, "U3"), bytearray(b"x")])
+@pytest.mark.parametrize(
+    "value", [print, {1.5: 2}, {(1,): 2}, {"a"}, complex(1, 2), np.zeros(2, "U3"), bytearray(b"x")]
+)
 def test_more_than_plain_data_is_refused(value: Any) -> None:
     with pytest.raises(NotPlain):
         load_plain(pickle.dumps(value, 4))

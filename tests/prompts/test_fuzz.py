@@ -46,6 +46,8 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         _opened.append(f"{event} {arguments[0]}")
 
 
+for _codec in ("utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be", "utf-32"):
+    "".encode(_codec)  # imported at first use, which would be a file that is opened
 sys.addaudithook(_watch)
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nnsam3d.prompts.formats.detect import FORMATS, SUFFIXES, case_of, is_prompt_file, recognised
+from nnsam3d.prompts.formats.detect import FORMATS, SUFFIXES, case_of, is_prompt_file, recognised, same_name
 
-__all__ = ["FORMATS", "SUFFIXES", "case_of", "is_prompt_file", "recognised"]
+__all__ = ["FORMATS", "SUFFIXES", "case_of", "is_prompt_file", "recognised", "same_name"]

@@ -145,10 +145,15 @@ def _length(value: Any) -> int:
 
 
 def _class_names(parts: dict[str, Any], count: int) -> list[str]:
-    """What the file calls its classes: its text prompts, else their numbers, which are no labels of ours."""
+    """What the file calls its classes: its text prompts, else their numbers, which are no labels of ours.
+
+    Text prompts go by the number of the class in the whole dataset; the lists in the file have one entry for each class
+    that is in the image, in the same order. Where there are more prompts than entries, nobody knows which are which.
+    """
     told = parts.get("text_prompts")
-    told = told if isinstance(told, dict) else {}
-    names = [told.get(str(number), told.get(number)) for number in range(1, count + 1)]
+    told = {key: name for key, name in told.items() if str(key).isdigit()} if isinstance(told, dict) else {}
+    in_order = [told[key] for key in sorted(told, key=int)]
+    names = in_order if len(in_order) == count else [None] * count
     return [name if isinstance(name, str) and name else str(number) for number, name in enumerate(names, start=1)]
 
 
@@ -182,7 +187,7 @@ def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: R
         if kind == "fg":
             reading.found.append(FoundClick(found, position, name, meaning))
         else:
-            reading.found.append(FoundClick(found, position, negative))
+            reading.found.append(FoundClick(found, position, negative, "word" if len(names) == 1 else "negative"))
 
 
 NPZ = Format("challenge-npz", "npz", recognises, parse)

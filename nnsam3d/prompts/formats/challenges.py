@@ -20,6 +20,7 @@ from nnsam3d.prompts.formats.base import (
 from nnsam3d.prompts.types import short
 
 BACKGROUND = "background"
+_MATRICES = {"affine", "direction", "orientation", "matrix", "transform"}  # lists of lists that are no positions
 
 # ---------------------------------------------------------------------- autoPET
 
@@ -51,6 +52,8 @@ def recognises_monai(content: dict[str, Any]) -> bool:
     """DeepGrow has "foreground"; DeepEdit has lists of positions under label names, and no other format's keys."""
     foreign = {"markups", "nnsam3d_prompts", "clicks", "points"}
     if foreign & set(content) or recognises_autopet(content):
+        return False
+    if {key.lower() for key in content} & _MATRICES:
         return False
     lists = [value for value in content.values() if is_point_list(value)]
     return "foreground" in content or any(lists) or is_point_list(content.get(BACKGROUND))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -106,21 +106,33 @@ def _bytes(path: Path, limit: int) -> bytes:
 def _text(path: Path) -> str:
     raw = _bytes(path, MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise PromptError(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
+        raise _Unknown(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
     try:
         return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
-        raise PromptError(
+        # somebody else's, unless it looks like points through an old encoding
+        known = path.suffix.lower() not in (".json", ".csv") or _recognised_somehow(raw)
+        kind = PromptError if known else _Unknown
+        raise kind(
             f"{path}: this text is in an encoding that does not say its name (byte {error.start} is no UTF-8): save it "
             "again as UTF-8"
         ) from None
 
 
 def _encoding(raw: bytes) -> str:
-    """By the byte order mark that some editors put in front; UTF-8 without one."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-8-sig"
+    """UTF-8, 16 or 32, by the byte order mark that some editors put in front, or by the zeros of ASCII characters."""
+    return json.detect_encoding(raw[:4]) if raw else "utf-8"  # which looks at nothing else than these
+
+
+def _recognised_somehow(raw: bytes) -> bool:
+    text = raw.decode("latin-1")
+    if text.lstrip().startswith("{"):
+        return _has_our_words(text)
+    return bool(recognised("text", text))
+
+
+def _has_our_words(text: str) -> bool:
+    return any(f'"{key}"' in text for key in ("nnsam3d_prompts", "markups", "clicks", "points"))
 
 
 def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
@@ -135,11 +147,12 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
         content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise PromptError(f"{path}: malformed JSON at {where}: {error.msg}") from None
+        lines = error.msg == "Extra data" and not _has_our_words(text)  # JSON lines, which nothing here writes
+        raise (_Unknown if lines else PromptError)(f"{path}: malformed JSON at {where}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
         raise PromptError(f"{path}: malformed JSON: {error}") from None
     if not isinstance(content, dict):
-        raise PromptError(f"{path}: must hold one JSON object, not {json_type(content)}")
+        raise _Unknown(f"{path}: must hold one JSON object, not {json_type(content)}")
     return content
 
 
@@ -150,6 +163,11 @@ def case_of(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(path).stem
+
+
+def same_name(first: str, second: str) -> bool:
+    """Whether two names are the same text, however their letters are composed."""
+    return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
 SUFFIXES = (".mrk.json", ".json", ".fcsv", ".npz", ".csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 
 from nnsam3d.prompts.formats.base import (
     FOREGROUND,
@@ -13,7 +12,7 @@ from nnsam3d.prompts.formats.base import (
     bounded,
     stated_space,
 )
-from nnsam3d.prompts.formats.slicer import number_of, table_rows
+from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import short
 
@@ -24,7 +23,7 @@ _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
 
 def recognises(text: str) -> bool:
     """The header names the axes."""
-    return "axis-0" in _header(text)
+    return "axis-0" in table_columns(text)
 
 
 def parse(text: str, stated: str | None) -> Reading:
@@ -34,15 +33,22 @@ def parse(text: str, stated: str | None) -> Reading:
     """
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
-    columns = _header(text)
+    columns = table_columns(text)
+    if {"shape-type", "vertex-index"} & set(columns):
+        reading.problems.append("this is a shapes layer, whose corners are no clicks: save a points layer")
+        return reading
     axes = [name for name in columns if name.startswith("axis-")]
     if sorted(axes) != sorted(_AXES):
         has = ", ".join(short(axis) for axis in axes[:10]) or "none"
         reading.problems.append(f"needs the columns axis-0, axis-1 and axis-2, once each; has {has}")
         return reading
-    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
+    others = [name for name in columns if name and name not in ("index", *_AXES)]
+    if others and "label" not in columns:
+        told = ", ".join(short(name) for name in others[:5])
+        reading.left_out.append(f"the column {told}: only a column named label says what a click is; it is")
+    header, *lines = table_lines(text)
     try:
-        for number, cells in enumerate(bounded(table_rows(lines[1:])), start=1):
+        for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):
             row = dict(zip(columns, cells, strict=False))
             missing = [axis for axis in _AXES if axis not in row]
             if missing:
@@ -54,11 +60,6 @@ def parse(text: str, stated: str | None) -> Reading:
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading
-
-
-def _header(text: str) -> list[str]:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
 
 
 NAPARI = Format("napari", "text", recognises, parse)

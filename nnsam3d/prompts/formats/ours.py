@@ -47,7 +47,8 @@ _OPTIONAL = {"mask": ("label",)}
 
 def recognises(content: dict[str, Any]) -> bool:
     """Any of our keys: a file that forgot one of them should hear that, not that it is unknown."""
-    return any(key in content for key in ("nnsam3d_prompts", "space", *_LISTS.values()))
+    named = any(key in content for key in ("nnsam3d_prompts", *_LISTS.values()))
+    return named or content.get("space") in SPACES  # "space" alone may be anybody's, of a template for example
 
 
 def parse(content: dict[str, Any], stated: str | None) -> Reading:

@@ -2,8 +2,8 @@
 
 A numpy file with Python objects in it (what ``np.savez(clicks=[{...}])`` writes) carries a pickle, and unpickling a
 stranger's file means running a stranger's program. Here the opcodes of plain data are interpreted one by one:
-lists, tuples, dictionaries with text keys, text, numbers, and numpy arrays and scalars of numbers. Everything else is
-refused. The work is bounded by the length of the input.
+lists, tuples, dictionaries with keys of text or whole numbers, text, numbers, and numpy arrays and scalars of
+numbers. Everything else is refused. The work is bounded by the length of the input.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ class _Machine:
         self._update(self.to_mark())
 
     def _update(self, pairs: list[Any]) -> None:
-        # Text keys only: the hash of nested tuples that share their parts may take forever.
-        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str) for key in pairs[::2]):
-            raise NotPlain("holds a dictionary whose keys are no text")
+        # Text and numbers only: the hash of nested tuples that share their parts may take forever.
+        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, (str, int)) for key in pairs[::2]):
+            raise NotPlain("holds a dictionary whose keys are neither text nor numbers")
         self.stack[-1].update(zip(pairs[::2], map(_finished, pairs[1::2]), strict=True))
 
     def tuple_of(self, count: int | None) -> None:

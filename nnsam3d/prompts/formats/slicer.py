@@ -32,6 +32,7 @@ _SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 MAX_MARKUPS = 200
+UNPLACED = ("undefined", "preview", "missing")
 _CODES = {"LPS": "lps", "RAS": "ras", "IJK": "voxel", "0": "ras", "1": "lps", "2": "voxel"}
 _NAMES = {"lps": "LPS", "ras": "RAS"}
 
@@ -108,7 +109,7 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
         label = point.get("label")
         place = f"{where}, point {number}" + (f" {short(label, 40)}" if label else "")
         status = point.get("positionStatus", "defined")
-        if status in ("undefined", "preview", "missing"):
+        if status in UNPLACED:
             reading.left_out.append(f"{place} has not been placed in the image (positionStatus {short(status)})")
             continue
         if status != "defined":
@@ -137,9 +138,12 @@ def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading
     low, high = (np.array(center) - reach).tolist(), (np.array(center) + reach).tolist()
     if {space, wanted} == {"lps", "ras"}:
         low, high = _other_signs(low), _other_signs(high)
-    points = markup.get("controlPoints")
-    named = [point.get("label") for point in points if isinstance(point, dict)] if isinstance(points, list) else []
-    label = next((name for name in named if name), None)
+    listed = markup.get("controlPoints")
+    points = [point for point in listed if isinstance(point, dict)] if isinstance(listed, list) else []
+    if not any(size) or (points and all(point.get("positionStatus") in UNPLACED for point in points)):
+        reading.left_out.append(f"{where} (ROI) has not been placed in the image")
+        return
+    label = next((name for point in points if (name := point.get("label"))), None)
     reading.found.append(FoundBox(f"{where} (ROI)", low, high, label))
 
 
@@ -227,7 +231,7 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         )
         return reading
     try:
-        for number, cells in enumerate(bounded(table_rows(rows)), start=1):
+        for number, cells in enumerate(bounded(table_rows(rows, header.get("columns", ""))), start=1):
             row = dict(zip(columns, cells, strict=False))
             if columns[: len(_COLUMNS)] == _COLUMNS and len(cells) > STATUS:
                 row.setdefault("positionstatus", cells[STATUS])
@@ -260,7 +264,7 @@ def _fcsv_point(row: dict[str, str], where: str, reading: Reading) -> None:
     if missing:
         reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
         return
-    status = row.get("positionstatus", "").strip()
+    status = row.get("positionstatus", "").strip().removesuffix(".0")  # a spreadsheet program's 0
     if status in _UNPLACED:
         reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
         return
@@ -274,27 +278,27 @@ _TABLE_AXES = {"lps": ("l", "p", "s"), "ras": ("r", "a", "s")}
 
 def recognises_table(text: str) -> bool:
     """Slicer's "export as table": a column of labels, and the axes by their letters."""
-    return _table_space(_table_header(text)) is not None
+    return _table_space(table_columns(text)) is not None
 
 
 def parse_table(text: str, stated: str | None) -> Reading:
     """``label,l,p,s,defined,selected,visible,locked,description``; r, a, s in RAS."""
     reading = Reading()
-    columns = _table_header(text)
+    columns = table_columns(text)
     space = _table_space(columns)
     if space is None:
         reading.problems.append("needs the columns label, and l, p, s or r, a, s")
         return reading
     reading.space = stated_space(space, stated, reading)
-    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
+    header, *lines = table_lines(text)
     try:
-        for number, cells in enumerate(bounded(table_rows(lines[1:])), start=1):
+        for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):
             row = dict(zip(columns, cells, strict=False))
             where = f"row {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
             missing = [axis for axis in _TABLE_AXES[space] if axis not in row]
             if missing:
                 reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
-            elif row.get("defined", "1").strip() in ("0", "False", "false"):
+            elif row.get("defined", "1").strip().lower().removesuffix(".0") in ("0", "false", "no"):
                 reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
             else:
                 position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
@@ -302,11 +306,6 @@ def parse_table(text: str, stated: str | None) -> Reading:
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading
-
-
-def _table_header(text: str) -> list[str]:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
 
 
 def _table_space(columns: list[str]) -> str | None:
@@ -318,9 +317,25 @@ def _table_space(columns: list[str]) -> str | None:
 # ---------------------------------------------------------------------- text of spreadsheet programs
 
 
-def table_rows(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Cells of every line, separated by commas, semicolons (then numbers have decimal commas) or tabs."""
-    first = next(iter(lines), "")
+def table_lines(text: str) -> list[str]:
+    """Those that hold something, the header first, without the `sep=;` that tells Excel how to read the file."""
+    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
+    return lines[1:] if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip(), re.IGNORECASE) else lines
+
+
+def table_columns(text: str) -> list[str]:
+    """The words of the header, in small letters."""
+    first = next(iter(table_lines(text)), "")
+    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
+
+
+def table_rows(lines: Sequence[str], header: str = "") -> Iterator[list[str]]:
+    """Cells of every line, separated by commas, semicolons (then numbers have decimal commas) or tabs.
+
+    Args:
+        header: the line of column names, which has no numbers that could be taken for cells.
+    """
+    first = header if re.search("[,;\t]", header) else next(iter(lines), "")
     separator = max(",;\t", key=first.count)
     for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True):
         yield [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
