@@ -4,8 +4,8 @@ Transposition is a view, the crop a box, normalisation needs a few numbers of th
 matrix along each axis: a box of the result is a few rows of them, times the part of the image that these rows see.
 Cubic splines see the whole image, but what lies further than some twenty voxels away weighs less than rounding does.
 
-Where the plans say something else (another resampling or normalisation, masks), the whole image is preprocessed by
-nnU-Net itself.
+Where the plans say something else (another resampling or normalisation), the whole image is preprocessed by nnU-Net
+itself.
 
 Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the cropped one, both in transposed axes.
 """
@@ -13,7 +13,6 @@ Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
@@ -26,13 +25,13 @@ from scipy import ndimage
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
 
 Triple: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[slice, slice, slice]
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # share of a weight below which a voxel is not looked at
-EPS = 1e-8  # nnU-Net's, against division by zero
 
 
 class Volume(Protocol):
@@ -65,8 +64,8 @@ def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[st
 def _tell_whole() -> None:
     """Once."""
     print(
-        "nnsam3d: the model's plans normalise with a mask, or resample in a way of their own: every "
-        "image is preprocessed as a whole, which takes a while where it is large"
+        "nnsam3d: the model's plans normalise or resample in a way of their own: every image is preprocessed as a whole, "
+        "which takes a while where it is large"
     )
 
 
@@ -79,12 +78,7 @@ def can_be_lazy(model: TrainedModel) -> bool:
         and configuration["resampling_fn_data"] == RESAMPLING
         and not configuration["resampling_fn_data_kwargs"].get("is_seg", False)
         and all(scheme in NORMALISATIONS for scheme in manager.normalization_schemes)
-        and not any(map(_looks_at_mask, manager.use_mask_for_norm, manager.normalization_schemes))
     )
-
-
-def _looks_at_mask(said: bool, scheme: str) -> bool:
-    return said and scheme == "ZScoreNormalization"
 
 
 class WholeVolume:
@@ -142,6 +136,13 @@ class LazyVolume:
         )
         self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
         self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
+        manager = model.configuration_manager
+        # the other schemes do not look at the mask
+        self._masked = [
+            bool(said) and scheme == Z_SCORE
+            for said, scheme in zip(manager.use_mask_for_norm, manager.normalization_schemes, strict=True)
+        ]
+        self._mask_IJK: NDArray[np.bool_] | None = None
         self._normalise: list[Normalisation] | None = None
         self._bounds: list[tuple[float, float]] | None = None
         self._slice_bounds: dict[tuple[int, int], tuple[float, float]] = {}
@@ -188,17 +189,32 @@ class LazyVolume:
     def _normalised(self, channel: int, box: Box) -> NDArray[np.float32]:
         if self._normalise is None:
             self._normalise = self._normalisations()
-        return self._normalise[channel](self._crop_CIJK[(channel, *box)].astype(np.float32))
+        raw = self._crop_CIJK[(channel, *box)].astype(np.float32)
+        values = self._normalise[channel](raw)
+        return np.where(self._mask()[box], values, raw) if self._masked[channel] else values
+
+    def _mask(self) -> NDArray[np.bool_]:
+        """(I, J, K) what nnU-Net takes for the object: all that is not zero, or enclosed by what is not."""
+        if self._mask_IJK is None:
+            mask: NDArray[np.bool_] = ndimage.binary_fill_holes((self._crop_CIJK != 0).any(axis=0))
+            self._mask_IJK = mask
+        return self._mask_IJK
 
     def _normalisations(self) -> list[Normalisation]:
         """Once: they look at the whole image."""
         schemes = self._model.configuration_manager.normalization_schemes
         known = self._model.plans_manager.foreground_intensity_properties_per_channel
-        return [NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {})) for c, scheme in enumerate(schemes)]
+        return [
+            z_score_within(self._crop_CIJK[c], self._mask())
+            if self._masked[c]
+            else NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {}))
+            for c, scheme in enumerate(schemes)
+        ]
 
     def _whole_bounds(self, channel: int) -> tuple[float, float]:
         if self._bounds is None:
-            self._bounds = [self._normalised_bounds(c, raw) for c, raw in enumerate(self._crop_CIJK)]
+            masks = [self._mask() if masked else None for masked in self._masked]
+            self._bounds = [self._normalised_bounds(c, raw, masks[c]) for c, raw in enumerate(self._crop_CIJK)]
         return self._bounds[channel]
 
     def _bounds_of_slice(self, channel: int, number: int) -> tuple[float, float]:
@@ -206,71 +222,22 @@ class LazyVolume:
         if key not in self._slice_bounds:
             assert self._coarse is not None
             raw = np.take(self._crop_CIJK[channel], number, axis=self._coarse)
-            self._slice_bounds[key] = self._normalised_bounds(channel, raw)
+            mask = np.take(self._mask(), number, axis=self._coarse) if self._masked[channel] else None
+            self._slice_bounds[key] = self._normalised_bounds(channel, raw, mask)
         return self._slice_bounds[key]
 
-    def _normalised_bounds(self, channel: int, raw: NDArray[Any]) -> tuple[float, float]:
-        """Every normalisation here is monotone, so the extremes stay the extremes."""
+    def _normalised_bounds(
+        self, channel: int, raw: NDArray[Any], mask: NDArray[np.bool_] | None
+    ) -> tuple[float, float]:
+        """Every normalisation here is monotone, so the extremes stay the extremes; outside a mask all is zero."""
         if self._normalise is None:
             self._normalise = self._normalisations()
+        if mask is not None and not mask.all():
+            inside = self._normalise[channel](raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
+            return min(float(inside.min()), 0.0), max(float(inside.max()), 0.0)
         ends = self._normalise[channel](np.array([raw.min(), raw.max()], np.float32))
         return float(ends[0]), float(ends[1])
 
-
-# ---------------------------------------------------------------------- normalisation
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """(clip(x, low, high) - offset) / scale, in float32 as nnU-Net computes it."""
-
-    offset: float = 0.0
-    scale: float = 1.0
-    low: float = -np.inf
-    high: float = np.inf
-
-    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.low > -np.inf or self.high < np.inf:
-            values = np.clip(values, self.low, self.high)
-        if self.offset == 0 and self.scale == 1:
-            return values
-        result: NDArray[np.float32] = (values - np.float32(self.offset)) / np.float32(self.scale)
-        return result
-
-
-def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
-    """Mean and deviation slice by slice: no copy of the image."""
-    raw_IJK = raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable"))  # as in memory
-    count = raw_IJK.size
-    mean = sum(float(part.sum(dtype=np.float64)) for part in raw_IJK) / count
-    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in raw_IJK) / count
-    return Normalisation(mean, max(float(np.sqrt(variance)), EPS))
-
-
-def _ct(_: NDArray[Any], known: dict[str, Any]) -> Normalisation:
-    low, high = float(known["percentile_00_5"]), float(known["percentile_99_5"])
-    return Normalisation(float(known["mean"]), max(float(known["std"]), EPS), low, high)
-
-
-def _unit_range(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
-    low, high = float(raw_IJK.min()), float(raw_IJK.max())
-    return Normalisation(low, max(float(np.float32(high) - np.float32(low)), EPS))
-
-
-def _rgb(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
-    if raw_IJK.min() < 0 or raw_IJK.max() > 255:
-        raise UserError("the plans take this image for RGB, with values from 0 to 255; it has others")
-    return Normalisation(0.0, 255.0)
-
-
-NORMALISATIONS: dict[str, Callable[[NDArray[Any], dict[str, Any]], Normalisation]] = {
-    "ZScoreNormalization": _z_score,
-    "CTNormalization": _ct,
-    "NoNormalization": lambda raw, known: Normalisation(),
-    "RescaleTo01Normalization": _unit_range,
-    "RGBTo01Normalization": _rgb,
-}
-"""nnU-Net's, by name."""
 
 # ---------------------------------------------------------------------- geometry
 

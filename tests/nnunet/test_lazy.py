@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.lazy import NORMALISATIONS, LazyVolume, WholeVolume, can_be_lazy, nonzero_box, volume_of
+from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _tell_whole, can_be_lazy, nonzero_box, volume_of
+from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE
 
 CT = {"mean": 60.0, "std": 40.0, "percentile_00_5": 10.0, "percentile_99_5": 140.0}
 TOLERANCE = 1e-5  # of the intensity range
@@ -28,7 +30,7 @@ def model(
     order_z: int = 0,
     separate: bool | None = None,
     threshold: float = 3,
-    masked: bool = False,
+    masked: Sequence[bool] = (),
     resampling: str = "resample_data_or_seg_to_shape",
 ) -> Any:
     """As much of a trained model as preprocessing asks for."""
@@ -39,7 +41,7 @@ def model(
         "preprocessor_name": "DefaultPreprocessor",
         "spacing": spacing,
         "normalization_schemes": schemes,
-        "use_mask_for_norm": [masked] * len(schemes),
+        "use_mask_for_norm": list(masked) or [False] * len(schemes),
         "resampling_fn_data": resampling,
         "resampling_fn_data_kwargs": kwargs if resampling.startswith("resample_data") else {},
         "resampling_fn_seg": "resample_data_or_seg_to_shape",
@@ -116,6 +118,7 @@ spacings = st.lists(st.sampled_from([0.7, 1.0, 1.3, 2.0, 6.0]), min_size=3, max_
     threshold=st.sampled_from([2, 3, 7]),
     orders=st.sampled_from([(3, 0), (1, 0), (3, 1), (2, 3)]),
     border=st.integers(0, 1),
+    masked=st.lists(st.booleans(), min_size=2, max_size=2),
 )
 def test_boxes_are_those_of_the_whole(
     seed: int,
@@ -128,8 +131,10 @@ def test_boxes_are_those_of_the_whole(
     threshold: float,
     orders: tuple[int, int],
     border: int,
+    masked: list[bool],
 ) -> None:
-    made = model(target, transpose, schemes, order=orders[0], order_z=orders[1], separate=separate, threshold=threshold)
+    how: dict[str, Any] = {"order": orders[0], "order_z": orders[1], "separate": separate, "threshold": threshold}
+    made = model(target, transpose, schemes, **how, masked=masked[: len(schemes)])
     assert can_be_lazy(made)
     inner = [n - 2 * border for n in shape]
     assume(all(n * old / new > 0.6 for n, old, new in zip(inner, spacing, target, strict=True)))
@@ -155,13 +160,23 @@ def test_a_constant_image_is_not_divided_by_zero() -> None:
     compare(model([1.0, 1.0, 1.0], [0, 1, 2], ["ZScoreNormalization"]), data, [1.5, 1.0, 1.0], 0)
 
 
-@pytest.mark.parametrize("what", ["masked", "torch"])
-def test_what_is_not_known_is_left_to_nnunet(what: str) -> None:
-    how: dict[str, Any] = {"masked": True} if what == "masked" else {"resampling": "resample_torch_fornnunet"}
-    made = model([1.0, 1.0, 2.0], [2, 0, 1], ["ZScoreNormalization"], **how)
+def test_a_mask_with_holes_and_without_anything() -> None:
+    data = image(4, (14, 15, 16), 2, 2)
+    data[:, 5:8, 5:8, 5:8] = 0  # a hole, which nnU-Net fills
+    data[1, 3:5] = 0  # zero in one channel only
+    made = model([1.0, 0.8, 1.2], [2, 0, 1], [Z_SCORE, Z_SCORE], masked=(True, False))
+    compare(made, data, [1.5, 1.0, 1.0], 5)
+    compare(model([1.0, 1.0, 1.0], [0, 1, 2], [Z_SCORE], masked=(True,)), data[:1] * 0, [1.5, 1.0, 1.0], 0)
+
+
+def test_what_is_not_known_is_left_to_nnunet(capsys: pytest.CaptureFixture[str]) -> None:
+    made = model([1.0, 1.0, 2.0], [2, 0, 1], [Z_SCORE], resampling="resample_torch_fornnunet")
     assert not can_be_lazy(made)
     data = image(2, (9, 10, 11), 1, 1)
-    volume = volume_of(made, data, {"spacing": [1.0, 1.2, 1.0]})
+    _tell_whole.cache_clear()
+    for _ in range(2):
+        volume = volume_of(made, data, {"spacing": [1.0, 1.2, 1.0]})
+    assert capsys.readouterr().out.count("preprocessed as a whole") == 1, "it is said once"
     assert isinstance(volume, WholeVolume)
     expected, _ = made.preprocess(data, {"spacing": [1.0, 1.2, 1.0]})
     np.testing.assert_array_equal(volume.whole(), expected)
