@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import ORACLE, ArmName
-from nnsam3d.evaluation.protocols import as_prompts
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.image import PreparedImage
-from nnsam3d.inference.predictor import Prepared, prepare
+from nnsam3d.inference.predictor import Predictor, Prepared, Trained
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, capability
-from nnsam3d.prompts import VoxelClick
+from nnsam3d.nnunet.preprocessing import clicked_voxels
+from nnsam3d.prompts import CasePrompts, VoxelClick
 from nnsam3d.prompts.components import hit
 
 CACHE_BYTES = 2 * 10**9  # click-free features that an arm may keep of one image
@@ -52,6 +52,8 @@ class Arm:
     def __init__(self, model: TrainedModel, oracle: bool = False) -> None:
         self.model = model
         self.oracle = oracle
+        trained = Trained(model, CACHE_BYTES)
+        self.predictor: Predictor = Oracle(trained) if oracle else trained
         self._whole = 0
         self._image: PreparedImage | None = None
         self.network.register_forward_hook(lambda *_: self._count())  # a copy of the network copies no bound method
@@ -88,29 +90,53 @@ class Arm:
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """A case that is read, ready for clicks."""
-        prepared = prepare(self.model, image_CZYX, properties, CACHE_BYTES)
+        prepared = self.predictor.prepare(image_CZYX, properties)
         self._image = prepared if isinstance(prepared, PreparedImage) else None
-        return Answering(prepared, self.model.regions, self.oracle)
+        return Answering(prepared)
 
 
 class Answering:
     """A case, ready for clicks: the answer to none is computed once, because every click seed begins with it."""
 
-    def __init__(self, prepared: Prepared, regions: Regions | None = None, oracle: bool = False) -> None:
+    def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
-        self._regions = regions
-        self._oracle = oracle
         self._automatic: NDArray[Any] | None = None
 
-    def segment(self, clicks: Sequence[VoxelClick]) -> NDArray[Any]:
-        """Clicks (z, y, x) -> label map (z, y, x), the network's own: the clicks are not bound yet."""
-        if clicks and not self._oracle:
-            return self._prepared.answer(as_prompts("case", clicks))
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """As :meth:`Prepared.answer`."""
+        if prompts is not None and prompts.prompts:
+            return self._prepared.answer(prompts)
         if self._automatic is None:
             self._automatic = self._prepared.answer(None)
-        if self._oracle:
-            return reduce_to_hit(self._automatic, clicks, self._regions)
         return self._automatic.copy()
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A control: the answer of a model without clicks, reduced to what the clicks hit."""
+
+    trained: Trained
+
+    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Hit:
+        """As :meth:`Predictor.prepare`."""
+        return Hit(self.trained.prepare(image_CZYX, properties), self.trained.model, properties)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image of :class:`Oracle`."""
+
+    automatic: Prepared
+    model: TrainedModel
+    properties: dict[str, Any]
+
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """As :meth:`Prepared.answer`."""
+        label_map = self.automatic.answer(None)
+        if prompts is None:
+            return label_map
+        clicked = clicked_voxels(prompts, self.model.labels, label_map.shape, self.properties)
+        return reduce_to_hit(label_map, clicked.clicks(), self.model.regions)
 
 
 def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: bool = True) -> Arm:

@@ -32,7 +32,7 @@ from nnsam3d.evaluation.plan import (
     remember_cases,
 )
 from nnsam3d.evaluation.processes import orphaned, run_side_by_side
-from nnsam3d.evaluation.protocols import Truth, run_protocol
+from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.prompts import VoxelClick
 
@@ -162,7 +162,7 @@ def _click(
 
     def answer(clicks: Sequence[VoxelClick]) -> NDArray:
         start, before = time.perf_counter(), arm.work()
-        own = prepared.segment(clicks)
+        own = prepared.answer(as_prompts(truth.case, clicks))
         result = bound(own, clicks, arm.model.regions)
         effort["steps"].append(round(time.perf_counter() - start, 4))
         effort["work"].append(asdict(arm.work() - before))

@@ -10,6 +10,7 @@ reader (z, y, x).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,14 +68,19 @@ class WholeImage:
         return self.model.export(logits, self.properties)[0]
 
 
-def prepare(
-    model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
-) -> PreparedImage | WholeImage:
-    """An image for a model, in the way that its network allows.
+@dataclass(frozen=True)
+class Trained:
+    """A trained model as a :class:`Predictor`, in the way that its network allows.
 
-    Args:
+    Attributes:
         cache_bytes: see :class:`PreparedImage`.
     """
-    if capability(model.trainer, "keeps_features"):
-        return PreparedImage(model, image_CZYX, properties, cache_bytes)
-    return WholeImage(model, image_CZYX, properties)
+
+    model: TrainedModel
+    cache_bytes: int = 0
+
+    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> PreparedImage | WholeImage:
+        """As :meth:`Predictor.prepare`."""
+        if capability(self.model.trainer, "keeps_features"):
+            return PreparedImage(self.model, image_CZYX, properties, self.cache_bytes)
+        return WholeImage(self.model, image_CZYX, properties)

@@ -64,8 +64,8 @@ def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[st
 def _tell_whole() -> None:
     """Once."""
     print(
-        "nnsam3d: the model's plans normalise or resample in a way of their own: every image is preprocessed as a whole, "
-        "which takes a while where it is large"
+        "nnsam3d: the model's plans normalise or resample in a way of their own: every image is preprocessed as a "
+        "whole, which takes a while where it is large"
     )
 
 

@@ -41,13 +41,13 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     arm, _ = arm_of(text, bench_folders, bench)
     prepared = arm.prepare(*case_of(bench_folders, bench, arm))
     assert (arm.kind, arm.listens) == (kind, hears)
-    automatic, clicked = prepared.segment(()), prepared.segment(CLICKS)
+    automatic, clicked = prepared.answer(None), prepared.answer(as_prompts("c", CLICKS))
     assert automatic.shape == clicked.shape == (12, 24, 20)
     if not hears:
         np.testing.assert_array_equal(automatic, clicked)
     assert all(bound(clicked, CLICKS, arm.model.regions)[voxel] == label for voxel, label in CLICKS)
-    np.testing.assert_array_equal(prepared.segment(CLICKS), clicked)
-    np.testing.assert_array_equal(prepared.segment(()), automatic)
+    np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS)), clicked)
+    np.testing.assert_array_equal(prepared.answer(None), automatic)
 
 
 def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(bench, bench_folders):
@@ -58,9 +58,9 @@ def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(
     stock.initialize_from_trained_model_folder(str(folder), (0,))
     prompts = {"nnsam3d_prompts": as_prompts("c", CLICKS)}
     expected = stock.predict_single_npy_array(image, properties | prompts)
-    mine = arm.prepare(image, properties).segment(CLICKS)
+    mine = arm.prepare(image, properties).answer(as_prompts("c", CLICKS))
     np.testing.assert_array_equal(mine, expected)
-    assert (mine != arm.prepare(image, properties).segment(())).any(), "the clicks matter"
+    assert (mine != arm.prepare(image, properties).answer(None)).any(), "the clicks matter"
 
 
 def test_the_oracle_keeps_what_is_hit_and_all_where_nothing_is():
@@ -89,10 +89,10 @@ def test_with_regions_the_oracle_keeps_a_tumour_whole():
 def test_a_network_answers_no_click_once(bench, bench_folders, text):
     arm, _ = arm_of(text, bench_folders, bench)
     prepared = arm.prepare(*case_of(bench_folders, bench, arm))
-    first = prepared.segment(())
+    first = prepared.answer(None)
     first[:] = 7  # the caller's own
     before = arm.work()
-    assert (prepared.segment(()) != 7).all()
+    assert (prepared.answer(None) != 7).all()
     assert arm.work() - before == Work()
 
 
@@ -106,7 +106,7 @@ def test_every_window_is_counted(bench, bench_folders, mirroring):
         prepared = arm.prepare(*case_of(bench_folders, bench, arm))
         for clicks in ((), CLICKS[:1], CLICKS):
             before = arm.work()
-            prepared.segment(clicks)
+            prepared.answer(as_prompts("c", clicks))
             spent[arm.kind, len(clicks)] = arm.work() - before
     assert spent["sam", 0] == spent["clicks", 0] == spent["oracle", 0] == Work(whole=4 * flips)
     assert spent["clicks", 1] == spent["clicks", 2] == Work(whole=4 * flips)
