@@ -16,6 +16,7 @@ from nnsam3d.inference.region import Box, Region
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.resampling import resampling_of
 
+Part = tuple[Box, NDArray[Any], NDArray[np.float32] | None]
 BACKGROUND_LOGIT = 10.0  # where no window was computed
 
 
@@ -62,18 +63,19 @@ class Exporter:
         shape = [int(self.properties["shape_before_cropping"][axis]) for axis in self.backward]
         return np.zeros(shape, kind)
 
-    def region(
-        self, region: Region, probabilities: bool = False
-    ) -> tuple[Box, NDArray[Any], NDArray[np.float32] | None]:
-        """What was computed: its box in the raw image, the label map there and, if asked for, probabilities (K, ...).
+    def parts(self, regions: Sequence[Region], probabilities: bool = False) -> list[Part]:
+        """What was computed: boxes in the raw image, the label map there and, if asked for, probabilities (K, ...).
 
-        Only this part is resampled, as nnU-Net's default does it: logits linearly, the nearest across coarse slices.
+        Only these parts are resampled, as nnU-Net's default does it: logits linearly, the nearest across coarse slices.
         Other ways of resampling are left to nnU-Net, on the whole image.
         """
-        if not self.resampling.is_linear:
-            label_map, maps = self.model.export(self._whole(region), self.properties, probabilities)
-            d, h, w = (slice(0, n) for n in label_map.shape)
-            return (d, h, w), label_map, maps
+        if self.resampling.is_linear or not regions:
+            return [self._part(region, probabilities) for region in regions]
+        label_map, maps = self.model.export(self._whole(regions), self.properties, probabilities)
+        d, h, w = (slice(0, n) for n in label_map.shape)
+        return [((d, h, w), label_map, maps)]
+
+    def _part(self, region: Region, probabilities: bool) -> Part:
         logits = region.logits_KDHW
         sides = []
         new_shape = self.properties["shape_after_cropping_and_before_resampling"]
@@ -91,21 +93,21 @@ class Exporter:
         maps = np.asarray(self.model.label_manager.apply_inference_nonlin(logits)) if probabilities else None
         return (d, h, w), to_labels(self.model, logits), maps
 
-    def probabilities(self, region: Region | None) -> NDArray[np.float32]:
+    def probabilities(self, regions: Sequence[Region]) -> NDArray[np.float32]:
         """(K, raw) of the whole image; certain background where nothing was computed."""
         full = np.zeros((self.model.label_manager.num_segmentation_heads, *self.empty().shape), np.float32)
         if not self.model.label_manager.has_regions:
             full[0] = 1
-        if region is not None:
-            box, _, maps = self.region(region, probabilities=True)
+        for box, _, maps in self.parts(regions, probabilities=True):
             full[(slice(None), *box)] = maps
         return full
 
-    def _whole(self, region: Region) -> NDArray[np.float32]:
-        logits = np.empty((len(region.logits_KDHW), *self.shape_DHW), np.float32)
+    def _whole(self, regions: Sequence[Region]) -> NDArray[np.float32]:
+        logits = np.empty((len(regions[0].logits_KDHW), *self.shape_DHW), np.float32)
         logits[:] = background_logits(self.model)[:, None, None, None]
-        place = (slice(a, a + n) for a, n in zip(region.start, region.logits_KDHW.shape[1:], strict=True))
-        logits[(slice(None), *place)] = region.logits_KDHW
+        for region in regions:
+            place = (slice(a, a + n) for a, n in zip(region.start, region.logits_KDHW.shape[1:], strict=True))
+            logits[(slice(None), *place)] = region.logits_KDHW
         return logits
 
 

@@ -221,7 +221,7 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
         torch.cuda.reset_peak_memory_stats(model.device)
     image = reading.result()
     result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
-    result = replace(result, region=None)
+    result = replace(result, regions=())
     told = [*image.remarks, *result.remarks]
     seconds, memory_mb = time.perf_counter() - start, peak_memory_mb(model.device)
     return _Answer(result, image.properties, told, image.stock_windows, seconds, memory_mb)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,17 +29,17 @@ class Segmentation:
 
     Attributes:
         label_map: (z, y, x).
-        box: everything outside is background; empty if nothing was computed.
+        boxes: everything outside of them is background; they do not touch.
         windows: how many windows were computed, counted again where one was computed again.
-        region: what was computed, on the preprocessed grid; None for the stock sliding window.
+        regions: what was computed, on the preprocessed grid; none for the stock sliding window.
         probabilities: (K, z, y, x), where they were asked for.
         unheard: numbers (from 1) of the positive clicks at which the network found nothing.
     """
 
     label_map: NDArray[Any]
-    box: Box
+    boxes: tuple[Box, ...]
     windows: int
-    region: Region | None = None
+    regions: tuple[Region, ...] = ()
     probabilities: NDArray[np.float32] | None = None
     unheard: tuple[int, ...] = ()
 
@@ -111,26 +111,25 @@ class PreparedImage:
             UserError: the network's answer is no number.
         """
         placed = self._network_prompts(prompts)  # refuses prompts that are no clicks
-        region = None
+        regions: list[Region] = []
         if scope == "clicked":
-            region = segment_clicked(self.windows, placed, partial(is_label, self.model), background_logits(self.model))
-        if region is not None:
-            result = self._export(region, probabilities)
+            says = partial(is_label, self.model)
+            regions = segment_clicked(self.windows, placed, says, background_logits(self.model))
+        if regions:
+            result = self._export(regions, probabilities)
         elif scope == "everything" or automatic:
             result = self._everywhere(placed, probabilities)
         else:
-            result = Segmentation(self.exporter.empty(), (slice(0, 0),) * 3, 0)
+            result = Segmentation(self.exporter.empty(), (), 0)
         if prompts is None or not prompts.clicks:
             return result
         raw = clicked_voxels(prompts, self.model.labels, self.shape_ZYX, self.raw_properties)
         result = replace(result, unheard=unheard(result.label_map, raw, self.model.regions))
         if bind:
-            box = _with_voxels(result.box, raw.positive)
-            low = [side.start for side in box]
-            # outside of it all is background, and stays it
-            local = raw.cropped(low, [side.stop - side.start for side in box])
-            bind_clicks(result.label_map[box], local, self.model.regions)
-            result = replace(result, box=box)
+            result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
+            for box in result.boxes:  # outside of them all is background, and stays it
+                local = raw.cropped([side.start for side in box], [side.stop - side.start for side in box])
+                bind_clicks(result.label_map[box], local, self.model.regions)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
@@ -143,7 +142,7 @@ class PreparedImage:
 
     def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
         """(K, z, y, x) of a result of scope "clicked"; certain background where it did not look."""
-        return self.exporter.probabilities(result.region)
+        return self.exporter.probabilities(result.regions)
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """On the voxels of the preprocessed image."""
@@ -152,12 +151,15 @@ class PreparedImage:
             prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
         )
 
-    def _export(self, region: Region, probabilities: bool) -> Segmentation:
-        box, part, _ = self.exporter.region(region)
+    def _export(self, regions: Sequence[Region], probabilities: bool) -> Segmentation:
         label_map = self.exporter.empty()
-        label_map[box] = part
-        maps = self.exporter.probabilities(region) if probabilities else None
-        return Segmentation(label_map, box, len(region.windows), region, maps)
+        boxes = []
+        for box, part, _ in self.exporter.parts(regions):
+            label_map[box] = part
+            boxes.append(box)
+        maps = self.exporter.probabilities(regions) if probabilities else None
+        windows = sum(len(region.windows) for region in regions)
+        return Segmentation(label_map, tuple(boxes), windows, tuple(regions), maps)
 
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
         image_CDHW = self.volume.whole() if self._whole is None else self._whole
@@ -166,13 +168,14 @@ class PreparedImage:
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
-        return Segmentation(label_map, (d, h, w), self.stock_windows, None, maps)
+        return Segmentation(label_map, ((d, h, w),), self.stock_windows, (), maps)
 
 
-def _with_voxels(box: Box, voxels_N3: NDArray[np.int64]) -> Box:
-    """The box, extended to hold these voxels as well."""
-    if not len(voxels_N3):
-        return box
-    low = np.minimum([side.start for side in box], voxels_N3.min(axis=0)).tolist()
-    high = np.maximum([side.stop for side in box], voxels_N3.max(axis=0) + 1).tolist()
-    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+def _with_voxels(boxes: Sequence[Box], voxels_N3: NDArray[np.int64]) -> tuple[Box, ...]:
+    """The boxes, and one of their own for these voxels where they lie in none."""
+    more: list[Box] = []
+    for voxel in voxels_N3.tolist():
+        if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):
+            z, y, x = (slice(n, n + 1) for n in voxel)
+            more.append((z, y, x))
+    return (*boxes, *more)

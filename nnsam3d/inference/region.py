@@ -5,7 +5,8 @@ Letters: K logit maps, D H W voxels of the preprocessed (and padded) image, N cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,8 @@ def segment_clicked(
     prompts: VoxelPrompts,
     is_label: IsLabel,
     background: NDArray[np.float32],
-) -> Region | None:
-    """Segments what the positive clicks point at; None without positive clicks.
+) -> list[Region]:
+    """Segments what the positive clicks point at; nothing without positive clicks.
 
     1. A window is put around every positive click that lies in no earlier window's core.
     2. While a component that holds a positive click reaches the rim of all windows there, a window is put around
@@ -56,21 +57,58 @@ def segment_clicked(
     3. A window that was computed before such a component reached it, and that denies it, is computed once more with
        that knowledge; then 2 again, until nothing changes.
 
+    Clicks far from each other make regions of their own, which do not touch: memory grows with what is looked at, not
+    with the distance of the clicks.
+
     Args:
         prompts: on the voxels of the preprocessed image.
         is_label: logits (K, D, H, W) and a label -> where they say this label (D, H, W).
         background: (K,) the logits of background.
     """
-    if not len(prompts.positive):
-        return None
     clicks = prompts.shifted(windows.offset)
-    canvas = _Canvas(windows, clicks, is_label, background)
-    for voxel in clicks.positive:
+    positive = np.flatnonzero(clicks.labels_N > 0)
+    seeds = [_box(_around(voxel, windows), windows.size) for voxel in clicks.voxels_N3[positive]]
+    groups = [positive[members] for members in _touching(seeds)]
+    grown: dict[tuple[int, ...], _Canvas] = {}
+    while True:
+        for group in groups:
+            key = tuple(group.tolist())
+            if key not in grown:
+                grown[key] = _grown(windows, clicks, group, is_label, background)
+        canvases = [grown[tuple(group.tolist())] for group in groups]
+        joined = _touching([canvas.box for canvas in canvases])
+        if len(joined) == len(groups):
+            return [canvas.region() for canvas in canvases]
+        # regions that have grown together know of each other's clicks: once more, mostly from what is kept
+        groups = [np.sort(np.concatenate([groups[member] for member in members])) for members in joined]
+
+
+def _grown(
+    windows: Windows, clicks: VoxelPrompts, group: NDArray[np.int64], is_label: IsLabel, background: NDArray[np.float32]
+) -> _Canvas:
+    """The windows of some of the positive clicks, by their places in ``clicks``."""
+    canvas = _Canvas(windows, clicks, np.unique(clicks.labels_N[group]).tolist(), is_label, background)
+    for voxel in clicks.voxels_N3[group]:
         if not canvas.in_core(voxel):
             canvas.add(_around(voxel, windows))
     while canvas.grow() or canvas.reconsider():
         pass
-    return canvas.region()
+    return canvas
+
+
+def _touching(boxes: Sequence[Box]) -> list[list[int]]:
+    """Numbers of boxes that overlap or touch, directly or by way of others; in the order of their first."""
+    groups: list[list[int]] = []
+    for number, box in enumerate(boxes):
+        near = [group for group in groups if any(_touch(box, boxes[member]) for member in group)]
+        merged = sorted([number, *itertools.chain.from_iterable(near)])
+        groups = [group for group in groups if group not in near]
+        groups.append(merged)
+    return sorted(groups)
+
+
+def _touch(first: Box, second: Box) -> bool:
+    return all(a.start <= b.stop and b.start <= a.stop for a, b in zip(first, second, strict=True))
 
 
 @dataclass
@@ -89,11 +127,16 @@ class _Canvas:
     """
 
     def __init__(
-        self, windows: Windows, clicks: VoxelPrompts, is_label: IsLabel, background: NDArray[np.float32]
+        self,
+        windows: Windows,
+        clicks: VoxelPrompts,
+        labels: list[int],
+        is_label: IsLabel,
+        background: NDArray[np.float32],
     ) -> None:
         self.windows = windows
         self.clicks = clicks
-        self.labels: list[int] = np.unique(clicks.labels_N[clicks.labels_N > 0]).tolist()
+        self.labels = labels
         self.is_label = is_label
         self.background = background
         self.origin = np.zeros(3, np.int64)
@@ -162,7 +205,8 @@ class _Canvas:
         """The components of a label that hold a click of it: a tumour does not stand for its organ."""
         if label not in self._clicked:
             voxels_N3 = self.clicks.of_label(label) - self.origin
-            self._clicked[label] = hit(self.claims[self.labels.index(label)], voxels_N3)
+            here = ((voxels_N3 >= 0) & (voxels_N3 < self.core.shape)).all(axis=1)
+            self._clicked[label] = hit(self.claims[self.labels.index(label)], voxels_N3[here])
         return self._clicked[label]
 
     def _known(self, start: Triple) -> VoxelPrompts:
@@ -190,6 +234,11 @@ class _Canvas:
                 yield voxel + low, label, size
 
     # ------------------------------------------------------------------ places
+
+    @property
+    def box(self) -> Box:
+        """The smallest one around all windows, in the padded image."""
+        return _slices(self.origin, self.origin + self.core.shape)
 
     def in_core(self, voxel: NDArray[np.int64]) -> bool:
         local = voxel - self.origin

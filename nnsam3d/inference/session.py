@@ -336,15 +336,13 @@ def _checked_spacing(spacing: Sequence[float] | None) -> list[float]:
 
 
 def _difference(before: Segmentation | None, after: Segmentation) -> Box | None:
-    boxes = [result.box for result in (before, after) if result is not None and result.label_map[result.box].size]
-    if not boxes:
+    changed = []
+    for box in (*(before.boxes if before else ()), *after.boxes):
+        part = after.label_map[box] != (0 if before is None else before.label_map[box])
+        starts = [side.start for side in box]
+        for found in ndimage.find_objects(part.astype(np.uint8)):
+            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
+    if not changed:
         return None
-    low = [min(box[axis].start for box in boxes) for axis in range(3)]
-    high = [max(box[axis].stop for box in boxes) for axis in range(3)]
-    around = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-    changed = after.label_map[around] != (0 if before is None else before.label_map[around])
-    found = ndimage.find_objects(changed.astype(np.uint8))
-    if not found:
-        return None
-    d, h, w = (slice(part.start + start, part.stop + start) for part, start in zip(found[0], low, strict=True))
+    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
     return d, h, w

@@ -69,7 +69,7 @@ def test_everything_computed_is_nnunets_own_export(prepare: Callable, name: str)
     image = prepare(name)
     logits = smooth_logits(image)
     expected, probabilities = image.model.export(logits.copy(), image.properties, probabilities=True)
-    result = image._export(Region((0, 0, 0), logits, ()), probabilities=True)
+    result = image._export([Region((0, 0, 0), logits, ())], probabilities=True)
     assert len(np.unique(expected)) > 1
     assert_nearly_the_same(result.label_map, expected)
     assert probabilities is not None
@@ -85,8 +85,8 @@ def test_a_part_is_the_whole_export_there(prepare: Callable, name: str) -> None:
     low, high = np.array([3, 5, 4]), np.array(logits.shape[1:]) - [2, 6, 5]
     part = logits[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
     region = Region((3, 5, 4), part, ())
-    result = image._export(region, probabilities=False)
-    box = result.box
+    result = image._export([region], probabilities=False)
+    (box,) = result.boxes
     assert not np.delete(result.label_map, np.arange(box[0].start, box[0].stop), axis=0).any()
     if image.exporter.resampling.is_linear:
         assert_nearly_the_same(result.label_map[box], whole[box])
@@ -102,12 +102,12 @@ def test_the_computed_part_ends_at_the_images_end(prepare: Callable) -> None:
     image = prepare("to finer slices")
     logits = np.full((3, *image.volume.shape), -9, np.float32)
     logits[1] = 9
-    assert (image._export(Region((0, 0, 0), logits, ()), False).label_map == 1).all()
+    assert (image._export([Region((0, 0, 0), logits, ())], False).label_map == 1).all()
 
 
 def test_nothing_computed_is_background(prepare: Callable) -> None:
     image = prepare("as it is")
-    probabilities = image.exporter.probabilities(None)
+    probabilities = image.exporter.probabilities([])
     assert (probabilities[0] == 1).all()
     assert not probabilities[1:].any()
     assert not image.exporter.empty().any()

@@ -188,7 +188,7 @@ def test_a_missing_channel_is_its_cases_problem(predict: Any, model_folder: Path
     status, out = predict(folder=folder)
     assert status == 1
     assert (out / "good.nii.gz").is_file()
-    assert "2 image files, the model needs 1" in capfd.readouterr().err
+    assert "the model needs 1 channels" in capfd.readouterr().err
 
 
 def test_parts_share_the_cases(predict: Any) -> None:

@@ -46,12 +46,16 @@ def segment(
     truth: NDArray[np.int64], clicks: list[tuple[Triple, int]]
 ) -> tuple[NDArray[np.int64], PerfectWindows, int]:
     windows = PerfectWindows(truth)
-    region = segment_clicked(windows, VoxelPrompts.of(clicks), is_label, BACKGROUND)  # type: ignore[arg-type]
-    assert region is not None
+    regions = segment_clicked(windows, VoxelPrompts.of(clicks), is_label, BACKGROUND)  # type: ignore[arg-type]
     result = np.zeros(truth.shape, np.int64)
-    found = region.logits_KDHW.argmax(0)
-    result[tuple(slice(a, a + n) for a, n in zip(region.start, found.shape, strict=True))] = found
-    return result, windows, len(region.windows)
+    looked_at = np.zeros(truth.shape, bool)
+    for region in regions:
+        found = region.logits_KDHW.argmax(0)
+        place = tuple(slice(a, a + n) for a, n in zip(region.start, found.shape, strict=True))
+        assert not looked_at[tuple(slice(max(0, side.start - 1), side.stop + 1) for side in place)].any(), "they touch"
+        looked_at[place] = True
+        result[place] = found
+    return result, windows, sum(len(region.windows) for region in regions)
 
 
 def test_one_window_for_a_small_object_and_nothing_far_away() -> None:
@@ -108,11 +112,30 @@ def test_a_tumour_in_its_organ_does_not_make_the_organ_grow() -> None:
     assert count > 10
 
 
+def test_clicks_at_opposite_ends_make_two_small_regions() -> None:
+    """Memory grows with what is looked at: an image of which no array could be made."""
+    truth = np.broadcast_to(np.zeros(1, int), (10**5, 10**5, 10**5))
+    clicks = VoxelPrompts.of([((100, 100, 100), 1), ((99_000, 99_000, 99_000), 2), ((99_003, 99_000, 99_000), 2)])
+    windows = PerfectWindows(truth)
+    regions = segment_clicked(windows, clicks, is_label, BACKGROUND)  # type: ignore[arg-type]
+    assert [region.logits_KDHW.shape[1:] for region in regions] == [SIZE, SIZE]
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_regions_that_grow_together_are_one(gap: int) -> None:
+    """Two ends of one tumour, or of two of different labels, clicked far from each other."""
+    truth = np.zeros((20, 40, 300), int)
+    truth[6:14, 10:30, 20:150] = 1
+    truth[6:14, 10:30, 150 + gap : 280] = 2 if gap else 1
+    result, _, _ = segment(truth, [((10, 20, 25), 1), ((10, 20, 275), 2 if gap else 1)])
+    np.testing.assert_array_equal(result, truth)
+
+
 def test_without_positive_clicks_there_is_no_region() -> None:
     windows = PerfectWindows(np.zeros((20, 30, 30), int))
     for clicks in ([], [((3, 3, 3), 0)]):
         found = segment_clicked(windows, VoxelPrompts.of(clicks), is_label, BACKGROUND)  # type: ignore[arg-type]
-        assert found is None
+        assert not found
         assert not windows.clicks_seen
 
 
@@ -159,6 +182,6 @@ def test_memory_follows_what_is_looked_at() -> None:
     truth = np.zeros((200, 300, 300), int)
     truth[100:106, 150:156, 150:156] = 1
     windows = PerfectWindows(truth)
-    region = segment_clicked(windows, VoxelPrompts.of([((102, 152, 152), 1)]), is_label, BACKGROUND)  # type: ignore[arg-type]
-    assert region is not None
+    clicks = VoxelPrompts.of([((102, 152, 152), 1)])
+    (region,) = segment_clicked(windows, clicks, is_label, BACKGROUND)  # type: ignore[arg-type]
     assert region.logits_KDHW.shape[1:] == SIZE

@@ -110,8 +110,8 @@ def _text(path: Path) -> str:
     try:
         return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
-        # somebody else's, unless it looks like points through an old encoding
-        known = path.suffix.lower() not in (".json", ".csv") or _recognised_somehow(raw)
+        # in one of the old encodings it is somebody else's, unless it looks like points all the same
+        known = path.suffix.lower() not in (".json", ".csv") or _encoding(raw) != "utf-8" or _recognised_somehow(raw)
         kind = PromptError if known else _Unknown
         raise kind(
             f"{path}: this text is in an encoding that does not say its name (byte {error.start} is no UTF-8): save it "
