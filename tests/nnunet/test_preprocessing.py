@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,25 @@ def test_one_worker_checks_the_folder_and_the_others_wait(image: Path, monkeypat
     words.first_time(f"checking_{zlib.crc32(str(image.parent).encode()):08x}")  # by one that was killed
     PromptedPreprocessor(False, words)._check_folder(image.parent, ".nii.gz", {"tumour": 1})
     assert len(asked) == 2
+
+
+def test_a_check_that_fails_keeps_nobody_waiting_and_the_next_prediction_checks_again(image: Path) -> None:
+    bad = image.parent / "case.json"
+    write(bad, file_of("voxel", [1, 2, 3], "unknown"))
+    words = LastWords(image.parent / "words.log")
+    start = time.monotonic()
+    for prediction, workers in (("_0", 2), ("_1", 1)):
+        with pytest.raises(PromptError, match="unknown label"):
+            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+        for _ in range(workers - 1):  # the prediction has ended by now
+            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+    assert time.monotonic() - start < preprocessing.LONGEST_CHECK / 4
+    alone = PromptedPreprocessor(False)
+    for _ in range(2):  # in one process every preprocessor checks for itself
+        with pytest.raises(PromptError, match="unknown label"):
+            PromptedPreprocessor(False)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+    bad.unlink()
+    alone._check_folder(image.parent, ".nii.gz", {"lesion": 1})
 
 
 def test_last_words_follow_the_traceback() -> None:
