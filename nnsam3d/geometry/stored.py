@@ -128,9 +128,16 @@ def _check_nifti(file: str, name: str) -> None:
         check_numbers(np.asanyarray(stored.dataobj.get_unscaled()).T, name)
 
 
+def _not_finite(part: NDArray[Any]) -> int:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(part.sum()):  # one look, where all is well
+            return 0
+    return int(part.size - np.count_nonzero(np.isfinite(part)))
+
+
 def check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
     """Raises UserError for NaN and infinity; slice by slice, without a mask of the image's size."""
-    wrong = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in volume)
+    wrong = sum(_not_finite(part) for part in volume)
     if wrong:
         voxels = "1 voxel" if wrong == 1 else f"{wrong} voxels"
         raise UserError(

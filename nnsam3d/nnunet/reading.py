@@ -94,10 +94,10 @@ def remarks(data_CZYX: NDArray[Any]) -> list[str]:
     """What is odd about an image and no error: a channel that holds nothing."""
     found = []
     for channel, volume in enumerate(data_CZYX):
-        low, high = float(volume.min()), float(volume.max())
-        if low == high:
+        first = volume.flat[0]
+        if all((part == first).all() for part in volume):  # ends at the first slice that holds something
             which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
-            found.append(f"{which} is {low:g} in every voxel: there is nothing to see in it")
+            found.append(f"{which} is {first:g} in every voxel: there is nothing to see in it")
     return found
 
 
