@@ -60,8 +60,8 @@ $(STAMP): setup.py pyproject.toml
 	@start=$$(date +%s); set -e; \
 	  echo '==> 1 of 2: PyTorch (the large download)'; \
 	  if [ '$(TORCH)' = cpu ]; then \
-	    $(PIP) install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.3' torchvision; \
-	  else $(PIP) install 'torch>=2.3' torchvision; fi; \
+	    $(PIP) install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.6' torchvision; \
+	  else $(PIP) install 'torch>=2.6' torchvision; fi; \
 	  echo '==> 2 of 2: nnU-Net, nnsam3d and the tools for the tests'; \
 	  $(PIP) install -e '.[dev]'; \
 	  echo "==> Set-up done in $$(( $$(date +%s) - start )) s. Start over with: make clean"

@@ -14,7 +14,6 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
-from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
 
 MAX_CLICKS = 10
@@ -299,6 +298,8 @@ def _test_cases(images: Path, labels: Path, ending: str, raw: Path) -> list[Benc
 def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
     if not images.is_dir() or not labels.is_dir():
         raise UserError(f"--test-images {images} and --test-labels {labels} must both be folders")
+    from nnsam3d.nnunet.cases import case_name  # late: it brings numpy, and --help answers at once
+
     for paths in cases_in(images, ending):
         name = case_name(paths[0], ending)
         truth = labels / f"{name}{ending}"

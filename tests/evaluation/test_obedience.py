@@ -13,6 +13,7 @@ from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
 from nnsam3d.evaluation.summary import Group
+from nnsam3d.geometry import ImageGrid
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 
@@ -29,7 +30,15 @@ def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
     model = SimpleNamespace(regions=None, dataset_json={"labels": {"background": 0, "lesion": 1}})
     arm = SimpleNamespace(work=Work, model=model, listens=True)
     job = Job("D", "3d_fullres", "0", "arm", protocol)
-    steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(segment=answer), arm)
+    shape = truth().segmentation_DHW.shape
+
+    def answer_prompts(prompts):
+        places = prompts.points.to("array", ImageGrid(shape[::-1], (1, 1, 2), (0, 0, 0), np.eye(3))).values_N3
+        return answer(
+            [(tuple(map(int, place)), click.label) for place, click in zip(places, prompts.clicks, strict=True)]
+        )
+
+    steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(answer=answer_prompts), arm)
     assert len(steps) == len(effort["steps"])
     return steps
 
