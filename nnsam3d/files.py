@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MACOS = "._"  # how macOS names what its own file system would keep beside a file
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

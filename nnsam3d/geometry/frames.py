@@ -102,6 +102,11 @@ class ImageGrid:
             raise GeometryError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
+    def without_world(cls, size_xyz: tuple[int, int, int] | None) -> ImageGrid:
+        """Of an image whose place in the world nobody knows: good for voxel positions only."""
+        return cls(size_xyz, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+
+    @classmethod
     def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None) -> ImageGrid:
         """From the properties dictionary that nnU-Net's image reader returns beside the array.
 

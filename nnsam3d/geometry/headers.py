@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnsam3d.geometry.frames import GeometryError, ImageGrid
-from nnsam3d.geometry.stored import GZIP
+from nnsam3d.geometry.stored import GZIP, NIFTI
 
-SIMPLEITK, NIBABEL = "SimpleITKIO", "NibabelIO"
+NIBABEL = "NibabelIO"
 NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
 NOT_ORTHONORMAL = (
     "If nibabel reads it, its direction is not orthonormal, which ITK refuses: write the image again with an "
@@ -48,7 +48,7 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
     path = Path(path)
     if path.suffix.lower() in NO_WORLD:
         return _without_world(path)
-    nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    nifti = path.name.lower().endswith(NIFTI)
     if reader is not None and reader.startswith(NIBABEL):
         grid = nibabel_grid(path)
         return lambda space: grid
@@ -114,9 +114,7 @@ def _compare(path: Path, grid: ImageGrid) -> None:
 
 
 def _without_world(path: Path) -> GridOf:
-    size = ImageGrid.from_file(path).size_xyz  # its spacing and origin mean nothing
-    identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    grid = ImageGrid(size, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), identity)
+    grid = ImageGrid.without_world(ImageGrid.from_file(path).size_xyz)  # its spacing and origin mean nothing
 
     def grid_of(space: str) -> ImageGrid:
         if space != "voxel":

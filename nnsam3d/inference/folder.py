@@ -22,11 +22,11 @@ import torch
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import file_sha256, write_json
+from nnsam3d.files import MACOS, file_sha256, write_json
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.cases import case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
-from nnsam3d.nnunet.datasets import MACOS, cases_in
+from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import clicked_voxels, network_prompts
 from nnsam3d.nnunet.reading import remarks
-from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts import CasePrompts, clicks_to_labels
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -86,8 +86,7 @@ class PreparedImage:
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocesses the whole image now, where :meth:`segment` will look at all of it, and keeps it until then."""
-        labels = self.model.labels
-        positive = prompts is not None and any(labels.get(str(c.label), c.label) != 0 for c in prompts.clicks)
+        positive = prompts is not None and clicks_to_labels(prompts, self.model.labels).any()
         if scope == "everything" or not positive:
             self._whole = self.volume.whole()
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import MACOS
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
-from nnsam3d.nnunet.datasets import MACOS
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file, same_name

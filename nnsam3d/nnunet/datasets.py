@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: kinds of prompts that the network takes
 FINAL = "checkpoint_final.pth"
-MACOS = "._"  # how macOS names what its own file system would keep beside a file
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 

@@ -13,7 +13,7 @@ Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -142,9 +142,6 @@ class LazyVolume:
             bool(said) and scheme == Z_SCORE
             for said, scheme in zip(manager.use_mask_for_norm, manager.normalization_schemes, strict=True)
         ]
-        self._mask_IJK: NDArray[np.bool_] | None = None
-        self._normalise: list[Normalisation] | None = None
-        self._bounds: list[tuple[float, float]] | None = None
         self._slice_bounds: dict[tuple[int, int], tuple[float, float]] = {}
 
     def whole(self) -> NDArray[np.float32]:
@@ -175,7 +172,7 @@ class LazyVolume:
             part = np.moveaxis(np.tensordot(matrices[axis], part, (1, axis)), 0, axis)
         # nnU-Net clips to what it has resampled at once: the whole image, or one of its coarse slices
         if self._coarse is None:
-            return np.clip(part, *self._whole_bounds(channel)).astype(np.float32)
+            return np.clip(part, *self._whole_bounds[channel]).astype(np.float32)
         numbers = range(source[self._coarse].start, source[self._coarse].stop)
         limits = np.array([self._bounds_of_slice(channel, number) for number in numbers])
         shape = [-1 if axis == self._coarse else 1 for axis in range(3)]
@@ -187,42 +184,39 @@ class LazyVolume:
     # ------------------------------------------------------------------ intensities
 
     def _normalised(self, channel: int, box: Box) -> NDArray[np.float32]:
-        if self._normalise is None:
-            self._normalise = self._normalisations()
         raw = self._crop_CIJK[(channel, *box)].astype(np.float32)
-        values = self._normalise[channel](raw)
-        return np.where(self._mask()[box], values, raw) if self._masked[channel] else values
+        values = self._normalisations[channel](raw)
+        return np.where(self._mask_IJK[box], values, raw) if self._masked[channel] else values
 
-    def _mask(self) -> NDArray[np.bool_]:
-        """(I, J, K) what nnU-Net takes for the object: all that is not zero, or enclosed by what is not."""
-        if self._mask_IJK is None:
-            mask: NDArray[np.bool_] = ndimage.binary_fill_holes((self._crop_CIJK != 0).any(axis=0))
-            self._mask_IJK = mask
-        return self._mask_IJK
+    @cached_property
+    def _mask_IJK(self) -> NDArray[np.bool_]:
+        """What nnU-Net takes for the object: all that is not zero, or enclosed by what is not."""
+        mask: NDArray[np.bool_] = ndimage.binary_fill_holes((self._crop_CIJK != 0).any(axis=0))
+        return mask
 
+    @cached_property
     def _normalisations(self) -> list[Normalisation]:
         """Once: they look at the whole image."""
         schemes = self._model.configuration_manager.normalization_schemes
         known = self._model.plans_manager.foreground_intensity_properties_per_channel
         return [
-            z_score_within(self._crop_CIJK[c], self._mask())
+            z_score_within(self._crop_CIJK[c], self._mask_IJK)
             if self._masked[c]
             else NORMALISATIONS[scheme](self._crop_CIJK[c], known.get(str(c), {}))
             for c, scheme in enumerate(schemes)
         ]
 
-    def _whole_bounds(self, channel: int) -> tuple[float, float]:
-        if self._bounds is None:
-            masks = [self._mask() if masked else None for masked in self._masked]
-            self._bounds = [self._normalised_bounds(c, raw, masks[c]) for c, raw in enumerate(self._crop_CIJK)]
-        return self._bounds[channel]
+    @cached_property
+    def _whole_bounds(self) -> list[tuple[float, float]]:
+        masks = [self._mask_IJK if masked else None for masked in self._masked]
+        return [self._normalised_bounds(c, raw, masks[c]) for c, raw in enumerate(self._crop_CIJK)]
 
     def _bounds_of_slice(self, channel: int, number: int) -> tuple[float, float]:
         key = (channel, number)
         if key not in self._slice_bounds:
             assert self._coarse is not None
             raw = np.take(self._crop_CIJK[channel], number, axis=self._coarse)
-            mask = np.take(self._mask(), number, axis=self._coarse) if self._masked[channel] else None
+            mask = np.take(self._mask_IJK, number, axis=self._coarse) if self._masked[channel] else None
             self._slice_bounds[key] = self._normalised_bounds(channel, raw, mask)
         return self._slice_bounds[key]
 
@@ -230,12 +224,12 @@ class LazyVolume:
         self, channel: int, raw: NDArray[Any], mask: NDArray[np.bool_] | None
     ) -> tuple[float, float]:
         """Every normalisation here is monotone, so the extremes stay the extremes; outside a mask all is zero."""
-        if self._normalise is None:
-            self._normalise = self._normalisations()
         if mask is not None and not mask.all():
-            inside = self._normalise[channel](raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
+            inside = (
+                self._normalisations[channel](raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
+            )
             return min(float(inside.min()), 0.0), max(float(inside.max()), 0.0)
-        ends = self._normalise[channel](np.array([raw.min(), raw.max()], np.float32))
+        ends = self._normalisations[channel](np.array([raw.min(), raw.max()], np.float32))
         return float(ends[0]), float(ends[1])
 
 

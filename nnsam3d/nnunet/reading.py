@@ -130,5 +130,4 @@ def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...
     except GeometryError:
         if space != "voxel" or "sitk_stuff" in properties or "nibabel_stuff" in properties:
             raise
-        identity = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-        return ImageGrid((shape_zyx[2], shape_zyx[1], shape_zyx[0]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), identity)
+        return ImageGrid.without_world((shape_zyx[2], shape_zyx[1], shape_zyx[0]))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts.convert import refuse_existing
 from nnsam3d.prompts.encoding import ENCODING
@@ -56,7 +57,7 @@ def simulate_folder(
     """
     ending = dataset.get("file_ending", ".nii.gz")
     found = sorted(segmentations.glob(f"*{ending}")) if segmentations.is_dir() else []
-    files = [file for file in found if not file.name.startswith("._")]  # of macOS
+    files = [file for file in found if not file.name.startswith(MACOS)]
     if not files:
         raise UserError(f"{segmentations}: no segmentations *{ending} there")
     if simulation.n < 1:
