@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnsam3d.nnunet.link import trainers_folder
-from nnsam3d.nnunet.run import nnunet_command
+from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 
 BEFORE = "rounds=0 prompt_learning_rate_factor=1 fine_click_maps=0 zero_click_share=0.2"
 ARMS = {
@@ -47,16 +46,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     work = args.work.absolute()
-    environment = os.environ | {
-        "nnUNet_raw": str(args.raw.absolute()),
-        "nnUNet_preprocessed": str(work / "preprocessed"),
-        "nnUNet_results": str(work / "results"),
-        "nnUNet_extTrainer": str(trainers_folder()),
-        "nnUNet_n_proc_DA": "1",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-        "MPLBACKEND": "Agg",
-    }
+    folders = nnunet_environment(work) | {"nnUNet_raw": str(args.raw.absolute())}
+    environment = os.environ | folders | {"OMP_NUM_THREADS": "1"}
     plan(args.dataset, work, environment)
     runs = [(arm, repeat) for repeat in range(args.repeats) for arm in ARMS]
     with ThreadPoolExecutor(args.jobs) as pool:
