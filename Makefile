@@ -83,7 +83,7 @@ test-slow: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench --output docs/performance.md $(BENCH_ARGS)
-	$(PY) -m benchmarks.opening --output docs/opening.md
+	$(PY) -m benchmarks.opening --into docs/performance.md
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -342,6 +342,15 @@ def memory_mb(field: str) -> float:
 
 
 def heading(command: str) -> str:
+    return (
+        "# Performance\n\n"
+        "Ours beside the paper's network written plainly (`tests/network/reference.py`): the same function, held "
+        f"against the same numbers.\n\n{conditions(command)}"
+    )
+
+
+def conditions(command: str) -> str:
+    """When, on what and with which command something was measured."""
     processor = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -349,9 +358,6 @@ def heading(command: str) -> str:
             break
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return (
-        "# Performance\n\n"
-        "Ours beside the paper's network written plainly (`tests/network/reference.py`): the same function, held "
-        "against the same numbers.\n\n"
         f"{now}. {processor}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start. Command:\n\n    {command}"
     )

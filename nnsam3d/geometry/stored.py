@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,10 +65,12 @@ def _unpacked(file: str, target: Path) -> bool:
 
 
 def _unpack(file: str, target: Path) -> None:
+    from isal import igzip, igzip_lib  # late: this package must import with numpy alone
+
     try:
-        with gzip.open(file) as content, target.open("wb") as copy:
+        with igzip.open(file) as content, target.open("wb") as copy:  # two to three times as fast as zlib
             shutil.copyfileobj(content, copy, 2**22)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, igzip_lib.IsalError, gzip.BadGzipFile) as error:  # type: ignore[misc]  # its stubs
         raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
 
 

@@ -14,6 +14,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NOT_ORTHONORMAL
 from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
+from nnsam3d.nnunet.streaming import stream_images
 from nnsam3d.prompts.labels import whole_labels
 
 KNOWN_READERS = ("SimpleITK", "Nibabel")  # how the names of nnU-Net's readers of medical formats begin
@@ -35,7 +36,7 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             for file, name in zip(files, image_files, strict=True):
                 check_stored(file, name, wanted)
         try:
-            data, properties = reader.read_images(files)
+            data, properties = _read(reader, files)
         except Exception as error:  # every reader has errors of its own
             names = ", ".join(image_files)
             text = str(error)
@@ -45,6 +46,13 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             raise UserError(f"{names}: the image cannot be read: {text}{cure}") from error
     check_image(data, ", ".join(image_files), channels)
     return data, properties
+
+
+def _read(reader: Any, files: list[str]) -> tuple[NDArray, dict[str, Any]]:
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO  # late, as below
+
+    streamed = stream_images(files) if type(reader) is SimpleITKIO else None
+    return streamed or reader.read_images(files)
 
 
 def read_label_map(reader: Any, path: str) -> NDArray[Any]:

@@ -17,4 +17,16 @@ def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["read"]["image_gb"] == 40 * 64 * 64 * 4 / 1e9
     assert all(value > 0 for name in found for key, value in found[name].items() if "gb" not in key)
     row = opening._row(40, found)
-    assert len(row) == 10
+    assert len(row) == 11
+
+
+@pytest.mark.parametrize("page", ["", "# P\n\n## A\n\na\n\n## Notes\n\nn\n", "# P\n\n## Opening a CT\n\nold\n\n## Z\n"])
+def test_only_its_own_section_of_a_page_changes(page: str) -> None:
+    section = "## Opening a CT\n\nnew\n"
+    once = opening.with_section(page, section)
+    assert section in once
+    assert "old" not in once
+    assert opening.with_section(once, section) == once
+    rest = once.replace(section, "").split()
+    assert rest == page.replace("## Opening a CT\n\nold\n", "").split()
+    assert "Notes" not in page or once.index("## Notes") > once.index(section)
