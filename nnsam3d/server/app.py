@@ -120,7 +120,7 @@ class App:
         self.model, self.limits, self.cases = model, limits, cases
         self.worker = Worker(limits.waiting)
         self.leases = Leases(
-            lambda: Conversation(model, limits.memory_bytes),
+            lambda: Conversation(model, limits.memory_bytes // 2),
             limits.sessions,
             limits.idle_seconds,
             limits.liveness_seconds,

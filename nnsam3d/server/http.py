@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import socket
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ SMALL_BODY = MIB
 PATIENCE = 5.0  # seconds, after which a client is told that its answer is on the way
 SOCKET_SECONDS = 60.0  # without a byte, after which a connection is closed
 CONNECTIONS = 256
-UPLOADS = 4  # at a time, others wait
+SLOWEST = 50_000  # bytes per second; a body that comes more slowly for long is given up
 DRAINED = 2**28  # bytes of a refused body that are read and dropped
 PHRASE = 300  # characters
 POLICY = (
@@ -54,10 +55,10 @@ class Server(ThreadingHTTPServer):
         """
         self.app, self.key, self.verbose = app, key, verbose
         self.loopback = address[0] in LOOPBACK
-        self.uploads = threading.BoundedSemaphore(UPLOADS)
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
         self._serving = 0
         self._idle = threading.Condition()
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -167,11 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         request = Request(method, key[1], label, query, self.headers, b"", self._wait, rest)
         if route.lease != "none":  # before anything large is read
             self.server.app.leases.find(request.token, looks=True)
-        if route.large:
-            with self.server.uploads:
-                request.body = self._body(self.server.app.limits.array_bytes)
-        else:
-            request.body = self._body(SMALL_BODY)
+        request.body = self._body(self.server.app.limits.array_bytes if route.large else SMALL_BODY)
         return route, request
 
     def _check_origin(self) -> None:
@@ -198,11 +195,15 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(411, "the request does not say how long its body is (Content-Length)")
         if self._left > limit:
             raise Refusal(413, f"a body of {self._left:,} bytes; at most {limit:,} are taken here")
-        body = self.rfile.read(self._left)
-        if len(body) < self._left:
-            raise ConnectionError("the client has gone")
-        self._left = 0
-        return body
+        deadline = time.monotonic() + SOCKET_SECONDS + self._left / SLOWEST
+        parts = []
+        while self._left:  # memory grows with what has come, not with what is announced
+            part = self.rfile.read(min(self._left, MIB))
+            if not part or time.monotonic() > deadline:
+                raise ConnectionError("the client has gone, or nearly so")
+            parts.append(part)
+            self._left -= len(part)
+        return b"".join(parts)
 
     # ------------------------------------------------------------------ answer
 

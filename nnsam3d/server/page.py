@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
+from nnsam3d.geometry.stored import GZIP
 from nnsam3d.server.app import BINARY, App, Request, Response, Route
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.leases import Lease
@@ -118,13 +122,11 @@ def open_case(app: App, request: Request, lease: Lease) -> Response:
 
 def upload(app: App, request: Request, lease: Lease) -> Response:
     app.check_one_channel()
-    case, ending = _checked_name(request.query.get("name", ""))
     folder = tempfile.TemporaryDirectory(prefix="nnsam3d_")
-    path = Path(folder.name) / f"{case.removesuffix('_0000')}_0000{ending}"
-    path.write_bytes(request.body)
+    path, case = _stored(app, request, Path(folder.name))
 
     def job(conversation: Conversation) -> Response:
-        response = _opened(app, lease, conversation, (path,), "", case.removesuffix("_0000"))
+        response = _opened(app, lease, conversation, (path,), "", case)
         conversation.keeps = folder  # removed with the conversation, or by the next image
         return response
 
@@ -136,7 +138,7 @@ def _opened(
 ) -> Response:
     if app.model.reader_name == "NibabelIOWithReorient":
         raise Refusal(400, "the model's reader turns images, which the page cannot show: use another viewer")
-    app.leases.make_room(sum(file.stat().st_size for file in files), lease)
+    app.leases.make_room(sum(_voxels(file) for file in files) * 4, lease)
     conversation.open_files(files, case)
     session = conversation.session
     return Response.of(
@@ -146,6 +148,40 @@ def _opened(
         channels=[file.name for file in files],
         remarks=list(session.remarks),
     )
+
+
+def _stored(app: App, request: Request, folder: Path) -> tuple[Path, str]:
+    """An uploaded file, as <case>_0000 with its ending, and its case; uncompressed, and never more than the limit.
+
+    Raises:
+        Refusal: a file of another kind, damaged (400), or larger (413).
+    """
+    name, ending = _checked_name(request.query.get("name", ""))
+    case, limit, content = name.removesuffix("_0000"), app.limits.array_bytes, request.body
+    if ending == ".nii.gz" and content[:2] == GZIP:
+        stream = zlib.decompressobj(wbits=31)
+        try:
+            content, ending = stream.decompress(content, limit + 1), ".nii"
+        except zlib.error as error:
+            raise Refusal(400, "the file is damaged: it cannot be decompressed") from error
+        if not stream.eof and len(content) <= limit:
+            raise Refusal(400, "the file is truncated")
+    path = folder / f"{case}_0000{ending}"
+    path.write_bytes(content[: limit + 1])
+    if len(content) > limit or 4 * _voxels(path) > limit:
+        raise Refusal(413, f"the image takes more than the {limit / 2**20:,.0f} MiB that are taken here")
+    return path, case
+
+
+def _voxels(file: Path) -> int:
+    """Of the header; 0 where it cannot be read, which the reader will say better."""
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(file))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return 0
+    return math.prod(header.GetSize())
 
 
 def _checked_name(name: str) -> tuple[str, str]:
@@ -184,12 +220,9 @@ def reset(app: App, request: Request, lease: Lease) -> Response:
 
 
 def segmentation(app: App, request: Request, lease: Lease) -> Response:
-    _, ending = _checked_name(request.query.get("name", ""))
-
     def job(conversation: Conversation) -> None:
         with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-            path = Path(folder) / f"segmentation{ending}"
-            path.write_bytes(request.body)
+            path, _ = _stored(app, request, Path(folder))
             try:
                 conversation.start_from(path)
             except UserError as error:

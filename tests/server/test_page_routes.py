@@ -129,7 +129,7 @@ def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, serve
     for name, body, words in (
         ("x.txt", b"", "files of these kinds"),
         ("x.nii.gz", b"no image", "cannot be read"),
-        ("x.nii.gz", stored.read_bytes()[:100], "damaged"),
+        ("x.nii.gz", stored.read_bytes()[:100], "truncated"),
     ):
         reply = running.ask("POST", f"/api/upload?name={name}", body, lease)
         assert reply.status == 400
@@ -147,3 +147,21 @@ def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, 
         assert running.ask("POST", "/api/open", {"case": case}, lease).status == 404
     assert running.ask("GET", f"/api/image/0/x?lease={lease}").status == 404
     assert running.ask("POST", "/api/click", {"position": [1, 2, 3], "label": "lesion"}, lease).status == 400
+
+
+def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path) -> None:
+    """However little of it is sent, and whatever its header says."""
+    running = start(array_bytes=2**20)
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    image = sitk.GetImageFromArray(np.zeros((10, 10, 10), np.int16))
+    sitk.WriteImage(image, str(tmp_path / "small.nii"))
+    large = sitk.GetImageFromArray(np.zeros((100, 100, 100), np.int16))
+    sitk.WriteImage(large, str(tmp_path / "large.nrrd"), True)
+    for name, content in (
+        ("bomb.nii.gz", gzip.compress((tmp_path / "small.nii").read_bytes() + bytes(2**22))),
+        ("large.nrrd", (tmp_path / "large.nrrd").read_bytes()),
+    ):
+        assert len(content) < 2**16
+        reply = running.ask("POST", f"/api/upload?name={name}", content, lease)
+        assert (reply.status, "more than" in reply.reason) == (413, True)
+    assert running.ask("POST", "/api/upload?name=small.nii", (tmp_path / "small.nii").read_bytes(), lease).status == 200
