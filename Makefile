@@ -16,12 +16,13 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An environment belongs to one choice of wheels, one Python and one place: the stamp's name carries them.
 KEY   := $(TORCH)-$(firstword $(shell printf '%s' '$(CURDIR) $(PYTHON)' | cksum))
 STAMP := .venv/.ready-$(KEY)
+PAGE  := nnsam3d/server/page
 
 ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup demo test test-slow bench lint clean
+.PHONY: help setup page demo test test-slow bench lint clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -32,6 +33,7 @@ help:
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
 	@echo 'make lint       set up, then ruff, mypy and the import law'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
+	@echo 'make page       bring NiiVue for the page of `nnsam3d serve` (needs npm; part of the set-up where npm is)'
 	@echo 'make clean      remove .venv and the caches'
 	@echo
 	@echo 'Options: TORCH=default|cpu   PYTHON=python3   PYTEST_ARGS="-k link"   WORKERS=2   DEMO_ARGS="--help"'
@@ -64,7 +66,17 @@ $(STAMP): setup.py pyproject.toml
 	  else $(PIP) install 'torch>=2.6' torchvision; fi; \
 	  echo '==> 2 of 2: nnU-Net, nnsam3d and the tools for the tests'; \
 	  $(PIP) install -e '.[dev]'; \
+	  if command -v npm >/dev/null 2>&1; then \
+	    $(MAKE) --no-print-directory page || echo '==> The page of `nnsam3d serve` is missing; try again with: make page'; \
+	  else echo '==> No npm: `nnsam3d serve` will serve viewers and no page of its own (make page brings it).'; fi; \
 	  echo "==> Set-up done in $$(( $$(date +%s) - start )) s. Start over with: make clean"
+	@touch $@
+
+page: $(PAGE)/niivue.js
+
+$(PAGE)/niivue.js: $(PAGE)/package.json $(PAGE)/package-lock.json
+	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is missing (Debian, Ubuntu: apt-get install npm)' >&2; exit 1; }
+	@cd $(PAGE) && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --silent && npm run --silent page
 	@touch $@
 
 # A few cores are shared by torch's threads and nnU-Net's worker processes: let idle threads sleep, not spin.
@@ -92,4 +104,5 @@ lint: $(STAMP)
 	.venv/bin/lint-imports
 
 clean:
+	rm -rf $(PAGE)/node_modules $(PAGE)/niivue.js
 	rm -rf .venv build dist nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,90 @@
+// The page: which key, button and pointer does what. Starts everything.
+
+import { choose, chooseNeighbour, chooseValue, setContrast, setFill, setView } from "./choices.js";
+import { connect, failed, lost } from "./connection.js";
+import { askFirst, download, next, openFile, save, showChannel } from "./files.js";
+import { bindKeys } from "./keys.js";
+import { $ } from "./panel.js";
+import { busy, empty, hideNotice, markers, where } from "./show.js";
+import { on, page, server, viewer, work } from "./state.js";
+import { clicked, correct, redo, reset, undo } from "./steps.js";
+import { VIEWS } from "./viewer.js";
+
+Object.assign(on, { lost, busy, failed, click: clicked, drawn: markers, moved: where });
+
+async function start() {
+  if (!window.WebGL2RenderingContext) return empty("This browser cannot draw in 3D (WebGL 2 is missing or switched off).");
+  try {
+    await viewer.start();
+  } catch (error) {
+    return empty(`The viewer cannot start: ${error.message}`);
+  }
+  await connect();
+  page.ready = true;
+}
+
+function help() {
+  $("help").showModal();
+}
+
+const does = {
+  undo, redo, reset, next, help,
+  save: () => save(),
+  mask: () => download("mask"),
+  prompts: () => download("prompts"),
+  open: () => page.told?.upload && $("image-file").click(),
+  load: () => page.image && $("segmentation-file").click(),
+  cancel: () => work.cancel(),
+  label: chooseValue,
+  labelBefore: () => chooseNeighbour(-1),
+  labelAfter: () => chooseNeighbour(1),
+  step: (...move) => viewer.image && viewer.step(...move),
+  clickHere: (negative) => viewer.image && clicked(viewer.mm, negative),
+  zoomIn: () => viewer.zoom(1.2),
+  zoomOut: () => viewer.zoom(1 / 1.2),
+  fit: () => viewer.fit(),
+  view: () => setView(VIEWS[(VIEWS.indexOf(viewer.view) + 1) % VIEWS.length]),
+};
+bindKeys(does, $("view"));
+for (const [id, action] of [
+  ["undo", "undo"], ["redo", "redo"], ["reset", "reset"], ["save", "save"], ["save-next", "next"], ["next", "next"],
+  ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"],
+]) {
+  $(id).addEventListener("click", () => does[action]());
+}
+$("notice-close").addEventListener("click", hideNotice);
+$("image-file").addEventListener("change", ({ target }) => {
+  const [file] = target.files;
+  target.value = "";
+  if (file) askFirst(() => openFile(file));
+});
+$("segmentation-file").addEventListener("change", ({ target }) => {
+  const [file] = target.files;
+  target.value = "";
+  if (file) correct(file);
+});
+$("views").addEventListener("click", ({ target }) => target.dataset.view && setView(target.dataset.view));
+$("slab").addEventListener("change", ({ target }) => viewer.setSlab(target.value));
+$("fill").addEventListener("change", ({ target }) => setFill(target.value));
+$("contrast").addEventListener("change", setContrast);
+$("channel").addEventListener("change", ({ target }) => showChannel(Number(target.value)));
+$("opacity").addEventListener("input", ({ target }) => viewer.setOpacity(target.value / 100));
+
+// Chosen with the mouse: the keys belong to the image again.
+for (const select of document.querySelectorAll("select")) {
+  select.addEventListener("change", () => select.matches(":focus-visible") || $("view").focus());
+}
+
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
+$("stage").addEventListener("drop", (event) => {
+  const [file] = event.dataTransfer.files;
+  if (file && page.told?.upload) askFirst(() => openFile(file));
+});
+window.addEventListener("beforeunload", (event) => page.dirty && event.preventDefault());
+window.addEventListener("pagehide", () => server.release());
+window.addEventListener("pageshow", (event) => event.persisted && location.reload());
+new ResizeObserver(() => viewer.image && markers()).observe($("stage"));
+
+// for tests, and for looking into it
+window.nnsam3d = { page, viewer, work, server };
+start();

@@ -1,0 +1,73 @@
+// How labels look: a colour and a pattern each, so that they can be told apart without colour vision.
+
+// After Okabe and Ito, brighter, for a dark ground. Neighbours differ in brightness too.
+const COLOURS = [
+  [255, 176, 0], [86, 180, 233], [0, 190, 130], [230, 110, 190], [240, 228, 66], [254, 97, 0], [120, 140, 255], [220, 220, 220],
+];
+const PATTERNS = ["solid", "stripes", "checks", "bands"];
+const SHADE = 0.35; // brightness of a pattern's dark parts
+const MOST = 126; // labels: each has two entries among 254, light and dark
+const STRIPES_ACROSS = 48; // the image's longest side
+
+export function colour(value) {
+  return COLOURS[(value - 1) % COLOURS.length];
+}
+
+export function css(value) {
+  return `rgb(${colour(value).join(" ")})`;
+}
+
+export function pattern(value) {
+  return PATTERNS[(value - 1) % PATTERNS.length];
+}
+
+// NiiVue's table of colours: 2 v is the light half of label v, 2 v + 1 its dark half. Entry 1 is as transparent as 0: the
+// graphics card blends neighbours a little, and of 0 it would make a tint over the whole image.
+export function colourTable() {
+  const table = { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [0, 1], labels: ["", ""] };
+  for (let value = 1; value <= MOST; value++) {
+    for (const [index, share] of [[2 * value, 1], [2 * value + 1, SHADE]]) {
+      const [r, g, b] = colour(value).map((c) => Math.round(c * share));
+      table.R.push(r);
+      table.G.push(g);
+      table.B.push(b);
+      table.A.push(255);
+      table.I.push(index);
+      table.labels.push(String(value));
+    }
+  }
+  return table;
+}
+
+// Stripes' width in mm; thick slices get wider ones, or they would flicker from slice to slice.
+export function period(shape_ijk, spacing_ijk) {
+  const longest = Math.max(...shape_ijk.map((n, axis) => n * spacing_ijk[axis]));
+  return Math.max(longest / STRIPES_ACROSS, 1.5 * Math.max(...spacing_ijk));
+}
+
+const DARK = {
+  solid: () => false,
+  stripes: (a, b, c) => (Math.floor(a + b + c) & 1) === 1,
+  checks: (a, b, c) => ((Math.floor(a) + Math.floor(b) + Math.floor(c)) & 1) === 1,
+  bands: (a, b, c) => (Math.floor((a + b + c) / 3) & 1) === 1,
+};
+
+// The entry of the colour table for every voxel of a box: labels in, entries out, i fastest.
+export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
+  const [[i0, i1], [j0, j1], [k0, k1]] = box;
+  const [ni, nj] = shape_ijk;
+  for (let k = k0; k < k1; k++) {
+    for (let j = j0; j < j1; j++) {
+      const row = ni * (j + nj * k);
+      for (let i = i0; i < i1; i++) {
+        const label = labels[row + i];
+        if (label === 0 || label > MOST) {
+          shown[row + i] = 0;
+          continue;
+        }
+        const dark = patterned && DARK[pattern(label)](i * steps_ijk[0], j * steps_ijk[1], k * steps_ijk[2]);
+        shown[row + i] = 2 * label + (dark ? 1 : 0);
+      }
+    }
+  }
+}

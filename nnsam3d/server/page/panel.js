@@ -1,0 +1,113 @@
+// What stands beside the image: cases, labels, clicks, remarks. Builds elements, decides nothing.
+
+import { css, pattern } from "./palette.js";
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(tag, { text, ...attributes } = {}, ...children) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+export function swatch(value) {
+  const made = element("span", { class: value ? `swatch ${pattern(value)}` : "swatch background", "aria-hidden": "true" });
+  if (value) made.style.setProperty("--colour", css(value));
+  return made;
+}
+
+// ---------------------------------------------------------------- labels
+
+// labels: {name: value}
+export function buildLabels(labels, chosen, onChoose) {
+  const rows = Object.entries(labels).map(([name, value]) => {
+    const radio = element("input", { type: "radio", name: "label", value: name });
+    radio.checked = name === chosen;
+    radio.addEventListener("change", () => onChoose(name));
+    const row = element("label", { class: "label" }, radio, swatch(value), element("span", { class: "name", text: name }));
+    row.append(element("span", { class: "facts", text: value ? "" : "not this" }));
+    if (value < 10) row.append(element("kbd", { text: String(value) }));
+    return row;
+  });
+  rows.push(rows.shift()); // background comes last
+  $("labels").replaceChildren(...rows);
+}
+
+export function chooseLabel(name) {
+  for (const radio of document.querySelectorAll("#labels input")) radio.checked = radio.value === name;
+}
+
+// facts: {name: {ml, components}}
+export function showFacts(labels, facts) {
+  for (const row of document.querySelectorAll("#labels .label")) {
+    const name = row.querySelector("input").value;
+    if (labels[name] === 0) continue;
+    const fact = facts[name];
+    row.querySelector(".facts").textContent = fact ? `${volume(fact.ml)} · ${count(fact.components, "part")}` : "–";
+  }
+}
+
+export function volume(ml) {
+  return `${ml < 10 ? ml.toFixed(2) : ml.toFixed(ml < 100 ? 1 : 0)} ml`;
+}
+
+export function count(number, what) {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
+
+// ---------------------------------------------------------------- clicks and remarks
+
+// clicks: [{label, value, ras, seconds, waiting}]
+export function showClicks(clicks, onGo) {
+  $("no-clicks").hidden = clicks.length > 0;
+  $("clicks").hidden = clicks.length === 0;
+  const rows = clicks.map((click, number) => {
+    const time = click.waiting ? "waiting" : click.seconds === undefined ? "" : `${click.seconds.toFixed(2)} s`;
+    const button = element(
+      "button",
+      { type: "button", class: "click", title: `Go there: ${click.ras.map((mm) => mm.toFixed(1)).join(", ")} mm (R, A, S)` },
+      element("span", { class: "number", text: number + 1 }),
+      element("span", { class: click.value ? "sign plus" : "sign minus", text: click.value ? "+" : "−", "aria-hidden": "true" }),
+      element("span", { class: "name", text: click.label }),
+      element("span", { class: "facts", text: time }),
+    );
+    if (click.value) button.style.setProperty("--colour", css(click.value));
+    button.addEventListener("click", () => onGo(click));
+    return element("li", {}, button);
+  });
+  $("clicks").replaceChildren(...rows);
+  rows.at(-1)?.scrollIntoView({ block: "nearest" });
+}
+
+export function showRemarks(remarks) {
+  const before = [...$("remarks").children].map((row) => row.textContent).join("\n");
+  if (before !== remarks.join("\n")) $("remarks").replaceChildren(...remarks.map((text) => element("li", { text })));
+}
+
+// ---------------------------------------------------------------- cases
+
+// A list with one tab stop: arrow keys move in it, Enter opens.
+export function showCases(cases, current, onOpen) {
+  const saved = cases.filter((one) => one.saved).length;
+  $("cases-count").textContent = `${count(cases.length, "case")}, ${saved} saved`;
+  const rows = cases.map(({ case: name, saved: done }) => {
+    const row = element("li", { role: "option", tabindex: "-1", "aria-selected": String(name === current) });
+    row.append(element("span", { class: "name", text: name }), element("span", { class: "facts", text: done ? "✓ saved" : "" }));
+    row.addEventListener("click", () => onOpen(name));
+    row.addEventListener("keydown", (event) => {
+      const to = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
+      if (to) to.focus();
+      else if (event.key === "Enter" || event.key === " ") onOpen(name);
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    return row;
+  });
+  const chosen = rows.find((row) => row.getAttribute("aria-selected") === "true") ?? rows[0];
+  if (chosen) chosen.tabIndex = 0;
+  $("cases").replaceChildren(...rows);
+  chosen?.scrollIntoView({ block: "nearest" });
+}

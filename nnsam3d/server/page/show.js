@@ -1,0 +1,82 @@
+// What the page shows of its state: the image's markers, the panel, messages.
+
+import { drawMarkers } from "./markers.js";
+import { $, count, element, showClicks, showFacts, showRemarks, volume } from "./panel.js";
+import { canSave, everyClick, page, viewer } from "./state.js";
+
+export function busy(text, waiting) {
+  $("busy").hidden = text === null;
+  document.body.classList.toggle("working", text !== null);
+  if (text !== null) $("busy-text").textContent = waiting ? `${text} (${waiting} waiting)` : text;
+}
+
+export function notice(text, action, does) {
+  $("notice-text").textContent = text;
+  $("notice-action").hidden = !action;
+  $("notice-action").textContent = action ?? "";
+  $("notice-action").onclick = does ?? null;
+  $("notice").hidden = false;
+}
+
+export function hideNotice() {
+  $("notice").hidden = true;
+}
+
+export function empty(text) {
+  $("empty").hidden = false;
+  $("empty-text").textContent = text;
+}
+
+export function say(text) {
+  $("status").textContent = text;
+}
+
+export function summary() {
+  const parts = Object.entries(page.facts).map(
+    ([name, { ml, components }]) => `${name}: ${volume(ml)} in ${count(components, "part")}`,
+  );
+  return parts.join(", ") || "The mask is empty.";
+}
+
+export function markers() {
+  drawMarkers($("marks"), viewer, everyClick());
+  const tiles = viewer.image ? viewer.tiles : [];
+  const text = JSON.stringify(tiles);
+  if ($("tiles").dataset.shown === text) return;
+  $("tiles").dataset.shown = text;
+  $("tiles").replaceChildren(
+    ...tiles.map(({ name, position }) => {
+      const made = element("span", { text: name });
+      ["left", "top", "width", "height"].forEach((side, n) => (made.style[side] = `${position[n] * 100}%`));
+      return made;
+    }),
+  );
+}
+
+export function where() {
+  if (!viewer.image) return;
+  const name = Object.entries(page.told.model.labels).find(([, value]) => value === viewer.label)?.[0] ?? `label ${viewer.label}`;
+  const mm = viewer.mm.map((n) => n.toFixed(1)).join(", ");
+  $("where").textContent = `R, A, S: ${mm} mm · value ${+viewer.value.toPrecision(4)} · ${name}`;
+}
+
+export function show() {
+  const { image, can, clicks } = page;
+  showClicks(everyClick(), ({ ras }) => viewer.goTo(ras));
+  if (page.told) showFacts(page.told.model.labels, page.facts);
+  showRemarks(page.remarks);
+  const usable = {
+    undo: can.undo || page.waiting.length > 0 || page.beforeReset !== null,
+    redo: can.redo,
+    reset: clicks.length > 0 || page.base !== null,
+    save: canSave(),
+    "save-next": canSave(),
+    mask: image,
+    prompts: clicks.length,
+    load: image,
+  };
+  for (const [id, yes] of Object.entries(usable)) $(id).disabled = !yes;
+  document.title = image ? `${page.dirty ? "• " : ""}${image.case} – nnsam3d` : "nnsam3d";
+  markers();
+  where();
+}

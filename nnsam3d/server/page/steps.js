@@ -1,0 +1,101 @@
+// What the user does to the segmentation: each step goes to the server, and its answer onto the screen.
+
+import { count } from "./panel.js";
+import { say, show, summary } from "./show.js";
+import { BACKGROUND, later, page, server, viewer } from "./state.js";
+
+export function clicked(ras, negative) {
+  if (!page.image) return;
+  const label = negative ? BACKGROUND : page.label;
+  const click = { ras, label, value: page.told.model.labels[label], waiting: true };
+  page.waiting.push(click);
+  show();
+  const answered = () => (page.waiting = page.waiting.filter((one) => one !== click));
+  later(`Click ${page.clicks.length + page.waiting.length}`, async () => {
+    const began = performance.now();
+    const change = await server.click(ras, label, "ras");
+    answered();
+    await apply(change);
+    const whole = (performance.now() - began) / 1000;
+    page.clicks.at(-1).seconds = change.seconds;
+    page.beforeReset = null;
+    say(`Click ${page.clicks.length}: ${change.seconds.toFixed(2)} s, shown after ${whole.toFixed(2)} s. ${summary()}`);
+  }).then(() => {
+    answered();
+    show();
+  });
+}
+
+export function undo() {
+  if (!page.can.undo && page.beforeReset) return restoreReset();
+  if (page.can.undo || page.waiting.length) step("Undo", "/api/undo", "Undone.");
+}
+
+export function redo() {
+  if (page.can.redo) step("Redo", "/api/redo", "Put back.");
+}
+
+function step(what, path, done) {
+  later(what, async () => {
+    await apply(await server.change(path));
+    say(`${done} ${summary()}`);
+  });
+}
+
+export function reset() {
+  if (!page.clicks.length && !page.base) return;
+  later("Reset", async () => {
+    const before = { clicks: page.clicks, base: page.base };
+    await apply(await server.change("/api/reset"));
+    Object.assign(page, { beforeReset: before, base: null });
+    show();
+    say("All clicks are taken back. Undo brings them back.");
+  });
+}
+
+function restoreReset() {
+  const { clicks, base } = page.beforeReset;
+  later("Putting the clicks back", async () => {
+    await resend(clicks, base);
+    page.beforeReset = null;
+    show();
+    say(`${count(clicks.length, "click")} put back. ${summary()}`);
+  });
+}
+
+// The same clicks again; the server's image is as it was opened.
+export async function resend(clicks, base) {
+  if (base) await apply(await server.segmentation(base));
+  page.base = base;
+  for (const { position, ras, label } of clicks) {
+    const change = position ? await server.click(position, label, "voxel") : await server.click(ras, label, "ras");
+    await apply(change);
+    page.clicks.at(-1).seconds = change.seconds;
+  }
+}
+
+export function correct(file) {
+  later("Loading the segmentation", async () => {
+    await apply(await server.segmentation(file));
+    Object.assign(page, { base: file, beforeReset: null });
+    say(`${file.name}: your clicks correct it. ${summary()}`);
+  });
+}
+
+async function apply(change) {
+  if (page.unsure) {
+    // an answer was lost on its way, and with it what it had changed
+    await viewer.replace(await server.mask(page.image.case));
+    page.unsure = false;
+  } else if (change.box) {
+    viewer.change(change.box, change.voxels);
+  }
+  const times = page.clicks.map((click) => click.seconds);
+  const { labels } = page.told.model;
+  page.clicks = change.clicks.map((click, n) => ({ ...click, value: labels[click.label], seconds: times[n] }));
+  page.can = { undo: change.can_undo, redo: change.can_redo };
+  page.facts = change.facts;
+  page.remarks = change.remarks;
+  page.dirty = page.clicks.length > 0 || page.base !== null;
+  show();
+}

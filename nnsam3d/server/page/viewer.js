@@ -1,0 +1,366 @@
+// The image, the mask over it, and where on the canvas is where in the image. The only module that knows NiiVue.
+
+import { DRAG_MODE, Niivue, NVImage, SLICE_TYPE } from "./niivue.js";
+import { colourTable, paint, period } from "./palette.js";
+
+const RENDER = SLICE_TYPE.RENDER;
+export const PLANES = { axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL };
+const GAP = 0.004; // of the canvas, black, between the tiles
+const HALF = (1 - GAP) / 2;
+const FAR = HALF + GAP;
+const TILES = [
+  { name: "axial", sliceType: PLANES.axial, position: [0, 0, HALF, HALF] },
+  { name: "sagittal", sliceType: PLANES.sagittal, position: [FAR, 0, HALF, HALF] },
+  { name: "coronal", sliceType: PLANES.coronal, position: [0, FAR, HALF, HALF] },
+  { name: "3D", sliceType: RENDER, position: [FAR, FAR, HALF, HALF] },
+];
+export const VIEWS = ["all", "axial", "coronal", "sagittal", "3D"];
+// of a plane's tile: the image's axes (R, A, S) to the right, up, and through the slices
+const AXES = { [PLANES.axial]: [0, 1, 2], [PLANES.coronal]: [0, 2, 1], [PLANES.sagittal]: [1, 2, 0] };
+const SLAB = 0.08; // half its thickness, of the image
+// planes that keep what lies above -depth, and below depth, of an axis: azimuth and elevation of where they look from
+const SLABS = {
+  axial: { axis: 2, above: [0, -90], below: [0, 90] },
+  coronal: { axis: 1, above: [0, 0], below: [180, 0] },
+  sagittal: { axis: 0, above: [270, 0], below: [90, 0] },
+};
+const NEVER = [2, 0, 0]; // a clip plane that clips nothing
+const ZOOMS = [0.5, 12];
+const CLICK_PIXELS = 3; // a pointer that moves further drags
+
+export class Viewer {
+  // told: {click(mm, negative), drawn(), moved()}
+  constructor(canvas, told) {
+    this.canvas = canvas;
+    this.told = told;
+    this.view = "all";
+    this.slab = "whole";
+    this.patterned = false;
+    this.opacity = 0.45;
+    this.plane = PLANES.axial; // which the arrow keys move in
+    this.labels = null; // of every voxel, in the file's order
+    this.nv = new Niivue({
+      dragAndDropEnabled: false,
+      isForceMouseClickToVoxelCenters: true,
+      isRadiologicalConvention: true,
+      sagittalNoseLeft: true,
+      showAllOrientationMarkers: true,
+      show3Dcrosshair: true,
+      crosshairColor: [0.35, 0.78, 1, 0.6],
+      crosshairWidth: 0.25,
+      crosshairWidthUnit: "percent",
+      crosshairGap: 10,
+      fontColor: [0.75, 0.78, 0.82, 1],
+      backColor: [0, 0, 0, 1],
+      clipPlaneColor: [0, 0, 0, 0],
+      clipPlaneHotKey: "",
+      cycleClipPlaneHotKey: "",
+      viewModeHotKey: "",
+      loadingText: "",
+      logLevel: "error",
+      mouseEventConfig: {
+        leftButton: { primary: DRAG_MODE.crosshair, withShift: DRAG_MODE.crosshair, withCtrl: DRAG_MODE.crosshair },
+        rightButton: DRAG_MODE.windowing,
+        centerButton: DRAG_MODE.pan,
+      },
+    });
+  }
+
+  async start() {
+    await this.nv.attachToCanvas(this.canvas);
+    this.#listen();
+    const draw = this.nv.drawScene.bind(this.nv);
+    let coming = false;
+    // One click asks for five drawings: once for each frame is enough.
+    this.nv.drawScene = () => {
+      if (coming) return;
+      coming = true;
+      requestAnimationFrame(() => {
+        coming = false;
+        this.#placeSlab();
+        draw();
+        this.told.drawn();
+      });
+    };
+    this.nv.onLocationChange = () => this.told.moved();
+    this.show("all");
+  }
+
+  get image() {
+    return this.nv.volumes[0];
+  }
+
+  get mask() {
+    return this.nv.volumes[1];
+  }
+
+  // ---------------------------------------------------------------- image and mask
+
+  // image: bytes of a file named name; mask: bytes of a NIfTI file on the same grid
+  async load(image, name, mask) {
+    const above = await NVImage.loadFromUrl({ url: mask, name: "mask.nii.gz" });
+    const below = await NVImage.loadFromUrl({ url: image, name });
+    if (below.hdr.dims.slice(1, 4).join() !== above.hdr.dims.slice(1, 4).join()) {
+      throw new Error("the image has another size here than on the server");
+    }
+    // Where a header says its grid twice or not at all, the server's reading of it counts.
+    below.hdr.affine = above.hdr.affine.map((row) => [...row]);
+    below.calculateRAS();
+    above.img = Uint8Array.from(above.img);
+    above.setColormapLabel(colourTable());
+    above.opacity = this.opacity;
+    this.unload();
+    this.nv.addVolume(below);
+    this.nv.addVolume(above);
+    this.range = [below.cal_min, below.cal_max];
+    this.labels = Uint8Array.from(above.img);
+    this.nv.scene.crosshairPos = this.nv.vox2frac(this.nv.frac2vox([0.5, 0.5, 0.5]));
+    this.fit();
+    this.repaint();
+  }
+
+  unload() {
+    for (const volume of [...this.nv.volumes].reverse()) this.nv.removeVolume(volume);
+  }
+
+  get shape_ijk() {
+    return [...this.image.hdr.dims.slice(1, 4)];
+  }
+
+  get spacing_ijk() {
+    return [...this.image.hdr.pixDims.slice(1, 4)].map(Math.abs);
+  }
+
+  // The box's labels are these now (i fastest).
+  change(box, voxels) {
+    const [[i0, i1], [j0, j1], [k0, k1]] = box;
+    const [ni, nj] = this.shape_ijk;
+    let from = 0;
+    for (let k = k0; k < k1; k++) {
+      for (let j = j0; j < j1; j++) {
+        this.labels.set(voxels.subarray(from, from + i1 - i0), i0 + ni * (j + nj * k));
+        from += i1 - i0;
+      }
+    }
+    this.#paint(box);
+  }
+
+  // mask: bytes of a NIfTI file, on the grid of the one that was loaded
+  async replace(mask) {
+    this.labels = Uint8Array.from((await NVImage.loadFromUrl({ url: mask, name: "mask.nii.gz" })).img);
+    this.repaint();
+  }
+
+  clear() {
+    this.labels.fill(0);
+    this.repaint();
+  }
+
+  repaint() {
+    if (this.mask) this.#paint(this.shape_ijk.map((n) => [0, n]));
+  }
+
+  #paint(box) {
+    const { shape_ijk, spacing_ijk } = this;
+    const steps = spacing_ijk.map((step) => step / period(shape_ijk, spacing_ijk));
+    paint(this.labels, this.mask.img, shape_ijk, box, steps, this.patterned);
+    // the mask only: to load the image into the graphics card again takes its time
+    this.nv.refreshLayers(this.mask, 1);
+    this.nv.drawScene();
+  }
+
+  setFill(patterned) {
+    this.patterned = patterned;
+    // every border between two entries is outlined: with patterns that would be their stripes
+    this.nv.opts.atlasOutline = patterned ? 0 : 1;
+    this.repaint();
+  }
+
+  setOpacity(share) {
+    this.opacity = share;
+    if (!this.mask) return;
+    this.mask.opacity = share;
+    this.#paint([[0, 0], [0, 0], [0, 0]]);
+  }
+
+  // [low, high] in the image's own units, null: as the image was shown first
+  setContrast(range, inverted = false) {
+    if (!this.image) return;
+    [this.image.cal_min, this.image.cal_max] = range ?? this.range;
+    this.image.colormapInvert = inverted;
+    this.nv.updateGLVolume();
+  }
+
+  // ---------------------------------------------------------------- views
+
+  show(view) {
+    this.view = view;
+    if (view === "all") {
+      this.nv.setCustomLayout(TILES);
+    } else {
+      this.nv.clearCustomLayout();
+      this.nv.setSliceType(PLANES[view] ?? RENDER);
+    }
+    if (view in PLANES) this.plane = PLANES[view];
+    this.told.drawn();
+  }
+
+  setSlab(slab) {
+    this.slab = slab;
+    this.nv.drawScene();
+  }
+
+  // Two clip planes around the crosshair, after one that clips nothing: dragging turns the first one, if it clips, else
+  // the view.
+  #placeSlab() {
+    const { scene } = this.nv;
+    const slab = SLABS[this.slab];
+    scene.clipPlaneDepthAziElevs = [NEVER];
+    if (!slab) return;
+    const depth = scene.crosshairPos[slab.axis] - 0.5;
+    scene.clipPlaneDepthAziElevs.push([SLAB - depth, ...slab.above], [SLAB + depth, ...slab.below]);
+  }
+
+  fit() {
+    this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
+  }
+
+  // The crosshair stays where it is on the screen.
+  zoom(factor) {
+    if (!this.image) return;
+    const [x, y, z, old] = this.nv.scene.pan2Dxyzmm;
+    const zoom = Math.min(ZOOMS[1], Math.max(ZOOMS[0], old * factor));
+    const mm = this.nv.frac2mm(this.nv.scene.crosshairPos);
+    const change = old - zoom;
+    this.nv.setPan2Dxyzmm([x + change * mm[0], y + change * mm[1], z + change * mm[2], zoom]);
+  }
+
+  // ---------------------------------------------------------------- places
+
+  // RAS mm of the crosshair. The world, not what the planes are drawn in: those ignore an oblique grid.
+  get mm() {
+    return [...this.nv.frac2mm(this.nv.scene.crosshairPos, 0, true).slice(0, 3)];
+  }
+
+  // The label under the crosshair.
+  get label() {
+    const [i, j, k] = this.#indexAt(this.nv.scene.crosshairPos);
+    const [ni, nj] = this.shape_ijk;
+    return this.labels[i + ni * (j + nj * k)];
+  }
+
+  get value() {
+    const [x, y, z] = this.nv.frac2vox(this.nv.scene.crosshairPos);
+    return this.image.getValue(x, y, z, 0);
+  }
+
+  // NiiVue counts voxels towards R, A, S; a file may count otherwise.
+  #indexAt(frac) {
+    const vox = this.nv.frac2vox(frac);
+    const { permRAS, dimsRAS } = this.image;
+    const index = [0, 0, 0];
+    permRAS.forEach((signed, axis) => {
+      index[Math.abs(signed) - 1] = signed > 0 ? vox[axis] : dimsRAS[axis + 1] - 1 - vox[axis];
+    });
+    return index;
+  }
+
+  goTo(mm) {
+    this.nv.scene.crosshairPos = this.nv.mm2frac(mm, 0, true);
+    this.nv.drawScene();
+    this.told.moved();
+  }
+
+  // Crosshair by voxels: along the plane (to the right, up), or through its slices.
+  step(right, up, through) {
+    const axes = AXES[this.plane];
+    const mirrored = this.plane === PLANES.sagittal ? this.nv.opts.sagittalNoseLeft : this.nv.opts.isRadiologicalConvention;
+    const move = [0, 0, 0];
+    move[axes[0]] += mirrored ? -right : right;
+    move[axes[1]] += up;
+    move[axes[2]] += through;
+    this.nv.moveCrosshairInVox(...move);
+  }
+
+  #tileAt(event) {
+    const rect = this.canvas.getBoundingClientRect();
+    const ratio = this.nv.uiData.dpr;
+    const x = (event.clientX - rect.left) * ratio;
+    const y = (event.clientY - rect.top) * ratio;
+    const tile = this.nv.tileIndex(x, y);
+    if (tile < 0 || this.nv.screenSlices[tile].axCorSag > PLANES.sagittal) return null;
+    const frac = this.nv.screenXY2TextureFrac(x, y, tile, true);
+    if (frac[0] < 0) return null; // beside the image
+    return { frac: this.nv.vox2frac(this.nv.frac2vox(frac)), plane: this.nv.screenSlices[tile].axCorSag };
+  }
+
+  // Where a place lies in each plane's tile, in CSS pixels, and how many slices away from the one that is shown.
+  project(mm) {
+    const frac = this.nv.mm2frac(mm, 0, true);
+    const flat = this.nv.frac2mm(frac);
+    const ratio = this.nv.uiData.dpr;
+    const found = [];
+    for (const tile of this.nv.screenSlices) {
+      const axes = AXES[tile.axCorSag];
+      if (!axes) continue;
+      const [left, top, width, height] = tile.leftTopWidthHeight;
+      const right = (flat[axes[0]] - tile.leftTopMM[0]) / tile.fovMM[0];
+      const up = (flat[axes[1]] - tile.leftTopMM[1]) / tile.fovMM[1];
+      if (!(right >= 0 && right <= 1 && up >= 0 && up <= 1)) continue;
+      const through = this.image.dimsRAS[axes[2] + 1] * Math.abs(frac[axes[2]] - this.nv.scene.crosshairPos[axes[2]]);
+      const x = width < 0 ? left - right * width + width : left + right * width;
+      found.push({ x: x / ratio, y: (top + (1 - up) * height) / ratio, slices: through });
+    }
+    return found;
+  }
+
+  // Names of the tiles, and their place as shares of the canvas: left, top, width, height.
+  get tiles() {
+    return this.view === "all" ? TILES : [{ name: this.view, position: [0, 0, 1, 1] }];
+  }
+
+  // ---------------------------------------------------------------- mouse
+
+  #listen() {
+    const { canvas } = this;
+    let down = null;
+    canvas.addEventListener("pointerdown", (event) => {
+      const range = this.image ? [this.image.cal_min, this.image.cal_max] : null;
+      down = { id: event.pointerId, button: event.button, x: event.clientX, y: event.clientY, range };
+    });
+    canvas.addEventListener("pointerup", (event) => {
+      const start = down;
+      down = null;
+      if (!start || start.id !== event.pointerId || start.button !== event.button || !this.image) return;
+      if (Math.hypot(event.clientX - start.x, event.clientY - start.y) > CLICK_PIXELS || event.button === 1) return;
+      const place = this.#tileAt(event);
+      if (event.button === 2 && start.range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
+        this.setContrast(start.range, this.image.colormapInvert); // a trembling hand drags by a pixel
+      }
+      if (!place) return;
+      this.plane = place.plane;
+      this.nv.scene.crosshairPos = place.frac;
+      this.nv.drawScene();
+      this.told.moved();
+      this.told.click(this.mm, event.button === 2 || event.shiftKey || event.altKey || event.ctrlKey);
+    });
+    canvas.addEventListener("pointercancel", () => (down = null));
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        if (!this.image) return;
+        const place = this.#tileAt(event);
+        if (place) this.plane = place.plane;
+        if (!event.ctrlKey) return;
+        event.preventDefault();
+        event.stopImmediatePropagation();
+        this.zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1);
+      },
+      { capture: true, passive: false },
+    );
+    // NiiVue's own meanings of these: contrast anew, and keys that this page uses otherwise
+    for (const name of ["dblclick", "keydown", "keyup"]) {
+      canvas.addEventListener(name, (event) => event.stopImmediatePropagation(), { capture: true });
+    }
+  }
+}
