@@ -1,4 +1,6 @@
-"""Our own prompt file (DESIGN §5). Version 1 holds clicks; it is written wherever it suffices, and read for ever.
+"""The nnsam3d prompt file (docs/prompts.md#prompt-files).
+
+Version 1 holds clicks. It is written whenever it suffices and will remain readable.
 
 ```json
 {"nnsam3d_prompts": 1, "space": "voxel",
