@@ -24,8 +24,6 @@ ALL = [file for file in (*PAGES, *CODE) if file.is_file() and file != HERE]
 ELSEWHERE = re.compile(
     r"\b(?:SPEC|DESIGN|PERFORMANCE|ORACLE|PAPER|CLICKS)(?:\.md\b|,? §)|\b\w+ §\d|the project's notes"
 )
-    r"\b(SPEC|DESIGN|PERFORMANCE|ORACLE|PAPER|CLICKS)(\.md\b|,? §)|(?<!\w)\w+ §\d|the project's notes"
-)
 # "docs/network.md#stem", "tests/data/oracle/README.md" anywhere in a text
 PATH = re.compile(r"(?<![\w/.<>-])((?:docs|tests|benchmarks|examples)/[\w./-]*\.(?:md|py|sh|ipynb|png))(#[\w-]+)?")
 LINK = re.compile(r"\]\(([^()\s]+(?:\([^()]*\)[^()\s]*)?)\)|(?:src|href)=\"([^\"]+)\"")
