@@ -30,7 +30,7 @@ help:
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
-	@echo 'make lint       set up, then ruff, mypy and the import law'
+	@echo 'make lint       set up, then ruff, mypy, the import rules and spelling'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
 	@echo 'make clean      remove .venv and the caches'
 	@echo
@@ -39,6 +39,7 @@ help:
 
 setup: $(STAMP)
 
+# torchvision is installed with torch, because nnU-Net needs it (through timm) and the two must match.
 $(STAMP): setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo 'error: $(PYTHON) is not on the PATH. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv),' >&2; \
@@ -90,6 +91,7 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/codespell
 
 clean:
 	rm -rf .venv build dist nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,7 +21,7 @@ from nnsam3d.nnunet.findings import Finding, note, numbers, ok, one_line, proble
 
 MIN_PYTHON = (3, 10)
 MIN_TORCH = (2, 6)
-NNUNET_RANGE = ((2, 7), (3,))
+NNUNET_RANGE = ((2, 8), (2, 9))
 
 # Distribution name -> module that must import.
 OTHER_PACKAGES = {
@@ -36,6 +36,7 @@ OTHER_PACKAGES = {
     "tqdm": "tqdm",
     "safetensors": "safetensors",
     "nibabel": "nibabel",
+    "isal": "isal",
     "jinja2": "jinja2",
     "pandas": "pandas",
 }
@@ -99,14 +100,14 @@ def check_torch() -> Iterator[Finding]:
 
 def check_nnunet() -> Iterator[Finding]:
     """nnU-Net's version, and that it imports."""
-    cure = "pip install 'nnunetv2>=2.7,<3'"
+    cure = "pip install 'nnunetv2>=2.8,<2.9'"
     version = version_of("nnunetv2")
     if version is None:
         yield problem("nnunetv2 is not installed", cure)
         return
     low, high = NNUNET_RANGE
     if not low <= numbers(version) < high:
-        yield problem(f"nnunetv2 {version} is outside the supported range >=2.7, <3", cure)
+        yield problem(f"nnunetv2 {version} is outside the tested range >=2.8, <2.9", cure)
         return
     module, error = try_import("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     if module is None:
@@ -179,10 +180,10 @@ def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Findi
     if finder is None and way.startswith("nnUNet_extTrainer"):
         yield problem(
             f"this nnunetv2 does not know nnUNet_extTrainer: {error}",
-            "pip install 'nnunetv2>=2.8,<3', or: nnsam3d link",
+            "pip install 'nnunetv2>=2.8,<2.9', or: nnsam3d link",
         )
         return
-    if finder is None:  # nnunetv2 2.7 has only the search by which stubs are found
+    if finder is None:  # without it nnU-Net only searches its own folders, where the stubs are
         yield ok(f"trainers: {way}")
         return
     for name in trainer_names:

@@ -72,7 +72,7 @@ def nnunet_folder() -> Path:
     if not (folder / "training/nnUNetTrainer/nnUNetTrainer.py").is_file():
         raise UserError(
             f"{folder} is no complete nnunetv2 (no training/nnUNetTrainer/nnUNetTrainer.py); "
-            "cure: pip install --force-reinstall --no-deps 'nnunetv2>=2.7,<3'"
+            "cure: pip install --force-reinstall --no-deps 'nnunetv2>=2.8,<2.9'"
         )
     return folder
 

@@ -33,7 +33,9 @@ def nnunet_environment(folder: Path) -> dict[str, str]:
         UserError: the installed nnU-Net does not know ``nnUNet_extTrainer``.
     """
     if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
-        raise UserError("the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<3'")
+        raise UserError(
+            "the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<2.9'"
+        )
     return {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),

@@ -93,12 +93,12 @@ def test_torch_missing_or_old(monkeypatch):
     assert "too old" in only_problem(doctor.check_torch()).text
 
 
-@pytest.mark.parametrize("version", ["2.6.4", "3.0.0", "1.7.1"])
+@pytest.mark.parametrize("version", ["2.6.4", "2.7.0", "2.9.0", "3.0.0"])
 def test_nnunet_of_the_wrong_version(monkeypatch, version):
     monkeypatch.setattr(doctor, "version_of", lambda name: version)
     found = only_problem(doctor.check_nnunet())
     assert version in found.text
-    assert "nnunetv2>=2.7,<3" in found.cure
+    assert "nnunetv2>=2.8,<2.9" in found.cure
 
 
 def test_nnunet_missing_or_broken(monkeypatch):
