@@ -34,7 +34,7 @@ def nnunet_environment(folder: Path) -> dict[str, str]:
     """
     if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
         raise UserError(
-            "the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<2.9'"
+            "the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install 'nnunetv2>=2.8,<2.9'"
         )
     return {
         "nnUNet_raw": str(folder / "raw"),
