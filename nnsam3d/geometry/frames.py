@@ -41,6 +41,14 @@ class ImageGrid:
 
     Raises:
         GeometryError: wrong lengths, non-finite numbers, sizes < 1, spacing <= 0, or a singular direction.
+
+    >>> grid = ImageGrid((10, 20, 30), (1.0, 1.0, 2.5), (-4.0, 0.0, 100.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    >>> grid.shape_zyx
+    (30, 20, 10)
+    >>> grid.index_to_world([[5, 10, 4]], "ras").tolist()
+    [[-1.0, -10.0, 110.0]]
+    >>> grid.world_to_index([[-1, -10, 110]], "ras").tolist()
+    [[5.0, 10.0, 4.0]]
     """
 
     size_xyz: tuple[int, int, int] | None
@@ -103,7 +111,11 @@ class ImageGrid:
 
     @classmethod
     def without_world(cls, size_xyz: tuple[int, int, int] | None) -> ImageGrid:
-        """Of an image whose place in the world nobody knows: good for voxel positions only."""
+        """Of an image whose place in the world nobody knows: good for voxel positions only.
+
+        >>> ImageGrid.without_world((10, 20, 30)).contains_index([[9.4, 0, 0], [9.6, 0, 0]]).tolist()
+        [True, False]
+        """
         return cls(size_xyz, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
     @classmethod
@@ -138,6 +150,9 @@ class ImageGrid:
 
         Raises:
             GeometryError: not 4x4, not finite, or singular.
+
+        >>> ImageGrid.from_ras_affine([[-2, 0, 0, 90], [0, -2, 0, 126], [0, 0, 2, -72], [0, 0, 0, 1]]).spacing_xyz
+        (2.0, 2.0, 2.0)
         """
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -200,7 +215,11 @@ def as_points(points_N3: ArrayLike) -> NDArray[np.float64]:
 
 
 def inside_grid(points_N3: ArrayLike, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """(N,) True where -0.5 <= position < shape - 0.5 on all axes; both in the same axis order."""
+    """(N,) True where -0.5 <= position < shape - 0.5 on all axes; both in the same axis order.
+
+    >>> inside_grid([[0, 0, 0], [9.6, 0, 0]], shape=(10, 10, 10)).tolist()
+    [True, False]
+    """
     points = as_points(points_N3)
     return np.all((points >= -0.5) & (points < np.asarray(shape) - 0.5), axis=1)
 

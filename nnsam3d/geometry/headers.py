@@ -44,6 +44,16 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
 
     Warns:
         GeometryWarning: no reader is stated, and ITK and nibabel differ.
+
+    >>> import SimpleITK as sitk
+    >>> import tempfile
+    >>> image = sitk.Image([4, 5, 6], sitk.sitkInt16)
+    >>> image.SetSpacing([1.0, 1.0, 3.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sitk.WriteImage(image, f"{folder}/case_0000.nii.gz")
+    ...     grid = grid_of_file(f"{folder}/case_0000.nii.gz")("lps")
+    >>> grid.size_xyz, grid.spacing_xyz
+    ((4, 5, 6), (1.0, 1.0, 3.0))
     """
     path = Path(path)
     if path.suffix.lower() in NO_WORLD:

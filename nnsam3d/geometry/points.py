@@ -25,6 +25,15 @@ class Points:
 
     Raises:
         GeometryError: another shape or space.
+
+    >>> grid = ImageGrid((10, 20, 30), (1.0, 1.0, 2.5), (0.0, 0.0, 100.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    >>> points = Points([[5, 10, 4]], "voxel")
+    >>> points.to("lps", grid).values_N3.tolist()
+    [[5.0, 10.0, 110.0]]
+    >>> points.to("array", grid).values_N3.tolist()
+    [[4.0, 10.0, 5.0]]
+    >>> points.inside(grid).tolist()
+    [True]
     """
 
     values_N3: NDArray[np.float64]

@@ -21,6 +21,11 @@ def unheard(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions 
 
     Args:
         prompts, regions: see :func:`bind_clicks`; the label map is not bound yet.
+
+    >>> segmentation = np.zeros((3, 3, 8), np.uint8)
+    >>> segmentation[:, :, :2] = 1
+    >>> unheard(segmentation, VoxelPrompts.of([((1, 1, 1), 1), ((1, 1, 6), 1)]))
+    (2,)
     """
     last = dict(prompts.clicks())
     found = []
@@ -46,6 +51,12 @@ def bind_clicks(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regi
         prompts: on the voxels of the label map.
         regions: of a dataset with regions: the core of a tumour is tumour, so a click "tumour" there is obeyed
             already; and a negative click removes a component of everything that is not background.
+
+    >>> segmentation = np.zeros((3, 3, 8), np.uint8)
+    >>> segmentation[:, :, :2] = 1
+    >>> bind_clicks(segmentation, VoxelPrompts.of([((1, 1, 6), 1), ((1, 1, 0), 0)]))
+    >>> int(segmentation[1, 1, 6]), int(segmentation[:, :, :2].sum())
+    (1, 0)
     """
     last = dict(prompts.clicks())
     positive = {voxel: label for voxel, label in last.items() if label}

@@ -13,6 +13,12 @@ def choose_device(name: str) -> str:
 
     Raises:
         UserError: a device that is not there.
+
+    >>> choose_device("cpu")
+    'cpu'
+    >>> choose_device("no-such-device")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nnsam3d.errors.UserError: device no-such-device: ...
     """
     import torch
 
@@ -35,6 +41,9 @@ def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:
 
     Raises:
         UserError: a device that is not there.
+
+    >>> choose_devices(["cpu"], jobs=2)
+    ['cpu', 'cpu']
     """
     import torch
 

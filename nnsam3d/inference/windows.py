@@ -27,7 +27,14 @@ LOGIT_BYTES = 2**30
 
 
 class Cache:
-    """Values by key, the least recently used ones dropped once they take more than ``limit`` bytes."""
+    """Values by key, the least recently used ones dropped once they take more than ``limit`` bytes.
+
+    >>> cache = Cache(limit=10)
+    >>> cache.get("a", lambda: "12345678", len), cache.get("b", lambda: "1234", len)
+    ('12345678', '1234')
+    >>> cache.used  # "a" was dropped
+    4
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -37,6 +37,10 @@ def write_channel(
 
     Raises:
         PromptError: as :func:`place_clicks`, and a label that is too large for ``dtype``.
+
+    >>> channel = write_channel((2, 3, 4), [[1, 2, 3], [0, 0, 0.4]], [1, 0])
+    >>> float(channel[1, 2, 3]), float(channel[0, 0, 0]), int((channel != 0).sum())
+    (2.0, 1.0, 2)
     """
     shape = tuple(int(s) for s in shape_DHW)
     placed = place_clicks(shape, clicks_N3, labels_N, _largest_label(dtype))
@@ -59,6 +63,9 @@ def place_clicks(
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
             larger than ``largest_label``, or no voxel left; the message names the click (counted from 1).
+
+    >>> place_clicks((2, 3, 4), [[1, 2, 3.2], [1, 2, 2.9]], [1, 0])  # two labels in one voxel: the later click moves
+    {(1, 2, 3): 1, (1, 2, 2): 0}
     """
     shape = tuple(int(s) for s in shape_DHW)
     clicks = as_points(clicks_N3)
@@ -89,6 +96,10 @@ def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
 
     Raises:
         PromptError: values that are no whole numbers, the sign of an interpolated channel.
+
+    >>> clicks, labels = read_channel(write_channel((2, 3, 4), [[1, 2, 3]], [1]))
+    >>> clicks.tolist(), labels.tolist()
+    ([[1, 2, 3]], [1])
     """
     array = np.asarray(channel)
     if array.ndim != 3:

@@ -25,6 +25,15 @@ class PromptEncoding:
 
     Clicks share one channel: 0 = no click, ``1 + label`` at a click's voxel. A further kind would add channels of its
     own behind it, and its name to ``kinds``.
+
+    >>> channels = ENCODING.write((2, 3, 4), VoxelPrompts.of([((1, 2, 3), 1)]))
+    >>> channels.shape
+    (1, 2, 3, 4)
+    >>> ENCODING.read(channels).clicks()
+    [VoxelClick(voxel=(1, 2, 3), label=1)]
+    >>> image, prompts = ENCODING.split(np.concatenate([np.zeros((3, 2, 3, 4)), channels]))
+    >>> image.shape, prompts.shape
+    ((3, 2, 3, 4), (1, 2, 3, 4))
     """
 
     kinds: tuple[str, ...] = ("click",)

@@ -68,6 +68,13 @@ def read_prompts(
 
     Warns:
         PromptWarning: something in the file is no click, for example a box or a point that has not been placed.
+
+    >>> import tempfile
+    >>> prompts = CasePrompts("liver_003", "voxel", [Click((102, 88, 41), "tumour")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_prompts(f"{folder}/liver_003.json", prompts)
+    ...     read_prompts(f"{folder}/liver_003.json", labels={"background": 0, "tumour": 1}) == prompts
+    True
     """
     path = Path(path)
     stated = None if space is None else checked_space(space)
@@ -117,6 +124,13 @@ def write_prompts(
         PromptError: more than 10,000 clicks (such a file would be refused on reading), an unknown format, or a
             missing ``image``.
         OSError: the folder is missing or not writable; nothing is left behind.
+
+    >>> import tempfile
+    >>> prompts = CasePrompts("liver_003", "ras", [Click((10.5, -20, 30), "tumour")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_prompts(f"{folder}/liver_003.mrk.json", prompts, format="slicer")
+    ...     read_prompts(f"{folder}/liver_003.mrk.json").clicks
+    (Click(position=(10.5, -20.0, 30.0), label='tumour'),)
     """
     path = Path(path)
     if len(prompts.prompts) > MAX_CLICKS:
@@ -145,12 +159,22 @@ def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: P
 
 
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
-    """Positions as index i, j, k of the image file, (N, 3), fractions kept; (0, 3) without clicks."""
+    """Positions as index i, j, k of the image file, (N, 3), fractions kept; (0, 3) without clicks.
+
+    >>> grid = ImageGrid((10, 10, 10), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    >>> clicks_to_index(CasePrompts("case", "lps", [Click((4, 6, 9), 1)]), grid).tolist()
+    [[2.0, 3.0, 4.5]]
+    """
     return prompts.points.to("voxel", grid).values_N3
 
 
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:
-    """Label values (N,). Raises PromptError naming case, click and the allowed labels."""
+    """Label values (N,). Raises PromptError naming case, click and the allowed labels.
+
+    >>> prompts = CasePrompts("case", "voxel", [Click((1, 2, 3), "tumour"), Click((4, 5, 6), "background")])
+    >>> clicks_to_labels(prompts, {"background": 0, "tumour": 1}).tolist()
+    [1, 0]
+    """
     values = [
         resolve_label(click.label, labels, f"{prompts.case}: click {number}")
         for number, click in enumerate(prompts.clicks, start=1)

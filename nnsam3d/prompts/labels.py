@@ -38,6 +38,11 @@ def click_labels(dataset_json: Mapping[str, Any]) -> dict[str, int]:
 
     Raises:
         PromptError: no usable "labels", or regions without a matching ``regions_class_order``.
+
+    >>> click_labels({"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}})
+    {'background': 0, 'liver': 1, 'tumour': 2}
+    >>> click_labels({"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]})
+    {'background': 0, 'whole': 1, 'core': 2}
     """
     labels = dataset_json.get("labels")
     if not isinstance(labels, Mapping) or "background" not in labels:
@@ -66,6 +71,12 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
 
     Raises:
         PromptError: not a name or value of ``names``; booleans and floats are refused, not rounded.
+
+    >>> resolve_label("tumour", {"background": 0, "tumour": 1}, "liver_003.json: click 2")
+    1
+    >>> resolve_label("tumor", {"background": 0, "tumour": 1}, "click 2")
+    Traceback (most recent call last):
+    nnsam3d.prompts.types.PromptError: click 2: unknown label 'tumor'; allowed: "background" (0), "tumour" (1)
     """
     if isinstance(label, str) and label in names:
         return int(names[label])

@@ -45,6 +45,17 @@ def next_click(
 
     Raises:
         ValueError: not two volumes of one shape.
+
+    >>> truth, prediction = np.zeros((5, 5, 9), int), np.zeros((5, 5, 9), int)
+    >>> truth[1:4, 1:4, 1:4] = 1
+    >>> next_click(truth, prediction, (1, 1, 1), labels=[1])  # the lesion was missed
+    VoxelClick(voxel=(2, 2, 2), label=1)
+    >>> prediction[truth == 1] = 1
+    >>> prediction[1:4, 1:4, 5:8] = 1
+    >>> next_click(truth, prediction, (1, 1, 1), labels=[1])  # something else was found
+    VoxelClick(voxel=(2, 2, 6), label=0)
+    >>> next_click(truth, truth, (1, 1, 1), labels=[1]) is None
+    True
     """
     truth, predicted = np.asarray(segmentation_DHW), np.asarray(prediction_DHW)
     if truth.ndim != 3 or predicted.shape != truth.shape:

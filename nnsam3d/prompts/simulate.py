@@ -22,7 +22,11 @@ STRATEGIES = ("uniform", "center", "largest_error")
 
 
 def case_rng(case: str, seed: int = 0) -> Generator:
-    """A generator that depends on case name and seed only: the same in every process and Python version."""
+    """A generator that depends on case name and seed only: the same in every process and Python version.
+
+    >>> int(case_rng("liver_003").integers(1000)) == int(case_rng("liver_003").integers(1000))
+    True
+    """
     return np.random.default_rng([int(seed), zlib.crc32(case.encode("utf-8"))])
 
 
@@ -54,6 +58,13 @@ def simulate_clicks(
 
     Raises:
         ValueError: n negative, unknown strategy, missing or misshapen prediction, label (or error) absent.
+
+    >>> segmentation = np.zeros((7, 7, 7), int)
+    >>> segmentation[1:6, 1:6, 1:6] = 1
+    >>> simulate_clicks(segmentation, label=1, n=1, rng=case_rng("case"), strategy="center").tolist()
+    [[3, 3, 3]]
+    >>> simulate_clicks(segmentation, label=1, n=4, rng=case_rng("case")).shape
+    (4, 3)
     """
     if n < 0:
         raise ValueError(f"the number of clicks must not be negative, got {n}")

@@ -36,6 +36,15 @@ class PromptSimulator:
 
     Raises:
         ValueError: max_clicks negative, a share outside 0..1, or an unknown strategy.
+
+    >>> segmentation = np.zeros((8, 8, 8), int)
+    >>> segmentation[2:5, 2:5, 2:5] = 1
+    >>> simulator = PromptSimulator(labels=(1,), zero_share=0)
+    >>> clicks = simulator.sample(segmentation, np.random.default_rng(0))
+    >>> 1 <= len(clicks) <= 8 and any(click.label == 1 for click in clicks)
+    True
+    >>> simulator.correction(segmentation, np.zeros_like(segmentation))
+    VoxelClick(voxel=(3, 3, 3), label=1)
     """
 
     labels: tuple[int, ...]

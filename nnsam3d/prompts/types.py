@@ -24,7 +24,11 @@ Position = tuple[float, float, float]
 
 
 class VoxelClick(NamedTuple):
-    """One click on an array: a voxel (z, y, x), and the value of its label (0: background, the negative click)."""
+    """One click on an array: a voxel (z, y, x), and the value of its label (0: background, the negative click).
+
+    >>> VoxelClick((41, 88, 102), 1).voxel
+    (41, 88, 102)
+    """
 
     voxel: tuple[int, int, int]
     label: int
@@ -48,6 +52,11 @@ class Click:
 
     Raises:
         PromptError: not three finite numbers, or a label that is neither name nor whole number >= 0.
+
+    >>> Click((102, 88, 41), "tumour")
+    Click(position=(102.0, 88.0, 41.0), label='tumour')
+    >>> Click((60, 88, 41), "background").label
+    'background'
     """
 
     kind: ClassVar[str] = "click"
@@ -77,6 +86,9 @@ class Box:
 
     Raises:
         PromptError: as :class:`Click`.
+
+    >>> Box((120, 80, 41), (90, 99, 40), "tumour")
+    Box(low=(90.0, 80.0, 40.0), high=(120.0, 99.0, 41.0), label='tumour')
     """
 
     kind: ClassVar[str] = "box"
@@ -109,6 +121,9 @@ class MaskPrompt:
 
     Raises:
         PromptError: no path, or a label as that of a :class:`Click` cannot be.
+
+    >>> MaskPrompt("before.nii.gz", "tumour")
+    MaskPrompt(path='before.nii.gz', label='tumour')
     """
 
     kind: ClassVar[str] = "mask"
@@ -146,6 +161,12 @@ class CasePrompts:
 
     Raises:
         PromptError: unknown space.
+
+    >>> prompts = CasePrompts("liver_003", "voxel", [Click((102, 88, 41), "tumour"), Click((60, 88, 41), 0)])
+    >>> prompts.kinds, len(prompts.clicks)
+    (('click',), 2)
+    >>> prompts.points.values_N3.tolist()
+    [[102.0, 88.0, 41.0], [60.0, 88.0, 41.0]]
     """
 
     case: str
@@ -162,7 +183,11 @@ class CasePrompts:
 
     @classmethod
     def of_array(cls, case: str, positions_N3: ArrayLike, labels: Iterable[int | str]) -> CasePrompts:
-        """Clicks at array positions (z, y, x) of the image as read, fractions allowed, as prompts in space "voxel"."""
+        """Clicks at array positions (z, y, x) of the image as read, fractions allowed, as prompts in space "voxel".
+
+        >>> CasePrompts.of_array("liver_003", [[41, 88, 102]], ["tumour"]).clicks[0].position
+        (102.0, 88.0, 41.0)
+        """
         rows = np.asarray(positions_N3, np.float64).reshape(-1, 3).tolist()
         return cls(case, "voxel", [Click((x, y, z), label) for (z, y, x), label in zip(rows, labels, strict=True)])
 

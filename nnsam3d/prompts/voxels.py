@@ -23,6 +23,14 @@ class VoxelPrompts:
     Attributes:
         voxels_N3: (N, 3) int64, axes as those of the array.
         labels_N: (N,) int64; 0 = negative.
+
+    >>> prompts = VoxelPrompts.of([((4, 5, 6), 1), ((0, 0, 9), 0)])
+    >>> prompts.positive.tolist()
+    [[4, 5, 6]]
+    >>> prompts.cropped(start=(2, 2, 2), size=(8, 8, 8)).clicks()
+    [VoxelClick(voxel=(2, 3, 4), label=1)]
+    >>> prompts.mirrored([0], size=(10, 10, 10)).voxels_N3.tolist()
+    [[5, 5, 6], [9, 0, 9]]
     """
 
     voxels_N3: NDArray[np.int64]
