@@ -29,7 +29,7 @@ ONE_PLACE = {
     r"\.ljust": {"tables.py"},
     r"\.__class__ = ": {"nnunet/preprocessing.py"},
     r"matplotlib\.use\(": set(),
-    r"sys\.excepthook = ": {"nnunet/last_words.py"},
+    r"sys\.excepthook = ": {"nnunet/worker_messages.py"},
     r"\(float\(i\), float\(j\), float\(k\)\)": set(),
 }
 

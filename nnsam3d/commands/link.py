@@ -39,8 +39,8 @@ def main(args: argparse.Namespace) -> int:
     for stub in removed:
         print(f"removed   {stub}  (no such class in this nnsam3d)")
     if not wanted:
-        cure = "pip install --force-reinstall --no-deps nnsam3d"
-        raise UserError(f"nnsam3d has no trainers to link; cure: {cure}")
+        fix = "pip install --force-reinstall --no-deps nnsam3d"
+        raise UserError(f"nnsam3d has no trainers to link; fix: {fix}")
     names = ", ".join(name for entry in wanted for name in entry.names)
     print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
     return 0

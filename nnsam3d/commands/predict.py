@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
-    from nnsam3d.inference.report import conclude, tell_prompts, tell_strays, write_report
+    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
 
     device = choose_device(args.device)
     model = Model(
@@ -66,9 +66,9 @@ def main(args: argparse.Namespace) -> int:
     )
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     cases = find_cases(args.images, model, args.prompts)
-    tell_strays(cases, args.images, args.prompts)
+    print_stray_prompts(cases, args.images, args.prompts)
     cases = cases[args.part_id :: args.num_parts]
-    tell_prompts(cases)
+    print_prompt_summary(cases)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
         print(f"nnsam3d: warning: {args.prompts} holds no prompt file of these cases (<case>.json, ...)")
     for needed in [*([args.report.parent] if args.report else []), args.output]:

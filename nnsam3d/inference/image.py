@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.binding import bind_clicks, unheard
+from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
@@ -33,7 +33,7 @@ class Segmentation:
         windows: how many windows were computed, counted again where one was computed again.
         regions: what was computed, on the preprocessed grid; none for the stock sliding window.
         probabilities: (K, z, y, x), where they were asked for.
-        unheard: numbers (from 1) of the positive clicks at which the network found nothing.
+        ignored_clicks: numbers (from 1) of the positive clicks at which the network found nothing.
     """
 
     label_map: NDArray[Any]
@@ -41,14 +41,14 @@ class Segmentation:
     windows: int
     regions: tuple[Region, ...] = ()
     probabilities: NDArray[np.float32] | None = None
-    unheard: tuple[int, ...] = ()
+    ignored_clicks: tuple[int, ...] = ()
 
     @property
     def remarks(self) -> list[str]:
         """What the user should know before trusting it."""
         return [
             f"the network found nothing at click {number}; the mask holds the clicked voxel only, if at all"
-            for number in self.unheard
+            for number in self.ignored_clicks
         ]
 
 
@@ -123,7 +123,7 @@ class PreparedImage:
         if prompts is None or not prompts.clicks:
             return result
         raw = clicked_voxels(prompts, self.model.labels, self.shape_ZYX, self.raw_properties)
-        result = replace(result, unheard=unheard(result.label_map, raw, self.model.regions))
+        result = replace(result, ignored_clicks=ignored_clicks(result.label_map, raw, self.model.regions))
         if bind:
             result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
             for box in result.boxes:  # outside of them all is background, and stays it

@@ -19,13 +19,13 @@ from nnsam3d.nnunet.cases import strays
 REPORT_VERSION = 1
 
 
-def tell_strays(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
+def print_stray_prompts(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
     """Prompt files that belong to no case."""
     for text in strays(images, {case.name for case in cases}, prompts):
         print(f"nnsam3d: warning: {text}")
 
 
-def tell_prompts(cases: Sequence[Case]) -> None:
+def print_prompt_summary(cases: Sequence[Case]) -> None:
     """What was found, and everything that is wrong, before anything is computed."""
     with_prompts = sum(case.prompts is not None for case in cases)
     bad = [case for case in cases if case.problem]

@@ -1,4 +1,4 @@
-"""`nnsam3d doctor`: what is right, what is worth knowing, and what will break, each problem with its cure.
+"""`nnsam3d doctor`: what is right, what is worth knowing, and what will break, each problem with its fix.
 
 A check is a function that yields findings. It imports what it looks at itself, so that a broken torch is a
 finding like any other, and one check that fails takes no other with it.
@@ -100,18 +100,18 @@ def check_torch() -> Iterator[Finding]:
 
 def check_nnunet() -> Iterator[Finding]:
     """nnU-Net's version, and that it imports."""
-    cure = "pip install 'nnunetv2>=2.8,<2.9'"
+    fix = "pip install 'nnunetv2>=2.8,<2.9'"
     version = version_of("nnunetv2")
     if version is None:
-        yield problem("nnunetv2 is not installed", cure)
+        yield problem("nnunetv2 is not installed", fix)
         return
     low, high = NNUNET_RANGE
     if not low <= numbers(version) < high:
-        yield problem(f"nnunetv2 {version} is outside the tested range >=2.8, <2.9", cure)
+        yield problem(f"nnunetv2 {version} is outside the tested range >=2.8, <2.9", fix)
         return
     module, error = try_import("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     if module is None:
-        yield problem(f"nnunetv2 {version} does not import: {error}", "cure torch first, then: " + cure)
+        yield problem(f"nnunetv2 {version} does not import: {error}", "fix torch first, then: " + fix)
     else:
         yield ok(f"nnunetv2 {version} ({link.nnunet_folder()})")
 
@@ -193,7 +193,7 @@ def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Findi
         except Exception as failure:
             yield problem(
                 f"nnU-Net cannot load {name}: {one_line(failure)}",
-                "cure the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
+                "fix the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
             )
             return
     yield ok(f"nnU-Net finds {', '.join(trainer_names)} ({way})")
@@ -230,7 +230,7 @@ def check_options() -> Iterator[Finding]:
         return
     module, error = try_import("nnsam3d.training.options")
     if module is None:
-        yield problem(f"nnsam3d.training.options does not import: {error}", "cure the problems above first")
+        yield problem(f"nnsam3d.training.options does not import: {error}", "fix the problems above first")
         return
     try:
         module.options_from_environment()
@@ -246,9 +246,9 @@ def check_weights() -> Iterator[Finding]:
     """SAM's pretrained weights, found as a training finds them."""
     pretrained, error = try_import("nnsam3d.checkpoints.pretrained")
     if pretrained is None:
-        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "cure the problems above first")
+        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "fix the problems above first")
         return
-    if wrong := pretrained.named_in_vain():
+    if wrong := pretrained.invalid_setting():
         yield problem(wrong, "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS")
         return
     found = {preset: path for preset in pretrained.OFFICIAL_FILES if (path := pretrained.locate(preset))}

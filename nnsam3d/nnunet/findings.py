@@ -16,11 +16,11 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. A problem, something that will break, comes with its cure."""
+    """One line of the report. A problem, something that will break, comes with its fix."""
 
     level: Level
     text: str
-    cure: str = ""
+    fix: str = ""
 
 
 def ok(text: str) -> Finding:
@@ -33,16 +33,16 @@ def note(text: str, hint: str = "") -> Finding:
     return Finding("note", text, hint)
 
 
-def problem(text: str, cure: str) -> Finding:
+def problem(text: str, fix: str) -> Finding:
     """Something will break."""
-    return Finding("problem", text, cure)
+    return Finding("problem", text, fix)
 
 
 def render(finding: Finding) -> str:
-    """The finding as it is printed; the cure stands on a line of its own."""
-    label = {"ok": "cure", "note": "hint", "problem": "cure"}[finding.level]
+    """The finding as it is printed; the fix stands on a line of its own."""
+    label = {"ok": "fix", "note": "hint", "problem": "fix"}[finding.level]
     mark = {"ok": "[ ok ]", "note": "[note]", "problem": "[FAIL]"}[finding.level]
-    return f"{mark} {finding.text}" + (f"\n       {label}: {finding.cure}" if finding.cure else "")
+    return f"{mark} {finding.text}" + (f"\n       {label}: {finding.fix}" if finding.fix else "")
 
 
 def try_import(name: str) -> tuple[ModuleType | None, str]:

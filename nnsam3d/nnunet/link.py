@@ -62,7 +62,7 @@ def package_folder(package: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         distribution = package.partition(".")[0]
-        raise UserError(f"{package} is not installed in this Python; cure: pip install {distribution}")
+        raise UserError(f"{package} is not installed in this Python; fix: pip install {distribution}")
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -72,7 +72,7 @@ def nnunet_folder() -> Path:
     if not (folder / "training/nnUNetTrainer/nnUNetTrainer.py").is_file():
         raise UserError(
             f"{folder} is no complete nnunetv2 (no training/nnUNetTrainer/nnUNetTrainer.py); "
-            "cure: pip install --force-reinstall --no-deps 'nnunetv2>=2.8,<2.9'"
+            "fix: pip install --force-reinstall --no-deps 'nnunetv2>=2.8,<2.9'"
         )
     return folder
 

@@ -42,8 +42,8 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             text = str(error)
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
-            cure = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
-            raise UserError(f"{names}: the image cannot be read: {text}{cure}") from error
+            fix = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
+            raise UserError(f"{names}: the image cannot be read: {text}{fix}") from error
     check_image(data, ", ".join(image_files), channels)
     return data, properties
 
