@@ -226,7 +226,7 @@ def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.Cap
 
 def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels, out = dataset / "labelsTr", dataset / "out"
-    assert "belong together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
+    assert "must be used together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
     assert "at least 1 click" in error_of(capsys, "simulate", labels, "-o", out, "-n", "0")
     assert "none: no such folder" in error_of(capsys, "simulate", dataset / "none", "-o", out)
     (dataset / "empty").mkdir()

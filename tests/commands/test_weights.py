@@ -32,12 +32,12 @@ def test_the_whole_life_of_a_file(weights, server, no_local_weights: Path) -> No
     assert weights("path", "vit_b")[0] == 1
 
     status, out, _ = weights("download", "vit_b")
-    assert (status, out) == (0, f"{file}: downloaded, digest {server.digest} checked\n")
+    assert (status, out) == (0, f"{file}: downloaded, digest {server.digest} verified\n")
     assert str(file) in weights("list")[1]
     assert weights("path", "vit_b")[:2] == (0, f"{file}\n")
     status, out, _ = weights("verify")
     assert (status, out[:3]) == (0, "ok ")
-    assert "there already" in weights("download", "vit_b")[1]
+    assert "exists already" in weights("download", "vit_b")[1]
     assert len(server.served) == 1
 
     file.write_bytes(server.content[:-1])

@@ -130,7 +130,7 @@ def test_a_prompts_folder_that_fits_no_case_is_told(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert predict("--prompts", empty, folder=case_folder(tmp_path))[0] == 0
-    assert "holds no prompt file of these cases" in capfd.readouterr().out
+    assert "contains no prompt file for these cases" in capfd.readouterr().out
 
 
 def test_a_missing_model_names_those_beside_it(model_folder: Path) -> None:
