@@ -1,4 +1,4 @@
-"""The grid of an image file as stored, and its way to world millimetres.
+"""The voxel grid of an image file as stored, and its mapping to world millimetres.
 
 Convention of SimpleITK/ITK: ``world_lps = origin + direction @ (spacing * index)``, index order i, j, k
 (= x, y, z), integer indices at voxel centres. RAS (nibabel, Slicer's display) flips the first two world axes.
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnsam3d.errors import UserError
 
 SPACES = ("voxel", "lps", "ras")
-"""The spaces in which a prompt file may give positions."""
+"""The coordinate spaces of prompt files."""
 
 # LPS and RAS differ by the sign of the first two axes; the flip is its own inverse.
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
@@ -26,18 +26,18 @@ _SUPPORTED = "supported are SimpleITKIO and NibabelIO, with three-dimensional im
 
 
 class GeometryError(UserError):
-    """A position, grid or properties dictionary that cannot be mapped without guessing."""
+    """A position, grid or properties dictionary whose mapping would be a guess."""
 
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Where the voxels of one 3D image file lie.
+    """The geometry of the voxels of a 3D image file.
 
     Attributes:
-        size_xyz: voxels along i, j, k; None where the source does not tell (nnU-Net's properties).
+        size_xyz: voxels along i, j, k; None if unknown (nnU-Net's properties do not contain it).
         spacing_xyz: mm along i, j, k.
         origin_xyz: LPS mm of the centre of voxel (0, 0, 0).
-        direction: 3x3 rows; column a is the LPS unit vector of index axis a. Oblique is fine.
+        direction: 3x3 rows; column a is the LPS unit vector of index axis a. May be oblique.
 
     Raises:
         GeometryError: wrong lengths, non-finite numbers, sizes < 1, spacing <= 0, or a singular direction.
@@ -111,7 +111,7 @@ class ImageGrid:
 
     @classmethod
     def without_world(cls, size_xyz: tuple[int, int, int] | None) -> ImageGrid:
-        """Of an image whose place in the world nobody knows: good for voxel positions only.
+        """For an image without world geometry: suitable for voxel positions only.
 
         >>> ImageGrid.without_world((10, 20, 30)).contains_index([[9.4, 0, 0], [9.6, 0, 0]]).tolist()
         [True, False]
@@ -120,15 +120,15 @@ class ImageGrid:
 
     @classmethod
     def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None) -> ImageGrid:
-        """From the properties dictionary that nnU-Net's image reader returns beside the array.
+        """From the properties dictionary that nnU-Net's image reader returns with the array.
 
         Args:
             properties: of ``SimpleITKIO`` ('sitk_stuff') or ``NibabelIO`` ('nibabel_stuff').
-            shape_zyx: ``data.shape[1:]`` as read, which the properties lack; without it ``size_xyz`` is None.
+            shape_zyx: ``data.shape[1:]`` as read, not part of the properties; without it, ``size_xyz`` is None.
 
         Raises:
-            GeometryError: the properties come from another reader; the message names keys and supported
-                readers. Reorienting readers are refused: there the array is not the file as stored.
+            GeometryError: the properties come from an unsupported reader; the message lists keys and supported readers.
+                Reorienting readers are not supported, because their array differs from the file as stored.
         """
         size = None if shape_zyx is None else tuple(int(s) for s in shape_zyx)[::-1]
         if "sitk_stuff" in properties:
@@ -167,7 +167,7 @@ class ImageGrid:
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
-        """Shape of the array (z, y, x). Raises GeometryError where the size is unknown."""
+        """Shape of the array (z, y, x). Raises GeometryError if the size is unknown."""
         x, y, z = self._known_size()
         return z, y, x
 
@@ -188,7 +188,7 @@ class ImageGrid:
         return as_points(points_N3) if space == "voxel" else self.world_to_index(points_N3, space)
 
     def contains_index(self, points_N3: ArrayLike) -> NDArray[np.bool_]:
-        """(N,) True where -0.5 <= index < size - 0.5 on all axes, i.e. inside the volume that voxels cover.
+        """(N,) True where -0.5 <= index < size - 0.5 on all axes: inside the volume covered by voxels.
 
         Raises:
             GeometryError: the size of this grid is unknown.

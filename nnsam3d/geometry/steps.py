@@ -1,6 +1,6 @@
 """Small invertible steps on ARRAY positions (zyx voxel coordinates, integers at voxel centres).
 
-A chain of them is what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
+A chain of them reproduces what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
 transpose -> crop -> (normalise) -> resample.
 """
 
@@ -17,7 +17,7 @@ from nnsam3d.geometry.frames import GeometryError, as_points
 
 
 class Step(Protocol):
-    """Maps positions (N, 3) forward with ``apply`` and back with ``invert``; neither rounds nor clips."""
+    """Maps positions (N, 3) forward with ``apply`` and back with ``invert``; without rounding or clipping."""
 
     def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]: ...
 
@@ -52,7 +52,7 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Crop:
-    """``array[start[0]:, start[1]:, start[2]:]``: positions lose ``start`` (voxels).
+    """``array[start[0]:, start[1]:, start[2]:]``: subtracts ``start`` (voxels).
 
     >>> Crop((10, 0, 5)).apply([[12, 3, 5]]).tolist()
     [[2.0, 3.0, 0.0]]
@@ -157,7 +157,7 @@ def preprocessing_steps(
     """The steps of nnU-Net's DefaultPreprocessor for one case: array zyx as read -> voxel of its output.
 
     Args:
-        properties: AFTER ``run_case_npy`` ran; needs 'bbox_used_for_cropping' and
+        properties: as modified by ``run_case_npy``; must contain 'bbox_used_for_cropping' and
             'shape_after_cropping_and_before_resampling', both in transposed axes.
         plans_transpose_forward: ``plans_manager.transpose_forward``.
         new_shape: ``data.shape[1:]`` of the preprocessed array.
@@ -176,7 +176,7 @@ def preprocessing_steps(
     needed = ("bbox_used_for_cropping", "shape_after_cropping_and_before_resampling")
     missing = [key for key in needed if key not in properties]
     if missing:
-        raise GeometryError(f"properties lack {', '.join(missing)}: the case has not been preprocessed")
+        raise GeometryError(f"the properties do not contain {', '.join(missing)}: the case has not been preprocessed")
     bbox = [(int(low), int(high)) for low, high in properties[needed[0]]]
     old_shape = tuple(int(s) for s in properties[needed[1]])
     if tuple(high - low for low, high in bbox) != old_shape:

@@ -45,7 +45,7 @@ def test_the_whole_life_of_a_file(weights, server, no_local_weights: Path) -> No
     assert (status, out[:6]) == (1, "wrong ")
     assert f"fix: rm '{file}' && nnsam3d weights download vit_b" in out
     status, _, error = weights("download", "vit_b")
-    assert (status, "delete it or move it away" in error) == (1, True)
+    assert (status, "delete or move it" in error) == (1, True)
     assert file.stat().st_size == len(server.content) - 1, "a user's file is not overwritten"
 
 
