@@ -99,14 +99,14 @@ class PromptedPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """As nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
+        """Like nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
 
         The first call checks the prompt files of the whole folder: an invalid one stops the prediction before any
         output exists.
 
         Raises:
             UserError: an image cannot be read or has a single slice.
-            PromptError: a prompt file is wrong; the message names file, click and allowed values.
+            PromptError: a prompt file is invalid; the message names file, click and allowed values.
         """
         try:
             return self._run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
@@ -158,12 +158,12 @@ class PromptedPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """As nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
+        """Like nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
 
         Raises:
-            PromptError: a click outside the image, or on an unknown label.
+            PromptError: a click outside the image, or with an unknown label.
         """
-        # the caller's dictionary may serve again, with the same clicks
+        # the caller may reuse the dictionary
         prompts: CasePrompts | None = properties.get(PROPERTIES_KEY)
         if prompts is not None and not isinstance(prompts, CasePrompts):
             raise PromptError(
@@ -202,17 +202,16 @@ def network_prompts(
     plans_manager: PlansManager,
     shape_DHW: tuple[int, ...],
 ) -> VoxelPrompts:
-    """Prompts of an image on the voxels of the preprocessed one.
+    """Map the prompts of an image to voxels of the preprocessed image.
 
     Args:
         labels: :func:`nnsam3d.prompts.click_labels`.
         shape_zyx: of the image as read.
-        properties: as nnU-Net's preprocessor leaves them.
+        properties: after nnU-Net's preprocessing.
         shape_DHW: of the preprocessed image.
 
     Raises:
-        PromptError: a click outside the image, or on an unknown label; or nothing but prompts of kinds that no network
-            takes.
+        PromptError: a click outside the image or with an unknown label, or only prompts of unsupported types.
     """
     if prompts is None or not prompts.prompts:
         return VoxelPrompts.of()
@@ -223,11 +222,11 @@ def network_prompts(
     for number, click in enumerate(prompts.clicks, start=1):
         if not kept_N[number - 1] and clicked.labels_N[number - 1] != 0:
             raise PromptError(
-                f"{_where(prompts, number, click)} lies outside the part of the image that is not zero, which is all "
-                "that nnU-Net keeps: nothing is there to segment."
+                f"{_where(prompts, number, click)} is outside the non-zero part of the image, to which nnU-Net crops: "
+                "there is nothing to segment."
             )
     counting = clicked.last_of_each_voxel()
-    # what is still outside are background clicks in empty air: the nearest kept voxel is background just the same
+    # the others are background clicks in air: the nearest remaining voxel is background as well
     positions_N3 = np.clip(steps.apply(counting.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
     return VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
 
@@ -235,22 +234,22 @@ def network_prompts(
 def clicked_voxels(
     prompts: CasePrompts, labels: dict[str, int], shape_zyx: tuple[int, ...], properties: dict[str, Any]
 ) -> VoxelPrompts:
-    """Every click as the voxel (z, y, x) of the image as read that it lies in: click n of the file is the n-th here.
+    """The voxel (z, y, x) of each click in the image as read, in the order of the file.
 
-    All that follows starts from here, so that the same clicks, exact or rounded, in mm or voxels, give the same mask.
-    Of several in one voxel the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
+    Everything else is derived from these voxels, so that the same clicks, exact or rounded, in mm or voxels, give the
+    same mask. Of several clicks in one voxel, the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
 
     Raises:
-        PromptError: a click outside the image, or on an unknown label.
+        PromptError: a click outside the image, or with an unknown label.
     """
     labels_N = clicks_to_labels(prompts, labels)
     grid = image_grid(prompts.space, properties, shape_zyx)
     for number, (click, inside) in enumerate(zip(prompts.clicks, prompts.points.inside(grid), strict=True), start=1):
         if not inside:
             raise PromptError(
-                f"{_where(prompts, number, click)} lies outside the image of size (x, y, z) {grid.size_xyz}."
+                f"{_where(prompts, number, click)} is outside the image of size (x, y, z) {grid.size_xyz}."
             )
-    # in the middle between two voxels, an error in the last digit must not decide
+    # halfway between two voxels, rounding errors must not decide
     positions_N3 = np.round(prompts.points.to("array", grid).values_N3, DECIMALS)
     voxels_N3 = np.floor(positions_N3 + 0.5).astype(np.int64)
     return VoxelPrompts(np.clip(voxels_N3, 0, np.asarray(shape_zyx) - 1), labels_N)

@@ -146,7 +146,7 @@ def test_all_bad_prompt_files_are_told_before_anything_is_computed(
     before = captured.err[: captured.err.index("left out")]
     for text in ("case_1.json", "'leson'", "case_2.json", "1000", "case_3.json"):
         assert text in before
-    assert "case_99.json belongs to no image" in captured.out
+    assert "case_99.json matches no image" in captured.out
     assert "did you mean case_4.json?" in captured.out
     assert "1 with clicks, 2 without" in captured.out
     after = captured.err[captured.err.index("left out") :]
@@ -269,7 +269,7 @@ def _only_whole_files(out: Path, expected: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["-num_parts", "2", "-part_id", "2"], "parts are counted from 0"),
+        (["-num_parts", "2", "-part_id", "2"], "parts are numbered from 0"),
         (["-step_size", "0"], "-step_size 0.0"),
         (["--prompts", "/no/such/folder"], "no such folder"),
         (["-f", "7"], "fold 7 has no checkpoint_final.pth"),
@@ -277,7 +277,7 @@ def _only_whole_files(out: Path, expected: dict[str, bytes]) -> None:
         (["-device", "cuda:77"], "Without a GPU: cpu"),
         (["-device", "toaster"], "device toaster"),
         (["--report", "/tmp"], "--report /tmp is a folder"),
-        (["--report", "/proc/nowhere/r.json"], "no files can be written there"),
+        (["--report", "/proc/nowhere/r.json"], "cannot write to /proc/nowhere"),
         (["-i", "/no/such/images"], "no such folder"),
         (["-m", "/no/such/model"], "no trained model"),
     ],

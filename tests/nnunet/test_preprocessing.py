@@ -131,7 +131,7 @@ def test_clicks_in_the_cropped_border(image: Path) -> None:
     write(image.parent / "case.json", file_of("voxel", [1, 1, 1], "background"))
     assert run(image)[1].sum() == 1
     write(image.parent / "case.json", file_of("voxel", [1, 1, 1]))
-    with pytest.raises(PromptError, match=r"click 1.*not zero"):
+    with pytest.raises(PromptError, match=r"click 1.*non-zero"):
         run(image)
 
 
