@@ -17,7 +17,7 @@ Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label
 def ignored_clicks(
     segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None
 ) -> tuple[int, ...]:
-    """The positive clicks, counted from 1, at and around which a label map (z, y, x) holds nothing of their label.
+    """The positive clicks (counted from 1) whose label is not in the label map at or next to the clicked voxel.
 
     Binding would turn them into targets of a single voxel.
 

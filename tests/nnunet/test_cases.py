@@ -49,7 +49,9 @@ def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -
     side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
     assert find_prompt_file(image, ".tif") is None
     side.write_text(json.dumps(GOOD), encoding="utf-8")
-    with pytest.raises(PromptError, match=r"nnU-Net treats case\.json beside a TIFF image as the file with the spacing.*--prompts"):
+    with pytest.raises(
+        PromptError, match=r"nnU-Net treats case\.json beside a TIFF image as the file with the spacing.*--prompts"
+    ):
         find_prompt_file(image, ".tif")
 
 
