@@ -15,12 +15,12 @@ from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
 from nnsam3d.nnunet.reading import read_labelled
 
-CLICKS = 1  # shown after so many: the paper's setting
+CLICKS = 1  # number of clicks: the paper's setting
 RANKS = ("best", "median", "worst")
 
 
 def overlay_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tuple[Figure, str] | None:
-    """A row per arm of the first protocol; None where images, models or label maps are not at hand."""
+    """A row per arm of the first protocol; None without images, models or label maps."""
     own = [group for group in found if group.protocol == setting.protocols[0]]
     rows, names = [], []
     for group in own:
@@ -61,12 +61,12 @@ def _panel(setting: Setting, output: Path, unit: Unit, group: Group, title: str)
 
 
 def map_file(output: Path, unit: Unit) -> Path:
-    """Where the label maps of a unit lie, if they were kept."""
+    """The file with the label maps of a unit, if they were kept."""
     return _job(unit).unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz")
 
 
 def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, float, float]] | None:
-    """First image channel and truth (D, H, W), spacing in mm; None where dataset or model is not at hand."""
+    """First image channel and ground truth (D, H, W), spacing in mm; None if dataset or model is missing."""
     job = _job(unit)
     try:
         return _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))

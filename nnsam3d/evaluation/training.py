@@ -1,4 +1,4 @@
-"""`--train`: the models that are missing, one after the other, each with the same wall-clock budget."""
+"""`--train`: train missing models one after the other, each with the same wall-clock budget."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ENDLESS = 100_000  # epochs
 
 
 def train_missing(setting: Setting, output: Path, device: str) -> None:
-    """Trains what has no final checkpoint; an interrupted training goes on where its last checkpoint was.
+    """Train models without a final checkpoint; interrupted trainings continue from their last checkpoint.
 
-    One at a time: a budget of minutes is the same for all only where nobody else uses the machine.
+    One at a time, because a budget in minutes is only fair if nothing else uses the machine.
 
     Raises:
-        UserError: a training that failed.
+        UserError: a training failed.
     """
     missing = list(_missing(setting))
     for number, job in enumerate(missing, start=1):
@@ -36,37 +36,37 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
 
 
 def check(setting: Setting, train: bool) -> None:
-    """What would stop the run, after hours perhaps.
+    """Check in advance for errors that would stop the run later.
 
     Raises:
-        UserError: unknown trainers or options, missing plans or data, a model that is missing and shall not be trained,
-            a budget for a trainer that does not read the clock, cases that are not to be found or were trained on.
+        UserError: unknown trainers or options, missing plans or data, a missing model without ``--train``, a budget for
+            a trainer that does not support one, cases that are missing or were trained on.
     """
     for job in setting.jobs():
-        # nnU-Net writes the splits when it trains for the first time
+        # nnU-Net writes the splits in its first training
         if setting.test_images or job.fold == "all" or splits_file(job).is_file():
             cases_of(setting, job)
-    # late: it loads nnU-Net and torch
+    # imported late: loads nnU-Net and torch
     from nnsam3d.nnunet.model import capability, find_trainer
 
     arms = [parse_arm(arm) for arm in setting.arms]
     missing = list(_missing(setting))
-    # of a model that is there already its own folder tells more
+    # the folder of an existing model is more precise
     needed = {parse_arm(job.arm).trainer for job in missing} | {arm.trainer for arm in arms if arm.oracle}
     trainers = {name: find_trainer(name) for name in sorted(needed)}
     for name, trainer in trainers.items():
         if trainer is None:
-            raise UserError(f"--arms: nnU-Net knows no trainer {name}: is the name right?")
-    deaf = [arm for arm in arms if arm.oracle and capability(trainers[arm.trainer], "prompt_types")]
-    if deaf:
-        raise UserError(f"arm {deaf[0].text}: the oracle control is for models without clicks; leave out {ORACLE}")
+            raise UserError(f"--arms: nnU-Net cannot find the trainer {name}; check the name")
+    oracles = [arm for arm in arms if arm.oracle and capability(trainers[arm.trainer], "prompt_types")]
+    if oracles:
+        raise UserError(f"arm {oracles[0].text}: the oracle control is for models without clicks; remove {ORACLE}")
     to_train = {parse_arm(job.arm).trainer for job in missing}
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
     if untimed and setting.train_minutes:
         raise UserError(
             f"{', '.join(untimed)} cannot be trained for a number of minutes: only trainers with the option "
-            "max_minutes can, such as SAM3DAdapterTrainer, nnUNetClickTrainer and nnUNetBaselineTrainer. Train it by "
-            "hand, or leave out --train-minutes"
+            "max_minutes can, such as SAM3DAdapterTrainer, nnUNetClickTrainer and nnUNetBaselineTrainer. Train it "
+            "manually, or omit --train-minutes"
         )
     for job in missing:
         check_planned(job)
@@ -79,7 +79,7 @@ def check(setting: Setting, train: bool) -> None:
 
 
 def training_command(job: Job) -> str:
-    """What a user would train it with."""
+    """The training command for a user."""
     return " ".join(["nnUNetv2_train", *_model_arguments(job)])
 
 
@@ -92,7 +92,7 @@ def _missing(setting: Setting) -> Iterable[Job]:
 
 
 def check_planned(job: Job) -> None:
-    """What nnUNetv2_train would miss, after the arms before it have taken their hours.
+    """Check in advance that plans and preprocessed data exist.
 
     Raises:
         UserError: no such plans or configuration, or nothing preprocessed by them.
@@ -103,7 +103,7 @@ def check_planned(job: Job) -> None:
     if not plans.is_file():
         there = sorted(path.stem for path in folder.glob("*Plans*.json"))
         raise UserError(
-            f"arm {job.arm}: {plans} is missing (there: {', '.join(there) or 'none'}). Plan and preprocess first: "
+            f"arm {job.arm}: {plans} is missing (found: {', '.join(there) or 'none'}). Plan and preprocess first: "
             f"nnUNetv2_plan_and_preprocess -d {job.dataset} -c {job.configuration}"
         )
     content = json.loads(plans.read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def check_planned(job: Job) -> None:
 
 
 def training_arguments(job: Job, device: str) -> list[str]:
-    """nnUNetv2_train's."""
+    """The arguments of nnUNetv2_train."""
     latest = job.checkpoint.with_name("checkpoint_latest.pth")
     where = ["-device", device.partition(":")[0]]
     return [*_model_arguments(job), *where, *(["--c"] if latest.is_file() else [])]
@@ -133,9 +133,9 @@ def _model_arguments(job: Job) -> list[str]:
 def training_options(setting: Setting) -> str:
     """``nnsam3d_options`` of every training."""
     given = parse_options(setting.options, "--options")
-    wanted = {"final_validation": "0"}  # the benchmark does its own
+    wanted = {"final_validation": "0"}  # the benchmark does its own validation
     if setting.train_minutes:
-        # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
+        # by time only, unless the user limits the epochs, too: otherwise fast machines would end arms early
         wanted |= {"max_minutes": f"{setting.train_minutes:g}", "num_epochs": str(ENDLESS)}
     ours = [f"{key}={value}" for key, value in wanted.items() if key not in given or key == "max_minutes"]
     return " ".join([setting.options, *ours] if setting.options else ours)
@@ -147,11 +147,11 @@ def _train(setting: Setting, job: Job, output: Path, device: str, title: str) ->
     options = training_options(setting)
     arguments = training_arguments(job, device)
     tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
-    # found whether or not nnU-Net is linked
+    # works whether or not nnU-Net is linked
     environment = {"nnUNet_extTrainer": str(trainers_folder())} | os.environ
     if options:
         environment["nnsam3d_options"] = options
-    if ":" in device:  # nnUNetv2_train takes no number
+    if ":" in device:  # nnUNetv2_train does not accept a number
         environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     total = round(60 * setting.train_minutes) or None
     with (

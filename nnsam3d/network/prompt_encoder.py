@@ -1,8 +1,8 @@
 """Prompt encoder: clicks change the deepest feature map (docs/network.md#prompt-encoder).
 
 A click acts through the features at its place: it is sampled from the map, joins ten learned queries, and
-every voxel of the map then attends to the queries. Outside paper mode three additions, all without effect
-when new, tell more: what a click's label is, that there is no click at all, and where the clicks are.
+every voxel of the map then attends to the queries. Outside paper mode there are three additions, without effect in
+an untrained network: the label of a click, a token for the absence of clicks, and maps of the clicks' positions.
 
 Shape suffixes: B batch, C channels, H W D token grid, V = H * W * D voxels of the grid, N clicks, Q learned
 queries, T = Q + N (+ 1) tokens, L click labels, A heads.

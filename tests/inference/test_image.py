@@ -147,7 +147,7 @@ def test_a_click_that_finds_nothing_is_told(model: Model, monkeypatch: pytest.Mo
 def test_an_answer_that_is_no_number_is_no_mask(model: Model, scope: str) -> None:
     with torch.no_grad():
         next(model.networks[0].mask_decoder.parameters()).fill_(np.nan)
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="NaN"):
         prepare(model).segment(prompts(((12, 12, 8), 1)), scope)
 
 

@@ -202,7 +202,7 @@ def test_the_authors_checkpoint(stirred: Callable[..., SAM3D], tmp_path: Path) -
         ({**saved, "feature_dict": []}, "feature_dict"),
         ({k: v for k, v in saved.items() if k != "decoder_dict"}, "decoder_dict is missing"),
         ({**saved, "encoder_dict": {}}, "pos_embed is missing"),
-        ({**saved, "decoder_dict": {"cls.0.weight": 3}}, "other things than tensors"),
+        ({**saved, "decoder_dict": {"cls.0.weight": 3}}, "values that are not tensors"),
     ):
         with pytest.raises(WeightsError, match=words):
             from_official(broken, num_heads=3, window=(2, 3, 4), prompt_heads=4)

@@ -77,7 +77,7 @@ def test_a_channel_with_nothing_to_see_is_told_and_no_error() -> None:
     image = np.ones((2, 3, 4, 5), np.float32)
     image[1, 0, 0, 0] = 2
     check_image(image, "the image")
-    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: there is nothing to see in it"]
+    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: it contains no information"]
     assert remarks(image[1:]) == []
 
 
