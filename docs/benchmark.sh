@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The benchmark in docs/benchmark: three datasets, nnU-Net's default plans, default options, 15 minutes of training for
-# every network, one after the other on an otherwise idle machine.
+# The benchmark in docs/benchmark: three datasets, default options, MINUTES of training for every network (default: 15), one
+# after the other on an otherwise idle machine. nnU-Net's default plans, but for the MR images: at their own spacing a patch
+# has 1.6 million voxels, of which a CPU trains a dozen in that time, so both axes of a slice and the slices are halved.
 #   docs/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 4 hours on 2 cores without a
-# GPU; interrupted, the same command goes on where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
+# GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
 # ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only.
 # Predictions run in two processes of one thread each.
 set -euo pipefail
@@ -12,23 +13,46 @@ export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 export nnUNet_n_proc_DA=1 nnUNet_def_n_proc=2 OMP_WAIT_POLICY=passive MPLBACKEND=Agg
 mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 
-run() { # part dataset folds
-  local part=$1 dataset=$2
-  shift 2
-  if ! compgen -G "$nnUNet_preprocessed/$(printf 'Dataset%03d_*' "$dataset")/nnUNetPlans_3d_fullres" >/dev/null; then
-    nnUNetv2_plan_and_preprocess -d "$dataset" -c 3d_fullres --verify_dataset_integrity >"$work/logs/plan_$part.txt" 2>&1
-  fi
+arms=${ARMS:-SAM3DAdapterTrainer nnUNetClickTrainer nnUNetBaselineTrainer nnUNetBaselineTrainer+oracle}
+
+plan() { # part dataset plans [options of nnUNetv2_plan_experiment]
+  local part=$1 dataset=$2 plans=$3 folder
+  shift 3
+  folder=$nnUNet_preprocessed/$(printf 'Dataset%03d_*' "$dataset")
+  if compgen -G "$folder/${plans}_3d_fullres" >/dev/null; then return; fi
+  {
+    nnUNetv2_extract_fingerprint -d "$dataset" --verify_dataset_integrity
+    nnUNetv2_plan_experiment -d "$dataset" -overwrite_plans_name "$plans" "$@"
+    nnUNetv2_preprocess -d "$dataset" -plans_name "$plans" -c 3d_fullres -np 2
+  } >"$work/logs/plan_$part.txt" 2>&1
+}
+
+run() { # part dataset plans folds
+  local part=$1 dataset=$2 plans=$3 arm named=()
+  shift 3
+  for arm in $arms; do
+    if [[ $arm == *+* ]]; then named+=("${arm%+*}:$plans+${arm#*+}"); else named+=("$arm:$plans"); fi
+  done
   nnsam3d benchmark run -d "$dataset" -c 3d_fullres -f "$@" -o "$work/$part" --to "${report:-$work/report}/$part" \
     --train --train-minutes "${MINUTES:-15}" --protocols iterative --seeds 0 1 2 --clicks 10 --disable_tta --jobs 2 \
-    -device cpu ${ARMS:+--arms $ARMS}
+    -device cpu --arms "${named[@]}"
 }
 
 report=${3:-}
 for part in ${PARTS:-pet mr hippocampus}; do
   case $part in
-    pet) run pet 513 0 1 2 ;;
-    mr) run mr 512 0 ;;
-    hippocampus) run hippocampus 4 0 ;;
+    pet)
+      plan pet 513 nnUNetPlans
+      run pet 513 nnUNetPlans 0 1 2
+      ;;
+    mr)
+      plan mr 512 nnUNetPlansCoarse -overwrite_target_spacing 6.54 1.95 1.95
+      run mr 512 nnUNetPlansCoarse 0
+      ;;
+    hippocampus)
+      plan hippocampus 4 nnUNetPlans
+      run hippocampus 4 nnUNetPlans 0
+      ;;
     *) echo "unknown part $part: pet, mr or hippocampus" >&2; exit 1 ;;
   esac
 done

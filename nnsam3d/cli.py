@@ -132,6 +132,19 @@ COMMANDS: dict[str, Command] = {
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
             """,
     ),
+    "serve": Command(
+        summary="click in 3D Slicer, napari, MITK, ITK-SNAP, or in a page of its own",
+        description="""
+            Serves a trained model on this machine until it is stopped. Viewers take the address that it prints as the
+            address of an nnInteractive server; a browser shows a page to click in. With --images the page works
+            through a folder of cases, with --output what is saved there becomes an nnU-Net dataset.
+            """,
+        example="""
+            nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
+            nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
+            nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # other machines: with a key, not encrypted
+            """,
+    ),
     "benchmark": Command(
         summary="compare models with clicks to nnU-Net and to controls, and write a report",
         description="""

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
 
@@ -17,20 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompt files, if they are not beside the images")
     files.add_argument("--report", type=Path, metavar="FILE", help="write a JSON report of the run")
 
-    model = parser.add_argument_group("model: -m, or -d and -c")
-    model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="folder <trainer>__<plans>__<config>")
-    model.add_argument("-d", dest="dataset", metavar="D", help="dataset name or number")
-    model.add_argument("-c", dest="configuration", metavar="C", help="configuration, for example 3d_fullres")
-    model.add_argument("-tr", dest="trainer", metavar="T", default="SAM3DAdapterTrainer", help="default: %(default)s")
-    model.add_argument("-p", dest="plans", metavar="P", default="nnUNetPlans", help="default: %(default)s")
-    model.add_argument("-f", dest="folds", metavar="F", nargs="+", help="folds to ensemble (default: all trained ones)")
-    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
-
-    model.add_argument(
-        "--trust_checkpoint",
-        action="store_true",
-        help="open checkpoints that hold more than data: whoever made them can then run code on this machine",
-    )
+    add_model_arguments(parser)
 
     how = parser.add_argument_group("options")
     how.add_argument(
@@ -53,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Predict the folder; 1 if a case failed."""
     _check(args)
-    folder = _model_folder(args)
+    folder = chosen_model(args)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
@@ -95,8 +83,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"-o {args.output} is the folder of the images; choose another one")
     if args.report is not None and args.report.is_dir():
         raise UserError(f"--report {args.report} is a folder; specify a file")
-    if args.model is not None and args.dataset is not None:
-        raise UserError("both -m and -d name a model: give one of them")
 
 
 def _no_folder(path: Path) -> str:
@@ -112,14 +98,3 @@ def _make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def _model_folder(args: argparse.Namespace) -> Path:
-    """The folder that -m, or -d, -c, -tr and -p name."""
-    if args.model is not None:
-        return Path(args.model)
-    if args.dataset is None or args.configuration is None:
-        raise UserError("name the model: -m FOLDER, or -d DATASET and -c CONFIGURATION")
-    from nnsam3d.nnunet.datasets import model_folder
-
-    return model_folder(args.dataset, args.trainer, args.plans, args.configuration)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
@@ -71,6 +72,7 @@ class PreparedImage:
         """
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
+        self.nbytes = image_CZYX.nbytes
         self.raw_properties = dict(properties)
         self.remarks = remarks(image_CZYX)
         self.volume = volume_of(model, image_CZYX, properties)
@@ -178,3 +180,17 @@ def _with_voxels(boxes: Sequence[Box], voxels_N3: NDArray[np.int64]) -> tuple[Bo
             z, y, x = (slice(n, n + 1) for n in voxel)
             more.append((z, y, x))
     return (*boxes, *more)
+
+
+def changed_box(before: Segmentation | None, after: Segmentation) -> Box | None:
+    """The smallest box that holds every voxel in which two results differ; None if they do not."""
+    changed = []
+    for box in (*(before.boxes if before else ()), *after.boxes):
+        part = after.label_map[box] != (0 if before is None else before.label_map[box])
+        starts = [side.start for side in box]
+        for found in ndimage.find_objects(part.astype(np.uint8)):
+            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
+    if not changed:
+        return None
+    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
+    return d, h, w

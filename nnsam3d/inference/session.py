@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.inference.base import Base
 from nnsam3d.inference.device import choose_device
-from nnsam3d.inference.image import Box, PreparedImage, Segmentation
+from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
+from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
 from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
+from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import checked_space
 
+__all__ = ["CACHE_BYTES", "Cancelled", "Session"]
+
 CACHE_BYTES = 4 * 2**30
-Progress = Callable[[str, int], None]
-_State = tuple[PreparedImage | None, str, list[Click], list[Click], Segmentation | None, Box | None]
-
-
-class Cancelled(UserError):
-    """A computation was stopped by :meth:`Session.cancel`."""
-
-
-class _Watch:
-    """Hears of every window. Knows nothing of the session, whose image must go when the session goes."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.cancelled = Event()
-        self._before = 0
-
-    def start(self, computed: int) -> None:
-        """A new computation, before which so many windows of the image were computed."""
-        self.cancelled.clear()
-        self._before = computed
-
-    def __call__(self, number: int) -> None:
-        if self.cancelled.is_set():
-            raise Cancelled("cancelled: the clicks are as they were, ask again or undo")
-        self.progress("window", number - self._before)
+_State = tuple[PreparedImage | None, str, list[Click], list[Click], Segmentation | None, Box | None, Base | None]
 
 
 class Session:
@@ -92,7 +73,7 @@ class Session:
         self._model = model
         self._cache_bytes = cache_bytes
         self._progress = progress
-        self._watch = _Watch(progress)
+        self._watch = Watch(progress)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
         self._coming: Future[PreparedImage] | None = None
         self._image: PreparedImage | None = None
@@ -101,6 +82,7 @@ class Session:
         self._undone: list[Click] = []
         self._result: Segmentation | None = None
         self._changed: Box | None = None
+        self._base: Base | None = None
         self._stale = True
         self._before: _State | None = None  # while a new image is read in the background
 
@@ -142,7 +124,7 @@ class Session:
         self._coming, self._image = coming, None
         self._case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
         self._clicks, self._undone = [], []
-        self._result, self._changed = None, None
+        self._result, self._changed, self._base = None, None, None
         self._forget()
 
     def _open(self, files: list[str], array: Any, properties: dict[str, Any]) -> PreparedImage:
@@ -177,6 +159,21 @@ class Session:
         """(z, y, x) of the image."""
         z, y, x = self._prepared.shape_ZYX
         return z, y, x
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm along z, y, x of the image."""
+        z, y, x = (float(step) for step in self._prepared.raw_properties["spacing"])
+        return z, y, x
+
+    @property
+    def grid(self) -> ImageGrid:
+        """Where the image's voxels lie.
+
+        Raises:
+            GeometryError: the image is an array without the ``properties`` of nnU-Net's reader.
+        """
+        return image_grid("lps", self._prepared.raw_properties, self.shape)
 
     # ------------------------------------------------------------------ clicks
 
@@ -213,7 +210,31 @@ class Session:
         return self._clicks[-1]
 
     def reset(self) -> None:
-        """Takes all clicks back; the image and what is known about it stay."""
+        """Takes all clicks back, and the segmentation to start from; the image and what is known about it stay."""
+        self._clicks, self._undone, self._base = [], [], None
+        self._forget()
+
+    def start_from(self, segmentation: ArrayLike | str | os.PathLike[str]) -> None:
+        """Takes a segmentation that clicks will correct, see :class:`Base`, and forgets all clicks.
+
+        Args:
+            segmentation: a label map (z, y, x) of the image's shape, or a file with one. What clicks change is computed
+                with the network, everything else stays. It is not part of what :meth:`save_prompts` writes.
+
+        Raises:
+            UserError: another shape, values that are no labels of the model, or a file that cannot be read; the session
+                stays as it was.
+        """
+        image = self._prepared
+        where = "the segmentation"
+        if isinstance(segmentation, (str, os.PathLike)):
+            where = os.fspath(segmentation)
+            array = self._model.read_labels(where)
+        else:
+            array = whole_labels(np.asarray(segmentation), where)
+        if array.shape != image.shape_ZYX:
+            raise UserError(f"{where}: has the shape {array.shape} (z, y, x), the image {image.shape_ZYX}")
+        self._base = Base(array, self._model.labels, self._model.regions, self.spacing)
         self._clicks, self._undone = [], []
         self._forget()
 
@@ -234,6 +255,22 @@ class Session:
             write_prompts(path, self._prompts(self._clicks))
         except OSError as error:
             raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
+
+    def save_segmentation(self, path: str | os.PathLike[str]) -> None:
+        """Writes the label map as an image file with the geometry of the image.
+
+        Raises:
+            UserError: the image is an array without geometry, or the file cannot be written.
+        """
+        _ = self.grid  # raises where there is none
+        target = Path(path)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".nnsam3d_", dir=target.parent) as folder:
+                whole = Path(folder) / target.name  # writers choose by the ending
+                self._model.write_labels(np.array(self.segmentation), whole, self._prepared.raw_properties)
+                os.replace(whole, target)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: the segmentation cannot be written ({error})") from error
 
     def load_prompts(self, path: str | os.PathLike[str]) -> None:
         """Replaces all clicks by those of a prompt file.
@@ -265,6 +302,17 @@ class Session:
         return (*self._prepared.remarks, *self._update().remarks)
 
     @property
+    def kept_bytes(self) -> int:
+        """Memory of the image and of what is kept for further clicks; 0 while an image is being read."""
+        image = None if self._coming is not None else self._image
+        return 0 if image is None else image.nbytes + image.windows.kept_bytes
+
+    def forget_windows(self) -> None:
+        """Gives the memory back that is kept for further clicks; the next click computes its windows again."""
+        if self._coming is None and self._image is not None:
+            self._image.windows.forget()
+
+    @property
     def probabilities(self) -> NDArray[np.float32]:
         """(K, z, y, x), K as in nnU-Net's probabilities (labels or regions); clicks do not bind here."""
         return self._prepared.probabilities(self._update())
@@ -286,7 +334,9 @@ class Session:
                 self._image = coming.result()
             except Exception:
                 if before is not None:
-                    self._image, self._case, self._clicks, self._undone, self._result, self._changed = before
+                    self._image, self._case, self._clicks, self._undone, self._result, self._changed, self._base = (
+                        before
+                    )
                 raise
         if self._image is None:
             raise UserError("the session has no image yet: call set_image first")
@@ -313,15 +363,16 @@ class Session:
         self._stale = True
 
     def _state(self) -> _State:
-        return self._image, self._case, self._clicks, self._undone, self._result, self._changed
+        return self._image, self._case, self._clicks, self._undone, self._result, self._changed, self._base
 
     def _update(self) -> Segmentation:
         image = self._prepared
         if self._result is None or self._stale:
             self._watch.start(image.windows.computed)
             before = self._result
-            self._result = image.segment(self._prompts(self._clicks), automatic=False)
-            self._changed = _difference(before, self._result)
+            prompts = self._prompts(self._clicks)
+            self._result = self._base.correct(image, prompts) if self._base else image.segment(prompts, automatic=False)
+            self._changed = changed_box(before, self._result)
             self._stale = False
         return self._result
 
@@ -333,16 +384,3 @@ def _checked_spacing(spacing: Sequence[float] | None) -> list[float]:
     if len(values) != 3 or not all(0 < value < float("inf") for value in values):
         raise UserError(f"spacing {tuple(spacing)}: three positive numbers are needed, mm along z, y, x")
     return values
-
-
-def _difference(before: Segmentation | None, after: Segmentation) -> Box | None:
-    changed = []
-    for box in (*(before.boxes if before else ()), *after.boxes):
-        part = after.label_map[box] != (0 if before is None else before.label_map[box])
-        starts = [side.start for side in box]
-        for found in ndimage.find_objects(part.astype(np.uint8)):
-            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
-    if not changed:
-        return None
-    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
-    return d, h, w

@@ -104,6 +104,16 @@ class Windows:
         self._on_window = on_window
         self.computed = 0
 
+    @property
+    def kept_bytes(self) -> int:
+        """What features and logits take."""
+        return sum(cache.used for cache in (self._features, self._logits, self._images))
+
+    def forget(self) -> None:
+        """Drops features and logits."""
+        for cache in (self._features, self._logits, self._images):
+            cache.clear()
+
     @torch.inference_mode()
     def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
         """Logits (K, d, h, w) of the window at ``start``.

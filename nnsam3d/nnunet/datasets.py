@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,13 @@ def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def cases_in(images: Path, ending: str) -> list[list[str]]:
-    """The image files in a folder, one list per case with channels in order; other files are ignored."""
-    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+    """The image files in a folder, one list per case with channels in order; other files are ignored.
 
-    channel = re.compile(r"_\d{4}" + re.escape(ending) + "$")
-    there = [path.name for path in images.iterdir() if not path.name.startswith(MACOS)]
-    names = sorted({channel.sub("", name) for name in there if channel.search(name)})
-    lists: Sequence[Sequence[Any]] = create_lists_from_splitted_dataset_folder(str(images), ending, names)
-    return [[str(file) for file in files] for files in lists]
+    Equal to nnU-Net's function, which forks processes: a server with threads must not.
+    """
+    named = re.compile(r"(.*)_\d{4}" + re.escape(ending))
+    found: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in images.iterdir() if not path.name.startswith(MACOS)):
+        if case := named.fullmatch(name):
+            found.setdefault(case[1], []).append(str(images / name))
+    return [found[case] for case in sorted(found)]

@@ -33,6 +33,17 @@ class Component:
         """Its voxels (N, 3) in the whole volume, raster order."""
         return np.argwhere(self.box) + self.low
 
+    @property
+    def place(self) -> tuple[slice, slice, slice]:
+        """Its bounding box in the whole volume."""
+        z, y, x = (slice(int(low), int(low) + n) for low, n in zip(self.low, self.box.shape, strict=True))
+        return z, y, x
+
+    def holds(self, voxel: Sequence[int]) -> bool:
+        """Whether a voxel (z, y, x) of the whole volume is one of its own."""
+        local = np.asarray(voxel) - self.low
+        return bool(((local >= 0) & (local < self.box.shape)).all() and self.box[tuple(local)])
+
     def depth(self, spacing: Sequence[float]) -> NDArray[np.float64]:
         """(N,) distance in mm of :meth:`voxels` to the nearest voxel outside; beyond the volume counts as outside.
 

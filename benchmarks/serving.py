@@ -1,0 +1,94 @@
+"""Clicks through the server: from the click to the mask that is painted, as a viewer on the same machine waits for it.
+
+    python -m benchmarks.serving -m MODEL_FOLDER --image case_0000.nii.gz --labels case.nii.gz [--clicks 30]
+
+Every sequence is five clicks on one image, each in the middle of the largest error, then a reset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench import conditions
+from nnsam3d.inference.device import choose_device
+from nnsam3d.inference.model import Model
+from nnsam3d.prompts import next_click
+from nnsam3d.server.app import App, Limits
+from nnsam3d.server.arrays import pack, unpack
+from nnsam3d.server.http import Server
+
+SEQUENCE = 5
+
+
+class Viewer:
+    """The few routes that a click needs."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self.headers: dict[str, str] = {}
+        self.headers["X-Lease-Token"] = json.loads(self.ask("/claim", b"")[1])["lease_token"]
+
+    def ask(self, path: str, body: bytes, **meta: Any) -> tuple[dict[str, Any], bytes]:
+        self.connection.request("POST", path, body, {**self.headers, "X-Meta": json.dumps(meta)})
+        reply = self.connection.getresponse()
+        content = reply.read()
+        if reply.status != 200:
+            raise RuntimeError(f"{path}: {reply.status} {reply.reason}")
+        return json.loads(reply.headers.get("X-Meta", "{}")), content
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("-m", dest="model", type=Path, required=True)
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--labels", required=True, help="the ground truth, in which clicks are placed")
+    parser.add_argument("--clicks", type=int, default=30)
+    given = parser.parse_args(arguments)
+    model = Model(given.model, device=choose_device("auto"), mirroring=False)
+    image_CZYX, properties = model.read([given.image])
+    truth = model.read_labels(given.labels) == 1
+    server = Server(("127.0.0.1", 0), App(model, Limits()))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    spacing = [float(step) for step in properties["spacing"]]
+    first, further = measure(Viewer(server.server_address[1]), image_CZYX, truth, spacing, given.clicks)
+    server.close()
+    print(conditions(" ".join(["python", "-m", "benchmarks.serving", *(arguments or sys.argv[1:])])))
+    for name, seconds in (("first click", first), ("further click", further)):
+        p95 = sorted(seconds)[int(0.95 * (len(seconds) - 1))]
+        print(f"{name}: {len(seconds)} of them, median {statistics.median(seconds):.3f} s, p95 {p95:.3f} s")
+    return 0
+
+
+def measure(
+    viewer: Viewer, image_CZYX: np.ndarray, truth: np.ndarray, spacing: list[float], clicks: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of first clicks (on an image that was just opened) and of further ones."""
+    first, further = [], []
+    while len(first) + len(further) < clicks:
+        viewer.ask("/set_image", pack(image_CZYX), image_properties={"spacing": spacing})
+        mask = np.zeros(truth.shape, np.uint8)
+        for number in range(SEQUENCE):
+            click = next_click(truth, mask, spacing, labels=[1])
+            if click is None:
+                break
+            body = json.dumps({"coordinates": click.voxel, "include_interaction": bool(click.label)}).encode()
+            start = time.perf_counter()
+            told, content = viewer.ask("/add_point_interaction", body)
+            if told["bbox"] is not None:
+                mask[tuple(slice(low, high) for low, high in told["bbox"])] = unpack(content, 2**32)
+            (further if number else first).append(time.perf_counter() - start)
+    return first, further
+
+
+if __name__ == "__main__":
+    sys.exit(main())

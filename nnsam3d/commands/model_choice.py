@@ -1,0 +1,42 @@
+"""Which trained model a command works with: nnU-Net's own flags."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnsam3d.errors import UserError
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """-m, or -d and -c with -tr and -p; -f, -chk."""
+    model = parser.add_argument_group("model: -m, or -d and -c")
+    model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="folder <trainer>__<plans>__<config>")
+    model.add_argument("-d", dest="dataset", metavar="D", help="dataset name or number")
+    model.add_argument("-c", dest="configuration", metavar="C", help="configuration, for example 3d_fullres")
+    model.add_argument("-tr", dest="trainer", metavar="T", default="SAM3DAdapterTrainer", help="default: %(default)s")
+    model.add_argument("-p", dest="plans", metavar="P", default="nnUNetPlans", help="default: %(default)s")
+    model.add_argument("-f", dest="folds", metavar="F", nargs="+", help="folds to ensemble (default: all trained ones)")
+    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
+    model.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="open checkpoints that hold more than data: whoever made them can then run code on this machine",
+    )
+
+
+def chosen_model(args: argparse.Namespace) -> Path:
+    """The model's folder.
+
+    Raises:
+        UserError: none is named, or two, or nnU-Net does not know the dataset.
+    """
+    if args.model is not None and args.dataset is not None:
+        raise UserError("both -m and -d name a model: give one of them")
+    if args.model is not None:
+        return Path(args.model)
+    if args.dataset is None or args.configuration is None:
+        raise UserError("name the model: -m FOLDER, or -d DATASET and -c CONFIGURATION")
+    from nnsam3d.nnunet.datasets import model_folder
+
+    return model_folder(args.dataset, args.trainer, args.plans, args.configuration)

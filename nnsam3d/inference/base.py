@@ -1,0 +1,134 @@
+"""A segmentation to start from, which clicks correct: somebody's label map, or an earlier result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference.image import Box, PreparedImage, Segmentation
+from nnsam3d.nnunet.preprocessing import clicked_voxels
+from nnsam3d.prompts import CasePrompts, Click, PromptError
+from nnsam3d.prompts.components import Component, Components, bounding_box
+from nnsam3d.prompts.types import VoxelClick
+
+Voxel = tuple[int, int, int]
+
+NEARLY = 1e-6  # mm
+CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
+
+
+class Base:
+    """A label map on the image's own grid, under what the network computes around the clicks.
+
+    Where the network has looked, its answer replaces the base; elsewhere the base stays. A background click says two
+    things: in the middle of a component of the base, that the component is wrong as a whole; nearer to its rim, that
+    the component reaches too far. In the second case the component's deepest voxel counts as one more click of its
+    label, from which the network segments it anew.
+    """
+
+    def __init__(
+        self,
+        label_map_ZYX: NDArray[np.integer],
+        labels: Mapping[str, int],
+        regions: Mapping[int, frozenset[int]] | None,
+        spacing: Sequence[float],
+    ) -> None:
+        """
+        Args:
+            labels: names and values of the dataset.
+            regions: values of the label map by label, see :func:`bind_clicks`; None without regions.
+            spacing: mm along z, y, x.
+
+        Raises:
+            UserError: the label map holds a value that no label has.
+        """
+        known = set(labels.values()) if regions is None else {0}.union(*regions.values())
+        unknown = sorted(set(np.unique(label_map_ZYX).tolist()) - known)
+        if unknown:
+            raise UserError(f"the segmentation holds the values {unknown}, the model's labels are {dict(labels)}")
+        self.label_map_ZYX = label_map_ZYX
+        self._regions = {value: frozenset([value]) for value in known if value} if regions is None else regions
+        self._spacing = tuple(spacing)
+        self._components: dict[int, list[Component]] = {}
+
+    @cached_property
+    def _boxes(self) -> tuple[Box, ...]:
+        return (bounding_box(self.label_map_ZYX > 0),) if self.label_map_ZYX.any() else ()
+
+    def correct(self, image: PreparedImage, prompts: CasePrompts) -> Segmentation:
+        """The base as these clicks change it.
+
+        Raises:
+            PromptError, UserError: as :meth:`PreparedImage.segment`.
+        """
+        placed = clicked_voxels(prompts, image.model.labels, image.shape_ZYX, image.raw_properties)
+        last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
+        implied, removed = self._reading(last)
+        more = [click for click in (Click((i, j, k), label) for (k, j, i), label in implied) if _seen(image, click)]
+        # behind the user's own, which remarks number
+        result = image.segment(replace(prompts, prompts=(*prompts.prompts, *more)), automatic=False)
+        label_map = self.label_map_ZYX.astype(result.label_map.dtype)
+        for component in removed:
+            label_map[component.place][component.box] = 0
+        for box in result.boxes:
+            label_map[box] = result.label_map[box]
+        for voxel, label in last.items():
+            if not label:
+                label_map[voxel] = 0
+        own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
+        return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
+
+    def _reading(self, last: Mapping[Voxel, int]) -> tuple[list[VoxelClick], list[Component]]:
+        """What background clicks say about the base: clicks that they imply, and components that they remove."""
+        implied: list[VoxelClick] = []
+        removed: list[Component] = []
+        negative = [voxel for voxel, label in last.items() if not label]
+        for voxel in negative:
+            if not self.label_map_ZYX[voxel]:
+                continue
+            label = self._label_at(voxel)
+            component = self._component(label, voxel)
+            if any(last[place] and component.holds(place) for place in last):
+                continue  # a click of the user's own says where it is
+            deepest = self._deepest(component, negative)
+            if deepest is None:
+                removed.append(component)
+            else:
+                implied.append(VoxelClick(deepest, label))
+        return list(dict.fromkeys(implied)), removed
+
+    def _label_at(self, voxel: Voxel) -> int:
+        """The outermost label that holds a voxel."""
+        value = int(self.label_map_ZYX[voxel])
+        holding = [label for label, values in self._regions.items() if value in values]
+        return max(holding, key=lambda label: len(self._regions[label]))
+
+    def _component(self, label: int, voxel: Voxel) -> Component:
+        if label not in self._components:
+            self._components[label] = list(Components(np.isin(self.label_map_ZYX, list(self._regions[label]))))
+        return next(component for component in self._components[label] if component.holds(voxel))
+
+    def _deepest(self, component: Component, negative: Sequence[Voxel]) -> Voxel | None:
+        """The voxel in the middle of a component; None where a background click lies there."""
+        voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
+        clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)
+        if (depth_N[clicked] >= CORE * depth_N.max()).any():
+            return None
+        deepest_N3 = voxels_N3[depth_N > depth_N.max() - NEARLY]
+        from_centre_N = np.linalg.norm((deepest_N3 - voxels_N3.mean(axis=0)) * self._spacing, axis=1)
+        z, y, x = deepest_N3[int(from_centre_N.argmin())].tolist()  # in a slab many are equally deep
+        return z, y, x
+
+
+def _seen(image: PreparedImage, click: Click) -> bool:
+    """Whether the network sees the place; it does not where the image is zero all around."""
+    try:
+        image.check(CasePrompts("", "voxel", [click]))
+    except PromptError:
+        return False
+    return True

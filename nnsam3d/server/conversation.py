@@ -1,0 +1,204 @@
+"""One client's image and interactions, above a :class:`nnsam3d.inference.Session`; all of it in the worker's thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.inference.image import Box
+from nnsam3d.inference.model import Model
+from nnsam3d.inference.session import Session
+from nnsam3d.prompts.components import Components
+
+
+class Conversation:
+    """What a viewer does, in its own steps.
+
+    A step is one thing that the user did: a click, or a scribble that became several. Undo and redo go by steps.
+
+    Attributes:
+        doing: what the session does now, and for how many windows it has done so; None while it rests. May be read from
+            any thread.
+        files: the image's files, where it came from files.
+        case: its name, where it is one of the server's folder.
+        keeps: what has to live as long as the image.
+    """
+
+    def __init__(self, model: Model, cache_bytes: int) -> None:
+        self.model = model
+        self.session = Session(model, cache_bytes=cache_bytes, progress=self._progress)
+        self.doing: tuple[str, int] | None = None
+        self.files: tuple[Path, ...] = ()
+        self.case = ""
+        self.keeps: Any = None
+        self._steps: list[int] = []
+        self._undone: list[int] = []
+        self._buffer: NDArray[np.uint8] | None = None
+        self._synchronised = False
+        self._touched: Box | None = None
+
+    def _progress(self, what: str, number: int) -> None:
+        self.doing = what, number
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the image and of what belongs to it."""
+        return self.session.kept_bytes + (0 if self._buffer is None else self._buffer.nbytes)
+
+    # ------------------------------------------------------------------ image
+
+    def open_array(self, array: NDArray[Any], spacing: Sequence[float]) -> None:
+        """A new image (C, z, y, x); everything before is forgotten."""
+        self.session.set_image(array, spacing=spacing)
+        self.files, self.case = (), ""
+        self._start()
+
+    def open_files(self, files: Sequence[Path], case: str) -> None:
+        """A new image, one file for each channel."""
+        self.session.set_image([str(file) for file in files])
+        self.files, self.case = tuple(files), case
+        self._start()
+
+    def _start(self) -> None:
+        self._steps, self._undone = [], []
+        self._buffer, self._synchronised = None, False
+        self._touched = None
+
+    # ------------------------------------------------------------------ interactions
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._steps)
+
+    @property
+    def can_redo(self) -> bool:
+        return bool(self._undone)
+
+    def add(self, positions: Sequence[Sequence[float]], label: int | str, space: str) -> None:
+        """One step of one or more clicks.
+
+        Raises:
+            PromptError: one of them is not possible; none is added then.
+        """
+        added = 0
+        try:
+            for position in positions:
+                self.session.add_click(position, label, space)
+                added += 1
+        except Exception:
+            for _ in range(added):
+                self.session.undo()
+            raise
+        self._steps.append(added)
+        self._undone = []
+
+    def undo(self) -> bool:
+        """Whether there was a step to take back."""
+        if not self._steps:
+            return False
+        self._undone.append(self._steps.pop())
+        for _ in range(self._undone[-1]):
+            self.session.undo()
+        return True
+
+    def withdraw(self) -> None:
+        """Takes the last step back as if it had not been made: its computation failed, or was stopped."""
+        if self.undo():
+            self._undone.pop()
+
+    def redo(self) -> bool:
+        """Whether there was a step to put back."""
+        if not self._undone:
+            return False
+        self._steps.append(self._undone.pop())
+        for _ in range(self._steps[-1]):
+            self.session.redo()
+        return True
+
+    def reset(self) -> None:
+        """No clicks, nothing to start from, an empty buffer."""
+        self.session.reset()
+        self._steps, self._undone = [], []
+        self.clear_buffer()
+
+    def start_from(self, segmentation: NDArray[Any] | Path) -> None:
+        """A label map that clicks correct, from now on."""
+        self.session.start_from(segmentation)
+        self._steps, self._undone = [], []
+        self._synchronised = False
+
+    # ------------------------------------------------------------------ results
+
+    def segmentation(self) -> NDArray[Any]:
+        """The label map (z, y, x)."""
+        return self.session.segmentation
+
+    def change(self) -> tuple[Box, NDArray[Any]] | None:
+        """What the last step altered in the label map: a box, and the label map in it; None: nothing."""
+        segmentation, box = self.segmentation(), self.session.changed_box
+        if box is None:
+            return None
+        self._touched = box if self._touched is None else _hull(self._touched, box)
+        return box, np.ascontiguousarray(segmentation[box])
+
+    def volumes(self) -> dict[str, tuple[float, int]]:
+        """Of every label that is there: its volume in ml, and the number of its components."""
+        if self._touched is None:
+            return {}
+        part = self.segmentation()[self._touched]
+        found: dict[str, tuple[float, int]] = {}
+        voxel_ml = math.prod(self.session.spacing) / 1000
+        for name, label in self.model.labels.items():
+            mask = np.isin(part, self.values(label)) if label else np.zeros(1, bool)
+            if mask.any():
+                found[name] = int(np.count_nonzero(mask)) * voxel_ml, len(Components(mask))
+        return found
+
+    def mask(self, label: int, box: Box | None = None) -> NDArray[np.uint8]:
+        """1 where a label is (of a region: any of its values), in a box or everywhere."""
+        part = self.segmentation() if box is None else self.segmentation()[box]
+        return np.isin(part, self.values(label)).astype(np.uint8)
+
+    def values(self, label: int) -> list[int]:
+        """The values of the label map that belong to a label."""
+        regions = self.model.regions
+        return [label] if regions is None else sorted(regions[label])
+
+    def clear_buffer(self) -> None:
+        """The viewer's mask is empty now, whatever was painted before."""
+        self._buffer, self._synchronised = None, False
+
+    def fill_buffer(self, mask: NDArray[np.uint8]) -> None:
+        """The viewer's mask is this now."""
+        self._buffer, self._synchronised = mask.copy(), False
+
+    def repaint(self, label: int) -> tuple[Box, NDArray[np.uint8]] | None:
+        """What has to be painted in the viewer's mask of a label: a box, and the mask in it; None: nothing."""
+        segmentation = self.segmentation()
+        box = self.session.changed_box
+        if self._buffer is None:
+            self._buffer = np.zeros(segmentation.shape, np.uint8)
+        if not self._synchronised:
+            box = tuple(slice(0, n) for n in segmentation.shape)  # type: ignore[assignment]
+        self._synchronised = True
+        if box is None:
+            return None
+        part = self.mask(label, box)
+        different = part != self._buffer[box]
+        if not different.any():
+            return None
+        ends = [(int(places.min()), int(places.max()) + 1) for places in np.nonzero(different)]
+        z, y, x = (slice(side.start + low, side.start + high) for side, (low, high) in zip(box, ends, strict=True))
+        inner = tuple(slice(low, high) for low, high in ends)
+        self._buffer[box] = part
+        return (z, y, x), np.ascontiguousarray(part[inner])
+
+
+def _hull(one: Box, other: Box) -> Box:
+    z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    return z, y, x

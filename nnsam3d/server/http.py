@@ -1,0 +1,310 @@
+"""HTTP: requests in, answers out. The only module that knows sockets.
+
+The standard library's threading server: a thread for each connection, and none of them can block another.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import socket
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from nnsam3d import __version__
+from nnsam3d.errors import UserError
+from nnsam3d.inference.session import Cancelled
+from nnsam3d.server import itksnap, nninteractive, page
+from nnsam3d.server.app import JSON, MIB, App, Request, Response, Route
+from nnsam3d.server.refusal import Refusal
+
+KEY = "Authorization"
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+ROUTES: dict[tuple[str, str], Route] = {**nninteractive.ROUTES, **itksnap.ROUTES, **page.ROUTES}
+SMALL_BODY = MIB
+PATIENCE = 5.0  # seconds, after which a client is told that its answer is on the way
+SOCKET_SECONDS = 60.0  # without a byte, after which a connection is closed
+CONNECTIONS = 256
+SLOWEST = 50_000  # bytes per second; a body that comes more slowly for long is given up
+DRAINED = 2**28  # bytes of a refused body that are read and dropped
+PHRASE = 300  # characters
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'"
+)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves an :class:`App` until :meth:`close`."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], app: App, key: str | None = None, verbose: bool = False) -> None:
+        """
+        Args:
+            key: what clients have to send; None: nothing.
+            verbose: log paths and messages, which can name patients' files.
+        """
+        self.app, self.key, self.verbose = app, key, verbose
+        self.loopback = address[0] in LOOPBACK
+        self._connections = threading.BoundedSemaphore(CONNECTIONS)
+        self._serving = 0
+        self._idle = threading.Condition()
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no error of ours."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            traceback.print_exc()
+
+    def service_actions(self) -> None:
+        """Twice a second."""
+        self.app.leases.expire()
+
+    def begin(self) -> None:
+        with self._idle:
+            self._serving += 1
+
+    def end(self) -> None:
+        with self._idle:
+            self._serving -= 1
+            self._idle.notify_all()
+
+    def close(self, seconds: float = 60.0) -> None:
+        """Takes no new requests, finishes those under way, and ends. From another thread than the serving one."""
+        self.shutdown()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._serving, timeout=seconds)
+        self.server_close()
+        self.app.worker.close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version = f"nnsam3d/{__version__}"
+    sys_version = ""
+    timeout = SOCKET_SECONDS
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
+
+    def _serve(self, method: str) -> None:
+        self.server.begin()
+        start, status = time.perf_counter(), 500
+        self._name = "?"  # of the route: the log names no files
+        self._left = self._length()
+        try:
+            try:
+                route, request = self._routed_request(method)
+                response = self._answer(route, request)
+            except Refusal as refusal:
+                response = _refused(refusal.status, str(refusal), refusal.headers)
+            except CancelledError:
+                response = _refused(503, "the server is stopping")
+            except Cancelled as error:
+                response = _refused(409, str(error))
+            except UserError as error:
+                response = _refused(400, str(error))
+            status = response.status
+            self._send(response)
+        except OSError:  # the client has gone
+            self.close_connection = True
+        except Exception:
+            traceback.print_exc()
+            self._send(_refused(500, "the server failed: its own log says how"))
+        finally:
+            self.server.end()
+            self._log(method, self._name, status, time.perf_counter() - start)
+
+    # ------------------------------------------------------------------ in
+
+    def _length(self) -> int:
+        """Bytes of the body; -1: not known."""
+        given = self.headers.get("Content-Length")
+        if given is None:
+            return -1 if self.headers.get("Transfer-Encoding") else 0
+        return int(given) if given.isascii() and given.isdigit() and len(given) < 16 else -1
+
+    def _routed_request(self, method: str) -> tuple[Route, Request]:
+        self._check_origin()
+        try:
+            url = urlsplit(self.path)
+            query = dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=32))
+        except ValueError as error:
+            raise Refusal(400, "the address cannot be understood") from error
+        path, label = _without_label(url.path)
+        key, rest = _route_of(method, path)
+        route, self._name = ROUTES[key], key[1]
+        if route.keyed:
+            self._check_key(query)
+        request = Request(method, key[1], label, query, self.headers, b"", self._wait, rest)
+        if route.lease != "none":  # before anything large is read
+            self.server.app.leases.find(request.token, looks=True)
+        request.body = self._body(self.server.app.limits.array_bytes if route.large else SMALL_BODY)
+        return route, request
+
+    def _check_origin(self) -> None:
+        """No page of another server may use this one through the user's browser."""
+        host = self.headers.get("Host", "")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self.server.loopback and name not in LOOPBACK:
+            raise Refusal(403, f"this server answers to 127.0.0.1 and localhost, not to {name[:80]!r}")
+        origin = self.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host
+        if foreign or self.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Refusal(403, "requests of other pages are not served")
+
+    def _check_key(self, query: dict[str, str]) -> None:
+        wanted = self.server.key
+        if wanted is None:
+            return
+        given = self.headers.get(KEY, "").removeprefix("Bearer ") or query.get("key", "")
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode()):
+            raise Refusal(401, "the server's key is missing or wrong", {"WWW-Authenticate": "Bearer"})
+
+    def _body(self, limit: int) -> bytes:
+        if self._left < 0:
+            raise Refusal(411, "the request does not say how long its body is (Content-Length)")
+        if self._left > limit:
+            raise Refusal(413, f"a body of {self._left:,} bytes; at most {limit:,} are taken here")
+        deadline = time.monotonic() + SOCKET_SECONDS + self._left / SLOWEST
+        parts = []
+        while self._left:  # memory grows with what has come, not with what is announced
+            part = self.rfile.read(min(self._left, MIB))
+            if not part or time.monotonic() > deadline:
+                raise ConnectionError("the client has gone, or nearly so")
+            parts.append(part)
+            self._left -= len(part)
+        return b"".join(parts)
+
+    # ------------------------------------------------------------------ answer
+
+    def _answer(self, route: Route, request: Request) -> Response:
+        app = self.server.app
+        if route.lease == "none":
+            return route.serve(app, request, None)
+        lease = app.leases.find(request.token, acts=route.lease == "acts", looks=route.lease == "looks")
+        if route.lease != "acts":
+            return route.serve(app, request, lease)
+        with lease.lock:
+            app.leases.touch(lease, 1)
+            try:
+                return route.serve(app, request, lease)
+            finally:
+                app.leases.touch(lease, -1)
+
+    def _wait(self, future: Future[Any]) -> Any:
+        """Until the answer is there; a client that has gone meanwhile is noticed, and its job dropped if possible."""
+        while True:
+            try:
+                return future.result(PATIENCE)
+            except FutureTimeout:
+                if future.done():
+                    raise
+                try:
+                    if self.request_version != "HTTP/1.0":
+                        self.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+                except OSError:
+                    future.cancel()
+                    raise
+
+    # ------------------------------------------------------------------ out
+
+    def _send(self, response: Response) -> None:
+        self._drain()
+        self.send_response(response.status, response.headers.pop("Reason", None))
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        for name, value in (("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", POLICY)):
+            self.send_header(name, value)
+        self.send_header("Referrer-Policy", "no-referrer")
+        if "Cache-Control" not in response.headers:
+            self.send_header("Cache-Control", "no-store")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(response.body)
+
+    def _drain(self) -> None:
+        """What the client still sends, so that it hears the answer; too much is not waited for."""
+        if self._left < 0 or self._left > DRAINED:
+            self.close_connection = True
+            return
+        while self._left > 0:
+            part = self.rfile.read(min(self._left, MIB))
+            if not part:
+                self.close_connection = True
+                return
+            self._left -= len(part)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of requests that are no HTTP."""
+        self.close_connection = True
+        self._left = 0
+        self._send(_refused(code, message or "no request that is understood here"))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not with the paths that the standard library would write."""
+
+    def _log(self, method: str, name: str, status: int, seconds: float) -> None:
+        shown = self.path if self.server.verbose else name
+        print(f"{time.strftime('%H:%M:%S')} {method} {shown} {status} {1000 * seconds:.0f} ms", flush=True)
+
+
+def _without_label(path: str) -> tuple[str, str | None]:
+    """/label/tumour/claim -> /claim, tumour."""
+    if not path.startswith("/label/"):
+        return path, None
+    label, slash, rest = path[len("/label/") :].partition("/")
+    return slash + rest or "/", label
+
+
+def _route_of(method: str, path: str) -> tuple[tuple[str, str], str]:
+    if (method, path) in ROUTES:
+        return (method, path), ""
+    start = path.rfind("/")
+    while start >= 0:  # the longest route that ends in "/"
+        if start and (method, path[: start + 1]) in ROUTES:
+            return (method, path[: start + 1]), path[start + 1 :]
+        start = path.rfind("/", 0, start)
+    other = "POST" if method == "GET" else "GET"
+    if (other, path) in ROUTES:
+        raise Refusal(405, f"use {other} here", {"Allow": other})
+    raise Refusal(404, "there is nothing at this address")
+
+
+def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Viewers show the reason phrase, and not the body."""
+    phrase = " ".join(message.split()).encode("latin-1", "replace").decode("latin-1")[:PHRASE]
+    body = json.dumps({"detail": message}).encode()
+    return Response(body, JSON, {**(headers or {}), "Reason": phrase}, status)

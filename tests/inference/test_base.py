@@ -1,0 +1,133 @@
+"""A segmentation to start from: what clicks leave, remove, and have computed anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
+
+from .conftest import volume, write_model
+
+SHAPE = (24, 70, 70)
+
+
+@pytest.fixture
+def session(model: Model) -> Session:
+    made = Session(model)
+    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    return made
+
+
+def two_balls() -> np.ndarray:
+    """A lesion in a corner, an organ in the other one: further from each other than windows reach."""
+    start = np.zeros(SHAPE, np.uint8)
+    start[3:10, 3:14, 3:14] = 1
+    start[14:21, 56:67, 56:67] = 2
+    return start
+
+
+def test_without_clicks_it_is_the_answer_and_reset_takes_it_away(session: Session) -> None:
+    start = two_balls()
+    session.start_from(start)
+    np.testing.assert_array_equal(session.segmentation, start)
+    assert session.changed_box == (slice(3, 21), slice(3, 67), slice(3, 67))
+    session.reset()
+    assert not session.segmentation.any()
+
+
+def test_a_click_replaces_it_where_the_network_looked(session: Session, model: Model) -> None:
+    start = two_balls()
+    session.start_from(start)
+    session.add_click((20, 20, 8), "lesion")
+    alone = Session(model)
+    alone.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    alone.add_click((20, 20, 8), "lesion")
+    looked = np.zeros(SHAPE, bool)
+    for box in alone._update().boxes:
+        looked[box] = True
+    assert looked.any()
+    np.testing.assert_array_equal(session.segmentation, np.where(looked, alone.segmentation, start))
+    session.undo()
+    np.testing.assert_array_equal(session.segmentation, start)
+
+
+def test_a_background_click_in_the_middle_removes_a_component_and_nothing_else(session: Session) -> None:
+    start = two_balls()
+    session.start_from(start)
+    session.add_click((61, 61, 17), "background")
+    np.testing.assert_array_equal(session.segmentation, np.where(start == 2, 0, start))
+
+
+def test_a_background_click_at_the_rim_has_the_component_computed_anew(session: Session, model: Model) -> None:
+    start = two_balls()
+    session.start_from(start)
+    session.add_click((3, 8, 6), "background")
+    alone = Session(model)
+    alone.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    alone.add_click((3, 8, 6), "background")
+    alone.add_click((8, 8, 6), "lesion")  # the middle of the component, behind the user's own click
+    assert session.segmentation[6, 8, 3] == 0
+    assert session.segmentation[6, 8, 8] == 1
+    for box in alone._update().boxes:
+        inside = alone.segmentation[box].copy()
+        np.testing.assert_array_equal(session.segmentation[box], inside)
+    np.testing.assert_array_equal(session.segmentation[14:, 56:, 56:], start[14:, 56:, 56:])
+    assert len(session.clicks) == 1
+
+
+def test_a_background_click_holds_where_a_positive_click_holds_the_component(session: Session) -> None:
+    start = two_balls()
+    start[3:10, 3:14, 3:66] = 1  # longer than the windows of one click
+    session.start_from(start)
+    session.add_click((8, 8, 6), "lesion")
+    session.add_click((62, 8, 6), "background")
+    assert session.segmentation[6, 8, 62] == 0
+    assert session.segmentation[6, 8, 8] == 1
+
+
+def test_files_and_wrong_ones(model: Model, write_image: object, tmp_path: Path) -> None:
+    session = Session(model)
+    session.set_image(write_image())  # type: ignore[operator]
+    session.add_click((12, 12, 8), "lesion")
+    before = session.segmentation
+    session.save_segmentation(tmp_path / "start.nii.gz")
+    other = Session(model)
+    other.set_image(write_image())  # type: ignore[operator]
+    other.start_from(tmp_path / "start.nii.gz")
+    np.testing.assert_array_equal(other.segmentation, before)
+    for wrong, words in (
+        (np.zeros((2, 3, 4), int), r"the shape \(2, 3, 4\)"),
+        (np.full(before.shape, 7), r"holds the values \[7\]"),
+        (np.full(before.shape, 0.5), "no labels"),
+        (tmp_path / "nothing.nii.gz", "nothing.nii.gz"),
+    ):
+        with pytest.raises(UserError, match=words):
+            other.start_from(wrong)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(other.segmentation, before)
+    array = Session(model)
+    array.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    with pytest.raises(UserError):
+        array.save_segmentation(tmp_path / "x.nii.gz")
+    assert not (tmp_path / "x.nii.gz").exists()
+
+
+def test_regions(tmp_path: Path) -> None:
+    """A component is that of the outermost region: a background click on the core's rim keeps no shell."""
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    model = Model(
+        write_model(tmp_path / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", labels=labels), mirroring=False
+    )
+    session = Session(model)
+    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    start = two_balls()
+    start[14:21, 56:67, 56:67] = 1
+    start[16:19, 60:63, 60:63] = 2
+    session.start_from(start)
+    session.add_click((61, 61, 17), "background")
+    assert not session.segmentation[14:21, 56:67, 56:67].any()
+    np.testing.assert_array_equal(session.segmentation[:12], start[:12])

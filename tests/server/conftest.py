@@ -1,0 +1,132 @@
+"""A server with a small random network, and ways to speak to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.inference.model import Model
+from nnsam3d.server.app import App, Limits
+from nnsam3d.server.cases import Cases
+from nnsam3d.server.http import Server
+
+from ..inference.conftest import volume, write_model
+
+SHAPE = (20, 40, 30)
+SPACING = (2.0, 1.0, 1.5)
+GEOMETRIES = {
+    "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    "flipped": (-1, 0, 0, 0, -1, 0, 0, 0, 1),
+    "oblique": (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1),
+}
+
+
+@dataclass
+class Reply:
+    status: int
+    reason: str
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Running:
+    """A server in a thread of this process."""
+
+    server: Server
+    app: App
+
+    @property
+    def port(self) -> int:
+        return int(self.server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(
+        self, method: str, path: str, body: Any = b"", lease: str = "", headers: dict[str, str] | None = None
+    ) -> Reply:
+        """One request on a connection of its own; a body that is no bytes goes as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = {**({"X-Lease-Token": lease} if lease else {}), **(headers or {})}
+        try:
+            connection.request(method, path, data, sent)
+            reply = connection.getresponse()
+            return Reply(reply.status, reply.reason, {k.lower(): v for k, v in reply.getheaders()}, reply.read())
+        finally:
+            connection.close()
+
+    def change(self, path: str, body: Any, lease: str) -> tuple[dict[str, Any], np.ndarray]:
+        """A step through the page's routes: what is told, and the voxels."""
+        reply = self.ask("POST", path, body, lease)
+        assert reply.status == 200, reply.body
+        (length,) = struct.unpack_from("<I", reply.body)
+        return json.loads(reply.body[4 : 4 + length]), np.frombuffer(reply.body[4 + length :], np.uint8)
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("served") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
+
+
+@pytest.fixture(scope="session")
+def served_model(served_folder: Path) -> Model:
+    return Model(served_folder, mirroring=False)
+
+
+@pytest.fixture
+def start(served_model: Model) -> Iterator[Start]:
+    """Starts servers that end with the test."""
+    running: list[Running] = []
+
+    def started(
+        model: Model = served_model, cases: Cases | None = None, key: str | None = None, **limits: Any
+    ) -> Running:
+        app = App(model, Limits(**limits), cases)
+        server = Server(("127.0.0.1", 0), app, key)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        running.append(Running(server, app))
+        return running[-1]
+
+    yield started
+    for one in running:
+        one.server.close(5)
+
+
+@pytest.fixture
+def running(start: Start) -> Running:
+    return start()
+
+
+def image_array(seed: int = 0) -> np.ndarray:
+    return volume(SHAPE, seed).astype(np.int16)
+
+
+def write_cases(folder: Path, names: tuple[str, ...] = ("a", "b"), geometry: str = "plain") -> Path:
+    """Images in nnU-Net's naming."""
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        image = sitk.GetImageFromArray(image_array(seed))
+        image.SetSpacing(SPACING[::-1])
+        image.SetOrigin((-20.0, 30.0, 5.0))
+        image.SetDirection(GEOMETRIES[geometry])
+        sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
+    return folder

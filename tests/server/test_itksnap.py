@@ -1,0 +1,88 @@
+"""ITK-SNAP's routes."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+
+import numpy as np
+
+from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
+from nnsam3d.server.itksnap import multipart
+
+from .conftest import SHAPE, SPACING, Running, image_array
+
+FORM = {"Content-Type": "multipart/form-data; boundary=----edge"}
+
+
+def form(array: np.ndarray, **changes: object) -> bytes:
+    metadata = {
+        "dimensions": list(array.shape[::-1]),
+        "spacing": list(SPACING[::-1]),
+        "components_per_pixel": 1,
+        **changes,
+    }
+    parts = []
+    for name, content in (
+        ("file", gzip.compress(array.astype("<f4").tobytes())),
+        ("metadata", json.dumps(metadata).encode()),
+    ):
+        head = f'------edge\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'
+        parts.append(head.encode() + content + b"\r\n")
+    return b"".join(parts) + b"------edge--\r\n"
+
+
+def mask_of(reply: dict[str, str]) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(base64.b64decode(reply["result"])), np.int8).reshape(SHAPE)
+
+
+def test_a_session(running: Running, served_model: Model) -> None:
+    assert running.ask("GET", "/status").json()["status"] == "ok"
+    token = running.ask("GET", "/start_session").json()["session_id"]
+    assert running.ask("POST", f"/upload_raw/{token}?filename=x.nii", form(image_array()), headers=FORM).status == 200
+    session = Session(served_model)
+    session.set_image(image_array(), spacing=SPACING)
+    for (x, y, z), foreground in (((15, 20, 10), "true"), ((14, 22, 9), "false")):
+        address = f"/process_point_interaction/{token}?x={x}&y={y}&z={z}&foreground={foreground}"
+        mask = mask_of(running.ask("GET", address).json())
+        session.add_click((x, y, z), int(foreground == "true"))
+        np.testing.assert_array_equal(mask, session.segmentation == 1)
+    assert mask.any()
+    drawing = np.zeros(SHAPE, np.float32)
+    drawing[10, 18, 20] = 1
+    reply = running.ask("POST", f"/process_scribble_interaction/{token}?foreground=true", form(drawing), headers=FORM)
+    session.add_click((20, 18, 10), 1)
+    np.testing.assert_array_equal(mask_of(reply.json()), session.segmentation == 1)
+    assert running.ask("GET", f"/reset_interactions/{token}").json() == {"status": "success"}
+    address = f"/process_point_interaction/{token}?x=15&y=20&z=10&foreground=true"
+    session.reset()
+    session.add_click((15, 20, 10), 1)
+    np.testing.assert_array_equal(mask_of(running.ask("GET", address).json()), session.segmentation == 1)
+    assert running.ask("POST", f"/process_lasso_interaction/{token}", b"").status == 400
+    assert running.ask("GET", f"/end_session/{token}").status == 200
+    assert running.ask("GET", address).status == 410
+
+
+def test_uploads_that_are_not_what_they_announce(running: Running) -> None:
+    token = running.ask("GET", "/start_session").json()["session_id"]
+    for body, words in (
+        (form(image_array(), dimensions=[30, 40, 21]), "does not hold"),
+        (form(image_array(), dimensions=[30, 40, 19]), "does not hold"),
+        (form(image_array(), dimensions=[30, 40]), "dimensions"),
+        (form(image_array(), dimensions=[10**6] * 3), "at most"),
+        (form(image_array(), components_per_pixel=3), "one value"),
+        (b"nothing", "two parts"),
+    ):
+        reply = running.ask("POST", f"/upload_raw/{token}", body, headers=FORM)
+        assert reply.status in (400, 413)
+        assert words in reply.reason
+
+
+def test_parts_of_a_form() -> None:
+    content = bytes(range(256)) + b"\r\n\r\n --edge"
+    body = (
+        b'--edge\r\nContent-Type: x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + content + b"\r\n--edge--\r\n"
+    )
+    assert multipart('multipart/form-data; boundary="edge"', body) == {"a": content}

@@ -1,0 +1,175 @@
+"""Many clients at once: no wrong mask, no lost click, flat memory; and a server that is killed loses no saved file."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
+from nnsam3d.server.arrays import pack, unpack
+
+from .conftest import SHAPE, SPACING, Running, Start, image_array, write_cases
+
+META = {"X-Meta": json.dumps({"image_properties": {"spacing": SPACING}})}
+CLICKS = [([10, 20, 15], True), ([9, 22, 14], False), ([12, 18, 20], True)]
+
+
+def expected(model: Model, seed: int) -> list[np.ndarray]:
+    """The masks after no click, one, two, three."""
+    session = Session(model)
+    session.set_image(image_array(seed), spacing=SPACING)
+    masks = [np.zeros(SHAPE, np.uint8)]
+    for position, positive in CLICKS:
+        session.add_click(position, int(positive), "array")
+        masks.append((session.segmentation == 1).astype(np.uint8))
+    return masks
+
+
+class Viewer(threading.Thread):
+    """A client that clicks, undoes and resets at random, and looks at every mask."""
+
+    def __init__(self, running: Running, seed: int, masks: list[np.ndarray], until: float) -> None:
+        super().__init__(daemon=True)
+        self.running, self.masks, self.until = running, masks, until
+        self.rng, self.seed = random.Random(seed), seed % 2
+        self.steps, self.seconds, self.wrong = 0, [], []  # type: tuple[int, list[float], list[str]]
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self.wrong.append(repr(error))
+
+    def _ask(self, path: str, body: Any) -> Any:
+        reply = self.running.ask("POST", path, body, self.lease, META)
+        if reply.status != 200:
+            raise AssertionError(f"{path}: {reply.status} {reply.reason}")
+        return reply
+
+    def _run(self) -> None:
+        self.lease = self.running.ask("POST", "/claim").json()["lease_token"]
+        self._ask("/set_image", pack(image_array(self.seed)[None]))
+        mask, done = np.zeros(SHAPE, np.uint8), 0
+        while time.monotonic() < self.until:
+            start = time.perf_counter()
+            if done < len(CLICKS) and self.rng.random() < 0.7:
+                position, positive = CLICKS[done]
+                reply = self._ask("/add_point_interaction", {"coordinates": position, "include_interaction": positive})
+                done += 1
+            elif self.rng.random() < 0.7:
+                reply = self._ask("/undo", {})
+                done = max(0, done - 1)
+            else:
+                self._ask("/reset_interactions", {})
+                mask, done = np.zeros(SHAPE, np.uint8), 0
+                continue
+            self.seconds.append(time.perf_counter() - start)
+            box = json.loads(reply.headers["x-meta"])["bbox"]
+            if box is not None:
+                mask[tuple(slice(low, high) for low, high in box)] = unpack(reply.body, 2**24)
+            self.steps += 1
+            if not np.array_equal(mask, self.masks[done]):
+                self.wrong.append(f"step {self.steps}: another mask than the session's after {done} clicks")
+        self._ask("/release", {})
+
+
+def resident_mb() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def together(start: Start, model: Model, clients: int, seconds: float) -> list[Viewer]:
+    running = start(sessions=clients)
+    masks = [expected(model, seed) for seed in range(2)]
+    half = time.monotonic() + seconds / 2
+    viewers = [Viewer(running, seed, masks[seed % 2], half + seconds / 2) for seed in range(clients)]
+    for viewer in viewers:
+        viewer.start()
+    time.sleep(max(0.0, half - time.monotonic()))
+    before = resident_mb()
+    for viewer in viewers:
+        viewer.join(seconds + 60)
+    assert [viewer.wrong for viewer in viewers if viewer.wrong] == []
+    assert all(viewer.steps for viewer in viewers)
+    assert resident_mb() - before < 200
+    assert not len(running.app.leases)
+    times = sorted(time for viewer in viewers for time in viewer.seconds)
+    median, p95 = (times[int(share * (len(times) - 1))] for share in (0.5, 0.95))
+    print(f"{clients} clients: {len(times)} answers, median {median:.3f} s, p95 {p95:.3f} s")
+    return viewers
+
+
+def test_a_few_clients_at_once(start: Start, served_model: Model) -> None:
+    together(start, served_model, 4, 6)
+
+
+@pytest.mark.slow
+def test_sixteen_clients_for_two_minutes(start: Start, served_model: Model) -> None:
+    together(start, served_model, 16, 120)
+
+
+def test_a_client_that_vanishes_in_the_middle_frees_its_place(start: Start) -> None:
+    running = start(sessions=1, liveness_seconds=0.5)
+    lease = running.ask("POST", "/claim").json()["lease_token"]
+    running.ask("POST", "/set_image", pack(image_array()[None]), lease, META)
+    deadline = time.monotonic() + 10
+    while len(running.app.leases) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running.ask("POST", "/claim").status == 200
+
+
+def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_path: Path) -> None:
+    """The command itself, in a process of its own; at the end SIGTERM."""
+    images, output = write_cases(tmp_path / "images"), tmp_path / "out"
+    command = [sys.executable, "-m", "nnsam3d", "serve", "-m", str(served_folder), "--images", str(images)]
+    command += ["--output", str(output), "--port", "0"]
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        try:
+            assert server.stdout is not None
+            address = next(line.split()[2] for line in server.stdout if "viewers" in line)
+
+            def ask(path: str, body: Any, lease: str = "", address: str = address) -> bytes:
+                request = urllib.request.Request(address + path, json.dumps(body).encode(), {"X-Lease-Token": lease})
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    found: bytes = reply.read()
+                return found
+
+            lease = json.loads(ask("/api/claim", {}))["lease_token"]
+            ask("/api/open", {"case": "a"}, lease)
+            ask("/api/click", {"position": [15, 20, 10], "space": "voxel", "label": "lesion"}, lease)
+            ask("/api/save", {}, lease)
+            saver = threading.Thread(
+                target=lambda lease=lease: [ask("/api/save", {}, lease) for _ in range(50)], daemon=True
+            )
+            threading.excepthook = lambda args: None
+            saver.start()
+            time.sleep(0.3)
+            server.send_signal(end)
+            code = server.wait(30)
+        finally:
+            server.kill()
+            threading.excepthook = threading.__excepthook__
+        assert code == (0 if end == signal.SIGTERM else -signal.SIGKILL)
+        label_map = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "labelsTr" / "a.nii.gz")))
+        assert label_map[10, 20, 15] == 1
+        assert json.loads((output / "dataset.json").read_text())["numTraining"] == 1
+        assert json.loads((output / "clicks" / "a.json").read_text())["clicks"]

@@ -1,0 +1,428 @@
+"""The page in a browser: headless Chromium, the real server, a small network."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
+from nnsam3d.server import page as page_routes
+from nnsam3d.server.cases import Cases
+from nnsam3d.server.conversation import Conversation
+
+from .conftest import Running, Start
+
+FOLDER = page_routes.FOLDER
+LIBRARY = FOLDER / page_routes.LIBRARY
+CHROMIUM = os.environ.get("NNSAM3D_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage"]
+SIZE = {"width": 1280, "height": 720}
+SECONDS = 60  # a software renderer on a busy machine
+
+SHAPE = (20, 40, 30)  # z, y, x
+SPACING = (1.5, 1.0, 2.0)  # mm, x, y, z
+TARGET = (8, 28, 13)  # i, j, k: bright, and off the middle on every axis, so that a flip shows
+GEOMETRIES = {
+    "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    "flipped": (-1, 0, 0, 0, -1, 0, 0, 0, -1),
+    "oblique": (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1),
+    "turned": (0, 0, 1, 1, 0, 0, 0, 1, 0),
+    "unsaid": (),  # a file that does not say where its voxels lie
+}
+
+
+def write_image(path: Path, geometry: str, bright: tuple[int, int, int] = TARGET) -> Path:
+    array = np.random.default_rng(0).normal(100, 8, SHAPE).astype(np.int16)
+    i, j, k = bright
+    array[k - 2 : k + 3, j - 3 : j + 4, i - 3 : i + 4] += 150
+    path.parent.mkdir(exist_ok=True)
+    if geometry == "unsaid":
+        nibabel.save(nibabel.Nifti1Image(array.T, None), path)
+        return path
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING)
+    image.SetOrigin((-20.0, 30.0, 5.0))
+    image.SetDirection(GEOMETRIES[geometry])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+# ---------------------------------------------------------------------- the browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="THE PAGE IS NOT TESTED: pip install playwright")
+    if not LIBRARY.is_file():
+        pytest.skip("THE PAGE IS NOT TESTED: niivue.js is missing, bring it with `make page`")
+    if not Path(CHROMIUM).is_file():
+        pytest.skip("THE PAGE IS NOT TESTED: no Chromium (apt-get install chromium, or set NNSAM3D_CHROMIUM)")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@dataclass
+class Opened:
+    """The page of a server, and what it did that it should not."""
+
+    tab: Any
+    url: str
+    expect: str = ""  # pattern of complaints that belong to the test
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def js(self, expression: str, argument: Any = None) -> Any:
+        """Not `wait_for_function`, whose `eval` the page's policy forbids."""
+        return self.tab.evaluate(expression, argument)
+
+    def until(self, expression: str) -> None:
+        end = time.monotonic() + SECONDS
+        while not self.js(expression):
+            assert time.monotonic() < end, (expression, self.text("#status"), self.text("#notice"), self.complaints)
+            self.tab.wait_for_timeout(30)
+
+    def idle(self) -> None:
+        """Nothing is being computed, and what was is drawn."""
+        self.until("() => window.nnsam3d && nnsam3d.page.told && !nnsam3d.work.running")
+        self.frame()
+
+    def frame(self) -> None:
+        self.js("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def text(self, selector: str) -> str:
+        return str(self.tab.text_content(selector))
+
+    def labels(self) -> np.ndarray:
+        """The mask that is shown (z, y, x)."""
+        return np.array(self.js("() => [...nnsam3d.viewer.labels]"), np.uint8).reshape(SHAPE)
+
+    def clicks(self) -> list[tuple[list[int], str]]:
+        found = self.js("() => nnsam3d.page.clicks")
+        return [([round(n) for n in one["position"]], one["label"]) for one in found]
+
+    def pixel(self, ras: list[float], plane: str) -> tuple[float, float]:
+        """Where a place is drawn, after the planes were put through it."""
+        self.js("(mm) => nnsam3d.viewer.goTo(mm)", ras)
+        self.frame()
+        places = self.js("(mm) => nnsam3d.viewer.project(mm)", ras)
+        place = places[["axial", "sagittal", "coronal"].index(plane)]
+        box = self.tab.locator("#view").bounding_box()
+        return box["x"] + place["x"], box["y"] + place["y"]
+
+    def click(self, ras: list[float], plane: str = "axial", **how: Any) -> None:
+        self.tab.mouse.click(*self.pixel(ras, plane), **how)
+        self.idle()
+
+    def colour(self, ras: list[float], plane: str) -> np.ndarray:
+        """Mean colour of a few pixels there; without crosshair and markers."""
+        from PIL import Image
+
+        x, y = self.pixel(ras, plane)
+        self.js("() => { document.getElementById('marks').style.visibility = 'hidden' }")
+        self.js("() => { nnsam3d.viewer.nv.setCrosshairWidth(0) }")
+        self.frame()
+        shot = self.tab.screenshot(clip={"x": x - 2, "y": y - 2, "width": 4, "height": 4})
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float).mean((0, 1))
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Open]:
+    """Opens a server's page; afterwards nothing may have gone elsewhere, and nothing been complained of."""
+    opened: list[Opened] = []
+
+    def visited(running: Running, query: str = "", expect: str = "") -> Opened:
+        context = browser.new_context(viewport=SIZE, accept_downloads=True)
+        one = Opened(context.new_page(), running.url, expect)
+        one.tab.on("request", lambda request: one.requests.append(request.url))
+        one.tab.on("pageerror", lambda error: one.complaints.append(str(error)))
+        one.tab.on("console", lambda said: said.type in ("error", "warning") and one.complaints.append(said.text))
+        one.tab.goto(running.url + "/" + query)
+        opened.append(one)
+        one.idle()
+        return one
+
+    yield visited
+    for one in opened:
+        foreign = [url for url in one.requests if not url.startswith((one.url + "/", "data:", "blob:"))]
+        complaints = [text for text in one.complaints if not (one.expect and re.search(one.expect, text))]
+        one.tab.context.close()
+        assert (foreign, complaints) == ([], [])
+
+
+@dataclass
+class Work:
+    """A server with a folder of images, and the session that says what is right."""
+
+    running: Running
+    images: Path
+    output: Path
+    session: Session
+    grid: ImageGrid
+
+    def ras(self, index: tuple[float, float, float]) -> list[float]:
+        return self.grid.index_to_world([index], "ras")[0].tolist()
+
+
+@pytest.fixture
+def work(start: Start, served_model: Model, tmp_path: Path) -> Callable[..., Work]:
+    def made(geometry: str = "plain", count: int = 1, **limits: Any) -> Work:
+        images = tmp_path / "images"
+        files = [write_image(images / f"{name}_0000.nii.gz", geometry) for name in "abc"[:count]]
+        output = tmp_path / "out"
+        session = Session(served_model)
+        session.set_image(files[0])
+        running = start(cases=Cases(images, served_model, output), **limits)
+        return Work(running, images, output, session, session.grid)
+
+    return made
+
+
+# ---------------------------------------------------------------------- where clicks land
+
+
+WHERE = [(geometry, "axial") for geometry in GEOMETRIES] + [("oblique", "coronal"), ("oblique", "sagittal")]
+
+
+@pytest.mark.parametrize(("geometry", "plane"), WHERE)
+def test_the_mask_appears_where_the_click_was(work: Any, visit: Open, geometry: str, plane: str) -> None:
+    there = work(geometry)
+    page = visit(there.running)
+    target, elsewhere = there.ras(TARGET), there.ras((SHAPE[2] - 1 - TARGET[0], SHAPE[1] - 1 - TARGET[1], 5))
+    assert page.colour(target, plane).mean() > 200, "the bright target is not drawn where the page says it is"
+    assert page.colour(elsewhere, plane).mean() < 150
+    page.click(target, plane)
+    there.session.add_click(TARGET, "lesion")
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+    red, _, blue = page.colour(target, plane)
+    assert red - blue > 40, "the label's colour is not where the click was"
+    page.click(there.ras((20, 10, 6)), plane, button="right")
+    there.session.add_click((20, 10, 6), 0)
+    assert page.clicks()[1:] == [([20, 10, 6], "background")]
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
+def test_beside_the_planes_a_click_does_nothing(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    box = page.tab.locator("#view").bounding_box()
+    sent = len(page.requests)
+    # the gap in the middle, a margin beside a plane, and the 3D view
+    for x, y in ((0.5, 0.5), (0.5, 0.2), (0.2, 0.5), (0.005, 0.25), (0.75, 0.75)):
+        page.tab.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.idle()
+    x, y = page.pixel(there.ras(TARGET), "axial")
+    page.tab.mouse.move(x, y)  # a drag is no click
+    page.tab.mouse.down()
+    page.tab.mouse.move(x + 12, y, steps=3)
+    page.tab.mouse.up()
+    page.tab.mouse.dblclick(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    page.idle()
+    assert page.clicks() == []
+    assert [url for url in page.requests[sent:] if "/api/click" in url] == []
+
+
+def test_undo_redo_and_reset_which_undo_takes_back(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    page.click(there.ras(TARGET))
+    one = page.labels()
+    page.click(there.ras((12, 28, 13)))
+    two = page.labels()
+    for key, expected in (("z", one), ("y", two), ("r", np.zeros_like(one)), ("z", two), ("z", one)):
+        page.tab.keyboard.press(key)
+        page.idle()
+        np.testing.assert_array_equal(page.labels(), expected, err_msg=key)
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(one, there.session.segmentation)
+
+
+def test_all_of_it_with_the_keyboard(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    page.js("(mm) => nnsam3d.viewer.goTo(mm)", there.ras(TARGET))
+    page.tab.locator("#view").focus()
+    for key in ("2", "ArrowRight", "ArrowUp", "PageUp", "Enter", "Shift+ArrowLeft", "Shift+Enter"):
+        page.tab.keyboard.press(key)
+        page.idle()
+    i, j, k = TARGET  # the screen shows the patient's right on the left: voxels i count to the patient's left
+    assert page.clicks() == [([i + 1, j - 1, k + 1], "organ"), ([i - 4, j - 1, k + 1], "background")]
+    page.tab.keyboard.press("?")
+    assert page.tab.locator("#help").is_visible()
+    page.tab.keyboard.press("Escape")
+    page.tab.keyboard.press("0")
+    assert page.js("() => nnsam3d.page.label") == "background"
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_a_folder_becomes_a_dataset(work: Any, visit: Open) -> None:
+    there = work(count=2)
+    page = visit(there.running)
+    page.click(there.ras(TARGET))
+    page.tab.keyboard.press("n")
+    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    there.session.add_click(TARGET, "lesion")
+    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
+    np.testing.assert_array_equal(saved, there.session.segmentation)
+    assert json.loads((there.output / "dataset.json").read_text())["numTraining"] == 1
+    assert not page.labels().any()
+    page.click(there.ras(TARGET))
+    page.tab.click("#save")
+    page.idle()
+    page.tab.click("#save-next")
+    page.idle()
+    assert page.text("#status") == "All cases are saved."
+    assert page.text("#cases-count") == "2 cases, 2 saved"
+
+
+def test_what_is_not_saved_is_asked_for(work: Any, visit: Open) -> None:
+    there = work(count=2)
+    page = visit(there.running)
+    page.click(there.ras(TARGET))
+    page.tab.click("#cases li:nth-child(2)")
+    page.tab.click("#unsaved button[value=stay]")
+    assert page.js("() => nnsam3d.page.image.case") == "a"
+    page.tab.click("#cases li:nth-child(2)")
+    page.tab.click("#unsaved button[value=leave]")
+    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    assert not (there.output / "labelsTr").exists()
+
+
+def test_a_file_is_opened_corrected_and_downloaded(
+    running: Running, visit: Open, served_model: Model, tmp_path: Path
+) -> None:
+    file = write_image(tmp_path / "scan.nii.gz", "oblique")
+    page = visit(running)
+    page.tab.set_input_files("#image-file", file)
+    page.until("() => nnsam3d.page.image && !nnsam3d.work.running")
+    session = Session(served_model)
+    session.set_image(file)
+    base = np.zeros(SHAPE, np.uint8)
+    base[2:6, 4:12, 3:9] = 2
+    image = sitk.GetImageFromArray(base)
+    image.CopyInformation(sitk.ReadImage(str(file)))
+    sitk.WriteImage(image, str(tmp_path / "base.nii.gz"))
+    page.tab.set_input_files("#segmentation-file", tmp_path / "base.nii.gz")
+    page.until("() => nnsam3d.page.base && !nnsam3d.work.running")
+    np.testing.assert_array_equal(page.labels(), base)
+    page.click(session.grid.index_to_world([TARGET], "ras")[0].tolist())
+    session.start_from(base)
+    session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), session.segmentation)
+    for button, name in (("#mask", "scan.nii.gz"), ("#prompts", "scan.json")):
+        with page.tab.expect_download() as download:
+            page.tab.click(button)
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / "down" / name)
+        page.idle()
+    mask = sitk.ReadImage(str(tmp_path / "down" / "scan.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), session.segmentation)
+    assert ImageGrid.from_sitk(mask) == ImageGrid.from_file(file)
+    replayed = Session(served_model)
+    replayed.set_image(file)
+    replayed.load_prompts(tmp_path / "down" / "scan.json")
+    assert [one.label for one in replayed.clicks] == ["lesion"]
+
+
+def test_a_file_that_is_no_image_is_refused_in_words(running: Running, visit: Open, tmp_path: Path) -> None:
+    (tmp_path / "no.nii").write_text("no image")
+    page = visit(running, expect="status of 400")
+    page.tab.set_input_files("#image-file", tmp_path / "no.nii")
+    page.until("() => !document.getElementById('notice').hidden")
+    page.idle()
+    assert len(page.text("#notice-text")) > 20
+    assert str(tmp_path) not in page.text("#notice-text")
+
+
+# ---------------------------------------------------------------------- slow, lost
+
+
+def test_a_slow_step_says_what_it_does_and_can_be_stopped(
+    work: Any, visit: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = work()
+    page = visit(there.running, expect="status of 409")
+    computed = Conversation.change
+
+    def slow(conversation: Conversation) -> Any:
+        for number in range(600):
+            conversation.session._watch(number)  # raises where the user cancels
+            time.sleep(0.05)
+        return computed(conversation)
+
+    monkeypatch.setattr(Conversation, "change", slow)
+    for _ in range(2):
+        page.tab.mouse.click(*page.pixel(there.ras(TARGET), "axial"))
+    page.until("() => /part \\d+ of the image.*1 waiting/.test(document.getElementById('busy-text').textContent)")
+    page.tab.keyboard.press("Escape")
+    page.idle()
+    assert page.text("#status").startswith("Stopped")
+    assert not page.tab.locator("#busy").is_visible()
+    monkeypatch.undo()
+    page.click(there.ras(TARGET))
+    there.session.add_click(TARGET, "lesion")
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
+def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running, expect="status of 410")
+    page.click(there.ras(TARGET))
+    for lease in list(there.running.app.leases._leases):
+        there.running.app.leases.release(lease)
+    page.click(there.ras((12, 28, 13)))
+    assert page.text("#notice-action") == "Reconnect and restore 2 clicks"
+    page.tab.click("#notice-action")
+    page.until("() => nnsam3d.page.clicks.length === 2 && !nnsam3d.work.running")
+    there.session.add_click(TARGET, "lesion")
+    there.session.add_click((12, 28, 13), "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
+def test_a_closed_page_frees_its_session_and_a_key_is_passed_on(start: Start, visit: Open) -> None:
+    running = start(key="secret")
+    page = visit(running, "?key=secret")
+    assert len(running.app.leases._leases) == 1
+    page.tab.goto("about:blank")
+    end = time.monotonic() + 10
+    while running.app.leases._leases:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------------- how it looks
+
+
+def test_labels_differ_without_colours(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    rows = page.js("() => [...document.querySelectorAll('#labels .label')].map((row) => row.innerText)")
+    assert [re.sub(r"\s+", " ", row).strip() for row in rows] == ["lesion – 1", "organ – 2", "background not this 0"]
+    assert page.js("() => document.getElementById('fill').value") == "pattern"
+    page.tab.keyboard.press("2")
+    page.click(there.ras(TARGET))
+    shown = np.array(page.js("() => [...nnsam3d.viewer.mask.img]"), np.uint8).reshape(SHAPE)
+    labels = page.labels()
+    assert {tuple(np.unique(shown[labels == value])) for value in (1, 2)} <= {(1,), (3, 4), (3,), (4,), ()}
+    assert page.tab.locator("body").evaluate("(body) => body.scrollWidth <= 1280 && body.scrollHeight <= 720")

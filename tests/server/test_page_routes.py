@@ -1,0 +1,167 @@
+"""The page's routes: files of many geometries, steps, saving, the dataset that grows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.inference import Session
+from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.model import Model
+from nnsam3d.server.cases import Cases
+
+from .conftest import GEOMETRIES, SHAPE, Running, Start, write_cases
+
+AT = (15, 20, 10)  # i, j, k
+
+
+def painted(change: tuple[dict, np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """A viewer's mask (z, y, x) after a change."""
+    told, voxels = change
+    if told["box"] is not None:
+        (i0, i1), (j0, j1), (k0, k1) = told["box"]
+        mask[k0:k1, j0:j1, i0:i1] = voxels.reshape(k1 - k0, j1 - j0, i1 - i0)
+    return mask
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_masks_are_the_sessions_and_land_where_the_click_was(
+    start: Start, served_model: Model, tmp_path: Path, geometry: str
+) -> None:
+    images = write_cases(tmp_path / "images", geometry=geometry)
+    running = start(cases=Cases(images, served_model))
+    info = running.ask("POST", "/api/claim").json()
+    assert (info["folder"], info["upload"], info["saves"]) == (True, True, False)
+    lease = info["lease_token"]
+    opened = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
+    assert (opened["shape"], opened["channels"]) == (list(SHAPE), ["a_0000.nii.gz"])
+    file = images / "a_0000.nii.gz"
+    assert running.ask("GET", f"/api/image/0/a.nii.gz?lease={lease}").body == file.read_bytes()
+    ras = ImageGrid.from_file(file).index_to_world([AT], "ras")[0].tolist()
+    session = Session(served_model)
+    session.set_image(file)
+    mask = np.zeros(SHAPE, np.uint8)
+    change = running.change("/api/click", {"position": ras, "space": "ras", "label": "lesion"}, lease)
+    session.add_click(AT, "lesion")
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    assert mask[AT[::-1]] == 1
+    told = change[0]
+    np.testing.assert_allclose(told["clicks"][0]["position"], AT, atol=1e-6)
+    np.testing.assert_allclose(told["clicks"][0]["ras"], ras, atol=1e-6)
+    assert told["facts"]["lesion"]["ml"] == pytest.approx((mask == 1).sum() * 3 / 1000)
+    change = running.change("/api/click", {"position": [14, 22, 9], "space": "voxel", "label": "background"}, lease)
+    session.add_click((14, 22, 9), 0)
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    for path, step in (
+        ("undo", session.undo),
+        ("undo", session.undo),
+        ("redo", session.redo),
+        ("reset", session.reset),
+    ):
+        change = running.change(f"/api/{path}", {}, lease)
+        step()
+        np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    assert (change[0]["can_undo"], change[0]["clicks"], change[0]["facts"]) == (False, [], {})
+    stored = tmp_path / "mask.nii.gz"
+    stored.write_bytes(running.ask("GET", f"/api/mask/a.nii.gz?lease={lease}").body)
+    assert gzip.decompress(stored.read_bytes())
+    shown = sitk.ReadImage(str(stored))
+    assert shown.GetDirection() == pytest.approx(sitk.ReadImage(str(file)).GetDirection())
+    assert not sitk.GetArrayFromImage(shown).any()
+
+
+def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
+    start: Start, served_model: Model, tmp_path: Path
+) -> None:
+    output = tmp_path / "Dataset600_Clicked"
+    images = write_cases(tmp_path / "images")
+    running = start(cases=Cases(images, served_model, output))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    for case, following in (("a", "b"), ("b", None)):
+        running.ask("POST", "/api/open", {"case": case}, lease)
+        running.change("/api/click", {"position": AT, "space": "voxel", "label": "lesion"}, lease)
+        running.change("/api/click", {"position": [20, 18, 10], "space": "voxel", "label": "organ"}, lease)
+        saved = running.ask("POST", "/api/save", {}, lease).json()
+        assert saved["next"] == following
+        assert f"labelsTr/{case}.nii.gz" in saved["saved"]
+    assert [case["saved"] for case in running.ask("GET", "/api/cases", lease=lease).json()] == [True, True]
+    told = json.loads((output / "dataset.json").read_text())
+    assert told["numTraining"] == 2
+    assert told["labels"] == {"background": 0, "lesion": 1, "organ": 2}
+    cases = find_cases(output / "imagesTr", served_model, output / "clicks")
+    assert all(case.prompts for case in cases)
+    predict_folder(served_model, cases, tmp_path / "replayed", FolderOptions())
+    for case in "ab":
+        label_map, replayed = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz")))
+            for folder in (output / "labelsTr", tmp_path / "replayed")
+        )
+        assert label_map.any()
+        np.testing.assert_array_equal(label_map, replayed)
+
+
+def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, served_model: Model, tmp_path: Path) -> None:
+    file = write_cases(tmp_path / "images", geometry="oblique") / "a_0000.nii.gz"
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    opened = running.ask("POST", "/api/upload?name=../../etc/SMITH.nii.gz", file.read_bytes(), lease)
+    assert opened.status == 200
+    session = Session(served_model)
+    session.set_image(file)
+    start = np.zeros(SHAPE, np.uint8)
+    start[8:13, 15:25, 10:20] = 2
+    session.start_from(start)
+    stored = tmp_path / "start.nii.gz"
+    session.save_segmentation(stored)
+    mask = painted(
+        running.change("/api/segmentation?name=start.nii.gz", stored.read_bytes(), lease), np.zeros(SHAPE, np.uint8)
+    )
+    np.testing.assert_array_equal(mask, start)
+    change = running.change("/api/click", {"position": AT, "space": "voxel", "label": "lesion"}, lease)
+    session.add_click(AT, "lesion")
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    assert running.ask("POST", "/api/save", {}, lease).status == 400
+    for name, body, words in (
+        ("x.txt", b"", "files of these kinds"),
+        ("x.nii.gz", b"no image", "cannot be read"),
+        ("x.nii.gz", stored.read_bytes()[:100], "truncated"),
+    ):
+        reply = running.ask("POST", f"/api/upload?name={name}", body, lease)
+        assert reply.status == 400
+        assert words in reply.json()["detail"]
+    # and nothing was lost by it
+    change = running.change("/api/undo", {}, lease)
+    np.testing.assert_array_equal(painted(change, mask), start)
+
+
+def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, tmp_path: Path) -> None:
+    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
+    (tmp_path / "secret_0000.nii.gz").write_bytes(b"")
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    for case in ("../secret", "/etc/passwd", "a_0000", None, ["a"]):
+        assert running.ask("POST", "/api/open", {"case": case}, lease).status == 404
+    assert running.ask("GET", f"/api/image/0/x?lease={lease}").status == 404
+    assert running.ask("POST", "/api/click", {"position": [1, 2, 3], "label": "lesion"}, lease).status == 400
+
+
+def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path) -> None:
+    """However little of it is sent, and whatever its header says."""
+    running = start(array_bytes=2**20)
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    image = sitk.GetImageFromArray(np.zeros((10, 10, 10), np.int16))
+    sitk.WriteImage(image, str(tmp_path / "small.nii"))
+    large = sitk.GetImageFromArray(np.zeros((100, 100, 100), np.int16))
+    sitk.WriteImage(large, str(tmp_path / "large.nrrd"), True)
+    for name, content in (
+        ("bomb.nii.gz", gzip.compress((tmp_path / "small.nii").read_bytes() + bytes(2**22))),
+        ("large.nrrd", (tmp_path / "large.nrrd").read_bytes()),
+    ):
+        assert len(content) < 2**16
+        reply = running.ask("POST", f"/api/upload?name={name}", content, lease)
+        assert (reply.status, "more than" in reply.reason) == (413, True)
+    assert running.ask("POST", "/api/upload?name=small.nii", (tmp_path / "small.nii").read_bytes(), lease).status == 200
