@@ -1,7 +1,7 @@
-"""Only what pyproject.toml cannot say well: which packages there are and in which folders they lie.
+"""The packages and their folders, which pyproject.toml cannot express well.
 
-`trainers/` and `planners/` stand at the top of the checkout, where somebody who knows nnU-Net looks for
-them, and install as `nnsam3d.trainers` and `nnsam3d.planners`.
+`trainers/` and `planners/` are at the top of the checkout, where users of nnU-Net expect them, and are installed as
+`nnsam3d.trainers` and `nnsam3d.planners`.
 """
 
 from setuptools import find_packages, setup

@@ -26,7 +26,7 @@ class Model(TrainedModel):
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
         if not capability(self.trainer, "keeps_features"):
             clicked = capability(self.trainer, "prompt_types")
-            kind = "that process the whole image again for every click" if clicked else "without clicks"
+            kind = "that process the whole image for every click" if clicked else "without clicks"
             raise UserError(
                 f"{self.folder}: the trainer {trainer_name} trains networks {kind}; predict with nnUNetv2_predict."
             )

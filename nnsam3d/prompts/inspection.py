@@ -55,8 +55,8 @@ def inspect_file(
     if segmentation:
         hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
     for n, click in enumerate(prompts.clicks):
-        told = [_numbers(column[n]) for column in places]
-        rows.append((str(n + 1), str(click.label), *told, "yes" if inside[n] else "NO", *hits[n]))
+        numbers = [_numbers(column[n]) for column in places]
+        rows.append((str(n + 1), str(click.label), *numbers, "yes" if inside[n] else "NO", *hits[n]))
     print(columns(rows, "  "))
     if not inside.all():
         print("Predictions refuse clicks outside the image. Check the space and the image.")

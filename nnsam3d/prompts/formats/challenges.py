@@ -104,8 +104,8 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
     reading.space = stated_space(None, stated, reading)
     kind = _type_of(content)
     if kind not in ("multiple points", "point"):
-        told = short(content["type"])
-        reading.problems.append(f'type {told} cannot be used; only "Multiple points" and "Point" can')
+        kind = short(content["type"])
+        reading.problems.append(f'type {kind} cannot be used; only "Multiple points" and "Point" can')
     points = [content] if kind == "point" else content.get("points")
     if not isinstance(points, list):
         reading.problems.append(f'"points" must be a list, not {json_type(points)}')
