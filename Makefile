@@ -21,12 +21,13 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup demo test test-slow bench lint docs clean
+.PHONY: help setup demo examples test test-slow bench lint docs clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       set up, then train and prompt a tiny network on phantoms and write pictures'
+	@echo 'make examples   set up, then run the notebooks in examples/ on the demo'
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
@@ -76,6 +77,11 @@ demo test test-slow: export nnUNet_def_n_proc = 2
 
 demo: $(STAMP)
 	@.venv/bin/nnsam3d demo --overwrite $(DEMO_ARGS)
+
+examples: $(STAMP)
+	@test -d demo/results || { echo 'error: run `make demo` first' >&2; exit 1; }
+	$(PIP) install --quiet -e '.[examples]'
+	$(PY) -m jupyter nbconvert --to notebook --execute --inplace examples/*.ipynb
 
 test: $(STAMP)
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --durations=15 -ra $(PYTEST_ARGS)
