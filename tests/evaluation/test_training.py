@@ -87,7 +87,7 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
 def test_what_the_last_training_would_miss_is_said_before_the_first(nnunet, tmp_path, changes, words):
     nnunet()
     with pytest.raises(UserError, match=words):
-        check(replace(setting(train_minutes=0.0), **changes), train=True)
+        check(replace(setting(train_minutes=0.0), **changes), may_train=True)
 
 
 def test_an_interrupted_training_goes_on(nnunet, tmp_path):
@@ -109,7 +109,7 @@ def test_a_failed_training_stops_with_the_end_of_its_log(nnunet, tmp_path):
 def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
     log = nnunet()
     with pytest.raises(UserError, match="nnUNetTrainer cannot be trained for a number of minutes"):
-        check(setting(arms=("nnUNetTrainer",)), train=True)
+        check(setting(arms=("nnUNetTrainer",)), may_train=True)
     train_missing(setting(arms=("nnUNetTrainer",), train_minutes=0.0), tmp_path, "cpu")
     assert log.read_text().endswith("| preset=tiny final_validation=0\n")
     assert training_options(setting(options="")) == "final_validation=0 max_minutes=12.5 num_epochs=100000"
