@@ -113,6 +113,14 @@ def _training(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--train-minutes", type=float, default=0.0, metavar="M", help="the same wall-clock budget for each of them"
     )
+    training.add_argument(
+        "--train-seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="train every model once with each seed; the report shows how far trainings lie apart",
+    )
     training.add_argument("--options", default="", metavar="TEXT", help='nnsam3d_options, e.g. "preset=tiny"')
 
 
@@ -191,6 +199,7 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         test_labels=args.test_labels and str(Path(args.test_labels).absolute()),
         train_minutes=args.train_minutes,
         options=args.options,
+        train_seeds=tuple(args.train_seeds),
     )
     check(setting, args.train)  # before the folder is bound to a setting that cannot be run
     setting = open_setting(output, setting)
@@ -222,7 +231,7 @@ def _hand_over(args: argparse.Namespace, setting: Setting, output: Path, slurm: 
     report = [*(["--reference", args.reference] if args.reference else [])]
     report += ["--to", str(args.to.expanduser().absolute())] if args.to else []
     if args.print or slurm is None:
-        print(printed(setting, output, missing, report))
+        print(printed(setting, output, missing, args.devices[0], report))
         return
-    Slurm(setting, output, slurm, args.slurm_max, tuple(report)).run(missing, lambda: None)
+    Slurm(setting, output, slurm, args.devices[0], args.slurm_max, tuple(report)).run(missing, lambda: None)
     print(f"nnsam3d: what becomes of it: nnsam3d benchmark status -o {output}")

@@ -68,9 +68,9 @@ def prepare(setting: Setting, output: Path) -> None:
     remember_cases({job: cases_of(setting, job) for job in setting.jobs()}, output)
 
 
-def worker_command(output: Path, number: str) -> str:
+def worker_command(output: Path, number: str, device: str) -> str:
     """For a shell."""
-    return f"{_nnsam3d()} benchmark worker -o {shlex.quote(str(output))} --job {number}"
+    return f"{_nnsam3d()} benchmark worker -o {shlex.quote(str(output))} -device {device} --job {number}"
 
 
 def report_command(output: Path, arguments: Sequence[str]) -> str:
@@ -91,6 +91,7 @@ class Slurm:
 
     Attributes:
         options: of sbatch.
+        device: of the workers.
         at_once: most jobs of an array at a time; 0 = no limit.
         report: arguments of ``nnsam3d benchmark report`` behind ``-o``.
     """
@@ -98,6 +99,7 @@ class Slurm:
     setting: Setting
     output: Path
     options: tuple[str, ...]
+    device: str = "auto"
     at_once: int = 0
     report: tuple[str, ...] = ()
 
@@ -142,7 +144,7 @@ class Slurm:
             return Script(path, report_command(self.output, self.report), self.options, "The report of the benchmark")
         number = NUMBER if stage == TRAIN else f"$((SLURM_ARRAY_TASK_ID + {self.models}))"
         about = "One training" if stage == TRAIN else "The evaluations of one model"
-        command = worker_command(self.output, number)
+        command = worker_command(self.output, number, self.device)
         return Script(path, command, self.options, f"{about} of the benchmark for each number of the array")
 
 
@@ -156,7 +158,7 @@ def works(setting: Setting, output: Path, may_train: bool) -> list[Work]:
     ]
 
 
-def printed(setting: Setting, output: Path, missing: Sequence[Work], report: Sequence[str]) -> str:
+def printed(setting: Setting, output: Path, missing: Sequence[Work], device: str, report: Sequence[str]) -> str:
     """The commands for another scheduler, stage by stage."""
     models = len(by_model(setting))
     stages = {
@@ -167,7 +169,7 @@ def printed(setting: Setting, output: Path, missing: Sequence[Work], report: Seq
     for about, numbers in stages.items():
         of_stage = [work for work in missing if work.number in numbers]
         lines += [f"# {about}"] if of_stage else []
-        lines += [f"{worker_command(output, str(work.number))}    # {work.name}" for work in of_stage]
+        lines += [f"{worker_command(output, str(work.number), device)}    # {work.name}" for work in of_stage]
     return "\n".join([*lines, "# the report, when all have ended", report_command(output, report)])
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import ORACLE, Job, Setting, cases_of, parse_arm, splits_file
+from nnsam3d.files import write_json
 from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
@@ -66,6 +67,12 @@ def check(setting: Setting, may_train: bool) -> None:
         raise UserError(f"arm {deaf[0].text}: the oracle control is for models without clicks; leave out {ORACLE}")
     to_train = {parse_arm(job.arm).trainer for job in missing}
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
+    if untimed and setting.train_seeds:
+        raise UserError(
+            f"{', '.join(untimed)} takes no seed: only trainers of this library do; leave out --train-seeds"
+        )
+    if setting.train_seeds and "seed" in parse_options(setting.options, "--options"):
+        raise UserError("--train-seeds and a seed in --options: give one of them")
     if untimed and setting.train_minutes:
         raise UserError(
             f"{', '.join(untimed)} cannot be trained for a number of minutes: only trainers with the option "
@@ -135,19 +142,26 @@ def training_arguments(job: Job, device: str) -> list[str]:
 
 
 def _model_arguments(job: Job) -> list[str]:
-    name = parse_arm(job.arm)
-    return [job.dataset, job.configuration, job.fold, "-tr", name.trainer, "-p", name.plans]
+    return [job.dataset, job.configuration, job.fold, "-tr", parse_arm(job.arm).trainer, "-p", job.plans]
 
 
-def training_options(setting: Setting) -> str:
-    """``nnsam3d_options`` of every training."""
+def training_options(setting: Setting, seed: int | None = None) -> str:
+    """``nnsam3d_options`` of every training; of one of several with its seed."""
     given = parse_options(setting.options, "--options")
     wanted = {"final_validation": "0"}  # the benchmark does its own
     if setting.train_minutes:
         # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
         wanted |= {"max_minutes": f"{setting.train_minutes:g}", "num_epochs": str(ENDLESS)}
+    wanted |= {} if seed is None else {"seed": str(seed)}
     ours = [f"{key}={value}" for key, value in wanted.items() if key not in given or key == "max_minutes"]
     return " ".join([setting.options, *ours] if setting.options else ours)
+
+
+def _own_plans(job: Job) -> None:
+    """The arm's plans under the name of one of its trainings; the preprocessed data stay the same."""
+    folder = splits_file(job).parent
+    content = json.loads((folder / f"{parse_arm(job.arm).plans}.json").read_text(encoding="utf-8"))
+    write_json(folder / f"{job.plans}.json", content | {"plans_name": job.plans})
 
 
 class Stopped(UserError):
@@ -173,7 +187,9 @@ def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> 
     """
     log = log_file(job, output)
     log.parent.mkdir(parents=True, exist_ok=True)
-    options = training_options(setting)
+    options = training_options(setting, job.training)
+    if job.training is not None:
+        _own_plans(job)
     arguments = training_arguments(job, device)
     tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
     # found whether or not nnU-Net is linked

@@ -45,6 +45,7 @@ class SurvivingTrainer(nnUNetTrainer):
     """
 
     options: TrainingOptions
+    disable_checkpointing = False  # nnU-Net's
     _iteration = 0  # updates of the running epoch, counted from 1 while one is computed
     _offset = 0  # of these, the ones before an interruption
     _planned: int | None = None  # of the epoch, where it was begun before an interruption
@@ -127,7 +128,8 @@ class SurvivingTrainer(nnUNetTrainer):
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        if self.is_ddp or threading.current_thread() is not threading.main_thread():
+        alone = threading.current_thread() is threading.main_thread() and not self.is_ddp
+        if not alone or self.disable_checkpointing:
             yield  # processes that compute together cannot stop each for itself
             return
         owner = os.getpid()

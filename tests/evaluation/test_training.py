@@ -71,6 +71,27 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
     assert len(log.read_text().splitlines()) == 3, "what is trained stays"
 
 
+def test_several_trainings_of_an_arm_have_seeds_and_plans_of_their_own(nnunet, tmp_path):
+    log = nnunet()
+    several = setting(arms=("nnUNetClickTrainer:P2",), train_seeds=(3, 5), train_minutes=0.0)
+    train_missing(several, tmp_path, "cpu")
+    assert log.read_text().splitlines() == [
+        f"Dataset998_X 3d_fullres 0 -tr nnUNetClickTrainer -p P2_seed{seed} -device cpu | "
+        f"preset=tiny final_validation=0 seed={seed}"
+        for seed in (3, 5)
+    ]
+    plans = json.loads((tmp_path / "preprocessed" / "Dataset998_X" / "P2_seed3.json").read_text())
+    assert plans["plans_name"] == "P2_seed3"
+    assert plans["configurations"]["3d_fullres"]["data_identifier"] == "data"
+    first, second = several.jobs()[0], several.jobs()[-1]
+    assert first.folder(tmp_path) != second.folder(tmp_path)
+    for wrong, words in (({"options": "seed=1"}, "give one of them"), ({"arms": ("nnUNetTrainer",)}, "takes no seed")):
+        with pytest.raises(UserError, match=words):
+            check(setting(**{"train_seeds": (3,), "train_minutes": 0.0} | wrong), may_train=True)
+    with pytest.raises(UserError, match="every seed once"):
+        setting(train_seeds=(1, 1))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
