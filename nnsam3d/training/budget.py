@@ -151,6 +151,7 @@ class TimedTrainer(SurvivingTrainer):
         self._done += wanted
 
     def on_epoch_end(self) -> None:
+        """As nnU-Net's; the last epoch is the one in which the budget is used up."""
         super().on_epoch_end()
         limit = 60 * self.options.max_minutes
         if limit and self.training_seconds() >= limit and self.current_epoch < self.num_epochs:

@@ -55,6 +55,7 @@ class SurvivingTrainer(nnUNetTrainer):
     _streams: dict[str, Any] | None = None  # of a checkpoint, until the training goes on
     _midway = False  # whether the checkpoint that is being written is one from the middle of an epoch
     _inside = False  # whether an update is being computed
+    _epoch_runs = False  # whether an epoch runs, which can be left between two updates
     _dropped = False  # whether the running update was
     _skipped_in_a_row = 0
     _told: str | None = None  # the signal that asks to stop
@@ -166,6 +167,11 @@ class SurvivingTrainer(nnUNetTrainer):
         if self._left is not None:
             self.logger.get_value("epoch_start_timestamps", step=None)[-1] -= self._left["seconds"]
 
+    def on_epoch_end(self) -> None:
+        """As nnU-Net's."""
+        self._epoch_runs = False
+        super().on_epoch_end()
+
     def on_train_epoch_start(self) -> None:
         """As nnU-Net's; an epoch that was left in its middle goes on with its learning rate and losses."""
         left, self._left = self._left, None
@@ -178,6 +184,7 @@ class SurvivingTrainer(nnUNetTrainer):
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             self.logger.get_value("lrs", step=None)[-1] = left["rate"]
+        self._epoch_runs = True
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """An :meth:`update`, judged and counted; then a moment in which the training may be saved or left."""
@@ -231,15 +238,15 @@ class SurvivingTrainer(nnUNetTrainer):
         if self._told:
             self._leave()
         minutes = self.options.checkpoint_minutes
-        if minutes and time.monotonic() - self._saved >= 60 * minutes:
+        if self._epoch_runs and minutes and time.monotonic() - self._saved >= 60 * minutes:
             self._save_midway()
 
     def _leave(self) -> None:
-        self._save_midway()
-        self.print_to_log_file(
-            f"nnsam3d: told by {self._told} to stop: saved {LATEST} after iteration {self._iteration} of epoch "
-            f"{self.current_epoch}; exit status {STOPPED}, --c goes on"
-        )
+        what = "nothing new to save"  # no epoch has begun, or one has just ended
+        if self._epoch_runs:
+            self._save_midway()
+            what = f"saved {LATEST} after iteration {self._iteration} of epoch {self.current_epoch}"
+        self.print_to_log_file(f"nnsam3d: told by {self._told} to stop: {what}; exit status {STOPPED}, --c goes on")
         raise SystemExit(STOPPED)
 
     def on_train_end(self) -> None:

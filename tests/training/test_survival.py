@@ -266,6 +266,12 @@ def test_data_workers_that_the_signal_ends_do_not_lose_the_training(
     assert stop.value.code == STOPPED
     assert content(trainer, LATEST)["optimizer_state"]["nnsam3d"]["epoch"]["iteration"] == 2
 
+    batches.at, batches.asked = 1, 0  # before anything has begun
+    trainer = small.make(NAMES[0], go_on=True)
+    assert run(trainer) == STOPPED
+    assert "nothing new to save" in log_of(trainer)
+    batches.at = -1
+
     def out_of_memory(self: Any, batch: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError("out of memory")
