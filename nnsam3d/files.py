@@ -65,8 +65,10 @@ def keep_as(path: Path, keep: Path) -> None:
 
 def _flush(path: Path) -> None:
     """To the disk; a folder where the system can do that."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    is_folder = path.is_dir()
+    # Windows opens no folders, and some network file systems cannot flush them
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
