@@ -13,6 +13,10 @@ from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: kinds of prompts that the network takes
 FINAL = "checkpoint_final.pth"
+LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+PREVIOUS = "checkpoint_previous.pth"  # the latest one before the latest: ours, not nnU-Net's
+# Exit status of a training that was told to stop and has saved: start it again with --c. EX_TEMPFAIL of sysexits.h.
+STOPPED = 75
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
