@@ -21,7 +21,7 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup demo test test-slow bench lint clean
+.PHONY: help setup demo test test-slow bench lint docs clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -30,7 +30,8 @@ help:
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
-	@echo 'make lint       set up, then ruff, mypy and the import law'
+	@echo 'make lint       set up, then ruff, mypy, the import rules and spelling'
+	@echo 'make docs       build the documentation site in site/; warnings are errors'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
 	@echo 'make clean      remove .venv and the caches'
 	@echo
@@ -39,6 +40,7 @@ help:
 
 setup: $(STAMP)
 
+# torchvision is installed with torch, because nnU-Net needs it (through timm) and the two must match.
 $(STAMP): setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo 'error: $(PYTHON) is not on the PATH. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv),' >&2; \
@@ -90,6 +92,18 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/codespell
+
+# An environment of its own: the site needs neither torch nor nnU-Net.
+DOCS := .venv/docs
+$(DOCS)/.ready: pyproject.toml
+	@mkdir -p .venv
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check --no-input --quiet 'mkdocs-material>=9.5'
+	@touch $@
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
 clean:
-	rm -rf .venv build dist nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Result files that a reader never sees half of; what a file holds, as a digest."""
+"""Atomic writing of result files, and digests of files."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MACOS = "._"  # how macOS names what its own file system would keep beside a file
+MACOS = "._"  # prefix of the files in which macOS stores metadata on other file systems
 
 
 @contextmanager
 def replacing(path: Path, durable: bool = False, keep: Path | None = None) -> Iterator[Path]:
-    """A temporary name in the same folder, renamed to ``path`` at the end; after an error nothing is left of it.
+    """A temporary file in the same folder, renamed to ``path`` at the end and deleted after an error.
 
-    The only place where files are made whole: whoever writes a result writes to the name that is given here.
+    All result files are written through this function.
 
     Args:
-        durable: also after a power cut.
-        keep: a second name in the same folder, under which what was at ``path`` before is kept. There is a whole file
-            at ``path`` at every moment, in between, too.
+        durable: flush the file to disk first, so that it survives a power cut.
+        keep: a second name in the same folder, under which the former content of ``path`` is kept. At every moment
+            there is a complete file at ``path``.
     """
-    # the same folder is the same file system, so that the last step is one; not the suffix, by which others find files
     temporary = _beside(path)
     try:
         yield temporary
@@ -39,7 +38,7 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None) -> It
         if durable:
             _flush(path.parent)  # the new name, too
     finally:
-        with contextlib.suppress(OSError):  # the folder itself refuses: the first error tells
+        with contextlib.suppress(OSError):  # the first error is the one that matters
             temporary.unlink(missing_ok=True)
 
 
@@ -50,6 +49,7 @@ def remove_unfinished(path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
+    # in the same folder, and so the same file system: the rename is atomic; another suffix, so that nobody finds it
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
@@ -76,17 +76,17 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:
-    """``text`` as UTF-8, wholly or not at all.
+    """Write ``text`` as UTF-8, atomically.
 
     Args:
-        durable: also after a power cut; for what a person made.
+        durable: flush to disk; for data that a person created.
     """
     with replacing(path, durable) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON, see :func:`write_text`."""
+    """Write ``value`` as indented JSON, see :func:`write_text`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Adapter: the paper's trainable bottleneck in front of every transformer block (SPEC §3.1).
+"""Adapter: the paper's trainable bottleneck in front of every transformer block (docs/network.md#adapter).
 
 Shape suffixes: B batch, H W D token grid, C channels of the token stream, R reduced channels.
 """

@@ -1,4 +1,4 @@
-"""Window attention with decomposed relative positions (SPEC §3.2, §3.3; PERFORMANCE §2).
+"""Window attention with decomposed relative positions (docs/network.md#window-attention).
 
 Shape suffixes: B batch, H W D token grid, V = H * W * D, W windows per volume (only in the layout's constants),
 M = B * W windows, N tokens per window, A heads, C channels, c channels per head, J relative rows (window
@@ -6,7 +6,7 @@ h + w + d).
 
 Relative positions and masks are folded into the dot product: the queries get extra columns (their relative
 terms, the mask), the keys the matching constants (one-hot coordinates, the mask), so that every case is one
-plain scaled_dot_product_attention, which never stores the N x N scores.
+plain scaled_dot_product_attention (docs/network.md#attention-as-one-product), which never stores the N x N scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .config import Triple
 from .recompute import recompute
 
-OTHER_REGION = -100.0  # the paper's mask value for tokens that the cyclic shift brought together (SPEC §3.3)
+OTHER_REGION = -100.0  # between tokens that only the cyclic shift brought together (docs/network.md#shift-mask)
 PADDING = -10000.0  # underflows to weight zero in every precision, and fits float16
 
 
@@ -60,8 +60,8 @@ def window_layout(
         index = torch.arange(padded[axis], device=device)
         eye = torch.eye(window[axis], device=device, dtype=dtype).repeat(padded[axis] // window[axis], 1)
         one_hot.append(_along(eye, axis, padded))
-        # SPEC §3.3 names three regions per axis; the first ends at a window's edge, so that inside a window
-        # only "wrapped" and "not wrapped" can meet.
+        # Of the three regions per axis (docs/network.md#shift-mask) the first ends at a window's edge, so that
+        # inside a window only "wrapped" and "not wrapped" can meet.
         wrapped = (index >= padded[axis] - shift[axis]).to(dtype)
         wrapped = torch.stack([wrapped, 1 - wrapped], 1)
         region_key.append(_along(wrapped, axis, padded))
@@ -125,7 +125,7 @@ def merge(x_MNC: Tensor, layout: WindowLayout) -> Tensor:
 def relative_rows(table_Lc: Tensor, size: int) -> Tensor:
     """R (size, size, c) with R[q, k] = table[q - k + size - 1], the table resampled to 2 * size - 1 rows.
 
-    SAM's tables were trained for larger windows; the paper squeezes them by linear interpolation (SPEC §3.2).
+    SAM's tables were trained for larger windows; the paper squeezes them by linear interpolation.
     """
     rows = 2 * size - 1
     if table_Lc.shape[0] != rows:
@@ -148,7 +148,7 @@ class WindowAttention(nn.Module):
             table = nn.Parameter(torch.empty(length, head_dim))
             nn.init.trunc_normal_(table, std=0.02)
             self.register_parameter(f"rel_pos_{axis}", table)
-        # Scale of the relative terms. The official code never trains it (SPEC §7), so it stays constant here.
+        # Scale of the relative terms. The official code never trains it, so it stays constant here.
         self.lr = nn.Parameter(torch.tensor(1.0), requires_grad=False)
 
     def relative_table(self) -> Tensor:

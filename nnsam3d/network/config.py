@@ -23,14 +23,14 @@ SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables
 
 
 def hwd(size_DHW: Sequence[T]) -> tuple[T, T, T]:
-    """(D, H, W), the order outside, to (H, W, D), the order of the network's token grids (SPEC §0)."""
+    """(D, H, W), the public order, to (H, W, D), the network's order (docs/network.md#conventions)."""
     d, h, w = size_DHW
     return h, w, d
 
 
 @dataclass(frozen=True)
 class SAM3DConfig:
-    """Every size of the network; the defaults are the ViT-B of the paper (SPEC §1).
+    """Every size of the network; the defaults are the ViT-B of the paper (docs/network.md#shapes).
 
     Survives JSON: `SAM3DConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config`.
     """

@@ -72,7 +72,7 @@ class PaperFeatures(NamedTuple):
 
 
 class PaperDecoder:
-    """Prompt encoder on the deepest level, then the fusion of all levels (SPEC §5, §6)."""
+    """Prompt encoder on the deepest level, then the fusion of all levels (docs/network.md#prompt-encoder)."""
 
     starts_at_zero: tuple[str, ...] = (  # all through which labels and places of clicks act beside the paper's way
         "prompt_encoder.label_embed.",

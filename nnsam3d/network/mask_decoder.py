@@ -1,4 +1,4 @@
-"""Mask decoder: four feature levels and the image to logits (SPEC §6; PERFORMANCE §4).
+"""Mask decoder: four feature levels and the image to logits (docs/network.md#mask-decoder).
 
 The fusion convolution acts on upsampled maps. Convolution and upsampling commute once the channels are mixed,
 so the channels are mixed on the coarse grid, eight times smaller, and each tap's result is then upsampled and

@@ -1,4 +1,4 @@
-"""SAM3D: image encoder, prompt encoder and mask decoder as one network (SPEC §1).
+"""SAM3D: image encoder, prompt encoder and mask decoder as one network (docs/network.md).
 
 Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
 """
@@ -138,7 +138,7 @@ class SAM3D(nn.Module):
             )
 
 
-FROZEN = (  # SPEC §7, the rows that the paper does not train
+FROZEN = (  # what the paper does not train (docs/network.md#parameters)
     ".patch_embed.",
     ".pos_embed",
     ".attn.qkv.",
@@ -151,7 +151,7 @@ FROZEN = (  # SPEC §7, the rows that the paper does not train
 
 
 def freeze_pretrained(net: SAM3D) -> None:
-    """Freezes what the paper takes from SAM and keeps (SPEC §7, "no"); everything else keeps training."""
+    """Freezes what the paper takes from SAM and keeps; everything else keeps training."""
     for name, parameter in net.image_encoder.named_parameters(prefix="image_encoder"):
         if any(part in name for part in FROZEN):
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Stem: image crop to tokens (SPEC §2, PERFORMANCE §1; the paper's patch embedding plus depth convolution).
+"""Stem: image crop to tokens (docs/network.md#stem; the paper's patch embedding plus depth convolution).
 
 Officially the crop is blown up until SAM's 16 x 16 patch embedding gives the wanted token grid, three
 channels are copied, every fine slice is embedded, and a depth-wise convolution joins 16 fine slices. All of

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: Meta's SAM checkpoints and the paper's official state dicts (SPEC §7)."""
+"""Weights from elsewhere: Meta's SAM checkpoints and the paper's official state dicts (docs/network.md#parameters)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sam3d import SAM3D
 
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, BadZipFile, ValueError, KeyError)
 ENCODER = "image_encoder."
-# In official states, but computed here (attn_mask) or without any influence on the result (SPEC §5).
+# In official states, but computed here (attn_mask) or without influence (docs/network.md#unused-parameters).
 IGNORED_OFFICIAL = (".attn_mask", ".positional_encoding_gaussian_matrix")
 
 
@@ -64,7 +64,7 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
     """Loads Meta's SAM checkpoint (.pth or .safetensors) into the image encoder.
 
     Position embedding and the tables for height and width are taken as they are, the table for depth becomes
-    the mean of the two (SPEC §3.2). Nothing is changed when the file does not fit (`WeightsError`).
+    the mean of the two. Nothing is changed when the file does not fit (`WeightsError`).
     """
     path = Path(path)
     state = _read(path)
@@ -173,7 +173,7 @@ def _describe(state: Mapping[str, Tensor]) -> str:
     return f"{found}; no preset has these sizes"
 
 
-PARTS = ("encoder_dict", "feature_dict", "decoder_dict")  # of the authors' checkpoint files (SPEC §7)
+PARTS = ("encoder_dict", "feature_dict", "decoder_dict")  # of an official checkpoint (docs/network.md#parameters)
 
 
 def from_official(
@@ -197,7 +197,7 @@ def from_official(
             tuple(shapes[f"{encoder}blocks.{i}.attn.rel_pos_{axis}"][0] for axis in "hwd") for i in range(depth)
         )
         config = SAM3DConfig(
-            # The official position table is twice the token grid, a token four voxels (SPEC §2).
+            # The official position table is twice the token grid, a token four voxels (docs/network.md#stem).
             patch_size=(4 * grid_d, 2 * pos_h, 2 * pos_w),
             embed_dim=dim,
             depth=depth,
@@ -247,7 +247,7 @@ def _official_state(source: Any) -> dict[str, Tensor]:
                 "not a checkpoint of the 3DSAM-adapter training script: it needs "
                 f"{', '.join(PARTS)} ({', '.join(missing) or 'one of them'} is missing or no state dict)"
             )
-        # One prompt encoder per level is stored; only that of the deepest level is ever used (SPEC §7).
+        # One prompt encoder per level is stored; only the deepest level's is used (docs/network.md#parameters).
         parts: dict[str, Any] = {
             "image_encoder.": encoder,
             "prompt_encoder.": levels[-1],

@@ -81,8 +81,8 @@ def test_the_number_of_the_channel_counts_and_capitals_are_named(
     assert status == 1
     assert [path.name for path in out.glob("*.nii.gz")] == ["case_1.nii.gz"]
     told = capfd.readouterr().err
-    assert "the model needs 1 channels, case_0_0000.nii.gz; there are case_0_0001.nii.gz" in told
-    assert "the model's ending as it is, other_0000.nii.gz" in told
+    assert "the model needs 1 channels, case_0_0000.nii.gz; found case_0_0001.nii.gz" in told
+    assert "exactly the model's file ending, other_0000.nii.gz" in told
 
 
 def test_doubtful_results_are_told_and_stand_in_the_report(
@@ -130,7 +130,7 @@ def test_a_prompts_folder_that_fits_no_case_is_told(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert predict("--prompts", empty, folder=case_folder(tmp_path))[0] == 0
-    assert "holds no prompt file of these cases" in capfd.readouterr().out
+    assert "contains no prompt file for these cases" in capfd.readouterr().out
 
 
 def test_a_missing_model_names_those_beside_it(model_folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_value_that_is_no_number_is_an_error_with_file_and_count(
     good = write(tmp_path / f"case_0000{ending}", array)
     array[3, 4, :2] = value
     bad = write(tmp_path / f"case_0001{ending}", array)
-    with pytest.raises(UserError, match=r"case_0001[^,]*: 2 voxels( of channel 1)? without a number"):
+    with pytest.raises(UserError, match=r"case_0001[^,]*: 2 voxels( of channel 1)? with NaN or infinity"):
         read_volume(READERS[reader](), [good, bad], 2)
 
 
