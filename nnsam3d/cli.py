@@ -130,6 +130,7 @@ COMMANDS: dict[str, Command] = {
             nnsam3d predict -i imagesTs -o out -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres -f 0 1
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --prompts clicks --report out/report.json
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
+            nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres -num_parts 20 --slurm "partition=gpu gres=gpu:1"
             """,
     ),
     "serve": Command(
@@ -156,6 +157,21 @@ COMMANDS: dict[str, Command] = {
             nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25
             nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # existing models
             nnsam3d benchmark report -o bench --to docs/benchmark
+            nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench --train --slurm "partition=gpu gres=gpu:1 time=24:00:00"
+            nnsam3d benchmark status -o bench
+            """,
+    ),
+    "cluster": Command(
+        summary="submit trainings to SLURM",
+        description="""
+            nnUNetv2_train stays what it is; this submits it for several folds, as an array of jobs that save when
+            their time is up and go on when they run again. `nnsam3d predict --slurm` and `nnsam3d benchmark run
+            --slurm` submit predictions and benchmarks. `nnsam3d cluster train --help` shows the options.
+            """,
+        example="""
+            nnsam3d cluster train 513 3d_fullres -f 0 1 2 3 4 -tr SAM3DAdapterTrainer \\
+                --slurm "partition=gpu gres=gpu:1 cpus-per-task=8 mem=48G time=24:00:00"
+            nnsam3d cluster merge out/report.json out/slurm/part_*.json    # what predict --slurm does at its end
             """,
     ),
     "demo": Command(

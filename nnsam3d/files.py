@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +17,62 @@ MACOS = "._"  # prefix of the files in which macOS stores metadata on other file
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False, keep: Path | None = None) -> Iterator[Path]:
     """A temporary file in the same folder, renamed to ``path`` at the end and deleted after an error.
 
     All result files are written through this function.
+
+    Args:
+        durable: flush the file to disk first, so that it survives a power cut.
+        keep: a second name in the same folder, under which the former content of ``path`` is kept. At every moment
+            there is a complete file at ``path``.
     """
-    # in the same folder, and so the same file system: the rename is atomic; another suffix, so that nobody finds it
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path)
     try:
         yield temporary
+        if durable:
+            _flush(temporary)
+        if keep is not None and path.is_file():
+            keep_as(path, keep)
         os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)  # the new name, too
     finally:
         with contextlib.suppress(OSError):  # the first error is the one that matters
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """What killed processes have left of ``path``; only where no other one is writing it."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    # in the same folder, and so the same file system: the rename is atomic; another suffix, so that nobody finds it
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def keep_as(path: Path, keep: Path) -> None:
+    """A second name for what is at ``path`` now, in the same folder; a file of that name is replaced."""
+    second = _beside(keep)
+    try:
+        os.link(path, second)  # takes no time, whatever the size
+    except OSError:  # a file system without second names
+        shutil.copyfile(path, second)
+    os.replace(second, keep)
+
+
+def _flush(path: Path) -> None:
+    """To the disk; a folder where the system can do that."""
+    is_folder = path.is_dir()
+    # Windows opens no folders, and some network file systems cannot flush them
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:
@@ -37,11 +81,8 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
     Args:
         durable: flush to disk; for data that a person created.
     """
-    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+    with replacing(path, durable) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from .fake_slurm import fake_slurm as fake_slurm
 from .weights_server import no_local_weights as no_local_weights
 from .weights_server import server as server
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--continue_prediction", action="store_true", help="skip cases with existing output")
     how.add_argument("-num_parts", type=int, default=1, help="number of commands that share the cases (default: 1)")
     how.add_argument("-part_id", type=int, default=0, help="number of this command, from 0 (default: 0)")
+    how.add_argument(
+        "--slurm",
+        metavar="TEXT",
+        help='submit -num_parts jobs with these options, e.g. "partition=gpu gres=gpu:1"; one report at the end',
+    )
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
 
 
@@ -42,6 +49,8 @@ def main(args: argparse.Namespace) -> int:
     """Predict the folder; 1 if a case failed."""
     _check(args)
     folder = chosen_model(args)
+    if args.slurm is not None:
+        return _hand_over(args, folder)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
@@ -68,6 +77,55 @@ def main(args: argparse.Namespace) -> int:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
         write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
     return conclude(outcomes, args.output)
+
+
+def _hand_over(args: argparse.Namespace, model: Path) -> int:
+    """To SLURM: an array over the parts, which go on after an interruption, and one report when all have ended."""
+    from nnsam3d.slurm import NUMBER, Queue, Script, parse, submit
+
+    options = parse(args.slurm)
+    output = args.output.expanduser().absolute()
+    folder = output / "slurm"
+    _make_folder(folder)
+    active = Queue.of(folder).active(("predict", "merge"))
+    if active:
+        raise UserError(f"{output} is being predicted already, by the jobs {', '.join(active)}: wait, or scancel them")
+    report = (args.report or output / "report.json").expanduser().absolute()
+    parts = [folder / f"part_{number}.json" for number in range(args.num_parts)]
+    python = [sys.executable, "-m", "nnsam3d"]
+    number = f"-part_id {NUMBER} --report {shlex.quote(str(folder))}/part_{NUMBER}.json"
+    predict = Script(
+        folder / "predict.sh",
+        f"{shlex.join([*python, *_arguments(args, model, output)])} {number}",
+        options,
+        f"One of {args.num_parts} parts of a prediction for each number of the array",
+    )
+    merge = Script(
+        folder / "merge.sh",
+        shlex.join([*python, "cluster", "merge", str(report), *map(str, parts)]),
+        options,
+        "One report of all parts",
+    )
+    array = submit(predict, range(args.num_parts))
+    last = submit(merge, after=f"afterany:{array}")
+    print(f"nnsam3d: submitted {args.num_parts} part(s) as {array}, the report as {last}: {report}")
+    print(f"nnsam3d: logs: {predict.log(0)} …")
+    return 0
+
+
+def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:
+    """Of a part, all but its number; folders by their full names."""
+    prompts = ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
+    folds = ["-f", *args.folds] if args.folds else []
+    flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")
+    return [
+        *("predict", "-i", str(args.images.absolute()), "-o", str(output), "-m", str(model.absolute())),
+        *folds,
+        *("-chk", args.checkpoint, "--scope", args.scope, "-step_size", f"{args.step_size:g}", "-device", args.device),
+        *prompts,
+        *(f"--{flag}" for flag in flags if getattr(args, flag)),
+        *("--continue_prediction", "-num_parts", str(args.num_parts)),
+    ]
 
 
 def _check(args: argparse.Namespace) -> None:

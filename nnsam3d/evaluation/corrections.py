@@ -59,9 +59,9 @@ def quartile_cases(group: Group, seed: int) -> list[Unit]:
 
 
 def _unit_like(unit: Unit, group: Group) -> Unit:
-    """The unit of another arm with the same case, fold and seed."""
-    same = ("case", "fold", "seed")
-    return next(other for other in group.units if all(other[key] == unit[key] for key in same))
+    """The unit of another arm with the same case, fold, training and seed."""
+    same = ("case", "fold", "training", "seed")
+    return next(other for other in group.units if all(other.get(key) == unit.get(key) for key in same))
 
 
 def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> Correction | str | None:

@@ -87,6 +87,7 @@ class Setting:
         test_images, test_labels: folders; empty = the validation cases of each fold.
         train_minutes: wall-clock budget of each arm; 0 = none. options: nnsam3d_options of the trainings. Both are
             reported, but do not affect the evaluation.
+        train_seeds: each model is trained once per seed; none: once, without a fixed seed.
     """
 
     datasets: tuple[str, ...]
@@ -101,6 +102,7 @@ class Setting:
     test_labels: str = ""
     train_minutes: float = 0.0
     options: str = ""
+    train_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -108,6 +110,8 @@ class Setting:
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown:
             raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
+        if len(set(self.train_seeds)) != len(self.train_seeds) or min(self.train_seeds, default=0) < 0:
+            raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: every seed once, and none below 0")
         names = [parse_arm(arm) for arm in self.arms]
         models = {(name.trainer, name.plans, name.oracle) for name in names}
         if len(models) != len(names) or not self.seeds:
@@ -119,24 +123,34 @@ class Setting:
     def jobs(self) -> list[Job]:
         """The jobs in the order of the report."""
         return [
-            Job(dataset, configuration, fold, arm, protocol)
+            Job(dataset, configuration, fold, arm, protocol, training)
             for dataset in self.datasets
             for configuration in self.configurations
             for fold in self.folds
             for arm in self.arms
+            for training in self.train_seeds or (None,)
             for protocol in self.protocols
         ]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm on the cases of one fold, with one protocol."""
+    """One arm on the cases of one fold, with one protocol.
+
+    Attributes:
+        training: seed of the model's training, if there are several trainings of an arm.
+    """
 
     dataset: str
     configuration: str
     fold: str
     arm: str
     protocol: str
+    training: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results; without ``training`` where there is one only."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     def folder(self, output: Path) -> Path:
         """The folder of its results."""
@@ -145,8 +159,17 @@ class Job:
 
     @property
     def arm_in_path(self) -> str:
-        """The arm in a form suitable for file names."""
-        return self.arm.replace(":", "__")
+        """The arm, and the training if there are several, in a form suitable for file names."""
+        return self.arm.replace(":", "__") + self._seed
+
+    @property
+    def _seed(self) -> str:
+        return "" if self.training is None else f"_seed{self.training}"
+
+    @property
+    def plans(self) -> str:
+        """The plans of the model. nnU-Net keeps one model per name of plans, so each training has separate plans."""
+        return parse_arm(self.arm).plans + self._seed
 
     def unit_file(self, output: Path, case: str, seed: int) -> Path:
         return self.folder(output) / f"seed_{seed}" / f"{case}.json"
@@ -157,8 +180,8 @@ class Job:
 
     @property
     def model_folder(self) -> Path:
-        name = parse_arm(self.arm)
-        return folder_of("nnUNet_results") / self.dataset / f"{name.trainer}__{name.plans}__{self.configuration}"
+        trainer = parse_arm(self.arm).trainer
+        return folder_of("nnUNet_results") / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
 
     @property
     def checkpoint(self) -> Path:

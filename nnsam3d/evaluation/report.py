@@ -25,6 +25,7 @@ from nnsam3d.evaluation.tables import (
     curve_table,
     difference_table,
     score_table,
+    training_table,
     verdicts,
 )
 from nnsam3d.files import write_json, write_text
@@ -121,7 +122,7 @@ def _sections(
             yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
 
 
-_BY_PROTOCOL = ("scores", "curves", "differences")
+_BY_PROTOCOL = ("scores", "curves", "differences", "trainings")
 _LISTS = (*_BY_PROTOCOL, "costs")
 
 
@@ -152,6 +153,8 @@ def _protocol_parts(
             yield curve_table(own["curves"], label, setting.max_clicks)
         if own["differences"]:
             yield difference_table(own["differences"], reference, label)
+        if own["trainings"]:
+            yield training_table(own["trainings"], label)
 
 
 def _paired(found: Sequence[Any], reference: str, tag: str) -> Iterator[Picture]:
@@ -182,6 +185,8 @@ def _facts(summary: dict[str, Any]) -> Iterator[str]:
         yield f"training budget of each trained arm: {setting['train_minutes']:g} minutes"
     if setting["options"]:
         yield f'nnsam3d_options of the trainings: "{setting["options"]}"'
+    if setting["train_seeds"]:
+        yield f"every arm was trained with the seeds {', '.join(map(str, setting['train_seeds']))}"
     mirroring = "on" if setting["mirroring"] else "off"
     yield f"click seeds: {', '.join(map(str, setting['seeds']))}; test-time mirroring {mirroring} for every arm"
     for key, value in environment.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
                     missing += 1
                     continue
                 unit = json.loads(path.read_text(encoding="utf-8"))
-                times.append({**asdict(job), "case": case, "seed": seed, **unit.pop("timing")})
-                results.append({**asdict(job), **unit})
+                times.append({**job.as_dict(), "case": case, "seed": seed, **unit.pop("timing")})
+                results.append({**job.as_dict(), **unit})
     if missing:
         raise UserError(f"{output}: {missing} results are missing: repeat the original command to continue")
     return results, times
@@ -66,7 +66,7 @@ def write_results(setting: Setting, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """All units of one arm and protocol on a dataset and configuration."""
+    """All units of one arm and protocol on a dataset and configuration; several trainings are averaged as seeds are."""
 
     dataset: str
     configuration: str
@@ -101,6 +101,13 @@ class Group:
 
     def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
         return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
+
+    @property
+    def trainings(self) -> dict[int, Group]:
+        """Of several trainings of the arm each for itself, by its seed."""
+        seeds = sorted({unit["training"] for unit in self.units if "training" in unit})
+        own = {seed: tuple(unit for unit in self.units if unit["training"] == seed) for seed in seeds}
+        return {seed: replace(self, units=units) for seed, units in own.items()}
 
     def obeyed(self, clicks: int) -> dict[str, float]:
         """Share of all clicks so far that the network obeyed by itself; empty if a unit does not contain it.
@@ -144,8 +151,8 @@ class Group:
         }
 
 
-def _unit_key(unit: Unit) -> tuple[str, tuple[str, int]]:
-    return unit["case"], (unit["fold"], unit["seed"])
+def _unit_key(unit: Unit) -> tuple[str, tuple[str, int, int | None]]:
+    return unit["case"], (unit["fold"], unit["seed"], unit.get("training"))
 
 
 def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None:
@@ -200,6 +207,7 @@ def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
         "scores": [row for group in found for row in _rows(group)],
         "curves": [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
         "differences": list(_differences(found, reference)),
+        "trainings": [row for group in found for row in _training_rows(group)],
         "costs": _costs(setting, output, times),
         "checkpoints": sorted({(u["arm"], u["dataset"], u["fold"], u["checkpoint_sha256"]) for u in results}),
         "truths": sorted({(u["dataset"], u["case"], u["truth_sha256"]) for u in results}),
@@ -216,6 +224,22 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
         for clicks in group.reads:
             scores = {metric: asdict(estimate(group.score(metric, label, clicks))) for metric in METRICS}
             yield _place(group, label) | {"clicks": clicks, **scores, "obeyed": obedience[clicks]}
+
+
+def _training_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """How far trainings with other seeds, and how far patients lie apart in Dice."""
+    trainings = group.trainings
+    for label in group.labels if len(trainings) > 1 else ():
+        for clicks in group.reads:
+            means = {seed: _mean(list(one.score("dice", label, clicks).values())) for seed, one in trainings.items()}
+            patients = list(group.score("dice", label, clicks).values())
+            known = [mean for mean in means.values() if mean is not None]
+            spreads = {"between_trainings": _deviation(known), "between_patients": _deviation(patients)}
+            yield _place(group, label) | {"clicks": clicks, "means": {str(k): v for k, v in means.items()}, **spreads}
+
+
+def _deviation(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
@@ -279,15 +303,16 @@ def paired_values(found: Iterable[Group], reference: str, clicks: int) -> list[P
 
 
 def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, Any]]:
-    """Per arm, dataset, configuration and fold: cost of the model, and times of cases computed without interruption."""
+    """Per arm, dataset, configuration, fold, training: its model's cost, and times of uninterrupted cases."""
     rows = []
-    seen: dict[tuple[str, str, str, str], list[Job]] = {}
+    seen: dict[tuple[Any, ...], list[Job]] = {}
+    keys = ("dataset", "configuration", "fold", "arm", "training")
     for job in setting.jobs():
-        seen.setdefault((job.dataset, job.configuration, job.fold, job.arm), []).append(job)
-    for key, jobs in seen.items():
+        seen.setdefault(tuple(getattr(job, key) for key in keys), []).append(job)
+    for place, jobs in seen.items():
         stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
-        own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
-        places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
+        own = [t for t in times if tuple(t.get(key) for key in keys) == place and t["first"]]
+        places = {key: value for key, value in zip(keys, place, strict=True) if value is not None}
         rows.append(places | stored | _effort(own, stored))
     return rows
 

@@ -168,13 +168,36 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
     return Table(f"Paired differences ({label})", header, body, note)
 
 
+def training_table(rows: Sequence[Row], label: str) -> Table:
+    """Of arms that were trained several times."""
+    shown = [row for row in rows if row["clicks"] in READ_OUTS]
+    seeds = list(dict.fromkeys(seed for row in shown for seed in row["means"]))
+    header = ["arm", "clicks", *(f"Dice, seed {seed}" for seed in seeds), "SD of trainings", "SD of patients"]
+    body = [
+        [
+            row["arm"],
+            str(row["clicks"]),
+            *(number(row["means"].get(seed)) for seed in seeds),
+            number(row["between_trainings"]),
+            number(row["between_patients"]),
+        ]
+        for row in shown
+    ]
+    note = (
+        "Mean Dice over patients of each training; standard deviation of these means, and, beside it, of the patients' "
+        "values (trainings averaged). Everywhere else in this report the trainings of an arm are averaged per patient: "
+        "its intervals and tests are about other patients, not about other trainings."
+    )
+    return Table(f"Several trainings ({label})", header, body, note)
+
+
 def cost_table(rows: Sequence[Row]) -> Table:
     header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
               "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
     body = [
         [
             row["arm"],
-            row["fold"],
+            row["fold"] + (f", seed {row['training']}" if "training" in row else ""),
             count(row["parameters"]),
             count(row["trained_parameters"]),
             number(row["window_gflop"], 1),
@@ -219,6 +242,7 @@ def case_csv(units: Sequence[Row]) -> str:
     """One line per case, seed, step and label; ``obeyed`` refers to the step, for all labels."""
     text = io.StringIO()
     columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]
+    columns += ["training"] if any("training" in unit for unit in units) else []
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, "clicks", "label", *METRICS, "obeyed"])
     for unit in units:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nnsam3d.errors import UserError
 from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
@@ -76,11 +77,47 @@ def write_report(
             "sha256_by_fold": model.digests(),
         },
         "device": str(model.device),
+        "node": platform.node(),
         "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()},
         "seconds": round(seconds, 3),
         "cases": [_entry(outcome, earlier) for outcome in outcomes],
     }
     write_json(path, report)
+
+
+def merge_reports(path: Path, parts: Sequence[Path]) -> int:
+    """One report of a prediction that was shared among several commands, cases in the order of one command.
+
+    Args:
+        parts: the reports in the order of ``-part_id``; part k of n has every n-th case, from the k-th on.
+
+    Returns:
+        1 if a case failed or a part has left no report, which is told; else 0.
+    """
+    found = [json.loads(part.read_text(encoding="utf-8")) if part.is_file() else None for part in parts]
+    missing = [str(part) for part, content in zip(parts, found, strict=True) if content is None]
+    there = [content for content in found if content is not None]
+    if not there:
+        raise UserError(f"none of the parts has left a report: {', '.join(missing)}")
+    lists = [content["cases"] if content else [] for content in found]
+    cases = [some[row] for row in range(max(map(len, lists))) for some in lists if row < len(some)]
+    shared = {"report", "num_parts", "part_id"}
+    arguments = {key: value for key, value in there[0]["arguments"].items() if key not in shared}
+    about = ("device", "seconds", "versions", "node")
+    merged = there[0] | {
+        "arguments": arguments,
+        "seconds": round(sum(content["seconds"] for content in there), 3),
+        "parts": [{key: content[key] for key in about if key in content} for content in there],
+        "cases": cases,
+    }
+    write_json(path, merged)
+    failed = [case for case in cases if case["status"] == "failed"]
+    print(f"nnsam3d: {len(cases) - len(failed)} cases predicted, {len(failed)} failed; {path}")
+    for case in failed:
+        print(f"nnsam3d: failed: {case['error']}", file=sys.stderr)
+    for name in missing:
+        print(f"nnsam3d: failed: a part has left no report: {name}", file=sys.stderr)
+    return 1 if failed or missing else 0
 
 
 def _entry(outcome: Outcome, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:

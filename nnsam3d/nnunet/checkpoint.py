@@ -52,6 +52,15 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     return loaded
 
 
+def is_damaged(path: Path) -> bool:
+    """Whether a checkpoint of today's torch was cut short, or is not what was written; reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        return True
+
+
 def _refusal(path: str | Path, error: Exception) -> str:
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
     try:

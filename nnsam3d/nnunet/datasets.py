@@ -13,6 +13,10 @@ from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types of prompts that the network supports
 FINAL = "checkpoint_final.pth"
+LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+PREVIOUS = "checkpoint_previous.pth"  # the latest one before the latest: ours, not nnU-Net's
+# Exit status of a training that was told to stop and has saved: start it again with --c. EX_TEMPFAIL of sysexits.h.
+STOPPED = 75
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -91,7 +95,7 @@ def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
 def cases_in(images: Path, ending: str) -> list[list[str]]:
     """The image files in a folder, one list per case with channels in order; other files are ignored.
 
-    Equal to nnU-Net's function, which forks processes: a server with threads must not.
+    Equal to nnU-Net's own function, which forks processes; a server with threads must not do that.
     """
     named = re.compile(r"(.*)_\d{4}" + re.escape(ending))
     found: dict[str, list[str]] = {}
