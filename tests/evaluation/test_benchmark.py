@@ -245,7 +245,7 @@ def test_obedience_and_the_price_of_a_click_are_reported(bench, finished):
         text = (finished / name).read_text()
         for column in ("obeyed, 1 click", "obeyed, 5 clicks", "s per further click", "median Dice, 5 clicks"):
             assert column in text
-    table = (finished / "report.md").read_text().split("**Clicks: obeyed")[1].split("\n\n")[1]
+    table = (finished / "report.md").read_text().split("**Obedience, cost and effect of clicks")[1].split("\n\n")[1]
     lines = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
     assert lines[ARMS[2]][1:4] == ["–"] * 3
     assert all("–" not in lines[arm][1:4] for arm in (ARMS[0], ARMS[1], ARMS[3]))
@@ -328,7 +328,7 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
     ("extra", "words"),
     [
         (["--arms", "nnUNetTrainer"], "nnUNetPlans.json is missing"),
-        (["--arms", "nnUNetTrainr"], "knows no trainer nnUNetTrainr"),
+        (["--arms", "nnUNetTrainr"], "cannot find the trainer nnUNetTrainr"),
         (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
         (["--arms", "nnUNetClickTrainer", "nnUNetClickTrainer:nnUNetPlans"], "each arm may occur once"),
         (["-f", "all"], "trained on all cases"),

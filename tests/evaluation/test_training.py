@@ -95,8 +95,8 @@ def test_several_trainings_of_an_arm_have_seeds_and_plans_of_their_own(nnunet, t
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"arms": (*ARMS, "nnUNetTrainerr")}, "no trainer nnUNetTrainerr"),
-        ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(there: nnUNetPlans\)"),
+        ({"arms": (*ARMS, "nnUNetTrainerr")}, "cannot find the trainer nnUNetTrainerr"),
+        ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(found: nnUNetPlans\)"),
         ({"configurations": ("3d_fullres", "3d_lowres")}, "no configuration 3d_lowres; it has 3d_fullres, 2d"),
         ({"configurations": ("3d_fullres", "2d")}, "nnUNetv2_preprocess -d Dataset998_X -c 2d -plans_name nnUNetPlans"),
         ({"options": "preset=tyni"}, "preset='tyni' is unknown. Known presets: .*tiny"),

@@ -98,7 +98,7 @@ def test_doubtful_results_are_told_and_stand_in_the_report(
     cases = {case["case"]: case for case in json.loads((tmp_path / "report.json").read_text())["cases"]}
     assert cases["case_0"]["warnings"][0] == "the image is 7 in every voxel: it contains no information"
     assert not any("in every voxel" in text for text in cases["case_1"]["warnings"])
-    assert "look at case_0" in capfd.readouterr().err
+    assert "check case_0" in capfd.readouterr().err
 
 
 def test_results_do_not_go_among_the_images(

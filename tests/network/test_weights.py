@@ -116,7 +116,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     refuse(net, tmp_path / "list.pth", "no state dict")
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    refuse(net, tmp_path / "other.pth", "no SAM checkpoint")
+    refuse(net, tmp_path / "other.pth", "not a SAM checkpoint")
 
 
 def test_wrong_sizes_name_the_preset(tmp_path: Path) -> None:

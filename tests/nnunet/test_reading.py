@@ -53,7 +53,7 @@ def test_every_such_voxel_is_found(places: set[tuple[int, int, int, int]]) -> No
         check_image(image, "here")
         return
     channel = 0 if first[0] else 1
-    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} without"):
+    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} with NaN"):
         check_image(image, "here")
 
 
