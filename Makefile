@@ -22,16 +22,18 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup page demo test test-slow bench lint clean
+.PHONY: help setup page demo examples test test-slow bench lint docs clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       set up, then train and prompt a tiny network on phantoms and write pictures'
+	@echo 'make examples   set up, then run the notebooks in examples/ on the demo'
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
-	@echo 'make lint       set up, then ruff, mypy and the import law'
+	@echo 'make lint       set up, then ruff, mypy, the import rules and spelling'
+	@echo 'make docs       build the documentation site in site/; warnings are errors'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
 	@echo 'make page       bring NiiVue for the page of `nnsam3d serve` (needs npm; part of the set-up where npm is)'
 	@echo 'make clean      remove .venv and the caches'
@@ -41,6 +43,7 @@ help:
 
 setup: $(STAMP)
 
+# torchvision is installed with torch, because nnU-Net needs it (through timm) and the two must match.
 $(STAMP): setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
 	  echo 'error: $(PYTHON) is not on the PATH. Install Python 3.10 or newer (Debian, Ubuntu: apt-get install python3 python3-venv),' >&2; \
@@ -87,6 +90,11 @@ demo test test-slow: export nnUNet_def_n_proc = 2
 demo: $(STAMP)
 	@.venv/bin/nnsam3d demo --overwrite $(DEMO_ARGS)
 
+examples: $(STAMP)
+	@test -d demo/results || { echo 'error: run `make demo` first' >&2; exit 1; }
+	$(PIP) install --quiet -e '.[examples]'
+	$(PY) -m jupyter nbconvert --to notebook --execute --inplace examples/*.ipynb
+
 test: $(STAMP)
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --durations=15 -ra $(PYTEST_ARGS)
 
@@ -102,7 +110,19 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/codespell
+
+# An environment of its own: the site needs neither torch nor nnU-Net.
+DOCS := .venv/docs
+$(DOCS)/.ready: pyproject.toml
+	@mkdir -p .venv
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check --no-input --quiet 'mkdocs-material>=9.5'
+	@touch $@
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(PAGE)/node_modules $(PAGE)/niivue.js
-	rm -rf .venv build dist nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site nnsam3d.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

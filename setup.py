@@ -1,10 +1,10 @@
-"""Only what pyproject.toml cannot say well: which packages there are, in which folders they lie, and NiiVue.
+"""The packages and their folders, which pyproject.toml cannot express well, and NiiVue.
 
-`trainers/` and `planners/` stand at the top of the checkout, where somebody who knows nnU-Net looks for
-them, and install as `nnsam3d.trainers` and `nnsam3d.planners`.
+`trainers/` and `planners/` are at the top of the checkout, where users of nnU-Net expect them, and are installed as
+`nnsam3d.trainers` and `nnsam3d.planners`.
 
-The page of `nnsam3d serve` draws with NiiVue, of which the repository holds the name and version only. A wheel gets it
-while it is built. Without npm the wheel is built all the same; its server then serves viewers, and no page.
+The page of `nnsam3d serve` draws with NiiVue. The repository contains only its name and version; building a wheel
+downloads it. Without npm the wheel is still built, and its server serves viewers but no page.
 """
 
 import shutil
@@ -24,16 +24,16 @@ STEPS = (
 
 
 class BuildPy(build_py):
-    """Brings the page's library, where it is not there yet. An editable install leaves that to `make page`."""
+    """Downloads the library of the page if it is missing. An editable install leaves that to `make page`."""
 
     def run(self):
         if not self.editable_mode and not (PAGE / "niivue.js").is_file():
-            bring_page()
+            download_niivue()
         super().run()
 
 
-def bring_page():
-    """Says so where it cannot, and goes on."""
+def download_niivue():
+    """Prints why and continues if it cannot."""
     if shutil.which("npm") is None:
         print("nnsam3d: npm is not installed: built without the page of `nnsam3d serve`", file=sys.stderr)
         return

@@ -1,8 +1,8 @@
-"""`make bench`: what the network costs, beside the paper's network written plainly (tests/network/reference.py).
+"""`make bench`: the cost of the network, compared to a plain implementation (tests/network/reference.py).
 
-Arithmetic and saved bytes come from shapes alone. Times are medians of interleaved runs, peak memory is that of
-a process that does nothing else. `--full` adds a ViT-B at 128³ on the CPU: minutes per line. Where there is a
-GPU, milliseconds, peak memory and the share of what the card can do come on top.
+Arithmetic and saved bytes are determined from shapes. Times are medians of interleaved runs; peak memory is measured in
+separate processes. `--full` adds a ViT-B at 128³ on the CPU (minutes per line). With a GPU, milliseconds, peak memory
+and the share of its peak speed are added.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def notes(path: Path) -> str:
-    """What people wrote at the end of an earlier output."""
+    """The handwritten notes at the end of an earlier output."""
     _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Notes\n")
     return heading + rest
 
@@ -133,7 +133,7 @@ class Subject:
         logits.square().mean().backward()
 
     def train_step(self, optimizer: torch.optim.Optimizer, tell: Callable[[str], None] = lambda _: None) -> float:
-        """One update; `tell` is told of every part that is done."""
+        """One update; calls `tell` after every part."""
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(self.forward().float(), (self.image[:, 0] > 1).long())
         tell(f"forward pass, loss {loss.item():.4f}")
@@ -233,7 +233,7 @@ def tiny(repeats: int) -> str:
 
 
 def interleaved(task: Callable[[str], Any], repeats: int) -> dict[str, float]:
-    """Median seconds per side; what else the machine does meanwhile meets both alike."""
+    """Median seconds per side; interleaved, so that other load affects both alike."""
     seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
     for repeat in range(repeats + 1):
         for side, times in seconds.items():
@@ -245,7 +245,7 @@ def interleaved(task: Callable[[str], Any], repeats: int) -> dict[str, float]:
 
 
 def full(parts: Sequence[str], repeats: int) -> str:
-    """A ViT-B at 128³, every line in processes of its own."""
+    """A ViT-B at 128³, every line in separate processes."""
     steps, logs, pairs = [], [], []
     for part in parts:
         if part in PAIRS:
@@ -279,7 +279,7 @@ def interleaved_processes(what: str, repeats: int) -> dict[str, list[dict[str, A
 
 
 def in_a_process(**task: Any) -> dict[str, Any]:
-    """`work(**task)` in a process of its own."""
+    """`work(**task)` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.bench", "--worker", json.dumps(task)]
     print(f"... {task}", file=sys.stderr, flush=True)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -289,7 +289,7 @@ def in_a_process(**task: Any) -> dict[str, Any]:
 
 
 def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = False) -> dict[str, Any]:
-    """One task; its seconds, the process's peak memory, how far that is above what was there before, and a log."""
+    """Run a task; returns its seconds, the process's peak memory in total and above that before, and a log."""
     subject = Subject(preset, side, mode)
     optimizer = subject.optimizer()
     config = subject.net.config
@@ -320,7 +320,7 @@ def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = Fal
 
 
 def features_of(subject: Subject, levels: list[Tensor]) -> Any:
-    """What `encode` would give, of feature maps instead of an image: for a click it matters not where they are from."""
+    """Features as returned by `encode`, made from random maps: their values do not affect the cost of a click."""
     if subject.plain:
         return levels
     fused = subject.net.mask_decoder.fuse_unprompted(subject.image, *levels[:3])
@@ -350,7 +350,7 @@ def heading(command: str) -> str:
 
 
 def conditions(command: str) -> str:
-    """When, on what and with which command something was measured."""
+    """Date, machine and command of a measurement."""
     processor = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,7 +1,7 @@
-"""The GPU columns of `make bench`: milliseconds, peak memory, and the share of what the card can do.
+"""The GPU columns of `make bench`: milliseconds, peak memory, and the share of the peak speed.
 
-The share is that of the roofline's flat part: the least time that the counted arithmetic takes at the speed of a
-large matrix product, measured on the same card in the same minute, over the time that was needed.
+The share is the minimum time for the counted arithmetic, at the speed of a large matrix product measured on the same
+card immediately before, divided by the measured time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nnsam3d.network import SAM3DConfig
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import measure
 
-PRODUCT = 8192  # edge of the matrices whose product tells the card's speed
+PRODUCT = 8192  # edge of the matrices whose product determines the card's speed
 DTYPE = torch.bfloat16
 
 

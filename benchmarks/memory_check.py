@@ -1,9 +1,9 @@
-"""`python -m benchmarks.memory_check`: the planner's memory estimate beside a real training step.
+"""`python -m benchmarks.memory_check`: compares the planner's memory estimate with real training steps.
 
-Every line is measured in a process of its own, over two steps with AdamW. On a CPU the figure is the process's
-peak resident memory less what it held before the network was built; storage is returned to the system at once
-(MALLOC_MMAP_THRESHOLD_), so that the peak is that of living tensors. With --device cuda it is
-torch.cuda.max_memory_allocated in float16 autocast.
+Every line is measured in a separate process, over two steps with AdamW. On a CPU, the figure is the process's peak
+resident memory minus that before the network was built; freed storage is returned to the system immediately
+(MALLOC_MMAP_THRESHOLD_), so that the peak is that of live tensors. With --device cuda, it is
+torch.cuda.max_memory_allocated with float16 autocast.
 """
 
 from __future__ import annotations
@@ -113,12 +113,12 @@ def row(case: Case, estimate: int, measurement: int) -> str:
 
 
 def estimated(case: Case) -> int:
-    """Bytes, without the planner's allowance for what it cannot see."""
+    """Bytes, without the planner's allowance."""
     return step_memory(case.config, batch=case.batch, loss=nnunet_loss(), frozen=case.frozen, half=case.half).peak
 
 
 def in_a_process(case: Case, device: str = "cpu") -> int:
-    """`measured(case)` in a process of its own."""
+    """`measured(case)` in a separate process."""
     values = {**case.__dict__}
     command = [sys.executable, "-m", "benchmarks.memory_check", "--device", device]
     done = subprocess.run(
@@ -132,8 +132,8 @@ def in_a_process(case: Case, device: str = "cpu") -> int:
 
 
 def measured(case: Case, device: str) -> int:
-    """Bytes that two training steps need at their peak."""
-    # Libraries that load with the first operations do not belong to the step.
+    """Peak bytes of two training steps."""
+    # Libraries that are loaded by the first operations are not part of the step.
     train(Case("tiny", (16, 16, 16), 1, "none", half=case.half, classes=case.classes), device, steps=1)
     gc.collect()
     if device == "cuda":
@@ -147,7 +147,7 @@ def measured(case: Case, device: str) -> int:
 
 
 def train(case: Case, device: str, steps: int) -> None:
-    """Training steps as the trainer makes them, on noise with one click and three corrections."""
+    """Training steps like the trainer's, on noise with one click and three corrections."""
     torch.manual_seed(0)
     net = SAM3D(case.config).train()
     if case.frozen:

@@ -1,12 +1,12 @@
-"""Opening a CT: what an image costs until it can be clicked on, and what its first and a further click cost.
+"""Opening a CT: the cost until it can be clicked, and of the first and further clicks.
 
     python -m benchmarks.opening [--slices 300 500 1000] [--into docs/performance.md]
 
 For every number of slices of 512 x 512 voxels: reading the file with SimpleITK, nnU-Net's own preprocessor, and this
-library's session, each in a process of its own (so that peaks of memory are its own), the first and the last in
-five, of which the one of middle duration counts. The network is "tiny" with
-weights that find nothing, so that a click takes one window: what is measured is everything around it. The far click
-lies in another corner of the image, a window that nothing is known of.
+library's session, each in a separate process, to separate their peaks of memory; the first and the last in five runs,
+of which the median is used. The network is "tiny" with weights that find nothing, so that a click takes a single
+window: the measurement covers everything around the network. The far click is in another corner of the image, in a new
+window.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def with_section(page: str, section: str) -> str:
-    """A page with a section in the place of the one of the same title, or before the notes, or at the end."""
+    """A page with a section that replaces the one with the same title, or is added before the notes or at the end."""
     title = section.splitlines()[0]
     parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
     places = [n for n, part in enumerate(parts) if part.splitlines()[:1] == [title]]
@@ -103,7 +103,7 @@ def _row(slices: int, found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def medians(names: Sequence[str], model: Path, image: Path) -> dict[str, dict[str, float]]:
-    """Of each the run of middle duration; they take turns."""
+    """The runs with median duration; interleaved."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(REPEATS):
         for name in names:
@@ -112,7 +112,7 @@ def medians(names: Sequence[str], model: Path, image: Path) -> dict[str, dict[st
 
 
 def run(what: str, model: Path, image: Path) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """One measurement in a separate process."""
     command = [sys.executable, "-m", "benchmarks.opening", "--worker", what, str(model), str(image)]
     touch_memory()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -175,7 +175,7 @@ WORKERS: dict[str, Any] = {"read": _read, "nnunet": _nnunet, "session": _session
 
 
 def write_image(path: Path, slices: int) -> Path:
-    """A CT of noise with a ball in its middle; written slice by slice from one that repeats, which packs as CTs do."""
+    """A noisy CT with a ball in its middle; written slice by slice from a repeated one, which compresses like a CT."""
     rng = np.random.default_rng(0)
     noise = rng.normal(-50, 60, (32, PLANE, PLANE)).astype(np.int16)
     volume = np.concatenate([noise] * (slices // 32 + 1))[:slices]
@@ -191,7 +191,7 @@ def write_image(path: Path, slices: int) -> Path:
 
 
 def write_model(folder: Path) -> Path:
-    """A model folder as nnU-Net leaves it, with an untrained tiny network whose plans are a CT's."""
+    """A model folder with an untrained tiny network and plans for CT."""
     kwargs = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration: dict[str, Any] = {
         "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": list(PATCH),

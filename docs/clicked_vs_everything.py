@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`--scope clicked` beside `--scope everything`: Dice, windows and seconds, on phantoms and on real images.
+"""Compares `--scope clicked` with `--scope everything`: Dice, windows and seconds, on phantoms and on real images.
 
     docs/clicked_vs_everything.py long WORK                   phantoms with lesions of up to three window lengths
     docs/clicked_vs_everything.py pet RAW WORK                Dataset513_STS_PET of the folder RAW

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Make one of the paper's tasks out of an nnU-Net dataset: one label, cases that have it, train / val / test.
+"""Create one of the paper's tasks from an nnU-Net dataset: one label, the cases with it, train / val / test.
 
     python docs/paper_split.py Dataset007_Pancreas Dataset707_PancreasTumour --label 2 --val 28 --test 57
 
 Reads nnUNet_raw/SOURCE and writes nnUNet_raw/TARGET (images as links, labels with the target as 1) and
-nnUNet_preprocessed/TARGET/splits_final.json with one fold (none with --val 0: nnU-Net makes its five). The paper's own
-split lies in a repository without a licence: this one is drawn at random, the same for the same seed. Licence: see the
-project's LICENSE.
+nnUNet_preprocessed/TARGET/splits_final.json with one fold (none with --val 0: nnU-Net makes its five). The paper's
+split is in a repository without a licence, so this one is drawn at random, determined by the seed.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         split = [{"train": sorted(map(str, train)), "val": sorted(map(str, val))}]
         (preprocessed / given.target / "splits_final.json").write_text(json.dumps(split, indent=1))
     left_out = len(cases) - len(kept)
-    print(f"{given.target}: {len(train)} train, {len(val)} validation, {len(test)} test; {left_out} left out")
+    print(f"{given.target}: {len(train)} train, {len(val)} validation, {len(test)} test; {left_out} omitted")
 
 
 def binary(source: Path, case: str, ending: str, label: int) -> sitk.Image | None:

@@ -1,8 +1,8 @@
-"""What nnU-Net's residual encoder presets would plan for the datasets of `nnsam3d plan-table`.
+"""The plans of nnU-Net's residual encoder presets for the datasets of `nnsam3d plan-table`.
 
     python docs/resenc_plans.py
 
-Their planners need a dataset on disk: one is made up from the facts, without images, in a temporary folder.
+Their planners need a dataset on disk, so one without images is created from the facts in a temporary folder.
 """
 
 from __future__ import annotations

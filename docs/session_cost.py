@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the first click in a window costs, and what a further one: operations, bytes kept, seconds on this machine.
+"""The cost of the first and of a further click in a window: operations, cached bytes, seconds on this machine.
 
 docs/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
 docs/session_cost.py tiny       only tiny; seconds

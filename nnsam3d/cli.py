@@ -1,7 +1,7 @@
 """`nnsam3d <command>`.
 
-The help of all commands is held here, so that `nnsam3d --help` answers at once; a command's module in
-`nnsam3d.commands`, with its `add_arguments(parser)` and `main(args) -> int`, is imported when the command is named.
+The help texts of all commands are kept here, so that `nnsam3d --help` responds immediately. The module of a command in
+`nnsam3d.commands`, with `add_arguments(parser)` and `main(args) -> int`, is imported only when the command is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nnsam3d.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """What the help of a command says; its code is :func:`module_of` its name."""
+    """The help of a command; :func:`module_of` gives its module."""
 
     summary: str
     description: str
@@ -31,11 +31,11 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "link": Command(
-        summary="make nnU-Net's commands find the trainers of nnsam3d",
+        summary="register the trainers of nnsam3d with nnU-Net",
         description="""
-            Puts stub files for the trainers and planners of nnsam3d into the installed nnU-Net, so that
-            nnUNetv2_train -tr SAM3DAdapterTrainer works. Run it once after installing either package; running
-            it again does no harm. Where nnU-Net's folder is read-only, set nnUNet_extTrainer instead.
+            Writes stub files for nnsam3d's trainers and planners into the installed nnU-Net, so that
+            nnUNetv2_train -tr SAM3DAdapterTrainer works. Run it once after installing or updating either package;
+            running it again is harmless. If nnU-Net's folder is read-only, set nnUNet_extTrainer instead.
             """,
         example="""
             nnsam3d link
@@ -44,27 +44,27 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "doctor": Command(
-        summary="check the installation and name the cure for what is wrong",
+        summary="check the installation and suggest fixes",
         description="""
-            Checks the versions, whether torch and torchvision fit together, whether nnU-Net finds the
-            trainers, nnU-Net's folders, the options and weights named in the environment, and the device.
-            Every problem comes with its cure. The exit status is 1 if something will break, else 0. With -m it
-            looks at a model folder instead: what it holds, and whether its checkpoints open without running code.
+            Checks versions, the compatibility of torch and torchvision, whether nnU-Net finds the trainers,
+            nnU-Net's folders, the options and weights set in the environment, and the device. Every problem is
+            reported with a fix. The exit status is 1 if there is a problem, otherwise 0. With -m, it examines a
+            model folder instead: its contents, and whether its checkpoints open without executing code.
             """,
         example="""
             nnsam3d doctor
             nnsam3d doctor --quiet && nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer
-            nnsam3d doctor -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres    # a model from elsewhere
+            nnsam3d doctor -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres    # an unknown model
             """,
     ),
     "weights": Command(
         summary="list, download and verify SAM's pretrained weights",
         description="""
-            Shows where Meta's SAM checkpoints are on this machine, downloads them (an interrupted download is
-            resumed, the digest in the file's name is checked, proxies are taken from the environment), and
-            verifies them. A training that needs one and finds none downloads it by itself. NNSAM3D_WEIGHTS
-            names a local file or folder, nnsam3d_weights_url a mirror. `nnsam3d weights download --help` and
-            its like show the options of an action.
+            Lists Meta's SAM checkpoints and where they are on this machine, downloads them (interrupted downloads
+            are resumed, the digest in the file name is verified, proxies are taken from the environment), and
+            verifies existing ones. A training that needs a missing checkpoint downloads it automatically.
+            NNSAM3D_WEIGHTS sets a local file or folder, nnsam3d_weights_url a mirror. The options of an action are
+            shown by, for example, `nnsam3d weights download --help`.
             """,
         example="""
             nnsam3d weights list
@@ -75,21 +75,21 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "prompts": Command(
-        summary="look at, convert and simulate prompt files",
+        summary="inspect, convert and simulate prompt files",
         description="""
-            Prompt files of 3D Slicer (.mrk.json, .fcsv), autoPET, the CVPR 2025 challenge (.npz),
-            grand-challenge, MONAI Label and napari (.csv), and our own. Which format a file is, is told by its
-            content. Predictions read all of them as they are; a file that leaves a doubt (its space, the
-            meaning of its labels) is converted first, with the doubt cleared. `nnsam3d prompts convert --help`
-            and its like show the options of an action.
+            Supports files of 3D Slicer (.mrk.json, .fcsv), autoPET, the CVPR 2025 challenge (.npz),
+            grand-challenge, MONAI Label and napari (.csv), and nnsam3d's own format. The format is recognised by the
+            content of the file. Predictions read all formats directly. Convert a file first if it is ambiguous (its
+            coordinate space, or the meaning of its labels). The options of an action are shown by, for example,
+            `nnsam3d prompts convert --help`.
 
-            Numbers: a bare number in another program's file is that program's numbering, not a label (napari's
-            column "label" apart, where 1 or 1.0 is label 1). Say what it means: --label tumour for all words that
-            are no label, --label 3=tumour for one. 0 is background in our own files only.
-            Names: a label's name in dataset.json, or "background"; of Slicer also with its numbering (tumour-2).
-            Spaces: Slicer writes mm and says which (LPS or RAS); autoPET and MONAI Label voxels i, j, k; CVPR and
-            napari array indices z, y, x (napari also in units of the spacing: --scaled); grand-challenge does not
-            say: --space.
+            Numbers: a bare number in another program's file is that program's numbering, not a label (except in
+            napari's column "label", where 1 or 1.0 is label 1). State its meaning: --label tumour for all words
+            that are not labels, --label 3=tumour for one of them. 0 means background in nnsam3d files only.
+            Names: a label's name in dataset.json, or "background"; in Slicer also with numbering (tumour-2).
+            Spaces: Slicer writes mm and states LPS or RAS; autoPET and MONAI Label use voxels i, j, k; CVPR and
+            napari use array indices z, y, x (napari also units of the spacing: --scaled); grand-challenge does not
+            state its space: use --space.
             """,
         example="""
             nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz
@@ -102,12 +102,12 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "plan-table": Command(
-        summary="show the plan that each memory budget would get",
+        summary="show the plans for different memory budgets",
         description="""
-            Prints what SAM3DAdapterPlanner would decide (backbone, patch, batch, checkpointing, estimated memory of
-            a training step) for budgets of 8 to 80 GB: for typical public datasets, or for your own once
-            nnUNetv2_extract_fingerprint has run. Nothing is written. Every plan is measured on shapes, which takes
-            some seconds each. The plans themselves are made by nnUNetv2_plan_and_preprocess -pl SAM3DAdapterPlanner.
+            Prints the decisions of SAM3DAdapterPlanner (backbone, patch, batch, checkpointing, estimated memory of
+            a training step) for budgets of 8 to 80 GB, for public datasets or for your own after
+            nnUNetv2_extract_fingerprint. Nothing is written. Each plan takes some seconds, because a training step
+            is simulated. To create plans, use nnUNetv2_plan_and_preprocess -pl SAM3DAdapterPlanner.
             """,
         example="""
             nnsam3d plan-table
@@ -119,16 +119,18 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         summary="segment a folder of images with their prompt files",
         description="""
-            Like nnUNetv2_predict, for people with clicks: only the surroundings of the clicks are computed (as
-            far as the target reaches), clicked voxels keep their label, all prompt files are checked before
-            anything is computed, and a case that fails costs nothing but itself (exit status 1, and the reasons
-            at the end). <case>.json, or another prompt file, lies beside the images or in --prompts.
+            Like nnUNetv2_predict, but made for clicks: only the surroundings of the clicks are computed (as far as
+            the target extends), clicked voxels keep their label, and all prompt files are checked before anything
+            is computed. If a case fails, the others are still computed; the reasons are listed at the end and the
+            exit status is 1. Prompt files (<case>.json and others) are read from the folder of the images or from
+            --prompts.
             """,
         example="""
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres
             nnsam3d predict -i imagesTs -o out -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres -f 0 1
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --prompts clicks --report out/report.json
             nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
+            nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres -num_parts 20 --slurm "partition=gpu gres=gpu:1"
             """,
     ),
     "serve": Command(
@@ -145,25 +147,39 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "benchmark": Command(
-        summary="compare clicks with nnU-Net, with controls, and write a report",
+        summary="compare models with clicks to nnU-Net and to controls, and write a report",
         description="""
-            Clicks on the cases that were held back from training, with every arm (a trained model, or a control
-            made of it) by the same rule and seeds, and says how good each is after how many clicks, how sure that
-            is, and what it costs. A run that was interrupted goes on. `nnsam3d benchmark run --help` shows the
-            options.
+            Simulates clicks on validation cases for every arm (a trained model, or a control derived from it) with
+            the same rules and seeds, and reports the quality after each number of clicks, its uncertainty, and its
+            cost. An interrupted run is resumed. `nnsam3d benchmark run --help` shows the options.
             """,
         example="""
             nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25
-            nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # models that are trained already
+            nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # existing models
             nnsam3d benchmark report -o bench --to docs/benchmark
+            nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench --train --slurm "partition=gpu gres=gpu:1 time=24:00:00"
+            nnsam3d benchmark status -o bench
+            """,
+    ),
+    "cluster": Command(
+        summary="submit trainings to SLURM",
+        description="""
+            nnUNetv2_train stays what it is; this submits it for several folds, as an array of jobs that save when
+            their time is up and go on when they run again. `nnsam3d predict --slurm` and `nnsam3d benchmark run
+            --slurm` submit predictions and benchmarks. `nnsam3d cluster train --help` shows the options.
+            """,
+        example="""
+            nnsam3d cluster train 513 3d_fullres -f 0 1 2 3 4 -tr SAM3DAdapterTrainer \\
+                --slurm "partition=gpu gres=gpu:1 cpus-per-task=8 mem=48G time=24:00:00"
+            nnsam3d cluster merge out/report.json out/slurm/part_*.json    # what predict --slurm does at its end
             """,
     ),
     "demo": Command(
-        summary="see the main job run on phantoms, in minutes, on a CPU",
+        summary="run everything on phantoms, in minutes, on a CPU",
         description="""
-            Makes a small phantom CT set, lets nnU-Net's own commands plan, train and predict with clicks on
-            it, prints how well each set of clicks did, and writes pictures. Needs no data, no GPU and no
-            weights.
+            Generates a small set of phantom CTs, plans, trains and predicts with clicks through nnU-Net's own
+            commands, prints the quality for each set of clicks, and writes pictures. Requires no data, GPU or
+            pretrained weights.
             """,
         example="""
             nnsam3d demo
@@ -173,7 +189,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def build_top_parser() -> argparse.ArgumentParser:
-    """The parser of `nnsam3d` itself; needs no command's module."""
+    """The parser of `nnsam3d` itself; imports no command."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -184,7 +200,7 @@ def build_top_parser() -> argparse.ArgumentParser:
             f"commands:\n{commands}\n\n"
             "first steps:\n"
             "  nnsam3d link                                             # once\n"
-            "  nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer  # then as ever\n\n"
+            "  nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer  # then as usual\n\n"
             "`nnsam3d <command> --help` shows a command's options and an example."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -212,7 +228,7 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _filled(text: str) -> str:
-    """Paragraph by paragraph."""
+    """Each paragraph filled to the line width."""
     return "\n\n".join(textwrap.fill(" ".join(part.split()), 100) for part in text.strip().split("\n\n"))
 
 
@@ -231,7 +247,7 @@ def _import_module(name: str) -> ModuleType:
             raise UserError(f"`nnsam3d {name}` is not part of this installation ({missing} is missing)") from error
         raise UserError(
             f"`nnsam3d {name}` needs the Python package {missing!r}, which is not installed; "
-            "cure: pip install --upgrade nnsam3d"
+            "fix: pip install --upgrade nnsam3d"
         ) from error
 
 
@@ -254,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _formatted(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """What this library warns of is for the user; where in the code it was found is not."""
+    """Warnings of this library are for users: without the place in the code."""
     if category.__module__.startswith("nnsam3d."):
         return f"nnsam3d: warning: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
@@ -268,7 +284,7 @@ def _run(arguments: list[str]) -> int:
     name = arguments[0]
     if name.startswith("-"):
         top.parse_args(arguments)  # --help and --version end here
-        top.error("name a command first: " + ", ".join(COMMANDS))
+        top.error("specify a command first: " + ", ".join(COMMANDS))
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -1,8 +1,8 @@
-"""The errors that a person caused and can cure."""
+"""Errors that the user can fix."""
 
 
 class UserError(ValueError):
-    """Something that the user gave is wrong; the message says what, where, and what would be right.
+    """Invalid user input; the message states what is wrong, where, and what is allowed.
 
     Commands print the message without a traceback and exit with status 1.
     """

@@ -1,4 +1,4 @@
-"""Mappings from files against the dataclasses that they are to become."""
+"""Compare the keys of a mapping with the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def mismatch(kind: Any, given: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Keys that a dataclass does not know, and keys without a default that it misses; both sorted as it lists them.
+    """Unknown keys (sorted), and missing keys that have no default (in the order of the fields).
 
     Args:
-        kind: the dataclass. given: the keys of a mapping.
+        kind: the dataclass. given: the keys.
     """
     names, there = known(kind), set(given)
     required = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
@@ -19,5 +19,5 @@ def mismatch(kind: Any, given: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def known(kind: Any) -> list[str]:
-    """The keys that a dataclass takes, in its order."""
+    """The keys that a dataclass accepts, in its order."""
     return [one.name for one in fields(kind) if one.init]

@@ -19,7 +19,7 @@ def markdown(header: Row, rows: Sequence[Row], aligned: bool = False) -> str:
     """A Markdown table.
 
     Args:
-        aligned: columns stand below each other in the text, too; for a terminal.
+        aligned: align the columns in the text; for a terminal.
     """
     widths = _widths([header, *rows]) if aligned else [0] * len(header)
     rule = ["-" * max(3, width) for width in widths]

@@ -1,6 +1,6 @@
-"""nnU-Net finds planners by class name in the files of a folder: this one only re-exports.
+"""Re-exports a planner for nnU-Net, which searches the files of a folder by class name.
 
-Nothing else stands here, see trainers/SAM3DAdapterTrainer.py.
+See trainers/SAM3DAdapterTrainer.py.
 """
 
 from nnsam3d.planning.planner import SAM3DAdapterPlanner

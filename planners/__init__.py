@@ -1,4 +1,4 @@
 """nnU-Net experiment planners; installed as `nnsam3d.planners`.
 
-Thin, like `nnsam3d.trainers`, and registered the same way by `nnsam3d link`.
+Like `nnsam3d.trainers`, the files only re-export, and are registered by `nnsam3d link`.
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from .fake_slurm import fake_slurm as fake_slurm
 from .weights_server import no_local_weights as no_local_weights
 from .weights_server import server as server
 
@@ -23,13 +24,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def _folder_or_skip(variable: str, default: Path, what: str) -> Path:
-    folder = Path(os.environ.get(variable) or default)
-    if not folder.is_dir():
-        pytest.skip(f"{what} not found: {folder} (set {variable})")
-    return folder.resolve()
-
-
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout."""
@@ -37,16 +31,13 @@ def checkout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_folder() -> Path:
-    """The folder with real data beside the checkout, or where NNSAM3D_SHARED says."""
-    return _folder_or_skip("NNSAM3D_SHARED", CHECKOUT.parent / "shared", "the folder with real data")
-
-
-@pytest.fixture(scope="session")
-def reference_folder() -> Path:
-    """The folder with the reference outputs of the paper's network, or where NNSAM3D_REFERENCE says."""
-    shared = Path(os.environ.get("NNSAM3D_SHARED") or CHECKOUT.parent / "shared")
-    return _folder_or_skip("NNSAM3D_REFERENCE", shared / "reference", "the reference folder")
+def real_data() -> Path:
+    """The folder with real datasets that NNSAM3D_REAL_DATA names; tests that need it are skipped without it."""
+    given = os.environ.get("NNSAM3D_REAL_DATA")
+    folder = Path(given) if given else CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}: set NNSAM3D_REAL_DATA to a folder of nnU-Net raw datasets")
+    return folder.resolve()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ ONE_PLACE = {
     r"\.ljust": {"tables.py"},
     r"\.__class__ = ": {"nnunet/preprocessing.py"},
     r"matplotlib\.use\(": set(),
-    r"sys\.excepthook = ": {"nnunet/last_words.py"},
+    r"sys\.excepthook = ": {"nnunet/worker_messages.py"},
     r"\(float\(i\), float\(j\), float\(k\)\)": set(),
 }
 
@@ -122,3 +122,17 @@ def test_the_doctor_and_the_packaging_name_the_same_nnunet():
     doctor = importlib.import_module("nnsam3d.nnunet.doctor")
     low, high = (".".join(map(str, version)) for version in doctor.NNUNET_RANGE)
     assert f'"nnunetv2>={low},<{high}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_every_package_that_is_imported_is_required():
+    """Under its distribution's name, with a lower bound."""
+    names = {"monai": None, "blosc2": None}  # of the extras "benchmark" and "serve"
+    own = {"nnsam3d", "benchmarks", "__future__", *sys.stdlib_module_names}
+    imported = {name.partition(".")[0] for file in PACKAGE for name in imports_of(file)} - own
+    required = re.findall(r'^    "([\w-]+)>=[\d.]+(?:,<[\d.]+)?",', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for module in imported:
+        assert names.get(module, module) in (None, *required), module
+
+
+def test_citation_names_this_version():
+    assert f"version: {nnsam3d.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -1,7 +1,7 @@
-"""nnU-Net finds trainers by class name in the files of a folder: this one only re-exports.
+"""Re-exports a trainer for nnU-Net, which searches the files of a folder by class name.
 
-Absolute import on purpose: through ``nnUNet_extTrainer`` nnU-Net imports this file as a top-level module and
-evicts it afterwards, so nothing that is pickled or compared may live here.
+The import is absolute, because through ``nnUNet_extTrainer``, nnU-Net imports this file as a top-level module. It
+removes the module afterwards, so classes that are pickled or compared must not be defined here.
 """
 
 from nnsam3d.training.trainer import SAM3DAdapterTrainer

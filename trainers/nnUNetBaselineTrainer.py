@@ -1,4 +1,4 @@
-"""Re-exports the baseline for nnU-Net's look-up; see SAM3DAdapterTrainer.py for why nothing else stands here."""
+"""Re-exports the baseline for nnU-Net's lookup; see SAM3DAdapterTrainer.py."""
 
 from nnsam3d.training.baseline import nnUNetBaselineTrainer
 

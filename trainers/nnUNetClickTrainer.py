@@ -1,4 +1,4 @@
-"""Re-exports the U-Net with clicks for nnU-Net's look-up; SAM3DAdapterTrainer.py says why nothing else stands here."""
+"""Re-exports the U-Net with clicks for nnU-Net's lookup; see SAM3DAdapterTrainer.py."""
 
 from nnsam3d.training.click_unet import nnUNetClickTrainer
 

@@ -1,6 +1,6 @@
-"""A large file over an unsteady line: resumed, checked, and never half-written under its final name.
+"""Download a large file over an unreliable connection: resumed, verified, and complete under its final name.
 
-What has come so far lies in `<name>.part`, which is also the lock: whoever holds it downloads, the others wait.
+Partial downloads are kept in `<name>.part`, which is also the lock: one process downloads, the others wait.
 Proxies are taken from the environment (http_proxy, https_proxy, no_proxy). Imports no torch.
 """
 
@@ -24,18 +24,18 @@ from tqdm import tqdm
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 
-TIMEOUT = 15.0  # seconds without a sign of life, connecting included
-MAX_FAILURES = 5  # attempts in a row that bring less than ENOUGH bytes
+TIMEOUT = 15.0  # seconds without data, connecting included
+MAX_FAILURES = 5  # consecutive attempts with less than ENOUGH bytes
 ENOUGH = 1 << 20
 LONGEST_PAUSE = 30.0  # seconds; pauses start with FIRST_PAUSE and double
 FIRST_PAUSE = 1.0
 CHUNK = 1 << 16
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 RANGE_NOT_SATISFIABLE = 416
 
 
 class DownloadError(UserError):
-    """A download that cannot succeed, or did not; the message says why."""
+    """A download that failed or cannot succeed; the message gives the reason."""
 
 
 class _Interrupted(Exception):
@@ -43,18 +43,18 @@ class _Interrupted(Exception):
 
 
 class _Unreachable(_Interrupted):
-    """Worth another attempt if the server was reached before; without a network it is hopeless."""
+    """Worth another attempt only if the server was reached before."""
 
 
 def download(url: str, target: Path, digest: str) -> Path:
-    """Fetch `url` into `target`, going on from what an earlier attempt left. An existing target is kept.
+    """Fetch `url` into `target`, resuming an earlier attempt. An existing target is kept.
 
     Args:
         digest: the start of the file's SHA-256, in hexadecimal digits.
 
     Raises:
-        DownloadError: no network, no such file there, wrong content, no space or no permission. Only after
-            wrong content is the part file deleted; nothing ever stands half-written under the target's name.
+        DownloadError: no network, no such file, wrong content, no space or no permission. The part file is deleted
+            only after wrong content.
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -63,7 +63,7 @@ def download(url: str, target: Path, digest: str) -> Path:
             with part.open("ab") as file:
                 _lock(file, part)
                 if not _is_still(file, part):
-                    continue  # while we waited for it, another process finished or deleted it
+                    continue  # another process finished or deleted it meanwhile
                 if target.is_file():
                     part.unlink()
                 else:
@@ -84,7 +84,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _lock(file: BinaryIO, part: Path) -> None:
-    """Wait until `file` is ours. The system frees it when its owner ends, however that happens."""
+    """Wait for the lock on `file`. The system releases it when its owner ends, even after a crash."""
     try:
         import fcntl
     except ImportError:  # Windows: without a lock
@@ -92,7 +92,7 @@ def _lock(file: BinaryIO, part: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say(f"another process is downloading {part.name}: waiting for it")
+        _say(f"waiting for another process that is downloading {part.name}")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:  # a file system without locks
         return
@@ -118,14 +118,14 @@ def _complete(url: str, file: BinaryIO, part: Path, target: Path, digest: str) -
         size = _size(file)
         part.unlink()
         raise DownloadError(
-            f"{url}: wrong content: the SHA-256 of the {size} bytes that came starts with "
-            f"{found[: len(digest)]}, not {digest}. They are deleted; try again, or another address"
+            f"{url}: wrong content: the SHA-256 of the {size} downloaded bytes starts with "
+            f"{found[: len(digest)]}, not {digest}. The file was deleted; try again or use another address"
         )
     os.replace(part, target)
 
 
 def _fetch(url: str, file: BinaryIO, part: Path) -> None:
-    """Attempts until all is there, each going on where the last one was interrupted."""
+    """Attempts until the file is complete; each resumes where the last one was interrupted."""
     failures, reached = 0, False
     while True:
         before = _size(file)
@@ -138,10 +138,10 @@ def _fetch(url: str, file: BinaryIO, part: Path) -> None:
             reached = reached or not isinstance(error, _Unreachable)
             failures = 1 if _size(file) - before >= ENOUGH else failures + 1
             if failures > MAX_FAILURES:
-                kept = f"; {part} is kept, the next download goes on from there" if _size(file) else ""
+                kept = f"; {part} is kept and the next download resumes it" if _size(file) else ""
                 raise DownloadError(f"{url}: gave up after {failures} failures in a row: {error}{kept}") from error
             pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
-            _say(f"interrupted ({error}); going on in {pause:.0f} s")
+            _say(f"interrupted ({error}); resuming in {pause:.0f} s")
             time.sleep(pause)
 
 
@@ -152,17 +152,17 @@ def _attempt(url: str, file: BinaryIO, part: Path) -> None:
         status = getattr(response, "status", None) or 200  # file:// has none
         if status == RANGE_NOT_SATISFIABLE:
             if _number(r"bytes \*/(\d+)", response) == have:
-                return  # all of it had come before
+                return  # it was complete before
             file.truncate(0)
-            raise _Interrupted("the part file did not fit the server's file: starting over")
+            raise _Interrupted("the partial file does not match the server's file: starting over")
         start, total = _number(r"bytes (\d+)-", response), _number(r"bytes \d+-\d+/(\d+)", response)
-        if status != 206:  # all of it comes: the server ignores ranges, or none was asked for
+        if status != 206:  # the whole file: the server ignores ranges, or none was requested
             file.truncate(0)
             length = response.headers.get("Content-Length")
             start, total = 0, int(length) if length and length.isdigit() else None
         elif start != have:
             file.truncate(0)
-            raise _Interrupted("the server sent another range than was asked for: starting over")
+            raise _Interrupted("the server did not send the requested range: starting over")
         _require_space(part, total, have=start)
         with _bar(part.stem, total, start) as bar:
             for chunk in _chunks(response):
@@ -179,13 +179,13 @@ def _open(url: str, start: int) -> Any:
         headers["Range"] = f"bytes={start}-"
     try:
         request = urllib.request.Request(url, headers=headers)
-        # an opener of its own: the shared one keeps the proxies of its first use
+        # a new opener: the shared one keeps the proxies of its first use
         return urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == RANGE_NOT_SATISFIABLE and start:
             return error
         error.close()
-        if error.code in PASSING_STATUS:
+        if error.code in TEMPORARY_STATUS:
             raise _Interrupted(f"the server answered {error.code} {error.reason}") from error
         raise DownloadError(f"{url}: the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:  # not connected: no name, no route, refused, certificate, proxy
@@ -208,8 +208,7 @@ def _require_space(part: Path, total: int | None, have: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if total is not None and total - have > free:
         raise DownloadError(
-            f"not enough space in {part.parent}: {(total - have) / 2**20:.0f} MiB are needed, "
-            f"{free / 2**20:.0f} MiB are free"
+            f"not enough space in {part.parent}: {(total - have) / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free"
         )
 
 

@@ -1,6 +1,6 @@
-"""Where a training's SAM weights come from: an explicit choice, found before anything is computed.
+"""Where a training gets SAM's weights: an explicit choice, resolved before anything is computed.
 
-The same look-up serves the training, `nnsam3d weights` and `nnsam3d doctor`. Imports no torch.
+The same lookup serves the training, `nnsam3d weights` and `nnsam3d doctor`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ OFFICIAL_FILES = {
 
 
 def find_weights(preset: str, weights: str = AUTO) -> Path | None:
-    """The checkpoint file a training starts from; None means from scratch. Downloads what is not there.
+    """The checkpoint file a training starts from; None means from scratch. Downloads a missing one.
 
     Args:
         preset: backbone preset, e.g. "vit_b".
         weights: option ``weights``: "auto", "scratch" or a file.
 
     Raises:
-        UserError: the file is missing and did not come; the message gives every way to provide it.
+        UserError: the file is missing and could not be downloaded; the message lists all ways to provide it.
     """
     if weights == SCRATCH:
         return None
@@ -59,12 +59,12 @@ def find_weights(preset: str, weights: str = AUTO) -> Path | None:
             raise UserError(f"option weights={weights!r}: no such file. Correct the path. {ways(preset)}")
         return path
     if preset not in OFFICIAL_FILES:
-        return None  # tiny: nobody has published weights for it
+        return None  # tiny has no published weights
     found = locate(preset)
     if found is not None:
         return found
     missing = not_found(preset)
-    if wrong := named_in_vain():
+    if wrong := invalid_setting():
         raise UserError(f"{missing}: {wrong}. {ways(preset)}")
     print(f"{missing}: downloading it", flush=True)
     try:
@@ -79,13 +79,13 @@ def locate(preset: str) -> Path | None:
 
 
 def not_found(preset: str) -> str:
-    """The beginning of a message that `locate` found nothing: where it looked."""
+    """The start of an error message: no checkpoint found, and where it was searched."""
     looked = ", ".join(str(path) for path in candidates(preset))
-    return f"no SAM checkpoint for preset {preset} (looked for {looked})"
+    return f"no SAM checkpoint for preset {preset} (searched: {looked})"
 
 
 def candidates(preset: str) -> list[Path]:
-    """Where the checkpoint of a pretrained preset is looked for, in this order."""
+    """Where the checkpoint of a pretrained preset is searched, in this order."""
     name = OFFICIAL_FILES[preset].name
     default = default_weights_folder() / name
     named = _named_place()
@@ -99,7 +99,7 @@ def candidates(preset: str) -> list[Path]:
 
 
 def default_weights_folder() -> Path:
-    """Where checkpoints are looked for and downloaded to when ``NNSAM3D_WEIGHTS`` is not set."""
+    """Where checkpoints are searched and stored when ``NNSAM3D_WEIGHTS`` is not set."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "nnsam3d" / "weights"
 
@@ -112,35 +112,35 @@ def download_folder() -> Path:
 
 
 def download_weights(preset: str, folder: Path | None = None, url: str | None = None) -> Path:
-    """Download the official checkpoint of a preset, unless the file is there.
+    """Download the official checkpoint of a preset, unless the file exists.
 
     Args:
-        folder: default: `download_folder`.
-        url: of the file, or of the folder that holds it; default: ``nnsam3d_weights_url``, then Meta's.
+        folder: by default `download_folder`.
+        url: of the file or its folder; by default ``nnsam3d_weights_url``, then Meta's.
 
     Raises:
-        DownloadError: it did not come; the message says why, not what else there is (`ways`).
+        DownloadError: the download failed; the message gives the reason, but no alternatives (see `ways`).
     """
     file = OFFICIAL_FILES[preset]
     return download(url_of(preset, url), (folder or download_folder()) / file.name, file.digest)
 
 
 def url_of(preset: str, url: str | None = None) -> str:
-    """The address of the official checkpoint of a preset, at Meta or where the mirror `url` says."""
+    """The address of a preset's official checkpoint, at Meta or at the mirror `url`."""
     base = url or os.environ.get(URL_VARIABLE) or META
     if urllib.parse.urlsplit(base).path.endswith(".pth"):
         return base
     return f"{base.rstrip('/')}/{OFFICIAL_FILES[preset].name}"
 
 
-def named_in_vain() -> str:
-    """What is wrong with ``NNSAM3D_WEIGHTS``, or nothing."""
+def invalid_setting() -> str:
+    """An error message if ``NNSAM3D_WEIGHTS`` names a path that does not exist, otherwise ""."""
     named = _named_place()
     return f"{ENVIRONMENT_VARIABLE}={named} does not exist" if named is not None and not named.exists() else ""
 
 
 def ways(preset: str) -> str:
-    """Every way to provide the weights, as a sentence for messages."""
+    """All ways to provide the weights, as a sentence for messages."""
     found = [f'nnsam3d_options="... weights={SCRATCH}" (train everything from random weights)']
     if preset in OFFICIAL_FILES:
         name = OFFICIAL_FILES[preset].name
@@ -148,10 +148,10 @@ def ways(preset: str) -> str:
             f"nnsam3d weights download {preset} (behind a proxy: export https_proxy=...; "
             f"from a mirror: export {URL_VARIABLE}=...)",
             f"copy {META}/{name} by hand into {default_weights_folder()}",
-            f"{ENVIRONMENT_VARIABLE}=<file or folder that holds {name}>",
+            f"{ENVIRONMENT_VARIABLE}=<{name} or its folder>",
             'nnsam3d_options="... weights=<file>"',
         ]
-    return "Ways on: " + "; ".join(found) + "."
+    return "Alternatives: " + "; ".join(found) + "."
 
 
 def _named_place() -> Path | None:

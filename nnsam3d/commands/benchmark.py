@@ -1,9 +1,11 @@
-"""`nnsam3d benchmark run|report`."""
+"""`nnsam3d benchmark run|report|status|worker`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -15,14 +17,16 @@ from nnsam3d.evaluation.plan import (
     read_setting,
 )
 from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
-from nnsam3d.nnunet.datasets import dataset_name
+from nnsam3d.nnunet.datasets import STOPPED, dataset_name
+from nnsam3d.slurm import parse
+from nnsam3d.tables import columns
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of `nnsam3d benchmark` and their options."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="run|report")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="run|report|status|worker")
     run = actions.add_parser(
         "run",
         help="run what is missing, then report",
@@ -46,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         help="cuda, cpu, mps or cuda:N; several take the jobs in turn (default: every GPU, or the CPU)",
     )
+    _cluster(run)
     report = actions.add_parser(
         "report",
         help="write the report of a finished run",
@@ -53,6 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     _output(report)
+    status = actions.add_parser(
+        "status",
+        help="what became of the jobs on a cluster",
+        description="A table of all jobs: done, running, waiting, failed (why, and which log says more), missing.",
+        allow_abbrev=False,
+    )
+    _output(status)
+    status.add_argument("--watch", type=float, default=0.0, metavar="SECONDS", help="show it again and again")
+    worker = actions.add_parser(
+        "worker",
+        help="do one job; what the scripts of a cluster call",
+        description="Does one job of a benchmark that `run` has set up: with N models the jobs 0 to N-1 train, N to "
+        f"2N-1 evaluate. Exit status {STOPPED}: told to stop (SIGUSR1, SIGTERM) and saved, start it again.",
+        allow_abbrev=False,
+    )
+    _output(worker)
+    worker.add_argument("--job", type=int, required=True, metavar="NUMBER", help="which")
+    worker.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
     for action in (run, report):
         action.add_argument("--reference", metavar="ARM", help="compare all others with it (default: the first arm)")
         action.add_argument("--to", type=Path, metavar="FOLDER", help="write the report there (default: into -o)")
@@ -90,25 +113,65 @@ def _training(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--train-minutes", type=float, default=0.0, metavar="M", help="the same wall-clock budget for each of them"
     )
+    training.add_argument(
+        "--train-seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="train every model once with each seed; the report shows how far trainings lie apart",
+    )
     training.add_argument("--options", default="", metavar="TEXT", help='nnsam3d_options, e.g. "preset=tiny"')
+
+
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    cluster = parser.add_argument_group("on a cluster")
+    cluster.add_argument("--slurm", metavar="TEXT", help='submit with these options, e.g. "partition=gpu gres=gpu:1"')
+    cluster.add_argument("--slurm-max", type=int, default=0, metavar="N", help="most jobs at a time of each stage")
+    cluster.add_argument("--print", action="store_true", help="only show the commands, for any scheduler")
 
 
 def main(args: argparse.Namespace) -> int:
     """`nnsam3d benchmark`."""
     output = args.output.expanduser().absolute()
-    if args.action == "run":
-        _run(args, output)
+    if args.action == "worker":
+        from nnsam3d.evaluation.worker import work
+        from nnsam3d.inference.device import choose_device
+
+        return work(output, args.job, choose_device(args.device))
+    if args.action == "status":
+        return _status(output, args.watch)
+    if args.action == "run" and not _run(args, output):
+        return 0
     # late: `--help` answers at once
     from nnsam3d.evaluation.report import write_report
+    from nnsam3d.evaluation.summary import write_results
 
     setting = read_setting(output)
+    write_results(setting, output)
     folder = (args.to or output).expanduser().absolute()
     write_report(setting, output, folder, args.reference or setting.arms[0], commands(output))
     print(f"nnsam3d: {folder}/report.html (also .md, .json, .csv and figures/)")
     return 0
 
 
-def _run(args: argparse.Namespace, output: Path) -> None:
+def _status(output: Path, seconds: float) -> int:
+    from nnsam3d.evaluation.cluster import FOLDER, status_rows
+    from nnsam3d.slurm import Queue
+
+    setting = read_setting(output)
+    while True:
+        rows = status_rows(setting, output, Queue.of(output / FOLDER))
+        counts = Counter(state for _, state, _ in rows)
+        print(columns([("job", "state", ""), *rows]))
+        print("nnsam3d: " + ", ".join(f"{number} {state}" for state, number in counts.items()), flush=True)
+        if not seconds or not {"running", "waiting"} & set(counts):
+            return 1 if {"failed", "cancelled"} & set(counts) else 0
+        time.sleep(seconds)
+
+
+def _run(args: argparse.Namespace, output: Path) -> bool:
+    """Whether all is done, so that a report can be written."""
     if (args.jobs is not None and args.jobs < 1) or args.clicks < 1:
         raise UserError("--jobs and --clicks must be at least 1")
     if bool(args.test_images) != bool(args.test_labels):
@@ -121,6 +184,7 @@ def _run(args: argparse.Namespace, output: Path) -> None:
     from nnsam3d.inference.device import choose_devices
 
     need_monai()
+    slurm = parse(args.slurm) if args.slurm is not None else None
     devices = choose_devices(args.devices, args.jobs)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),
@@ -135,6 +199,7 @@ def _run(args: argparse.Namespace, output: Path) -> None:
         test_labels=args.test_labels and str(Path(args.test_labels).absolute()),
         train_minutes=args.train_minutes,
         options=args.options,
+        train_seeds=tuple(args.train_seeds),
     )
     check(setting, args.train)  # before the folder is bound to a setting that cannot be run
     setting = open_setting(output, setting)
@@ -142,13 +207,31 @@ def _run(args: argparse.Namespace, output: Path) -> None:
     told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
     print(f"nnsam3d: {len(setting.jobs())} jobs: {told}; results in {output}")
     remember_command(output, sys.argv[1:])
+    if slurm is not None or args.print:
+        _hand_over(args, setting, output, slurm)
+        return False
     remember_environment(output, devices)
     if args.train:
         from nnsam3d.evaluation.training import train_missing
 
         train_missing(setting, output, devices[0])
+    from nnsam3d.evaluation.processes import Local
     from nnsam3d.evaluation.runner import run
-    from nnsam3d.evaluation.summary import write_results
 
-    run(setting, output, devices)
-    write_results(setting, output)
+    run(setting, output, Local(devices, output / "logs"))
+    return True
+
+
+def _hand_over(args: argparse.Namespace, setting: Setting, output: Path, slurm: tuple[str, ...] | None) -> None:
+    """To SLURM, or to whoever reads the commands."""
+    from nnsam3d.evaluation.cluster import Slurm, prepare, printed, works
+
+    prepare(setting, output)
+    missing = works(setting, output, args.train)
+    report = [*(["--reference", args.reference] if args.reference else [])]
+    report += ["--to", str(args.to.expanduser().absolute())] if args.to else []
+    if args.print or slurm is None:
+        print(printed(setting, output, missing, args.devices[0], report))
+        return
+    Slurm(setting, output, slurm, args.devices[0], args.slurm_max, tuple(report)).run(missing, lambda: None)
+    print(f"nnsam3d: what becomes of it: nnsam3d benchmark status -o {output}")

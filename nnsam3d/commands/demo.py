@@ -10,14 +10,14 @@ EPOCHS = 24
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d demo`."""
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to work in (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="working folder (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in that folder")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="training epochs (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the demo; 1 unless clicks did what they should."""
-    # late: `--help` answers at once
+    """Run the demo; 1 unless clicks had the expected effect."""
+    # imported late: `--help` responds immediately
     from nnsam3d.demo.run import run_demo
 
     return run_demo(args.output, args.overwrite, args.epochs)

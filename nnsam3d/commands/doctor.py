@@ -20,21 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="model",
         type=Path,
         metavar="MODEL",
-        help="look at this model folder instead: what it holds, and whether its checkpoints open without running code",
+        help="examine this model folder instead: its contents, and whether its checkpoints open without executing code",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the findings; 1 if there is a problem among them."""
+    """Print the findings; 1 if there is a problem."""
     problems = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other packages' deprecations are no findings
+        warnings.simplefilter("ignore")  # deprecation warnings of other packages are not findings
         for _, finding in examine(None if args.model is None else {"model": partial(check_model, args.model)}):
             problems += finding.level == "problem"
             if finding.level == "problem" or not args.quiet:
                 print(render(finding), flush=True)
     if problems:
-        print(f"\n{problems} problem{'s' * (problems > 1)}: something will break.")
+        print(f"\n{problems} problem{'s' * (problems > 1)} found.")
         return 1
     if not args.quiet:
         print("\nNo problems.")

@@ -11,16 +11,16 @@ from nnsam3d.nnunet import link
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d link`."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--undo", action="store_true", help="remove exactly the files that link wrote")
+    group.add_argument("--undo", action="store_true", help="remove the files that link wrote")
     group.add_argument(
         "--print-path",
         action="store_true",
-        help="write nothing; print the folder that nnUNet_extTrainer has to name",
+        help="write nothing; print the value for nnUNet_extTrainer",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write or remove the stubs, and say which."""
+    """Write or remove the stubs, and list them."""
     if args.print_path:
         print(link.trainers_folder())
         return 0
@@ -39,8 +39,8 @@ def main(args: argparse.Namespace) -> int:
     for stub in removed:
         print(f"removed   {stub}  (no such class in this nnsam3d)")
     if not wanted:
-        cure = "pip install --force-reinstall --no-deps nnsam3d"
-        raise UserError(f"nnsam3d has no trainers to link; cure: {cure}")
+        fix = "pip install --force-reinstall --no-deps nnsam3d"
+        raise UserError(f"nnsam3d has no trainers to link; fix: {fix}")
     names = ", ".join(name for entry in wanted for name in entry.names)
     print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
     return 0

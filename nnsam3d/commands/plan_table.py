@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fingerprint",
         nargs="+",
         metavar="FILE|DATASET",
-        help="nnU-Net datasets with an extracted fingerprint (id, name, or its dataset_fingerprint.json), typical "
-        f"datasets that come with nnsam3d ({', '.join(shipped_names())}; default: all of them), or files of facts "
-        "like theirs (nnsam3d/planning/fingerprints)",
+        help="nnU-Net datasets with an extracted fingerprint (id, name, or its dataset_fingerprint.json), datasets "
+        f"included in nnsam3d ({', '.join(shipped_names())}; default: all of them), or files in "
+        "the format of nnsam3d/planning/fingerprints",
     )
     parser.add_argument(
         "--budget",
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="memory budgets, as for -gpu_memory_target (default: 8 12 16 24 40 80)",
     )
-    parser.add_argument("--why", action="store_true", help="below the table, the reasons for every plan")
+    parser.add_argument("--why", action="store_true", help="also print the reasons for every plan")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
-"""`nnsam3d predict`: nnU-Net's flags, windows around the clicks, one bad case never spoils the others."""
+"""`nnsam3d predict`: nnU-Net's flags, windows around the clicks; a failing case does not stop the others."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,27 +16,32 @@ from nnsam3d.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument("-i", dest="images", type=Path, required=True, metavar="FOLDER", help="images, <case>_0000...")
-    files.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="segmentations go here")
+    files.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="output folder")
     files.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompt files, if they are not beside the images")
-    files.add_argument("--report", type=Path, metavar="FILE", help="write one JSON file: what was done with what")
+    files.add_argument("--report", type=Path, metavar="FILE", help="write a JSON report of the run")
 
     add_model_arguments(parser)
 
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("options")
     how.add_argument(
         "--scope",
         choices=("clicked", "everything"),
         default="clicked",
-        help="clicked: windows around the positive clicks, grown as far as the target goes; cases without a "
-        "positive click are segmented wholly. everything: nnU-Net's sliding window (default: clicked)",
+        help="clicked: windows around the positive clicks, extended as far as the target; cases without a positive "
+        "click are segmented as a whole. everything: nnU-Net's sliding window (default: clicked)",
     )
-    how.add_argument("--no_binding", action="store_true", help="let the network overrule the clicked voxels")
-    how.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (default: 0.5)")
-    how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, a little worse")
+    how.add_argument("--no_binding", action="store_true", help="do not enforce the clicks in the result")
+    how.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
+    how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, less accurate")
     how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
-    how.add_argument("--continue_prediction", action="store_true", help="leave out cases whose output is there")
-    how.add_argument("-num_parts", type=int, default=1, help="share the cases among this many commands (default: 1)")
-    how.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0 (default: 0)")
+    how.add_argument("--continue_prediction", action="store_true", help="skip cases with existing output")
+    how.add_argument("-num_parts", type=int, default=1, help="number of commands that share the cases (default: 1)")
+    how.add_argument("-part_id", type=int, default=0, help="number of this command, from 0 (default: 0)")
+    how.add_argument(
+        "--slurm",
+        metavar="TEXT",
+        help='submit -num_parts jobs with these options, e.g. "partition=gpu gres=gpu:1"; one report at the end',
+    )
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
 
 
@@ -42,11 +49,13 @@ def main(args: argparse.Namespace) -> int:
     """Predict the folder; 1 if a case failed."""
     _check(args)
     folder = chosen_model(args)
-    # late: `nnsam3d predict --help` answers at once
+    if args.slurm is not None:
+        return _hand_over(args, folder)
+    # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
-    from nnsam3d.inference.report import conclude, tell_prompts, tell_strays, write_report
+    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
 
     device = choose_device(args.device)
     model = Model(
@@ -54,11 +63,11 @@ def main(args: argparse.Namespace) -> int:
     )
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     cases = find_cases(args.images, model, args.prompts)
-    tell_strays(cases, args.images, args.prompts)
+    print_stray_prompts(cases, args.images, args.prompts)
     cases = cases[args.part_id :: args.num_parts]
-    tell_prompts(cases)
+    print_prompt_summary(cases)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
-        print(f"nnsam3d: warning: {args.prompts} holds no prompt file of these cases (<case>.json, ...)")
+        print(f"nnsam3d: warning: {args.prompts} contains no prompt file for these cases (<case>.json, ...)")
     for needed in [*([args.report.parent] if args.report else []), args.output]:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
@@ -70,31 +79,80 @@ def main(args: argparse.Namespace) -> int:
     return conclude(outcomes, args.output)
 
 
+def _hand_over(args: argparse.Namespace, model: Path) -> int:
+    """To SLURM: an array over the parts, which go on after an interruption, and one report when all have ended."""
+    from nnsam3d.slurm import NUMBER, Queue, Script, parse, submit
+
+    options = parse(args.slurm)
+    output = args.output.expanduser().absolute()
+    folder = output / "slurm"
+    _make_folder(folder)
+    active = Queue.of(folder).active(("predict", "merge"))
+    if active:
+        raise UserError(f"{output} is being predicted already, by the jobs {', '.join(active)}: wait, or scancel them")
+    report = (args.report or output / "report.json").expanduser().absolute()
+    parts = [folder / f"part_{number}.json" for number in range(args.num_parts)]
+    python = [sys.executable, "-m", "nnsam3d"]
+    number = f"-part_id {NUMBER} --report {shlex.quote(str(folder))}/part_{NUMBER}.json"
+    predict = Script(
+        folder / "predict.sh",
+        f"{shlex.join([*python, *_arguments(args, model, output)])} {number}",
+        options,
+        f"One of {args.num_parts} parts of a prediction for each number of the array",
+    )
+    merge = Script(
+        folder / "merge.sh",
+        shlex.join([*python, "cluster", "merge", str(report), *map(str, parts)]),
+        options,
+        "One report of all parts",
+    )
+    array = submit(predict, range(args.num_parts))
+    last = submit(merge, after=f"afterany:{array}")
+    print(f"nnsam3d: submitted {args.num_parts} part(s) as {array}, the report as {last}: {report}")
+    print(f"nnsam3d: logs: {predict.log(0)} …")
+    return 0
+
+
+def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:
+    """Of a part, all but its number; folders by their full names."""
+    prompts = ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
+    folds = ["-f", *args.folds] if args.folds else []
+    flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")
+    return [
+        *("predict", "-i", str(args.images.absolute()), "-o", str(output), "-m", str(model.absolute())),
+        *folds,
+        *("-chk", args.checkpoint, "--scope", args.scope, "-step_size", f"{args.step_size:g}", "-device", args.device),
+        *prompts,
+        *(f"--{flag}" for flag in flags if getattr(args, flag)),
+        *("--continue_prediction", "-num_parts", str(args.num_parts)),
+    ]
+
+
 def _check(args: argparse.Namespace) -> None:
     if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
-        raise UserError(f"-part_id {args.part_id} of -num_parts {args.num_parts}: parts are counted from 0")
+        raise UserError(f"-part_id {args.part_id} with -num_parts {args.num_parts}: parts are numbered from 0")
     if not 0 < args.step_size <= 1:
-        raise UserError(f"-step_size {args.step_size}: a share of the window, larger than 0 and at most 1")
+        raise UserError(f"-step_size {args.step_size}: must be larger than 0 and at most 1 (a fraction of the window)")
     if args.prompts is not None and not args.prompts.is_dir():
         raise UserError(f"--prompts {args.prompts}: {_no_folder(args.prompts)}")
     if not args.images.is_dir():
         raise UserError(f"-i {args.images}: {_no_folder(args.images)}")
     if args.output.resolve() == args.images.resolve():
-        raise UserError(f"-o {args.output} is the folder of the images: results would lie among them; choose another")
+        raise UserError(f"-o {args.output} is the folder of the images; choose another one")
     if args.report is not None and args.report.is_dir():
-        raise UserError(f"--report {args.report} is a folder: name a file")
+        raise UserError(f"--report {args.report} is a folder; specify a file")
 
 
 def _no_folder(path: Path) -> str:
-    return "is a file, name its folder" if path.is_file() else "no such folder"
+    return "is a file; specify its folder" if path.is_file() else "no such folder"
 
 
 def _make_folder(folder: Path) -> None:
-    """Now, not after hours of computing."""
+    """Before hours of computation, not after."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # by doing it: permissions do not tell of read-only file systems, nor of root's
+        # tested by writing: permissions do not show read-only file systems
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: no files can be written there: {error.strerror}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error

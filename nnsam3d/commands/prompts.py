@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def action(name: str, summary: str) -> argparse.ArgumentParser:
         return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
-    inspect = action("inspect", "show where the clicks of a file lie, in every space; status 1 if one is outside")
+    inspect = action("inspect", "show a file's clicks in all spaces; status 1 if one is outside the image")
     inspect.add_argument("file", type=Path)
     _add_reading(inspect)
-    inspect.add_argument("--segmentation", type=Path, metavar="FILE", help="tell what label the clicks hit or miss")
+    inspect.add_argument("--segmentation", type=Path, metavar="FILE", help="show which label each click hits or misses")
 
-    convert = action("convert", "write prompt files in another format, by default our own")
+    convert = action("convert", "write prompt files in another format, by default nnsam3d's own")
     convert.add_argument("files", type=Path, nargs="+", metavar="FILE")
     convert.add_argument(
         "-o",
@@ -31,52 +31,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="<case>.json goes here; the case is that of --image, if it is one file, else the prompt file's name; "
-        "files of one case are joined",
+        help="output folder for <case>.json; the case is named by --image if that is a file, otherwise by the prompt "
+        "file; files of one case are merged",
     )
     _add_reading(convert)
     convert.add_argument("--to", choices=TARGETS, default="nnsam3d", help="default: %(default)s")
     convert.add_argument("--to-space", choices=("voxel", "lps", "ras"), help="default: as in the file, where possible")
-    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    convert.add_argument("--overwrite", action="store_true", help="replace existing files")
 
-    simulate = action("simulate", "make prompt files from ground truth, for tests and benchmarks")
-    simulate.add_argument("segmentations", type=Path, metavar="FOLDER", help="ground truth: <case>.nii.gz and so on")
-    simulate.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="<case>.json goes here")
-    simulate.add_argument("-n", type=int, default=1, help="clicks in each case (default: %(default)s)")
+    simulate = action("simulate", "create prompt files from ground truth, for tests and benchmarks")
+    simulate.add_argument("segmentations", type=Path, metavar="FOLDER", help="ground truth: <case>.nii.gz, ...")
+    simulate.add_argument(
+        "-o", dest="output", type=Path, required=True, metavar="FOLDER", help="output folder for <case>.json"
+    )
+    simulate.add_argument("-n", type=int, default=1, help="clicks per case (default: %(default)s)")
     simulate.add_argument(
         "--strategy",
         choices=STRATEGIES,
         default="uniform",
-        help="uniform: anywhere on a label, labels in turn; center: in the middle of its components; largest_error: "
+        help="uniform: anywhere on alternating labels; center: in the middle of components; largest_error: "
         "in the middle of the largest errors of --predictions (default: %(default)s)",
     )
     simulate.add_argument("--predictions", type=Path, metavar="FOLDER", help="segmentations to correct (largest_error)")
-    simulate.add_argument("--add-to", type=Path, metavar="FOLDER", help="prompt files whose clicks come first")
-    simulate.add_argument("--seed", type=int, default=0, help="with the case's name it fixes the clicks (default: 0)")
-    simulate.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json (default: beside the folder)")
-    simulate.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    simulate.add_argument("--add-to", type=Path, metavar="FOLDER", help="existing prompt files to extend")
+    simulate.add_argument("--seed", type=int, default=0, help="clicks depend on seed and case name only (default: 0)")
+    simulate.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json (default: in the parent folder)")
+    simulate.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, metavar="PATH", help="the case's image, or a folder with <case>_0000...")
     parser.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json, to check and translate the labels")
     parser.add_argument(
-        "-m", dest="model", type=Path, metavar="MODEL", help="model folder: its reader's geometry holds"
+        "-m", dest="model", type=Path, metavar="MODEL", help="model folder whose image reader defines the geometry"
     )
     parser.add_argument("--scaled", action="store_true", help="napari: positions are in units of the image's spacing")
-    parser.add_argument("--format", help="of the file, where its content leaves a doubt")
-    parser.add_argument("--space", choices=("voxel", "lps", "ras"), help="of the positions, where the format is silent")
+    parser.add_argument("--format", help="format of the file, if its content is ambiguous")
+    parser.add_argument(
+        "--space", choices=("voxel", "lps", "ras"), help="of the positions, if the format does not define it"
+    )
     parser.add_argument(
         "--label",
         action="append",
         metavar="LABEL|WORD=LABEL",
-        help="the label of all words that are no label, or of one word; may be repeated",
+        help="label for all words that are not labels, or for one word; may be repeated",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do what the action says."""
-    # late: `--help` answers at once
+    """Run the action."""
+    # imported late: `--help` responds immediately
     if args.action == "simulate":
         return _simulate(args)
     from nnsam3d.prompts.convert import Stated, convert, dataset_labels, translation
@@ -95,9 +99,9 @@ def _simulate(args: argparse.Namespace) -> int:
     from nnsam3d.prompts.from_labels import Simulation, simulate_folder
 
     if (args.strategy == "largest_error") != (args.predictions is not None):
-        raise UserError("--strategy largest_error and --predictions FOLDER belong together")
+        raise UserError("--strategy largest_error and --predictions FOLDER must be used together")
     if not args.segmentations.is_dir():
-        raise UserError(f"{args.segmentations}: no such folder (ground truth, one label map for every case)")
+        raise UserError(f"{args.segmentations}: no such folder (expected: ground truth, one label map per case)")
     dataset_file = args.dataset or args.segmentations.absolute().parent / "dataset.json"
     simulation = Simulation(args.n, args.strategy, args.seed, args.predictions, args.add_to)
     return simulate_folder(args.segmentations, args.output, load_dataset(dataset_file), simulation, args.overwrite)

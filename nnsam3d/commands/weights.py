@@ -17,15 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
     presets = list(OFFICIAL_FILES)
-    action("list", "show the known files, and where they are found")
-    download = action("download", "download Meta's file; resumes, and checks the digest")
+    action("list", "list the available files and where they are stored")
+    download = action("download", "download Meta's file; resumes interrupted downloads and verifies the digest")
     download.add_argument("preset", choices=presets)
-    download.add_argument("--to", metavar="FOLDER", type=Path, help="where to put it, instead of the usual place")
-    download.add_argument(
-        "--url", help=f"the file, or the folder that holds it, elsewhere than at Meta (also: {URL_VARIABLE})"
-    )
-    verify = action("verify", "compare files with the digest in their name; status 0 if all are right")
-    verify.add_argument("presets", nargs="*", metavar="preset", help="default: all that are found")
+    download.add_argument("--to", metavar="FOLDER", type=Path, help="destination folder, instead of the default")
+    download.add_argument("--url", help=f"address of the file or its folder, instead of Meta's (also: {URL_VARIABLE})")
+    verify = action("verify", "compare files with the digest in their name; status 0 if all are correct")
+    verify.add_argument("presets", nargs="*", metavar="preset", help="default: all that exist")
     path = action("path", "print the path of the file that a training would use")
     path.add_argument("preset", choices=presets)
 

@@ -1,4 +1,4 @@
-"""Pictures that show at a glance what a click did: one case under several ways of clicking, side by side."""
+"""Pictures of the effect of clicks: one case with several sets of clicks, side by side."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Strip:
-    """One case under several ways of clicking, on the slice that shows most of both lesions."""
+    """One case with several sets of clicks, on the slice that shows most of both lesions."""
 
     name: str
     case: PhantomCase
@@ -39,7 +39,7 @@ class Strip:
 
 
 def write_overlay(path: Path, rows: Sequence[Sequence[Strip]]) -> None:
-    """Draw the strips of every row side by side, the rows one below the other, and write a PNG."""
+    """Draw rows of strips and write a PNG."""
     columns = max(sum(len(strip.panels) for strip in row) for row in rows)
     size = (3.4 * columns, 3.8 * len(rows) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
@@ -64,7 +64,7 @@ def write_overlay(path: Path, rows: Sequence[Sequence[Strip]]) -> None:
 
 
 def _draw_strip(axes: Sequence[Axes], strip: Strip) -> None:
-    """The panels of a strip on the first axes."""
+    """Draw the panels of a strip on the first axes."""
     image_DHW = sitk.GetArrayFromImage(strip.case.image)
     per_slice = np.minimum(strip.case.target_DHW.sum((1, 2)), strip.case.lookalike_DHW.sum((1, 2)))
     depth = int(per_slice.argmax())

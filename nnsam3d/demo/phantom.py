@@ -1,11 +1,11 @@
-"""A phantom CT set on which only a click can tell what is wanted.
+"""Phantom CTs in which only a click identifies the target.
 
-Every case has a body, a liver-like organ, a spine, a kidney and two lesions drawn from one distribution. Voxels are
-anisotropic and images oblique. There are two kinds:
+Every case has a body, a liver-like organ, a spine, a kidney and two lesions from the same distribution. Voxels are
+anisotropic, and images oblique. There are two types:
 
 - separate: the lesions are far apart. One of them, chosen at random, is the label; the other is its look-alike.
-- bridged: the lesions touch. In training the label is both of them or one: a click on one lesion leaves open whether
-  its neighbour belongs to it. In the tests the label is one of them: what is taken too much needs a correction.
+- bridged: the lesions touch. In training, the label is both of them or one, so that a click on one is ambiguous. In the
+  tests, the label is one of them: segmenting both requires a correction.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class PhantomCase:
 
     Attributes:
         image: CT in HU, oblique and anisotropic.
-        target_DHW: what is labelled (bool, z, y, x): one lesion, or both.
-        lookalike_DHW: the other lesion; empty where both are labelled.
+        target_DHW: the labelled lesion, or both (bool, z, y, x).
+        lookalike_DHW: the other lesion; empty if both are labelled.
     """
 
     image: sitk.Image
@@ -70,7 +70,7 @@ def write_dataset(
     """Write ``Dataset990_PhantomCT`` in nnU-Net raw format; returns the test cases (separate lesions) by name.
 
     Args:
-        bridged_share: how many of the training cases have lesions that touch (spread evenly among them).
+        bridged_share: share of training cases with lesions that touch (evenly distributed).
     """
     folder = raw_folder / DATASET_NAME
     for name in ("imagesTr", "labelsTr"):
@@ -94,7 +94,7 @@ def write_dataset(
 
 
 def write_bridged_tests(raw_folder: Path, number: int, seed: int) -> dict[str, PhantomCase]:
-    """Write test images whose target is one of two lesions that touch, to ``imagesTs_bridged``; cases by name."""
+    """Write test images with one of two touching lesions as target to ``imagesTs_bridged``; returns them by name."""
     rng = np.random.default_rng([seed, 1])
     tests = {f"bridged_{index:03d}": make_bridged_case(rng) for index in range(number)}
     _write_images(raw_folder / DATASET_NAME / "imagesTs_bridged", tests)
@@ -128,7 +128,7 @@ def _body(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.flo
 def _image(
     hu: NDArray[np.float64], lesions: list[NDArray[np.bool_]], rng: np.random.Generator
 ) -> tuple[sitk.Image, int]:
-    """The image, blurred, noisy and oblique, with its lesions; and which of the two is drawn as the target."""
+    """The image, blurred, noisy and oblique, with its lesions; and the index of the target."""
     for lesion in lesions:
         hu[lesion] = LESION
     hu = ndimage.gaussian_filter(hu, sigma=0.6) + rng.normal(0, NOISE, hu.shape)
@@ -166,7 +166,7 @@ def _radii_away(
 
 
 def _two_lesions(grid_mm: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """Two ellipsoids of one distribution, apart from one another, at about the same height."""
+    """Two ellipsoids from the same distribution, far apart, at about the same height."""
     low, high = RADIUS_MM
     while True:
         centres = rng.uniform(*CENTRES_MM, size=(2, 3))

@@ -1,7 +1,7 @@
-"""``nnsam3d demo``: nnU-Net's own commands, end to end, on phantoms on which only a click tells what is wanted.
+"""``nnsam3d demo``: nnU-Net's commands, end to end, on phantoms in which only a click identifies the target.
 
-Two questions, one trained network: does the click decide which of two equal lesions is segmented, and does a
-"background" click take away what a first click took too much?
+It answers two questions with one network: does the click decide which of two equal lesions is segmented, and does a
+"background" click remove a wrongly included lesion?
 """
 
 from __future__ import annotations
@@ -87,22 +87,22 @@ ARMS = (
 )
 SPACING_ZYX = SPACING_XYZ[::-1]
 SECOND_CLICK = {
-    0: "+ 1 'background' click on what is too much",
-    1: "+ 1 click on what is missed",
+    0: "+ 1 'background' click on the neighbour",
+    1: "+ 1 click on the missed part",
     None: "no error, no second click",
 }
 BEFORE, AFTER = "bridged_one_click", "bridged_corrected"
 
 
 def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
-    """Run the demo; 1 unless clicks did what they should.
+    """Run the demo; 1 unless clicks had the expected effect.
 
     Raises:
-        UserError: the output folder holds something else, or one of nnU-Net's commands failed.
+        UserError: the output folder is not empty, or one of nnU-Net's commands failed.
     """
     started = time.monotonic()
     output = _fresh_folder(output, overwrite)
-    print(f"nnsam3d demo: plan, train and predict with nnU-Net's own commands; {MINUTES}. Everything goes to {output}")
+    print(f"nnsam3d demo: plan, train and predict with nnU-Net's commands; {MINUTES}. Output folder: {output}")
     environment = os.environ | nnunet_environment(output)
     logs = output / "logs"
 
@@ -118,7 +118,7 @@ def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
     print(f'[3/4] nnsam3d_options="{options}" \\\n      nnUNetv2_train 990 3d_fullres 0 -tr {TRAINER} -device cpu')
     _train(environment | {"nnsam3d_options": options}, logs / "train.txt", epochs)
 
-    print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each way of clicking")
+    print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each set of clicks")
     with tqdm(total=len(ARMS) + 2, desc="predict", unit="arm") as bar:
         first_table, decided, strips = _arms(output, environment, tests, bar)
         second_table, corrected, correction_strips = _correction(output, environment, bridged, bar)
@@ -136,7 +136,7 @@ def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
 def _arms(
     output: Path, environment: dict[str, str], tests: dict[str, PhantomCase], bar: tqdm
 ) -> tuple[str, bool, list[Strip]]:
-    """Every way of clicking on the separate lesions: table, whether clicks decide, pictures."""
+    """All sets of clicks on separate lesions: table, whether clicks decide, pictures."""
     clicks: dict[str, Clicks] = {}
     found: dict[str, Masks] = {}
     for arm in ARMS:
@@ -175,21 +175,21 @@ def _correction(
 
 
 def _verdict(decided: bool, corrected: bool) -> int:
-    """Say whether clicks did what they should; the exit status."""
+    """Print whether clicks had the expected effect; returns the exit status."""
     hint = f"Fewer epochs than {EPOCHS}, or a bug: please report it."
     if decided:
         print("Moving the click moved the segmentation.")
     else:
         print(
-            f"nnsam3d: moving the click did NOT move the segmentation as it should (Dice at least {ENOUGH} where "
-            f"clicked, {APART} less elsewhere). {hint}",
+            f"nnsam3d: moving the click did NOT move the segmentation as expected (Dice at least {ENOUGH} for the "
+            f"clicked lesion, {APART} less for the other). {hint}",
             file=sys.stderr,
         )
     if corrected:
-        print("A second click corrected what the first one took too much.")
+        print("A second click removed most of what the first one wrongly included.")
     else:
         print(
-            f"nnsam3d: the second click did NOT correct as it should (the first one takes at least {TOO_MUCH:.0%} of "
+            f"nnsam3d: the second click did NOT correct as expected (the first includes at least {TOO_MUCH:.0%} of "
             f"the neighbour, the second leaves at most {LEFT:.0%} of that, and Dice rises by {GAIN} or more). {hint}",
             file=sys.stderr,
         )
@@ -200,7 +200,7 @@ def _verdict(decided: bool, corrected: bool) -> int:
 
 
 def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> Clicks:
-    """Prompt files of one arm; returns the clicks, for the pictures."""
+    """Write the prompt files of one arm; returns the clicks, for the pictures."""
     clicks = {
         name: list(_draw_clicks(case, arm, np.random.default_rng([SEED, number])))
         for number, (name, case) in enumerate(tests.items())
@@ -211,7 +211,7 @@ def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> 
 
 def first_clicks(cases: dict[str, PhantomCase]) -> Clicks:
     """One click in the middle of every target."""
-    rng = np.random.default_rng(SEED)  # "center" draws nothing
+    rng = np.random.default_rng(SEED)  # not used by "center"
     return {
         name: [(simulate_clicks(case.target_DHW.astype(np.uint8), 1, 1, rng, "center", spacing=SPACING_ZYX)[0], 1)]
         for name, case in cases.items()
@@ -219,7 +219,7 @@ def first_clicks(cases: dict[str, PhantomCase]) -> Clicks:
 
 
 def with_error_clicks(cases: dict[str, PhantomCase], predictions: Masks, clicks: Clicks) -> Clicks:
-    """The clicks, and one more in the middle of each prediction's largest error, if it has one."""
+    """The clicks, with one more in the middle of each prediction's largest error, if any."""
     more: Clicks = {}
     for name, case in cases.items():
         click = next_click(
@@ -231,7 +231,7 @@ def with_error_clicks(cases: dict[str, PhantomCase], predictions: Masks, clicks:
 
 
 def _write_clicks(folder: Path, clicks: Clicks) -> None:
-    """A prompt file for every case that has clicks."""
+    """Write a prompt file for every case with clicks."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, listed in clicks.items():
         if listed:
@@ -276,7 +276,7 @@ def _run(name: str, arguments: list[str], environment: dict[str, str], log: Path
 
 
 def _train(environment: dict[str, str], log: Path, epochs: int) -> None:
-    """Train, with one progress bar for what nnU-Net writes in thousands of lines."""
+    """Train, with a progress bar instead of nnU-Net's output."""
     arguments = [nnunet_command("nnUNetv2_train"), DATASET_ID, "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"]
     with (
         log.open("w", encoding="utf-8", buffering=1) as file,
@@ -302,7 +302,7 @@ def _check(name: str, status: int, log: Path) -> None:
 
 
 def _predict(output: Path, environment: dict[str, str], images: str, arm: str, cases: dict[str, PhantomCase]) -> Masks:
-    """Masks (D, H, W) of nnU-Net's own command with the prompt files of one arm."""
+    """Masks (D, H, W) predicted by nnU-Net's command with the prompt files of one arm."""
     found = output / "predictions" / arm
     _run("nnUNetv2_predict",
          ["-i", str(output / "raw" / DATASET_NAME / images), "-o", str(found),

@@ -1,4 +1,4 @@
-"""What the demo's predictions are worth: Dice, two tables, and whether clicks did what they should."""
+"""Scores of the demo: Dice, two tables, and whether clicks had the expected effect."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from nnsam3d.demo.phantom import PhantomCase
 from nnsam3d.tables import columns
 
-ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and how much worse a click on the look-alike has to be
-TOO_MUCH, LEFT = 0.30, 0.50  # share of the neighbour that one click takes, and how much of that may be left after two
-GAIN = 0.05  # Dice that the correction has to win
+ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and the required difference for a click on the look-alike
+TOO_MUCH, LEFT = (
+    0.30,
+    0.50,
+)  # share of the neighbour included by one click, and how much of it may remain after two
+GAIN = 0.05  # required gain in Dice by the correction
 Masks: TypeAlias = Mapping[str, NDArray[np.bool_]]
 Scores: TypeAlias = dict[str, tuple[float, float]]
 
@@ -25,8 +28,8 @@ class Correction:
 
     Attributes:
         dice: against the target. taken: share of the neighbour's voxels inside the prediction.
-        background: how many cases got a "background" click. missed: how many a "lesion" click, because their largest
-            error was something missed. cases: how many there are; the rest was perfect and got no second click.
+        background: number of cases with a "background" click. missed: with a "lesion" click, because the largest error
+            was a missed part. cases: number of cases; the others had no error and no second click.
     """
 
     dice: tuple[float, float]
@@ -53,10 +56,10 @@ def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]
 
 
 def dice_table(titles: Mapping[str, str], scores: Scores, num_cases: int) -> str:
-    """The scores as text, one line for each way of clicking.
+    """The scores as text, one line per set of clicks.
 
     Args:
-        titles: arm -> what its line is called.
+        titles: arm -> title of its line.
     """
     rows = [(title, (scores[arm][0], scores[arm][1])) for arm, title in titles.items()]
     return _table(f"Mean Dice over {num_cases} test cases", ("target", "look-alike"), rows)
@@ -71,11 +74,11 @@ def clicks_decide(scores: Scores) -> bool:
 def measure_correction(
     tests: Mapping[str, PhantomCase], before: Masks, after: Masks, second: Mapping[str, int | None]
 ) -> Correction:
-    """What the second click changed.
+    """The effect of the second click.
 
     Args:
         tests: bridged cases. before, after: (D, H, W) predictions by case.
-        second: label of each case's second click; None where there was nothing to correct.
+        second: label of each case's second click; None if there was no error.
     """
     given = [second[name] for name in tests]
     return Correction(
@@ -88,9 +91,9 @@ def measure_correction(
 
 
 def correction_table(found: Correction) -> str:
-    """Before and after the second click, with what that click was."""
+    """Before and after the second click, with its type."""
     always = found.background == found.cases
-    second = "+ 1 'background' click on what is too much" if always else "+ 1 click on the largest error"
+    second = "+ 1 'background' click on the neighbour" if always else "+ 1 click on the largest error"
     rows = [
         (title, (found.dice[step], found.taken[step])) for step, title in enumerate(("1 click on the target", second))
     ]
@@ -101,12 +104,12 @@ def correction_table(found: Correction) -> str:
     nothing = found.cases - found.background - found.missed
     return text + (
         f"\nThe second click was 'background' in {found.background} of {found.cases} cases, 'lesion' in {found.missed} "
-        f"(more was missed than was too much), and there was none in {nothing} (no error)."
+        f"(the larger error was a missed part), and there was none in {nothing} (no error)."
     )
 
 
 def correction_works(found: Correction) -> bool:
-    """Whether one click took too much, and the correction removed most of it and made the target better."""
+    """Whether one click included too much, and the correction removed most of it and improved the target."""
     (dice_before, dice_after), (taken_before, taken_after) = found.dice, found.taken
     removed = taken_before >= TOO_MUCH and taken_after <= LEFT * taken_before
     return removed and dice_after >= dice_before + GAIN
@@ -122,6 +125,6 @@ def _mean(values: Iterable[float]) -> float:
 
 def _table(head: str, names: tuple[str, str], rows: list[tuple[str, tuple[float, float]]]) -> str:
     first, second = (len(name) for name in names)
-    told = [(title, f"{one:{first}.2f}", f"{other:{second}.2f}") for title, (one, other) in rows]
-    header, *lines = columns([("prompt", *names), *told]).splitlines()
+    formatted = [(title, f"{one:{first}.2f}", f"{other:{second}.2f}") for title, (one, other) in rows]
+    header, *lines = columns([("prompt", *names), *formatted]).splitlines()
     return "\n".join([head, header, "-" * len(header), *lines])

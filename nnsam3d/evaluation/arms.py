@@ -1,4 +1,4 @@
-"""Who answers the clicks: any trained nnU-Net model, and controls made of it.
+"""The arms of the benchmark: trained nnU-Net models, and controls derived from them.
 
 Results have the axes of nnU-Net's reader (z, y, x).
 """
@@ -25,12 +25,12 @@ from nnsam3d.nnunet.preprocessing import clicked_voxels
 from nnsam3d.prompts import CasePrompts, VoxelClick
 from nnsam3d.prompts.components import hit
 
-CACHE_BYTES = 2 * 10**9  # click-free features that an arm may keep of one image
+CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
 
 
 @dataclass(frozen=True)
 class Work:
-    """Windows that went through the network: as a whole, or through SAM3D's halves (click-free, and with clicks)."""
+    """Windows processed by the network: as a whole, or by the halves of SAM3D (without and with clicks)."""
 
     whole: int = 0
     encoded: int = 0
@@ -44,9 +44,9 @@ class Arm:
     """A trained model as an arm of the benchmark.
 
     Attributes:
-        model: with one fold.
-        oracle: a model without clicks, reduced to what clicks hit: the information of the clicks without a model that
-            uses it.
+        model: with a single fold.
+        oracle: a model without clicks, reduced to the components that clicks hit: the information in the clicks without
+            a model that uses it.
     """
 
     def __init__(self, model: TrainedModel, oracle: bool = False) -> None:
@@ -56,14 +56,14 @@ class Arm:
         self.predictor: Predictor = Oracle(trained) if oracle else trained
         self._whole = 0
         self._image: PreparedImage | None = None
-        self.network.register_forward_hook(lambda *_: self._count())  # a copy of the network copies no bound method
+        self.network.register_forward_hook(lambda *_: self._count())  # bound methods would be copied
 
     def _count(self) -> None:
         self._whole += 1
 
     @property
     def kind(self) -> str:
-        """What becomes of clicks.
+        """How clicks are used.
 
         "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's sliding window with prompt
         channels; "automatic": ignored; "oracle".
@@ -76,7 +76,7 @@ class Arm:
 
     @property
     def listens(self) -> bool:
-        """Whether clicks change anything."""
+        """Whether the arm uses clicks."""
         return self.kind != "automatic"
 
     @property
@@ -84,26 +84,26 @@ class Arm:
         return self.model.networks[0]
 
     def work(self) -> Work:
-        """So far; differences within a case mean something."""
+        """The total so far; use differences within a case."""
         windows = None if self._image is None else self._image.windows
         return Work(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
-        """A case that is read, ready for clicks."""
+        """Prepare a case for clicks."""
         prepared = self.predictor.prepare(image_CZYX, properties)
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
 
 
 class Answering:
-    """A case, ready for clicks: the answer to none is computed once, because every click seed begins with it."""
+    """A case ready for clicks. The answer without clicks is computed once, because all click seeds start with it."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
         self._automatic: NDArray[Any] | None = None
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """As :meth:`Prepared.answer`."""
+        """See :meth:`Prepared.answer`."""
         if prompts is not None and prompts.prompts:
             return self._prepared.answer(prompts)
         if self._automatic is None:
@@ -113,12 +113,12 @@ class Answering:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A control: the answer of a model without clicks, reduced to what the clicks hit."""
+    """A control: the answer of a model without clicks, reduced to the components that clicks hit."""
 
     trained: Trained
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Hit:
-        """As :meth:`Predictor.prepare`."""
+        """See :meth:`Predictor.prepare`."""
         return Hit(self.trained.prepare(image_CZYX, properties), self.trained.model, properties)
 
 
@@ -131,7 +131,7 @@ class Hit:
     properties: dict[str, Any]
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """As :meth:`Prepared.answer`."""
+        """See :meth:`Prepared.answer`."""
         label_map = self.automatic.answer(None)
         if prompts is None:
             return label_map
@@ -140,27 +140,27 @@ class Hit:
 
 
 def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: bool = True) -> Arm:
-    """The arm of a trained model; what it can do is what its trainer says.
+    """The arm of a trained model, with the capabilities of its trainer.
 
     Raises:
-        UserError: no such model, or an oracle of a model that listens to clicks.
+        UserError: no such model, or an oracle of a model with clicks.
     """
     if not (folder / f"fold_{fold}" / FINAL).is_file():
         raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
     model = TrainedModel(folder, [fold], FINAL, device, mirroring=mirroring)
     if name.oracle and model.prompt_types:
-        raise UserError(f"arm {name.text}: the oracle control is for models without clicks; leave out {ORACLE}")
+        raise UserError(f"arm {name.text}: the oracle control is for models without clicks; remove {ORACLE}")
     return Arm(model, name.oracle)
 
 
 def reduce_to_hit(
     label_map: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None
 ) -> NDArray[Any]:
-    """A label map without the components (26-connected) that no positive click of their label hits.
+    """A label map without the components (26-connected) that are not hit by a positive click with their label.
 
-    A label keeps everything where none of its components is hit: the control must not lose by a click that its model
-    could not know. With regions a component is one of everything that is not background, and any positive click
-    that hits it keeps it: the core of a tumour must not be cut out because only its rim was clicked.
+    If none of its components is hit, a label is kept: the control must not suffer from a click that its model did not
+    receive. With regions, components are those of all foreground, and any positive click keeps them, so that a click on
+    the rim of a tumour keeps its core.
     """
     positive = [(voxel, label) for voxel, label in clicks if label > 0]
     if regions is None:

@@ -1,4 +1,4 @@
-"""What a correction looks like: before the click, the click, after it. Axis letters: D, H, W = array axes z, y, x."""
+"""Pictures of a correction: before the click, the click, after it. Axis letters: D, H, W = array axes z, y, x."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nnsam3d.evaluation.plan import PROTOCOLS, Setting
 from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
 
-CLICK = 2  # the first one that is set on an error of an answer to clicks
+CLICK = 2  # the first one on an error of an answer to clicks
 QUARTILES = (0.25, 0.5, 0.75)
-ARMS = 2  # shown side by side
-NONE_NEEDED = "no second click:\nnothing was left to correct"
+ARMS = 2  # side by side
+NONE_NEEDED = "no second click:\nno error left"
 
 
 def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tuple[Figure, str] | None:
-    """A row per case, three panels per arm; None where there are no such clicks, images, models or label maps.
+    """A row per case, three panels per arm; None without such clicks, images, models or label maps.
 
     Args:
         found: all arms of one dataset, configuration and protocol.
@@ -42,16 +42,16 @@ def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) ->
         f"The second click, the first one on an error of an answer to clicks: on the slice through it, the answer "
         f"before, the click on that answer's error, and the answer after; protocol {arms[0].protocol}, click seed "
         f"{setting.seeds[0]}. The cases are those at the quartiles (25, 50, 75 %) of {arms[0].arm}'s Dice without a "
-        "click, whatever the clicks did. Dice is that of the whole case; clicks are made to hold in all answers. "
+        "click, independent of later clicks. Dice is that of the whole case; clicks are enforced in all answers. "
         "Every arm is clicked on its own error."
     )
     return corrections(kept, [group.arm for group in arms]), caption
 
 
 def quartile_cases(group: Group, seed: int) -> list[Unit]:
-    """The units at the quartiles of Dice without a click, from low to high; fewer where there are fewer cases."""
+    """The units at the quartiles of Dice without a click, from low to high; fewer if there are fewer cases."""
     label = group.labels[0]
-    first = {unit["case"]: unit for unit in reversed(group.units) if unit["seed"] == seed}  # of its first fold
+    first = {unit["case"]: unit for unit in reversed(group.units) if unit["seed"] == seed}  # its first fold
     scored = [(unit_score(unit, "dice", label, 0), case) for case, unit in first.items()]
     ranked = [case for dice, case in sorted((dice, case) for dice, case in scored if dice is not None)]
     places = [int(np.floor(share * (len(ranked) - 1) + 0.5)) for share in QUARTILES]
@@ -59,16 +59,16 @@ def quartile_cases(group: Group, seed: int) -> list[Unit]:
 
 
 def _unit_like(unit: Unit, group: Group) -> Unit:
-    """Of another arm: the same case, fold and seed."""
-    same = ("case", "fold", "seed")
-    return next(other for other in group.units if all(other[key] == unit[key] for key in same))
+    """The unit of another arm with the same case, fold, training and seed."""
+    same = ("case", "fold", "training", "seed")
+    return next(other for other in group.units if all(other.get(key) == unit.get(key) for key in same))
 
 
 def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> Correction | str | None:
-    """The panels' content; a text where no such click was needed, None where something is missing."""
+    """The content of the panels; a text if no such click was needed, None if something is missing."""
     if len(unit["steps"]) <= CLICK:
         return NONE_NEEDED
-    # exactly: an earlier version kept no map after two clicks, and the one before would pass for it
+    # the exact map: earlier versions did not keep the one after two clicks
     before, after = (read_map(map_file(output, unit), clicks, exactly=True) for clicks in (CLICK - 1, CLICK))
     loaded = load_case(setting, unit)
     if before is None or after is None or loaded is None:
@@ -91,5 +91,5 @@ def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> Correcti
 
 
 def _about(label_map: NDArray[Any], label: int) -> NDArray[np.bool_]:
-    """What a click is about: its own label; a negative one is about everything that is found."""
+    """The target of a click: its label; for a negative click, all foreground."""
     return np.asarray(label_map == label if label else label_map > 0)

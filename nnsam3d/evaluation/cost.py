@@ -1,4 +1,4 @@
-"""What an arm costs, beside its quality."""
+"""The cost of an arm."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
 
     Returns:
         ``parameters`` and ``trained_parameters``; ``window`` (D, H, W); ``window_gflop`` and ``click_gflop`` (a
-        further click on a window that is known: less than a window only where features are kept between clicks);
-        ``training_seconds`` (inside epochs, with online validation) and ``epochs``; ``weights``, what the
-        training started from.
+        further click on a known window: less than a window only if features are kept between clicks);
+        ``training_seconds`` (inside epochs, with online validation) and ``epochs``; ``weights``, the
+        initial weights of the training.
     """
     configuration = arm.model.configuration_manager
     record = configuration.configuration.get(RECORD_KEY, {"source": SCRATCH})
@@ -45,11 +45,11 @@ def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
 
 
 def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
-    """All, and those that the training changed."""
+    """The number of parameters, and of trained parameters."""
     if not isinstance(network, SAM3D):
         total, _ = parameter_counts(network)
         return total, total
-    with torch.device("meta"):  # a loaded network has forgotten what was trained
+    with torch.device("meta"):  # loaded networks do not record which parameters were trained
         fresh = SAM3D(network.config)
     if pretrained:
         freeze_pretrained(fresh)
@@ -57,7 +57,7 @@ def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
 
 
 def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
-    """FLOP of one window, and of a further click on it: from shapes alone."""
+    """FLOP of one window, and of a further click on it, from shapes."""
     if isinstance(arm.network, SAM3D):
         cost = measure(arm.network.config)
         return cost.forward_flop, cost.click_flop
@@ -77,7 +77,7 @@ def _training(checkpoint: Path) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, as far as the system tells it."""
+    """The name of the CPU, if known."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-# Okabe and Ito's colours, which the colour-blind tell apart too
+# the colours of Okabe and Ito, distinguishable for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PREDICTION, TRUTH, CLICK = "#ff4d4d", "#38d430", "#1f77ff"
@@ -33,7 +33,7 @@ METRIC_TITLES = {
 
 
 def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
-    """Mean over patients with 95 % interval, by number of clicks; arms that do not listen are lines across.
+    """Mean over patients with 95 % interval, by number of clicks; arms without clicks are horizontal lines.
 
     Args:
         rows: of one dataset, configuration, protocol and label (`summary["scores"]`).
@@ -51,8 +51,8 @@ def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: S
         axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    heard = {row["arm"] for row in rows if row["clicks"]}
-    handles = [_handle(number, arm, arm in heard or not most) for number, arm in enumerate(arms)]
+    with_clicks = {row["arm"] for row in rows if row["clicks"]}
+    handles = [_handle(number, arm, arm in with_clicks or not most) for number, arm in enumerate(arms)]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
     return figure
@@ -62,7 +62,7 @@ def _curve(axis: Axes, own: Sequence[dict[str, Any]], metric: str, number: int, 
     clicks = [row["clicks"] for row in own]
     mean, low, high = ([row[metric][key] for row in own] for key in ("mean", "low", "high"))
     colour = COLOURS[number % len(COLOURS)]
-    if len(own) == 1 and most > 0:  # the same whatever is clicked
+    if len(own) == 1 and most > 0:  # independent of clicks
         axis.axhline(mean[0], color=colour, ls="--", lw=1.8)
         axis.axhspan(low[0], high[0], color=colour, alpha=0.08, lw=0)
         return
@@ -70,9 +70,9 @@ def _curve(axis: Axes, own: Sequence[dict[str, Any]], metric: str, number: int, 
     axis.fill_between(clicks, low, high, color=colour, alpha=0.13, lw=0)
 
 
-def _handle(number: int, arm: str, heard: bool) -> Line2D:
+def _handle(number: int, arm: str, with_clicks: bool) -> Line2D:
     colour = COLOURS[number % len(COLOURS)]
-    if not heard:
+    if not with_clicks:
         return Line2D([], [], color=colour, ls="--", label=arm)
     return Line2D([], [], color=colour, marker=MARKERS[number % len(MARKERS)], label=arm)
 
@@ -87,7 +87,7 @@ class Pairs:
 
 
 def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
-    """One dot per patient: the reference up, the other arm to the right; above the diagonal the reference is better."""
+    """One dot per patient: reference against the other arm; above the diagonal, the reference is better."""
     figure = Figure(figsize=(4.2 * len(pairs), 4.5))
     axes = figure.subplots(1, len(pairs), squeeze=False)
     for axis, pair in zip(axes[0], pairs, strict=True):
@@ -109,7 +109,7 @@ def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
 
 @dataclass(frozen=True)
 class Overlay:
-    """One panel: an image, its truth, an answer and the clicks (z, y, x, label)."""
+    """One panel: an image, its ground truth, an answer and the clicks (z, y, x, label)."""
 
     title: str
     image_DHW: NDArray
@@ -120,7 +120,7 @@ class Overlay:
 
 
 def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
-    """A row of panels per arm, on the slice that shows most of the truth."""
+    """A row of panels per arm, on the slice that shows most of the ground truth."""
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows) + 0.4))
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -168,12 +168,12 @@ def _outline(axis: Axes, truth_HW: NDArray[np.bool_]) -> None:
 
 @dataclass(frozen=True)
 class Correction:
-    """One click and what it changes, on the slice through it: three panels.
+    """A click and its effect, on the slice through it: three panels.
 
     Attributes:
-        case: title of the first panel. dices: before and after; None is not defined.
-        limits: grey values that are black and white.
-        truth_HW, before_HW, after_HW: of the label that the click is about.
+        case: title of the first panel. dices: before and after; None: undefined.
+        limits: intensities shown as black and white.
+        truth_HW, before_HW, after_HW: for the target of the click.
         click: (y, x, label). spacing: mm along H, W.
     """
 
@@ -192,7 +192,7 @@ def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]
     """A row per case and three panels per arm: before the click, the click on the error, after it.
 
     Args:
-        rows: a text where there is nothing to show. names: of the arms.
+        rows: a text instead of panels if there is nothing to show. names: of the arms.
     """
     size = (2.3 * 3 * len(names), 2.65 * len(rows) + 0.8)
     figure = Figure(figsize=size)
@@ -206,9 +206,9 @@ def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]
                 panels[1].text(0.5, 0.5, shown, transform=panels[1].transAxes, ha="center", va="center", fontsize=9)
             else:
                 _correction(panels, shown)
-    lines = 1 if len(names) > 1 else 2  # of the legend: one arm is narrower than six entries
+    lines = 1 if len(names) > 1 else 2  # of the legend: six entries are wider than one arm
     figure.legend(handles=_correction_handles(), loc="lower center", ncols=6 // lines, frameon=False, fontsize=9)
-    # panels are of one size, whatever the shape of the images in them
+    # panels have the same size, independent of the images
     figure.subplots_adjust(0.01, (0.15 + 0.25 * lines) / size[1], 0.99, 1 - 0.6 / size[1], wspace=0.06, hspace=0.16)
     for number, name in enumerate(names):
         figure.text((number + 0.5) / len(names), 1 - 0.08 / size[1], name, ha="center", va="top", weight="bold")
@@ -223,7 +223,7 @@ def _correction_handles() -> list[Line2D]:
         Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
         Line2D([], [], color=TRUTH, lw=2, label="truth"),
         Line2D([], [], color=MISSED, lw=7, alpha=0.5, label="missed"),
-        Line2D([], [], color=EXCESS, lw=7, alpha=0.5, label="too much"),
+        Line2D([], [], color=EXCESS, lw=7, alpha=0.5, label="false positive"),
         Line2D([], [], color=CLICK, marker="o", mfc="none", mew=2, ls="", ms=10, label="where the click is"),
         Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (x: negative)"),
     ]
@@ -249,7 +249,7 @@ def _correction(panels: Sequence[Axes], shown: Correction) -> None:
 
 
 def _look_at(axis: Axes, shown: Correction) -> None:
-    """A square, in mm, around the truth, both answers and the click, with a quarter of them to spare.
+    """A square, in mm, around the ground truth, both answers and the click, with a margin of a quarter.
 
     At least a third of the longer side of the image, at most all of it.
     """
@@ -271,7 +271,7 @@ def as_png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def as_svg(figure: Figure) -> str:
-    """An SVG element for HTML, without XML head."""
+    """An SVG element for HTML, without XML declaration."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "nnsam3d", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -1,6 +1,6 @@
-"""How good one mask is, and how good a sequence of masks is over the clicks that made them.
+"""Scores of a mask, and of a sequence of masks over clicks.
 
-Conventions where a mask is empty (nnU-Net's where it has one):
+Conventions for empty masks (nnU-Net's, if it has one):
 
 =================  ====================  =================================
                    truth empty           truth not empty, prediction empty
@@ -12,7 +12,7 @@ volume_error       None                  -1
 detected           None                  False
 =================  ====================  =================================
 
-None means "not defined", is left out of means and is null in JSON. Axis letters: D, H, W.
+None means "undefined"; it is excluded from means, and null in JSON. Axis letters: D, H, W.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from nnsam3d.errors import UserError
 from nnsam3d.prompts.components import bounding_box
 
 NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
-DETECTED_DICE = 0.1  # a smaller overlap is chance, or the one voxel that a click sets by itself
+DETECTED_DICE = 0.1  # smaller overlaps are due to chance, or to the voxel that a click sets
 AUC_CLICKS = (1, 2, 3, 4, 5)  # CVPR 2025: five steps, unit spacing, so that 4 is the best
-TARGETS = (0.8, 0.85, 0.9)  # Dice that "number of clicks to" asks for
+TARGETS = (0.8, 0.85, 0.9)  # Dice values for "number of clicks to"
 
 Scores: TypeAlias = dict[str, float | bool | None]
 
@@ -84,10 +84,10 @@ def _surface(
 
 
 def need_monai() -> None:
-    """To be asked before hours of training.
+    """Check before hours of training that MONAI is installed.
 
     Raises:
-        UserError: MONAI, which measures surfaces, is not installed.
+        UserError: it is not.
     """
     if importlib.util.find_spec("monai") is None:
         raise UserError(
@@ -98,7 +98,7 @@ def need_monai() -> None:
 
 def _monai():  # type: ignore[no-untyped-def]
     need_monai()
-    # MONAI warns of its own deprecated arguments, at every call, and of torch's when it is imported
+    # MONAI warns about deprecated arguments at every call, and about torch's on import
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -110,13 +110,13 @@ def _monai():  # type: ignore[no-untyped-def]
 
 
 def area_under_curve(value_by_clicks: Mapping[int, float | None]) -> float | None:
-    """Trapezoid over 1..5 clicks with unit spacing, at most 4; None where a value is missing."""
+    """Trapezoid over 1..5 clicks with unit spacing, at most 4; None if a value is missing."""
     values = [value_by_clicks.get(clicks) for clicks in AUC_CLICKS]
     known = [value for value in values if value is not None]
     return sum(known) - (known[0] + known[-1]) / 2 if len(known) == len(values) else None
 
 
 def clicks_to_reach(dice_by_clicks: Mapping[int, float | None], target: float) -> int | None:
-    """The smallest number of clicks with a Dice of ``target``; None where it is never reached."""
+    """The smallest number of clicks with a Dice of ``target``; None if it is never reached."""
     reached = [clicks for clicks, dice in dice_by_clicks.items() if dice is not None and dice >= target]
     return min(reached, default=None)

@@ -1,6 +1,6 @@
-"""Clicks against answers: how many a network obeys by itself, and the answer in which all of them hold.
+"""How many clicks a network follows by itself, and the answer in which all clicks are enforced.
 
-Label maps (z, y, x) are on the image's own grid, as clicks are.
+Label maps (z, y, x) and clicks are on the image's grid.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 
 
 def obeyed(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None) -> float | None:
-    """The share of the clicks whose voxel has the click's label; None without clicks.
+    """The share of clicks whose voxel has the click's label; None without clicks.
 
     Args:
-        own_ZYX: a network's own label map, before :func:`bound`: after it the share is 1 whatever the network does.
-        regions: with regions a voxel is right where its value lies in the click's region, as :func:`bind_clicks` has
-            it.
+        own_ZYX: the network's label map, before :func:`bound`, after which the share is always 1.
+        regions: with regions, the value of the voxel must be inside the click's region, as in :func:`bind_clicks`.
 
-    Of several clicks on one voxel the last one counts.
+    Of several clicks on one voxel, the last one counts.
     """
     last = dict(clicks)
     right = [int(own_ZYX[voxel]) in _values(label, regions) for voxel, label in last.items()]
@@ -32,12 +31,12 @@ def obeyed(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions
 
 
 def _values(label: int, regions: Regions | None) -> frozenset[int]:
-    """Of the label map, where a click with this label is right; outside of all regions is 0."""
+    """Values of the label map that agree with a click of this label; 0 is outside of all regions."""
     return frozenset({label}) if regions is None or not label else regions[label]
 
 
 def bound(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None) -> NDArray[Any]:
-    """A new label map in which the clicks hold, by one rule for all arms."""
+    """A new label map in which the clicks are enforced, with the same rule for all arms."""
     result = own_ZYX.copy()
     if clicks:
         bind_clicks(result, VoxelPrompts.of(clicks), regions)

@@ -13,14 +13,15 @@ from nnsam3d.evaluation.figures import Overlay, overlays
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of
 from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
+from nnsam3d.keys import known
 from nnsam3d.nnunet.reading import read_labelled
 
-CLICKS = 1  # shown after so many: the paper's setting
+CLICKS = 1  # number of clicks: the paper's setting
 RANKS = ("best", "median", "worst")
 
 
 def overlay_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tuple[Figure, str] | None:
-    """A row per arm of the first protocol; None where images, models or label maps are not at hand."""
+    """A row per arm of the first protocol; None without images, models or label maps."""
     own = [group for group in found if group.protocol == setting.protocols[0]]
     rows, names = [], []
     for group in own:
@@ -42,10 +43,10 @@ def overlay_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tu
 
 def _ranked(units: Sequence[Unit], group: Group) -> list[tuple[str, Unit]]:
     scored = [(unit_score(unit, "dice", group.labels[0], CLICKS), unit["case"], unit) for unit in units]
-    known = sorted((entry for entry in scored if entry[0] is not None), key=lambda entry: (-entry[0], entry[1]))  # type: ignore[operator]
-    if not known:
+    ranked = sorted((entry for entry in scored if entry[0] is not None), key=lambda entry: (-entry[0], entry[1]))  # type: ignore[operator]
+    if not ranked:
         return []
-    chosen = zip(RANKS, (known[0], known[len(known) // 2], known[-1]), strict=True)
+    chosen = zip(RANKS, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
     return [(f"{rank}: {case}, Dice {dice:.2f}", unit) for rank, (dice, case, unit) in chosen]
 
 
@@ -61,12 +62,12 @@ def _panel(setting: Setting, output: Path, unit: Unit, group: Group, title: str)
 
 
 def map_file(output: Path, unit: Unit) -> Path:
-    """Where the label maps of a unit lie, if they were kept."""
+    """The file with the label maps of a unit, if they were kept."""
     return _job(unit).unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz")
 
 
 def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, float, float]] | None:
-    """First image channel and truth (D, H, W), spacing in mm; None where dataset or model is not at hand."""
+    """First image channel and ground truth (D, H, W), spacing in mm; None if dataset or model is missing."""
     job = _job(unit)
     try:
         return _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))
@@ -75,7 +76,7 @@ def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, floa
 
 
 def _job(unit: Unit) -> Job:
-    return Job(*(unit[key] for key in ("dataset", "configuration", "fold", "arm", "protocol")))
+    return Job(**{key: unit[key] for key in known(Job) if key in unit})
 
 
 def _load(job: Job, case: BenchCase) -> tuple[Any, Any, tuple[float, float, float]] | None:

@@ -1,4 +1,4 @@
-"""What is to be run: protocols, settings, jobs, and the cases that may be used. Imports nothing heavy."""
+"""The plan of a benchmark: protocols, settings, jobs and cases. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ORACLE = "+oracle"
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
 FORMAT = 2
-FREE = ("train_minutes", "options")  # of a training that may be over: not part of what is measured
+FREE = ("train_minutes", "options")  # may refer to finished trainings: not part of the measurement
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way of clicking.
+    """A click protocol.
 
     Attributes:
-        first: where the first click on each label lies: "uniform" (a random voxel) or "center" (the deepest one).
+        first: position of the first click on each label: "uniform" (a random voxel) or "center" (the deepest one).
         corrected: whether more clicks follow, each in the centre of the largest error of the last answer.
     """
 
@@ -47,7 +47,7 @@ PROTOCOLS = {
         Protocol("center", "one click on the deepest voxel of every label's largest component", "center", False),
         Protocol(
             "iterative",
-            "a random first click, the same for all arms; then again and again the centre of the largest error",
+            "a random first click, the same for all arms; then repeatedly the centre of the largest error",
             "uniform",
             True,
         ),
@@ -57,7 +57,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class ArmName:
-    """``TRAINER[:PLANS][+oracle]``, as the user wrote it."""
+    """``TRAINER[:PLANS][+oracle]``, as given by the user."""
 
     text: str
     trainer: str
@@ -68,7 +68,7 @@ class ArmName:
 def parse_arm(text: str) -> ArmName:
     """
     Raises:
-        UserError: not of that form.
+        UserError: invalid form.
     """
     found = re.fullmatch(r"(\w+)(?::(\w+))?(\+oracle)?", text)
     if found is None:
@@ -78,15 +78,16 @@ def parse_arm(text: str) -> ArmName:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that decides the numbers of a benchmark, beside the trained models.
+    """Everything that determines the numbers of a benchmark, except for the trained models.
 
     Attributes:
         datasets: names, DatasetXXX_Name. folds: of the cross-validation, or "all" with a test folder.
         seeds: of the clicks.
         mirroring: test-time mirroring, for every arm.
-        test_images, test_labels: folders; empty = the cases that each fold held back.
-        train_minutes: the wall-clock budget that every arm was given; 0 = none. options: nnsam3d_options of the
-            trainings. Both are told in the report and have no part in the evaluation.
+        test_images, test_labels: folders; empty = the validation cases of each fold.
+        train_minutes: wall-clock budget of each arm; 0 = none. options: nnsam3d_options of the trainings. Both are
+            reported, but do not affect the evaluation.
+        train_seeds: each model is trained once per seed; none: once, without a fixed seed.
     """
 
     datasets: tuple[str, ...]
@@ -101,6 +102,7 @@ class Setting:
     test_labels: str = ""
     train_minutes: float = 0.0
     options: str = ""
+    train_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -108,57 +110,78 @@ class Setting:
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown:
             raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
+        if len(set(self.train_seeds)) != len(self.train_seeds) or min(self.train_seeds, default=0) < 0:
+            raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: every seed once, and none below 0")
         names = [parse_arm(arm) for arm in self.arms]
         models = {(name.trainer, name.plans, name.oracle) for name in names}
         if len(models) != len(names) or not self.seeds:
             raise UserError(
-                f"every arm once, please, and at least one seed (an arm without plans means {DEFAULT_PLANS}): "
+                f"each arm may occur once, and at least one seed is needed (the default plans are {DEFAULT_PLANS}): "
                 f"{' '.join(self.arms)}"
             )
 
     def jobs(self) -> list[Job]:
-        """In the order in which they are run and reported."""
+        """The jobs in the order of the report."""
         return [
-            Job(dataset, configuration, fold, arm, protocol)
+            Job(dataset, configuration, fold, arm, protocol, training)
             for dataset in self.datasets
             for configuration in self.configurations
             for fold in self.folds
             for arm in self.arms
+            for training in self.train_seeds or (None,)
             for protocol in self.protocols
         ]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm on the cases of one fold, clicked by one protocol."""
+    """One arm on the cases of one fold, with one protocol.
+
+    Attributes:
+        training: seed of the model's training, if there are several trainings of an arm.
+    """
 
     dataset: str
     configuration: str
     fold: str
     arm: str
     protocol: str
+    training: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results; without ``training`` where there is one only."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     def folder(self, output: Path) -> Path:
-        """Of its results."""
+        """The folder of its results."""
         fold = output / "cases" / self.dataset / self.configuration / f"fold_{self.fold}"
         return fold / self.arm_in_path / self.protocol
 
     @property
     def arm_in_path(self) -> str:
-        """The arm, as it may stand in the name of a file."""
-        return self.arm.replace(":", "__")
+        """The arm, and the training if there are several, in a form suitable for file names."""
+        return self.arm.replace(":", "__") + self._seed
+
+    @property
+    def _seed(self) -> str:
+        return "" if self.training is None else f"_seed{self.training}"
+
+    @property
+    def plans(self) -> str:
+        """The plans of the model. nnU-Net keeps one model per name of plans, so each training has separate plans."""
+        return parse_arm(self.arm).plans + self._seed
 
     def unit_file(self, output: Path, case: str, seed: int) -> Path:
         return self.folder(output) / f"seed_{seed}" / f"{case}.json"
 
     def cost_file(self, output: Path) -> Path:
-        """Of the arm, whatever the protocol."""
+        """The file with the cost of the arm, independent of the protocol."""
         return self.folder(output).parent / "cost.json"
 
     @property
     def model_folder(self) -> Path:
-        name = parse_arm(self.arm)
-        return folder_of("nnUNet_results") / self.dataset / f"{name.trainer}__{name.plans}__{self.configuration}"
+        trainer = parse_arm(self.arm).trainer
+        return folder_of("nnUNet_results") / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
 
     @property
     def checkpoint(self) -> Path:
@@ -173,10 +196,10 @@ class BenchCase:
 
 
 def open_setting(output: Path, setting: Setting) -> Setting:
-    """Write the setting into a new output folder, or check that an old one was made with the same.
+    """Write the setting into a new output folder, or check that an existing one has the same setting.
 
     Raises:
-        UserError: the folder holds a benchmark of another setting.
+        UserError: the folder contains a benchmark with another setting.
     """
     path = output / SETTING_FILE
     if path.is_file():
@@ -185,32 +208,32 @@ def open_setting(output: Path, setting: Setting) -> Setting:
         if same != setting:
             ours, theirs = asdict(setting), asdict(there)
             differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
-            told = "; ".join(f"{key}: {_told(theirs[key])} there, {_told(ours[key])} now" for key in differing)
-            raise UserError(f"{output} holds a benchmark of another setting ({told}): choose another -o")
+            changes = "; ".join(f"{key}: {_shown(theirs[key])} there, {_shown(ours[key])} now" for key in differing)
+            raise UserError(f"{output} contains a benchmark with another setting ({changes}): choose another -o")
         if not setting.train_minutes and not setting.options:
-            return there  # an evaluation that goes on after the trainings
+            return there  # an evaluation that continues after the trainings
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, {"nnsam3d_benchmark": FORMAT, **asdict(setting)})
     return setting
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_setting(output: Path) -> Setting:
     """
     Raises:
-        UserError: no benchmark there, or one of another version.
+        UserError: there is no benchmark, or it was made by another version.
     """
     path = output / SETTING_FILE
     if not path.is_file():
-        raise UserError(f"{output} holds no benchmark ({SETTING_FILE} is missing): `nnsam3d benchmark run` makes one")
+        raise UserError(f"{output} contains no benchmark ({SETTING_FILE} is missing): run `nnsam3d benchmark run`")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if stored.pop("nnsam3d_benchmark", None) != FORMAT:
-        raise UserError(f"{path} is of another version of nnsam3d")
+        raise UserError(f"{path} was written by another version of nnsam3d")
     if any(mismatch(Setting, stored)):
-        raise UserError(f"{path} is of another version of nnsam3d: its keys are {', '.join(stored)}")
+        raise UserError(f"{path} was written by another version of nnsam3d: its keys are {', '.join(stored)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     return Setting(**values)
 
@@ -219,14 +242,14 @@ def read_setting(output: Path) -> Setting:
 
 
 def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
-    """The cases that a job may use, in order of their names: never one that its model was trained on.
+    """The cases of a job, sorted by name; none of them was used to train its model.
 
     Raises:
         UserError: no splits, no such fold, missing labels, or test cases that are training cases.
     """
     raw = folder_of("nnUNet_raw") / job.dataset
     if not (raw / "dataset.json").is_file():
-        raise UserError(f"{raw} holds no dataset.json: is nnUNet_raw right?")
+        raise UserError(f"{raw} contains no dataset.json: check nnUNet_raw")
     training = _training_cases(raw)
     if setting.test_images:
         ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
@@ -234,25 +257,25 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     held_back = _held_back(job)
     missing = sorted(set(held_back) - set(training))
     if missing:
-        raise UserError(f"fold {job.fold} of {job.dataset} holds back {', '.join(missing)}, not to be found in {raw}")
+        raise UserError(f"fold {job.fold} of {job.dataset} validates on {', '.join(missing)}, missing in {raw}")
     return [training[name] for name in sorted(held_back)]
 
 
 def remember_cases(cases: Mapping[Job, Sequence[BenchCase]], output: Path) -> None:
-    """For a report where the dataset is not at hand."""
+    """Record the cases, for reports without the dataset."""
     names = {_cases_key(job): [case.name for case in found] for job, found in cases.items()}
     write_json(output / CASES_FILE, names)
 
 
 def remembered_cases(setting: Setting, output: Path) -> dict[Job, list[str]]:
-    """The names of every job's cases.
+    """The names of the cases of all jobs.
 
     Raises:
-        UserError: nothing was run there yet.
+        UserError: nothing has been run.
     """
     path = output / CASES_FILE
     if not path.is_file():
-        raise UserError(f"{output} holds no results yet: give the command that began it again, it goes on")
+        raise UserError(f"{output} contains no results yet: repeat the original command to continue")
     names = json.loads(path.read_text(encoding="utf-8"))
     return {job: names[_cases_key(job)] for job in setting.jobs()}
 
@@ -262,16 +285,16 @@ def _cases_key(job: Job) -> str:
 
 
 def splits_file(job: Job) -> Path:
-    """nnU-Net's, written when a fold is trained for the first time."""
+    """nnU-Net's splits, written in the first training."""
     return folder_of("nnUNet_preprocessed") / job.dataset / "splits_final.json"
 
 
 def _held_back(job: Job) -> list[str]:
     if job.fold == "all":
-        raise UserError("fold all was trained on every case: give it a test folder (--test-images, --test-labels)")
+        raise UserError("fold all was trained on all cases: use a test folder (--test-images, --test-labels)")
     path = splits_file(job)
     if not path.is_file():
-        raise UserError(f"{path} is missing: nnU-Net writes it when a fold is trained (nnUNetv2_train, or --train)")
+        raise UserError(f"{path} is missing: nnU-Net writes it in the first training (nnUNetv2_train, or --train)")
     splits = json.loads(path.read_text(encoding="utf-8"))
     if not job.fold.isdigit() or int(job.fold) >= len(splits):
         raise UserError(f"fold {job.fold}: {path} has the folds 0 to {len(splits) - 1}")
@@ -284,7 +307,7 @@ def _held_back(job: Job) -> list[str]:
 
 @lru_cache
 def _training_cases(raw: Path) -> dict[str, BenchCase]:
-    # remembered: looking into the folder takes a second
+    # cached: listing the folder takes a second
     return {name: BenchCase(name, images, label) for name, (images, label) in training_cases(raw).items()}
 
 
@@ -298,7 +321,7 @@ def _test_cases(images: Path, labels: Path, ending: str, raw: Path) -> list[Benc
 def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
     if not images.is_dir() or not labels.is_dir():
         raise UserError(f"--test-images {images} and --test-labels {labels} must both be folders")
-    from nnsam3d.nnunet.cases import case_name  # late: it brings numpy, and --help answers at once
+    from nnsam3d.nnunet.cases import case_name  # imported late: loads numpy
 
     for paths in cases_in(images, ending):
         name = case_name(paths[0], ending)
@@ -309,9 +332,9 @@ def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
 
 
 def _refuse_training_cases(tests: list[BenchCase], training: dict[str, BenchCase]) -> None:
-    """By name, and by content: a renamed training image is one all the same."""
+    """By name and by content, to detect renamed training images."""
     if not tests:
-        raise UserError("the test folder holds no case")
+        raise UserError("the test folder contains no case")
     sizes: dict[int, list[str]] = {}
     for case in training.values():
         sizes.setdefault(os.path.getsize(case.images[0]), []).append(case.images[0])
@@ -319,7 +342,7 @@ def _refuse_training_cases(tests: list[BenchCase], training: dict[str, BenchCase
         twins = [path for path in sizes.get(os.path.getsize(case.images[0]), []) if _same(path, case.images[0])]
         if case.name in training or twins:
             known = twins[0] if twins else case.name
-            raise UserError(f"test case {case.name} is a training case ({known}): its result would say nothing")
+            raise UserError(f"test case {case.name} is a training case ({known}): its result would be meaningless")
 
 
 def _same(first: str, second: str) -> bool:

@@ -1,63 +1,64 @@
-"""Jobs side by side, each in a fresh process: what one holds or breaks is gone with it."""
+"""Jobs side by side on this machine, each in a fresh process: what one holds or breaks is gone with it."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.executors import Work
 from nnsam3d.files import write_text
 
 
-def run_side_by_side(
-    tasks: Mapping[str, tuple[Any, ...]],
-    target: Callable[..., None],
-    slots: Sequence[str],
-    logs: Path,
-    tick: Callable[[], None],
-) -> None:
-    """``target(*task, slot)`` for every task, each in a free slot; one that fails does not keep others from running.
+@dataclass(frozen=True)
+class Local:
+    """The executor of one machine; see :class:`nnsam3d.evaluation.executors.Executor`.
 
-    Args:
-        tasks: by a name that tells the user what it is, and may be a file's.
-        slots: what a task has to itself while it runs: the name of a device, as often as it takes tasks at a time.
-        logs: folder for what failed tasks said, ``failed_<name>.txt``.
-        tick: called again and again while they run; it is what waits.
-
-    Raises:
-        UserError: after all have ended, if some have failed; names them, what they said and where more stands.
+    Attributes:
+        slots: what a job has to itself while it runs: the name of a device, as often as it takes jobs at a time.
+        logs: folder for what failed jobs said, ``failed_<name>.txt``.
     """
-    waiting, free = list(tasks), list(slots)
-    running: dict[str, tuple[BaseProcess, str]] = {}
-    failed: dict[str, str] = {}
-    try:
-        while waiting or running:
-            while waiting and free:
-                name, slot = waiting.pop(0), free.pop(0)
-                _log(logs, name).unlink(missing_ok=True)
-                running[name] = start(_guarded, (target, (*tasks[name], slot), _log(logs, name))), slot
-            ended = [name for name, (process, _) in running.items() if not process.is_alive()]
-            tick()  # after that look: all that they did is seen
-            for name in ended:
-                process, slot = running.pop(name)
-                free.append(slot)
-                if process.exitcode:
-                    failed[name] = _reason(_log(logs, name), process.exitcode)
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-            process.join()
-    if failed:
-        told = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
-        raise UserError(
-            f"{len(failed)} of {len(tasks)} jobs failed. Nothing that was done is lost: mend this, and the same "
-            f"command goes on where it was.\n{told}"
-        )
+
+    slots: Sequence[Any]
+    logs: Path
+
+    def run(self, jobs: Sequence[Work], on_progress: Callable[[], None]) -> dict[str, str]:
+        """Each job in a free slot; one that fails does not keep others from running.
+
+        Args:
+            on_progress: called again and again while they run; it is what waits.
+
+        Returns:
+            Failed jobs by name: what they said, and where more stands.
+        """
+        waiting, free = list(jobs), list(self.slots)
+        running: dict[str, tuple[BaseProcess, Any]] = {}
+        failures: dict[str, str] = {}
+        try:
+            while waiting or running:
+                while waiting and free:
+                    job, slot = waiting.pop(0), free.pop(0)
+                    log = failure_file(self.logs, job.name)
+                    log.unlink(missing_ok=True)
+                    running[job.name] = start(_guarded, (job.target, (*job.arguments, slot), log)), slot
+                ended = [name for name, (process, _) in running.items() if not process.is_alive()]
+                on_progress()  # after that look: all that they did is seen
+                for name in ended:
+                    process, slot = running.pop(name)
+                    free.append(slot)
+                    if process.exitcode:
+                        failures[name] = _reason(failure_file(self.logs, name), process.exitcode)
+        finally:
+            for process, _ in running.values():
+                process.terminate()
+                process.join()
+        return failures
 
 
 def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
@@ -77,16 +78,22 @@ def _guarded(target: Callable[..., None], task: tuple[Any, ...], log: Path) -> N
     try:
         target(*task)
     except Exception as error:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        known = isinstance(error, UserError)
-        write_text(log, str(error) if known else f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
+        remember_failure(log, error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:  # the process that waits for this one tells of it
         raise SystemExit(130) from None
 
 
-def _log(logs: Path, name: str) -> Path:
+def failure_file(logs: Path, name: str) -> Path:
+    """What a failed job said; its first line is the reason."""
     return logs / f"failed_{name}.txt"
+
+
+def remember_failure(log: Path, error: Exception) -> None:
+    """An error of ours by its message, another one with where it happened."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    known = isinstance(error, UserError)
+    write_text(log, str(error) if known else f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
 
 
 def _reason(log: Path, status: int) -> str:

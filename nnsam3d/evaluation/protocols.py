@@ -1,7 +1,7 @@
-"""How a case is clicked: named, seeded, and the same for every arm.
+"""Click protocols: seeded, and the same for all arms.
 
-Clicks are made on the ground truth's own grid (the image file's voxels), never on a network's. Axis letters: D, H, W =
-array axes z, y, x.
+Clicks are placed on the grid of the ground truth (voxels of the image file), never on a network's. Axis letters: D, H,
+W = array axes z, y, x.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Answer = Callable[[Sequence[VoxelClick]], NDArray]
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of a case on its own grid.
+    """The ground truth of a case on its grid.
 
     Attributes:
         segmentation_DHW: label map.
@@ -40,13 +40,13 @@ class Truth:
 def run_protocol(
     protocol: Protocol, truth: Truth, seed: int, answer: Answer, max_clicks: int = MAX_CLICKS
 ) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
-    """Clicks so far and the answer to them, from no click on; ends early where nothing is left to correct.
+    """Yields the clicks so far and the answer to them, starting without clicks; ends early if there is no error.
 
-    Without correction there are two steps: no click, and one click for every label that occurs. Draws depend on the
-    case's name, the seed and the truth only: every arm gets the same first clicks.
+    Protocols without corrections have two steps: no click, and one click for every label that occurs. Random draws
+    depend on the name of the case, the seed and the ground truth only: all arms get the same first clicks.
 
     Args:
-        answer: asked once per step, with all clicks.
+        answer: called once per step, with all clicks.
     """
     clicks: list[VoxelClick] = []
     result = answer(())

@@ -1,4 +1,4 @@
-"""What made a benchmark's numbers: commands, machine and versions, kept beside the results."""
+"""The origin of results: commands, machine and versions, stored beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("nnsam3d", "nnunetv2", "torch", "numpy", "scipy", "monai", "SimpleIT
 
 
 def remember_command(output: Path, arguments: Sequence[str]) -> None:
-    """One more of the commands that made these results, unless it is there."""
+    """Record a command that made these results, unless recorded already."""
     command = shlex.join(["nnsam3d", *arguments])
     known = commands(output)
     if command not in known:
@@ -25,14 +25,14 @@ def remember_command(output: Path, arguments: Sequence[str]) -> None:
 
 
 def commands(output: Path) -> list[str]:
-    """In the order in which they were given first."""
+    """The recorded commands, in order of first use."""
     path = output / COMMANDS_FILE
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def remember_environment(output: Path, devices: Sequence[str]) -> None:
-    """Versions and machine of the last run."""
-    # late: it loads torch
+    """Record versions and machine of the last run."""
+    # imported late: loads torch
     from nnsam3d.evaluation.cost import device_name, processor
 
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)

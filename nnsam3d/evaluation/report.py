@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and the same as Markdown, JSON, CSV and PNGs."""
+"""The report: a self-contained HTML file, and the same as Markdown, JSON, CSV and PNGs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from nnsam3d.evaluation.tables import (
     curve_table,
     difference_table,
     score_table,
+    training_table,
     verdicts,
 )
 from nnsam3d.files import write_json, write_text
@@ -32,20 +33,20 @@ from nnsam3d.files import write_json, write_text
 CURVE_METRICS = ("dice", "nsd_2mm")
 PAIRED_AT = 1  # clicks
 NOTES = (
-    "Only cases that a model was not trained on. All arms get the same first clicks; later ones follow each arm's own "
-    "errors by one rule. In every answer to clicks the clicked voxels keep their label and a negative click removes "
-    "the component that it hits unless a positive click lies in it, by one rule for all arms.",
-    "+oracle is the control for the information that lies in a click: the automatic result reduced to the components "
-    "that clicks hit, without any model that uses them.",
-    "Empty masks: Dice and NSD are undefined where truth and prediction are empty, 0 where one is; HD95 is undefined "
-    "where either is. Undefined values are left out of means.",
+    "All cases were excluded from the training of their models. All arms get the same first clicks; later clicks are "
+    "placed on each arm's own errors by the same rule. In all arms, clicked voxels keep their label in the answer, and "
+    "a negative click removes the component that it hits unless it contains a positive click.",
+    "+oracle is a control for the information in a click: the automatic result reduced to the components that clicks "
+    "hit, without a model that uses them.",
+    "Empty masks: Dice and NSD are undefined if ground truth and prediction are empty, and 0 if one of them is; HD95 "
+    "is undefined if either is. Undefined values are excluded from means.",
 )
 TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """``svg`` is drawn into the page where it is set; the PNG lies in figures/."""
+    """A picture of the report: ``svg``, if set, is embedded into the page; the PNG is in figures/."""
 
     name: str
     caption: str
@@ -70,7 +71,7 @@ def write_report(setting: Setting, output: Path, folder: Path, reference: str, c
     """Writes report.html, .md, .json, .csv and figures/ into ``folder``.
 
     Raises:
-        UserError: results are missing, or the reference is no arm.
+        UserError: results are missing, or the reference is not an arm.
     """
     summary = summarise(setting, output, reference)
     path = output / ENVIRONMENT_FILE
@@ -121,7 +122,7 @@ def _sections(
             yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
 
 
-_BY_PROTOCOL = ("scores", "curves", "differences")
+_BY_PROTOCOL = ("scores", "curves", "differences", "trainings")
 _LISTS = (*_BY_PROTOCOL, "costs")
 
 
@@ -152,6 +153,8 @@ def _protocol_parts(
             yield curve_table(own["curves"], label, setting.max_clicks)
         if own["differences"]:
             yield difference_table(own["differences"], reference, label)
+        if own["trainings"]:
+            yield training_table(own["trainings"], label)
 
 
 def _paired(found: Sequence[Any], reference: str, tag: str) -> Iterator[Picture]:
@@ -174,14 +177,16 @@ def _corrections(setting: Setting, output: Path, found: Sequence[Group], tag: st
 
 
 def _facts(summary: dict[str, Any]) -> Iterator[str]:
-    """Everything needed to make the report again, as lines of text."""
+    """All information needed to reproduce the report, as lines of text."""
     setting, environment = summary["setting"], summary["environment"]
     yield from summary["commands"]
     yield ""
     if setting["train_minutes"]:
-        yield f"training budget of every trained arm: {setting['train_minutes']:g} minutes"
+        yield f"training budget of each trained arm: {setting['train_minutes']:g} minutes"
     if setting["options"]:
         yield f'nnsam3d_options of the trainings: "{setting["options"]}"'
+    if setting["train_seeds"]:
+        yield f"every arm was trained with the seeds {', '.join(map(str, setting['train_seeds']))}"
     mirroring = "on" if setting["mirroring"] else "off"
     yield f"click seeds: {', '.join(map(str, setting['seeds']))}; test-time mirroring {mirroring} for every arm"
     for key, value in environment.items():
@@ -203,7 +208,7 @@ def _markdown(summary: dict[str, Any], sections: Sequence[Section]) -> str:
                 lines += ["", part.markdown()]
             else:
                 lines += ["", f"![{part.caption}](figures/{part.name}.png)", "", f"*{part.caption}*"]
-    lines += ["", "## To make it again", "", "```", *_facts(summary), "```"]
+    lines += ["", "## How to reproduce", "", "```", *_facts(summary), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.executors import Executor, Work, raise_failures
 from nnsam3d.evaluation.metrics import score_mask
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import (
@@ -31,7 +32,7 @@ from nnsam3d.evaluation.plan import (
     parse_arm,
     remember_cases,
 )
-from nnsam3d.evaluation.processes import orphaned, run_side_by_side
+from nnsam3d.evaluation.processes import orphaned
 from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.prompts import VoxelClick
@@ -42,11 +43,8 @@ PAUSE = 1.0  # seconds between two looks at what is done
 Unit = dict[str, Any]
 
 
-def run(setting: Setting, output: Path, devices: Sequence[str] = ("cpu",)) -> None:
+def run(setting: Setting, output: Path, executor: Executor) -> None:
     """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
-
-    Args:
-        devices: as many jobs run at a time, each on its own; the same name twice: two jobs there.
 
     Raises:
         UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
@@ -62,12 +60,10 @@ def run(setting: Setting, output: Path, devices: Sequence[str] = ("cpu",)) -> No
         return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
 
     waiting = missing(files)
-    tasks = {
-        f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}": (
-            setting, job, cases[job], output, digests[job.checkpoint]
-        )
+    works = [
+        Work(name_of(job), run_job, (setting, job, cases[job], output, digests[job.checkpoint]))
         for job in dict.fromkeys(files[path] for path in waiting)
-    }  # fmt: skip
+    ]
     with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
 
         def tick() -> None:
@@ -76,7 +72,13 @@ def run(setting: Setting, output: Path, devices: Sequence[str] = ("cpu",)) -> No
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
-        run_side_by_side(tasks, run_job, devices, output / "logs", tick)
+        failures = executor.run(works, tick)
+    raise_failures(failures, len(works))
+
+
+def name_of(job: Job) -> str:
+    """As it may stand in the name of a file."""
+    return f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}"
 
 
 def is_done(path: Path, checkpoint: str) -> bool:

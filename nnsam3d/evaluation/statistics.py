@@ -1,6 +1,6 @@
-"""Means with intervals, and paired differences with corrected p-values. The patient is what is drawn and permuted.
+"""Means with intervals, and paired differences with corrected p-values; the units of resampling are patients.
 
-Click seeds of one patient are averaged first: they are no independent observations. Every function is deterministic.
+Click seeds of one patient are averaged first, because they are not independent. All functions are deterministic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy import stats
 
 RESAMPLES = 10_000
 PERMUTATIONS = 100_000
-EXACT = 2**16  # up to 16 patients every sign pattern is tried
+EXACT = 2**16  # up to 16 patients, all sign patterns are evaluated
 CONFIDENCE = 0.95
 SEED = 20261124
 
@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus reference over the patients that have both; ``p`` before any correction."""
+    """Arm minus reference over the patients with both values; ``p`` is uncorrected."""
 
     estimate: Estimate
     p: float | None
@@ -46,10 +46,10 @@ def per_patient(values: Mapping[tuple[str, Hashable], float | None]) -> dict[str
 
 
 def estimate(patients: Mapping[str, float], seed: int = SEED) -> Estimate:
-    """Mean and bootstrap interval (95 %): whole patients are drawn with replacement.
+    """Mean and bootstrap interval (95 %) over patients.
 
-    Percentiles of few patients' bootstrap means lie too close together (nine: about 90 instead of 95 % coverage). They
-    are taken further out, so that the width is Student's (the expanded percentile interval; Hesterberg, The American
+    For few patients, percentiles of bootstrap means are too narrow (nine patients: about 90 instead of 95 % coverage),
+    so they are widened to the width of Student's interval (expanded percentile interval; Hesterberg, The American
     Statistician 69, 2015, section 5.3). The interval of one patient is a point.
     """
     values = np.array([patients[name] for name in sorted(patients)])
@@ -63,7 +63,7 @@ def estimate(patients: Mapping[str, float], seed: int = SEED) -> Estimate:
 
 
 def _expanded_tail(n: int) -> float:
-    """The share of bootstrap means on either side of the interval."""
+    """The share of bootstrap means on each side of the interval."""
     tail = (1 - CONFIDENCE) / 2
     return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.isf(tail, n - 1))) if n > 1 else tail
 
@@ -77,7 +77,7 @@ def difference(arm: Mapping[str, float], reference: Mapping[str, float], seed: i
 def sign_flip_test(differences: NDArray[np.float64], seed: int = SEED) -> float | None:
     """Two-sided p-value of "the differences are symmetric around zero"; None without differences.
 
-    All sign patterns up to 16 patients, else 100,000 random ones (the observed one counted among them).
+    All sign patterns for up to 16 patients, otherwise 100,000 random ones (including the observed one).
     """
     if not len(differences):
         return None
@@ -95,7 +95,7 @@ def sign_flip_test(differences: NDArray[np.float64], seed: int = SEED) -> float 
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction of several p-values; None stays None and does not count."""
+    """Holm's correction of several p-values; None remains None and is not counted."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0

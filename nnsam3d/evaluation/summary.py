@@ -1,14 +1,14 @@
-"""From the files of single cases to what is reported: `results.json` (no times in it) and the summary.
+"""From the files of single cases to `results.json` (without times) and the summary.
 
-Results are pooled over the folds of a dataset and configuration: every case was held back by its fold's model, or, with
-a test folder, by all of them; then the folds of a case are averaged as its seeds are.
+Results are pooled over the folds of a dataset and configuration: each case was a validation case of its fold's
+model or, with a test folder, of all models; then folds are averaged like seeds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patien
 from nnsam3d.files import write_json
 
 METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
-# Paired tests: chosen beforehand and few, because the more there are, the less each can say after correction.
+# Paired tests, fixed in advance and few, because correction reduces their power.
 TESTED = ("dice", "nsd_5mm", "hd95")
-TESTED_CORRECTED = (3, 5, 10)  # clicks: where corrections have been heard; 5 is the CVPR 2025 challenge's last step
-TESTED_ONCE = (1,)  # protocols without corrections: the paper's setting
+TESTED_CORRECTED = (3, 5, 10)  # clicks, after corrections; 5 is the last step of the CVPR 2025 challenge
+TESTED_ONCE = (1,)  # protocols without corrections, as in the paper
 OBEYED_AT = (1, 5, 10)  # clicks
-END = 10  # clicks after which a sequence counts as good or not
-GOOD = (0.85, 0.9)  # Dice at the end that makes it a good one
+END = 10  # clicks at the end of a sequence
+GOOD = (0.85, 0.9)  # Dice at the end of a good sequence
 ALL_LABELS = "mean over labels"
 Unit = dict[str, Any]
 
@@ -37,7 +37,7 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
     """All units in the order of jobs, cases and seeds: results without times, and the times.
 
     Raises:
-        UserError: some are missing.
+        UserError: results are missing.
     """
     results, times, missing = [], [], 0
     for job, cases in remembered_cases(setting, output).items():
@@ -48,15 +48,15 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
                     missing += 1
                     continue
                 unit = json.loads(path.read_text(encoding="utf-8"))
-                times.append({**asdict(job), "case": case, "seed": seed, **unit.pop("timing")})
-                results.append({**asdict(job), **unit})
+                times.append({**job.as_dict(), "case": case, "seed": seed, **unit.pop("timing")})
+                results.append({**job.as_dict(), **unit})
     if missing:
-        raise UserError(f"{output}: {missing} results are missing: give the command that began it again, it goes on")
+        raise UserError(f"{output}: {missing} results are missing: repeat the original command to continue")
     return results, times
 
 
 def write_results(setting: Setting, output: Path) -> None:
-    """`results.json`: the same bytes whether or not the run was interrupted."""
+    """Write `results.json`, identical whether or not the run was interrupted."""
     results, _ = collect(setting, output)
     write_json(output / "results.json", {"setting": asdict(setting), "units": results})
 
@@ -66,7 +66,7 @@ def write_results(setting: Setting, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """All units of one arm and protocol on a dataset and configuration."""
+    """All units of one arm and protocol on a dataset and configuration; several trainings are averaged as seeds are."""
 
     dataset: str
     configuration: str
@@ -82,30 +82,37 @@ class Group:
 
     @property
     def reads(self) -> list[int]:
-        """Numbers of clicks that are reported."""
+        """The numbers of clicks that are reported."""
         if all(len(unit["steps"]) == 1 for unit in self.units):
             return [0]
         if not PROTOCOLS[self.protocol].corrected:
-            return [0, 1]  # one on every label
+            return [0, 1]  # one per label
         return list(range(self.max_clicks + 1))
 
     @property
     def tested(self) -> list[int]:
-        """Numbers of clicks with a paired test; the last one where none of the chosen ones was made."""
+        """The numbers of clicks with a paired test; the last one if none of the chosen ones exists."""
         chosen = TESTED_CORRECTED if PROTOCOLS[self.protocol].corrected else TESTED_ONCE
         return [n for n in self.reads if n in chosen] or self.reads[-1:]
 
     def patients(self, value: Any) -> dict[str, float]:
-        """Patient -> mean of ``value(unit)`` over seeds, and over folds if it is a test case of all of them."""
+        """Patient -> mean of ``value(unit)`` over seeds, and over folds for test cases of all folds."""
         return per_patient({_unit_key(unit): value(unit) for unit in self.units})
 
     def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
         return self.patients(lambda unit: unit_score(unit, metric, label, clicks))
 
-    def obeyed(self, clicks: int) -> dict[str, float]:
-        """Share of all clicks so far that the network obeyed by itself; nobody's where a unit does not tell.
+    @property
+    def trainings(self) -> dict[int, Group]:
+        """Of several trainings of the arm each for itself, by its seed."""
+        seeds = sorted({unit["training"] for unit in self.units if "training" in unit})
+        own = {seed: tuple(unit for unit in self.units if unit["training"] == seed) for seed in seeds}
+        return {seed: replace(self, units=units) for seed, units in own.items()}
 
-        Units of earlier versions do not: a mean over the others would be one over other patients.
+    def obeyed(self, clicks: int) -> dict[str, float]:
+        """Share of all clicks so far that the network obeyed by itself; empty if a unit does not contain it.
+
+        Units of earlier versions do not contain it, and a mean over the others would be over different patients.
         """
         if any("obeyed" not in step for unit in self.units for step in unit["steps"]):
             return {}
@@ -121,7 +128,7 @@ class Group:
         return self.patients(value)
 
     def clicks_to(self, target: float, label: str) -> tuple[dict[str, float], float]:
-        """Patient -> clicks needed, the largest number counting where it is never reached; share that reached it."""
+        """Patient -> clicks needed (the largest number if the target is never reached); share that reached it."""
         found = {}
         for unit in self.units:
             dice = {n: unit_score(unit, "dice", label, n) for n in self.reads}
@@ -131,7 +138,7 @@ class Group:
         return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
 
     def end(self, label: str) -> dict[str, Any]:
-        """After the last click that counts: median Dice over patients; of all sequences the share that is good."""
+        """At the end: median Dice over patients, and the share of good sequences."""
         clicks = min(END, self.max_clicks)
         found = [unit_score(unit, "dice", label, clicks) for unit in self.units]
         known = [dice for dice in found if dice is not None]
@@ -144,14 +151,14 @@ class Group:
         }
 
 
-def _unit_key(unit: Unit) -> tuple[str, tuple[str, int]]:
-    return unit["case"], (unit["fold"], unit["seed"])
+def _unit_key(unit: Unit) -> tuple[str, tuple[str, int, int | None]]:
+    return unit["case"], (unit["fold"], unit["seed"], unit.get("training"))
 
 
 def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None:
-    """A score after so many clicks; where there was nothing left to correct, that of the last one.
+    """A score after a number of clicks; if there was no error left, that of the last click.
 
-    For protocols without correction 1 means one click on every label.
+    For protocols without corrections, 1 means one click per label.
     """
     step = _step(unit, clicks)
     names = list(step["scores"]) if label == ALL_LABELS else [label]
@@ -160,7 +167,7 @@ def unit_score(unit: Unit, metric: str, label: str, clicks: int) -> float | None
 
 
 def _step(unit: Unit, clicks: int) -> Unit:
-    """With corrections step n has n clicks; without, step 1 has them all."""
+    """With corrections, step n has n clicks; without, step 1 has all."""
     steps = unit["steps"]
     return steps[min(clicks, len(steps) - 1)]  # type: ignore[no-any-return]
 
@@ -181,13 +188,13 @@ _KEYS = ("dataset", "configuration", "protocol", "arm")
 
 
 def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
-    """What the report shows.
+    """The content of the report.
 
     Args:
-        reference: the arm that all others are compared with.
+        reference: the arm with which all others are compared.
 
     Raises:
-        UserError: results are missing, or the reference is no arm.
+        UserError: results are missing, or the reference is not an arm.
     """
     if reference not in setting.arms:
         raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
@@ -200,6 +207,7 @@ def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
         "scores": [row for group in found for row in _rows(group)],
         "curves": [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
         "differences": list(_differences(found, reference)),
+        "trainings": [row for group in found for row in _training_rows(group)],
         "costs": _costs(setting, output, times),
         "checkpoints": sorted({(u["arm"], u["dataset"], u["fold"], u["checkpoint_sha256"]) for u in results}),
         "truths": sorted({(u["dataset"], u["case"], u["truth_sha256"]) for u in results}),
@@ -218,13 +226,29 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
             yield _place(group, label) | {"clicks": clicks, **scores, "obeyed": obedience[clicks]}
 
 
-def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
-    """What clicks do in all: obedience, the end, areas under the curve and clicks to a target.
+def _training_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """How far trainings with other seeds, and how far patients lie apart in Dice."""
+    trainings = group.trainings
+    for label in group.labels if len(trainings) > 1 else ():
+        for clicks in group.reads:
+            means = {seed: _mean(list(one.score("dice", label, clicks).values())) for seed, one in trainings.items()}
+            patients = list(group.score("dice", label, clicks).values())
+            known = [mean for mean in means.values() if mean is not None]
+            spreads = {"between_trainings": _deviation(known), "between_patients": _deviation(patients)}
+            yield _place(group, label) | {"clicks": clicks, "means": {str(k): v for k, v in means.items()}, **spreads}
 
-    An arm that does not listen has a flat curve, and nothing to obey.
+
+def _deviation(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """Summary over clicks: obedience, end of sequences, areas under the curve and clicks to a target.
+
+    Arms without clicks have a flat curve and no obedience.
     """
-    heard = [clicks for clicks in OBEYED_AT if clicks <= group.max_clicks]
-    obedience = {str(clicks): asdict(estimate(group.obeyed(clicks))) for clicks in heard}
+    steps = [clicks for clicks in OBEYED_AT if clicks <= group.max_clicks]
+    obedience = {str(clicks): asdict(estimate(group.obeyed(clicks))) for clicks in steps}
     for label in group.labels:
         row = _place(group, label) | {"obeyed": obedience, "end": group.end(label)}
         for metric in ("dice", "nsd_2mm"):
@@ -236,7 +260,7 @@ def _curve_rows(group: Group) -> Iterator[dict[str, Any]]:
 
 
 def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, Any]]:
-    """Reference minus arm at the same clicks; corrected over all comparisons of a protocol, label and metric."""
+    """Reference minus arm at equal clicks; corrected over all comparisons of a protocol, label and metric."""
     listed = list(found)
     for base in (group for group in listed if group.arm == reference):
         others = [g for g in listed if g.arm != reference and _same_task(g, base)]
@@ -252,7 +276,7 @@ def _differences(found: Iterable[Group], reference: str) -> Iterator[dict[str, A
 
 
 def _wins(ours: dict[str, float], theirs: dict[str, float], metric: str) -> int:
-    """Patients in which the reference is strictly better: a mean may rest on one of them."""
+    """The number of patients in which the reference is strictly better."""
     sign = -1 if metric == "hd95" else 1
     return sum(sign * (ours[name] - theirs[name]) > 0 for name in set(ours) & set(theirs))
 
@@ -262,7 +286,7 @@ def _same_task(first: Group, second: Group) -> bool:
 
 
 def paired_values(found: Iterable[Group], reference: str, clicks: int) -> list[Pairs]:
-    """Dice per patient after so many clicks, for every arm but the reference; of one protocol."""
+    """Dice per patient after a number of clicks, for all arms but the reference, for one protocol."""
     listed = list(found)
     base = next((group for group in listed if group.arm == reference), None)
     if base is None:
@@ -279,15 +303,16 @@ def paired_values(found: Iterable[Group], reference: str, clicks: int) -> list[P
 
 
 def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, Any]]:
-    """Per arm, dataset, configuration and fold: its model's cost, and times of the cases that were begun afresh."""
+    """Per arm, dataset, configuration, fold, training: its model's cost, and times of uninterrupted cases."""
     rows = []
-    seen: dict[tuple[str, str, str, str], list[Job]] = {}
+    seen: dict[tuple[Any, ...], list[Job]] = {}
+    keys = ("dataset", "configuration", "fold", "arm", "training")
     for job in setting.jobs():
-        seen.setdefault((job.dataset, job.configuration, job.fold, job.arm), []).append(job)
-    for key, jobs in seen.items():
+        seen.setdefault(tuple(getattr(job, key) for key in keys), []).append(job)
+    for place, jobs in seen.items():
         stored = json.loads(jobs[0].cost_file(output).read_text(encoding="utf-8"))
-        own = [t for t in times if (t["dataset"], t["configuration"], t["fold"], t["arm"]) == key and t["first"]]
-        places = dict(zip(("dataset", "configuration", "fold", "arm"), key, strict=True))
+        own = [t for t in times if tuple(t.get(key) for key in keys) == place and t["first"]]
+        places = {key: value for key, value in zip(keys, place, strict=True) if value is not None}
         rows.append(places | stored | _effort(own, stored))
     return rows
 
@@ -295,8 +320,8 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
 def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
     """Seconds and GFLOP from a read image to its first answer, and per further click.
 
-    Where the network answers every click, the first answer is that to one click. Otherwise it is the automatic one,
-    and a click costs next to nothing.
+    If the network answers every click, the first answer is that to one click. Otherwise, it is the automatic one, and a
+    click costs almost nothing.
     """
     asked = cost["kind"] in ("sam", "clicks")
     begin = [1 if asked and len(u["steps"]) > 1 else 0 for u in units]
@@ -312,7 +337,7 @@ def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gflop(work: dict[str, int], cost: dict[str, Any]) -> float:
-    """Of the windows that went through the network; SAM3D's first half costs what its second leaves of a window."""
+    """GFLOP of processed windows; the first half of SAM3D costs the difference between a window and its second half."""
     first_half = cost["window_gflop"] - cost["click_gflop"]
     whole, encoded, decoded = (work[part] for part in ("whole", "encoded", "decoded"))
     return whole * cost["window_gflop"] + encoded * first_half + decoded * cost["click_gflop"]

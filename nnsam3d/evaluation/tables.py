@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. ``note`` stands below."""
+    """Cells are text. ``note`` is printed below."""
 
     title: str
     header: Sequence[str]
@@ -89,14 +89,14 @@ def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
     ]
     note = (
         "Mean over patients [95 % interval, bootstrap over patients, widened for their small number]; click seeds of a "
-        "patient are averaged first. Obeyed: the share of all clicks so far whose own voxel the network has right by "
-        "itself, before the clicks are made to hold."
+        "patient are averaged first. Obeyed: the share of all clicks so far whose voxel is correct in the network's "
+        "own answer, before clicks are enforced."
     )
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
 
 
 def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
-    """A line per arm: whether clicks are obeyed, what one costs, and where they lead.
+    """A line per arm: obedience, cost of a click, and results.
 
     Args:
         rows: `summary["curves"]` of one dataset, configuration, protocol and label. costs: of the same, all folds.
@@ -116,12 +116,12 @@ def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
     ]
     note = (
         "Obeyed: the share of all clicks so far whose own voxel has the click's label in the network's own answer, "
-        "before the rule that makes every click hold (the oracle's: in the reduced automatic result); mean over "
-        "patients [95 % interval]. A dash: an arm without clicks, or results of an earlier version. Median Dice: of "
-        "patients, click seeds averaged first. Dice ≥: of all sequences (case x click seed) the share that is there "
-        "after these clicks, or where nothing was left to correct before. Seconds: see the cost table."
+        "before clicks are enforced (for the oracle: in the reduced automatic result); mean over "
+        "patients [95 % interval]. A dash: an arm without clicks, or results of an earlier version. Median Dice: over "
+        "patients, click seeds averaged first. Dice ≥: the share of sequences (case x click seed) that reach this "
+        "value after these clicks, or earlier if there was no error left. Seconds: see the cost table."
     )
-    return Table(f"Clicks: obeyed, paid and what for ({label})", header, body, note)
+    return Table(f"Obedience, cost and effect of clicks ({label})", header, body, note)
 
 
 def _seconds(arm: str, costs: Sequence[Row]) -> float | None:
@@ -139,8 +139,8 @@ def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
         reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
         body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
     note = (
-        "AUC: trapezoid over 1 to 5 clicks, at most 4 (CVPR 2025). Clicks to a target: where it was not reached the "
-        f"largest number, {max_clicks}, counts. An arm without clicks has a flat curve."
+        "AUC: trapezoid over 1 to 5 clicks, at most 4 (CVPR 2025). Clicks to a target: if it was not reached, the "
+        f"largest number, {max_clicks}, is used. Arms without clicks have a flat curve."
     )
     return Table(f"Over the clicks ({label})", header, body, note)
 
@@ -163,9 +163,32 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
         "Paired by patient at the same number of clicks (an arm without clicks: its only answer). Sign-flip "
         "permutation test, two-sided; Holm's correction over all comparisons of a metric in this table; the "
         "intervals are not corrected. Better in: patients in which the reference is strictly better. With few "
-        "patients no difference can be shown, however large: the smallest p is 2 / 2^patients, before correction."
+        "patients, even large differences cannot be significant: the smallest p is 2 / 2^patients, before correction."
     )
     return Table(f"Paired differences ({label})", header, body, note)
+
+
+def training_table(rows: Sequence[Row], label: str) -> Table:
+    """Of arms that were trained several times."""
+    shown = [row for row in rows if row["clicks"] in READ_OUTS]
+    seeds = list(dict.fromkeys(seed for row in shown for seed in row["means"]))
+    header = ["arm", "clicks", *(f"Dice, seed {seed}" for seed in seeds), "SD of trainings", "SD of patients"]
+    body = [
+        [
+            row["arm"],
+            str(row["clicks"]),
+            *(number(row["means"].get(seed)) for seed in seeds),
+            number(row["between_trainings"]),
+            number(row["between_patients"]),
+        ]
+        for row in shown
+    ]
+    note = (
+        "Mean Dice over patients of each training; standard deviation of these means, and, beside it, of the patients' "
+        "values (trainings averaged). Everywhere else in this report the trainings of an arm are averaged per patient: "
+        "its intervals and tests are about other patients, not about other trainings."
+    )
+    return Table(f"Several trainings ({label})", header, body, note)
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
@@ -174,7 +197,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
     body = [
         [
             row["arm"],
-            row["fold"],
+            row["fold"] + (f", seed {row['training']}" if "training" in row else ""),
             count(row["parameters"]),
             count(row["trained_parameters"]),
             number(row["window_gflop"], 1),
@@ -189,11 +212,11 @@ def cost_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     note = (
-        "A window is one patch; a case takes as many as its size, mirroring and the clicks ask for (counted). Per "
-        "case: the first answer (to one click, where the arm listens), in seconds with preprocessing; means over "
-        "cases, per further click over clicks too. GFLOP: matrix products and convolutions, a multiplication and an "
-        "addition count as two. Peak memory: of the device; on a CPU, of the whole process. Training: time inside "
-        "epochs, online validation included."
+        "A window is one patch; the number per case depends on its size, mirroring and the clicks (counted). Per "
+        "case: the first answer (to one click, if the arm uses clicks), seconds including preprocessing; means over "
+        "cases, and for further clicks over clicks too. GFLOP: matrix products and convolutions; a multiplication and "
+        "an addition count as two. Peak memory: of the device; on a CPU, of the whole process. Training: time inside "
+        "epochs, including online validation."
     )
     return Table("Cost", header, body, note)
 
@@ -202,7 +225,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
 
 
 def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
-    """What the paired Dice differences say, in words that a sceptic would accept."""
+    """The paired Dice differences in words."""
     for row in differences:
         if row["metric"] != "dice" or row["mean"] is None:
             continue
@@ -216,9 +239,10 @@ def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
 
 
 def case_csv(units: Sequence[Row]) -> str:
-    """One line per case, seed, step and label; ``obeyed`` is the step's, whatever the label."""
+    """One line per case, seed, step and label; ``obeyed`` refers to the step, for all labels."""
     text = io.StringIO()
     columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]
+    columns += ["training"] if any("training" in unit for unit in units) else []
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, "clicks", "label", *METRICS, "obeyed"])
     for unit in units:

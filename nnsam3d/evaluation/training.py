@@ -1,19 +1,24 @@
-"""`--train`: the models that are missing, one after the other, each with the same wall-clock budget."""
+"""`--train`: train missing models one after the other, each with the same wall-clock budget."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import ORACLE, Job, Setting, cases_of, parse_arm, splits_file
-from nnsam3d.nnunet.datasets import data_identifier
+from nnsam3d.files import write_json
+from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
 from nnsam3d.training.options import options_from_mapping, parse_options
@@ -23,54 +28,60 @@ ENDLESS = 100_000  # epochs
 
 
 def train_missing(setting: Setting, output: Path, device: str) -> None:
-    """Trains what has no final checkpoint; an interrupted training goes on where its last checkpoint was.
+    """Train models without a final checkpoint; interrupted trainings continue from their last checkpoint.
 
-    One at a time: a budget of minutes is the same for all only where nobody else uses the machine.
+    One at a time, because a budget in minutes is only fair if nothing else uses the machine.
 
     Raises:
-        UserError: a training that failed.
+        UserError: a training failed.
     """
-    missing = list(_missing(setting))
+    missing = list(missing_models(setting))
     for number, job in enumerate(missing, start=1):
-        _train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
+        train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
 
 
-def check(setting: Setting, train: bool) -> None:
-    """What would stop the run, after hours perhaps.
+def check(setting: Setting, may_train: bool) -> None:
+    """Check in advance for errors that would stop the run later.
 
     Raises:
-        UserError: unknown trainers or options, missing plans or data, a model that is missing and shall not be trained,
-            a budget for a trainer that does not read the clock, cases that are not to be found or were trained on.
+        UserError: unknown trainers or options, missing plans or data, a missing model without ``--train``, a budget for
+            a trainer that does not support one, cases that are missing or were trained on.
     """
     for job in setting.jobs():
-        # nnU-Net writes the splits when it trains for the first time
+        # nnU-Net writes the splits in its first training
         if setting.test_images or job.fold == "all" or splits_file(job).is_file():
             cases_of(setting, job)
-    # late: it loads nnU-Net and torch
+    # imported late: loads nnU-Net and torch
     from nnsam3d.nnunet.model import capability, find_trainer
 
     arms = [parse_arm(arm) for arm in setting.arms]
-    missing = list(_missing(setting))
-    # of a model that is there already its own folder tells more
+    missing = list(missing_models(setting))
+    # the folder of an existing model is more precise
     needed = {parse_arm(job.arm).trainer for job in missing} | {arm.trainer for arm in arms if arm.oracle}
     trainers = {name: find_trainer(name) for name in sorted(needed)}
     for name, trainer in trainers.items():
         if trainer is None:
-            raise UserError(f"--arms: nnU-Net knows no trainer {name}: is the name right?")
-    deaf = [arm for arm in arms if arm.oracle and capability(trainers[arm.trainer], "prompt_types")]
-    if deaf:
-        raise UserError(f"arm {deaf[0].text}: the oracle control is for models without clicks; leave out {ORACLE}")
+            raise UserError(f"--arms: nnU-Net cannot find the trainer {name}; check the name")
+    oracles = [arm for arm in arms if arm.oracle and capability(trainers[arm.trainer], "prompt_types")]
+    if oracles:
+        raise UserError(f"arm {oracles[0].text}: the oracle control is for models without clicks; remove {ORACLE}")
     to_train = {parse_arm(job.arm).trainer for job in missing}
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
+    if untimed and setting.train_seeds:
+        raise UserError(
+            f"{', '.join(untimed)} takes no seed: only trainers of this library do; leave out --train-seeds"
+        )
+    if setting.train_seeds and "seed" in parse_options(setting.options, "--options"):
+        raise UserError("--train-seeds and a seed in --options: give one of them")
     if untimed and setting.train_minutes:
         raise UserError(
             f"{', '.join(untimed)} cannot be trained for a number of minutes: only trainers with the option "
-            "max_minutes can, such as SAM3DAdapterTrainer, nnUNetClickTrainer and nnUNetBaselineTrainer. Train it by "
-            "hand, or leave out --train-minutes"
+            "max_minutes can, such as SAM3DAdapterTrainer, nnUNetClickTrainer and nnUNetBaselineTrainer. Train it "
+            "manually, or omit --train-minutes"
         )
     for job in missing:
         check_planned(job)
-    if missing and not train:
+    if missing and not may_train:
         job = missing[0]
         raise UserError(
             f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
@@ -79,20 +90,25 @@ def check(setting: Setting, train: bool) -> None:
 
 
 def training_command(job: Job) -> str:
-    """What a user would train it with."""
+    """The training command for a user."""
     return " ".join(["nnUNetv2_train", *_model_arguments(job)])
 
 
-def _missing(setting: Setting) -> Iterable[Job]:
-    seen = set()
+def missing_models(setting: Setting) -> Iterable[Job]:
+    """One job of every model that is not trained."""
+    return (jobs[0] for checkpoint, jobs in by_model(setting).items() if not checkpoint.is_file())
+
+
+def by_model(setting: Setting) -> dict[Path, list[Job]]:
+    """The jobs of every model, by its final checkpoint."""
+    found: dict[Path, list[Job]] = {}
     for job in setting.jobs():
-        if job.checkpoint not in seen and not job.checkpoint.is_file():
-            yield job
-        seen.add(job.checkpoint)
+        found.setdefault(job.checkpoint, []).append(job)
+    return found
 
 
 def check_planned(job: Job) -> None:
-    """What nnUNetv2_train would miss, after the arms before it have taken their hours.
+    """Check in advance that plans and preprocessed data exist.
 
     Raises:
         UserError: no such plans or configuration, or nothing preprocessed by them.
@@ -103,7 +119,7 @@ def check_planned(job: Job) -> None:
     if not plans.is_file():
         there = sorted(path.stem for path in folder.glob("*Plans*.json"))
         raise UserError(
-            f"arm {job.arm}: {plans} is missing (there: {', '.join(there) or 'none'}). Plan and preprocess first: "
+            f"arm {job.arm}: {plans} is missing (found: {', '.join(there) or 'none'}). Plan and preprocess first: "
             f"nnUNetv2_plan_and_preprocess -d {job.dataset} -c {job.configuration}"
         )
     content = json.loads(plans.read_text(encoding="utf-8"))
@@ -119,39 +135,68 @@ def check_planned(job: Job) -> None:
 
 
 def training_arguments(job: Job, device: str) -> list[str]:
-    """nnUNetv2_train's."""
-    latest = job.checkpoint.with_name("checkpoint_latest.pth")
+    """The arguments of nnUNetv2_train."""
+    latest = job.checkpoint.with_name(LATEST)
     where = ["-device", device.partition(":")[0]]
     return [*_model_arguments(job), *where, *(["--c"] if latest.is_file() else [])]
 
 
 def _model_arguments(job: Job) -> list[str]:
-    name = parse_arm(job.arm)
-    return [job.dataset, job.configuration, job.fold, "-tr", name.trainer, "-p", name.plans]
+    return [job.dataset, job.configuration, job.fold, "-tr", parse_arm(job.arm).trainer, "-p", job.plans]
 
 
-def training_options(setting: Setting) -> str:
-    """``nnsam3d_options`` of every training."""
+def training_options(setting: Setting, seed: int | None = None) -> str:
+    """``nnsam3d_options`` of every training; of one of several with its seed."""
     given = parse_options(setting.options, "--options")
-    wanted = {"final_validation": "0"}  # the benchmark does its own
+    wanted = {"final_validation": "0"}  # the benchmark does its own validation
     if setting.train_minutes:
-        # by the clock alone, unless the user limits the epochs, too: a fast machine would end all arms early, or some
+        # by time only, unless the user limits the epochs, too: otherwise fast machines would end arms early
         wanted |= {"max_minutes": f"{setting.train_minutes:g}", "num_epochs": str(ENDLESS)}
+    wanted |= {} if seed is None else {"seed": str(seed)}
     ours = [f"{key}={value}" for key, value in wanted.items() if key not in given or key == "max_minutes"]
     return " ".join([setting.options, *ours] if setting.options else ours)
 
 
-def _train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
-    log = output / "logs" / f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm_in_path}.txt"
+def _own_plans(job: Job) -> None:
+    """The arm's plans under the name of one of its trainings; the preprocessed data stay the same."""
+    folder = splits_file(job).parent
+    content = json.loads((folder / f"{parse_arm(job.arm).plans}.json").read_text(encoding="utf-8"))
+    write_json(folder / f"{job.plans}.json", content | {"plans_name": job.plans})
+
+
+class Stopped(UserError):
+    """A training was told to stop and has saved: start it again."""
+
+
+def log_file(job: Job, output: Path) -> Path:
+    """Of the training of a job's model."""
+    return output / "logs" / f"{training_name(job)}.txt"
+
+
+def training_name(job: Job) -> str:
+    """As it may stand in the name of a file."""
+    return f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm_in_path}"
+
+
+def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
+    """Trains the model of a job; what nnU-Net says goes to :func:`log_file`.
+
+    Raises:
+        Stopped: SIGTERM or SIGUSR1 reached this process, or the training.
+        UserError: the training failed.
+    """
+    log = log_file(job, output)
     log.parent.mkdir(parents=True, exist_ok=True)
-    options = training_options(setting)
+    options = training_options(setting, job.training)
+    if job.training is not None:
+        _own_plans(job)
     arguments = training_arguments(job, device)
     tqdm.write(f'nnsam3d_options="{options}" nnUNetv2_train {" ".join(arguments)}    # {log}')
-    # found whether or not nnU-Net is linked
+    # works whether or not nnU-Net is linked
     environment = {"nnUNet_extTrainer": str(trainers_folder())} | os.environ
     if options:
         environment["nnsam3d_options"] = options
-    if ":" in device:  # nnUNetv2_train takes no number
+    if ":" in device:  # nnUNetv2_train does not accept a number
         environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     total = round(60 * setting.train_minutes) or None
     with (
@@ -159,6 +204,7 @@ def _train(setting: Setting, job: Job, output: Path, device: str, title: str) ->
         subprocess.Popen(
             [nnunet_command("nnUNetv2_train"), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
         ) as process,
+        _passing_on(process) as told,
         tqdm(total=total, desc=title, unit="s") as bar,
     ):
         start = time.monotonic()
@@ -170,6 +216,31 @@ def _train(setting: Setting, job: Job, output: Path, device: str, title: str) ->
         except BaseException:
             process.terminate()
             raise
-    if process.returncode != 0:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise UserError(f"nnUNetv2_train ended with status {process.returncode}; the end of {log}:\n{tail}")
+    status = process.returncode
+    if status == STOPPED or (told and status):
+        raise Stopped(f"{title} was told to stop and has saved: the same command goes on where it was ({log})")
+    if status != 0:
+        tail = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-12:] or ["it said nothing"]
+        told_last, lines = tail[-1], "\n".join(tail)
+        raise UserError(f"nnUNetv2_train ended with status {status}: {told_last}\nThe end of {log}:\n{lines}")
+
+
+@contextmanager
+def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Who tells this process to stop means the training; gives the signals that came."""
+    told: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        told.append(number)
+        process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    names = [one for one in ("SIGTERM", "SIGUSR1") if hasattr(signal, one)]
+    before = {one: signal.signal(getattr(signal, one), handler) for one in names}
+    try:
+        yield told
+    finally:
+        for one, earlier in before.items():
+            signal.signal(getattr(signal, one), earlier)

@@ -1,4 +1,4 @@
-"""Coordinates only: world mm, index of the image file, array zyx, network voxel. numpy and nothing else."""
+"""Coordinates: world mm, index in the image file, array (z, y, x), network voxel. NumPy only."""
 
 from __future__ import annotations
 

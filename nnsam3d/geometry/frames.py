@@ -1,4 +1,4 @@
-"""The grid of an image file as stored, and its way to world millimetres.
+"""The voxel grid of an image file as stored, and its mapping to world millimetres.
 
 Convention of SimpleITK/ITK: ``world_lps = origin + direction @ (spacing * index)``, index order i, j, k
 (= x, y, z), integer indices at voxel centres. RAS (nibabel, Slicer's display) flips the first two world axes.
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnsam3d.errors import UserError
 
 SPACES = ("voxel", "lps", "ras")
-"""The spaces in which a prompt file may give positions."""
+"""The coordinate spaces of prompt files."""
 
 # LPS and RAS differ by the sign of the first two axes; the flip is its own inverse.
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
@@ -26,21 +26,29 @@ _SUPPORTED = "supported are SimpleITKIO and NibabelIO, with three-dimensional im
 
 
 class GeometryError(UserError):
-    """A position, grid or properties dictionary that cannot be mapped without guessing."""
+    """A position, grid or properties dictionary whose mapping would be a guess."""
 
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Where the voxels of one 3D image file lie.
+    """The geometry of the voxels of a 3D image file.
 
     Attributes:
-        size_xyz: voxels along i, j, k; None where the source does not tell (nnU-Net's properties).
+        size_xyz: voxels along i, j, k; None if unknown (nnU-Net's properties do not contain it).
         spacing_xyz: mm along i, j, k.
         origin_xyz: LPS mm of the centre of voxel (0, 0, 0).
-        direction: 3x3 rows; column a is the LPS unit vector of index axis a. Oblique is fine.
+        direction: 3x3 rows; column a is the LPS unit vector of index axis a. May be oblique.
 
     Raises:
         GeometryError: wrong lengths, non-finite numbers, sizes < 1, spacing <= 0, or a singular direction.
+
+    >>> grid = ImageGrid((10, 20, 30), (1.0, 1.0, 2.5), (-4.0, 0.0, 100.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    >>> grid.shape_zyx
+    (30, 20, 10)
+    >>> grid.index_to_world([[5, 10, 4]], "ras").tolist()
+    [[-1.0, -10.0, 110.0]]
+    >>> grid.world_to_index([[-1, -10, 110]], "ras").tolist()
+    [[5.0, 10.0, 4.0]]
     """
 
     size_xyz: tuple[int, int, int] | None
@@ -103,20 +111,24 @@ class ImageGrid:
 
     @classmethod
     def without_world(cls, size_xyz: tuple[int, int, int] | None) -> ImageGrid:
-        """Of an image whose place in the world nobody knows: good for voxel positions only."""
+        """For an image without world geometry: suitable for voxel positions only.
+
+        >>> ImageGrid.without_world((10, 20, 30)).contains_index([[9.4, 0, 0], [9.6, 0, 0]]).tolist()
+        [True, False]
+        """
         return cls(size_xyz, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
     @classmethod
     def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None) -> ImageGrid:
-        """From the properties dictionary that nnU-Net's image reader returns beside the array.
+        """From the properties dictionary that nnU-Net's image reader returns with the array.
 
         Args:
             properties: of ``SimpleITKIO`` ('sitk_stuff') or ``NibabelIO`` ('nibabel_stuff').
-            shape_zyx: ``data.shape[1:]`` as read, which the properties lack; without it ``size_xyz`` is None.
+            shape_zyx: ``data.shape[1:]`` as read, not part of the properties; without it, ``size_xyz`` is None.
 
         Raises:
-            GeometryError: the properties come from another reader; the message names keys and supported
-                readers. Reorienting readers are refused: there the array is not the file as stored.
+            GeometryError: the properties come from an unsupported reader; the message lists keys and supported readers.
+                Reorienting readers are not supported, because their array differs from the file as stored.
         """
         size = None if shape_zyx is None else tuple(int(s) for s in shape_zyx)[::-1]
         if "sitk_stuff" in properties:
@@ -138,6 +150,9 @@ class ImageGrid:
 
         Raises:
             GeometryError: not 4x4, not finite, or singular.
+
+        >>> ImageGrid.from_ras_affine([[-2, 0, 0, 90], [0, -2, 0, 126], [0, 0, 2, -72], [0, 0, 0, 1]]).spacing_xyz
+        (2.0, 2.0, 2.0)
         """
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -152,7 +167,7 @@ class ImageGrid:
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
-        """Shape of the array (z, y, x). Raises GeometryError where the size is unknown."""
+        """Shape of the array (z, y, x). Raises GeometryError if the size is unknown."""
         x, y, z = self._known_size()
         return z, y, x
 
@@ -173,7 +188,7 @@ class ImageGrid:
         return as_points(points_N3) if space == "voxel" else self.world_to_index(points_N3, space)
 
     def contains_index(self, points_N3: ArrayLike) -> NDArray[np.bool_]:
-        """(N,) True where -0.5 <= index < size - 0.5 on all axes, i.e. inside the volume that voxels cover.
+        """(N,) True where -0.5 <= index < size - 0.5 on all axes: inside the volume covered by voxels.
 
         Raises:
             GeometryError: the size of this grid is unknown.
@@ -200,7 +215,11 @@ def as_points(points_N3: ArrayLike) -> NDArray[np.float64]:
 
 
 def inside_grid(points_N3: ArrayLike, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """(N,) True where -0.5 <= position < shape - 0.5 on all axes; both in the same axis order."""
+    """(N,) True where -0.5 <= position < shape - 0.5 on all axes; both in the same axis order.
+
+    >>> inside_grid([[0, 0, 0], [9.6, 0, 0]], shape=(10, 10, 10)).tolist()
+    [True, False]
+    """
     points = as_points(points_N3)
     return np.all((points >= -0.5) & (points < np.asarray(shape) - 0.5), axis=1)
 

@@ -1,7 +1,7 @@
-"""The grid of an image file from its header, as the program that will read its voxels sees it.
+"""The grid of an image file from its header, as interpreted by the program that will read its voxels.
 
-ITK and nibabel understand most headers alike, but not all: a NIfTI whose two transformations differ, or one with shear.
-Formats without world geometry (TIFF and pictures) have a grid for voxel positions only.
+ITK and nibabel differ for some headers: NIfTI files whose two transformations differ, or with shear. Formats without
+world geometry (TIFF and pictures) have a grid for voxel positions only.
 """
 
 from __future__ import annotations
@@ -20,30 +20,40 @@ from nnsam3d.geometry.stored import GZIP, NIFTI
 NIBABEL = "NibabelIO"
 NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
 NOT_ORTHONORMAL = (
-    "If nibabel reads it, its direction is not orthonormal, which ITK refuses: write the image again with an "
-    "orthonormal one, or plan the dataset with NibabelIO"
+    "If nibabel can read it, its direction is not orthonormal, which ITK refuses: rewrite the image with an "
+    "orthonormal direction, or plan the dataset with NibabelIO"
 )
-TOLERANCE_MM = 0.01  # between two readers' corners of an image
+TOLERANCE_MM = 0.01  # between the corners of an image in two readers
 
 GridOf: TypeAlias = Callable[[str], ImageGrid]
-"""From the space of positions to the grid of the image; an error where the image has no such space."""
+"""From a coordinate space to the grid of the image; raises an error if the image does not have that space."""
 
 
 class GeometryWarning(UserWarning):
-    """Two programs understand the header of an image differently."""
+    """Two programs interpret the header of an image differently."""
 
 
 def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> GridOf:
     """The grid of an image file; only the header is read.
 
     Args:
-        reader: nnU-Net's name of the reader that will read the voxels; None: not known, ITK is taken.
+        reader: nnU-Net's name of the reader that will read the voxels; None if unknown: ITK.
 
     Raises:
         GeometryError: the header cannot be read, or the image is not three-dimensional.
 
     Warns:
-        GeometryWarning: no reader is stated, and ITK and nibabel differ.
+        GeometryWarning: no reader is given, and ITK and nibabel differ.
+
+    >>> import SimpleITK as sitk
+    >>> import tempfile
+    >>> image = sitk.Image([4, 5, 6], sitk.sitkInt16)
+    >>> image.SetSpacing([1.0, 1.0, 3.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sitk.WriteImage(image, f"{folder}/case_0000.nii.gz")
+    ...     grid = grid_of_file(f"{folder}/case_0000.nii.gz")("lps")
+    >>> grid.size_xyz, grid.spacing_xyz
+    ((4, 5, 6), (1.0, 1.0, 3.0))
     """
     path = Path(path)
     if path.suffix.lower() in NO_WORLD:
@@ -64,14 +74,14 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
 
 
 def nibabel_grid(path: Path) -> ImageGrid:
-    """As nibabel sees it.
+    """As interpreted by nibabel.
 
     Raises:
         GeometryError: see :func:`grid_of_file`.
     """
     try:
         header: Any = _loaded(path)
-    except Exception as error:  # nibabel's own errors, gzip's, the system's
+    except Exception as error:  # errors of nibabel, gzip or the system
         raise GeometryError(f"{path}: the image header cannot be read ({error})") from None
     if len(header.shape) != 3:
         raise GeometryError(f"{path}: image has {len(header.shape)} dimensions (size {tuple(header.shape)})")
@@ -86,7 +96,7 @@ def _loaded(path: Path) -> Any:
     import nibabel  # late: this package must import with numpy alone
 
     with path.open("rb") as file:
-        if path.name.lower().endswith(".nii.gz") and file.read(2) != GZIP:  # only named like that
+        if path.name.lower().endswith(".nii.gz") and file.read(2) != GZIP:  # not compressed, despite its name
             file.seek(0)
             return nibabel.Nifti1Image.from_stream(file)
     return nibabel.load(path)
@@ -103,24 +113,24 @@ def _compare(path: Path, grid: ImageGrid) -> None:
     apart = np.linalg.norm(ours - theirs, axis=1)
     if apart.max() > TOLERANCE_MM:
         place = int(np.argmax(apart))
-        told = [", ".join(f"{value:.1f}" for value in values[place]) for values in (ours, theirs)]
+        placed = [", ".join(f"{value:.1f}" for value in values[place]) for values in (ours, theirs)]
         voxel = ", ".join(str(int(value)) for value in corners_N3[place])
         warnings.warn(
-            f"{path}: ITK and nibabel understand this header differently: voxel ({voxel}) lies at ({told[0]}) mm LPS "
-            f"for ITK, at ({told[1]}) for nibabel. ITK's is taken; name the model to take its reader's",
+            f"{path}: ITK and nibabel interpret this header differently: voxel ({voxel}) lies at ({placed[0]}) mm LPS "
+            f"for ITK, at ({placed[1]}) for nibabel. ITK's is used; specify the model to use its reader's",
             GeometryWarning,
             stacklevel=3,
         )
 
 
 def _without_world(path: Path) -> GridOf:
-    grid = ImageGrid.without_world(ImageGrid.from_file(path).size_xyz)  # its spacing and origin mean nothing
+    grid = ImageGrid.without_world(ImageGrid.from_file(path).size_xyz)  # its spacing and origin have no meaning
 
     def grid_of(space: str) -> ImageGrid:
         if space != "voxel":
             raise GeometryError(
-                f"{path} has no world geometry, as all {path.suffix.lower()} files: positions in space "
-                f'"{space}" cannot be placed in it. Give them in voxels'
+                f"{path} has no world geometry, like all {path.suffix.lower()} files: positions in space "
+                f'"{space}" cannot be mapped. Give them in voxels'
             )
         return grid
 

@@ -1,6 +1,6 @@
 """Small invertible steps on ARRAY positions (zyx voxel coordinates, integers at voxel centres).
 
-A chain of them is what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
+A chain of them reproduces what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
 transpose -> crop -> (normalise) -> resample.
 """
 
@@ -17,7 +17,7 @@ from nnsam3d.geometry.frames import GeometryError, as_points
 
 
 class Step(Protocol):
-    """Maps positions (N, 3) forward with ``apply`` and back with ``invert``; neither rounds nor clips."""
+    """Maps positions (N, 3) forward with ``apply`` and back with ``invert``; without rounding or clipping."""
 
     def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]: ...
 
@@ -30,6 +30,9 @@ class Transpose:
 
     Raises:
         GeometryError: not a permutation of 0, 1, 2.
+
+    >>> Transpose((2, 0, 1)).apply([[1, 2, 3]]).tolist()
+    [[3.0, 1.0, 2.0]]
     """
 
     transpose_forward: tuple[int, int, int]
@@ -49,7 +52,11 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Crop:
-    """``array[start[0]:, start[1]:, start[2]:]``: positions lose ``start`` (voxels)."""
+    """``array[start[0]:, start[1]:, start[2]:]``: subtracts ``start`` (voxels).
+
+    >>> Crop((10, 0, 5)).apply([[12, 3, 5]]).tolist()
+    [[2.0, 3.0, 0.0]]
+    """
 
     start: tuple[float, float, float]
 
@@ -73,6 +80,12 @@ class Resample:
 
     Raises:
         GeometryError: a shape is not three whole numbers >= 1.
+
+    >>> step = Resample((10, 10, 10), (20, 10, 5))
+    >>> step.apply([[0, 0, 0]]).tolist()
+    [[0.5, 0.0, -0.25]]
+    >>> step.invert([[0.5, 0, -0.25]]).tolist()
+    [[0.0, 0.0, 0.0]]
     """
 
     old_shape: tuple[int, int, int]
@@ -94,7 +107,14 @@ class Resample:
 
 @dataclass(frozen=True)
 class Chain:
-    """Steps in the order in which they are applied; ``invert`` runs them backwards."""
+    """Steps in the order in which they are applied; ``invert`` runs them backwards.
+
+    >>> chain = Chain((Transpose((2, 1, 0)), Crop((1, 0, 0))))
+    >>> chain.apply([[7, 8, 9]]).tolist()
+    [[8.0, 8.0, 7.0]]
+    >>> chain.invert([[8, 8, 7]]).tolist()
+    [[7.0, 8.0, 9.0]]
+    """
 
     steps: tuple[Step, ...]
 
@@ -112,12 +132,22 @@ class Chain:
 
 
 def compose(*steps: Step) -> Chain:
-    """Steps as one step, first argument first; no steps is the identity."""
+    """Steps as one step, first argument first; no steps is the identity.
+
+    >>> compose(Crop((1, 1, 1)), Crop((2, 2, 2))).apply([[5, 5, 5]]).tolist()
+    [[2.0, 2.0, 2.0]]
+    >>> compose().apply([[5, 5, 5]]).tolist()
+    [[5.0, 5.0, 5.0]]
+    """
     return Chain(tuple(steps))
 
 
 def reversed_axes(points_N3: ArrayLike) -> NDArray[np.float64]:
-    """Index i, j, k (x, y, z) -> array position (z, y, x), and back."""
+    """Index i, j, k (x, y, z) -> array position (z, y, x), and back.
+
+    >>> reversed_axes([[102, 88, 41]]).tolist()
+    [[41.0, 88.0, 102.0]]
+    """
     return as_points(points_N3)[:, ::-1]
 
 
@@ -127,18 +157,26 @@ def preprocessing_steps(
     """The steps of nnU-Net's DefaultPreprocessor for one case: array zyx as read -> voxel of its output.
 
     Args:
-        properties: AFTER ``run_case_npy`` ran; needs 'bbox_used_for_cropping' and
+        properties: as modified by ``run_case_npy``; must contain 'bbox_used_for_cropping' and
             'shape_after_cropping_and_before_resampling', both in transposed axes.
         plans_transpose_forward: ``plans_manager.transpose_forward``.
         new_shape: ``data.shape[1:]`` of the preprocessed array.
 
     Raises:
         GeometryError: the properties lack a key (the case was not preprocessed yet), or shapes disagree.
+
+    >>> properties = {
+    ...     "bbox_used_for_cropping": [[2, 12], [0, 20], [0, 20]],
+    ...     "shape_after_cropping_and_before_resampling": (10, 20, 20),
+    ... }
+    >>> steps = preprocessing_steps(properties, (0, 1, 2), new_shape=(20, 20, 20))
+    >>> steps.apply([[2, 4, 4]]).tolist()
+    [[0.5, 4.0, 4.0]]
     """
     needed = ("bbox_used_for_cropping", "shape_after_cropping_and_before_resampling")
     missing = [key for key in needed if key not in properties]
     if missing:
-        raise GeometryError(f"properties lack {', '.join(missing)}: the case has not been preprocessed")
+        raise GeometryError(f"the properties do not contain {', '.join(missing)}: the case has not been preprocessed")
     bbox = [(int(low), int(high)) for low, high in properties[needed[0]]]
     old_shape = tuple(int(s) for s in properties[needed[1]])
     if tuple(high - low for low, high in bbox) != old_shape:

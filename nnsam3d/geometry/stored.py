@@ -1,7 +1,7 @@
-"""What is stored in an image file, against what its reader would make of it without a word.
+"""Checks of image files for defects that readers do not report, or report unclearly.
 
-ITK fills what a truncated NIfTI lacks with zeros, reads its NaN as 0, and takes colours for a further axis. nnU-Net's
-readers tell other things in words that help nobody. All of this is looked at before a reader is asked.
+ITK pads truncated NIfTI files with zeros, reads NaN as 0, and treats colours as an additional axis, all silently. These
+checks run before an image is read.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 
-GZIP = b"\x1f\x8b"  # how every gzip file begins
-LARGEST_RATIO = 12  # of unpacked to packed; without so much room for temporary files nothing is unpacked into one
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
+LARGEST_RATIO = 12  # of decompressed to compressed size; temporary files need that much space
 NIFTI = (".nii", ".nii.gz")
 
 
 @contextmanager
 def decompressed(file: str) -> Iterator[str]:
-    """The file, or what is in a .nii.gz: to see that it is whole takes decompressing, and that is done once.
+    """The file, or the decompressed content of a .nii.gz file, which is read once to check that it is complete.
 
-    The content goes into a temporary file; where there is no room for it, the file is only looked through.
+    The content is written to a temporary file. If there is no space for it, the file is only checked.
 
     Raises:
         UserError: truncated or damaged.
@@ -45,7 +45,7 @@ def decompressed(file: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
         target = Path(folder) / Path(file).name[: -len(".gz")]
-        if not packed:  # an uncompressed file that is only named like that: its reader judges
+        if not packed:  # not compressed, despite its name: left to its reader
             target.symlink_to(Path(file).absolute())
             yield str(target)
         else:
@@ -53,12 +53,12 @@ def decompressed(file: str) -> Iterator[str]:
 
 
 def _unpacked(file: str, target: Path) -> bool:
-    """Whether there was room for the content; without any it was looked through all the same."""
+    """Whether there was space for the content; if not, the file was checked without writing it."""
     if shutil.disk_usage(target.parent).free > LARGEST_RATIO * os.path.getsize(file):
         try:
             _unpack(file, target)
             return True
-        except OSError:  # no room after all: an image of zeros packs well, and others need room at the same time
+        except OSError:  # no space after all: high compression, or other processes
             target.unlink(missing_ok=True)
     _unpack(file, Path(os.devnull))
     return False
@@ -75,14 +75,14 @@ def _unpack(file: str, target: Path) -> None:
 
 
 def check_stored(file: str, name: str, wanted: str = "one volume") -> None:
-    """Whether a file holds one volume of numbers, and all of it.
+    """Check that a file contains a single, complete volume of finite numbers.
 
     Args:
-        file: as :func:`decompressed` gives it. name: the file's own name, for messages.
-        wanted: what the user of the volume wants, for messages.
+        file: as returned by :func:`decompressed`. name: the original file name, for messages.
+        wanted: what is expected, for messages.
 
     Raises:
-        UserError: otherwise. Files whose header cannot be read are left to their reader.
+        UserError: otherwise. Files with unreadable headers are left to their reader.
     """
     _check_header(file, name, wanted)
     if file.lower().endswith(NIFTI):
@@ -108,8 +108,8 @@ def _check_header(file: str, name: str, wanted: str) -> None:
     else:
         return
     raise UserError(
-        f"{name}: holds {holds}, {wanted} is wanted. Write every volume that is needed into a file of its own "
-        "(<case>_0000, <case>_0001, ...), and leave the others out"
+        f"{name}: contains {holds}; expected {wanted}. Save each required volume to a separate file "
+        "(<case>_0000, <case>_0001, ...)"
     )
 
 
@@ -118,30 +118,30 @@ def _check_nifti(file: str, name: str) -> None:
 
     try:
         stored: Any = nibabel.load(file)
-    except nibabel.filebasedimages.ImageFileError:  # its reader may know more
+    except nibabel.filebasedimages.ImageFileError:  # left to its reader
         return
     kind = stored.header.get_data_dtype()
     ends = stored.dataobj.offset + kind.itemsize * math.prod(stored.shape)
     missing = 0 if file.lower().endswith(".gz") else ends - os.path.getsize(file)
     if missing > 0:
         raise UserError(f"{name}: the image cannot be read, it is truncated or damaged: {missing} bytes are missing")
-    if kind.kind == "f":  # mapped into memory; slices lie one behind the other
+    if kind.kind == "f":  # memory-mapped; the last axis is contiguous in slices
         check_numbers(np.asanyarray(stored.dataobj.get_unscaled()).T, name)
 
 
 def _not_finite(part: NDArray[Any]) -> int:
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(part.sum()):  # one look, where all is well
+        if np.isfinite(part.sum()):  # fast path
             return 0
     return int(part.size - np.count_nonzero(np.isfinite(part)))
 
 
 def check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
-    """Raises UserError for NaN and infinity; slice by slice, without a mask of the image's size."""
+    """Raises UserError for NaN and infinity; slice by slice, without an array of the image's size."""
     wrong = sum(_not_finite(part) for part in volume)
     if wrong:
         voxels = "1 voxel" if wrong == 1 else f"{wrong} voxels"
         raise UserError(
-            f"{where}: {voxels}{which} without a number (NaN or infinity), which would spread over the whole image: "
-            "replace them, by the image's lowest value for example"
+            f"{where}: {voxels}{which} with NaN or infinity, which would affect the whole image: replace "
+            "them, for example with the image's minimum"
         )

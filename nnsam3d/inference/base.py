@@ -80,8 +80,8 @@ class Base:
         for voxel, label in last.items():
             if not label:
                 label_map[voxel] = 0
-        own = tuple(number for number in result.unheard if number <= len(prompts.clicks))
-        return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), unheard=own)
+        own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
+        return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
     def _reading(self, last: Mapping[Voxel, int]) -> tuple[list[VoxelClick], list[Component]]:
         """What background clicks say about the base: clicks that they imply, and components that they remove."""

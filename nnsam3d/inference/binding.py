@@ -1,4 +1,4 @@
-"""Clicks bind: what the user said about a voxel holds in the output, whatever the network thinks."""
+"""Binding: the output agrees with the clicks, whatever the network answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
-def unheard(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> tuple[int, ...]:
-    """The positive clicks, counted from 1, at and around which a label map (z, y, x) holds nothing of their label.
+def ignored_clicks(
+    segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None
+) -> tuple[int, ...]:
+    """The positive clicks (counted from 1) whose label is not in the label map at or next to the clicked voxel.
 
-    Binding would turn their voxel into a target of one voxel, which nobody meant.
+    Binding would turn them into targets of a single voxel.
 
     Args:
-        prompts, regions: see :func:`bind_clicks`; the label map is not bound yet.
+        prompts, regions: see :func:`bind_clicks`, which has not been applied to the label map yet.
+
+    >>> segmentation = np.zeros((3, 3, 8), np.uint8)
+    >>> segmentation[:, :, :2] = 1
+    >>> ignored_clicks(segmentation, VoxelPrompts.of([((1, 1, 1), 1), ((1, 1, 6), 1)]))
+    (2,)
     """
     last = dict(prompts.clicks())
     found = []
@@ -36,16 +43,21 @@ def unheard(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions 
 def bind_clicks(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> None:
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
 
-    First every voxel that was clicked positively gets its click's label. Then a negative click (label 0) removes the
-    component that it hits (26-connected, of one label), unless a positive click lies in it too: so a click on the rim
-    of a target, just outside of what was found, keeps the target when a click says that it reaches too far
-    elsewhere. At last every voxel that was clicked negatively is background. Of several clicks on one voxel the last
+    First, every positively clicked voxel receives its click's label. Then, a negative click (label 0) removes the
+    component that it hits (26-connected, of one label) unless the component contains a positive click, which may lie
+    on its border. Finally, every negatively clicked voxel becomes background. Of several clicks on one voxel, the last
     one counts.
 
     Args:
         prompts: on the voxels of the label map.
-        regions: of a dataset with regions: the core of a tumour is tumour, so a click "tumour" there is obeyed
-            already; and a negative click removes a component of everything that is not background.
+        regions: for datasets with regions. The core of a tumour is part of the tumour, so a click "tumour" changes
+            nothing there; and a negative click removes a component of all foreground.
+
+    >>> segmentation = np.zeros((3, 3, 8), np.uint8)
+    >>> segmentation[:, :, :2] = 1
+    >>> bind_clicks(segmentation, VoxelPrompts.of([((1, 1, 6), 1), ((1, 1, 0), 0)]))
+    >>> int(segmentation[1, 1, 6]), int(segmentation[:, :, :2].sum())
+    (1, 0)
     """
     last = dict(prompts.clicks())
     positive = {voxel: label for voxel, label in last.items() if label}

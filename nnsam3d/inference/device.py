@@ -1,4 +1,4 @@
-"""Which device a name means, found out before anything is loaded."""
+"""Resolve device names before anything is loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from nnsam3d.errors import UserError
 
 
 def choose_device(name: str) -> str:
-    """ "auto" is the GPU of CUDA if there is one, else the CPU; any other name is torch's.
+    """ "auto" is a CUDA GPU if available, else the CPU; other names are torch's.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: the device is not available.
+
+    >>> choose_device("cpu")
+    'cpu'
+    >>> choose_device("no-such-device")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nnsam3d.errors.UserError: device no-such-device: ...
     """
     import torch
 
@@ -27,14 +33,17 @@ def choose_device(name: str) -> str:
 
 
 def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:
-    """A device for each of the jobs that run at a time; several take them in turn.
+    """A device for each concurrent job, assigned in turn.
 
     Args:
-        names: "auto" is every GPU of CUDA, or the CPU; others as :func:`choose_device` takes them.
-        jobs: None: one for each device.
+        names: "auto" stands for all CUDA GPUs, or the CPU; others as in :func:`choose_device`.
+        jobs: None: one per device.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: the device is not available.
+
+    >>> choose_devices(["cpu"], jobs=2)
+    ['cpu', 'cpu']
     """
     import torch
 
@@ -45,7 +54,7 @@ def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:
 
 
 def half_precision_of(device: Any) -> Any:
-    """Autocast where nnU-Net's prediction enters it: on CUDA.
+    """Autocast like nnU-Net's prediction: on CUDA.
 
     Args:
         device: a torch.device.

@@ -1,7 +1,7 @@
 """From logits on the preprocessed grid to a label map and probabilities on the image's own grid.
 
-Letters: K logit maps, D H W voxels of the preprocessed image; raw = the image's axes as nnU-Net's reader gives
-them (z, y, x).
+Letters: K logit maps, D H W voxels of the preprocessed image; raw = the image's axes as returned by nnU-Net's
+reader (z, y, x).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.resampling import resampling_of
 
 Part = tuple[Box, NDArray[Any], NDArray[np.float32] | None]
-BACKGROUND_LOGIT = 10.0  # where no window was computed
+BACKGROUND_LOGIT = 10.0  # outside of computed windows
 
 
 def background_logits(model: TrainedModel) -> NDArray[np.float32]:
-    """(K,) logits that nobody doubts: of the background channel, or against every region."""
+    """(K,) logits of certain background."""
     logits = np.full(model.label_manager.num_segmentation_heads, -BACKGROUND_LOGIT, np.float32)
     if not model.label_manager.has_regions:
         logits[0] = BACKGROUND_LOGIT
@@ -29,24 +29,24 @@ def background_logits(model: TrainedModel) -> NDArray[np.float32]:
 
 
 def to_labels(model: TrainedModel, logits_KDHW: NDArray[np.float32]) -> NDArray[Any]:
-    """Logits (K, ...) -> label map, as nnU-Net does it (regions included)."""
+    """Logits (K, ...) -> label map, like nnU-Net, including regions."""
     return np.asarray(model.label_manager.convert_logits_to_segmentation(logits_KDHW))
 
 
 def is_label(model: TrainedModel, logits_KDHW: NDArray[np.float32], label: int) -> NDArray[np.bool_]:
-    """Where logits say a label; of a dataset with regions: this region, whatever else they say there."""
+    """Where logits predict a label; for datasets with regions, where they predict this region."""
     if model.label_manager.has_regions:
         return np.asarray(logits_KDHW[model.label_manager.regions_class_order.index(label)] > 0)
     return to_labels(model, logits_KDHW) == label
 
 
 class Exporter:
-    """Knows one image's way back: resampling, crop, transposition."""
+    """Maps results back to the grid of one image: resampling, crop, transposition."""
 
     def __init__(self, model: TrainedModel, properties: dict[str, Any], shape_DHW: Sequence[int]) -> None:
         """
         Args:
-            properties: as nnU-Net's preprocessor leaves them.
+            properties: after nnU-Net's preprocessing.
             shape_DHW: of the preprocessed image.
         """
         self.model = model
@@ -58,16 +58,16 @@ class Exporter:
         self.resampling = resampling_of(model.configuration_manager, spacing)
 
     def empty(self) -> NDArray[Any]:
-        """A label map (raw) of background."""
+        """An empty label map (raw)."""
         kind = np.uint8 if len(self.model.label_manager.foreground_labels) < 255 else np.uint16
         shape = [int(self.properties["shape_before_cropping"][axis]) for axis in self.backward]
         return np.zeros(shape, kind)
 
     def parts(self, regions: Sequence[Region], probabilities: bool = False) -> list[Part]:
-        """What was computed: boxes in the raw image, the label map there and, if asked for, probabilities (K, ...).
+        """The computed parts: boxes in the raw image, their label maps and, optionally, probabilities (K, ...).
 
-        Only these parts are resampled, as nnU-Net's default does it: logits linearly, the nearest across coarse slices.
-        Other ways of resampling are left to nnU-Net, on the whole image.
+        Only these parts are resampled, like nnU-Net's default: logits linearly, nearest-neighbour across coarse slices.
+        Other resampling functions are left to nnU-Net, on the whole image.
         """
         if self.resampling.is_linear or not regions:
             return [self._part(region, probabilities) for region in regions]
@@ -81,7 +81,7 @@ class Exporter:
         new_shape = self.properties["shape_after_cropping_and_before_resampling"]
         for axis, (old, new) in enumerate(zip(self.shape_DHW, new_shape, strict=True)):
             start, stop = region.start[axis], region.start[axis] + logits.shape[axis + 1]
-            # target voxels whose place in the source lies in the computed part; all of them at the image's end
+            # target voxels whose source position is in the computed part, or at the border of the image
             low = 0 if start == 0 else int(np.ceil((start + 0.5) * new / old - 0.5))
             high = new if stop == old else int(np.floor((stop - 0.5) * new / old - 0.5)) + 1
             source = (np.arange(low, high) + 0.5) * old / new - 0.5 - start
@@ -94,7 +94,7 @@ class Exporter:
         return (d, h, w), to_labels(self.model, logits), maps
 
     def probabilities(self, regions: Sequence[Region]) -> NDArray[np.float32]:
-        """(K, raw) of the whole image; certain background where nothing was computed."""
+        """(K, raw) of the whole image; certain background outside of computed parts."""
         full = np.zeros((self.model.label_manager.num_segmentation_heads, *self.empty().shape), np.float32)
         if not self.model.label_manager.has_regions:
             full[0] = 1
@@ -114,7 +114,7 @@ class Exporter:
 def _interpolate(
     array: NDArray[np.float32], source: NDArray[np.float64], axis: int, nearest: bool
 ) -> NDArray[np.float32]:
-    """``array`` at the fractional positions ``source`` along one axis; the ends go on for ever."""
+    """``array`` at the fractional positions ``source`` along one axis, clamped at the ends."""
     source = np.clip(source, 0, array.shape[axis] - 1)
     if nearest:
         return np.take(array, np.floor(source + 0.5).astype(np.int64), axis)

@@ -1,4 +1,4 @@
-"""A folder of cases: all prompts checked first, every case on its own, outputs whole or not at all."""
+"""Prediction of a folder: prompts are validated first, cases are independent, outputs are written atomically."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Case:
-    """A case's files. ``problem`` says why it cannot be predicted."""
+    """The files of a case. ``problem`` is the reason why it cannot be predicted."""
 
     name: str
     images: tuple[str, ...]
@@ -45,10 +45,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case, as it stands in the report."""
+    """The outcome of a case, as in the report."""
 
     case: str
-    status: str  # "done", "skipped" (it was there already) or "failed"
+    status: str  # "done", "skipped" (existing output) or "failed"
     error: str = ""
     prompt_file: str = ""
     prompt_sha256: str = ""
@@ -58,22 +58,22 @@ class Outcome:
     output_sha256: str = ""
     windows: int = 0
     stock_windows: int = 0
-    seconds: float = 0.0  # until the answer is there; the next case is read and the last one written meanwhile
-    peak_memory_mb: float = 0.0  # of the device in this case; without one, of the process until now
+    seconds: float = 0.0  # until the result is available; the next case is read and the last one written meanwhile
+    peak_memory_mb: float = 0.0  # of the GPU for this case; without one, of the process until now
 
 
 def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[Case]:
-    """The cases of a folder with their prompts; reads headers and prompt files only.
+    """The cases of a folder with their prompts; only headers and prompt files are read.
 
     Args:
-        prompts: folder of the prompt files; None: the one that ``nnsam3d_prompts`` names, else beside the images.
+        prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
 
     Raises:
-        UserError: no such folder, no images, or a folder of prompts that does not exist.
+        UserError: a folder does not exist, or contains no images.
     """
     if not images.is_dir():
-        raise UserError(f"{images}: no such folder (-i names the folder with the images)")
-    prompts_folder(images, prompts)  # complains if it does not exist
+        raise UserError(f"{images}: no such folder (-i is the folder with the images)")
+    prompts_folder(images, prompts)  # raises an error if it does not exist
     lists = cases_in(images, model.file_ending)
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
@@ -92,10 +92,10 @@ def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[
 def _misnamed(image: Path, ending: str) -> Case:
     name = image.name[: -len(ending)]
     if re.search(r"_\d{4}$", name):
-        told = f"the model's ending as it is, {name}{ending}"
+        expected = f"exactly the model's file ending, {name}{ending}"
     else:
-        told = f"the channel in the name, for example {name}_0000{ending}"
-    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {told}")
+        expected = f"the channel in the name, for example {name}_0000{ending}"
+    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {expected}")
 
 
 def _case(files: list[str], model: Model, folder: Path | None) -> Case:
@@ -103,8 +103,8 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
     wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
     found = [Path(file).name for file in files]
     if found != wanted:
-        told = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; there are {', '.join(found)}"
-        return Case(name, tuple(files), problem=told)
+        problem = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; found {', '.join(found)}"
+        return Case(name, tuple(files), problem=problem)
     try:
         path = find_prompt_file(files[0], model.file_ending, folder)
         prompts = read_case_prompts(path, header_grid(files[0], model.reader_name), model.labels) if path else None
@@ -115,7 +115,7 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How to predict a folder."""
+    """Options for the prediction of a folder."""
 
     scope: str = "clicked"
     bind: bool = True
@@ -126,22 +126,22 @@ class FolderOptions:
 def predict_folder(
     model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool = True
 ) -> list[Outcome]:
-    """Predicts case after case; a failed one is reported and costs nothing but itself.
+    """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
-        ahead: read the next case and write the last one meanwhile, each in a thread; never more than one of either.
+        ahead: read the next case and write the last one in threads, at most one of each.
     """
     output.mkdir(parents=True, exist_ok=True)
-    # what nnUNetv2_ensemble and nnUNetv2_apply_postprocessing want to find
+    # needed by nnUNetv2_ensemble and nnUNetv2_apply_postprocessing
     write_json(output / "dataset.json", model.dataset_json)
     write_json(output / "plans.json", model.plans_manager.plans)
-    outcomes: dict[int, Outcome] = {}  # by place: names may occur twice
+    outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:
 
-        def done(number: int, outcome: Outcome, told: bool = False) -> None:
+        def done(number: int, outcome: Outcome, reported: bool = False) -> None:
             outcomes[number] = outcome
-            if outcome.status == "failed" and not told:
+            if outcome.status == "failed" and not reported:
                 progress.write(f"nnsam3d: {outcome.error}")
             for text in outcome.warnings:
                 progress.write(f"nnsam3d: warning: case {outcome.case}: {text}")
@@ -149,7 +149,7 @@ def predict_folder(
 
         for number, case in enumerate(cases):
             if case.problem:
-                done(number, Outcome(case.name, "failed", case.problem), told=True)
+                done(number, Outcome(case.name, "failed", case.problem), reported=True)
             elif _is_there(case.name, model, output, options):
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
                 done(number, Outcome(case.name, "skipped"))
@@ -172,8 +172,8 @@ def _predicted(
             reading = coming.pop()
             coming += [reader.submit(_prepare, model, one, options) for one in cases[number + 1 : number + 2]]
             answer = _outcome_of(case, partial(_answered, model, case, reading, options))
-            del reading  # the image goes before the next one is computed
-            if writing is not None:  # before the next one is handed over: one result at a time waits for the disk
+            del reading  # frees the image before the next one is computed
+            if writing is not None:  # at most one result waits for the disk
                 yield writing.result()
             writing = writer.submit(_finished, model, case, answer, output)
             del answer
@@ -181,8 +181,8 @@ def _predicted(
             yield writing.result()
 
 
-class _Here(Executor):
-    """Does what it is told at once, in this thread."""
+class _Immediate(Executor):
+    """Runs tasks immediately, in this thread."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -194,7 +194,7 @@ class _Here(Executor):
 
 
 def _pool(threads: bool) -> Executor:
-    return ThreadPoolExecutor(1) if threads else _Here()
+    return ThreadPoolExecutor(1) if threads else _Immediate()
 
 
 def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
@@ -205,7 +205,7 @@ def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A case's result on its way to the disk, without what only computing needed."""
+    """A result to be written, without data that only the computation needed."""
 
     result: Segmentation
     properties: dict[str, Any]
@@ -222,13 +222,13 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
     image = reading.result()
     result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
     result = replace(result, regions=())
-    told = [*image.remarks, *result.remarks]
+    warnings = [*image.remarks, *result.remarks]
     seconds, memory_mb = time.perf_counter() - start, peak_memory_mb(model.device)
-    return _Answer(result, image.properties, told, image.stock_windows, seconds, memory_mb)
+    return _Answer(result, image.properties, warnings, image.stock_windows, seconds, memory_mb)
 
 
 def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path) -> Outcome:
-    """Writes a result; what failed before stays failed."""
+    """Write a result, unless the case failed before."""
     if isinstance(answer, Outcome):
         return answer
     return _outcome_of(case, lambda: _written(model, case, answer, output))
@@ -254,11 +254,11 @@ def _written(model: Model, case: Case, answer: _Answer, output: Path) -> Outcome
 
 
 def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
-    """What the action gives, or a failed outcome in place of its error."""
+    """The result of the action, or a failed outcome if it raises an error."""
     try:
         return action()
     except Exception as error:
-        if not isinstance(error, UserError):  # a bug, or the machine's fault: say where
+        if not isinstance(error, UserError):  # a bug or a problem of the system: print the traceback
             tqdm.write(traceback.format_exc(), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         message = message if case.name in message else f"case {case.name}: {message}"
@@ -273,7 +273,7 @@ def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> 
 
 
 def _write(model: Model, name: str, answer: _Answer, output: Path) -> None:
-    """All files of a case into a folder of their own, then renamed; the segmentation last, as the sign of success."""
+    """Write the files of a case to a temporary folder, then rename them; the segmentation last, to mark completion."""
     temporary = _unfinished(name, output)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -294,7 +294,7 @@ def _unfinished(name: str, output: Path) -> Path:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Of the device; without one, of this process since it began; 0 where the system does not tell (Windows)."""
+    """Of the GPU; without one, of this process since its start; 0 if unknown (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     with contextlib.suppress(ImportError):

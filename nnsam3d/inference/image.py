@@ -1,4 +1,4 @@
-"""One image, preprocessed where it is looked at, to be segmented with any clicks."""
+"""An image, preprocessed where needed, to be segmented with any clicks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.inference.binding import bind_clicks, unheard
+from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.region import Box, Region, segment_clicked
 from nnsam3d.inference.windows import Windows
@@ -26,15 +26,15 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A result on the image's own grid, axes as nnU-Net's reader gives them (z, y, x).
+    """A result on the image's grid, with the axes of nnU-Net's reader (z, y, x).
 
     Attributes:
         label_map: (z, y, x).
-        boxes: everything outside of them is background; they do not touch.
-        windows: how many windows were computed, counted again where one was computed again.
-        regions: what was computed, on the preprocessed grid; none for the stock sliding window.
-        probabilities: (K, z, y, x), where they were asked for.
-        unheard: numbers (from 1) of the positive clicks at which the network found nothing.
+        boxes: disjoint boxes; everything outside is background.
+        windows: number of computed windows, repetitions included.
+        regions: the computed parts on the preprocessed grid; none for the sliding window.
+        probabilities: (K, z, y, x), if requested.
+        ignored_clicks: numbers (from 1) of the positive clicks at which the network found nothing.
     """
 
     label_map: NDArray[Any]
@@ -42,19 +42,19 @@ class Segmentation:
     windows: int
     regions: tuple[Region, ...] = ()
     probabilities: NDArray[np.float32] | None = None
-    unheard: tuple[int, ...] = ()
+    ignored_clicks: tuple[int, ...] = ()
 
     @property
     def remarks(self) -> list[str]:
-        """What the user should know before trusting it."""
+        """Warnings for the user."""
         return [
-            f"the network found nothing at click {number}; the mask holds the clicked voxel only, if at all"
-            for number in self.unheard
+            f"the network found nothing at click {number}; the mask contains at most the clicked voxel"
+            for number in self.ignored_clicks
         ]
 
 
 class PreparedImage:
-    """An image in the network's terms, and the way back to its own grid."""
+    """An image on the network's grid, and the mapping back to its own grid."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class PreparedImage:
     ) -> None:
         """
         Args:
-            image_CZYX: as nnU-Net's reader gives it, with its ``properties``.
-            cache_bytes: how much of the windows' click-free features to keep for the next clicks.
+            image_CZYX: as returned by nnU-Net's reader, with its ``properties``.
+            cache_bytes: memory for the features of windows that are kept for further clicks.
             on_window: see :class:`Windows`.
         """
         self.model = model
@@ -83,11 +83,11 @@ class PreparedImage:
 
     @property
     def stock_windows(self) -> int:
-        """How many windows the stock sliding window would compute."""
+        """Number of windows of the sliding window."""
         return len(self.model.predictor._internal_get_sliding_window_slicers(self.windows.shape))
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
-        """Preprocesses the whole image now, where :meth:`segment` will look at all of it, and keeps it until then."""
+        """Preprocess the whole image now if :meth:`segment` will need all of it."""
         positive = prompts is not None and clicks_to_labels(prompts, self.model.labels).any()
         if scope == "everything" or not positive:
             self._whole = self.volume.whole()
@@ -100,22 +100,22 @@ class PreparedImage:
         probabilities: bool = False,
         automatic: bool = True,
     ) -> Segmentation:
-        """A segmentation with these clicks; the same clicks give the same one.
+        """A segmentation with these clicks; deterministic.
 
         Args:
-            scope: "clicked" looks around the positive clicks only, "everything" is the stock sliding window.
-            automatic: with "clicked" and no positive click: True is the stock sliding window, False background.
+            scope: "clicked": only around the positive clicks; "everything": the sliding window.
+            automatic: for "clicked" without positive clicks: True: the sliding window; False: background.
             bind: make the result agree with the clicks (:func:`bind_clicks`).
 
         Raises:
             PromptError: an unknown label, or a click outside the image.
-            UserError: the network's answer is no number.
+            UserError: the network's output contains NaN.
         """
-        placed = self._network_prompts(prompts)  # refuses prompts that are no clicks
+        placed = self._network_prompts(prompts)  # refuses unsupported prompts
         regions: list[Region] = []
         if scope == "clicked":
-            says = partial(is_label, self.model)
-            regions = segment_clicked(self.windows, placed, says, background_logits(self.model))
+            predicted = partial(is_label, self.model)
+            regions = segment_clicked(self.windows, placed, predicted, background_logits(self.model))
         if regions:
             result = self._export(regions, probabilities)
         elif scope == "everything" or automatic:
@@ -125,28 +125,28 @@ class PreparedImage:
         if prompts is None or not prompts.clicks:
             return result
         raw = clicked_voxels(prompts, self.model.labels, self.shape_ZYX, self.raw_properties)
-        result = replace(result, unheard=unheard(result.label_map, raw, self.model.regions))
+        result = replace(result, ignored_clicks=ignored_clicks(result.label_map, raw, self.model.regions))
         if bind:
             result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
-            for box in result.boxes:  # outside of them all is background, and stays it
+            for box in result.boxes:  # everything outside is background
                 local = raw.cropped([side.start for side in box], [side.stop - side.start for side in box])
                 bind_clicks(result.label_map[box], local, self.model.regions)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """The network's own label map (z, y, x) around the clicks, which are not bound."""
+        """The network's label map (z, y, x) around the clicks, without binding."""
         return self.segment(prompts, bind=False).label_map
 
     def check(self, prompts: CasePrompts) -> None:
-        """Raises PromptError where :meth:`segment` would."""
+        """Raises PromptError if :meth:`segment` would."""
         self._network_prompts(prompts)
 
     def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
-        """(K, z, y, x) of a result of scope "clicked"; certain background where it did not look."""
+        """(K, z, y, x) of a result with scope "clicked"; certain background elsewhere."""
         return self.exporter.probabilities(result.regions)
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
-        """On the voxels of the preprocessed image."""
+        """Prompts on the voxels of the preprocessed image."""
         shape = self.volume.shape
         return network_prompts(
             prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
@@ -173,7 +173,7 @@ class PreparedImage:
 
 
 def _with_voxels(boxes: Sequence[Box], voxels_N3: NDArray[np.int64]) -> tuple[Box, ...]:
-    """The boxes, and one of their own for these voxels where they lie in none."""
+    """The boxes, with additional ones for voxels outside of them."""
     more: list[Box] = []
     for voxel in voxels_N3.tolist():
         if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):

@@ -1,4 +1,4 @@
-"""The models that this package's own inference runs: those that keep what the image says between clicks."""
+"""Models for this package's inference, which keep image features between clicks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Model(TrainedModel):
     """A trained ``SAM3DAdapterTrainer`` (or a subclass), ready to predict.
 
     Raises:
-        UserError: as :class:`TrainedModel`, and for a model of another kind.
+        UserError: see :class:`TrainedModel`; also for models of other trainers.
     """
 
     networks: list[SAM3D]  # type: ignore[assignment]
@@ -26,14 +26,14 @@ class Model(TrainedModel):
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
         if not capability(self.trainer, "keeps_features"):
             clicked = capability(self.trainer, "prompt_types")
-            kind = "that look at the whole image again for every click" if clicked else "without clicks"
+            kind = "that process the whole image for every click" if clicked else "without clicks"
             raise UserError(
-                f"{self.folder}: the trainer {trainer_name} makes networks {kind}; predict with nnUNetv2_predict."
+                f"{self.folder}: the trainer {trainer_name} trains networks {kind}; predict with nnUNetv2_predict."
             )
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Both halves of every network on an empty window with one click."""
+        """Run both halves of every network on an empty window with one click."""
         size = self.patch_size
         image = torch.zeros(1, self.num_channels, *size, device=self.device)
         point = torch.tensor([[[n // 2 for n in size]]], dtype=torch.float32, device=self.device)

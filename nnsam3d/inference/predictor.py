@@ -1,8 +1,8 @@
-"""Who answers prompts on an image: one contract for every trained model.
+"""A common interface for all trained models: prepare an image once, then answer any prompts on it.
 
-A predictor prepares an image once and then answers any prompts on it. There are two ways: windows around the clicks,
-with what the image says kept between clicks (:class:`PreparedImage`, for networks that keep features), and nnU-Net's
-stock sliding window over the whole image (:class:`WholeImage`, for every other network, with prompts or without).
+There are two implementations: windows around the clicks, with image features kept between clicks
+(:class:`PreparedImage`, for networks that support it), and nnU-Net's sliding window over the whole image
+(:class:`WholeImage`, for all other networks, with or without prompts).
 
 Letters: C image channels, P prompt channels, D H W voxels of the preprocessed image; results have the axes of nnU-Net's
 reader (z, y, x).
@@ -24,25 +24,25 @@ from nnsam3d.prompts.encoding import ENCODING
 
 
 class Prepared(Protocol):
-    """An image that is read and preprocessed, ready for any prompts."""
+    """An image that is ready for prompts."""
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """Label map (z, y, x), the network's own: prompts are not bound yet. The same prompts give the same one.
+        """The network's label map (z, y, x), before binding; deterministic.
 
         Raises:
-            PromptError: an unknown label, a prompt outside the image, or a kind that the network does not take.
+            PromptError: an unknown label, a prompt outside the image, or an unsupported type.
         """
 
 
 class Predictor(Protocol):
-    """A trained model, or a control made of one."""
+    """A trained model, or a control derived from one."""
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        """An image as nnU-Net's reader gives it, with its properties."""
+        """Prepare an image as returned by nnU-Net's reader, with its properties."""
 
 
 class WholeImage:
-    """Preprocessed once, predicted with the stock sliding window for every set of prompts."""
+    """Preprocessed once, predicted with the sliding window for every set of prompts."""
 
     def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
         self.model = model
@@ -51,7 +51,7 @@ class WholeImage:
         self._automatic: NDArray[Any] | None = None
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """As :meth:`Prepared.answer`; a network without prompts gives every time what it gives without any."""
+        """See :meth:`Prepared.answer`; networks without prompts always segment automatically."""
         if prompts is None or not prompts.prompts or not self.model.prompt_types:
             if self._automatic is None:
                 self._automatic = self._segment(self.data_CDHW)
@@ -70,7 +70,7 @@ class WholeImage:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model as a :class:`Predictor`, in the way that its network allows.
+    """A trained model as a :class:`Predictor`, with the implementation that its network supports.
 
     Attributes:
         cache_bytes: see :class:`PreparedImage`.
@@ -80,7 +80,7 @@ class Trained:
     cache_bytes: int = 0
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> PreparedImage | WholeImage:
-        """As :meth:`Predictor.prepare`."""
+        """See :meth:`Predictor.prepare`."""
         if capability(self.model.trainer, "keeps_features"):
             return PreparedImage(self.model, image_CZYX, properties, self.cache_bytes)
         return WholeImage(self.model, image_CZYX, properties)

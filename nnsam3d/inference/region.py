@@ -1,4 +1,4 @@
-"""`--scope clicked`: windows around the clicks, grown while what was found reaches their rim.
+"""`--scope clicked`: windows around the clicks, extended as long as the segmentation reaches their rim.
 
 Letters: K logit maps, D H W voxels of the preprocessed (and padded) image, N clicks.
 """
@@ -19,22 +19,22 @@ from nnsam3d.nnunet.resampling import window_weights
 from nnsam3d.prompts.components import Components, hit
 from nnsam3d.prompts.voxels import VoxelPrompts
 
-RIM = 8  # the outer 1 / RIM of a window is its rim: what reaches it is looked at from another window as well
-GRID = 4  # further windows lie on a grid of 1 / GRID of a window, so that a session can meet them again
-CLEAR = 27  # voxels; a smaller part is no reason to compute a window again
+RIM = 8  # the outer 1 / RIM of a window is its rim; components that reach it get another window
+GRID = 4  # further windows are on a grid of 1 / GRID of a window, so that sessions can reuse them
+CLEAR = 27  # voxels; smaller parts do not cause a window to be computed again
 Box = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Region:
-    """The part of an image that was computed.
+    """A computed part of an image.
 
     Attributes:
         start: (D, H, W) first voxel of the logits in the preprocessed image (without padding).
-        logits_KDHW: of the smallest box around all windows; background where there was no window.
-        windows: (D, H, W) starts of the windows in the padded image, in the order they were computed; a window that
-            was computed again with more clicks stands there again.
+        logits_KDHW: of the smallest box around all windows; background outside of windows.
+        windows: (D, H, W) starts of the windows in the padded image, in order of computation, repetitions
+            included.
     """
 
     start: Triple
@@ -48,21 +48,20 @@ def segment_clicked(
     is_label: IsLabel,
     background: NDArray[np.float32],
 ) -> list[Region]:
-    """Segments what the positive clicks point at; nothing without positive clicks.
+    """Segment the targets of the positive clicks; without any, the result is empty.
 
-    1. A window is put around every positive click that lies in no earlier window's core.
-    2. While a component that holds a positive click reaches the rim of all windows there, a window is put around
-       the place where it does. What is known of the component is told to the new window: where it has no click
-       inside, its deepest voxel is one.
-    3. A window that was computed before such a component reached it, and that denies it, is computed once more with
-       that knowledge; then 2 again, until nothing changes.
+    1. A window is placed around every positive click that is not in the core of an earlier window.
+    2. While a component with a positive click reaches the rim of all windows there, another window is placed around
+       that position. If the component has no click in the new window, its deepest voxel there becomes one.
+    3. A window that was computed before such a component reached it, and that disagrees, is computed again with this
+       information; then step 2 is repeated until nothing changes.
 
-    Clicks far from each other make regions of their own, which do not touch: memory grows with what is looked at, not
-    with the distance of the clicks.
+    Distant clicks make separate regions, which do not touch: memory grows with the computed volume, not with the
+    distance of the clicks.
 
     Args:
         prompts: on the voxels of the preprocessed image.
-        is_label: logits (K, D, H, W) and a label -> where they say this label (D, H, W).
+        is_label: logits (K, D, H, W) and a label -> where they predict this label (D, H, W).
         background: (K,) the logits of background.
     """
     clicks = prompts.shifted(windows.offset)
@@ -79,14 +78,14 @@ def segment_clicked(
         joined = _touching([canvas.box for canvas in canvases])
         if len(joined) == len(groups):
             return [canvas.region() for canvas in canvases]
-        # regions that have grown together know of each other's clicks: once more, mostly from what is kept
+        # regions that now touch are computed again with all their clicks, mostly from cached results
         groups = [np.sort(np.concatenate([groups[member] for member in members])) for members in joined]
 
 
 def _grown(
     windows: Windows, clicks: VoxelPrompts, group: NDArray[np.int64], is_label: IsLabel, background: NDArray[np.float32]
 ) -> _Canvas:
-    """The windows of some of the positive clicks, by their places in ``clicks``."""
+    """The windows of some of the positive clicks, given by their indices in ``clicks``."""
     canvas = _Canvas(windows, clicks, np.unique(clicks.labels_N[group]).tolist(), is_label, background)
     for voxel in clicks.voxels_N3[group]:
         if not canvas.in_core(voxel):
@@ -97,7 +96,7 @@ def _grown(
 
 
 def _touching(boxes: Sequence[Box]) -> list[list[int]]:
-    """Numbers of boxes that overlap or touch, directly or by way of others; in the order of their first."""
+    """Groups of boxes (by index) that overlap or touch, directly or through others; ordered by their first."""
     groups: list[list[int]] = []
     for number, box in enumerate(boxes):
         near = [group for group in groups if any(_touch(box, boxes[member]) for member in group)]
@@ -115,15 +114,15 @@ def _touch(first: Box, second: Box) -> bool:
 class _Window:
     start: Triple
     clicks: VoxelPrompts
-    denies: dict[int, NDArray[np.bool_]]  # label -> where its own answer is not this label
+    denies: dict[int, NDArray[np.bool_]]  # label -> where its own output is not this label
     reconsidered: bool = False
 
 
 class _Canvas:
     """Weighted sums over windows, on the smallest box around them.
 
-    ``claims`` holds, for every clicked label, where the mean of the windows says this label; ``core`` where a voxel
-    is in the core of a window.
+    ``claims`` contains, for every clicked label, where the mean of the windows predicts this label; ``core`` whether a
+    voxel is in the core of a window.
     """
 
     def __init__(
@@ -149,10 +148,10 @@ class _Canvas:
         self.order: list[Triple] = []
         self.gaussian = window_weights(windows.size)
 
-    # ------------------------------------------------------------------ what windows say
+    # ------------------------------------------------------------------ outputs of windows
 
     def add(self, start: Triple) -> None:
-        """One more window, which is told what is known about the clicked components."""
+        """Add a window, with clicks for known components."""
         clicks = self.clicks + self._known(start)
         self._make_room(start)
         logits = self.windows.logits(start, clicks)
@@ -164,7 +163,7 @@ class _Canvas:
         self._update(start)
 
     def grow(self) -> bool:
-        """Windows where clicked components reach the rim; False where none does."""
+        """Add windows where clicked components reach the rim; False if there are none."""
         reaching = np.any([self.clicked(label) for label in self.labels], axis=0) & ~self.core
         origin = self.origin.copy()
         for place in _middles(reaching):
@@ -174,7 +173,7 @@ class _Canvas:
         return bool(reaching.any())
 
     def reconsider(self) -> bool:
-        """Computes windows again that deny what others found there; each once. False where there are none."""
+        """Recompute windows that disagree with others, each once; False if there are none."""
         changed = False
         for window in self.computed:
             if not window.reconsidered and len(more := self._denied(window)):
@@ -202,7 +201,7 @@ class _Canvas:
     # ------------------------------------------------------------------ what is known
 
     def clicked(self, label: int) -> NDArray[np.bool_]:
-        """The components of a label that hold a click of it: a tumour does not stand for its organ."""
+        """The components of a label that contain a click with this label."""
         if label not in self._clicked:
             voxels_N3 = self.clicks.of_label(label) - self.origin
             here = ((voxels_N3 >= 0) & (voxels_N3 < self.core.shape)).all(axis=1)
@@ -210,11 +209,11 @@ class _Canvas:
         return self._clicked[label]
 
     def _known(self, start: Triple) -> VoxelPrompts:
-        """Of every clicked component without a click in this window the deepest voxel there."""
+        """For every clicked component without a click in this window, its deepest voxel there."""
         return VoxelPrompts.of((voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks))
 
     def _denied(self, window: _Window) -> VoxelPrompts:
-        """The same for a window that is there already, where it says something else."""
+        """The same for an existing window, where its output disagrees."""
         found = self._unclicked(window.start, window.clicks)
         return VoxelPrompts.of(
             (voxel, label)
@@ -223,7 +222,7 @@ class _Canvas:
         )
 
     def _unclicked(self, start: Triple, clicks: VoxelPrompts) -> Iterator[tuple[NDArray[np.int64], int, int]]:
-        """Deepest voxel, label and number of voxels of the clicked components' parts in a window without a click."""
+        """Deepest voxel, label and size of the parts of clicked components in a window without a click."""
         low = np.maximum(np.asarray(start), self.origin)
         high = np.minimum(np.asarray(start) + self.windows.size, self.origin + self.core.shape)
         if not self.computed or (low >= high).any():
@@ -233,11 +232,11 @@ class _Canvas:
             for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of_label(label) - low):
                 yield voxel + low, label, size
 
-    # ------------------------------------------------------------------ places
+    # ------------------------------------------------------------------ positions
 
     @property
     def box(self) -> Box:
-        """The smallest one around all windows, in the padded image."""
+        """The smallest box around all windows, in the padded image."""
         return _slices(self.origin, self.origin + self.core.shape)
 
     def in_core(self, voxel: NDArray[np.int64]) -> bool:
@@ -250,7 +249,7 @@ class _Canvas:
         return _slices(low, low + [side.stop - side.start for side in box])
 
     def _make_room(self, start: Triple) -> None:
-        """Extends the box; memory grows with what is looked at, not with the image."""
+        """Extend the box; memory grows with the computed volume, not with the image."""
         low, high = np.asarray(start), np.asarray(start) + self.windows.size
         if self.computed:
             low = np.minimum(low, self.origin)
@@ -269,7 +268,7 @@ class _Canvas:
         self._clicked.clear()
 
     def region(self) -> Region:
-        """The end: mean logits, without the padding of images smaller than a window."""
+        """The result: mean logits, without the padding of images smaller than a window."""
         known = self.weight > 0
         np.divide(self.total, self.weight, out=self.total, where=known)
         self.total[:, ~known] = self.background[:, None]
@@ -291,7 +290,7 @@ def _box(start: Triple, size: Triple) -> Box:
 
 
 def _core(start: Triple, windows: Windows) -> Box:
-    """A window without its rim; there is no rim where the image ends."""
+    """A window without its rim; there is no rim at the border of the image."""
     sides = []
     for low, size, length in zip(start, windows.size, windows.shape, strict=True):
         rim = size // RIM
@@ -311,7 +310,7 @@ def _around(place: NDArray[np.int64], windows: Windows, on_grid: bool = False) -
 
 
 def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Of every component the voxel nearest to its centre of mass, the largest component first."""
+    """For every component, the voxel nearest to its centre of mass; largest component first."""
     return [component.low + _middle(component.box) for component in Components(mask).largest_first()]
 
 
@@ -327,12 +326,12 @@ def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _unclicked_middles(
     mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """The deepest voxel of every component in which none of the clicks lies, and the component's size in voxels."""
+    """The deepest voxel and the size in voxels of every component without a click."""
     for component in Components(mask):
         local_N3 = clicks_N3 - component.low
         inside = ((local_N3 >= 0) & (local_N3 < component.box.shape)).all(axis=1)
         if not component.box[tuple(local_N3[inside].T)].any():
-            # the window's own border counts as an end, so that the voxel is well inside it
+            # the border of the window counts as outside, so that the voxel is well inside the window
             depth = ndimage.distance_transform_edt(np.pad(component.box, 1))[1:-1, 1:-1, 1:-1]
             deepest = np.array(np.unravel_index(np.argmax(depth), depth.shape), np.int64)
             yield component.low + deepest, int(component.box.sum())

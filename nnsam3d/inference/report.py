@@ -1,4 +1,4 @@
-"""What a prediction of a folder says: before it begins, at its end, and as one JSON file."""
+"""Messages of a folder's prediction, and its report as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nnsam3d.errors import UserError
 from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
@@ -19,14 +20,14 @@ from nnsam3d.nnunet.cases import strays
 REPORT_VERSION = 1
 
 
-def tell_strays(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
-    """Prompt files that belong to no case."""
+def print_stray_prompts(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
+    """Print warnings about prompt files that match no case."""
     for text in strays(images, {case.name for case in cases}, prompts):
         print(f"nnsam3d: warning: {text}")
 
 
-def tell_prompts(cases: Sequence[Case]) -> None:
-    """What was found, and everything that is wrong, before anything is computed."""
+def print_prompt_summary(cases: Sequence[Case]) -> None:
+    """Print a summary and all errors, before anything is computed."""
     with_prompts = sum(case.prompts is not None for case in cases)
     bad = [case for case in cases if case.problem]
     automatic = len(cases) - with_prompts - len(bad)
@@ -34,22 +35,22 @@ def tell_prompts(cases: Sequence[Case]) -> None:
     for case in bad:
         print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
     if bad:
-        print(f"nnsam3d: {len(bad)} case(s) will be left out, the others go on", file=sys.stderr)
+        print(f"nnsam3d: {len(bad)} case(s) will be skipped; the others continue", file=sys.stderr)
 
 
 def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
-    """The last lines; the exit status."""
+    """Print the final summary; returns the exit status."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     skipped = len(outcomes) - len(failed) - len(done)
     windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
     print(
-        f"nnsam3d: {len(done)} predicted, {skipped} already there, {len(failed)} failed; {windows} windows computed "
-        f"(the sliding window has {stock}); results in {output}"
+        f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {windows} windows computed "
+        f"(the sliding window: {stock}); results in {output}"
     )
     doubtful = [outcome.case for outcome in done if outcome.warnings]
     if doubtful:
-        print(f"nnsam3d: warning: look at {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
+        print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:
         print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
@@ -58,11 +59,11 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
 def write_report(
     path: Path, arguments: Mapping[str, Any], model: Model, outcomes: Sequence[Outcome], seconds: float
 ) -> None:
-    """One JSON file: what was done with what.
+    """Write the report as JSON.
 
     Args:
-        arguments: of the command, as they are to stand in the report.
-        seconds: that the prediction took.
+        arguments: of the command.
+        seconds: duration of the prediction.
     """
     earlier = _earlier_entries(path)
     report: dict[str, Any] = {
@@ -76,6 +77,7 @@ def write_report(
             "sha256_by_fold": model.digests(),
         },
         "device": str(model.device),
+        "node": platform.node(),
         "arguments": {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()},
         "seconds": round(seconds, 3),
         "cases": [_entry(outcome, earlier) for outcome in outcomes],
@@ -83,8 +85,43 @@ def write_report(
     write_json(path, report)
 
 
+def merge_reports(path: Path, parts: Sequence[Path]) -> int:
+    """One report of a prediction that was shared among several commands, cases in the order of one command.
+
+    Args:
+        parts: the reports in the order of ``-part_id``; part k of n has every n-th case, from the k-th on.
+
+    Returns:
+        1 if a case failed or a part has left no report, which is told; else 0.
+    """
+    found = [json.loads(part.read_text(encoding="utf-8")) if part.is_file() else None for part in parts]
+    missing = [str(part) for part, content in zip(parts, found, strict=True) if content is None]
+    there = [content for content in found if content is not None]
+    if not there:
+        raise UserError(f"none of the parts has left a report: {', '.join(missing)}")
+    lists = [content["cases"] if content else [] for content in found]
+    cases = [some[row] for row in range(max(map(len, lists))) for some in lists if row < len(some)]
+    shared = {"report", "num_parts", "part_id"}
+    arguments = {key: value for key, value in there[0]["arguments"].items() if key not in shared}
+    about = ("device", "seconds", "versions", "node")
+    merged = there[0] | {
+        "arguments": arguments,
+        "seconds": round(sum(content["seconds"] for content in there), 3),
+        "parts": [{key: content[key] for key in about if key in content} for content in there],
+        "cases": cases,
+    }
+    write_json(path, merged)
+    failed = [case for case in cases if case["status"] == "failed"]
+    print(f"nnsam3d: {len(cases) - len(failed)} cases predicted, {len(failed)} failed; {path}")
+    for case in failed:
+        print(f"nnsam3d: failed: {case['error']}", file=sys.stderr)
+    for name in missing:
+        print(f"nnsam3d: failed: a part has left no report: {name}", file=sys.stderr)
+    return 1 if failed or missing else 0
+
+
 def _entry(outcome: Outcome, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A case that was there already keeps what the run that made it reported."""
+    """The entry of a case; skipped cases keep their entry of an earlier report."""
     entry = asdict(outcome)
     return {**entry, **earlier.get(outcome.case, {}), "status": "skipped"} if outcome.status == "skipped" else entry
 
@@ -93,5 +130,5 @@ def _earlier_entries(report: Path) -> dict[str, dict[str, Any]]:
     try:
         cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
         return {case["case"]: case for case in cases if case["status"] in ("done", "skipped")}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or no report
+    except (OSError, ValueError, KeyError, TypeError):  # missing or invalid
         return {}

@@ -1,4 +1,4 @@
-"""Logits of single windows, averaged over folds and mirrorings; what clicks do not change is kept.
+"""Logits of single windows, averaged over folds and mirrorings; results that do not depend on clicks are cached.
 
 Letters: C image channels, K logit maps, D H W voxels of the preprocessed image, N clicks.
 """
@@ -27,7 +27,14 @@ LOGIT_BYTES = 2**30
 
 
 class Cache:
-    """Values by key, the least recently used ones dropped once they take more than ``limit`` bytes."""
+    """A cache that drops the least recently used values beyond ``limit`` bytes.
+
+    >>> cache = Cache(limit=10)
+    >>> cache.get("a", lambda: "12345678", len), cache.get("b", lambda: "1234", len)
+    ('12345678', '1234')
+    >>> cache.used  # "a" was dropped
+    4
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -35,12 +42,12 @@ class Cache:
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """The value of ``key``, made now if it is not here."""
+        """The value of ``key``, created if missing."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key][0]
         value = make()
-        # a value alone above the limit is not kept: the bound is a promise
+        # a single value above the limit is not kept
         if size(value) <= self.limit:
             self._values[key] = (value, size(value))
             self.used += size(value)
@@ -59,9 +66,9 @@ class Windows:
 
     Attributes:
         shape: (D, H, W) of the image, padded to at least one window.
-        padding, offset: voxels that were added per axis; how many of them before the image.
-        computed: how many windows were computed.
-        encoded, decoded: how many windows the two halves of the network have worked on (per fold and mirroring).
+        padding, offset: voxels added per axis, and how many of them before the image.
+        computed: number of computed windows.
+        encoded, decoded: number of runs of the two halves of the network (per fold and mirroring).
     """
 
     def __init__(
@@ -73,16 +80,16 @@ class Windows:
     ) -> None:
         """
         Args:
-            volume: the preprocessed image; a window's part of it is asked for when the window is encoded.
-            cache_bytes: how much of the click-free features to keep, on the model's device; logits have 1 GiB more.
-            on_window: told before a window is computed, and before each of its folds and mirrorings, how many windows
-                were computed before; may raise to stop.
+            volume: the preprocessed image, of which each window requests its part.
+            cache_bytes: memory for features, on the model's device; logits have 1 GiB in addition.
+            on_window: called before each fold and mirroring of a window with the number of windows computed before; may
+                raise an error to stop.
         """
         self.model = model
         self.size = model.patch_size
         missing = [max(0, size - length) for size, length in zip(self.size, volume.shape, strict=True)]
         self.padding: Triple = (missing[0], missing[1], missing[2])
-        # half before, half behind, as nnU-Net's pad_nd_image does it, so that a window is the stock one
+        # half before and half behind, like nnU-Net's pad_nd_image, so that windows are identical
         self.offset: Triple = (missing[0] // 2, missing[1] // 2, missing[2] // 2)
         d, h, w = (length + more for length, more in zip(volume.shape, missing, strict=True))
         self.shape: Triple = (d, h, w)
@@ -91,7 +98,7 @@ class Windows:
         self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
         self._features = Cache(cache_bytes)
         self._logits = Cache(LOGIT_BYTES)
-        # every fold and mirroring looks at the same voxels: those of the last window are kept
+        # all folds and mirrorings use the same voxels: those of the last window are kept
         self._images = Cache(4 * model.num_channels * int(np.prod(self.size)))
         self.encoded = self.decoded = 0
         self._on_window = on_window
@@ -109,11 +116,11 @@ class Windows:
 
     @torch.inference_mode()
     def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
-        """Logits (K, d, h, w) of the window that begins at ``start``.
+        """Logits (K, d, h, w) of the window at ``start``.
 
         Args:
             start: (D, H, W) first voxel in the padded image.
-            prompts: all of them, on the padded image; those inside the window are used.
+            prompts: all prompts, on the padded image; those inside the window are used.
         """
         local = prompts.cropped(start, self.size)
         result: NDArray[np.float32] = self._logits.get(
@@ -140,7 +147,7 @@ class Windows:
         self.decoded += 1
         with half_precision_of(self.model.device):
             logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN))[0].float()
-        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # as `SAM3D.forward` does it
+        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
 
     def image(self, start: Triple) -> NDArray[np.float32]:
         """The window's part (C, d, h, w) of the padded image."""

@@ -1,4 +1,4 @@
-"""The promptable 3-D segmentation network of the 3DSAM-adapter paper; torch only, nothing of nnU-Net."""
+"""The promptable 3-D segmentation network of the 3DSAM-adapter paper; depends on torch, but not on nnU-Net."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter: the paper's trainable bottleneck in front of every transformer block (SPEC §3.1).
+"""Adapter: the paper's trainable bottleneck in front of every transformer block (docs/network.md#adapter).
 
 Shape suffixes: B batch, H W D token grid, C channels of the token stream, R reduced channels.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Adapter(nn.Module):
     """x + ReLU(up(ReLU(depth-wise 3x3x3(ReLU(down(x)))))) on (B, H, W, D, C) tokens.
 
-    The last ReLU is the paper's: the update is never negative.
+    Because of the last ReLU, as in the paper, the update is never negative.
     """
 
     def __init__(self, dim: int, reduced_dim: int) -> None:

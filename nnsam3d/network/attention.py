@@ -1,12 +1,12 @@
-"""Window attention with decomposed relative positions (SPEC §3.2, §3.3; PERFORMANCE §2).
+"""Window attention with decomposed relative positions (docs/network.md#window-attention).
 
 Shape suffixes: B batch, H W D token grid, V = H * W * D, W windows per volume (only in the layout's constants),
 M = B * W windows, N tokens per window, A heads, C channels, c channels per head, J relative rows (window
 h + w + d).
 
 Relative positions and masks are folded into the dot product: the queries get extra columns (their relative
-terms, the mask), the keys the matching constants (one-hot coordinates, the mask), so that every case is one
-plain scaled_dot_product_attention, which never stores the N x N scores.
+terms, the mask), the keys the matching constants (one-hot coordinates, the mask), so that attention is a single
+scaled_dot_product_attention (docs/network.md#attention-as-one-product), which never stores the N x N scores.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import Tensor, nn
 from .config import Triple
 from .recompute import recompute
 
-OTHER_REGION = -100.0  # the paper's mask value for tokens that the cyclic shift brought together (SPEC §3.3)
+OTHER_REGION = -100.0  # between tokens that only the cyclic shift brought together (docs/network.md#shift-mask)
 PADDING = -10000.0  # underflows to weight zero in every precision, and fits float16
 
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """How a token grid falls into windows; built once per forward pass and shared by all blocks of a kind."""
+    """The division of a token grid into windows; built once per forward pass and shared by blocks."""
 
     grid: Triple  # (H, W, D)
     padded: Triple  # the grid rounded up to whole windows
     window: Triple
-    order_V: Tensor  # the (padded, flat) tokens in the order of the windows; rolling is in it
-    place_V: Tensor  # the inverse: where each real token is found
+    order_V: Tensor  # the (padded, flat) tokens in the order of the windows, rolling included
+    place_V: Tensor  # the inverse: the position of each real token
     key_WNX: Tensor  # constants appended to the keys: one-hot coordinates (J), then the masks
     query_WNY: Tensor  # constants appended to the queries, facing the masks
 
@@ -49,8 +49,8 @@ def window_layout(
 ) -> WindowLayout:
     """The layout of a (H, W, D) token grid for windows of (H, W, D) tokens.
 
-    Grids that are no multiple of the window are zero-padded at the high end; no token attends to padding.
-    Shifted layouts roll by half a window, the tokens that wrapped around an axis are a region of their own.
+    Grids that are not a multiple of the window are zero-padded at the high end; no token attends to padding.
+    Shifted layouts roll by half a window; tokens that wrapped around an axis form a separate region.
     """
     h, w, d = (-(-g // s) * s for g, s in zip(grid, window, strict=True))
     padded = (h, w, d)
@@ -60,8 +60,8 @@ def window_layout(
         index = torch.arange(padded[axis], device=device)
         eye = torch.eye(window[axis], device=device, dtype=dtype).repeat(padded[axis] // window[axis], 1)
         one_hot.append(_along(eye, axis, padded))
-        # SPEC §3.3 names three regions per axis; the first ends at a window's edge, so that inside a window
-        # only "wrapped" and "not wrapped" can meet.
+        # Of the three regions per axis (docs/network.md#shift-mask) the first ends at a window's edge, so that
+        # inside a window only "wrapped" and "not wrapped" can meet.
         wrapped = (index >= padded[axis] - shift[axis]).to(dtype)
         wrapped = torch.stack([wrapped, 1 - wrapped], 1)
         region_key.append(_along(wrapped, axis, padded))
@@ -76,11 +76,11 @@ def window_layout(
         keys, queries = [*keys, PADDING * is_padding], [*queries, torch.ones_like(is_padding)]
     key = torch.cat(keys, -1)
     query = torch.cat(queries, -1) if queries else key[..., :0]
-    # Zero columns up to a multiple of eight: the GPU's fused kernels want aligned widths.
+    # Zero columns up to a multiple of eight: fused GPU kernels need aligned widths.
     unused = -key.shape[-1] % 8
     key, query = F.pad(key, (0, unused)), F.pad(query, (0, unused))
     sh, sw, sd = window
-    if not queries:  # all windows alike: one is enough, it broadcasts
+    if not queries:  # all windows are alike: one is broadcast
         key, query = key[:sh, :sw, :sd].flatten(0, 2)[None], query[:sh, :sw, :sd].flatten(0, 2)[None]
     else:
         key, query = _cut(key, window), _cut(query, window)
@@ -107,7 +107,7 @@ def _cut(x_HWDC: Tensor, window: Sequence[int]) -> Tensor:
 
 
 def partition(x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
-    """Tokens to windows (M, N, C), padded and rolled as the layout says; D runs fastest in both orders."""
+    """Tokens to windows (M, N, C), padded and rolled according to the layout; D runs fastest in both orders."""
     x = x_BHWDC
     if layout.padded != layout.grid:
         ph, pw, pd = (p - g for p, g in zip(layout.padded, layout.grid, strict=True))
@@ -125,7 +125,7 @@ def merge(x_MNC: Tensor, layout: WindowLayout) -> Tensor:
 def relative_rows(table_Lc: Tensor, size: int) -> Tensor:
     """R (size, size, c) with R[q, k] = table[q - k + size - 1], the table resampled to 2 * size - 1 rows.
 
-    SAM's tables were trained for larger windows; the paper squeezes them by linear interpolation (SPEC §3.2).
+    SAM's tables were trained for larger windows; the paper resamples them by linear interpolation.
     """
     rows = 2 * size - 1
     if table_Lc.shape[0] != rows:
@@ -148,7 +148,7 @@ class WindowAttention(nn.Module):
             table = nn.Parameter(torch.empty(length, head_dim))
             nn.init.trunc_normal_(table, std=0.02)
             self.register_parameter(f"rel_pos_{axis}", table)
-        # Scale of the relative terms. The official code never trains it (SPEC §7), so it stays constant here.
+        # Scale of the relative terms. The official code never trains it, so it stays constant here.
         self.lr = nn.Parameter(torch.tensor(1.0), requires_grad=False)
 
     def relative_table(self) -> Tensor:
@@ -185,7 +185,7 @@ def attend(qkv_MN3Ac: Tensor, table_NJc: Tensor, layout: WindowLayout) -> Tensor
     q_long = torch.cat([scaled, relative, constant(layout.query_WNY)], -1)
     k_long = torch.cat([k.reshape(*per_volume, head_dim), constant(layout.key_WNX)], -1)
     width = k_long.shape[-1]
-    # The fused kernels want equal widths: zero columns in the values, dropped from the result.
+    # The fused kernels need equal widths: zero columns in the values, dropped from the result.
     out = F.scaled_dot_product_attention(
         q_long.view(m, n, heads, width).transpose(1, 2),
         k_long.view(m, n, heads, width).transpose(1, 2),

@@ -1,4 +1,4 @@
-"""The prompt channel as balls around the clicks, for networks that take clicks as images.
+"""The prompt channel as balls around the clicks, for networks that take clicks as image channels.
 
 Shape suffixes: B batch, C image channels, L click labels (0 = background), D H W voxels.
 """
@@ -15,7 +15,7 @@ from nnsam3d.prompts.encoding import ENCODING
 
 from .config import Triple
 
-BALL_VOXELS = 4  # radius along the finest axis, as interactive U-Nets commonly have it
+BALL_VOXELS = 4  # radius along the finest axis, as common in interactive U-Nets
 
 
 def ball_radius(spacing_DHW: Sequence[float]) -> Triple:
@@ -34,7 +34,7 @@ class ClickChannels(nn.Module):
     def __init__(self, labels: int, radius: Sequence[int]) -> None:
         """
         Args:
-            labels: how many, background included.
+            labels: number of labels, background included.
             radius: (D, H, W) voxels.
         """
         super().__init__()
@@ -62,10 +62,10 @@ class WithClickChannels(nn.Module):
         self.network = network
 
     def forward(self, x_BCDHW: Tensor) -> Tensor | list[Tensor]:
-        """What the network gives: logits (B, K, D, H, W), or a list of them with deep supervision."""
+        """The output of the network: logits (B, K, D, H, W), or a list of them with deep supervision."""
         return self.network(self.click_channels(x_BCDHW))
 
     @property
     def decoder(self) -> nn.Module:
-        """Where nnU-Net switches deep supervision."""
+        """The part on which nnU-Net switches deep supervision."""
         return self.network.decoder

@@ -15,22 +15,22 @@ from nnsam3d.keys import known, mismatch
 
 Triple: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
-CHECKPOINTING = ("none", "cheap", "blocks")  # ever less memory for training, ever more time
+CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in this order
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
 NO_WEIGHTS = {"weights": False}  # metadata of a field that may change without changing a parameter
-FINE_SIGMAS = (0.35, 1.0)  # widths of the bumps that mark clicks at the decoder's fine grid, in tokens
+FINE_SIGMAS = (0.35, 1.0)  # widths of the Gaussians around clicks on the decoder's fine grid, in tokens
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
 def hwd(size_DHW: Sequence[T]) -> tuple[T, T, T]:
-    """(D, H, W), the order outside, to (H, W, D), the order of the network's token grids (SPEC §0)."""
+    """(D, H, W), the public order, to (H, W, D), the network's order (docs/network.md#conventions)."""
     d, h, w = size_DHW
     return h, w, d
 
 
 @dataclass(frozen=True)
 class SAM3DConfig:
-    """Every size of the network; the defaults are the ViT-B of the paper (SPEC §1).
+    """Every size of the network; the defaults are the ViT-B of the paper (docs/network.md#shapes).
 
     Survives JSON: `SAM3DConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config`.
     """
@@ -55,8 +55,8 @@ class SAM3DConfig:
     num_classes: int = 2  # logit maps
     num_click_labels: int = 0  # clicks carry 0 .. num_click_labels - 1; 0: num_classes
     max_clicks: int = field(default=16, metadata=NO_WEIGHTS)  # click slots per window while training or compiled
-    # What training runs twice to save memory: "none" (only attention's inner part, whose intermediates are many
-    # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The same function.
+    # What training computes twice to save memory: "none" (only attention's inner part, whose intermediates are many
+    # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The function is the same.
     checkpointing: str = field(default="none", metadata=NO_WEIGHTS)
     paper: bool = False  # True: exactly the paper's function, click labels ignored
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
@@ -66,7 +66,7 @@ class SAM3DConfig:
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        """JSON's lists become tuples, one number for all axes a triple; what follows from other sizes is filled in."""
+        """Converts lists to tuples and single numbers to triples, and derives missing sizes from others."""
         for name in ("patch_size", "window", "token_stride"):
             self._set(name, _ints(name, getattr(self, name), 3))
         for name, default in (("adapter_dim", self.embed_dim // 2), ("num_click_labels", self.num_classes)):
@@ -93,7 +93,7 @@ class SAM3DConfig:
             )
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def _check(self) -> None:
         if self.fine_click_maps not in range(len(FINE_SIGMAS) + 1):
@@ -116,7 +116,7 @@ class SAM3DConfig:
             )
         if max(self.token_stride) > SAM_PATCH:
             raise ValueError(
-                f"token_stride is {self.token_stride}: each axis must lie in 1..{SAM_PATCH} voxels, because "
+                f"token_stride is {self.token_stride}: each axis must be in 1..{SAM_PATCH} voxels, because "
                 f"SAM's patch embedding sees {SAM_PATCH} samples per token"
             )
         if any(w > g for w, g in zip(self.window, self.token_grid, strict=True)):
@@ -129,7 +129,7 @@ class SAM3DConfig:
 
     @property
     def token_grid(self) -> Triple:
-        """Tokens of one patch, (D, H, W); a patch that is no multiple of the stride is padded up."""
+        """Tokens of one patch, (D, H, W); patches that are not multiples of the stride are padded."""
         d, h, w = (-(-p // s) for p, s in zip(self.patch_size, self.token_stride, strict=True))
         return d, h, w
 
@@ -176,12 +176,12 @@ def _ints(name: str, value: Any, length: int) -> tuple[int, ...]:
 
 
 def fields_of_weights() -> tuple[str, ...]:
-    """The fields by which parameters, or what they mean, differ: two networks that agree in them share checkpoints."""
+    """The fields that affect parameters or their meaning: networks that agree in them can share checkpoints."""
     return tuple(one.name for one in fields(SAM3DConfig) if one.metadata.get("weights", True))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Trains on a CPU; nothing of SAM's sizes.
+    # Small enough to train on a CPU; not SAM's sizes.
     "tiny": {
         "patch_size": (64, 64, 64),
         "embed_dim": 96,
@@ -202,7 +202,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_config(name: str, **overrides: Any) -> SAM3DConfig:
-    """The configuration of a preset, single fields replaced, e.g. `preset_config("tiny", num_classes=3)`."""
+    """The configuration of a preset, with some fields replaced, e.g. `preset_config("tiny", num_classes=3)`."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: known are {', '.join(PRESETS)}")
     unknown, _ = mismatch(SAM3DConfig, overrides)

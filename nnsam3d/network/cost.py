@@ -1,6 +1,6 @@
-"""What a configuration costs, found by running it on tensors that have shapes but no values.
+"""The cost of a configuration, determined by running it on tensors with shapes but no values.
 
-Nothing is allocated and nothing computed, so a ViT-H takes seconds on any machine.
+Nothing is allocated or computed, so a ViT-H takes seconds on any machine.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Cost:
     """Of one patch in float32 (or under autocast, see `measure`); matrix products and convolutions only."""
 
     forward_flop: int  # a multiplication and an addition count as two
-    click_flop: int  # `decode` with cached features: what a further click costs
+    click_flop: int  # `decode` with cached features: the cost of a further click
     saved_bytes: int  # kept by the forward pass for the backward pass, parameters excluded
     parameter_bytes: int
-    trainable_bytes: int  # the gradients take as much, AdamW's moments twice as much
+    trainable_bytes: int  # gradients need as much, AdamW's moments twice as much
 
 
 def measure(config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None) -> Cost:
-    """The cost of a configuration with patches of its size; `frozen` as `freeze_pretrained` does it."""
+    """The cost of a configuration with patches of its size; `frozen` as by `freeze_pretrained`."""
 
     def build() -> SAM3D:
         net = SAM3D(config).train()
@@ -63,7 +63,7 @@ def measure(config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocas
 
 @contextmanager
 def on_shapes(build: Callable[[], Module]) -> Iterator[Module]:
-    """The network that `build` makes, without values; inside, all other tensors have none either."""
+    """The network made by `build`, without values; inside the context, other tensors have no values either."""
     with torch.device("meta"):  # initialising parameters looks at values
         net = build()
     # Not on "meta" itself: it would take attention's unfused path, which saves the scores.
@@ -93,11 +93,11 @@ def _uncounted() -> dict[Any, Any]:
 def saved_bytes(net: nn.Module, run: Callable[[], Tensor]) -> int:
     """Bytes that the forward pass `run` keeps for its backward pass; every storage counts once.
 
-    Parameters and buffers are not counted: they are there anyway.
+    Parameters and buffers are not counted.
     """
     own = {_storage(t) for t in [*net.parameters(), *net.buffers()]}
     sizes: dict[int, int] = {}
-    keep = []  # a storage that was freed would lend its address to the next one
+    keep = []  # a freed storage could share its address with the next one
 
     def pack(tensor: Tensor) -> Tensor:
         key = _storage(tensor)

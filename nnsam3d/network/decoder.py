@@ -1,7 +1,7 @@
-"""From an encoded image to logits in two halves: what prompts do not change, once; then an answer to every prompt.
+"""From an encoded image to logits in two halves: the prompt-independent part, once; then the answer to each prompt.
 
-:class:`Decoder` is the seam: `SAM3D` takes any, and nobody but the decoder looks into its features.
-:class:`PaperDecoder` is the paper's prompt encoder and mask decoder with our additions.
+:class:`Decoder` is the interface: `SAM3D` accepts any, and features are opaque to all others.
+:class:`PaperDecoder` is the paper's prompt encoder and mask decoder with the additions of nnsam3d.
 
 Shape suffixes: B batch, C channels, K logit maps, O decoder channels, D H W voxels, X Y Z fine grid.
 """
@@ -22,21 +22,21 @@ from .recompute import recompute
 
 
 class Features(Protocol):
-    """What prompts do not change about an image; can be kept while the user clicks. Opaque but for this."""
+    """The prompt-independent features of an image, which can be kept between clicks."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors in it, batch first: where gradients go through, and what keeping it costs."""
+        """All tensors, batch first: for gradients and memory."""
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Features:
-        """The same with other tensors, in the order of :meth:`tensors`."""
+        """A copy with other tensors, in the order of :meth:`tensors`."""
 
 
 class Decoder(Protocol):
-    """What `SAM3D` needs beside its image encoder.
+    """The part of `SAM3D` after the image encoder.
 
     Attributes:
-        starts_at_zero: how the names begin of parameters that start at zero and let prompts be heard: training lets
-            them learn faster.
+        starts_at_zero: prefixes of the zero-initialised parameters through which prompts act; they are trained with a
+            larger learning rate.
     """
 
     starts_at_zero: tuple[str, ...]
@@ -57,7 +57,7 @@ class Decoder(Protocol):
 
 
 class PaperFeatures(NamedTuple):
-    """Of the paper's decoder."""
+    """The features of the paper's decoder."""
 
     deepest_BCHWD: Tensor  # the level that the prompt encoder works on, token grid
     fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
@@ -72,9 +72,9 @@ class PaperFeatures(NamedTuple):
 
 
 class PaperDecoder:
-    """Prompt encoder on the deepest level, then the fusion of all levels (SPEC §5, §6)."""
+    """Prompt encoder on the deepest level, then the fusion of all levels (docs/network.md#prompt-encoder)."""
 
-    starts_at_zero: tuple[str, ...] = (  # all through which labels and places of clicks act beside the paper's way
+    starts_at_zero: tuple[str, ...] = (  # the additional parameters through which clicks act
         "prompt_encoder.label_embed.",
         "prompt_encoder.no_click",
         "prompt_encoder.click_map.",
@@ -107,7 +107,7 @@ class PaperDecoder:
 
 
 def pad_to_tokens(image_BCDHW: Tensor, token_stride: Triple) -> Tensor:
-    """The image, its last voxels repeated up to whole tokens."""
+    """The image, padded to whole tokens by repeating its last voxels."""
     d, h, w = image_BCDHW.shape[2:]
     pd, ph, pw = (-n % s for n, s in zip((d, h, w), token_stride, strict=True))
     return F.pad(image_BCDHW, (0, pw, 0, ph, 0, pd), mode="replicate") if pd or ph or pw else image_BCDHW

@@ -1,4 +1,4 @@
-"""Image encoder: stem, transformer blocks, necks (SPEC §3, §4).
+"""Image encoder: stem, transformer blocks, necks (docs/network.md#transformer-blocks).
 
 Shape suffixes: B batch, C image or token channels, D H W voxels outside and token grid
 inside, K neck channels.
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Adapter, window attention, MLP on (B, H, W, D, C) tokens (SPEC §3)."""
+    """Adapter, window attention, MLP on (B, H, W, D, C) tokens."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class Block(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of a (B, C, H, W, D) map, voxel by voxel (SPEC §0 "LN3d")."""
+    """Layer norm over the channels of a (B, C, H, W, D) map, voxel by voxel."""
 
     def forward(self, x_BCHWD: Tensor) -> Tensor:
         return super().forward(x_BCHWD.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 def make_neck(dim: int, neck_dim: int) -> nn.Sequential:
-    """1x1x1 and 3x3x3 convolution, each normalised; the indices are the official names (SPEC §4)."""
+    """1x1x1 and 3x3x3 convolution, each normalised; the indices are the official names (docs/network.md#necks)."""
     return nn.Sequential(
         nn.Conv3d(dim, neck_dim, 1, bias=False),
         ChannelNorm(neck_dim, eps=1e-6),
@@ -102,7 +102,7 @@ class ImageEncoder(Stem):
         self.neck_3d = nn.ModuleList(make_neck(config.embed_dim, config.neck_dim) for _ in range(4))
 
     def layouts(self, tokens_BHWDC: Tensor) -> tuple[WindowLayout, WindowLayout]:
-        """The layouts of the even and of the odd blocks: the even ones are shifted (SPEC §3, unlike Swin)."""
+        """The layouts of the even and of the odd blocks: the even ones are shifted (unlike Swin)."""
         h, w, d = tokens_BHWDC.shape[1:4]
         even, odd = (
             window_layout((h, w, d), self.window, shifted, tokens_BHWDC.device, tokens_BHWDC.dtype)

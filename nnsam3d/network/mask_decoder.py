@@ -1,12 +1,12 @@
-"""Mask decoder: four feature levels and the image to logits (SPEC §6; PERFORMANCE §4).
+"""Mask decoder: four feature levels and the image to logits (docs/network.md#mask-decoder).
 
 The fusion convolution acts on upsampled maps. Convolution and upsampling commute once the channels are mixed,
 so the channels are mixed on the coarse grid, eight times smaller, and each tap's result is then upsampled and
 shifted by a small fixed matrix: the same function at a sixth of the arithmetic. Because the sum falls into
 levels, everything that does not depend on the clicks can be kept between clicks.
 
-Outside paper mode clicks are also marked here, sharply, one convolution before the logits: what a click says about
-its own voxel need not find its way through the coarse grid.
+Outside paper mode, clicks are also marked here, at high resolution, one convolution before the logits, so that the
+information about a clicked voxel does not have to pass through the coarse grid.
 
 Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, H W D token
 grid, X Y Z fine grid (between tokens and voxels) of the same axes.

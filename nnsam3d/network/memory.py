@@ -79,7 +79,7 @@ def normalise_in_float32(net: nn.Module) -> None:
 
 
 def _no_correction(logits_BKDHW: Tensor, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
-    """Where there are no values nothing can be corrected; a label map of int16, as looking for errors makes it."""
+    """Replaces the search for errors, which needs values: no correction, but the same int16 label map."""
     logits_BKDHW.argmax(1).to(torch.int16)
     return prompts.points_BN3[:, 0], prompts.labels_BN[:, 0]
 

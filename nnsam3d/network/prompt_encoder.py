@@ -1,8 +1,8 @@
-"""Prompt encoder: clicks change the deepest feature map (SPEC §5).
+"""Prompt encoder: clicks change the deepest feature map (docs/network.md#prompt-encoder).
 
 A click acts through the features at its place: it is sampled from the map, joins ten learned queries, and
-every voxel of the map then attends to the queries. Outside paper mode three additions, all without effect
-when new, tell more: what a click's label is, that there is no click at all, and where the clicks are.
+every voxel of the map then attends to the queries. Outside paper mode there are three additions, without effect in
+an untrained network: the label of a click, a token for the absence of clicks, and maps of the clicks' positions.
 
 Shape suffixes: B batch, C channels, H W D token grid, V = H * W * D voxels of the grid, N clicks, Q learned
 queries, T = Q + N (+ 1) tokens, L click labels, A heads.
@@ -62,7 +62,7 @@ class PromptLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
         # Never called, officially neither: kept because official state dicts and the paper's parameter
-        # count contain it (SPEC §12 #12).
+        # count contain it (docs/network.md#unused-parameters).
         self.cross_attn_token_to_image = Attention(dim, num_heads, dim // 2)
         self.cross_attn_image_to_token = Attention(dim, num_heads, dim // 2)
         self.mlp = PromptMLP(dim, mlp_dim)

@@ -1,4 +1,4 @@
-"""The prompts of a batch as tensors: the only form in which the network's parts see them.
+"""The prompts of a batch as tensors: the input of the network's components.
 
 Shape suffixes: B batch, N click slots, P prompt channels, D H W voxels.
 """
@@ -15,12 +15,12 @@ from nnsam3d.prompts.encoding import ENCODING
 
 
 class PromptTensors(NamedTuple):
-    """What the prompt encoder and the mask decoder are told.
+    """The prompts for the prompt encoder and the mask decoder.
 
     Attributes:
         points_BN3: click positions in (D, H, W) voxels of the crop, floating point.
         labels_BN: their labels, int64; -1 = padding.
-        dense_BPDHW: maps of prompts that have an extent; None: there are none. No network of today reads them.
+        dense_BPDHW: maps of prompts with an extent, or None. Current networks do not use them.
     """
 
     points_BN3: Tensor
@@ -29,7 +29,7 @@ class PromptTensors(NamedTuple):
 
     @classmethod
     def of(cls, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> PromptTensors:
-        """The bundle itself, or one of positions (B, N, 3) and labels (B, N)."""
+        """The given object, or one made of positions (B, N, 3) and labels (B, N)."""
         if isinstance(prompts, PromptTensors):
             return prompts
         if labels_BN is None:
@@ -38,7 +38,7 @@ class PromptTensors(NamedTuple):
 
     @classmethod
     def read(cls, channels_BPDHW: Tensor, slots: int | None) -> PromptTensors:
-        """Out of the prompt channels of a batch; see :func:`read_prompt_channel` for ``slots``."""
+        """From the prompt channels of a batch; see :func:`read_prompt_channel` for ``slots``."""
         return cls(*read_prompt_channel(channels_BPDHW[:, 0], slots))
 
     @property
@@ -47,11 +47,11 @@ class PromptTensors(NamedTuple):
         return self.labels_BN.shape[1]
 
     def empty(self) -> PromptTensors:
-        """As many slots, and no click in them."""
+        """The same number of slots, all empty."""
         return self._replace(labels_BN=torch.full_like(self.labels_BN, -1))
 
     def with_room(self, slots: int) -> PromptTensors:
-        """The same prompts and ``slots`` empty slots."""
+        """The same prompts with ``slots`` additional empty slots."""
         labels_BN = F.pad(self.labels_BN, (0, slots), value=-1)
         return self._replace(points_BN3=F.pad(self.points_BN3, (0, 0, 0, slots)), labels_BN=labels_BN)
 
@@ -64,11 +64,11 @@ class PromptTensors(NamedTuple):
 
 
 def read_prompt_channel(prompt_BDHW: Tensor, max_clicks: int | None) -> tuple[Tensor, Tensor]:
-    """Clicks out of the click channel (0 = no click, 1 + label at a click's voxel), in raster order.
+    """Clicks from the click channel (0 = no click, 1 + label at a click's voxel), in raster order.
 
     Returns positions (B, N, 3), (D, H, W) voxels, floating point, and labels (B, N), -1 where there are fewer
-    clicks than N. N is `max_clicks`, a static shape (the first clicks are taken), or for None as many as the
-    fullest item of the batch has, so that none is dropped.
+    clicks than N. N is `max_clicks`, a static shape (further clicks are ignored), or for None the largest number of
+    clicks in an item of the batch.
     """
     batch = prompt_BDHW.shape[0]
     _, height, width = prompt_BDHW.shape[1:]
@@ -90,7 +90,7 @@ def read_prompt_channel(prompt_BDHW: Tensor, max_clicks: int | None) -> tuple[Te
 
 
 def with_prompts(data_BCDHW: Tensor, prompts: PromptTensors) -> Tensor:
-    """The data (image and prompt channels) with these clicks in its prompt channels, and no others."""
+    """The data (image and prompt channels) with these clicks instead of those in its prompt channels."""
     image_BCDHW, channels_BPDHW = ENCODING.split(data_BCDHW, axis=1)
     _, height, width = data_BCDHW.shape[2:]
     d, h, w = prompts.points_BN3.round().long().unbind(-1)

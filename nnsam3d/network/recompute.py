@@ -1,4 +1,4 @@
-"""Memory for time: parts of the forward pass that run a second time in the backward pass."""
+"""Saves memory at the expense of time: parts of the forward pass are computed again in the backward pass."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Roll-outs: several rounds of clicks on one encoded patch, inside one forward pass, at the memory of one round.
 
-Every round's loss is taken back to the features and the parameters as soon as it is there, and its graph is freed; the
-backward pass from outside then goes through the encoder once, with the sum. So the peak does not grow with the number
-of rounds, the gradients are those of the plain sum of losses (up to the order of summation), and to
-DistributedDataParallel it is one forward and one backward pass: every gradient arrives, and is synchronised, once.
+The loss of each round is propagated back to the features and the parameters immediately, and its graph is freed; the
+outer backward pass then goes through the encoder once, with the sum. Thus the peak memory does not grow with the number
+of rounds, the gradients are those of the plain sum of losses (up to the order of summation), and for
+DistributedDataParallel there is one forward and one backward pass, in which each gradient is synchronised once.
 
 Shape suffixes: B batch, N click slots, K logit maps, D H W voxels.
 """
@@ -25,16 +25,16 @@ Click: TypeAlias = tuple[Tensor, Tensor]  # of every item: positions (B, 3) in (
 
 @dataclass(frozen=True)
 class RollOut:
-    """What is to be done with a batch in the forward pass of a training step.
+    """The forward pass of a training step.
 
     Attributes:
         rounds: corrections after the first answer; the network answers ``rounds + 1`` times.
-        slots: click slots to be kept for corrections: at least ``rounds``; a static number for torch.compile.
-        loss: of an answer's logits, a scalar.
+        slots: click slots reserved for corrections, at least ``rounds``; static for torch.compile.
+        loss: logits of an answer -> scalar.
         correct: logits (B, K, D, H, W) and the prompts so far -> one more click for every item, label -1 where there is
             nothing to correct. Called without gradients.
-        scale: by which losses are multiplied before their gradients are computed, as the gradient that arrives from
-            outside will be: what keeps half precision from underflowing.
+        scale: factor for losses before their gradients are computed, equal to that of the outer gradient; avoids
+            underflow in half precision.
     """
 
     rounds: int
@@ -46,20 +46,20 @@ class RollOut:
 
 @torch.no_grad()
 def corrected(prompts: PromptTensors, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
-    """A copy of the prompts with one more click in a slot, on what the logits get wrong."""
+    """A copy of the prompts with one more click in a slot, on an error of the logits."""
     finest = logits[0] if isinstance(logits, list) else logits
     return prompts.with_click(slot, *roll_out.correct(finest.detach(), prompts))
 
 
 def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_out: RollOut) -> Iterator[Tensor]:
-    """The share of every round in the loss: the mean over all rounds."""
+    """The contribution of each round to the loss, which is the mean over all rounds."""
     prompts = first.with_room(max(roll_out.rounds, roll_out.slots))
     for number in range(roll_out.rounds + 1):
         logits = answer(prompts)
         yield roll_out.loss(logits) / (roll_out.rounds + 1)
         if number < roll_out.rounds:
             prompts = corrected(prompts, first.slots + number, roll_out, logits)
-        del logits  # not to lie beside those of the next round
+        del logits  # frees memory before the next round
 
 
 def summed(
@@ -71,8 +71,8 @@ def summed(
     """The sum of the losses that ``losses_of(features)`` yields, as a function of features and parameters.
 
     Args:
-        features: what the rounds share; gradients go on from here.
-        parameters: all that the rounds use.
+        features: shared by the rounds; gradients continue from here.
+        parameters: all parameters used by the rounds.
         scale: see :class:`RollOut`.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -83,7 +83,7 @@ def summed(
 
 
 class _Summed(torch.autograd.Function):
-    """Gradients are computed in the forward pass, round by round, and handed out in the backward pass."""
+    """Gradients are computed in the forward pass, round by round, and returned in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, losses_of: Any, scale: Tensor | float, split: int, *tensors: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.sums is None:
-            raise RuntimeError("a roll-out's gradients are handed out once: run the forward pass again")
+            raise RuntimeError("the gradients of a roll-out can be used once: run the forward pass again")
         factor = outer / ctx.scale
         sums, ctx.sums = ctx.sums, None
         return None, None, None, *(None if one is None else one.mul_(factor.to(one.dtype)) for one in sums)
@@ -122,5 +122,5 @@ class _Summed(torch.autograd.Function):
 def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
     if more is None:
         return total
-    # a gradient may be a view of another one, or expanded: the sum is a tensor of its own
+    # a gradient may be a view or expanded: the sum must be a separate tensor
     return more.clone(memory_format=torch.contiguous_format) if total is None else total.add_(more)

@@ -1,4 +1,4 @@
-"""SAM3D: image encoder, prompt encoder and mask decoder as one network (SPEC §1).
+"""SAM3D: image encoder, prompt encoder and mask decoder as one network (docs/network.md).
 
 Shape suffixes: B batch, C image channels, K logit maps, D H W voxels, N clicks.
 """
@@ -31,7 +31,7 @@ class SAM3D(nn.Module):
     def __init__(self, config: SAM3DConfig, decoder: Decoder | None = None) -> None:
         """
         Args:
-            decoder: what turns the encoder's levels and prompts into logits; None: the paper's.
+            decoder: from the encoder's levels and prompts to logits; None: the paper's.
         """
         super().__init__()
         self.config = config
@@ -39,7 +39,7 @@ class SAM3D(nn.Module):
         self.decoder: Decoder = PaperDecoder(config) if decoder is None else decoder
         for name, part in self.decoder.parts().items():
             self.add_module(name, part)
-        # DDP waits for a gradient of every parameter that it knows; these never get one (see PromptLayer).
+        # DDP waits for a gradient of every parameter; these never get one (see PromptLayer).
         # torch.compile, which nnU-Net applies first, puts a prefix before all names.
         unused = [name for name, _ in self.named_parameters() if ".cross_attn_token_to_image." in name]
         self._ddp_params_and_buffers_to_ignore = [*unused, *(f"_orig_mod.{name}" for name in unused)]
@@ -52,7 +52,7 @@ class SAM3D(nn.Module):
     def forward(self, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> Tensor:
         """Logits (B, K, D, H, W); the prompts are read from the channels after the image's.
 
-        With a ``roll_out`` the mean loss of its rounds instead: the whole of a training step in one forward pass.
+        With a ``roll_out``, the mean loss of its rounds instead: a complete training step in one forward pass.
         """
         channels = self.config.num_image_channels
         meaning = f"{channels} image channel(s) and the prompt channel"
@@ -62,7 +62,7 @@ class SAM3D(nn.Module):
             first = PromptTensors.read(prompts_BPDHW, self.config.max_clicks)
             return self.rolled_out(self.encode(image_BCDHW), first, roll_out)
         slots = self.config.max_clicks if self.training else None
-        if not self.training and torch.compiler.is_compiling():  # needs a static number, but users may click a lot
+        if not self.training and torch.compiler.is_compiling():  # static, but there may be many clicks
             slots = max(self.config.max_clicks, COMPILED_SLOTS)
         logits = self.segment(image_BCDHW, PromptTensors.read(prompts_BPDHW, slots))
         if self.training or self.config.paper:
@@ -97,12 +97,12 @@ class SAM3D(nn.Module):
         return summed(losses_of, features.tensors(), used, roll_out.scale)
 
     def compile_halves(self, **how: Any) -> None:
-        """torch.compile, with its arguments, for `encode` and `decode` each: between them rounds are played."""
+        """Apply torch.compile to `encode` and `decode` separately, because rounds run in between."""
         self.encode = torch.compile(self.encode, **how)  # type: ignore[method-assign]
         self.decode = torch.compile(self.decode, **how)  # type: ignore[method-assign]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without compiled halves: they are bound to this very network, a copy compiles its own."""
+        """Without compiled halves, which are bound to this instance."""
         state: dict[str, Any] = super().__getstate__()
         return {key: value for key, value in state.items() if key not in ("encode", "decode")}
 
@@ -133,12 +133,12 @@ class SAM3D(nn.Module):
         cheap = cheap and not isinstance(labels, FakeTensor)
         if cheap and not self.config.paper and int(labels.max()) >= self.config.num_click_labels:
             raise ValueError(
-                f"click label {int(labels.max())} is out of range: this network knows the labels "
+                f"click label {int(labels.max())} is out of range: this network supports the labels "
                 f"0..{self.config.num_click_labels - 1} (-1 = padding)"
             )
 
 
-FROZEN = (  # SPEC §7, the rows that the paper does not train
+FROZEN = (  # what the paper does not train (docs/network.md#parameters)
     ".patch_embed.",
     ".pos_embed",
     ".attn.qkv.",
@@ -151,13 +151,13 @@ FROZEN = (  # SPEC §7, the rows that the paper does not train
 
 
 def freeze_pretrained(net: SAM3D) -> None:
-    """Freezes what the paper takes from SAM and keeps (SPEC §7, "no"); everything else keeps training."""
+    """Freezes the parameters from SAM that the paper does not train; all others remain trainable."""
     for name, parameter in net.image_encoder.named_parameters(prefix="image_encoder"):
         if any(part in name for part in FROZEN):
             parameter.requires_grad_(False)
 
 
 def parameter_counts(net: nn.Module) -> tuple[int, int]:
-    """(all parameters, those that train)."""
+    """(number of parameters, number of trainable parameters)."""
     sizes = [(p.numel(), p.requires_grad) for p in net.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)

@@ -1,9 +1,9 @@
-"""Stem: image crop to tokens (SPEC §2, PERFORMANCE §1; the paper's patch embedding plus depth convolution).
+"""Stem: image crop to tokens (docs/network.md#stem; the paper's patch embedding plus depth convolution).
 
-Officially the crop is blown up until SAM's 16 x 16 patch embedding gives the wanted token grid, three
-channels are copied, every fine slice is embedded, and a depth-wise convolution joins 16 fine slices. All of
-that is linear, so it is done here as ONE small 3-D convolution on the original voxels, exactly. Only the
-parameters keep the official shapes.
+Officially, the crop is enlarged until SAM's 16 x 16 patch embedding gives the desired token grid, the channel is
+copied to three, every fine slice is embedded, and a depth-wise convolution joins 16 fine slices. All of this is linear,
+so it is computed here, exactly, as ONE small 3-D convolution on the original voxels. The parameters keep the official
+shapes.
 
 Shape suffixes: B batch, C image channels, R SAM's three colour channels, E embedding, D H W voxels,
 h w d token grid, M N T fine samples (16) along H, W, D.
@@ -24,8 +24,8 @@ from .config import SAM_PATCH, SAM3DConfig, hwd
 def resampling_matrix(stride: int) -> tuple[Tensor, int]:
     """Linear resampling of one token's voxels to SAM's 16 fine samples, along one axis.
 
-    Returns U (16, taps), whose entries are multiples of 1/32 and so exact in every precision, and how many
-    voxels before the token's first one the taps start.
+    Returns U (16, taps), whose entries are multiples of 1/32 and so exact in every precision, and by how many
+    voxels the taps start before the token's first voxel.
     The weights are those of interpolation with align_corners=False by 16 / stride; its clamping at the faces
     equals replicate padding of the voxels.
     """
@@ -43,7 +43,7 @@ def resampling_matrix(stride: int) -> tuple[Tensor, int]:
 
 
 class PatchEmbed(nn.Module):
-    """Holds SAM's patch embedding under its official name; `Stem` folds it into its kernel."""
+    """SAM's patch embedding under its official name; `Stem` folds it into its kernel."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Stem(nn.Module):
             self.register_buffer(f"resample_{axis}", matrix, persistent=False)
 
     def folded_kernel(self) -> tuple[Tensor, Tensor]:
-        """Kernel (E, C, taps_D, taps_H, taps_W) and bias (E); gradients reach whatever requires them."""
+        """Kernel (E, C, taps_D, taps_H, taps_W) and bias (E); differentiable."""
         patch_ERMN, slice_ET = self.patch_embed.proj.weight, self.slice_embed.weight[:, 0, 0, 0]
         # Composed at parameter precision even under autocast: rounding here would be an error of the weights.
         with torch.autocast(patch_ERMN.device.type, enabled=False):

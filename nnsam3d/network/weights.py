@@ -1,4 +1,4 @@
-"""Weights from elsewhere: Meta's SAM checkpoints and the paper's official state dicts (SPEC §7)."""
+"""External weights: Meta's SAM checkpoints and the paper's official state dicts (docs/network.md#parameters)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sam3d import SAM3D
 
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, BadZipFile, ValueError, KeyError)
 ENCODER = "image_encoder."
-# In official states, but computed here (attn_mask) or without any influence on the result (SPEC §5).
+# In official states, but computed here (attn_mask) or without influence (docs/network.md#unused-parameters).
 IGNORED_OFFICIAL = (".attn_mask", ".positional_encoding_gaussian_matrix")
 
 
@@ -38,19 +38,19 @@ NOT_IN_SAM = (
 
 
 class WeightsError(UserError):
-    """A weights file that cannot be used; the message says what was found and what to do."""
+    """An unusable weights file; the message states what was found and what to do."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every parameter, by name."""
+    """The origin of every parameter, by name."""
 
     path: str
     sha256: str
-    loaded: list[str]  # copied from the file as they are
+    loaded: list[str]  # copied from the file
     adapted: list[str]  # computed from entries of the file
-    new: list[str]  # in the network only: as they were initialised
-    unused: list[str]  # in the file only
+    new: list[str]  # only in the network: as initialised
+    unused: list[str]  # only in the file
 
     def summary(self) -> str:
         return (
@@ -63,8 +63,8 @@ class LoadReport:
 def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
     """Loads Meta's SAM checkpoint (.pth or .safetensors) into the image encoder.
 
-    Position embedding and the tables for height and width are taken as they are, the table for depth becomes
-    the mean of the two (SPEC §3.2). Nothing is changed when the file does not fit (`WeightsError`).
+    Position embedding and the tables for height and width are copied; the table for depth becomes the mean of the two.
+    If the file does not fit, nothing is changed (`WeightsError`).
     """
     path = Path(path)
     state = _read(path)
@@ -79,7 +79,7 @@ def load_sam(net: SAM3D, path: str | Path) -> LoadReport:
     ]
     if missing or wrong:
         if missing:
-            problem = f"{len(missing)} parameters are missing in it, e.g. {missing[0]}"
+            problem = f"{len(missing)} parameters are missing, e.g. {missing[0]}"
         else:
             problem = f"{len(wrong)} shapes differ, e.g. {wrong[0]}"
         raise WeightsError(f"{path} does not fit this network ({_sizes(net.config)}): {problem}. {_describe(state)}")
@@ -116,14 +116,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors: it is no SAM checkpoint")
+        raise WeightsError(f"{path} contains no state dict of tensors: it is not a SAM checkpoint")
     return dict(state)
 
 
 def _open(path: Path) -> Any:
-    """What a weights file holds; nothing in it is executed."""
+    """The content of a weights file, opened without executing code."""
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file. Give the path of a checkpoint (.pth or .safetensors)")
+        raise WeightsError(f"{path}: no such file. Specify a checkpoint (.pth or .safetensors)")
     try:
         if path.suffix == ".safetensors":
             try:
@@ -136,7 +136,7 @@ def _open(path: Path) -> Any:
         raise
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    except Exception as error:  # safetensors raises its own class, which may not be importable here
+    except Exception as error:  # safetensors raises its own class, which may not be importable
         if type(error).__name__ != "SafetensorError":
             raise
         raise _unreadable(path, error) from error
@@ -145,7 +145,7 @@ def _open(path: Path) -> Any:
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return WeightsError(
-        f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or no "
+        f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or not a "
         "weights file: download it again"
     )
 
@@ -161,10 +161,10 @@ def _sizes(config: SAM3DConfig) -> str:
 
 
 def _describe(state: Mapping[str, Tensor]) -> str:
-    """What a SAM checkpoint is, and the preset that it fits."""
+    """The sizes of a SAM checkpoint, and the matching preset."""
     pos = state.get(ENCODER + "pos_embed")
     if pos is None or pos.ndim != 4:
-        return f"It is no SAM checkpoint: {len(state)} entries, none of them a usable image_encoder.pos_embed"
+        return f"It is not a SAM checkpoint: {len(state)} entries, none of them a usable image_encoder.pos_embed"
     depth, (_, h, w, dim) = _depth(state), pos.shape
     found = f"Found: embed_dim {dim}, depth {depth}, position table {h} x {w}"
     for name, sizes in PRESETS.items():
@@ -173,7 +173,7 @@ def _describe(state: Mapping[str, Tensor]) -> str:
     return f"{found}; no preset has these sizes"
 
 
-PARTS = ("encoder_dict", "feature_dict", "decoder_dict")  # of the authors' checkpoint files (SPEC §7)
+PARTS = ("encoder_dict", "feature_dict", "decoder_dict")  # of an official checkpoint (docs/network.md#parameters)
 
 
 def from_official(
@@ -197,7 +197,7 @@ def from_official(
             tuple(shapes[f"{encoder}blocks.{i}.attn.rel_pos_{axis}"][0] for axis in "hwd") for i in range(depth)
         )
         config = SAM3DConfig(
-            # The official position table is twice the token grid, a token four voxels (SPEC §2).
+            # The official position table is twice the token grid, a token four voxels (docs/network.md#stem).
             patch_size=(4 * grid_d, 2 * pos_h, 2 * pos_w),
             embed_dim=dim,
             depth=depth,
@@ -219,7 +219,7 @@ def from_official(
             f"not an official 3DSAM-adapter state dict: {error.args[0]} is missing. Expected keys that start "
             "with image_encoder., prompt_encoder. and mask_decoder."
         ) from error
-    except ValueError as error:  # sizes that fit no network with these heads and this window
+    except ValueError as error:  # sizes incompatible with these heads and this window
         raise WeightsError(f"the official state dict does not fit: {error}") from None
     net = SAM3D(config)
     own = {name: tuple(value.shape) for name, value in net.state_dict().items()}
@@ -230,7 +230,7 @@ def from_official(
         f"{name} is {shapes[name]}, expected {own[name]}" for name in given if name in own and shapes[name] != own[name]
     ]
     if problems:
-        raise WeightsError(f"the official state dict has {len(problems)} misfits, e.g. {'; '.join(problems[:3])}")
+        raise WeightsError(f"{len(problems)} official entries do not fit, e.g. {'; '.join(problems[:3])}")
     net.to(next(value.dtype for value in given.values() if value.is_floating_point()))
     net.load_state_dict(given)
     return net.eval()
@@ -245,9 +245,9 @@ def _official_state(source: Any) -> dict[str, Tensor]:
             missing = [part for part in PARTS if part not in source]
             raise WeightsError(
                 "not a checkpoint of the 3DSAM-adapter training script: it needs "
-                f"{', '.join(PARTS)} ({', '.join(missing) or 'one of them'} is missing or no state dict)"
+                f"{', '.join(PARTS)} ({', '.join(missing) or 'one of them'} is missing or not a state dict)"
             )
-        # One prompt encoder per level is stored; only that of the deepest level is ever used (SPEC §7).
+        # One prompt encoder per level is stored; only the deepest level's is used (docs/network.md#parameters).
         parts: dict[str, Any] = {
             "image_encoder.": encoder,
             "prompt_encoder.": levels[-1],
@@ -255,5 +255,5 @@ def _official_state(source: Any) -> dict[str, Tensor]:
         }
         source = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
     if not isinstance(source, Mapping) or not all(isinstance(value, Tensor) for value in source.values()):
-        raise WeightsError("not an official 3DSAM-adapter state dict: it holds other things than tensors")
+        raise WeightsError("not an official 3DSAM-adapter state dict: it contains values that are not tensors")
     return dict(source)

@@ -1,4 +1,4 @@
-"""Which prompt file belongs to which case, and a check of all of them before anything is computed."""
+"""Assigns prompt files to cases, and validates all of them before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file, same_name
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
-POINTS = (".mrk.json", ".fcsv")  # suffixes that can mean nothing else; the others are anybody's
+POINTS = (".mrk.json", ".fcsv")  # unambiguous suffixes; other programs use the others, too
 
 
 def case_name(image_file: str | Path, file_ending: str) -> str:
@@ -25,10 +25,10 @@ def case_name(image_file: str | Path, file_ending: str) -> str:
 
 
 def prompts_folder(images: Path, stated: Path | None = None) -> Path:
-    """The stated folder, else the one named by ``nnsam3d_prompts``, else the images' own.
+    """The given folder, else the one named by ``nnsam3d_prompts``, else the folder of the images.
 
     Raises:
-        UserError: the environment variable names no folder.
+        UserError: the environment variable does not name a folder.
     """
     if stated is not None:
         return stated
@@ -41,19 +41,19 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
 
 
 def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | None = None) -> Path | None:
-    """The prompt file of a case: ``<case>`` and one of the suffixes of prompt files; None where it has none.
+    """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
 
-    Suffixes may be in capitals, and the letters of names composed in any way that Unicode knows.
+    Suffixes may be in upper case, and names in any Unicode normalisation.
 
     Args:
         stated: see :func:`prompts_folder`.
 
     Raises:
-        PromptError: the case has several; the message names them.
-        UserError: as :func:`prompts_folder`.
+        PromptError: the case has several; the message lists them.
+        UserError: see :func:`prompts_folder`.
 
     Warns:
-        PromptWarning: a file beside the image is named like a prompt file and is none.
+        PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
     images = Path(image_file).parent
     folder, case = prompts_folder(images, stated), case_name(image_file, file_ending)
@@ -65,24 +65,24 @@ def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | No
             found.append(path)
         elif path.suffix.lower() != ".npz" and not beside_tiff:  # probabilities and spacings are nnU-Net's own
             warnings.warn(
-                f"{path} is no prompt file and is left alone. If it is meant to be one, correct it; prompt files can "
-                f"have a folder of their own (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
+                f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
+                f"also be in a separate folder (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
                 PromptWarning,
                 stacklevel=2,
             )
     if beside_tiff and found and found[0].name == f"{case}.json":
         raise PromptError(
-            f"{found[0]}: beside a TIFF image nnU-Net takes {case}.json for the file with the spacing. Put the prompt "
-            f"files into a folder of their own and name it (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})."
+            f"{found[0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the prompt "
+            f"files into a separate folder and specify it (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})."
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one, move the others away.")
+        raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one and move the others.")
     return found[0] if found else None
 
 
 def _named_like_prompts(folder: Path) -> list[Path]:
-    # a dangling link is a file that cannot be read, not a missing one
+    # a dangling link is an unreadable file, not a missing one
     entries = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
     return [folder / name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith(MACOS)]
 
@@ -92,16 +92,16 @@ def _is_stated(path: Path) -> bool:
 
 
 def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int]) -> CasePrompts:
-    """Read and validate one prompt file (see :func:`nnsam3d.prompts.read_prompts`); what a network can use of it.
+    """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that networks can use.
 
     Raises:
-        PromptError: as :func:`nnsam3d.prompts.read_prompts`; also for an empty list of prompts,
-            or for none that can be used.
+        PromptError: see :func:`nnsam3d.prompts.read_prompts`; also if there are no prompts, or none that can be
+            used.
     """
     prompts = read_prompts(path, image=grid, labels=dict(labels))
     if not prompts.prompts:
         raise PromptError(
-            f"{path}: the list of clicks is empty. Add a click, or remove the file: a case without a prompt file is "
+            f"{path}: the list of clicks is empty. Add a click or remove the file; a case without a prompt file is "
             "segmented automatically."
         )
     return ENCODING.usable(prompts, str(path))
@@ -113,10 +113,10 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int],
     Args:
         reader: nnU-Net's name of the reader that will read the images.
 
-    Returns a sentence for the log: what was found where, and which files belong to no image.
+    Returns a message for the log: how many were found and where, and which files match no image.
 
     Raises:
-        PromptError: with the problems of all files.
+        PromptError: lists the problems of all files.
     """
     problems = []
     cases = set()
@@ -142,29 +142,29 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int],
 
 
 def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> Iterator[str]:
-    """A sentence for every prompt file that belongs to none of the cases, with the case that was meant, perhaps."""
+    """A message for every prompt file that matches no case, with a similar case name, if any."""
     folder = prompts_folder(images, stated)
     if folder != images:
         for path in _named_like_prompts(images):
             if any(same_name(case_of(path), known) for known in cases) and (_is_stated(path) or is_prompt_file(path)):
-                yield f"{path} lies beside the images, but prompt files are read from {folder}"
-    for path in sorted(folder.glob("*.txt")):  # some systems hide the last part of a name
+                yield f"{path} is beside the images, but prompt files are read from {folder}"
+    for path in sorted(folder.glob("*.txt")):  # some systems hide the file extension
         if any(path.name.startswith(known) for known in cases) and is_prompt_file(path):
-            yield f"{path} ends in .txt and is not read; name it <case>.json (or .csv, .fcsv, as its program does)"
+            yield f"{path} ends in .txt and is not read; rename it to <case>.json (or .csv, .fcsv)"
     for path in _named_like_prompts(folder):
         case = case_of(path)
         if any(same_name(case, known) for known in cases):
             continue
         if not _is_stated(path) and not is_prompt_file(path):
-            continue  # other programs' files are none of our business
+            continue  # unrelated files
         base = case.removesuffix(FIRST_CHANNEL)
         near = [base] if base in cases else difflib.get_close_matches(base, list(cases), n=1)
         meant = f"did you mean {near[0]}.json?" if near else "its name must be <case>.json"
-        yield f"{path} belongs to no image in {images}; {meant}"
+        yield f"{path} matches no image in {images}; {meant}"
 
 
 def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:
-    """The image's grid; None where the header cannot be read, which is the image's own error, told later."""
+    """The image's grid; None if the header cannot be read, which is reported later as an error of the image."""
     try:
         return grid_of_file(image_file, reader)
     except GeometryError:

@@ -1,7 +1,7 @@
-"""nnU-Net's checkpoints, opened without running what a stranger may have put into them.
+"""Opens nnU-Net's checkpoints without executing code that they may contain.
 
-A checkpoint is a pickle, and a pickle can run any code when it is opened. nnU-Net's hold tensors, plain Python values
-and a few NumPy numbers: with these allowed and nothing else, torch's restricted unpickler opens them.
+A checkpoint is a pickle, which can execute arbitrary code when opened. nnU-Net's checkpoints contain tensors, plain
+Python values and a few NumPy numbers; torch's restricted unpickler opens them with an allow list of just these.
 """
 
 from __future__ import annotations
@@ -22,34 +22,43 @@ TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
 
 
 def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool = False) -> dict[str, Any]:
-    """A checkpoint that an nnU-Net trainer wrote, on the CPU.
+    """A checkpoint of an nnU-Net trainer, on the CPU.
 
     Args:
-        trusted: open it with everything that it holds; also where ``nnsam3d_trust_checkpoint=1`` is in the environment.
-            None: never, whatever the environment says.
-        mapped: leave the tensors in the file until they are used.
+        trusted: open it without restrictions; also if ``nnsam3d_trust_checkpoint=1`` is set in the environment.
+            None: never, regardless of the environment.
+        mapped: memory-map the tensors.
 
     Raises:
-        UserError: it cannot be read, is no checkpoint of nnU-Net, or holds more than data.
+        UserError: it cannot be read, is not a checkpoint of nnU-Net, or contains more than data.
     """
     if trusted is False:
         trusted = os.environ.get(TRUST_VARIABLE, "") not in ("", "0")
     try:
         with torch.serialization.safe_globals(_numbers()):
-            # torch's files of before 2020 cannot be mapped
+            # torch files from before 2020 cannot be memory-mapped
             mapped = mapped and zipfile.is_zipfile(path)
             loaded = torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mapped)
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, error)) from None
-    except (ImportError, AttributeError, TypeError) as error:  # of what was trusted
+    except (ImportError, AttributeError, TypeError) as error:  # raised by trusted code
         raise UserError(f"{path}: needs code that is not installed here ({_first_line(error)})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a zip archive cut short, another kind of file
-        raise UserError(f"{path}: this is no checkpoint, or a damaged one ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a truncated zip archive, or another type of file
+        raise UserError(f"{path}: not a checkpoint, or damaged ({_first_line(error)})") from None
     if not isinstance(loaded, dict) or not {"network_weights", "init_args", "trainer_name"} <= loaded.keys():
-        raise UserError(f"{path}: no checkpoint of an nnU-Net training (network_weights, init_args, trainer_name)")
+        raise UserError(f"{path}: not a checkpoint of an nnU-Net training (network_weights, init_args, trainer_name)")
     return loaded
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a checkpoint of today's torch was cut short, or is not what was written; reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        return True
 
 
 def _refusal(path: str | Path, error: Exception) -> str:
@@ -57,12 +66,12 @@ def _refusal(path: str | Path, error: Exception) -> str:
     try:
         with torch.serialization.safe_globals(_numbers()):
             names = ", ".join(sorted(unsafe(path))[:5])
-    except Exception:  # no zip archive, so nobody knows what it holds
+    except Exception:  # not a zip archive: unknown contents
         names = ""
-    what = f"asks to run {names}" if names else "holds more than data"
+    what = f"would run {names}" if names else "contains more than data"
     return (
-        f"{path}: the checkpoint {what}, which no checkpoint of nnU-Net needs, so it is not opened. If you trust "
-        f"whoever made it with this machine: {TRUST_VARIABLE}=1 in the environment, or nnsam3d predict "
+        f"{path}: the checkpoint {what}, unlike nnU-Net's checkpoints, so it is not opened. If you trust its author "
+        f"to run code on this machine: {TRUST_VARIABLE}=1 in the environment, or nnsam3d predict "
         "--trust_checkpoint"
     )
 
@@ -72,7 +81,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """NumPy's numbers as they stand in pickles, under the names of NumPy 1 and 2."""
+    """NumPy's numbers in pickles, under the names of NumPy 1 and 2."""
     scalar: Any = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]

@@ -1,4 +1,4 @@
-"""nnU-Net's folders: which datasets, cases, plans and trained models there are. nnU-Net is imported late."""
+"""Datasets, cases, plans and trained models in nnU-Net's folders. nnU-Net is imported late."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 
-PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: kinds of prompts that the network takes
+PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types of prompts that the network supports
 FINAL = "checkpoint_final.pth"
+LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+PREVIOUS = "checkpoint_previous.pth"  # the latest one before the latest: ours, not nnU-Net's
+# Exit status of a training that was told to stop and has saved: start it again with --c. EX_TEMPFAIL of sysexits.h.
+STOPPED = 75
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def folder_of(variable: str) -> Path:
-    """The folder that one of nnU-Net's environment variables names.
+    """The folder given by one of nnU-Net's environment variables.
 
     Raises:
         UserError: it is not set.
     """
     value = os.environ.get(variable)
     if not value:
-        raise UserError(
-            f"the environment variable {variable} is not set: nnU-Net's commands need it, and so does this one"
-        )
+        raise UserError(f"the environment variable {variable} is not set; nnU-Net's commands and this one need it")
     return Path(value)
 
 
@@ -47,13 +49,13 @@ def dataset_name(number_or_name: str) -> str:
 
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """Where nnU-Net keeps this model, trained or not.
+    """Where nnU-Net stores this model, trained or not.
 
     Raises:
         UserError: nnUNet_results is not set, or the dataset is unknown.
     """
     if not os.environ.get("nnUNet_results"):
-        raise UserError("the environment variable nnUNet_results is not set: set it, or name the model with -m FOLDER")
+        raise UserError("the environment variable nnUNet_results is not set: set it, or use -m FOLDER")
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
     try:
@@ -63,17 +65,17 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
 
 
 def data_identifier(plans: dict[str, Any], configuration: str) -> str:
-    """The folder of a configuration's preprocessed data, which it may inherit from another one."""
+    """The folder of a configuration's preprocessed data, possibly inherited from another configuration."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     return str(PlansManager(plans).get_configuration(configuration).data_identifier)
 
 
 def num_channels(dataset_json: Mapping[str, Any]) -> int:
-    """How many image files a case has: dataset.json's "channel_names", or "modality" as it was called before.
+    """The number of image files per case, from "channel_names" in dataset.json, or the older "modality".
 
     Raises:
-        UserError: it has neither.
+        UserError: neither exists.
     """
     names = dataset_json.get("channel_names", dataset_json.get("modality"))
     if not isinstance(names, Mapping) or not names:
@@ -82,8 +84,8 @@ def num_channels(dataset_json: Mapping[str, Any]) -> int:
 
 
 def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Of a raw dataset: case -> image files, label file."""
-    # nnU-Net starts a pool of processes to look into a folder
+    """The cases of a raw dataset: name -> image files, label file."""
+    # nnU-Net would start a pool of processes to list a folder
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     files = get_filenames_of_train_images_and_targets(str(raw))
@@ -91,9 +93,9 @@ def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 def cases_in(images: Path, ending: str) -> list[list[str]]:
-    """The image files of every case in a folder, a list for each case, channels in order; other files are left out.
+    """The image files in a folder, one list per case with channels in order; other files are ignored.
 
-    As nnU-Net's own function, which forks processes for it: a server with threads must not.
+    Equal to nnU-Net's own function, which forks processes; a server with threads must not do that.
     """
     named = re.compile(r"(.*)_\d{4}" + re.escape(ending))
     found: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
-"""`nnsam3d doctor`: what is right, what is worth knowing, and what will break, each problem with its cure.
+"""`nnsam3d doctor`: checks of the installation; each problem comes with a fix.
 
-A check is a function that yields findings. It imports what it looks at itself, so that a broken torch is a
-finding like any other, and one check that fails takes no other with it.
+A check is a function that yields findings. It imports the packages that it examines, so that a broken torch is an
+ordinary finding, and a failing check does not affect the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnsam3d.nnunet.findings import Finding, note, numbers, ok, one_line, proble
 
 MIN_PYTHON = (3, 10)
 MIN_TORCH = (2, 6)
-NNUNET_RANGE = ((2, 7), (3,))
+NNUNET_RANGE = ((2, 8), (2, 9))
 
 # Distribution name -> module that must import.
 OTHER_PACKAGES = {
@@ -36,22 +36,23 @@ OTHER_PACKAGES = {
     "tqdm": "tqdm",
     "safetensors": "safetensors",
     "nibabel": "nibabel",
+    "isal": "isal",
     "jinja2": "jinja2",
     "pandas": "pandas",
 }
 
 FOLDERS = {
-    "nnUNet_raw": "the images that you bring",
-    "nnUNet_preprocessed": "what nnU-Net makes of them",
-    "nnUNet_results": "the trained models",
+    "nnUNet_raw": "your images",
+    "nnUNet_preprocessed": "preprocessed images",
+    "nnUNet_results": "trained models",
 }
 
 
 def check_python() -> Iterator[Finding]:
-    """Python's version and where nnsam3d comes from."""
+    """Python's version, and the location of nnsam3d."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < MIN_PYTHON:
-        yield problem(f"Python {found} is too old", "make an environment with Python 3.10 or newer")
+        yield problem(f"Python {found} is too old", "create an environment with Python 3.10 or newer")
     else:
         yield ok(f"Python {found} ({sys.executable})")
     installed = version_of("nnsam3d")
@@ -60,16 +61,16 @@ def check_python() -> Iterator[Finding]:
         yield problem(f"nnsam3d {__version__} runs from {folder} without being installed", "pip install -e .")
     elif installed != __version__:
         yield problem(
-            f"nnsam3d {__version__} runs from {folder}, but version {installed} is the installed one",
-            "install again, with the pip of this environment: pip install -e .",
+            f"nnsam3d {__version__} runs from {folder}, but version {installed} is installed",
+            "reinstall with the pip of this environment: pip install -e .",
         )
     else:
         yield ok(f"nnsam3d {__version__} ({folder})")
 
 
 def check_torch() -> Iterator[Finding]:
-    """torch, torchvision, and whether the two were built for each other."""
-    reinstall = "install the two together: pip install --upgrade --force-reinstall torch torchvision"
+    """torch, torchvision, and their compatibility."""
+    reinstall = "install both together: pip install --upgrade --force-reinstall torch torchvision"
     torch, error = try_import("torch")
     if torch is None:
         yield problem(f"torch does not import: {error}", reinstall)
@@ -98,25 +99,25 @@ def check_torch() -> Iterator[Finding]:
 
 
 def check_nnunet() -> Iterator[Finding]:
-    """nnU-Net's version, and that it imports."""
-    cure = "pip install 'nnunetv2>=2.7,<3'"
+    """nnU-Net's version, and whether it can be imported."""
+    fix = "pip install 'nnunetv2>=2.8,<2.9'"
     version = version_of("nnunetv2")
     if version is None:
-        yield problem("nnunetv2 is not installed", cure)
+        yield problem("nnunetv2 is not installed", fix)
         return
     low, high = NNUNET_RANGE
     if not low <= numbers(version) < high:
-        yield problem(f"nnunetv2 {version} is outside the supported range >=2.7, <3", cure)
+        yield problem(f"nnunetv2 {version} is outside the tested range >=2.8, <2.9", fix)
         return
     module, error = try_import("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     if module is None:
-        yield problem(f"nnunetv2 {version} does not import: {error}", "cure torch first, then: " + cure)
+        yield problem(f"nnunetv2 {version} does not import: {error}", "fix torch first, then: " + fix)
     else:
         yield ok(f"nnunetv2 {version} ({link.nnunet_folder()})")
 
 
 def check_other_packages() -> Iterator[Finding]:
-    """The packages that nnU-Net and nnsam3d stand on."""
+    """The dependencies of nnU-Net and nnsam3d."""
     versions = []
     for distribution, module in OTHER_PACKAGES.items():
         imported, error = try_import(module)
@@ -128,7 +129,7 @@ def check_other_packages() -> Iterator[Finding]:
 
 
 def check_link() -> Iterator[Finding]:
-    """Whether nnU-Net finds our trainers, through stubs or through nnUNet_extTrainer."""
+    """Whether nnU-Net finds the trainers, through stubs or nnUNet_extTrainer."""
     try:
         nnunet, trainers = link.nnunet_folder(), link.trainers_folder()
         wanted = link.registered(nnunet)
@@ -136,7 +137,7 @@ def check_link() -> Iterator[Finding]:
         yield problem("nnU-Net or nnsam3d is incomplete", str(error))
         return
     if not wanted:
-        yield problem("nnsam3d.trainers holds no trainer", "pip install --force-reinstall --no-deps nnsam3d")
+        yield problem("nnsam3d.trainers contains no trainer", "pip install --force-reinstall --no-deps nnsam3d")
         return
     stubs = {entry.stub: entry.text for entry in wanted}
     present = link.stubs_in(nnunet)
@@ -145,7 +146,7 @@ def check_link() -> Iterator[Finding]:
     yield from external_notes
     if stale:
         names = ", ".join(stub.name for stub in stale)
-        yield problem(f"stubs in nnU-Net that another version of nnsam3d wrote: {names}", "nnsam3d link")
+        yield problem(f"outdated stubs from another version of nnsam3d: {names}", "nnsam3d link")
     elif not present and not external:
         yield problem(
             "nnU-Net does not know nnsam3d's trainers",
@@ -159,11 +160,11 @@ def check_link() -> Iterator[Finding]:
 
 
 def _external_trainers(trainers: Path) -> tuple[bool, list[Finding]]:
-    """Whether nnUNet_extTrainer names our folder, and what it names in vain."""
+    """Whether nnUNet_extTrainer contains the folder of the trainers, and which of its entries do not exist."""
     named = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p.strip()]
     notes = [
         note(
-            f"nnUNet_extTrainer names {path}, which is no folder; nnU-Net passes over it",
+            f"nnUNet_extTrainer contains {path}, which is not a folder; nnU-Net ignores it",
             "export nnUNet_extTrainer=$(nnsam3d link --print-path)   (or unset it)",
         )
         for path in named
@@ -173,16 +174,16 @@ def _external_trainers(trainers: Path) -> tuple[bool, list[Finding]]:
 
 
 def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Finding]:
-    """Ask nnU-Net itself, as its commands will."""
+    """Look the trainers up as nnU-Net's commands do."""
     trainer_names = [name for e in wanted if e.module.startswith("nnsam3d.trainers.") for name in e.names]
     finder, error = try_import("nnunetv2.utilities.find_objects")
     if finder is None and way.startswith("nnUNet_extTrainer"):
         yield problem(
-            f"this nnunetv2 does not know nnUNet_extTrainer: {error}",
-            "pip install 'nnunetv2>=2.8,<3', or: nnsam3d link",
+            f"this nnunetv2 does not support nnUNet_extTrainer: {error}",
+            "pip install 'nnunetv2>=2.8,<2.9', or: nnsam3d link",
         )
         return
-    if finder is None:  # nnunetv2 2.7 has only the search by which stubs are found
+    if finder is None:  # then nnU-Net only searches its own folders, where the stubs are
         yield ok(f"trainers: {way}")
         return
     for name in trainer_names:
@@ -192,7 +193,7 @@ def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Findi
         except Exception as failure:
             yield problem(
                 f"nnU-Net cannot load {name}: {one_line(failure)}",
-                "cure the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
+                "fix the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
             )
             return
     yield ok(f"nnU-Net finds {', '.join(trainer_names)} ({way})")
@@ -205,17 +206,17 @@ def check_folders() -> Iterator[Finding]:
         if not value:
             yield problem(
                 f"{variable} is not set ({content})",
-                f"export {variable}=/path/to/{variable}   (and put the line into ~/.bashrc)",
+                f"export {variable}=/path/to/{variable}   (and add the line to ~/.bashrc)",
             )
         elif not Path(value).is_dir():
-            yield problem(f"{variable}={value} is no folder", f'mkdir -p "${variable}"')
+            yield problem(f"{variable}={value} is not a folder", f'mkdir -p "${variable}"')
         elif not os.access(value, os.W_OK):
             if variable == "nnUNet_raw":
-                yield note(f"{variable}={value} is read-only: good for reading, not for converting data into it")
+                yield note(f"{variable}={value} is read-only: sufficient for reading, but not for converting data")
             else:
                 yield problem(
                     f"{variable}={value} cannot be written to",
-                    f"name a folder of your own: export {variable}=/path/to/{variable}",
+                    f"use a folder of your own: export {variable}=/path/to/{variable}",
                 )
         else:
             yield ok(f"{variable}={value}")
@@ -225,44 +226,44 @@ def check_options() -> Iterator[Finding]:
     """The training options in the environment."""
     given = os.environ.get("nnsam3d_options")
     if importlib.util.find_spec("nnsam3d.training") is None:
-        yield note("this nnsam3d has no training part: nnsam3d_options is not read")
+        yield note("this installation has no training package: nnsam3d_options is not read")
         return
     module, error = try_import("nnsam3d.training.options")
     if module is None:
-        yield problem(f"nnsam3d.training.options does not import: {error}", "cure the problems above first")
+        yield problem(f"nnsam3d.training.options does not import: {error}", "fix the problems above first")
         return
     try:
         module.options_from_environment()
     except Exception as failure:
         yield problem(
-            f"nnsam3d_options={given!r} is not understood: {one_line(failure)}", "correct it, or: unset nnsam3d_options"
+            f"nnsam3d_options={given!r} is invalid: {one_line(failure)}", "correct it, or: unset nnsam3d_options"
         )
     else:
-        yield ok(f"nnsam3d_options={given!r}" if given else "nnsam3d_options is not set: the plans decide")
+        yield ok(f"nnsam3d_options={given!r}" if given else "nnsam3d_options is not set: the plans apply")
 
 
 def check_weights() -> Iterator[Finding]:
-    """SAM's pretrained weights, found as a training finds them."""
+    """SAM's pretrained weights, as found by a training."""
     pretrained, error = try_import("nnsam3d.checkpoints.pretrained")
     if pretrained is None:
-        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "cure the problems above first")
+        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "fix the problems above first")
         return
-    if wrong := pretrained.named_in_vain():
-        yield problem(wrong, "correct it, or have the weights downloaded: unset NNSAM3D_WEIGHTS")
+    if wrong := pretrained.invalid_setting():
+        yield problem(wrong, "correct it, or unset NNSAM3D_WEIGHTS to download the weights")
         return
     found = {preset: path for preset in pretrained.OFFICIAL_FILES if (path := pretrained.locate(preset))}
     for preset, path in found.items():
         yield ok(f"SAM's weights for {preset}: {path} ({path.stat().st_size / 2**20:.0f} MiB)")
     if not found:
         yield note(
-            "SAM's weights are not here: a training with a pretrained preset downloads them",
-            "beforehand: nnsam3d weights download vit_b   "
+            "SAM's weights are not on this machine: a training with a pretrained preset downloads them",
+            "to download them now: nnsam3d weights download vit_b   "
             "(offline: export NNSAM3D_WEIGHTS=/path/to/the/file/or/folder)",
         )
 
 
 def check_device() -> Iterator[Finding]:
-    """What the training will run on."""
+    """The device of trainings."""
     torch, _ = try_import("torch")
     if torch is None:
         return
@@ -274,14 +275,15 @@ def check_device() -> Iterator[Finding]:
     if torch.version.cuda and any(Path("/dev").glob("nvidia[0-9]*")):
         yield note(
             f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it",
-            "update the driver, or install a torch built for it (nvidia-smi shows the driver's CUDA version)",
+            "update the driver, or install a matching torch (nvidia-smi shows the driver's CUDA version)",
         )
     yield note(
-        f"no GPU: running on the CPU ({os.cpu_count()} cores)", "add `-device cpu` to nnU-Net's train and predict"
+        f"no GPU: running on the CPU ({os.cpu_count()} cores)",
+        "add `-device cpu` to nnUNetv2_train and nnUNetv2_predict",
     )
     if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
         yield note(
-            "OMP_WAIT_POLICY is not passive: on a CPU torch's idle threads take time from nnU-Net's workers",
+            "OMP_WAIT_POLICY is not passive: on a CPU, torch's idle threads slow down nnU-Net's workers",
             "export OMP_WAIT_POLICY=passive",
         )
 
@@ -302,7 +304,7 @@ CHECKS: dict[str, Check] = {
 
 
 def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Finding]]:
-    """Run the checks, and give each finding with the name of its check."""
+    """Run the checks; yields each finding with the name of its check."""
     for name, check in (CHECKS if checks is None else checks).items():
         try:
             for finding in check():

@@ -1,4 +1,4 @@
-"""`nnsam3d doctor -m MODEL`: what a model folder holds, and whether a stranger's checkpoints open safely."""
+"""`nnsam3d doctor -m MODEL`: the contents of a model folder, and whether its checkpoints open safely."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CHECKPOINTS = "fold_*/checkpoint_*.pth"
 
 
 def check_model(folder: Path) -> Iterator[Finding]:
-    """A model folder of nnU-Net, `.../<trainer>__<plans>__<configuration>`."""
-    # late: what cannot be imported is another check's finding
+    """Check a model folder of nnU-Net, `.../<trainer>__<plans>__<configuration>`."""
+    # imported late: import errors are findings of another check
     from nnsam3d.nnunet.datasets import FINAL, num_channels
     from nnsam3d.nnunet.model import capability, find_trainer
     from nnsam3d.prompts import click_labels
@@ -25,14 +25,14 @@ def check_model(folder: Path) -> Iterator[Finding]:
         try:
             contents[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            yield problem(f"{folder / name}: {one_line(error)}", "name nnU-Net's folder of a trained model")
+            yield problem(f"{folder / name}: {one_line(error)}", "specify the folder of a trained model")
             return
     dataset = contents["dataset.json"]
     labels = ", ".join(f"{name} = {value}" for name, value in click_labels(dataset).items())
     yield ok(f"{dataset.get('name', folder.parent.name)}: {num_channels(dataset)} channel(s), labels {labels}")
     files = sorted(folder.glob(CHECKPOINTS))
     if not files:
-        yield problem(f"{folder} holds no checkpoint ({CHECKPOINTS})", "train it, or copy the folds of the model here")
+        yield problem(f"{folder} contains no checkpoint ({CHECKPOINTS})", "train the model, or copy its folds here")
     trainers = set()
     for file in files:
         finding, trainer = _opened(file)
@@ -52,14 +52,14 @@ def check_model(folder: Path) -> Iterator[Finding]:
 
 
 def _opened(file: Path) -> tuple[Finding, str]:
-    """What a checkpoint says of itself, and its trainer's name."""
+    """The finding about a checkpoint, and the name of its trainer."""
     from nnsam3d.nnunet.checkpoint import open_checkpoint
 
     where = f"{file.parent.name}/{file.name}"
     try:
         stored = open_checkpoint(file, trusted=None, mapped=True)
     except UserError as error:
-        return problem(str(error), "do not open it, or ask for one that holds data only"), ""
+        return problem(str(error), "do not open it; ask for a checkpoint that contains data only"), ""
     numbers = sum(values.numel() for values in stored["network_weights"].values())
     configuration, fold = (stored["init_args"].get(key) for key in ("configuration", "fold"))
     about = f"{configuration}, fold {fold}, {stored.get('current_epoch', '?')} epochs, {numbers / 1e6:.1f} M parameters"

@@ -1,4 +1,4 @@
-"""What `nnsam3d doctor` finds, and the means to look without being hurt by what it finds."""
+"""Findings of `nnsam3d doctor`, and helpers for its checks."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. A problem, something that will break, comes with its cure."""
+    """One line of the report. A problem comes with a fix."""
 
     level: Level
     text: str
-    cure: str = ""
+    fix: str = ""
 
 
 def ok(text: str) -> Finding:
-    """All is well."""
+    """No problem."""
     return Finding("ok", text)
 
 
 def note(text: str, hint: str = "") -> Finding:
-    """Nothing breaks, but it is worth knowing."""
+    """Not a problem, but worth knowing."""
     return Finding("note", text, hint)
 
 
-def problem(text: str, cure: str) -> Finding:
-    """Something will break."""
-    return Finding("problem", text, cure)
+def problem(text: str, fix: str) -> Finding:
+    """Something will not work."""
+    return Finding("problem", text, fix)
 
 
 def render(finding: Finding) -> str:
-    """The finding as it is printed; the cure stands on a line of its own."""
-    label = {"ok": "cure", "note": "hint", "problem": "cure"}[finding.level]
+    """The finding as text, with the fix on a separate line."""
+    label = {"ok": "fix", "note": "hint", "problem": "fix"}[finding.level]
     mark = {"ok": "[ ok ]", "note": "[note]", "problem": "[FAIL]"}[finding.level]
-    return f"{mark} {finding.text}" + (f"\n       {label}: {finding.cure}" if finding.cure else "")
+    return f"{mark} {finding.text}" + (f"\n       {label}: {finding.fix}" if finding.fix else "")
 
 
 def try_import(name: str) -> tuple[ModuleType | None, str]:
-    """The module, or None and why not. Whatever an import raises is what we came to find out."""
+    """The module, or None and the reason; catches any error of the import."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return importlib.import_module(name), ""

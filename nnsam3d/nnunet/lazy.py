@@ -1,11 +1,10 @@
-"""An image on the network's grid, computed box by box: what nnU-Net's DefaultPreprocessor gives there.
+"""An image on the network's grid, computed box by box, as by nnU-Net's DefaultPreprocessor.
 
-Transposition is a view, the crop a box, normalisation needs a few numbers of the whole image, and resampling is a
-matrix along each axis: a box of the result is a few rows of them, times the part of the image that these rows see.
-Cubic splines see the whole image, but what lies further than some twenty voxels away weighs less than rounding does.
+Transposition is a view, cropping a box, normalisation needs a few statistics of the whole image, and resampling is a
+matrix along each axis: a box of the result needs a few rows of the matrices and the part of the image with non-zero
+weights. Cubic splines depend on the whole image, but weights beyond about twenty voxels are below rounding errors.
 
-Where the plans say something else (another resampling or normalisation), the whole image is preprocessed by nnU-Net
-itself.
+If the plans use other functions for resampling or normalisation, nnU-Net preprocesses the whole image.
 
 Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the cropped one, both in transposed axes.
 """
@@ -31,11 +30,11 @@ from nnsam3d.nnunet.resampling import THRESHOLD
 Triple: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[slice, slice, slice]
 RESAMPLING = "resample_data_or_seg_to_shape"
-NEGLIGIBLE = 1e-9  # share of a weight below which a voxel is not looked at
+NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored
 
 
 class Volume(Protocol):
-    """A preprocessed image (C, D, H, W) of which boxes can be had."""
+    """A preprocessed image (C, D, H, W) that provides boxes."""
 
     @property
     def shape(self) -> Triple:
@@ -43,34 +42,34 @@ class Volume(Protocol):
 
     @property
     def properties(self) -> dict[str, Any]:
-        """As nnU-Net's preprocessor leaves them."""
+        """The properties after nnU-Net's preprocessing."""
 
     def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
-        """(C, *size) from voxel ``start`` on; zero outside the image."""
+        """(C, *size) starting at voxel ``start``; zero outside the image."""
 
     def whole(self) -> NDArray[np.float32]:
         """(C, D, H, W)."""
 
 
 def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Volume:
-    """An image as nnU-Net's reader gives it, on the network's grid; nothing is computed yet, where that is possible."""
+    """An image as returned by nnU-Net's reader, on the network's grid; computed lazily if possible."""
     if can_be_lazy(model):
         return LazyVolume(model, image_CZYX, properties)
-    _tell_whole()
+    _warn_whole()
     return WholeVolume(model, image_CZYX, properties)
 
 
 @lru_cache(maxsize=1)
-def _tell_whole() -> None:
-    """Once."""
+def _warn_whole() -> None:
+    """Printed once."""
     print(
-        "nnsam3d: the model's plans normalise or resample in a way of their own: every image is preprocessed as a "
-        "whole, which takes a while where it is large"
+        "nnsam3d: the model's plans use custom normalisation or resampling: every image is preprocessed as a "
+        "whole, which takes a while for large images"
     )
 
 
 def can_be_lazy(model: TrainedModel) -> bool:
-    """Whether the plans preprocess as this module does it."""
+    """Whether this module supports the preprocessing of the plans."""
     manager = model.configuration_manager
     configuration = manager.configuration
     return (
@@ -82,7 +81,7 @@ def can_be_lazy(model: TrainedModel) -> bool:
 
 
 class WholeVolume:
-    """Preprocessed by nnU-Net itself, at once."""
+    """Preprocessed by nnU-Net as a whole."""
 
     def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
         data, self.properties = model.preprocess(image_CZYX, dict(properties))
@@ -101,17 +100,17 @@ class WholeVolume:
 
 
 class LazyVolume:
-    """Boxes are computed when they are asked for.
+    """Boxes are computed on request.
 
     Raises:
-        UserError: an image so thin that nothing of it is left at the model's spacing.
+        UserError: the image is too thin for the model's spacing.
     """
 
     def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
         self._model = model
         self._image_CZYX, self._raw_properties = image_CZYX, dict(properties)
         forward = model.plans_manager.transpose_forward
-        whole = nonzero_box(image_CZYX)  # along the memory
+        whole = nonzero_box(image_CZYX)  # in memory order
         turned = image_CZYX.transpose([0, *(axis + 1 for axis in forward)])
         spacing = [float(properties["spacing"][axis]) for axis in forward]
         crop = [whole[axis] for axis in forward]
@@ -127,8 +126,8 @@ class LazyVolume:
         self.shape: Triple = (d, h, w)
         if 0 in self.shape:
             raise UserError(
-                f"the image, as far as it is not zero, has {self._crop_CIJK.shape[1:]} voxels of {spacing} mm: less "
-                f"than half a voxel of the model's ({target} mm) on one axis. There is nothing to segment in it"
+                f"the non-zero part of the image has {self._crop_CIJK.shape[1:]} voxels of {spacing} mm: on one axis, "
+                f"less than half a voxel of the model ({target} mm). There is nothing to segment"
             )
         how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
         separate, axis = determine_do_sep_z_and_axis(
@@ -137,15 +136,15 @@ class LazyVolume:
         self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
         self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
         manager = model.configuration_manager
-        # the other schemes do not look at the mask
+        # the other schemes do not use the mask
         self._masked = [
-            bool(said) and scheme == Z_SCORE
-            for said, scheme in zip(manager.use_mask_for_norm, manager.normalization_schemes, strict=True)
+            bool(masked) and scheme == Z_SCORE
+            for masked, scheme in zip(manager.use_mask_for_norm, manager.normalization_schemes, strict=True)
         ]
         self._slice_bounds: dict[tuple[int, int], tuple[float, float]] = {}
 
     def whole(self) -> NDArray[np.float32]:
-        """By nnU-Net itself."""
+        """Computed by nnU-Net."""
         return WholeVolume(self._model, self._image_CZYX, self._raw_properties).data_CDHW
 
     def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
@@ -170,7 +169,7 @@ class LazyVolume:
         fine = [axis for axis in range(3) if axis != self._coarse]
         for axis in fine:
             part = np.moveaxis(np.tensordot(matrices[axis], part, (1, axis)), 0, axis)
-        # nnU-Net clips to what it has resampled at once: the whole image, or one of its coarse slices
+        # nnU-Net clips to the range of what it resamples at a time: the whole image, or one coarse slice
         if self._coarse is None:
             return np.clip(part, *self._whole_bounds[channel]).astype(np.float32)
         numbers = range(source[self._coarse].start, source[self._coarse].stop)
@@ -190,13 +189,13 @@ class LazyVolume:
 
     @cached_property
     def _mask_IJK(self) -> NDArray[np.bool_]:
-        """What nnU-Net takes for the object: all that is not zero, or enclosed by what is not."""
+        """nnU-Net's foreground mask: non-zero voxels with holes filled."""
         mask: NDArray[np.bool_] = ndimage.binary_fill_holes((self._crop_CIJK != 0).any(axis=0))
         return mask
 
     @cached_property
     def _normalisations(self) -> list[Normalisation]:
-        """Once: they look at the whole image."""
+        """Computed once, because they depend on the whole image."""
         schemes = self._model.configuration_manager.normalization_schemes
         known = self._model.plans_manager.foreground_intensity_properties_per_channel
         return [
@@ -223,7 +222,7 @@ class LazyVolume:
     def _normalised_bounds(
         self, channel: int, raw: NDArray[Any], mask: NDArray[np.bool_] | None
     ) -> tuple[float, float]:
-        """Every normalisation here is monotone, so the extremes stay the extremes; outside a mask all is zero."""
+        """Normalisation is monotone, so extremes remain extremes; outside a mask, all values are zero."""
         if mask is not None and not mask.all():
             inside = (
                 self._normalisations[channel](raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
@@ -237,13 +236,13 @@ class LazyVolume:
 
 
 def nonzero_box(data_CDHW: NDArray[Any]) -> Box:
-    """The box to which nnU-Net crops: of all that is not zero in some channel; the whole image where all is zero.
+    """The box to which nnU-Net crops: the non-zero voxels of any channel, or the whole image if all are zero.
 
     nnU-Net fills holes first, which does not change a box.
     """
     shape = data_CDHW.shape[1:]
     used = [np.zeros(length, bool) for length in shape]
-    for number in range(shape[0]):  # slice by slice: no mask of the image's size
+    for number in range(shape[0]):  # slice by slice, without a mask of the image's size
         marked_HW = (data_CDHW[:, number] != 0).any(axis=0)
         used[0][number] = marked_HW.any()
         used[1] |= marked_HW.any(axis=1)
@@ -257,10 +256,10 @@ def nonzero_box(data_CDHW: NDArray[Any]) -> Box:
 
 @lru_cache(maxsize=64)
 def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
-    """(new, old): what nnU-Net's resampling does along one axis.
+    """(new, old): nnU-Net's resampling along one axis.
 
     Args:
-        coarse: across the slices of an anisotropic image, which nnU-Net does with another function.
+        coarse: across the slices of an anisotropic image, for which nnU-Net uses another function.
     """
     if old == new:
         return np.eye(old)
@@ -275,7 +274,7 @@ def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[n
 def _padded_box(
     shape: Triple, start: Sequence[int], size: Sequence[int], inside: Callable[[Box], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """The part of a box that lies in the image, zeros around it."""
+    """The part of a box inside the image, padded with zeros."""
     low = [max(0, first) for first in start]
     high = [min(length, first + n) for first, n, length in zip(start, size, shape, strict=True)]
     sides = [slice(a, b) for a, b in zip(low, high, strict=True)]

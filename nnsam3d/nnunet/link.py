@@ -1,11 +1,11 @@
-"""`nnsam3d link`: make nnU-Net find the trainers and planners of nnsam3d by their bare names.
+"""`nnsam3d link`: make nnU-Net find the trainers and planners of nnsam3d by name.
 
-nnU-Net looks for a class in its own folders only. `link` puts a stub module there for every module of
-`nnsam3d.trainers` and `nnsam3d.planners`; the stub does nothing but import the class from nnsam3d. nnU-Net
-imports plain modules of a folder before it walks the sub-folders, so a stub is found at once.
+nnU-Net searches classes in its own folders. `link` writes a stub module there for every module of
+`nnsam3d.trainers` and `nnsam3d.planners`, which only imports the class from nnsam3d. nnU-Net imports the modules of a
+folder before it searches sub-folders, so stubs are found quickly.
 
-Neither nnunetv2 nor a trainer is imported here (both need torch): folders are found through import specs and
-classes by reading the source.
+Neither nnunetv2 nor a trainer is imported here (both import torch): folders are found through import specs, and
+classes by parsing the source.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Registered:
-    """A module of ours with classes that nnU-Net is to find, and its stub in nnU-Net."""
+    """A module with classes for nnU-Net, and its stub in nnU-Net."""
 
     module: str
     names: tuple[str, ...]
@@ -55,14 +55,14 @@ class Registered:
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an importable package, found without running the package itself."""
+    """The folder of an importable package, found without importing it."""
     try:
         spec = importlib.util.find_spec(package)
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         distribution = package.partition(".")[0]
-        raise UserError(f"{package} is not installed in this Python; cure: pip install {distribution}")
+        raise UserError(f"{package} is not installed in this Python; fix: pip install {distribution}")
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -71,19 +71,19 @@ def nnunet_folder() -> Path:
     folder = package_folder("nnunetv2")
     if not (folder / "training/nnUNetTrainer/nnUNetTrainer.py").is_file():
         raise UserError(
-            f"{folder} is no complete nnunetv2 (no training/nnUNetTrainer/nnUNetTrainer.py); "
-            "cure: pip install --force-reinstall --no-deps 'nnunetv2>=2.7,<3'"
+            f"{folder} is not a complete nnunetv2 (no training/nnUNetTrainer/nnUNetTrainer.py); "
+            "fix: pip install --force-reinstall --no-deps 'nnunetv2>=2.8,<2.9'"
         )
     return folder
 
 
 def trainers_folder() -> Path:
-    """What `nnUNet_extTrainer` has to name."""
+    """The value for `nnUNet_extTrainer`."""
     return package_folder("nnsam3d.trainers")
 
 
 def public_classes(source: str, module_name: str) -> tuple[str, ...]:
-    """Names in a module that nnU-Net is to find: `__all__`, else its classes and imports of its own name."""
+    """The names in a module for nnU-Net: `__all__`, else its classes, and imports with the module's name."""
     names: list[str] = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -98,7 +98,7 @@ def public_classes(source: str, module_name: str) -> tuple[str, ...]:
 
 
 def registered(nnunet: Path) -> list[Registered]:
-    """Everything of ours that nnU-Net is to find, with the stub's path below `nnunet`."""
+    """All modules for nnU-Net, with the paths of their stubs in `nnunet`."""
     found = []
     for package, target in TARGET_FOLDERS.items():
         for file in sorted(package_folder(package).glob("[!_]*.py")):
@@ -110,7 +110,7 @@ def registered(nnunet: Path) -> list[Registered]:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether this file carries our marker."""
+    """Whether this file contains the marker of stubs."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             return lines.readline().rstrip("\r\n") == MARKER
@@ -119,21 +119,20 @@ def is_ours(file: Path) -> bool:
 
 
 def stubs_in(nnunet: Path) -> list[Path]:
-    """The stubs of ours that lie in this nnunetv2, whatever version of nnsam3d wrote them."""
+    """The stubs in this nnunetv2, written by any version of nnsam3d."""
     folders = [nnunet / target for target in TARGET_FOLDERS.values()]
     return [file for folder in folders for file in sorted(folder.glob("*.py")) if is_ours(file)]
 
 
 def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[Path]]:
-    """Write the stubs that are missing or old and remove those of ours that have no class any more.
+    """Write missing and outdated stubs, and remove stubs without a class.
 
-    Returns the written and the removed files. All or nothing: where one stub cannot be written, the new ones
-    are taken back.
+    Returns the written and the removed files. If a stub cannot be written, the new ones are removed again.
     """
     stubs = {entry.stub: entry.text for entry in wanted}
     for stub in stubs:
         if stub.exists() and not is_ours(stub):
-            raise UserError(f"{stub} exists and was not written by nnsam3d; move it away and link again")
+            raise UserError(f"{stub} exists and was not written by nnsam3d; move it and link again")
     outdated = [s for s, text in stubs.items() if not s.exists() or s.read_text(encoding="utf-8") != text]
     created: list[Path] = []
     try:
@@ -152,7 +151,7 @@ def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[P
 
 
 def undo(nnunet: Path) -> list[Path]:
-    """Remove every stub of ours, and nothing else; returns what was removed."""
+    """Remove all stubs, and nothing else; returns them."""
     stubs = stubs_in(nnunet)
     _remove(nnunet, stubs)
     return stubs
@@ -175,6 +174,6 @@ def _read_only_message(nnunet: Path, error: OSError) -> str:
     return (
         f"cannot write into the installed nnU-Net ({nnunet}): {error.strerror or error}. "
         "Nothing was changed.\n"
-        "Use nnU-Net's own way for such installs instead (training and prediction; not the planners):\n"
+        "For such installations, use this instead (training and prediction only, not planning):\n"
         "    export nnUNet_extTrainer=$(nnsam3d link --print-path)"
     )

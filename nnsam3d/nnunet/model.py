@@ -1,4 +1,4 @@
-"""A model that nnU-Net trained: its folder as plans, labels and networks, and nnU-Net's own way from image to mask.
+"""A trained model: its folder as plans, labels and networks, and nnU-Net's way from image to mask.
 
 Letters: C image channels, P prompt channels, K logit maps, D H W voxels of the preprocessed image.
 """
@@ -41,8 +41,8 @@ class TrainedModel:
     """A trained model folder, with its networks in memory.
 
     Attributes:
-        predictor: nnU-Net's own predictor, initialised: stock sliding window and label handling.
-        trainer: the class that trained it; says what the network can do (see :func:`capability`).
+        predictor: nnU-Net's predictor, initialised: sliding window and label handling.
+        trainer: the class that trained it; defines the capabilities of the network (see :func:`capability`).
         networks: one per fold, sharing the memory of the loaded checkpoints.
         labels: click label name -> value (:func:`nnsam3d.prompts.click_labels`).
         regions: see :func:`click_regions`.
@@ -61,14 +61,14 @@ class TrainedModel:
         """
         Args:
             folder: nnU-Net's model folder, `.../<trainer>__<plans>__<configuration>`.
-            folds: which to ensemble; None = all that are trained.
-            step_size: of the stock sliding window, as a share of the patch.
-            mirroring: test-time mirroring over the axes that the training allowed.
+            folds: to ensemble; None = all trained folds.
+            step_size: of the sliding window, as a fraction of the patch.
+            mirroring: test-time mirroring over the axes allowed by the training.
             trusted: see :func:`open_checkpoint`.
 
         Raises:
-            UserError: a missing folder, file or fold, a checkpoint that is none or holds more than data, or a trainer
-                that is not to be found.
+            UserError: a missing folder, file or fold, an invalid checkpoint or one with more than data, or a missing
+                trainer.
         """
         self.folder = Path(folder)
         self.folds = _find_folds(self.folder, folds, checkpoint)
@@ -85,7 +85,7 @@ class TrainedModel:
         network = _build(self.trainer, plans_manager, configuration_manager, dataset_json)
         self._check_network(network, loaded["trainer_name"])
         self.networks = [_with_weights(network, weights).to(self.device) for weights in parameters]
-        with contextlib.redirect_stdout(io.StringIO()):  # it talks about its settings on every device but cuda
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its settings on all devices but cuda
             self.predictor = nnUNetPredictor(
                 tile_step_size=step_size,
                 use_mirroring=mirroring,
@@ -106,13 +106,13 @@ class TrainedModel:
         self.regions = click_regions(dataset_json, self.label_manager)
 
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
-        """For those who cannot use every network: raises UserError."""
+        """Hook for subclasses: raises UserError for unsupported networks."""
 
     @property
     def prompt_types(self) -> tuple[str, ...]:
-        """Kinds of prompts that the network takes, for example ("click",); none: it segments automatically."""
-        said = self.configuration_manager.configuration.get(PROMPT_TYPES_KEY, capability(self.trainer, "prompt_types"))
-        return tuple(said)
+        """Types of prompts that the network supports, for example ("click",); () if it only segments automatically."""
+        types = self.configuration_manager.configuration.get(PROMPT_TYPES_KEY, capability(self.trainer, "prompt_types"))
+        return tuple(types)
 
     @property
     def checkpoint_files(self) -> list[Path]:
@@ -145,7 +145,7 @@ class TrainedModel:
 
     @property
     def num_channels(self) -> int:
-        """Image channels, each a file of its own in a case."""
+        """Image channels, each in a separate file of a case."""
         return num_channels(self.dataset_json)
 
     @property
@@ -163,7 +163,7 @@ class TrainedModel:
     # ------------------------------------------------------------------ from files to the network
 
     def read(self, images: Sequence[str | Path]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """A case's images (C, z, y, x) and nnU-Net's properties; errors as :func:`read_volume`."""
+        """A case's images (C, z, y, x) and nnU-Net's properties; errors as in :func:`read_volume`."""
         reader = self.plans_manager.image_reader_writer_class()
         return read_volume(reader, [str(path) for path in images], self.num_channels)
 
@@ -178,9 +178,9 @@ class TrainedModel:
     def preprocess(
         self, image_CZYX: NDArray[Any], properties: dict[str, Any], prompts: CasePrompts | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """An image as nnU-Net's reader gives it -> network input (C + P, D, H, W) and nnU-Net's properties.
+        """An image as returned by nnU-Net's reader -> network input (C + P, D, H, W) and nnU-Net's properties.
 
-        The prompt channels, which a network without prompts does not have, come last.
+        The prompt channels come last; networks without prompts have none.
         """
         preprocessor: Any = PromptedPreprocessor(verbose=False)
         if not self.prompt_types:
@@ -195,14 +195,14 @@ class TrainedModel:
     # ------------------------------------------------------------------ from the network to a mask
 
     def everywhere(self, data_CDHW: NDArray[np.float32]) -> torch.Tensor:
-        """nnU-Net's stock sliding window over a preprocessed image with its prompt channels: logits (K, D, H, W).
+        """nnU-Net's sliding window over a preprocessed image with prompt channels: logits (K, D, H, W).
 
-        In half precision, as nnU-Net has them, so that a tie falls as it does there.
+        In half precision, like nnU-Net, so that ties are resolved in the same way.
 
         Raises:
-            UserError: as :func:`check_logits`.
+            UserError: see :func:`check_logits`.
         """
-        # it loads fold after fold into the one network it was given, which shares the first fold's memory
+        # it loads each fold into the same network, which shares the memory of the first fold
         self.predictor.network = copy.deepcopy(self.networks[0]) if len(self.networks) > 1 else self.networks[0]
         logits: torch.Tensor = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data_CDHW))
         check_logits(bool(logits.isnan().any()), self.folder)
@@ -211,7 +211,7 @@ class TrainedModel:
     def export(
         self, logits_KDHW: torch.Tensor | NDArray[np.float32], properties: dict[str, Any], probabilities: bool = False
     ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """nnU-Net's own way to the image's grid: label map (z, y, x) and, if asked for, probabilities (K, z, y, x)."""
+        """nnU-Net's export to the image's grid: label map (z, y, x) and, optionally, probabilities (K, z, y, x)."""
         result = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits_KDHW,
             self.plans_manager,
@@ -228,30 +228,30 @@ class TrainedModel:
 
 
 CAPABILITIES: Mapping[str, Any] = {"prompt_types": (), "keeps_features": False, "timed": False}
-"""What a trainer may say about itself and its network, as class attributes, and what holds if it says nothing.
+"""Capabilities that a trainer may declare as class attributes, and their defaults.
 
-``prompt_types``: kinds of prompts that the network takes. ``keeps_features``: it answers further prompts without
-looking at the image again (``encode`` and ``decode`` of :class:`nnsam3d.network.SAM3D`). ``timed``: the option
-``max_minutes`` ends its training.
+``prompt_types``: types of prompts that the network supports. ``keeps_features``: it answers further prompts without
+encoding the image again (``encode`` and ``decode`` of :class:`nnsam3d.network.SAM3D`). ``timed``: it supports the
+option ``max_minutes``.
 """
 
 
 def capability(trainer: type | None, name: str) -> Any:
-    """What a trainer says about itself; see :data:`CAPABILITIES`."""
+    """A capability of a trainer; see :data:`CAPABILITIES`."""
     return getattr(trainer, name, CAPABILITIES[name])
 
 
 def check_logits(no_number: bool, model: Path) -> None:
-    """Raises UserError where a network's answer is no number: it must not become a mask."""
+    """Raises UserError if the network's output contains NaN, which must not become a mask."""
     if no_number:
         raise UserError(
-            f"{model}: the network's answer is no number (NaN), so there is no mask. Its weights are broken, or the "
-            "image holds values far from those that it was trained on: look at both, or try another device"
+            f"{model}: the network's output is NaN, so there is no mask. Its weights may be damaged, or the "
+            "image may contain values far from those of the training images: check both, or try another device"
         )
 
 
 def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int, frozenset[int]] | None:
-    """Click label -> the values of the written segmentation that lie in its region; None in a dataset without regions.
+    """Click label -> the values of a segmentation inside its region; None for a dataset without regions.
 
     Args:
         label_manager: nnU-Net's.
@@ -264,9 +264,9 @@ def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int,
 
 
 def find_trainer(name: str) -> type | None:
-    """The trainer's class, ours (linked or not) or one that nnU-Net finds; None if there is none."""
+    """The trainer's class, from nnsam3d (linked or not) or found by nnU-Net; None if there is none."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looks
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the folders that it searches
             ours: type | None = recursive_find_python_class(str(trainers_folder()), name, "nnsam3d.trainers")
             return ours or recursive_find_trainer_class_by_name(name)
     except RuntimeError:  # nnunetv2 2.8; earlier ones return None
@@ -277,8 +277,7 @@ def _trainer_class(name: str) -> type:
     trainer = find_trainer(name)
     if trainer is None:
         raise UserError(
-            f"the model was trained by {name}, which nnU-Net does not find. Run `nnsam3d link`, or set "
-            "nnUNet_extTrainer."
+            f"the model was trained by {name}, which nnU-Net cannot find. Run `nnsam3d link`, or set nnUNet_extTrainer."
         )
     return trainer
 
@@ -319,5 +318,5 @@ def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str
 
 def _with_weights(network: nn.Module, weights: dict[str, Any]) -> nn.Module:
     network = copy.deepcopy(network).eval()
-    network.load_state_dict(weights, assign=True)  # no second copy in memory
+    network.load_state_dict(weights, assign=True)  # without a second copy in memory
     return network.requires_grad_(False)

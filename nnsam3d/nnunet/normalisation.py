@@ -1,4 +1,4 @@
-"""nnU-Net's normalisations as a few numbers of the whole image, which are then applied to any part of it.
+"""nnU-Net's normalisations as a few statistics of the whole image that can be applied to any part of it.
 
 Letters: I J K voxels of the cropped image.
 """
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 
-EPS = 1e-8  # nnU-Net's, against division by zero
+EPS = 1e-8  # as in nnU-Net, to avoid division by zero
 Z_SCORE = "ZScoreNormalization"
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(clip(x, low, high) - offset) / scale, in float32 as nnU-Net computes it."""
+    """(clip(x, low, high) - offset) / scale, in float32, like nnU-Net."""
 
     offset: float = 0.0
     scale: float = 1.0
@@ -37,8 +37,8 @@ class Normalisation:
 
 
 def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
-    """Mean and deviation slice by slice: no copy of the image."""
-    raw_IJK = raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable"))  # as in memory
+    """Mean and standard deviation slice by slice, without a copy of the image."""
+    raw_IJK = raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable"))  # in memory order
     count = raw_IJK.size
     mean = sum(float(part.sum(dtype=np.float64)) for part in raw_IJK) / count
     variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in raw_IJK) / count
@@ -46,7 +46,7 @@ def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
 
 
 def z_score_within(raw_IJK: NDArray[Any], mask_IJK: NDArray[np.bool_]) -> Normalisation:
-    """The same for the voxels in a mask; nothing changes where it is empty."""
+    """The same for the voxels in a mask; the identity if it is empty."""
     parts = [part[inside].astype(np.float64) for part, inside in zip(raw_IJK, mask_IJK, strict=True)]
     count = sum(len(part) for part in parts)
     if not count:
@@ -68,7 +68,7 @@ def _unit_range(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
 
 def _rgb(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
     if raw_IJK.min() < 0 or raw_IJK.max() > 255:
-        raise UserError("the plans take this image for RGB, with values from 0 to 255; it has others")
+        raise UserError("the plans expect RGB values from 0 to 255; this image has others")
     return Normalisation(0.0, 255.0)
 
 
@@ -79,4 +79,4 @@ NORMALISATIONS: dict[str, Callable[[NDArray[Any], dict[str, Any]], Normalisation
     "RescaleTo01Normalization": _unit_range,
     "RGBTo01Normalization": _rgb,
 }
-"""nnU-Net's, by name: of a channel of the cropped image, and of what the plans know about it."""
+"""nnU-Net's normalisations by name, from a channel of the cropped image and its properties in the plans."""

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from nnsam3d.geometry import inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
 from nnsam3d.nnunet.datasets import num_channels
-from nnsam3d.nnunet.last_words import LastWords, of_workers
 from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
+from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.encoding import ENCODING
@@ -37,33 +37,33 @@ LONGEST_CHECK = 60.0  # seconds that a worker waits for another one to check the
 class PromptedConfigurationManager(ConfigurationManager):
     """A configuration manager whose preprocessor reads prompts.
 
-    For nnU-Net's own prediction only, which asks its configuration manager for the preprocessor: this library's own
-    inference takes :class:`PromptedPreprocessor` by itself.
+    Only for nnU-Net's own prediction, which gets the preprocessor from its configuration manager. This library's own
+    inference uses :class:`PromptedPreprocessor` directly.
     """
 
-    last_words = LastWords()
+    worker_messages = WorkerMessages()
     prediction = ""
 
     @property
     def preprocessor_class(self):  # type: ignore[no-untyped-def, override]
-        return partial(PromptedPreprocessor, last_words=self.last_words, prediction=self.prediction)
+        return partial(PromptedPreprocessor, worker_messages=self.worker_messages, prediction=self.prediction)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """On the way to a worker process, whose errors nnU-Net's main process would not tell."""
-        return _in_worker, (self.configuration, of_workers().path, self.prediction)
+        """Pickled for a worker process, whose error messages nnU-Net's main process would not show."""
+        return _in_worker, (self.configuration, shared_messages().path, self.prediction)
 
 
 def _in_worker(configuration: dict[str, Any], path: Path, prediction: str) -> PromptedConfigurationManager:
     manager = PromptedConfigurationManager(configuration)
-    manager.last_words, manager.prediction = LastWords(path), prediction
+    manager.worker_messages, manager.prediction = WorkerMessages(path), prediction
     return manager
 
 
 def use_prompted_preprocessor(configuration_manager: ConfigurationManager) -> None:
     """Make nnU-Net's prediction prompt-aware.
 
-    In place, because the network's construction is where a trainer is heard in a prediction, and nnU-Net's predictor
-    keeps the very object that it hands in there.
+    The object is changed in place: during a prediction, nnU-Net calls the trainer only to build the network, and its
+    predictor keeps the configuration manager that it passes there.
     """
     configuration_manager.__class__ = PromptedConfigurationManager
     configuration_manager.prediction = f"_{next(_predictions)}"  # type: ignore[attr-defined]
@@ -74,19 +74,21 @@ class PromptedPreprocessor(DefaultPreprocessor):
 
     ``run_case`` looks for the case's prompt file (``<case>.json``, ``<case>.mrk.json`` and so on) in the folder named
     by the environment variable ``nnsam3d_prompts``, else beside the images. ``run_case_npy`` takes
-    ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts` (so nnU-Net's Python predictor can be given prompts
-    without files); without it the case is automatic.
+    ``properties["nnsam3d_prompts"]``, a :class:`CasePrompts` (so that nnU-Net's Python predictor accepts prompts
+    without files); without it, the case is segmented automatically.
     """
 
-    def __init__(self, verbose: bool = True, last_words: LastWords | None = None, prediction: str = "") -> None:
+    def __init__(
+        self, verbose: bool = True, worker_messages: WorkerMessages | None = None, prediction: str = ""
+    ) -> None:
         """
         Args:
-            last_words: what the workers of a command tell each other.
-            prediction: tells its workers from those of an earlier prediction of the same process.
+            worker_messages: shared by the workers of a command.
+            prediction: distinguishes its workers from those of an earlier prediction in the same process.
         """
         super().__init__(verbose)
         self.prediction = prediction
-        self.last_words = last_words or LastWords()
+        self.worker_messages = worker_messages or WorkerMessages()
         self._checked: set[Path] = set()
 
     def run_case(
@@ -97,20 +99,20 @@ class PromptedPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """As nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
+        """Like nnU-Net's, with the prompt channel last: data (C + 1, D, H, W).
 
-        The first call checks the prompt files of the whole folder: a bad one stops a prediction before any
+        The first call checks the prompt files of the whole folder: an invalid one stops the prediction before any
         output exists.
 
         Raises:
             UserError: an image cannot be read or has a single slice.
-            PromptError: a prompt file is wrong; the message names file, click and allowed values.
+            PromptError: a prompt file is invalid; the message names file, click and allowed values.
         """
         try:
             return self._run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
         except Exception as error:
-            # nnU-Net's main process will only say "background workers died": keep the reason for its last line
-            self.last_words.leave(str(error))
+            # nnU-Net's main process only reports that background workers died: keep the reason for its last line
+            self.worker_messages.add(str(error))
             raise
 
     def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
@@ -125,27 +127,27 @@ class PromptedPreprocessor(DefaultPreprocessor):
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels)
-        elif self.last_words.first_time("automatic"):
+        elif self.worker_messages.first_time("automatic"):
             print(
-                f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks (said once; "
-                "the same holds for every other case without a prompt file)."
+                f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks "
+                "(as are all other cases without a prompt file; this message is not repeated)."
             )
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
 
     def _check_folder(self, folder: Path, ending: str, labels: dict[str, int], reader: str | None = None) -> None:
-        """The prompt files of all cases, once for all workers; the others wait for the one that does it."""
+        """Checks the prompt files of all cases, in one of the workers; the others wait for it."""
         if folder in self._checked:
             return
         self._checked.add(folder)
         name = f"{zlib.crc32(str(folder).encode()):08x}{self.prediction}"
-        if self.last_words.path is None or self.last_words.first_time(f"checking_{name}"):
+        if self.worker_messages.path is None or self.worker_messages.first_time(f"checking_{name}"):
             try:
                 print(check_all_prompts(folder, ending, labels, reader))
-            finally:  # a bad file ends the prediction: nobody needs to find it a second time
-                self.last_words.first_time(f"checked_{name}")
-        elif not self.last_words.wait(f"checked_{name}", LONGEST_CHECK):
-            check_all_prompts(folder, ending, labels, reader)  # whoever began it is gone
+            finally:  # an invalid file ends the prediction: it need not be found again
+                self.worker_messages.first_time(f"checked_{name}")
+        elif not self.worker_messages.wait(f"checked_{name}", LONGEST_CHECK):
+            check_all_prompts(folder, ending, labels, reader)  # the process that began has ended
 
     def run_case_npy(
         self,
@@ -156,12 +158,12 @@ class PromptedPreprocessor(DefaultPreprocessor):
         configuration_manager: ConfigurationManager,
         dataset_json: dict[str, Any],
     ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-        """As nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
+        """Like nnU-Net's, with the prompt channel of ``properties["nnsam3d_prompts"]`` appended.
 
         Raises:
-            PromptError: a click outside the image, or on an unknown label.
+            PromptError: a click outside the image, or with an unknown label.
         """
-        # the caller's dictionary may serve again, with the same clicks
+        # the caller may reuse the dictionary
         prompts: CasePrompts | None = properties.get(PROPERTIES_KEY)
         if prompts is not None and not isinstance(prompts, CasePrompts):
             raise PromptError(
@@ -200,17 +202,16 @@ def network_prompts(
     plans_manager: PlansManager,
     shape_DHW: tuple[int, ...],
 ) -> VoxelPrompts:
-    """Prompts of an image on the voxels of the preprocessed one.
+    """Map the prompts of an image to voxels of the preprocessed image.
 
     Args:
         labels: :func:`nnsam3d.prompts.click_labels`.
         shape_zyx: of the image as read.
-        properties: as nnU-Net's preprocessor leaves them.
+        properties: after nnU-Net's preprocessing.
         shape_DHW: of the preprocessed image.
 
     Raises:
-        PromptError: a click outside the image, or on an unknown label; or nothing but prompts of kinds that no network
-            takes.
+        PromptError: a click outside the image or with an unknown label, or only prompts of unsupported types.
     """
     if prompts is None or not prompts.prompts:
         return VoxelPrompts.of()
@@ -221,11 +222,11 @@ def network_prompts(
     for number, click in enumerate(prompts.clicks, start=1):
         if not kept_N[number - 1] and clicked.labels_N[number - 1] != 0:
             raise PromptError(
-                f"{_where(prompts, number, click)} lies outside the part of the image that is not zero, which is all "
-                "that nnU-Net keeps: nothing is there to segment."
+                f"{_where(prompts, number, click)} is outside the non-zero part of the image, to which nnU-Net crops: "
+                "there is nothing to segment."
             )
     counting = clicked.last_of_each_voxel()
-    # what is still outside are background clicks in empty air: the nearest kept voxel is background just the same
+    # the others are background clicks in air: the nearest remaining voxel is background as well
     positions_N3 = np.clip(steps.apply(counting.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
     return VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
 
@@ -233,22 +234,22 @@ def network_prompts(
 def clicked_voxels(
     prompts: CasePrompts, labels: dict[str, int], shape_zyx: tuple[int, ...], properties: dict[str, Any]
 ) -> VoxelPrompts:
-    """Every click as the voxel (z, y, x) of the image as read that it lies in: click n of the file is the n-th here.
+    """The voxel (z, y, x) of each click in the image as read, in the order of the file.
 
-    All that follows starts from here, so that the same clicks, exact or rounded, in mm or voxels, give the same mask.
-    Of several in one voxel the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
+    Everything else is derived from these voxels, so that the same clicks, exact or rounded, in mm or voxels, give the
+    same mask. Of several clicks in one voxel, the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
 
     Raises:
-        PromptError: a click outside the image, or on an unknown label.
+        PromptError: a click outside the image, or with an unknown label.
     """
     labels_N = clicks_to_labels(prompts, labels)
     grid = image_grid(prompts.space, properties, shape_zyx)
     for number, (click, inside) in enumerate(zip(prompts.clicks, prompts.points.inside(grid), strict=True), start=1):
         if not inside:
             raise PromptError(
-                f"{_where(prompts, number, click)} lies outside the image of size (x, y, z) {grid.size_xyz}."
+                f"{_where(prompts, number, click)} is outside the image of size (x, y, z) {grid.size_xyz}."
             )
-    # in the middle between two voxels, an error in the last digit must not decide
+    # halfway between two voxels, rounding errors must not decide
     positions_N3 = np.round(prompts.points.to("array", grid).values_N3, DECIMALS)
     voxels_N3 = np.floor(positions_N3 + 0.5).astype(np.int64)
     return VoxelPrompts(np.clip(voxels_N3, 0, np.asarray(shape_zyx) - 1), labels_N)

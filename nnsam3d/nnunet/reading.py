@@ -1,4 +1,4 @@
-"""Images and label maps from files, through nnU-Net's readers, and where their voxels lie."""
+"""Reads images and label maps through nnU-Net's readers, and determines their grids."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
 from nnsam3d.nnunet.streaming import stream_images
 from nnsam3d.prompts.labels import whole_labels
 
-KNOWN_READERS = ("SimpleITK", "Nibabel")  # how the names of nnU-Net's readers of medical formats begin
+KNOWN_READERS = ("SimpleITK", "Nibabel")  # prefixes of nnU-Net's readers for medical formats
 
 
 def read_volume(reader: Any, image_files: list[str], channels: int | None = None) -> tuple[NDArray, dict[str, Any]]:
     """A case's images (C, z, y, x) and properties from nnU-Net's reader.
 
     Args:
-        channels: how many the model wants; None: any.
+        channels: expected number; None: any.
 
     Raises:
-        UserError: an image cannot be read, or as :func:`check_image`.
+        UserError: an image cannot be read; see also :func:`check_image`.
     """
     wanted = "one volume" if channels == 1 else f"one volume for each of the {channels or len(image_files)} channels"
     with ExitStack() as stack:
@@ -37,13 +37,13 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
                 check_stored(file, name, wanted)
         try:
             data, properties = _read(reader, files)
-        except Exception as error:  # every reader has errors of its own
+        except Exception as error:  # readers raise different errors
             names = ", ".join(image_files)
             text = str(error)
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
-            cure = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
-            raise UserError(f"{names}: the image cannot be read: {text}{cure}") from error
+            fix = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
+            raise UserError(f"{names}: the image cannot be read: {text}{fix}") from error
     check_image(data, ", ".join(image_files), channels)
     return data, properties
 
@@ -59,35 +59,35 @@ def read_label_map(reader: Any, path: str) -> NDArray[Any]:
     """A label map (z, y, x) from nnU-Net's reader.
 
     Raises:
-        UserError: it cannot be read, is no volume, or holds values that are no labels.
+        UserError: it cannot be read, is not a volume, or contains values that are not labels.
     """
     with decompressed(path) as file:
         if type(reader).__name__.startswith(KNOWN_READERS):
             check_stored(file, path, "a label map of one volume")
         try:
             array = np.asarray(reader.read_seg(file)[0][0])
-        except Exception as error:  # every reader has errors of its own
+        except Exception as error:  # readers raise different errors
             raise UserError(f"{path}: the label map cannot be read: {str(error).replace(file, path)}") from error
     return whole_labels(array, path)
 
 
 def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None) -> None:
-    """What a network cannot make sense of, said before it is preprocessed.
+    """Refuse images that a network cannot process, before they are preprocessed.
 
     Args:
         where: the image, for messages.
-        channels: how many the model wants; None: any.
+        channels: expected number; None: any.
 
     Raises:
-        UserError: not a volume of these channels, a single slice, or values that are no numbers.
+        UserError: not a volume with these channels, a single slice, or NaN or infinite values.
     """
     shape = data_CZYX.shape
     if data_CZYX.ndim != 4 or (channels is not None and shape[0] != channels):
         wanted = "a volume" if channels is None else f"{channels} volume{'s' * (channels != 1)} (one for each channel)"
         holds = f"{shape[0]} volumes of {shape[1:]} voxels" if data_CZYX.ndim == 4 else f"an array of shape {shape}"
         raise UserError(
-            f"{where}: holds {holds} (z, y, x), the model wants {wanted}. Write every volume that it was trained on "
-            "into a file of its own (<case>_0000, <case>_0001, ...), and leave the others out"
+            f"{where}: contains {holds} (z, y, x); the model expects {wanted}. Save each of them to a separate file "
+            "(<case>_0000, <case>_0001, ...)"
         )
     if 1 in shape[1:]:
         raise UserError(
@@ -99,13 +99,13 @@ def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None
 
 
 def remarks(data_CZYX: NDArray[Any]) -> list[str]:
-    """What is odd about an image and no error: a channel that holds nothing."""
+    """Warnings about an image: constant channels."""
     found = []
     for channel, volume in enumerate(data_CZYX):
         first = volume.flat[0]
-        if all((part == first).all() for part in volume):  # ends at the first slice that holds something
+        if all((part == first).all() for part in volume):  # stops at the first slice that is not constant
             which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
-            found.append(f"{which} is {first:g} in every voxel: there is nothing to see in it")
+            found.append(f"{which} is {first:g} in every voxel: it contains no information")
     return found
 
 
@@ -115,9 +115,9 @@ def read_labelled(
     """A case with its ground truth: images (C, z, y, x), label map (z, y, x), spacing in mm along z, y, x.
 
     Args:
-        plans: a plans.json, which names the reader.
+        plans: a plans.json, which determines the reader.
     """
-    # late: drawing needs no torch, which nnU-Net's plans bring with them
+    # imported late: nnU-Net's plans import torch, which drawing does not need
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -128,7 +128,7 @@ def read_labelled(
 
 
 def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:
-    """The image's grid. Voxel positions need no geometry, so arrays and TIFF files, which have none, will do.
+    """The image's grid. For voxel positions, the image need not have a geometry (arrays, TIFF).
 
     Raises:
         GeometryError: world positions for an image without known geometry.

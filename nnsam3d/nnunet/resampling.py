@@ -1,4 +1,4 @@
-"""How nnU-Net brings logits back to the image's grid, and how it weighs windows that overlap."""
+"""How nnU-Net resamples logits to the image's grid, and weights overlapping windows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 
-THRESHOLD = "separate_z_anisotropy_threshold"  # a keyword of nnU-Net's resampling
+THRESHOLD = "separate_z_anisotropy_threshold"  # an argument of nnU-Net's resampling
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """Of logits, for one image.
+    """Resampling of logits, for one image.
 
     Attributes:
-        nearest: the axis (of the preprocessed image) across whose coarse slices the nearest one is repeated; None
-            where all axes are alike.
-        is_linear: linear along the other axes, so that a part can be resampled by itself. Anything else is left to
-            nnU-Net, for the whole image.
+        nearest: the axis (of the preprocessed image) with nearest-neighbour resampling across coarse slices; None if
+            all axes are treated alike.
+        is_linear: linear along the other axes, so that parts can be resampled separately. Other functions are left
+            to nnU-Net, for the whole image.
     """
 
     nearest: int | None
@@ -32,7 +32,7 @@ class Resampling:
 
 
 def resampling_of(configuration_manager: Any, spacing_DHW: Sequence[float]) -> Resampling:
-    """What the plans say for an image.
+    """The resampling defined by the plans for an image.
 
     Args:
         configuration_manager: nnU-Net's.
@@ -49,7 +49,7 @@ def resampling_of(configuration_manager: Any, spacing_DHW: Sequence[float]) -> R
 
 
 def window_weights(size_DHW: Sequence[int]) -> NDArray[np.float32]:
-    """(D, H, W) weights of a window where several overlap: nnU-Net's Gaussian."""
+    """(D, H, W) weights of overlapping windows: nnU-Net's Gaussian."""
     cpu = torch.device("cpu")
     weights = compute_gaussian(tuple(size_DHW), sigma_scale=1 / 8, value_scaling_factor=10, device=cpu)
     result: NDArray[np.float32] = weights.float().numpy()

@@ -1,4 +1,4 @@
-"""nnU-Net's own commands: where they are, and folders of their own for a run that must touch nothing else."""
+"""Run nnU-Net's commands, with separate folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnsam3d.nnunet.link import nnunet_folder, trainers_folder
 
 
 def nnunet_command(name: str) -> str:
-    """nnU-Net's command of this Python, whether or not its folder is on the PATH.
+    """The path of one of nnU-Net's commands in this Python environment, which need not be on the PATH.
 
     Raises:
         UserError: it is not installed.
@@ -24,16 +24,16 @@ def nnunet_command(name: str) -> str:
 
 
 def nnunet_environment(folder: Path) -> dict[str, str]:
-    """Own nnU-Net folders; the trainer through ``nnUNet_extTrainer``, so that no installation is touched.
+    """Environment variables for separate nnU-Net folders, and ``nnUNet_extTrainer``, so that nothing is installed.
 
     Args:
-        folder: holds raw, preprocessed and results.
+        folder: contains raw, preprocessed and results.
 
     Raises:
-        UserError: the installed nnU-Net does not know ``nnUNet_extTrainer``.
+        UserError: the installed nnU-Net does not support ``nnUNet_extTrainer``.
     """
     if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
-        raise UserError("the demo needs nnUNet_extTrainer, which nnunetv2 knows since 2.8: pip install -U 'nnunetv2<3'")
+        raise UserError("nnUNet_extTrainer needs nnunetv2 2.8: pip install 'nnunetv2>=2.8,<2.9'")
     return {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),

@@ -1,7 +1,7 @@
-"""What nnU-Net's SimpleITKIO reads, with little more memory than the result takes.
+"""Reads images like nnU-Net's SimpleITKIO, with little more memory than the result.
 
-The reader holds an image three times: as ITK read it, as an array of the file's type, and as float32. Here slabs of an
-uncompressed NIfTI go straight into the result, and any other format is held once beside it.
+That reader keeps three copies of an image: by ITK, as an array of the file's type, and as float32. Here, slabs of an
+uncompressed NIfTI file are read directly into the result; other formats need one additional copy.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SLAB = 32  # slices read at a time
 def stream_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     """Images (C, z, y, x) and properties, equal to those of ``SimpleITKIO.read_images``.
 
-    Returns None where the reader has more to say: images that are no volumes, or channels whose grids differ.
+    Returns None if the reader must handle the images: not volumes, or channels with different grids.
 
     Raises:
-        RuntimeError: of ITK, which cannot read a file.
+        RuntimeError: ITK cannot read a file.
     """
     headers = [_header(file) for file in files]
     first = headers[0]
@@ -54,13 +54,13 @@ def _fill(volume_ZYX: NDArray[np.float32], header: sitk.ImageFileReader) -> None
         x, y, _ = header.GetSize()
         header.SetExtractIndex((0, 0, start))
         header.SetExtractSize((x, y, stop - start))
-        part = header.Execute()  # a name of its own: the view below does not keep the image alive
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which is checked for like any other number
+        part = header.Execute()  # a separate name: the view below does not keep the image alive
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which is checked later
             volume_ZYX[start:stop] = sitk.GetArrayViewFromImage(part)
 
 
 def _slabs(header: sitk.ImageFileReader) -> Iterator[tuple[int, int]]:
-    """Of all formats, ITK reads only parts of uncompressed NIfTI without reading the whole file for each of them."""
+    """Uncompressed NIfTI is the only format of which ITK can read parts without reading the whole file each time."""
     slices = header.GetSize()[2]
     step = SLAB if header.GetFileName().lower().endswith(".nii") else slices
     return ((start, min(start + step, slices)) for start in range(0, slices, step))

@@ -1,4 +1,4 @@
-"""What the planner has to know about a dataset; from a file of facts or, in the planner, from nnU-Net's fingerprint."""
+"""The properties of a dataset that the planner needs, from a file or from nnU-Net's fingerprint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHIPPED = "fingerprints"
 
 @dataclass(frozen=True)
 class FactsFile:
-    """What a file of facts holds, see ``nnsam3d/planning/fingerprints``; axes z, y, x of the images."""
+    """The content of a facts file, see ``nnsam3d/planning/fingerprints``; axes z, y, x of the images."""
 
     name: str
     about: str
@@ -35,10 +35,10 @@ KINDS = {"str": str, "int": int, "list[float]": list}
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One dataset at its target spacing, axes as the network sees them (D = slice axis).
+    """One dataset at its target spacing, with the axes of the network (D = slice axis).
 
     Raises:
-        UserError: images of a single slice, or a spacing that is not positive.
+        UserError: images with a single slice, or a spacing that is not positive.
     """
 
     name: str
@@ -47,7 +47,7 @@ class DatasetFacts:
     cases: int  # training cases
     channels: int  # image channels
     heads: int  # logit maps
-    click_labels: int  # values that a click may carry, background included
+    click_labels: int  # possible labels of a click, background included
 
     def __post_init__(self) -> None:
         if min(self.spacing_DHW) <= 0:
@@ -56,8 +56,8 @@ class DatasetFacts:
             raise UserError(
                 f"{self.name}: the median image has {self.shape_DHW} voxels at {self.spacing_DHW} mm, a single slice "
                 "on one axis: this is a 2D dataset, and SAM3D is a 3D network. Plan it with nnU-Net's own planner "
-                "(leave -pl away) and train its 2d configuration; or, if -overwrite_target_spacing made the slices "
-                "vanish, give a finer spacing."
+                "(without -pl) and train its 2d configuration; or, if -overwrite_target_spacing removed the slices, "
+                "use a finer spacing."
             )
 
 
@@ -68,17 +68,17 @@ def transposed(values_zyx: Sequence[Any], spacing_zyx: Sequence[float]) -> list[
 
 
 def read_facts(path: Path) -> DatasetFacts:
-    """A file of facts, see ``nnsam3d/planning/fingerprints``.
+    """Read a facts file, see ``nnsam3d/planning/fingerprints``.
 
     Raises:
-        UserError: not readable, or keys and values that do not fit; the message names the file and the key.
+        UserError: unreadable, or with invalid keys or values; the message names the file and the key.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(content, dict) or any(mismatch(FactsFile, content)):
-        raise UserError(f"{path}: a fingerprint file holds exactly the keys {', '.join(known(FactsFile))}")
+        raise UserError(f"{path}: a fingerprint file contains exactly the keys {', '.join(known(FactsFile))}")
     for one in fields(FactsFile):
         key, kind = one.name, KINDS[str(one.type)]
         if not isinstance(content[key], kind) or (kind is int and content[key] < 1):
@@ -99,17 +99,17 @@ def read_facts(path: Path) -> DatasetFacts:
 
 
 def shipped_names() -> list[str]:
-    """Of the typical datasets that come with nnsam3d."""
+    """The names of the datasets included in nnsam3d."""
     return sorted(path.stem for path in _shipped_folder().glob("*.json"))
 
 
 def shipped(name: str) -> DatasetFacts | None:
-    """One of them; None if there is none of that name."""
+    """The file of an included dataset, or None."""
     return read_facts(_shipped_folder() / f"{name}.json") if name in shipped_names() else None
 
 
 def shipped_facts() -> list[DatasetFacts]:
-    """All of them."""
+    """All included datasets."""
     return [read_facts(_shipped_folder() / f"{name}.json") for name in shipped_names()]
 
 

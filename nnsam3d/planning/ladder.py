@@ -1,8 +1,8 @@
-"""The planner's rule: one ladder per dataset, climbed as far as the budget goes.
+"""The planner's rule: one ladder per dataset; the highest rung within the budget is chosen.
 
-A rung is a backbone, a patch and a batch size. From rung to rung none of the three becomes smaller, and the rungs
-do not depend on the budget, so more memory never gives less of anything. On the highest rung that fits, training
-recomputes as little as fits. docs/planning.md tells the reasons. Grids are in tokens, (D, H, W).
+A rung is a backbone, a patch and a batch size. From rung to rung, none of the three becomes smaller, and the rungs do
+not depend on the budget, so more memory never reduces any of them. On the chosen rung, training recomputes as little
+as possible. docs/planning.md gives the reasons. Grids are in tokens, (D, H, W).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from nnsam3d.training.plans import token_aspect, token_stride, window_edge
 
 SMALLEST_BATCH = 2
 LONGEST = 32  # tokens per axis: 128 voxels of the finest axis, the paper's patch
-FULL_STEP = SMALLEST_BATCH * LONGEST**3  # tokens: small patches get a batch that makes up for it
+FULL_STEP = SMALLEST_BATCH * LONGEST**3  # tokens: small patches get a larger batch
 SHORTEST = 4  # tokens per axis of the smallest patch, unless the image is smaller
-LONGEST_TINY = 16  # tokens per axis up to which the tiny backbone goes: 64 voxels
-DATASET_SHARE = 0.05  # of the dataset's voxels in one batch at most, as nnU-Net
-# Grids that fall into whole attention windows: nothing is computed on padding.
+LONGEST_TINY = 16  # maximum tokens per axis for the tiny backbone: 64 voxels
+DATASET_SHARE = 0.05  # of the dataset's voxels in one batch at most, like nnU-Net
+# Grids made of whole attention windows: no computation on padding.
 SIZES = tuple(n for n in range(2, LONGEST + 1) if n <= 8 or any(n % window == 0 for window in (5, 6, 7, 8)))
-# Gigabytes from which on a backbone is considered. Memory stands for speed here: ViT-L costs three times, ViT-H
-# six times the arithmetic of ViT-B, and below 4 GB there is hardly a card to train on.
+# Budgets in GB from which a backbone is considered. Memory is a proxy for speed: ViT-L needs three times, ViT-H
+# six times the arithmetic of ViT-B, and cards below 4 GB are hardly suitable for training.
 FROM_GB = {"tiny": 0.0, "vit_b": 4.0, "vit_l": 40.0, "vit_h": 80.0}
-# A larger backbone must not be bought with recomputing whole blocks: that would cost time twice.
+# A larger backbone must not require recomputing whole blocks, which would cost even more time.
 MODES = {"tiny": CHECKPOINTING, "vit_b": CHECKPOINTING, "vit_l": CHECKPOINTING[:2], "vit_h": CHECKPOINTING[:2]}
 CLICKS, CLICKS_PER_LABEL, MOST_CLICKS = 8, 2, 16
 
 
 class BudgetTooSmall(UserError):
-    """Not even the smallest plan fits the memory."""
+    """The smallest plan does not fit the budget."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the planner decided for one dataset and budget."""
+    """The decision for one dataset and budget."""
 
     budget_gb: float
     estimate_gb: float
@@ -65,12 +65,12 @@ class Choice:
 
 
 def max_clicks(facts: DatasetFacts) -> int:
-    """Click slots per training patch: room for every label, within bounds."""
+    """Click slots per training patch: more for more labels, within bounds."""
     return min(CLICKS + CLICKS_PER_LABEL * max(0, facts.click_labels - 2), MOST_CLICKS)
 
 
 def full_grid(facts: DatasetFacts) -> Triple:
-    """The patch that would be best: the whole median image, at most ``LONGEST`` tokens per axis."""
+    """The full patch: the whole median image, at most ``LONGEST`` tokens per axis."""
     stride = token_stride(facts.spacing_DHW)
     d, h, w = (
         next((n for n in SIZES if n * step >= size), LONGEST)
@@ -80,7 +80,7 @@ def full_grid(facts: DatasetFacts) -> Triple:
 
 
 def grids(facts: DatasetFacts) -> list[Triple]:
-    """Patches from the smallest to the best: each is the next one with its longest axis (in mm) shortened."""
+    """Patches from the smallest to the full one: each is the next one with its longest axis (in mm) shortened."""
     edges_mm = [step * mm for step, mm in zip(token_stride(facts.spacing_DHW), facts.spacing_DHW, strict=True)]
     found = [full_grid(facts)]
     while True:
@@ -94,14 +94,14 @@ def grids(facts: DatasetFacts) -> list[Triple]:
 
 
 def full_batch(facts: DatasetFacts) -> int:
-    """As many patches as make up two full-sized ones, within 5 % of the dataset's voxels; at least two."""
+    """Patches with the volume of two full-sized ones, within 5 % of the dataset's voxels; at least two."""
     stride, grid = token_stride(facts.spacing_DHW), full_grid(facts)
     dataset, patch = facts.cases * math.prod(facts.shape_DHW), math.prod(grid) * math.prod(stride)
     return max(SMALLEST_BATCH, min(FULL_STEP // math.prod(grid), round(DATASET_SHARE * dataset / patch)))
 
 
 def ladder(facts: DatasetFacts) -> list[Rung]:
-    """All rungs, from the least to the most wanted."""
+    """All rungs, from the lowest to the highest."""
     ascending = grids(facts)
     small = [grid for grid in ascending if max(grid) <= LONGEST_TINY]
     best, batch = ascending[-1], full_batch(facts)
@@ -112,7 +112,7 @@ def ladder(facts: DatasetFacts) -> list[Rung]:
 
 
 def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DConfig:
-    """The network of a rung, as the trainer will build it."""
+    """The network of a rung, as built by the trainer."""
     stride = token_stride(facts.spacing_DHW)
     return preset_config(
         rung.preset,
@@ -130,10 +130,10 @@ def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DCon
 
 
 def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
-    """The highest rung that fits, with as little recomputation as fits.
+    """The highest rung that fits, with as little recomputation as possible.
 
     Raises:
-        UserError: the budget is no positive number.
+        UserError: the budget is not a positive number.
         BudgetTooSmall: it is too small for the lowest rung.
     """
     if not (budget_gb > 0 and math.isfinite(budget_gb)):
@@ -147,7 +147,7 @@ def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
     if least > budget_gb:
         raise BudgetTooSmall(
             f"{facts.name}: a budget of {budget_gb:g} GB is too small. The smallest plan (tiny backbone, patch "
-            f"{rung_config(facts, rungs[0], 'none').patch_size}, batch {SMALLEST_BATCH}) needs {least:.2f} GB: give "
+            f"{rung_config(facts, rungs[0], 'none').patch_size}, batch {SMALLEST_BATCH}) needs {least:.2f} GB: use "
             f"-gpu_memory_target {math.ceil(10 * least) / 10:g} or more."
         )
     affordable = [rung for rung in rungs if FROM_GB[rung.preset] <= budget_gb]
@@ -175,19 +175,19 @@ def _reasons(facts: DatasetFacts, budget_gb: float, rung: Rung, config: SAM3DCon
     edges = " x ".join(f"{step * mm:.3g}" for step, mm in zip(stride, facts.spacing_DHW, strict=True))
     larger = [name for name in FROM_GB if FROM_GB[name] > FROM_GB[rung.preset]]
     if not larger:
-        preset = "the largest there is"
+        preset = "the largest one"
     elif FROM_GB[larger[0]] > budget_gb:
-        preset = f"{larger[0]} is considered from {FROM_GB[larger[0]]:g} GB on"
+        preset = f"{larger[0]} is considered from {FROM_GB[larger[0]]:g} GB"
     else:
         preset = f"{larger[0]} does not fit the budget"
     whole = "the whole median image" if _covers(facts, config) else f"{LONGEST} tokens per axis, as in the paper"
     recomputed = {
-        "none": "nothing but attention's inner part is recomputed",
+        "none": "only the inner part of attention is recomputed",
         "cheap": "MLPs and adapters are recomputed",
         "blocks": "nearly everything is recomputed",
     }
     return (
-        f"token stride {tuple(stride)}: tokens of {edges} mm, as near to cubes as strides of 1, 2, 4 allow",
+        f"token stride {tuple(stride)}: tokens of {edges} mm, as close to cubes as strides of 1, 2, 4 allow",
         f"backbone {rung.preset}: {preset}",
         f"patch {patch}: " + (whole if rung.grid_DHW == best else "the largest that fits this backbone and budget"),
         f"batch {rung.batch}: " + _why_batch(rung, batch),
@@ -203,5 +203,5 @@ def _covers(facts: DatasetFacts, config: SAM3DConfig) -> bool:
 
 def _why_batch(rung: Rung, batch: int) -> str:
     if rung.batch == SMALLEST_BATCH:
-        return "the least, patches come first"
-    return "as large as this dataset warrants" if rung.batch == batch else "the largest that fits"
+        return "the minimum, because patches come first"
+    return "the full batch for this dataset" if rung.batch == batch else "the largest that fits"

@@ -1,6 +1,6 @@
-"""What a training step of a candidate needs on the card: measured on shapes, plus a stated allowance.
+"""The memory of a candidate's training step: measured on shapes, plus a stated allowance.
 
-One gigabyte is 10^9 bytes, so that a card sold as "8 GB" has a little more than that.
+One gigabyte is 10^9 bytes, so a card sold as "8 GB" has slightly more.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from nnsam3d.network import SAM3DConfig
 from nnsam3d.network.memory import step_memory
 
 GIGABYTE = 10**9
-# Not measured, because it lies outside the tensors: what the process itself takes on the card (the CUDA context
-# and its libraries) or in memory, and a share for workspaces of kernels and gaps between tensors.
+# Not measured: memory of the process itself (on a card, the CUDA context and libraries), and a share for kernel
+# workspaces and fragmentation.
 PROCESS_GB = 0.5
 WORKSPACE_SHARE = 0.10
 
 
 @cache
 def estimate_gb(config: SAM3DConfig, batch: int, half: bool) -> float:
-    """Gigabytes that training ``config`` at its patch size with ``batch`` patches needs.
+    """Gigabytes for training ``config`` at its patch size with ``batch`` patches.
 
     Args:
         half: mixed precision, as on a GPU, with SAM's frozen backbone; else float32, as on a CPU, from scratch.
@@ -33,6 +33,6 @@ def estimate_gb(config: SAM3DConfig, batch: int, half: bool) -> float:
 
 
 def nnunet_loss() -> torch.nn.Module:
-    """Dice and cross entropy, as nnU-Net's trainer builds it for plain labels."""
+    """Dice and cross entropy, like nnU-Net's trainer for plain labels."""
     dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     return DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)

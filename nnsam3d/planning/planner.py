@@ -1,4 +1,4 @@
-"""SAM3DAdapterPlanner: nnU-Net's experiment planner with our network, patch and batch. ``planners/`` re-exports it.
+"""SAM3DAdapterPlanner: nnU-Net's planner with this library's network, patch and batch; re-exported by ``planners/``.
 
 Target spacing, transposition, normalisation, resampling and the low-resolution configuration are nnU-Net's; the
 rest is decided in :mod:`nnsam3d.planning.ladder`.
@@ -39,11 +39,11 @@ CLICK_OPTIONS = ("rounds", "zero_click_share", "negative_click_share", "click_st
 class SAM3DAdapterPlanner(ExperimentPlanner):
     """Plans for SAM3DAdapterTrainer: ``nnUNetv2_plan_and_preprocess -d D -pl SAM3DAdapterPlanner``.
 
-    Configurations: 3d_fullres, and 3d_lowres where nnU-Net would plan one. No 2d (the network is 3D) and no
-    3d_cascade_fullres (clicks already say where to look).
+    Configurations: 3d_fullres, and 3d_lowres if nnU-Net would plan one; neither 2d (the network is 3D) nor
+    3d_cascade_fullres (clicks provide the localisation).
 
     Raises:
-        UserError: missing fingerprint, single slices, impossible budget, or what SAM3DAdapterTrainer cannot train.
+        UserError: missing fingerprint, single slices, invalid budget, or an unsupported dataset.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         if plans_name == NNUNET_PLANS:
             raise UserError(
                 f"-overwrite_plans_name {NNUNET_PLANS} would replace nnU-Net's own plans and their preprocessed data: "
-                f"choose another name (without the flag it is {PLANS_NAME})."
+                f"choose another name (the default is {PLANS_NAME})."
             )
         fingerprint = Path(nnUNet_preprocessed or ".") / name / "dataset_fingerprint.json"
         if not fingerprint.is_file():
             number = name[len("Dataset") :].split("_")[0]
-            raise UserError(f"{fingerprint} is missing. Make it with: nnUNetv2_extract_fingerprint -d {int(number)}")
+            raise UserError(f"{fingerprint} is missing. Create it with: nnUNetv2_extract_fingerprint -d {int(number)}")
         _check_spacing(overwrite_target_spacing)
         super().__init__(
             dataset_name_or_id,
@@ -80,7 +80,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         seen, named = len(self.dataset_fingerprint["foreground_intensity_properties_per_channel"]), self._channels
         if seen != named:
             raise UserError(
-                f"{fingerprint} was made from images with {seen} channel(s), but dataset.json names {named}: correct "
+                f"{fingerprint} was made from images with {seen} channel(s), but dataset.json lists {named}: correct "
                 'channel_names in dataset.json, or renew the fingerprint with "nnUNetv2_extract_fingerprint --clean".'
             )
 
@@ -111,7 +111,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict[str, Any],
     ) -> dict[str, Any]:
-        """One configuration, called by nnU-Net; an empty one for 2D, which is not kept."""
+        """One configuration, called by nnU-Net; empty for 2D, which is discarded."""
         if len(spacing) == 2:
             return {}
         facts = self.facts(spacing, median_shape, approximate_n_voxels_dataset)
@@ -143,7 +143,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         forward, _ = self.determine_transpose()
         fullres = self.determine_fullres_target_spacing()[forward]
         if not np.allclose(fullres, spacing_DHW):
-            return "coarser than 3d_fullres until a patch holds a quarter of the median image (nnU-Net's rule)"
+            return "coarser than 3d_fullres until a patch covers a quarter of the median image (nnU-Net's rule)"
         if self.overwrite_target_spacing is not None:
             return "given with -overwrite_target_spacing"
         median = np.percentile(np.vstack(self.dataset_fingerprint["spacings"]), 50, 0)[forward]
@@ -157,13 +157,13 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         Raises:
             UserError: see the class.
         """
-        # Before nnU-Net looks at the first axis only, and would go on with a 2d configuration alone.
+        # nnU-Net only checks the first axis, and would continue with a 2d configuration alone.
         self.fullres_facts()
-        # nnU-Net prints every trial of 3d_lowres and calls our network a U-Net.
+        # nnU-Net prints every trial of 3d_lowres and calls the network a U-Net.
         with contextlib.redirect_stdout(io.StringIO()):
             plans = super().plan_experiment()
         for name, configuration in plans["configurations"].items():
-            if name in STANDARD:  # the others are the user's own, kept by nnU-Net
+            if name in STANDARD:  # others were added by the user and are kept by nnU-Net
                 print(describe(name, configuration))
         print(f"Plans: {self._plans_file}. Train with: -tr SAM3DAdapterTrainer -p {self.plans_identifier}")
         return plans
@@ -183,7 +183,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         return Path(nnUNet_preprocessed) / self.dataset_name / f"{self.plans_identifier}.json"
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """As nnU-Net's, with 3D configurations only and our network in them."""
+        """Like nnU-Net's, with 3D configurations only and this library's network."""
         configurations = plans["configurations"]
         for name in ("2d", "3d_cascade_fullres"):
             configurations.pop(name, None)
@@ -197,7 +197,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         super().save_plans(plans)
 
     def _forget_old_configurations(self, planned: dict[str, Any]) -> None:
-        """nnU-Net keeps what stands in an older file; a 3d_lowres of another budget must not stay there."""
+        """Remove configurations of older plans, which nnU-Net would keep (3d_lowres for another budget)."""
         if self._plans_file.is_file():
             old = load_json(str(self._plans_file))
             for name in set(STANDARD) & set(old["configurations"]) - set(planned):
@@ -206,7 +206,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
 
 
 def planned_options(choice: Choice) -> dict[str, Any]:
-    """The training options that the plans set; all others keep their defaults."""
+    """The training options set in the plans; others keep their defaults."""
     options = asdict(TrainingOptions(preset=choice.preset, checkpointing=choice.config.checkpointing))
     clicks = {name: options[name] for name in CLICK_OPTIONS}
     chosen = {"preset": choice.preset, "checkpointing": choice.config.checkpointing}
@@ -214,7 +214,7 @@ def planned_options(choice: Choice) -> dict[str, Any]:
 
 
 def decision_of(choice: Choice, facts: DatasetFacts, spacing_rule: str) -> Decision:
-    """What stands in the plans beside the options."""
+    """The decision as stored in the plans."""
     stride = choice.config.token_stride
     return Decision(
         budget_gb=choice.budget_gb,
@@ -230,7 +230,7 @@ def decision_of(choice: Choice, facts: DatasetFacts, spacing_rule: str) -> Decis
 
 
 def describe(name: str, configuration: dict[str, Any]) -> str:
-    """A configuration for a reader."""
+    """A configuration as text."""
     decision = configuration[DECISION_KEY]
     lines = [
         f"{name}: {decision['estimate_gb']:g} of {decision['budget_gb']:g} GB, {decision['precision']}",
@@ -243,6 +243,6 @@ def describe(name: str, configuration: dict[str, Any]) -> str:
 def _check_spacing(spacing: Sequence[float] | None) -> None:
     if spacing is not None and (len(spacing) != 3 or not all(mm > 0 for mm in spacing)):
         raise UserError(
-            f"-overwrite_target_spacing {' '.join(map(str, spacing))}: three positive numbers in mm are needed, in the "
+            f"-overwrite_target_spacing {' '.join(map(str, spacing))}: expected three positive numbers in mm, in the "
             "order of the image array (z y x)."
         )

@@ -1,4 +1,4 @@
-"""The plan that each memory budget would get, for typical or given datasets, as a table."""
+"""A table of the plans for memory budgets, for included or given datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.planning.facts import DatasetFacts, read_facts, shipped, shipped_facts, shipped_names
 from nnsam3d.tables import markdown
 
-if TYPE_CHECKING:  # it imports torch, which the help must not wait for
+if TYPE_CHECKING:  # imports torch, which would delay the help
     from nnsam3d.planning.ladder import Choice
 
 NNUNET_FINGERPRINT = "dataset_fingerprint.json"
@@ -24,11 +24,11 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
     """Print the plans of all datasets and budgets; 1 if every budget is too small.
 
     Args:
-        fingerprints: see :func:`facts_of`; None: what is shipped.
-        why: with the reasons.
+        fingerprints: see :func:`facts_of`; None: the included datasets.
+        why: also print the reasons.
 
     Raises:
-        UserError: an unreadable fingerprint or an impossible budget.
+        UserError: an unreadable fingerprint or an invalid budget.
     """
     from tqdm import tqdm
 
@@ -51,14 +51,14 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
 
 
 def facts_of(given: str) -> DatasetFacts:
-    """A file of facts, a shipped one by its name, or a dataset of nnU-Net by id, name or fingerprint file.
+    """Facts from a file, an included dataset by name, or an nnU-Net dataset by id, name or fingerprint file.
 
     Raises:
         UserError: none of them.
     """
     path = Path(given)
     if path.name == NNUNET_FINGERPRINT:
-        # what a plan needs beside it (labels, channels) lies with the dataset that its folder is named after
+        # labels and channels come from the dataset that its folder is named after
         return _dataset_facts(path.absolute().parent.name)
     if path.suffix == ".json" or path.is_file():
         return read_facts(path)

@@ -1,6 +1,6 @@
-"""Centres of a mask's components: where a person would click, and orders of clicks on a mask.
+"""Centres of a mask's components, where users tend to click, and orders of clicks on a mask.
 
-A centre is the voxel with the largest distance (in mm) to what lies outside its component.
+A centre is the voxel with the largest distance (in mm) to the outside of its component.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import Components
 
-# Distances within this share of the largest one count as equal: the difference is floating point noise.
+# Distances within this share of the largest one count as equal (floating-point noise).
 TIE = 1e-6
 
 
 def shuffled(count: int, rng: Generator) -> Iterator[int]:
-    """Endless indices 0..count-1: every one once in random order, then all over again.
+    """An infinite sequence of indices 0..count-1: random permutations, one after the other.
 
-    A Fisher-Yates shuffle that stores only what it swapped: a few draws from millions cost a few draws.
+    A Fisher-Yates shuffle that stores only swapped items, so that a few draws from millions are cheap.
     """
     while count:
         swapped: dict[int, int] = {}
@@ -31,10 +31,10 @@ def shuffled(count: int, rng: Generator) -> Iterator[int]:
 
 
 def centres_first(mask: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Iterator[tuple[int, int, int]]:
-    """Endless voxels (z, y, x) of a mask (D, H, W), the most central first; it must not be empty.
+    """An infinite sequence of voxels (z, y, x) of a non-empty mask (D, H, W), the most central first.
 
-    First the deepest voxel of every 26-connected component, largest component first; then, again and again,
-    the voxel with the largest distance to border and earlier clicks. Ties are drawn from ``rng``.
+    First the deepest voxel of every 26-connected component, largest component first; then repeatedly
+    the voxel with the largest distance to the border and earlier clicks. Ties are drawn from ``rng``.
 
     Args:
         spacing: mm along z, y, x. The border of the volume counts as border of the mask.
@@ -52,7 +52,7 @@ def centres_first(mask: NDArray[np.bool_], rng: Generator, spacing: Sequence[flo
     for voxel in clicked:
         free = np.minimum(free, np.linalg.norm(position_mm - voxel * pitch, axis=1))
     while True:
-        if free.max() <= 0:  # every voxel has been clicked
+        if free.max() <= 0:  # all voxels have been clicked
             free = depth.copy()
         pick = _deepest(free, rng)
         free = np.minimum(free, np.linalg.norm(position_mm - position_mm[pick], axis=1))

@@ -1,4 +1,4 @@
-"""The prompt channel: how clicks travel through nnU-Net as one more image channel.
+"""The prompt channel: clicks as an additional image channel in nnU-Net.
 
 0 = no click, ``1 + label`` at the voxel of a click. The network reads the clicks back from it.
 """
@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from nnsam3d.geometry.frames import as_points
 from nnsam3d.prompts.types import PromptError
 
-# Positions on the outer face of the volume may leave it by rounding errors of the mapping.
+# Positions on the outer face of the volume may be outside by rounding errors of the mapping.
 _TOLERANCE = 1e-4
 
-# Resampling 2 mm to 1 mm puts every voxel's centre exactly between two voxels: there the same click, written in mm
-# and in voxels, must not fall to different sides for an error in the last digit.
+# Resampling from 2 mm to 1 mm puts every voxel's centre exactly between two voxels. The same click in mm and in voxels
+# must not be rounded to different sides because of an error in the last digit.
 DECIMALS = 3
 
 Voxel = tuple[int, int, int]
@@ -27,7 +27,7 @@ Voxel = tuple[int, int, int]
 def write_channel(
     shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, dtype: DTypeLike = np.float32
 ) -> NDArray:
-    """Clicks -> prompt channel (D, H, W), each at the voxel that :func:`place_clicks` gives it.
+    """Clicks -> prompt channel (D, H, W), each at the voxel chosen by :func:`place_clicks`.
 
     Args:
         shape_DHW: shape of the grid.
@@ -36,7 +36,11 @@ def write_channel(
         dtype: of the result.
 
     Raises:
-        PromptError: as :func:`place_clicks`, and a label that is too large for ``dtype``.
+        PromptError: see :func:`place_clicks`; also if a label is too large for ``dtype``.
+
+    >>> channel = write_channel((2, 3, 4), [[1, 2, 3], [0, 0, 0.4]], [1, 0])
+    >>> float(channel[1, 2, 3]), float(channel[0, 0, 0]), int((channel != 0).sum())
+    (2.0, 1.0, 2)
     """
     shape = tuple(int(s) for s in shape_DHW)
     placed = place_clicks(shape, clicks_N3, labels_N, _largest_label(dtype))
@@ -49,34 +53,37 @@ def write_channel(
 def place_clicks(
     shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, largest_label: int = 2**24
 ) -> dict[Voxel, int]:
-    """Clicks -> the voxels (D, H, W) of a grid that carry them, with their labels.
+    """Assign clicks to the voxels (D, H, W) of a grid.
 
-    Every click goes to its nearest voxel. Clicks of one label in one voxel merge. Of clicks at exactly the
-    same position the last one wins (a correction). Clicks of different labels that merely share a voxel after
-    resampling are all kept: the earlier one stays, the later one moves to the nearest free voxel (Euclidean
-    in voxels, ties in raster order).
+    Each click is assigned to its nearest voxel. Clicks of the same label in one voxel are merged. Of clicks at exactly
+    the same position, the last one counts (a correction). Clicks of different labels that only share a voxel after
+    resampling are all kept: the earlier one stays, and the later one moves to the nearest free voxel (Euclidean
+    distance in voxels, ties in raster order).
 
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
             larger than ``largest_label``, or no voxel left; the message names the click (counted from 1).
+
+    >>> place_clicks((2, 3, 4), [[1, 2, 3.2], [1, 2, 2.9]], [1, 0])  # two labels in one voxel: the later click moves
+    {(1, 2, 3): 1, (1, 2, 2): 0}
     """
     shape = tuple(int(s) for s in shape_DHW)
     clicks = as_points(clicks_N3)
     labels = _checked_labels(labels_N, len(clicks), largest_label)
     voxels = _nearest_voxels(clicks, shape)
-    # A dictionary keeps the later of equal positions; popping first keeps the order of the remaining ones.
+    # The later of equal positions wins; popping first keeps the order.
     last: dict[tuple[float, ...], int] = {}
     for number, position in enumerate(map(tuple, clicks.tolist())):
         last.pop(position, None)
         last[position] = number
-    # All clicks claim their own voxel before any loser moves, so that nobody is moved by a moved one.
+    # All clicks are assigned before any is moved, so that a moved click does not displace others.
     placed: dict[Voxel, int] = {}
-    losers = []
+    displaced = []
     for number in last.values():
         z, y, x = voxels[number].tolist()
         if placed.setdefault((z, y, x), labels[number]) != labels[number]:
-            losers.append(number)
-    for number in losers:
+            displaced.append(number)
+    for number in displaced:
         free = _nearest_free(placed, shape, clicks[number], voxels[number])
         if free is None:
             raise PromptError(f"click {number + 1}: no free voxel is left in a grid of shape {shape}")
@@ -88,7 +95,11 @@ def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
     """Prompt channel (D, H, W) -> clicks (N, 3) int voxels and labels (N,), in raster order.
 
     Raises:
-        PromptError: values that are no whole numbers, the sign of an interpolated channel.
+        PromptError: values that are not whole numbers, as in an interpolated channel.
+
+    >>> clicks, labels = read_channel(write_channel((2, 3, 4), [[1, 2, 3]], [1]))
+    >>> clicks.tolist(), labels.tolist()
+    ([[1, 2, 3]], [1])
     """
     array = np.asarray(channel)
     if array.ndim != 3:
@@ -97,7 +108,7 @@ def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
     values = array[tuple(clicks.T)].astype(np.float64)
     labels = np.rint(values) - 1
     if (labels < 0).any() or (np.abs(values - labels - 1) > 1e-3).any():
-        raise PromptError("the prompt channel holds values that are no clicks (interpolated? normalised?)")
+        raise PromptError("the prompt channel contains values that are not clicks (interpolated? normalised?)")
     return clicks, labels.astype(np.int64)
 
 
@@ -115,27 +126,27 @@ def _checked_labels(labels_N: ArrayLike, count: int, largest: int) -> list[int]:
         if isinstance(label, (bool, str)) or label != label or label < 0 or int(label) != label:
             raise PromptError(f"click {number + 1}: label must be a whole number >= 0, got {label!r}")
         if label > largest:
-            raise PromptError(f"click {number + 1}: label {label} is too large, the channel ends at {largest}")
+            raise PromptError(f"click {number + 1}: label {label} is too large, at most {largest} is possible")
         checked.append(int(label))
     return checked
 
 
 def _nearest_voxels(clicks: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.int64]:
     size = np.asarray(shape)
-    # Written so that NaN counts as outside.
+    # In this form, NaN counts as outside.
     inside = ((clicks >= -0.5 - _TOLERANCE) & (clicks <= size - 0.5 + _TOLERANCE)).all(axis=1)
     for number in np.flatnonzero(~inside)[:1]:
         place = ", ".join(f"{v:.2f}" for v in clicks[number])
         allowed = ", ".join(f"-0.5..{s - 0.5}" for s in shape)
         grid = f"the grid of shape {tuple(shape)}"
-        raise PromptError(f"click {number + 1} at ({place}) lies outside {grid}, allowed: {allowed}")
+        raise PromptError(f"click {number + 1} at ({place}) is outside {grid}; allowed: {allowed}")
     return np.clip(np.floor(np.round(clicks, DECIMALS) + 0.5).astype(np.int64), 0, size - 1)
 
 
 def _nearest_free(
     taken: Collection[Voxel], shape: Sequence[int], position: NDArray[np.float64], voxel: NDArray[np.int64]
 ) -> Voxel | None:
-    """The empty voxel whose centre is nearest to ``position``; None if there is none."""
+    """The free voxel whose centre is nearest to ``position``, or None."""
     for radius in range(1, max(shape) + 1):
         low = np.maximum(voxel - radius, 0)
         high = np.minimum(voxel + radius + 1, shape)
@@ -143,10 +154,10 @@ def _nearest_free(
         free = [c for c in candidates if c not in taken]
         if not free:
             continue
-        # float32-proof ties: distances are compared after rounding, then raster order decides.
+        # Distances are compared after rounding, so that raster order decides ties.
         distance = np.round(((np.asarray(free) - position) ** 2).sum(axis=1), 9)
         best = int(np.argmin(distance))
-        # Everything outside this cube is at least radius + 0.5 away, so a nearer find is final.
+        # Voxels outside this cube are at least radius + 0.5 away.
         if distance[best] <= (radius + 0.5) ** 2 or (not low.any() and (high == np.asarray(shape)).all()):
             z, y, x = free[best]
             return z, y, x

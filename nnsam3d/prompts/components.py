@@ -1,4 +1,4 @@
-"""Connected pieces of a mask: 26 neighbours, everywhere in this library."""
+"""Connected components of a mask, with 26 neighbours everywhere in this library."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from scipy.spatial import KDTree
 
 NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
-# Below this share of its bounding box a piece's distances are cheaper voxel by voxel than by a transform.
+# Below this share of the bounding box, distances are cheaper voxel by voxel than by a transform.
 _SPARSE = 0.15
 
 
 @dataclass(frozen=True)
 class Component:
-    """One 26-connected piece of a mask.
+    """One component of a mask.
 
     Attributes:
         low: first voxel (z, y, x) of its bounding box in the whole volume.
-        box: the piece in its bounding box, True inside.
+        box: the component in its bounding box, True inside.
     """
 
     low: NDArray[np.int64]
@@ -45,25 +45,25 @@ class Component:
         return bool(((local >= 0) & (local < self.box.shape)).all() and self.box[tuple(local)])
 
     def depth(self, spacing: Sequence[float]) -> NDArray[np.float64]:
-        """(N,) distance in mm of :meth:`voxels` to the nearest voxel outside; beyond the volume is outside.
+        """(N,) distance in mm of :meth:`voxels` to the nearest voxel outside; beyond the volume counts as outside.
 
-        The box with a margin of one voxel is enough: another piece is never nearer than the gap before it.
+        The box with a margin of one voxel is sufficient: the gap before another component is always nearer.
         """
         padded = np.pad(self.box, 1)
         if self.box.mean() > _SPARSE:
             return ndimage.distance_transform_edt(padded, sampling=tuple(spacing))[padded]
-        # A thin shell in a large box (what a slightly shifted prediction leaves): distances of its voxels only.
+        # A thin shell in a large box, as left by a slightly shifted prediction: distances of its voxels only.
         flat = np.flatnonzero(padded)
         shell = np.zeros(padded.shape, dtype=bool)
         for step in itertools.product((-1, 0, 1), repeat=3):
             shell.reshape(-1)[flat + (step[0] * padded.shape[1] + step[1]) * padded.shape[2] + step[2]] = True
-        # The nearest voxel outside touches the piece, else the one before it on the way would be nearer.
+        # The nearest voxel outside is adjacent to the component.
         outside = KDTree(np.argwhere(shell & ~padded) * np.asarray(spacing), balanced_tree=False, compact_nodes=False)
         return outside.query(np.argwhere(padded) * np.asarray(spacing))[0]
 
 
 class Components:
-    """The 26-connected components of a mask (D, H, W): their volumes at once, each of them when asked for."""
+    """The 26-connected components of a mask (D, H, W): all volumes at once, each component on request."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         box = bounding_box(mask)
@@ -85,13 +85,13 @@ class Components:
         return (self[number] for number in range(len(self)))
 
     def largest_first(self) -> Iterator[Component]:
-        """All of them; of equal ones the first in raster order comes first."""
+        """All components by decreasing volume; equal ones in raster order."""
         for number in np.argsort(-self.volumes, kind="stable"):
             yield self[int(number)]
 
 
 def hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The components of a mask (D, H, W) in which one of these voxels lies; voxels outside the array hit nothing."""
+    """The components of a mask (D, H, W) that contain one of these voxels; voxels outside the array are ignored."""
     inside = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
     numbers, count = ndimage.label(mask, structure=NEIGHBOURS_26)
     keep = np.zeros(count + 1, bool)
@@ -101,8 +101,8 @@ def hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.boo
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box that holds every True voxel; empty slices if there is none."""
-    # One axis after the other, each in what the last one left: little more than one pass over the mask.
+    """The smallest box that contains all True voxels; empty slices if there are none."""
+    # Axis by axis, each within the result of the last: little more than one pass over the mask.
     box: list[slice] = []
     inner = mask
     for axis in range(3):

@@ -1,4 +1,4 @@
-"""Prompt files from one format and space to another, and reading them with what the user says about them."""
+"""Conversion of prompt files between formats and spaces, with the information that the user provides."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ FIRST_CHANNEL = "_0000"
 
 @dataclass(frozen=True)
 class Stated:
-    """What the user says about files of other programs.
+    """What the user states about files of other programs.
 
     Attributes:
         image: the case's image, or a folder of images ``<case>_0000...``.
         dataset: dataset.json. format, space, label: see :func:`nnsam3d.prompts.read_prompts`.
-        scaled: positions are in units of the image's spacing, as napari saves points of a layer that has the image's
-            scale: they are divided by it.
-        model: a model folder or its plans.json, whose reader's geometry holds; None: see :func:`grid_of_file`.
+        scaled: positions are in units of the image's spacing, as saved by napari for a layer with the image's scale;
+            they are divided by it.
+        model: a model folder or its plans.json, whose image reader defines the geometry; None: see
+            :func:`grid_of_file`.
     """
 
     image: Path | None = None
@@ -43,13 +44,13 @@ class Stated:
     model: Path | None = None
 
     def read(self, path: Path, check: bool = False) -> tuple[CasePrompts, GridOf | None]:
-        """The prompts of a file and the grid of its image, if one is given.
+        """The prompts of a file and, if available, the grid of its image.
 
         Args:
-            check: positions outside the image are errors.
+            check: raise an error for positions outside the image.
 
         Raises:
-            UserError: the file or the image cannot be read, or the image that ``scaled`` needs is missing.
+            UserError: the file or the image cannot be read, or ``scaled`` is set without an image.
         """
         image = image_of(case_of(path), self.image)
         grid_of = None if image is None else grid_of_file(image, self._reader())
@@ -57,9 +58,9 @@ class Stated:
         how: dict[str, Any] = {"format": self.format, "space": self.space, "label": self.label}
         if self.scaled:
             if image is None:
-                raise UserError(f"{path}: --scaled needs the image, whose spacing is the scale: --image")
-            assert grid_of is not None  # there is an image
-            spacing = np.array(grid_of("lps").spacing_xyz)  # of TIFF files nobody knows it
+                raise UserError(f"{path}: --scaled needs the image (--image), whose spacing is the scale")
+            assert grid_of is not None  # an image is given
+            spacing = np.array(grid_of("lps").spacing_xyz)  # raises for TIFF files
             prompts = unscaled(read_prompts(path, None, labels, **how), spacing)
             if check and grid_of is not None:
                 refuse_outside(path, prompts, grid_of(prompts.space))
@@ -73,17 +74,19 @@ class Stated:
         try:
             return str(json.loads(path.read_text(encoding="utf-8"))["image_reader_writer"])
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"-m {self.model}: no plans that name a reader ({error})") from None
+            raise UserError(f"-m {self.model}: the plans do not name a reader ({error})") from None
 
 
 def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CasePrompts:
     """Positions in units of the spacing as index i, j, k.
 
     Raises:
-        UserError: positions in mm of the world, which have nothing to do with a layer's scale.
+        UserError: positions in world mm, to which a layer's scale does not apply.
     """
     if prompts.space != "voxel":
-        raise UserError(f"case {prompts.case}: --scaled is for positions in voxels, these are in space {prompts.space}")
+        raise UserError(
+            f"case {prompts.case}: --scaled applies to positions in voxels; these are in space {prompts.space}"
+        )
     return replace(prompts, prompts=tuple(prompt.at(prompt.corners() / spacing_xyz) for prompt in prompts.prompts))
 
 
@@ -98,13 +101,13 @@ def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
 def convert(
     files: Sequence[Path], output: Path, stated: Stated, to: str, to_space: Space | None = None, overwrite: bool = False
 ) -> int:
-    """Writes ``<case>`` with the suffix of format ``to`` for the cases of these files; all of them or none.
+    """Convert these files to ``<case>`` with the suffix of format ``to``; all of them or none.
 
     Args:
-        to_space: default: as in the file, where the format can hold it.
+        to_space: by default as in the file, if the format supports it.
 
     Raises:
-        UserError: a file that cannot be converted, or an output that is there.
+        UserError: a file cannot be converted, or an output exists.
     """
     targets: dict[Path, list[Path]] = {}
     for file in files:
@@ -117,7 +120,7 @@ def convert(
             converted.append((target, _joined(parts, stated, to, to_space, output)))
         except PromptError as error:
             problems.append(str(error))
-    if problems:  # half a folder is hard to tell from a whole one
+    if problems:  # a partly written folder would look complete
         raise PromptError("\n".join(problems))
     output.mkdir(parents=True, exist_ok=True)
     for target, prompts in converted:
@@ -126,14 +129,14 @@ def convert(
         more = f" and {others} other prompts" if others else ""
         print(f"{target}: {len(prompts.clicks)} clicks{more}, space {prompts.space}")
     if stated.image is None:
-        print("the cases are named after the files; the case of another image is named with --image <case>_0000...")
+        print("the cases are named after the files; use --image <case>_0000... to name another case")
     if stated.dataset is None:
-        print("the labels were not checked: --dataset dataset.json does it, and makes Slicer's lesion-1 a lesion")
+        print("the labels were not checked; --dataset dataset.json checks them, and reads Slicer's lesion-1 as lesion")
     return 0
 
 
 def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | None, output: Path) -> CasePrompts:
-    """The clicks of a case's files, one after the other (Slicer saves each point list to a file of its own)."""
+    """The prompts of several files of one case (Slicer saves each point list to a separate file)."""
     parts: list[CasePrompts] = []
     for file in files:
         prompts, grid_of = stated.read(file, check=True)
@@ -144,7 +147,7 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
 
 
 def _moved(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
-    """With relative paths of masks, which count from the prompt file, as seen from its new folder."""
+    """With relative paths of masks adapted to the new folder of the prompt file."""
     if old.resolve() == new.resolve():
         return prompts
 
@@ -160,20 +163,20 @@ def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: P
     """The same prompts in another space.
 
     Raises:
-        UserError: that takes the image, and none is given; or the image has no such space.
+        UserError: the image is required but missing, or does not have that space.
     """
     if space == prompts.space:
         return prompts
     if grid_of is None:
         raise UserError(
-            f"{file}: from space {prompts.space} to {space} needs the image: --image FILE, or a folder of images"
+            f"{file}: converting from space {prompts.space} to {space} needs the image: --image FILE or FOLDER"
         )
-    grid_of(prompts.space)  # both must be known
+    grid_of(prompts.space)  # both must be available
     return prompts.to(space, grid_of(space))
 
 
 def load_dataset(path: Path) -> dict[str, Any]:
-    """The content of a dataset.json.
+    """The content of dataset.json.
 
     Raises:
         UserError: it cannot be read.
@@ -181,9 +184,9 @@ def load_dataset(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the dataset.json cannot be read ({error}); name it with --dataset") from None
+        raise UserError(f"{path}: the dataset.json cannot be read ({error}); specify it with --dataset") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is no dataset.json")
+        raise UserError(f"{path}: not a dataset.json")
     return content
 
 
@@ -192,24 +195,24 @@ def dataset_labels(path: Path | None) -> dict[str, int] | None:
     return None if path is None else click_labels(load_dataset(path))
 
 
-def translation(said: Sequence[str] | None) -> str | Mapping[str, str | int] | None:
+def translation(given: Sequence[str] | None) -> str | Mapping[str, str | int] | None:
     """``["lesion"]`` -> one label for all words; ``["F=lesion", "B=background"]`` -> one for each word.
 
     Raises:
-        UserError: both ways at once, or several labels for all words.
+        UserError: both forms are mixed, or there are several labels for all words.
     """
-    if not said:
+    if not given:
         return None
-    pairs = [word.rpartition("=") for word in said]
+    pairs = [word.rpartition("=") for word in given]
     if all(separator for _, separator, _ in pairs):
         return {word: label for word, _, label in pairs}
-    if len(said) == 1:
-        return said[0]
-    raise UserError(f"--label {' --label '.join(said)}: either one LABEL for all words, or WORD=LABEL for each")
+    if len(given) == 1:
+        return given[0]
+    raise UserError(f"--label {' --label '.join(given)}: either one LABEL for all words, or WORD=LABEL for each")
 
 
 def image_of(case: str, place: Path | None) -> Path | None:
-    """The image that ``place`` names: itself, or the only ``<case>_0000...`` in that folder.
+    """The image at ``place``: the file itself, or the only ``<case>_0000...`` in that folder.
 
     Raises:
         UserError: no such image, or several.
@@ -221,25 +224,27 @@ def image_of(case: str, place: Path | None) -> Path | None:
         for path in place.iterdir()
         if f"{FIRST_CHANNEL}." in path.name
         and same_name(path.name.rpartition(f"{FIRST_CHANNEL}.")[0], case)
-        and not path.name.lower().endswith(SUFFIXES)  # prompts, and what converters write beside an image
+        and not path.name.lower().endswith(SUFFIXES)  # prompts, and files that converters write beside an image
     )
     if len(found) != 1:
-        raise UserError(f"{place}: holds {len(found)} images named {case}{FIRST_CHANNEL}..., needs one for this case")
+        raise UserError(
+            f"{place}: contains {len(found)} images named {case}{FIRST_CHANNEL}...; expected one for this case"
+        )
     return found[0]
 
 
 def target_case(file: Path, place: Path | None) -> str:
-    """The case of a converted file: of the image, if one is named (Slicer's "F.mrk.json" tells no case)."""
+    """The case of a converted file: that of the image, if given (Slicer's "F.mrk.json" contains no case name)."""
     if place is not None and not place.is_dir() and f"{FIRST_CHANNEL}." in place.name:
         return place.name.rpartition(f"{FIRST_CHANNEL}.")[0]
     return case_of(file)
 
 
 def refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
-    """Raises UserError if an output file is there already, before anything is computed."""
+    """Raises UserError if an output file exists, before anything is computed."""
     there = [path.name for path in paths if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         raise UserError(
-            f"{paths[0].parent} holds {', '.join(there[:5])}{more} already: choose another folder, or say --overwrite"
+            f"{paths[0].parent} already contains {', '.join(there[:5])}{more}: choose another folder or use --overwrite"
         )

@@ -1,6 +1,6 @@
-"""Prompt files: reading any known format with every problem reported at once, and writing.
+"""Prompt files: reading all known formats, with all problems reported together, and writing.
 
-Our own format is described in :mod:`nnsam3d.prompts.formats.ours`, the others beside it.
+The nnsam3d format is described in :mod:`nnsam3d.prompts.formats.ours`; the others are beside it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from nnsam3d.prompts.types import (
     short,
 )
 
-MAX_PROBLEMS = 50  # in one message; a longer one buries what matters
+MAX_PROBLEMS = 50  # in one message
 WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}
-"""Formats that can be written, and their suffix."""
+"""Writable formats and their suffixes."""
 
 
 def read_prompts(
@@ -51,23 +51,30 @@ def read_prompts(
     space: str | None = None,
     label: LabelMap | None = None,
 ) -> CasePrompts:
-    """One prompt file of any known format; the case is the file's name. An empty click list is allowed.
+    """Read a prompt file of any known format; the file name is the case. It may contain no clicks.
 
     Args:
-        image: grid of the case's image file, or the file itself; positions outside it are errors then. Or what
-            gives the grid once the file's space is known: images without world geometry have one for voxels only.
-        labels: allowed names and their values (:func:`nnsam3d.prompts.click_labels`); others are errors then. The
-            labels of the result are names or numbers; :func:`clicks_to_labels` gives the values.
-        format: of the file, where its content fits several.
-        space: of the positions, where the format does not define it ("voxel", "lps", "ras").
-        label: which labels the words of another program's file stand for (:func:`translate_label`).
+        image: grid of the case's image file, or the file; positions outside the image are then errors. Also a function
+            from the file's space to the grid: images without world geometry have a grid for voxels only.
+        labels: allowed names and values (:func:`nnsam3d.prompts.click_labels`); others are then errors. The result
+            contains names or numbers; :func:`clicks_to_labels` converts them to values.
+        format: of the file, if its content matches several.
+        space: of the positions ("voxel", "lps", "ras"), if the format does not define it.
+        label: translation of words in another program's file to labels (:func:`translate_label`).
 
     Raises:
-        PromptError: the file is unreadable, malformed, ambiguous or breaks a rule. One line for every problem
-            found, each naming the file, the click (counted from 1) and what is allowed.
+        PromptError: the file is unreadable, malformed, ambiguous or invalid. One line per problem, with the file, the
+            click (counted from 1) and what is allowed.
 
     Warns:
-        PromptWarning: something in the file is no click, for example a box or a point that has not been placed.
+        PromptWarning: something in the file is not a prompt, for example a point that has not been placed.
+
+    >>> import tempfile
+    >>> prompts = CasePrompts("liver_003", "voxel", [Click((102, 88, 41), "tumour")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_prompts(f"{folder}/liver_003.json", prompts)
+    ...     read_prompts(f"{folder}/liver_003.json", labels={"background": 0, "tumour": 1}) == prompts
+    True
     """
     path = Path(path)
     stated = None if space is None else checked_space(space)
@@ -86,8 +93,8 @@ def read_prompts(
         more = len(problems) - MAX_PROBLEMS
         rest = [f"and {more} more problems"] if more > 0 else []
         raise PromptError("\n".join(f"{path}: {problem}" for problem in problems[:MAX_PROBLEMS] + rest))
-    for text in reading.left_out:  # stacklevel 1: the same file may be read twice, but is said once
-        warnings.warn(f"{path}: {text}: left out", PromptWarning, stacklevel=1)
+    for text in reading.left_out:  # stacklevel 1: shown once, even if a file is read twice
+        warnings.warn(f"{path}: {text}: skipped", PromptWarning, stacklevel=1)
     return CasePrompts(case_of(path), reading.space, prompts)  # type: ignore[arg-type]
 
 
@@ -104,19 +111,26 @@ def _grid_for(space: str | None, grid_of: GridOf, problems: list[str]) -> ImageG
 def write_prompts(
     path: str | os.PathLike[str], prompts: CasePrompts, *, format: str = "nnsam3d", image: ImageGrid | None = None
 ) -> None:
-    """Writes a file that :func:`read_prompts` reads back; replaces an older one wholly or not at all.
+    """Write a file that :func:`read_prompts` can read; an existing file is replaced atomically.
 
-    Our own format gives the very same prompts back, label numbers included. Slicer's holds mm: positions in voxels
-    are mapped with ``image``. grand-challenge's cannot tell its space: positions stay as they are.
+    The nnsam3d format preserves prompts exactly, including numeric labels. Slicer's format contains mm: positions in
+    voxels are mapped with ``image``. grand-challenge's format does not record the space: positions are unchanged.
 
     Args:
         format: one of :data:`WRITABLE`.
         image: the image's grid, for "slicer" and positions in voxels.
 
     Raises:
-        PromptError: more than 10,000 clicks (such a file would be refused on reading), an unknown format, or a
-            missing ``image``.
-        OSError: the folder is missing or not writable; nothing is left behind.
+        PromptError: more than 10,000 clicks (the file could not be read back), an unknown format, or a missing
+            ``image``.
+        OSError: the folder does not exist or is not writable.
+
+    >>> import tempfile
+    >>> prompts = CasePrompts("liver_003", "ras", [Click((10.5, -20, 30), "tumour")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_prompts(f"{folder}/liver_003.mrk.json", prompts, format="slicer")
+    ...     read_prompts(f"{folder}/liver_003.mrk.json").clicks
+    (Click(position=(10.5, -20.0, 30.0), label='tumour'),)
     """
     path = Path(path)
     if len(prompts.prompts) > MAX_CLICKS:
@@ -133,24 +147,34 @@ def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: P
     if others := sorted(set(prompts.kinds) - {"click"}):
         raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
     positions = [click.position for click in prompts.clicks]
-    # a number would be read as the other program's; background is the one number that has the same name everywhere
+    # numbers would be read as the other program's numbering; only background has the same name everywhere
     words = ["background" if click.label == 0 else str(click.label) for click in prompts.clicks]
     if format == "grand-challenge":
         return grand_challenge_text(positions, words, prompts.case)
     if prompts.space == "voxel":
         if image is None:
-            raise PromptError(f"{path}: positions in voxels become Slicer's mm only with the image: give it too")
+            raise PromptError(f"{path}: converting voxels to Slicer's mm needs the image")
         prompts = prompts.to("lps", image)
     return markups_text([click.position for click in prompts.clicks], words, prompts.space)
 
 
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
-    """Positions as index i, j, k of the image file, (N, 3), fractions kept; (0, 3) without clicks."""
+    """Positions as index i, j, k of the image file, (N, 3), not rounded; (0, 3) without clicks.
+
+    >>> grid = ImageGrid((10, 10, 10), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    >>> clicks_to_index(CasePrompts("case", "lps", [Click((4, 6, 9), 1)]), grid).tolist()
+    [[2.0, 3.0, 4.5]]
+    """
     return prompts.points.to("voxel", grid).values_N3
 
 
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:
-    """Label values (N,). Raises PromptError naming case, click and the allowed labels."""
+    """Label values (N,). Raises PromptError naming case, click and the allowed labels.
+
+    >>> prompts = CasePrompts("case", "voxel", [Click((1, 2, 3), "tumour"), Click((4, 5, 6), "background")])
+    >>> clicks_to_labels(prompts, {"background": 0, "tumour": 1}).tolist()
+    [1, 0]
+    """
     values = [
         resolve_label(click.label, labels, f"{prompts.case}: click {number}")
         for number, click in enumerate(prompts.clicks, start=1)
@@ -162,21 +186,21 @@ def _checked_prompts(
     reading: Reading,
     grid: ImageGrid | None,
     labels: Mapping[str, int] | None,
-    said: LabelMap | None,
+    translation: LabelMap | None,
     problems: list[str],
 ) -> list[Prompt]:
-    """The prompts without problems; those of the others are added to ``problems``."""
+    """The valid prompts; problems of the others are added to ``problems``."""
     prompts: list[Prompt] = []
     untranslated: list[str] = []
     clicked = any(isinstance(found, FoundClick) for found in reading.found)
     for found in reading.found:
         own: list[str] = []
         words: list[str] = []
-        prompt = _checked_prompt(found, labels, said, own, words)
+        prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
             own += _outside(prompt, reading.space, grid, found.where)
         if own and clicked and isinstance(found, FoundBox) and found.meaning != "exact":
-            reading.left_out += own  # another program's box beside clicks, which say enough
+            reading.left_out += own  # another program's box beside clicks, which are sufficient
             continue
         problems += own
         untranslated += words
@@ -185,22 +209,26 @@ def _checked_prompts(
     if untranslated:
         known = next((name for name, value in (labels or {}).items() if value != 0), "LABEL")
         problems.append(
-            "say which labels these words stand for: `nnsam3d prompts convert` with "
+            "state which labels these words mean: `nnsam3d prompts convert` with "
             f"--label {known} (for all of them) or --label {short(untranslated[0] + '=' + known)} (for one); "
-            "in 3D Slicer, give the point list the label's name"
+            "in 3D Slicer, rename the point list to the label"
         )
     return prompts
 
 
 def _checked_prompt(
-    found: Found, labels: Mapping[str, int] | None, said: LabelMap | None, problems: list[str], untranslated: list[str]
+    found: Found,
+    labels: Mapping[str, int] | None,
+    translation: LabelMap | None,
+    problems: list[str],
+    untranslated: list[str],
 ) -> Prompt | None:
-    """The prompt, or None after adding its problems. A wrong label does not hide a wrong position."""
+    """The prompt, or None after adding all its problems."""
     places = _places(found, problems)
     label: int | str = 0
     try:
         if found.label is not MISSING and not (isinstance(found, FoundMask) and found.label is None):
-            label = _label_of(found, labels, said)
+            label = _label_of(found, labels, translation)
     except PromptError as error:
         text = str(error)
         problems.append(text if text.startswith(found.where) else f"{found.where}: {text}")
@@ -217,7 +245,7 @@ def _checked_prompt(
 
 
 def _places(found: Found, problems: list[str]) -> list[Position] | None:
-    """Its positions; None after adding their problems."""
+    """The positions, or None after adding their problems."""
     if isinstance(found, FoundMask):
         return []
     given = [found.position] if isinstance(found, FoundClick) else [found.low, found.high]
@@ -230,9 +258,9 @@ def _places(found: Found, problems: list[str]) -> list[Position] | None:
         return None
 
 
-def _label_of(found: Found, labels: Mapping[str, int] | None, said: LabelMap | None) -> int | str:
+def _label_of(found: Found, labels: Mapping[str, int] | None, translation: LabelMap | None) -> int | str:
     if found.meaning != "exact":
-        return translate_label(found.label, labels, said, meaning=found.meaning)
+        return translate_label(found.label, labels, translation, meaning=found.meaning)
     label = checked_label(found.label)
     if labels is not None:
         resolve_label(label, labels, found.where)
@@ -240,7 +268,7 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, said: LabelMap | N
 
 
 def _outside(prompt: Prompt, space: str, grid: ImageGrid, where: str) -> list[str]:
-    """One line for every position that lies outside the image."""
+    """One line for every position outside the image."""
     if isinstance(prompt, Box):
         places = {"corner": prompt.low, "opposite corner": prompt.high}
     else:
@@ -255,7 +283,7 @@ def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, wher
     size = grid.size_xyz or ()
     allowed = ", ".join(f"-0.5 <= {axis} < {s - 0.5}" for axis, s in zip("ijk", size, strict=False))
     position = ", ".join(f"{v:g}" for v in place)
-    text = f'{where}: {name} ({position}) in space "{space}" lies outside the image'
+    text = f'{where}: {name} ({position}) in space "{space}" is outside the image'
     if space != "voxel":
         text += f" at index ({', '.join(f'{v:.1f}' for v in index[0])})"
     text += f"; image size (x, y, z) {' x '.join(map(str, size))}, allowed index range {allowed}"

@@ -1,4 +1,4 @@
-"""`nnsam3d prompts simulate`: prompt files from a folder of ground truth, in the images' own voxels."""
+"""`nnsam3d prompts simulate`: prompt files from a folder of ground truth, in voxels of the images."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 
 @dataclass(frozen=True)
 class Simulation:
-    """How clicks are made.
+    """How clicks are simulated.
 
     Attributes:
-        n: clicks in each case; fewer where there are not so many errors.
+        n: clicks per case; fewer if there are fewer errors.
         strategy: "uniform", "center" or "largest_error".
         seed: together with the case's name.
         predictions: folder of label maps, for "largest_error".
-        add_to: folder of prompt files whose clicks come first, and whose voxels are not clicked again.
+        add_to: folder of prompt files to extend; their voxels are not clicked again.
     """
 
     n: int
@@ -50,18 +50,18 @@ class Simulation:
 def simulate_folder(
     segmentations: Path, output: Path, dataset: Mapping[str, Any], simulation: Simulation, overwrite: bool
 ) -> int:
-    """One ``<case>.json`` for every label map; none for a case without a label or error to click on.
+    """Write ``<case>.json`` for every label map; none for a case without a label or error to click on.
 
     Raises:
-        UserError: no label maps, existing outputs, or a map, prediction or prompt file that cannot be used.
+        UserError: no label maps, existing outputs, or an invalid map, prediction or prompt file.
     """
     ending = dataset.get("file_ending", ".nii.gz")
     found = sorted(segmentations.glob(f"*{ending}")) if segmentations.is_dir() else []
     files = [file for file in found if not file.name.startswith(MACOS)]
     if not files:
-        raise UserError(f"{segmentations}: no segmentations *{ending} there")
+        raise UserError(f"{segmentations}: no segmentations *{ending} found")
     if simulation.n < 1:
-        raise UserError(f"-n {simulation.n}: at least 1 click")
+        raise UserError(f"-n {simulation.n}: must be at least 1")
     targets = [output / f"{file.name[: -len(ending)]}.json" for file in files]
     refuse_existing(targets, overwrite)
     output.mkdir(parents=True, exist_ok=True)
@@ -73,16 +73,16 @@ def simulate_folder(
         if prompts.clicks:
             write_prompts(target, prompts)
         else:
-            target.unlink(missing_ok=True)  # of an earlier simulation
+            target.unlink(missing_ok=True)  # from an earlier simulation
             without.append(target.stem)
     print(f"{len(files) - len(without)} prompt files in {output}")
     if without:
-        print(f"no file, because there is nothing to click on: {', '.join(without)}")
+        print(f"no file written, because there is nothing to click on: {', '.join(without)}")
     return 0
 
 
 def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
-    """The clicks of one case, space "voxel"; earlier ones first.
+    """The clicks of one case, in space "voxel"; earlier ones first.
 
     Args:
         file: ground truth. dataset: content of dataset.json.
@@ -98,7 +98,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
         prediction = _prediction(simulation.predictions / file.name, truth)
         values = {0, *labels} - {ignore}
         clicked = [voxel for voxel, _ in earlier]
-        # One click for each of the largest errors: all of them belong to one prediction.
+        # One click per error, in order of size: there is a single prediction.
         centres = error_centres(truth, truth != prediction, spacing, values, clicked)
         new = list(itertools.islice(centres, simulation.n))
     else:
@@ -113,7 +113,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
 
 
 def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None) -> list[VoxelClick]:
-    """The clicks of the case's prompt file in ``folder`` at their nearest voxels; none without file or folder."""
+    """The clicks of the case's prompt file in ``folder`` at their nearest voxels, if there is one."""
     if folder is None:
         return []
     named = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SUFFIXES)]
@@ -128,5 +128,5 @@ def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder
 def _prediction(path: Path, truth: NDArray) -> NDArray:
     prediction, _ = read_segmentation(path)
     if prediction.shape != truth.shape:
-        raise UserError(f"{path}: has the shape {prediction.shape}, its ground truth {truth.shape}")
+        raise UserError(f"{path}: the shape is {prediction.shape}, but {truth.shape} in the ground truth")
     return prediction

@@ -1,4 +1,4 @@
-"""`nnsam3d prompts inspect`: where the clicks of a file lie, in every space, and what they hit."""
+"""`nnsam3d prompts inspect`: the positions of clicks in all spaces, and the labels that they hit."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def inspect_file(
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
 ) -> int:
-    """Print a table of the clicks; 1 if one lies outside the image, else 0.
+    """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
 
     Raises:
-        UserError: a segmentation without the image, or an unreadable one.
+        UserError: a segmentation is unreadable or given without the image.
     """
     print(f"{file}: case {prompts.case}, {len(prompts.clicks)} clicks, in space {prompts.space}")
     _print_others(prompts)
     if grid_of is None:
         if segmentation is not None:
-            raise UserError("--segmentation needs --image too: only the image tells where a click is")
-        print("(--image shows them in the other spaces, and whether they lie inside)")
+            raise UserError("--segmentation also needs --image, which defines the positions of clicks")
+        print("(use --image to show the other spaces, and whether the clicks are inside)")
         rows: list[tuple[str, ...]] = [("", "label", _SPACES[prompts.space])]
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
         print(columns(rows, "  "))
@@ -55,16 +55,16 @@ def inspect_file(
     if segmentation:
         hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
     for n, click in enumerate(prompts.clicks):
-        told = [_numbers(column[n]) for column in places]
-        rows.append((str(n + 1), str(click.label), *told, "yes" if inside[n] else "NO", *hits[n]))
+        numbers = [_numbers(column[n]) for column in places]
+        rows.append((str(n + 1), str(click.label), *numbers, "yes" if inside[n] else "NO", *hits[n]))
     print(columns(rows, "  "))
     if not inside.all():
-        print("A click outside the image is refused by every prediction. Is the space right, and the image the one?")
+        print("Predictions refuse clicks outside the image. Check the space and the image.")
     return 0 if inside.all() else 1
 
 
 def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
-    """The spaces that the image has."""
+    """The spaces available for the image."""
     known: list[PointSpace] = []
     for space in _SPACES:
         with contextlib.suppress(GeometryError):
@@ -74,7 +74,7 @@ def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
 
 
 def _print_others(prompts: CasePrompts) -> None:
-    """Boxes and masks, in the file's own space."""
+    """Print boxes and masks in the file's space."""
     for prompt in prompts.prompts:
         if isinstance(prompt, Box):
             print(f"  box {prompt.label}: {_numbers(prompt.low)} to {_numbers(prompt.high)}")
@@ -83,7 +83,7 @@ def _print_others(prompts: CasePrompts) -> None:
 
 
 def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:
-    """For every click the label under it, or the nearest one and its distance."""
+    """For every click, the label under it, or the nearest label and its distance."""
     array, own_grid = read_segmentation(path)
     names = {value: name for name, value in (labels or {}).items()}
     world = points.values_N3
@@ -109,7 +109,7 @@ def read_segmentation(path: Path) -> tuple[NDArray, ImageGrid]:
     """A label map (z, y, x) and its grid.
 
     Raises:
-        UserError: unreadable, not three-dimensional, or values that are no labels.
+        UserError: unreadable, not three-dimensional, or values that are not labels.
     """
     import SimpleITK as sitk
 

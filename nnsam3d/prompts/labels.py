@@ -1,4 +1,4 @@
-"""From dataset.json to the labels that a click may carry."""
+"""The labels of clicks: from dataset.json, and from the words in prompt files."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from nnsam3d.prompts.types import PromptError, PromptWarning, short
 
 NEARLY_WHOLE = 1e-3
 _IGNORE = "ignore"
-_BACKGROUND = "background"  # every dataset.json has it
+_BACKGROUND = "background"  # part of every dataset.json
 
 Meaning = Literal["exact", "word", "foreground", "value", "negative"]
-"""How sure a file's label is.
+"""How to interpret a label in a file.
 
-exact: a name or number of dataset.json, as in our own files. word: a word of another program, or a number that is none
-of ours. foreground: a word, or no more than "this is foreground". value: a word of another program whose numbers are
-labels. negative: no more than "not this", which a label for all words does not answer.
+exact: a name or number from dataset.json, as in nnsam3d files. word: a word of another program, whose numbers are not
+labels. foreground: a word, or just "foreground". value: a word of another program in which numbers are labels.
+negative: just "not this", which is not translated by a label for all words.
 """
 
 LabelMap = str | int | Mapping[str, str | int]
-"""What the user says about words that are no labels: one label for all of them, or a label for each word."""
+"""The user's translation of words that are not labels: one label for all of them, or a label for each word."""
 
 
 def click_labels(dataset_json: Mapping[str, Any]) -> dict[str, int]:
-    """Name -> label value that a click of that name carries. The ignore label is not among them.
+    """Label names and the values of their clicks, without the ignore label.
 
-    Plain labels give their value. Region datasets (a label is a list of values) give, for every region, its
-    entry of ``regions_class_order``: the value that the region's own voxels get in the written segmentation,
-    the same rule as nnU-Net's ``LabelManager``. Background is 0.
+    In datasets with regions (labels that are lists of values), the value of a region is its entry in
+    ``regions_class_order``, which is also the value of its own voxels in a segmentation, as in nnU-Net's
+    ``LabelManager``. Background is 0.
 
     Raises:
         PromptError: no usable "labels", or regions without a matching ``regions_class_order``.
+
+    >>> click_labels({"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}})
+    {'background': 0, 'liver': 1, 'tumour': 2}
+    >>> click_labels({"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]})
+    {'background': 0, 'whole': 1, 'core': 2}
     """
     labels = dataset_json.get("labels")
     if not isinstance(labels, Mapping) or "background" not in labels:
@@ -60,12 +65,18 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
     """The label value of a name or number.
 
     Args:
-        label: what the user wrote.
-        names: the allowed ones, from :func:`click_labels`.
-        where: beginning of the error message, for example "liver_003.json: click 2".
+        label: as given by the user.
+        names: the allowed labels, from :func:`click_labels`.
+        where: start of the error message, for example "liver_003.json: click 2".
 
     Raises:
-        PromptError: not a name or value of ``names``; booleans and floats are refused, not rounded.
+        PromptError: not a name or value of ``names``; booleans and floats are refused.
+
+    >>> resolve_label("tumour", {"background": 0, "tumour": 1}, "liver_003.json: click 2")
+    1
+    >>> resolve_label("tumor", {"background": 0, "tumour": 1}, "click 2")
+    Traceback (most recent call last):
+    nnsam3d.prompts.types.PromptError: click 2: unknown label 'tumor'; allowed: "background" (0), "tumour" (1)
     """
     if isinstance(label, str) and label in names:
         return int(names[label])
@@ -77,28 +88,28 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
 
 
 def translate_label(
-    word: object, names: Mapping[str, int] | None, said: LabelMap | None = None, *, meaning: Meaning = "word"
+    word: object, names: Mapping[str, int] | None, translation: LabelMap | None = None, *, meaning: Meaning = "word"
 ) -> int | str:
-    """The label that a word in another program's file stands for, as a name or number of dataset.json.
+    """Translate a word in another program's file to a name or number from dataset.json.
 
-    In this order: what the user said about the word; the word "background"; what the user said about all words; a
-    name; a name with Slicer's numbering ("lesion-3"); a number, where the format's numbers are labels; where a click
-    says no more than "foreground", the only foreground label there is.
+    The first rule that applies: the user's translation of the word; the word "background"; the user's translation of
+    all words; a name; a name with Slicer's numbering ("lesion-3"); a number, if the format's numbers are labels; for a
+    click that just means "foreground", the only foreground label.
 
-    **A bare number is not a label:** it is the number that the other program gave to its point.
+    **A bare number is not a label:** it is the other program's numbering of its points.
 
     Args:
-        word: missing ones (none, empty, "nan") are words like others, which only the user can translate.
-        names: from :func:`click_labels`; without them a word stays as it is.
-        said: the user's translation.
+        word: a missing one (None, empty, "nan") can only be translated by the user.
+        names: from :func:`click_labels`; without them, the word is returned.
+        translation: given by the user.
         meaning: see :data:`Meaning`.
 
     Raises:
-        PromptError: none of these, or no word at all.
+        PromptError: no rule applies.
     """
     text = _text_of(word)
     stem = _without_number(text)
-    each = said if isinstance(said, Mapping) else {}
+    each = translation if isinstance(translation, Mapping) else {}
     number = _whole_number(text)
     for key in (text, stem, *(() if number is None else (str(number),))):
         if key in each:
@@ -107,11 +118,11 @@ def translate_label(
         return _BACKGROUND
     if meaning == "negative":
         raise PromptError(
-            f'label {short(text)} says only "not this", which may be anything else: say what it means, for example '
+            f'label {short(text)} means only "not this", not necessarily background: state it, e.g. '
             f"--label {text}={_BACKGROUND}"
         )
-    if said is not None and not isinstance(said, Mapping):
-        return _known(said, names)
+    if translation is not None and not isinstance(translation, Mapping):
+        return _known(translation, names)
     if number is not None and meaning == "value" and (names is None or number in names.values()):
         return number
     if names is None:
@@ -127,13 +138,13 @@ def translate_label(
         raise PromptError(f"the label is missing; allowed: {allowed}")
     if number is not None and meaning != "value":
         raise PromptError(
-            f"label {short(text)} is a number of the program that wrote the file, not a label; allowed: {allowed}"
+            f"label {short(text)} is a number assigned by the program of the file, not a label; allowed: {allowed}"
         )
-    raise PromptError(f"label {short(text)} is none of this dataset; allowed: {allowed}")
+    raise PromptError(f"label {short(text)} is not in this dataset; allowed: {allowed}")
 
 
 def _text_of(word: object) -> str:
-    """The word as text; "" for a missing one."""
+    """The word as text; "" if missing."""
     if word is None or (isinstance(word, float) and math.isnan(word)):
         return ""
     if isinstance(word, bool) or not isinstance(word, (str, int, float)):
@@ -143,7 +154,7 @@ def _text_of(word: object) -> str:
 
 
 def _whole_number(text: str) -> int | None:
-    """1 for "1", "1.0" and "+1"; None for what is no whole number."""
+    """1 for "1", "1.0" and "+1"; None if it is not a whole number."""
     match = re.fullmatch(r"\+?([0-9]{1,9})(\.0*)?", text)
     return int(match[1]) if match else None
 
@@ -154,13 +165,13 @@ def _without_number(text: str) -> str:
 
 
 def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """A label map whose values are whole numbers: those of a floating-point file are rounded where that is harmless.
+    """A label map of integers; floating-point values close to whole numbers are rounded.
 
     Args:
         where: the file, for messages.
 
     Raises:
-        PromptError: values further than 0.001 from whole numbers, the sign of an interpolated map or of probabilities.
+        PromptError: values further than 0.001 from whole numbers, as in interpolated maps or probabilities.
 
     Warns:
         PromptWarning: values were rounded.
@@ -172,24 +183,24 @@ def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
     if not np.isfinite(array).all() or off.max(initial=0.0) > NEARLY_WHOLE:
         worst = float(array.reshape(-1)[int(np.argmax(off))])
         raise PromptError(
-            f"{where}: holds values that are no labels, for example {worst:g}: is it interpolated, or a map of "
+            f"{where}: contains values that are not labels, for example {worst:g}; is it interpolated, or a map of "
             "probabilities?"
         )
     if off.max(initial=0.0) > 0:
-        warnings.warn(f"{where}: labels that are no whole numbers were rounded", PromptWarning, stacklevel=2)
+        warnings.warn(f"{where}: labels that are not whole numbers were rounded", PromptWarning, stacklevel=2)
     return rounded.astype(np.int32)
 
 
 def _known(label: str | int, names: Mapping[str, int] | None) -> int | str:
     if names is not None and not _is_label(label, names):
         allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
-        raise PromptError(f"the stated label {short(label)} is none of this dataset; allowed: {allowed}")
+        raise PromptError(f"the stated label {short(label)} is not in this dataset; allowed: {allowed}")
     number = _whole_number(label) if isinstance(label, str) and (names is None or label not in names) else None
     return label if number is None else number
 
 
 def _is_label(label: str | int, names: Mapping[str, int]) -> bool:
-    """What a person states may be a number: one of dataset.json's."""
+    """Users may also give the number of a label."""
     number = label if isinstance(label, int) else _whole_number(label)
     return label in names or (number is not None and number in names.values())
 

@@ -1,6 +1,6 @@
-"""Negative clicks: background voxels, some in a band just outside the foreground, some that look like it.
+"""Negative clicks: background voxels, some in a band just outside the foreground, some with a similar intensity.
 
-Written for training workers: rays from random foreground voxels find the band without a distance transform.
+Fast enough for training workers: rays from random foreground voxels find the band without a distance transform.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-_ROUNDS = 4  # attempts with random rays or voxels before the exact, slower way
-_RAYS = 8  # rays per wanted click and round
-_CANDIDATES = 32  # background voxels among which the one most like the foreground is clicked
-_SAMPLE = 500  # foreground voxels that say what the foreground looks like
+_ROUNDS = 4  # attempts with random rays or voxels before the slower, exact method
+_RAYS = 8  # rays per click and round
+_CANDIDATES = 32  # background voxels from which the one most similar to the foreground is clicked
+_SAMPLE = 500  # foreground voxels that estimate the intensity of the foreground
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """How negative clicks are drawn.
+    """Draws negative clicks.
 
     Attributes:
         labels: the foreground values around which the near clicks lie.
         ignore_label: never clicked.
         spacing: mm along z, y, x.
-        near: probability that a click comes from the band outside the foreground; without foreground, or where the
-            band has no background voxel, the click comes from anywhere.
+        near: probability that a click is in the band around the foreground; without foreground, or if the band contains
+            no background, it can be anywhere.
         margin_mm: width of the band; voxels that touch the foreground always belong to it.
-        lookalike: share of the clicks far from the foreground that go to background that looks like the foreground,
-            which is where people put negative clicks; it takes the image.
+        lookalike: share of the other clicks that are on background similar to the foreground, where users tend to put
+            negative clicks; requires the image.
 
     Raises:
         ValueError: a share outside 0..1.
@@ -56,15 +56,15 @@ class Negatives:
         image: ArrayLike | None = None,
         foreground_flat: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """n background voxels (n, 3) zyx, all different while there are enough; (0, 3) if there is no background.
+        """n background voxels (n, 3) zyx, all different if there are enough; (0, 3) without background.
 
         Args:
             segmentation: (D, H, W); background is the value 0.
             image: (C, D, H, W).
-            foreground_flat: raveled indices of the foreground, where the caller has them already.
+            foreground_flat: raveled indices of the foreground, if known.
 
         Raises:
-            ValueError: n negative, or shapes that do not fit.
+            ValueError: n negative, or incompatible shapes.
         """
         volume = np.ascontiguousarray(segmentation)
         if n < 0 or volume.ndim != 3:
@@ -85,7 +85,7 @@ class Negatives:
             _draw_lookalikes(chosen, alike, volume, np.asarray(image), foreground_flat, rng)
         _draw_anywhere(chosen, n, volume, rng)
         flat = np.array(list(chosen), dtype=np.int64)
-        if 0 < len(flat) < n:  # less background than clicks: the rest are repetitions
+        if 0 < len(flat) < n:  # less background than clicks: repeat some
             flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
         return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
 
@@ -100,7 +100,7 @@ def _draw_near(
     margin_mm: float,
     spacing: Sequence[float],
 ) -> None:
-    """Adds up to ``count`` voxels of the band; fewer where the rays find none (no free surface)."""
+    """Adds up to ``count`` voxels of the band; fewer if the rays find none."""
     for _ in range(_ROUNDS):
         rays = _RAYS * (count - len(chosen))
         start = foreground_flat[rng.integers(0, len(foreground_flat), rays)]
@@ -118,10 +118,10 @@ def _ends_outside(
     margin_mm: float,
     spacing: Sequence[float],
 ) -> NDArray[np.int64]:
-    """One random band voxel (raveled) for every ray that finds one.
+    """One random voxel (raveled) of the band for every ray that reaches it.
 
-    A ray goes in a direction that is uniform in mm and is sampled at half the finest spacing, so that
-    consecutive samples touch. Its band begins where it leaves the foreground for the first time.
+    Directions are uniform in mm. Rays are sampled at half the finest spacing, so that consecutive samples touch. The
+    band of a ray starts where it first leaves the foreground.
     """
     size = np.asarray(volume.shape)
     pitch = np.asarray(spacing, dtype=np.float64)
@@ -129,7 +129,7 @@ def _ends_outside(
     direction = rng.normal(size=(len(start), 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True) * pitch
     luck = rng.random(len(start))
-    # Only the foreground's bounding box plus the band can matter, the rest of a large volume cannot.
+    # Rays need not be longer than the foreground's bounding box plus the band.
     reach_mm = np.linalg.norm((origin.max(axis=0) - origin.min(axis=0) + 2) * pitch) + margin_mm
     step_mm = 0.5 * pitch.min()
     steps = np.arange(1, int(np.ceil(min(reach_mm, np.linalg.norm(size * pitch)) / step_mm)) + 2)
@@ -160,7 +160,7 @@ def _draw_lookalikes(
     foreground_flat: NDArray[np.int64],
     rng: Generator,
 ) -> None:
-    """Adds up to ``count`` voxels: of some random background voxels the one closest to the foreground's median."""
+    """Adds up to ``count`` voxels: each the one closest to the foreground's median among random background voxels."""
     values, intensity_CV = volume.reshape(-1), image_CDHW.reshape(len(image_CDHW), -1)
     sample = intensity_CV[:, foreground_flat[rng.integers(0, len(foreground_flat), _SAMPLE)]]
     typical, spread = np.median(sample, axis=1), sample.std(axis=1) + 1e-6
@@ -173,7 +173,7 @@ def _draw_lookalikes(
 
 
 def _draw_anywhere(chosen: dict[int, None], n: int, volume: NDArray, rng: Generator) -> None:
-    """Fills ``chosen`` up to n with background voxels, uniformly; fewer if there are not so many."""
+    """Fills ``chosen`` up to n with uniformly drawn background voxels; fewer if there are not enough."""
     values = volume.reshape(-1)
     for _ in range(_ROUNDS):
         if len(chosen) >= n or not values.size:

@@ -1,7 +1,7 @@
-"""The next click of a person who corrects a segmentation: in the centre of the largest error.
+"""The click that corrects a segmentation: in the centre of its largest error.
 
-The only implementation: training, benchmark, `nnsam3d prompts simulate` and ``simulate_clicks`` all come here.
-Nothing is drawn at random. Axis letters: D, H, W = array axes z, y, x.
+Used by the benchmark, `nnsam3d prompts simulate` and ``simulate_clicks``; deterministic. Axis letters: D, H, W = array
+axes z, y, x.
 """
 
 from __future__ import annotations
@@ -25,30 +25,43 @@ def next_click(
     ignore_label: int | None = None,
     clicked: Iterable[Sequence[int]] = (),
 ) -> VoxelClick | None:
-    """One click in the centre of the largest error, labelled with the truth found there.
+    """A click in the centre of the largest error, with the label of the ground truth there.
 
-    An error is a 26-connected piece of voxels of ONE truth value that are predicted as something else: a missed
-    part of label k (the click says k), or background that is taken for a label (the click says 0, a negative
-    one). The largest piece by volume wins; of equal ones the smaller label, then raster order. Its centre is
-    the voxel deepest inside by distance transform in mm; of equally deep ones the nearest to the piece's mean.
+    An error is a 26-connected component of voxels with the same truth value that are predicted as something else: a
+    missed part of label k (the click has label k), or background predicted as a label (the click is negative). The
+    largest component by volume is chosen; of equal ones the smaller label, then raster order. Its centre is the deepest
+    voxel by distance transform in mm; of equally deep ones, the nearest to the component's mean.
 
     Args:
         segmentation_DHW: ground truth (label map).
         prediction_DHW: label map of the same shape.
         spacing: mm along D, H, W.
-        labels: foreground values that may be clicked; beside them only 0. Errors on other values are left out.
+        labels: foreground values that may be clicked, in addition to 0. Errors on other values are ignored.
         ignore_label: never clicked, even if it is among ``labels``.
-        clicked: voxels (z, y, x) that have been clicked already: never given again.
+        clicked: voxels (z, y, x) that have been clicked already.
 
     Returns:
-        ((z, y, x), label), or None: no error is left, or every voxel of the errors has been clicked.
+        ((z, y, x), label), or None if there is no error, or all voxels of errors have been clicked.
 
     Raises:
-        ValueError: not two volumes of one shape.
+        ValueError: not two volumes of the same shape.
+
+    >>> truth, prediction = np.zeros((5, 5, 9), int), np.zeros((5, 5, 9), int)
+    >>> truth[1:4, 1:4, 1:4] = 1
+    >>> next_click(truth, prediction, (1, 1, 1), labels=[1])  # the lesion was missed
+    VoxelClick(voxel=(2, 2, 2), label=1)
+    >>> prediction[truth == 1] = 1
+    >>> prediction[1:4, 1:4, 5:8] = 1
+    >>> next_click(truth, prediction, (1, 1, 1), labels=[1])  # something else was found
+    VoxelClick(voxel=(2, 2, 6), label=0)
+    >>> next_click(truth, truth, (1, 1, 1), labels=[1]) is None
+    True
     """
     truth, predicted = np.asarray(segmentation_DHW), np.asarray(prediction_DHW)
     if truth.ndim != 3 or predicted.shape != truth.shape:
-        raise ValueError(f"segmentation {truth.shape} and prediction {predicted.shape} must be one shape (D, H, W)")
+        raise ValueError(
+            f"segmentation {truth.shape} and prediction {predicted.shape} must have the same shape (D, H, W)"
+        )
     return next(error_centres(truth, truth != predicted, spacing, {0, *labels} - {ignore_label}, clicked), None)
 
 
@@ -59,9 +72,9 @@ def error_centres(
     values: Iterable[int | None],
     clicked: Iterable[Sequence[int]] = (),
 ) -> Iterator[VoxelClick]:
-    """The centre of every error piece as :func:`next_click` defines them, largest piece first.
+    """The centres of all errors as defined by :func:`next_click`, largest error first.
 
-    Pieces that hold no voxel but clicked ones are left out.
+    Errors in which all voxels have been clicked are omitted.
 
     Args:
         error_DHW: True where the prediction is wrong.
@@ -71,7 +84,7 @@ def error_centres(
     box = bounding_box(error_DHW)
     truth, error = truth_DHW[box], error_DHW[box]
     offset = np.array([axis.start for axis in box])
-    pieces = []  # (volume, truth value, number) of all pieces, and where each value's components are
+    pieces = []  # (volume, truth value, number) of all errors
     components = {}
     occurring = set(np.unique(truth[error]).tolist())
     for value in sorted(occurring & {v for v in values if v is not None}):
@@ -84,7 +97,7 @@ def error_centres(
 
 
 def _centre(component: Component, spacing: Sequence[float], taken_N3: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """The deepest voxel that has not been clicked; None if all have been."""
+    """The deepest voxel that has not been clicked; None if there is none."""
     voxels_N3 = component.voxels()
     depth_N = component.depth(spacing)
     inner = taken_N3 - component.low
@@ -96,6 +109,6 @@ def _centre(component: Component, spacing: Sequence[float], taken_N3: NDArray[np
     if depth_N.max() <= 0:
         return None
     best = voxels_N3[depth_N >= depth_N.max() * (1 - TIE)]
-    # A thin or flat piece is equally deep nearly everywhere: there a person aims at its middle.
+    # A thin or flat error is equally deep nearly everywhere; users aim at its middle.
     from_mean = np.linalg.norm((best - voxels_N3.mean(axis=0)) * np.asarray(spacing), axis=1)
     return best[int(np.argmin(np.round(from_mean, 6)))]

@@ -1,7 +1,7 @@
-"""Clicks from the ground truth: for training, validation and benchmarks.
+"""Simulation of clicks from a ground truth, for training, validation and benchmarks.
 
-All positions are array voxels (z, y, x), int64. Every draw comes from the generator that is passed in.
-Positive clicks are drawn one by one: for one seed the first n clicks of a larger set are the set of n.
+All positions are array voxels (z, y, x), int64. All randomness comes from the given generator.
+Positive clicks are drawn one by one: for the same seed, n clicks are the first n of any larger number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ STRATEGIES = ("uniform", "center", "largest_error")
 
 
 def case_rng(case: str, seed: int = 0) -> Generator:
-    """A generator that depends on case name and seed only: the same in every process and Python version."""
+    """A generator determined by case name and seed: the same in every process and Python version.
+
+    >>> int(case_rng("liver_003").integers(1000)) == int(case_rng("liver_003").integers(1000))
+    True
+    """
     return np.random.default_rng([int(seed), zlib.crc32(case.encode("utf-8"))])
 
 
@@ -36,24 +40,31 @@ def simulate_clicks(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     ignore_label: int | None = None,
 ) -> NDArray[np.int64]:
-    """Exactly n click positions for one label, (n, 3) zyx.
+    """Exactly n click positions for one label, (n, 3), z y x.
 
     Args:
         segmentation: (D, H, W) ground truth.
         label: its value in ``segmentation``.
-        n: number of clicks; 0 gives shape (0, 3) and asks nothing of the segmentation.
-        strategy: "uniform" voxels of the label, without replacement while there are enough of them;
-            "center" the voxel deepest inside the largest component (distance transform in mm), then inside
-            the next components, then each time the voxel farthest from the border and all earlier clicks;
-            "largest_error" the centres of the errors ``(prediction == label) != (segmentation == label)``, largest
-            error first (:mod:`nnsam3d.prompts.refine`: nothing is drawn), then over them again at the next best
-            voxels. There a click may lie on another label (a false positive): its label is the segmentation's value.
+        n: number of clicks; 0 gives shape (0, 3) for any segmentation.
+        strategy: "uniform": voxels of the label, without replacement while there are enough;
+            "center": the voxel deepest inside the largest component (distance transform in mm), then inside
+            the next components, then the voxel farthest from the border and all earlier clicks, repeatedly;
+            "largest_error": the centres of the errors ``(prediction == label) != (segmentation == label)``, largest
+            error first (:mod:`nnsam3d.prompts.refine`, deterministic), then the next best voxel of each. Such a click
+            may be on another label (a false positive); its label is the segmentation's value.
         prediction: (D, H, W) label map, for "largest_error" only.
         spacing: mm along z, y, x.
-        ignore_label: never clicked by "largest_error" (the other strategies stay on ``label`` anyway).
+        ignore_label: never clicked by "largest_error" (the other strategies only click on ``label``).
 
     Raises:
         ValueError: n negative, unknown strategy, missing or misshapen prediction, label (or error) absent.
+
+    >>> segmentation = np.zeros((7, 7, 7), int)
+    >>> segmentation[1:6, 1:6, 1:6] = 1
+    >>> simulate_clicks(segmentation, label=1, n=1, rng=case_rng("case"), strategy="center").tolist()
+    [[3, 3, 3]]
+    >>> simulate_clicks(segmentation, label=1, n=4, rng=case_rng("case")).shape
+    (4, 3)
     """
     if n < 0:
         raise ValueError(f"the number of clicks must not be negative, got {n}")
@@ -81,7 +92,7 @@ def round_robin(
     strategy: str,
     spacing: Sequence[float],
 ) -> Iterator[VoxelClick]:
-    """Endless positive clicks, one label after the other in random order; nothing if no label is present."""
+    """An infinite sequence of positive clicks, alternating labels in random order; empty if no label is present."""
     order = [list(present)[i] for i in rng.permutation(len(present))]
     sources = {label: _positions(present[label], shape, rng, strategy, spacing) for label in order}
     for label in itertools.cycle(order):
@@ -91,7 +102,7 @@ def round_robin(
 def _positions(
     flat: NDArray[np.int64], shape: tuple[int, ...], rng: Generator, strategy: str, spacing: Sequence[float]
 ) -> Iterator[tuple[int, int, int]]:
-    """Endless click positions on the voxels ``flat`` (raveled indices)."""
+    """An infinite sequence of click positions on the voxels ``flat`` (raveled indices)."""
     if strategy != "uniform":
         mask = np.zeros(shape, dtype=bool)
         mask.reshape(-1)[flat] = True
@@ -102,7 +113,7 @@ def _positions(
 def _error_positions(
     truth: NDArray, error: NDArray[np.bool_], spacing: Sequence[float]
 ) -> Iterator[tuple[int, int, int]]:
-    """Endless: the centre of every error, largest first, then the next best voxel of every error, and so on."""
+    """Infinite: the centre of every error, largest first, then the next best voxel of every error, and so on."""
     clicked: list[tuple[int, int, int]] = []
     before = -1
     while True:
@@ -115,7 +126,7 @@ def _error_positions(
 
 
 def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | None) -> dict[int, NDArray[np.int64]]:
-    """Label -> raveled indices, for those of ``labels`` that occur. One pass over the volume for many."""
+    """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels."""
     wanted = sorted({int(label) for label in labels} - {0, ignore_label})
     if len(wanted) <= 2:
         found = {label: np.flatnonzero(volume == label) for label in wanted}
@@ -139,7 +150,7 @@ def _error(truth: NDArray, label: int, prediction: ArrayLike | None, ignore_labe
 def check_strategy(strategy: str, allowed: Sequence[str] = STRATEGIES) -> None:
     """Raises ValueError for a strategy that is not allowed."""
     if strategy not in allowed:
-        raise ValueError(f"unknown strategy {strategy!r} here; allowed: {', '.join(allowed)}")
+        raise ValueError(f"unknown strategy {strategy!r}; allowed: {', '.join(allowed)}")
 
 
 def as_volume(segmentation: ArrayLike) -> NDArray:

@@ -1,7 +1,7 @@
-"""The one object that simulates prompts: for training, validation, benchmark and `nnsam3d prompts simulate`.
+"""Simulation of prompts for training, validation, the benchmark and `nnsam3d prompts simulate`.
 
-What is drawn how is said once, when it is made; then every draw takes a segmentation and a generator. For one state of
-the generator every result is the same, on every machine.
+The object holds the settings; each draw takes a segmentation and a generator. The result is determined by the state
+of the generator, on every machine.
 """
 
 from __future__ import annotations
@@ -23,19 +23,28 @@ from nnsam3d.prompts.types import VoxelClick
 
 @dataclass(frozen=True)
 class PromptSimulator:
-    """How clicks are drawn from a ground truth (D, H, W).
+    """Draws clicks from a ground truth (D, H, W).
 
     Attributes:
-        labels: foreground values that may be clicked; 0 and the ignore label among them are skipped.
+        labels: foreground values that may be clicked; 0 and the ignore label are skipped.
         spacing: mm along D, H, W.
         ignore_label: never clicked.
-        strategy: where positive clicks lie, "uniform" or "center" (:func:`nnsam3d.prompts.simulate_clicks`).
-        max_clicks: most clicks of a training sample.
-        zero_share: of training samples without any click.
-        negative_share: of background clicks among those of a training sample.
+        strategy: placement of positive clicks, "uniform" or "center" (:func:`nnsam3d.prompts.simulate_clicks`).
+        max_clicks: maximum per training sample.
+        zero_share: share of training samples without clicks.
+        negative_share: share of background clicks in a training sample.
 
     Raises:
         ValueError: max_clicks negative, a share outside 0..1, or an unknown strategy.
+
+    >>> segmentation = np.zeros((8, 8, 8), int)
+    >>> segmentation[2:5, 2:5, 2:5] = 1
+    >>> simulator = PromptSimulator(labels=(1,), zero_share=0)
+    >>> clicks = simulator.sample(segmentation, np.random.default_rng(0))
+    >>> 1 <= len(clicks) <= 8 and any(click.label == 1 for click in clicks)
+    True
+    >>> simulator.correction(segmentation, np.zeros_like(segmentation))
+    VoxelClick(voxel=(3, 3, 3), label=1)
     """
 
     labels: tuple[int, ...]
@@ -58,16 +67,16 @@ class PromptSimulator:
         object.__setattr__(self, "negatives", Negatives(self.labels, self.ignore_label, self.spacing))
 
     def sample(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> list[VoxelClick]:
-        """The clicks of one training sample, at most ``max_clicks``, positive and negative ones shuffled.
+        """The clicks of a training sample, at most ``max_clicks``, in random order.
 
-        With probability ``zero_share`` there are none. Otherwise n of 1..max_clicks has a weight of 1 / n (most
-        users give one or two clicks; many must still be seen) and each click is negative (label 0) with probability
-        ``negative_share``; positive ones go round robin over the labels present, and there is at least one of them.
-        A patch without foreground gets only negatives, or none, with equal probability.
+        With probability ``zero_share`` there are none. Otherwise, the number n = 1..max_clicks has the weight 1 / n,
+        because most users give one or two clicks, and each click is negative (label 0) with probability
+        ``negative_share``. Positive clicks alternate between the labels present; there is at least one. A patch without
+        foreground gets either negative clicks only or none, with equal probability.
 
         Args:
             segmentation: values outside ``labels`` and 0 are never clicked.
-            image: (C, D, H, W), for negatives on background that looks like foreground.
+            image: (C, D, H, W), for negative clicks on background that looks like foreground.
         """
         volume = as_volume(segmentation)
         if self.max_clicks == 0 or rng.random() < self.zero_share:
@@ -85,16 +94,16 @@ class PromptSimulator:
             found = self.negatives.draw(volume, negatives, rng, image, flat)
             clicks = [VoxelClick(as_voxel(row), 0) for row in found]
         if present:
-            # A patch without background has no negatives; its clicks are positive then.
+            # Without background, all clicks are positive.
             positives = n - len(clicks)
             drawn = round_robin(present, volume.shape, rng, self.strategy, self.spacing)
             clicks += itertools.islice(drawn, positives)
         return [clicks[i] for i in rng.permutation(len(clicks))]
 
     def fixed(self, segmentation: ArrayLike, n: int, rng: Generator) -> list[VoxelClick]:
-        """Exactly n positive clicks, round robin over those of ``labels`` that occur; none if none of them does.
+        """Exactly n positive clicks, alternating between the ``labels`` that occur; none if there are no such labels.
 
-        With the same generator state the result for n is the beginning of the result for any larger n.
+        For the same generator state, they are the first n of any larger number.
 
         Raises:
             ValueError: n negative.
@@ -110,7 +119,7 @@ class PromptSimulator:
     def correction(
         self, segmentation: ArrayLike, prediction: ArrayLike, clicked: Iterable[Sequence[int]] = ()
     ) -> VoxelClick | None:
-        """The click of a person who corrects a prediction; see :func:`nnsam3d.prompts.next_click`. Nothing is drawn."""
+        """The click that corrects a prediction (:func:`nnsam3d.prompts.next_click`); deterministic."""
         return next_click(
             segmentation,
             prediction,

@@ -1,4 +1,4 @@
-"""What a person says about a case: clicks, boxes, a segmentation to start from; and all of that together."""
+"""The prompts of a case: clicks, boxes, an initial segmentation."""
 
 from __future__ import annotations
 
@@ -17,37 +17,46 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import SPACES, ImageGrid, Points
 
 MAX_CLICKS = 10_000
-"""In one file: more is no work of hands."""
+"""The maximum in one file."""
 
 Space = Literal["voxel", "lps", "ras"]
 Position = tuple[float, float, float]
 
 
 class VoxelClick(NamedTuple):
-    """One click on an array: a voxel (z, y, x), and the value of its label (0: background, the negative click)."""
+    """A click on an array: a voxel (z, y, x) and the value of its label (0: background, a negative click).
+
+    >>> VoxelClick((41, 88, 102), 1).voxel
+    (41, 88, 102)
+    """
 
     voxel: tuple[int, int, int]
     label: int
 
 
 class PromptError(UserError):
-    """A prompt that cannot be used; the message names the file or case, the click and what is allowed."""
+    """An invalid prompt; the message names the file or case, the click and what is allowed."""
 
 
 class PromptWarning(UserWarning):
-    """Something in a prompt file that cannot be used and has been left out."""
+    """A part of a prompt file that cannot be used and was skipped."""
 
 
 @dataclass(frozen=True)
 class Click:
-    """One click: "the voxel here belongs to this label"; label 0 (background) is the negative click.
+    """A click: "this voxel belongs to this label". Label 0 (background) makes it a negative click.
 
     Attributes:
         position: three finite numbers in the space of its CasePrompts (index i, j, k or world mm).
-        label: name or number of dataset.json, as the user gave it.
+        label: name or number from dataset.json, as given by the user.
 
     Raises:
-        PromptError: not three finite numbers, or a label that is neither name nor whole number >= 0.
+        PromptError: not three finite numbers, or a label that is neither a name nor a whole number >= 0.
+
+    >>> Click((102, 88, 41), "tumour")
+    Click(position=(102.0, 88.0, 41.0), label='tumour')
+    >>> Click((60, 88, 41), "background").label
+    'background'
     """
 
     kind: ClassVar[str] = "click"
@@ -63,20 +72,23 @@ class Click:
         return np.array([self.position])
 
     def at(self, corners: NDArray[np.float64]) -> Click:
-        """The same click elsewhere."""
+        """The same click at another position."""
         return replace(self, position=tuple(corners[0].tolist()))
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box around what is meant, its faces parallel to the axes of the space of its CasePrompts.
+    """A box around the target, with faces parallel to the axes of the space of its CasePrompts.
 
     Attributes:
-        low, high: two opposite corners, both inside (of voxels: the first and the last one); they are put in order.
-        label: as that of a :class:`Click`.
+        low, high: two opposite corners, in any order; both belong to the box.
+        label: see :class:`Click`.
 
     Raises:
-        PromptError: as :class:`Click`.
+        PromptError: see :class:`Click`.
+
+    >>> Box((120, 80, 41), (90, 99, 40), "tumour")
+    Box(low=(90.0, 80.0, 40.0), high=(120.0, 99.0, 41.0), label='tumour')
     """
 
     kind: ClassVar[str] = "box"
@@ -95,20 +107,23 @@ class Box:
         return np.array(list(itertools.product(*zip(self.low, self.high, strict=True))))
 
     def at(self, corners: NDArray[np.float64]) -> Box:
-        """The box around these corners: in a space with oblique axes it is larger than the one it comes from."""
+        """The box around these corners: with oblique axes, it is larger than the original."""
         return replace(self, low=tuple(corners.min(axis=0).tolist()), high=tuple(corners.max(axis=0).tolist()))
 
 
 @dataclass(frozen=True)
 class MaskPrompt:
-    """A segmentation to start from, in a file on the image's grid.
+    """An initial segmentation, in a file on the image's grid.
 
     Attributes:
-        path: of a label map; a relative one counts from the folder of the prompt file.
-        label: which label of it is meant; None: all of them.
+        path: of a label map; relative paths start at the folder of the prompt file.
+        label: which of its labels to use; None: all.
 
     Raises:
-        PromptError: no path, or a label as that of a :class:`Click` cannot be.
+        PromptError: no path, or an invalid label (see :class:`Click`).
+
+    >>> MaskPrompt("before.nii.gz", "tumour")
+    MaskPrompt(path='before.nii.gz', label='tumour')
     """
 
     kind: ClassVar[str] = "mask"
@@ -122,30 +137,35 @@ class MaskPrompt:
             object.__setattr__(self, "label", checked_label(self.label))
 
     def corners(self) -> NDArray[np.float64]:
-        """(0, 3): a mask lies on the image's grid, whatever the space."""
+        """(0, 3): a mask is on the image's grid, independent of the space."""
         return np.zeros((0, 3))
 
     def at(self, corners: NDArray[np.float64]) -> MaskPrompt:
-        """Itself."""
+        """The mask itself."""
         return self
 
 
 Prompt: TypeAlias = Click | Box | MaskPrompt
-"""What a person can say about a case. A scribble would be one more: a path of positions, which networks that take only
-clicks get as a few well-spread ones."""
+"""All types of prompts."""
 
 
 @dataclass(frozen=True, init=False)
 class CasePrompts:
-    """All prompts of one case; none means automatic segmentation.
+    """All prompts of one case; without any, it is segmented automatically.
 
     Attributes:
         case: nnU-Net's case name, without channel number and file ending.
         space: "voxel" = index i, j, k of the image file as stored; "lps" / "ras" = world mm.
-        prompts: in the order in which they were made.
+        prompts: in order of creation.
 
     Raises:
         PromptError: unknown space.
+
+    >>> prompts = CasePrompts("liver_003", "voxel", [Click((102, 88, 41), "tumour"), Click((60, 88, 41), 0)])
+    >>> prompts.kinds, len(prompts.clicks)
+    (('click',), 2)
+    >>> prompts.points.values_N3.tolist()
+    [[102.0, 88.0, 41.0], [60.0, 88.0, 41.0]]
     """
 
     case: str
@@ -155,34 +175,38 @@ class CasePrompts:
     def __init__(
         self, case: str, space: Space, prompts: Iterable[Prompt] = (), *, clicks: Iterable[Click] | None = None
     ) -> None:
-        """``clicks``: another name for ``prompts``, where all of them are clicks."""
+        """``clicks`` is an alias of ``prompts``, for clicks only."""
         object.__setattr__(self, "case", case)
         object.__setattr__(self, "space", checked_space(space))
         object.__setattr__(self, "prompts", tuple(prompts if clicks is None else clicks))
 
     @classmethod
     def of_array(cls, case: str, positions_N3: ArrayLike, labels: Iterable[int | str]) -> CasePrompts:
-        """Clicks at array positions (z, y, x) of the image as read, fractions allowed, as prompts in space "voxel"."""
+        """Prompts in space "voxel" from array positions (z, y, x) of the image as read; fractions are allowed.
+
+        >>> CasePrompts.of_array("liver_003", [[41, 88, 102]], ["tumour"]).clicks[0].position
+        (102.0, 88.0, 41.0)
+        """
         rows = np.asarray(positions_N3, np.float64).reshape(-1, 3).tolist()
         return cls(case, "voxel", [Click((x, y, z), label) for (z, y, x), label in zip(rows, labels, strict=True)])
 
     @property
     def clicks(self) -> tuple[Click, ...]:
-        """Those of the prompts that are clicks."""
+        """The clicks among the prompts."""
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is there, each kind once."""
+        """The types of the prompts, each once."""
         return tuple(dict.fromkeys(prompt.kind for prompt in self.prompts))
 
     @property
     def points(self) -> Points:
-        """The positions of the clicks, in their order."""
+        """The positions of the clicks, in order."""
         return Points(np.array([click.position for click in self.clicks]), self.space)
 
     def to(self, space: Space, grid: ImageGrid) -> CasePrompts:
-        """The same prompts on the same image, their positions in another space."""
+        """The same prompts with positions in another space of the same image."""
         if space == self.space:
             return self
         corners = [prompt.corners() for prompt in self.prompts]
@@ -193,7 +217,7 @@ class CasePrompts:
 
 
 def checked_space(space: object) -> str:
-    """The space, if it is a known one. Raises PromptError listing the allowed ones."""
+    """The space, if known. Otherwise raises PromptError with the allowed ones."""
     if not isinstance(space, str) or space not in SPACES:
         allowed = ", ".join(f'"{s}"' for s in SPACES)
         raise PromptError(f"unknown space {space!r}; allowed: {allowed}")
@@ -209,12 +233,12 @@ def checked_position(position: object) -> tuple[float, float, float]:
         values = list(position)  # type: ignore[call-overload]
     except TypeError:
         raise wrong from None
-    # numpy's bool is no Real, Python's is; neither is a coordinate.
+    # Python's bool is a Real; it is not a coordinate.
     if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
         raise wrong
     try:
         x, y, z = (float(v) for v in values)
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         raise wrong from None
     if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
         raise wrong
@@ -239,11 +263,11 @@ _SHORT = _Short()
 
 
 def short(value: object, limit: int = 80) -> str:
-    """``repr(value)`` for a message, cut to ``limit`` characters; never slow, never fails."""
+    """``repr(value)`` for a message, at most ``limit`` characters; fast for any value, and never fails."""
     if isinstance(value, str):
         value = value[:limit]
     try:
         text = _SHORT.repr(value) if not isinstance(value, str) else repr(value)
-    except (ValueError, RecursionError):  # Python refuses to print integers of more than 4300 digits
+    except (ValueError, RecursionError):  # Python does not print integers with more than 4300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -12,29 +12,28 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
 
 from nnsam3d.errors import UserError
 from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.precision import half_precision
+from nnsam3d.training.survival import SurvivingTrainer
 
 ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a last epoch may reach within a second
 
 
-class TimedTrainer(nnUNetTrainer):
+class TimedTrainer(SurvivingTrainer):
     """nnU-Net's trainer with a length that is set by ``options``: epochs, iterations, minutes.
 
     What counts is the time that an epoch trains, summed over interruptions: not start-up, validation and checkpoints,
-    which cost different networks differently. (Of epochs before an interruption the online validation counts, too.)
+    which cost different networks differently.
     """
 
     timed = True
     uses: tuple[str, ...] = (
         *("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_minutes"),
-        *("final_validation", "cpu_bfloat16"),
+        *("final_validation", "cpu_bfloat16", "seed", "checkpoint_minutes"),
     )  # the options that make a difference to this trainer
-    options: TrainingOptions
 
     def use_length(self, options: TrainingOptions) -> None:
         """To be called once the options are known, after ``super().__init__``.
@@ -49,12 +48,10 @@ class TimedTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
         self._trained = False
-        self._validated = 0.0  # seconds of online validation in this process
+        self._validated = 0.0  # seconds of online validation
         self._validating_since: float | None = None
-        self._done = 0  # iterations since the start of this process, and the seconds before them
+        self._done = 0  # iterations since the first epoch, the running epoch's included; the seconds before them
         self._seconds_before = 0.0
-        # an epoch may take an hour with ViT-H: an interrupted training should not lose fifty of them
-        self.save_every = 10
 
     def tell_ignored(self, given: Iterable[str]) -> None:
         """A note about options that were given and that this trainer has no use for."""
@@ -73,13 +70,14 @@ class TimedTrainer(nnUNetTrainer):
         """Around nnU-Net's own steps, which on a GPU enter half precision by themselves."""
         return dummy_context() if self.device.type == "cuda" else self.half_precision()
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's."""
         with self._outside_cuda():
-            return super().train_step(batch)  # type: ignore[no-any-return]
+            return super().update(batch)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's."""
+        self.pause_point()
         with self._outside_cuda():
             return super().validation_step(batch)  # type: ignore[no-any-return]
 
@@ -88,9 +86,33 @@ class TimedTrainer(nnUNetTrainer):
         starts = self.logger.get_value("epoch_start_timestamps", step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
         running = time.time() - starts[-1] if len(starts) > len(ends) else 0.0
-        validating = 0.0 if self._validating_since is None else time.time() - self._validating_since
         epochs = sum(end - start for start, end in zip(starts, ends, strict=False))
-        return epochs + running - self._validated - validating
+        return float(epochs + running - self._validated - self._validating())
+
+    def _validating(self) -> float:
+        return 0.0 if self._validating_since is None else time.time() - self._validating_since
+
+    def seconds_of_epoch(self) -> float:
+        """Without a validation that has begun: it begins again."""
+        return super().seconds_of_epoch() - self._validating()
+
+    def not_training(self, seconds: float) -> None:
+        """A checkpoint in the middle of an epoch is no training."""
+        if self._validating_since is None:
+            self.logger.get_value("epoch_start_timestamps", step=None)[-1] += seconds
+
+    def kept(self) -> dict[str, Any]:
+        """With the clock."""
+        to_come = self.planned_iterations - self._iteration if self._midway else 0
+        clock = {"validated": self._validated, "done": self._done - to_come, "seconds_before": self._seconds_before}
+        return super().kept() | clock
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        """With the clock."""
+        super().resume(kept)
+        self._validated, self._done, self._seconds_before = (
+            kept[name] for name in ("validated", "done", "seconds_before")
+        )
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -117,7 +139,8 @@ class TimedTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """As nnU-Net's; the epoch gets as many iterations as the budget still allows, judged by the earlier ones."""
         super().on_train_epoch_start()
-        wanted = self.options.num_iterations_per_epoch
+        whole = self.options.num_iterations_per_epoch if self._planned is None else self._planned
+        wanted = max(0, whole - self._offset)
         seconds = self.training_seconds()
         if not self._done:
             self._seconds_before = seconds
@@ -128,6 +151,7 @@ class TimedTrainer(nnUNetTrainer):
         self._done += wanted
 
     def on_epoch_end(self) -> None:
+        """As nnU-Net's; the last epoch is the one in which the budget is used up."""
         super().on_epoch_end()
         limit = 60 * self.options.max_minutes
         if limit and self.training_seconds() >= limit and self.current_epoch < self.num_epochs:
@@ -145,11 +169,11 @@ class TimedTrainer(nnUNetTrainer):
         """Whether a final validation now would be that of a training that wants none; --val is asked for."""
         return not self.options.final_validation and self._trained
 
-    def run_training(self) -> None:
+    def run_epochs(self) -> None:
         """nnU-Net's loop, ended early once the budget is used up."""
         self._trained = True
         try:
-            super().run_training()
+            super().run_epochs()
         except _BudgetUsed:
             self.print_to_log_file(
                 f"the budget of {self.options.max_minutes:g} minutes is used up after {self.current_epoch} epochs "

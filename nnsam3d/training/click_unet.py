@@ -88,20 +88,19 @@ class nnUNetClickTrainer(ClickedTrainer):
         )
         return WithClickChannels(channels, network)
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's update, after rounds without gradient in which the network's errors are clicked.
 
         SAM3DAdapterTrainer's loss is the mean over all rounds of a roll-out. This network has no cheap second half, so
         one of the rounds is drawn: the same loss on average, at the cost of one backward pass.
         """
-        self._iteration += 1
         rounds = drawn_round(self.options, self.current_epoch, self._iteration)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         if rounds:
             target = batch["target"]
             finest = (target[0] if isinstance(target, list) else target).to(self.device, non_blocking=True)
             data_BCDHW = self._corrected(data_BCDHW, truth_labels(finest, self.label_manager), rounds)
-        return super().train_step({**batch, "data": data_BCDHW})
+        return super().update({**batch, "data": data_BCDHW})
 
     @torch.no_grad()
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:

@@ -15,7 +15,6 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.budget import TimedTrainer
@@ -30,7 +29,6 @@ class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer whose data carry the prompt channel; ``options`` say how clicks are simulated."""
 
     prompt_types = ("click",)
-    _iteration = 0
 
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
@@ -47,22 +45,13 @@ class ClickedTrainer(TimedTrainer):
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """As nnU-Net's, which opens whatever a file holds: only data get that far."""
-        if isinstance(filename_or_checkpoint, str):
-            open_checkpoint(filename_or_checkpoint, mapped=True)
-        super().load_checkpoint(filename_or_checkpoint)
-
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._iteration = 0  # of the epoch; a training step counts it up
-
     def answers(self, data_BCDHW: torch.Tensor) -> Answer:
         """What the network says to prompts on a batch (B, C + P, D, H, W), whatever its prompt channels hold."""
         raise NotImplementedError
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's numbers for the clicks of the prompt channel, and those for none and for corrections."""
+        self.pause_point()
         data_BCDHW, target = batch["data"].to(self.device), batch["target"]
         target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
         finest = target[0] if isinstance(target, list) else target

@@ -5,7 +5,6 @@ Axis letters: C = channels, D, H, W = array axes of the preprocessed patch or ca
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +78,8 @@ class ClickSimulation:
 class AppendClicks(BasicTransform):
     """Append the prompt channels to the image, drawn from the segmentation of the same patch.
 
-    The generator belongs to the process: nnU-Net forks its workers, and a generator made before the fork would
-    draw the same clicks in all of them. It is seeded from numpy's global state, which nnU-Net seeds per worker.
+    A generator made before nnU-Net forks its workers would draw the same clicks in all of them: each patch gets one of
+    its own, seeded from numpy's global state, from which nnU-Net's augmentation draws, too.
     """
 
     def __init__(self, simulation: ClickSimulation, training: bool, rng: np.random.Generator | None = None) -> None:
@@ -88,7 +87,6 @@ class AppendClicks(BasicTransform):
         self.simulation = simulation
         self.training = training
         self._rng = rng
-        self._process = os.getpid() if rng is not None else None
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
@@ -104,10 +102,9 @@ class AppendClicks(BasicTransform):
         return data_dict
 
     def _generator(self) -> np.random.Generator:
-        if self._rng is None or self._process != os.getpid():
-            self._rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
-            self._process = os.getpid()
-        return self._rng
+        if self._rng is not None:
+            return self._rng
+        return np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
 
 
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:

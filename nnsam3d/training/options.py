@@ -78,6 +78,8 @@ class TrainingOptions:
     final_validation: int = 1  # 0 = leave out nnU-Net's validation of whole cases after the last epoch
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
     cpu_bfloat16: int = 1  # on a CPU with instructions for it, train in bfloat16 as a GPU does in float16; 0 = float32
+    seed: int = -1  # of clicks, augmentation, first weights and order: makes a training repeatable; -1 = none
+    checkpoint_minutes: float = 15.0  # a checkpoint to go on from at least so often; 0 = only nnU-Net's, in epochs
     checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
@@ -89,9 +91,11 @@ class TrainingOptions:
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         for name in (
             *("weight_decay", "warmup_epochs", "window", "validation_clicks", "max_minutes", "learning_rate"),
+            "checkpoint_minutes",
             *("num_iterations_per_epoch", "num_val_iterations_per_epoch"),
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
+        _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
         for name in ("final_validation", "cpu_bfloat16"):
             _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")

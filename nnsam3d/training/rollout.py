@@ -25,14 +25,19 @@ Target: TypeAlias = Tensor | list[Tensor]  # as nnU-Net's loss takes it; a list 
 def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
     """How many corrections an iteration has: drawn, but the same on every GPU and in every repetition."""
     low, high = options.rounds_range
-    return int(np.random.default_rng([epoch, iteration]).integers(low, high + 1))
+    return int(_stream(options, epoch, iteration).integers(low, high + 1))
 
 
 def drawn_round(options: TrainingOptions, epoch: int, iteration: int) -> int:
     """One of the answers 0 to :func:`drawn_rounds`, each as likely as the others: the mean over them, drawn."""
     # a stream of its own: from the same one the answer would follow from the number of rounds
-    rng = np.random.default_rng([epoch, iteration, 1])
+    rng = _stream(options, epoch, iteration, 1)
     return int(rng.integers(drawn_rounds(options, epoch, iteration) + 1))
+
+
+def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:
+    seed = [] if options.seed < 0 else [2, options.seed, len(numbers)]  # no other stream's beginning
+    return np.random.default_rng([*numbers, *seed])
 
 
 def make_roll_out(

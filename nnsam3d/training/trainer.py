@@ -24,6 +24,7 @@ from nnsam3d.network.config import fields_of_weights
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.clicked import ClickedTrainer
@@ -41,7 +42,7 @@ from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
 FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes that the dataset decides
-CHECKPOINT_NAMES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+CHECKPOINT_NAMES = (FINAL, LATEST, BEST)
 
 
 class SAM3DAdapterTrainer(ClickedTrainer):
@@ -146,19 +147,18 @@ class SAM3DAdapterTrainer(ClickedTrainer):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """As nnU-Net's, with the options the checkpoint was trained with (the environment still overrides them).
+    def _restore(self, filename: str) -> None:
+        """With the options the checkpoint was trained with (the environment still overrides them).
 
         Raises:
-            UserError: the environment asks for another network than the checkpoint holds; or as
-                :func:`open_checkpoint`.
+            UserError: the environment asks for another network than the checkpoint holds.
         """
         if not self.was_initialized:
             # mapped: only the plans are read here, nnU-Net reads the tensors below
-            checkpoint = open_checkpoint(str(filename_or_checkpoint), mapped=True)
-            self._adopt(checkpoint["init_args"]["plans"], str(filename_or_checkpoint))
+            checkpoint = open_checkpoint(filename, mapped=True)
+            self._adopt(checkpoint["init_args"]["plans"], filename)
         self._restoring = True
-        super().load_checkpoint(filename_or_checkpoint)
+        super()._restore(filename)
         self._restoring = False
         # nnU-Net has put the old run's arguments and optimiser settings back; the next checkpoint and the next
         # update must have this run's
@@ -203,11 +203,10 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             ours = self.plans_manager.plans["configurations"][self.configuration_name]
             _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
 
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One update: nnU-Net's, with a roll-out as its forward pass, the paper's gradient clipping and a learning rate
         per iteration."""
-        self._iteration += 1
-        self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
+        self.lr_scheduler.step(self.current_epoch + self._iteration / self.planned_iterations)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
 
 def test_costs_beside_the_plain_network() -> None:
     rows = rows_of(bench.costs())
-    # the official network's figures (SPEC §14); the plain one's are the same
+    # the official network's figures (docs/network.md#cost); the plain one's are the same
     assert rows["vit_b, 128³: forward, GFLOP"][0] == "9,096"
     assert rows["vit_b, 128³: a further click, GFLOP"][0] == "1,290"
     assert float(rows['vit_b, 128³: kept for backward, "none", GB'][0]) == pytest.approx(29.5, abs=0.2)

@@ -219,7 +219,7 @@ def test_two_at_once_download_once(server, target, capfd):
         assert not thread.is_alive()
     assert_complete(server, target)
     assert len(server.served) == 1
-    assert "another process is downloading sam.pth.part" in capfd.readouterr().err
+    assert "waiting for another process that is downloading sam.pth.part" in capfd.readouterr().err
 
 
 def test_sha256(tmp_path):

@@ -95,7 +95,7 @@ def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFi
     run("inspect", path, "--image", dataset / "imagesTr" / "a_0000.nii.gz", status=1)
     assert re.search(r"30\.0.*NO", capsys.readouterr().out)
     assert "needs --image" in error_of(capsys, "inspect", path, "--segmentation", dataset / "labelsTr" / "a.nii.gz")
-    assert "holds 0 images named x_0000" in error_of(
+    assert "contains 0 images named x_0000" in error_of(
         capsys, "inspect", path.rename(dataset / "x.json"), "--image", dataset / "imagesTr"
     )
 
@@ -116,7 +116,7 @@ def test_there_and_back_over_slicer(dataset: Path, capsys: pytest.CaptureFixture
     back = read_prompts(out / "a.json")
     assert [c.label for c in back.clicks] == ["lesion", "background"]
     assert np.allclose([c.position for c in back.clicks], [(8, 9, 5), (1, 2, 3)])
-    assert "holds a.json already" in error_of(capsys, "convert", out / "a.mrk.json", *options)
+    assert "already contains a.json" in error_of(capsys, "convert", out / "a.mrk.json", *options)
     run("convert", out / "a.mrk.json", "--overwrite", "-o", out)
     said = capsys.readouterr().out
     assert "the labels were not checked" in said
@@ -131,8 +131,8 @@ def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixt
     path.write_text(json.dumps(content), encoding="utf-8")
     options = ("-o", out, "--dataset", dataset / "dataset.json")
     said = error_of(capsys, "convert", path, *options)
-    assert "does not say in which space" in said
-    assert "label 'F' is none of this dataset" in said
+    assert "does not state the space" in said
+    assert "label 'F' is not in this dataset" in said
     assert not out.exists()
     run("convert", path, "--space", "voxel", "--label", "F=lesion", "--label", "B=background", *options)
     assert [c.label for c in read_prompts(out / "a.json").clicks] == ["lesion", "background"]
@@ -152,7 +152,7 @@ def test_the_named_image_tells_the_case(dataset: Path, capsys: pytest.CaptureFix
     run("convert", path, "--image", dataset / "imagesTr" / "b_0000.nii.gz", *options)
     assert read_prompts(dataset / "out" / "b.json").clicks[0].label == "lesion"
     said = error_of(capsys, "convert", path, "--image", dataset / "imagesTr", *options)
-    assert "holds 0 images named F_0000" in said
+    assert "contains 0 images named F_0000" in said
 
 
 def test_the_point_lists_of_one_case_are_joined(dataset: Path) -> None:
@@ -226,8 +226,8 @@ def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.Cap
 
 def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels, out = dataset / "labelsTr", dataset / "out"
-    assert "belong together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
-    assert "at least 1 click" in error_of(capsys, "simulate", labels, "-o", out, "-n", "0")
+    assert "must be used together" in error_of(capsys, "simulate", labels, "-o", out, "--strategy", "largest_error")
+    assert "must be at least 1" in error_of(capsys, "simulate", labels, "-o", out, "-n", "0")
     assert "none: no such folder" in error_of(capsys, "simulate", dataset / "none", "-o", out)
     (dataset / "empty").mkdir()
     assert "no segmentations *.nii.gz" in error_of(capsys, "simulate", dataset / "empty", "-o", out)
@@ -238,9 +238,9 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     predictions.mkdir()
     write_image(predictions / "a.nii.gz", truth()[1:])
     correct = ("--strategy", "largest_error", "--predictions", predictions)
-    assert "its ground truth (12, 20, 24)" in error_of(capsys, "simulate", labels, "-o", out, *correct)
+    assert "(12, 20, 24) in the ground truth" in error_of(capsys, "simulate", labels, "-o", out, *correct)
     run("simulate", labels, "-o", out)
-    assert "holds a.json, b.json already" in error_of(capsys, "simulate", labels, "-o", out)
+    assert "already contains a.json, b.json" in error_of(capsys, "simulate", labels, "-o", out)
     run("simulate", labels, "-o", out, "--overwrite")
 
 

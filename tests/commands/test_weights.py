@@ -32,20 +32,20 @@ def test_the_whole_life_of_a_file(weights, server, no_local_weights: Path) -> No
     assert weights("path", "vit_b")[0] == 1
 
     status, out, _ = weights("download", "vit_b")
-    assert (status, out) == (0, f"{file}: downloaded, digest {server.digest} checked\n")
+    assert (status, out) == (0, f"{file}: downloaded, digest {server.digest} verified\n")
     assert str(file) in weights("list")[1]
     assert weights("path", "vit_b")[:2] == (0, f"{file}\n")
     status, out, _ = weights("verify")
     assert (status, out[:3]) == (0, "ok ")
-    assert "there already" in weights("download", "vit_b")[1]
+    assert "exists already" in weights("download", "vit_b")[1]
     assert len(server.served) == 1
 
     file.write_bytes(server.content[:-1])
     status, out, _ = weights("verify", "vit_b")
     assert (status, out[:6]) == (1, "wrong ")
-    assert f"cure: rm '{file}' && nnsam3d weights download vit_b" in out
+    assert f"fix: rm '{file}' && nnsam3d weights download vit_b" in out
     status, _, error = weights("download", "vit_b")
-    assert (status, "delete it or move it away" in error) == (1, True)
+    assert (status, "delete or move it" in error) == (1, True)
     assert file.stat().st_size == len(server.content) - 1, "a user's file is not overwritten"
 
 

@@ -21,7 +21,8 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation import metrics, processes, runner
 from nnsam3d.evaluation.corrections import quartile_cases
 from nnsam3d.evaluation.plan import read_setting
-from nnsam3d.evaluation.summary import Group, collect
+from nnsam3d.evaluation.summary import METRICS, Group, _training_rows, collect
+from nnsam3d.evaluation.tables import training_table
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -244,7 +245,7 @@ def test_obedience_and_the_price_of_a_click_are_reported(bench, finished):
         text = (finished / name).read_text()
         for column in ("obeyed, 1 click", "obeyed, 5 clicks", "s per further click", "median Dice, 5 clicks"):
             assert column in text
-    table = (finished / "report.md").read_text().split("**Clicks: obeyed")[1].split("\n\n")[1]
+    table = (finished / "report.md").read_text().split("**Obedience, cost and effect of clicks")[1].split("\n\n")[1]
     lines = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
     assert lines[ARMS[2]][1:4] == ["–"] * 3
     assert all("–" not in lines[arm][1:4] for arm in (ARMS[0], ARMS[1], ARMS[3]))
@@ -327,10 +328,10 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
     ("extra", "words"),
     [
         (["--arms", "nnUNetTrainer"], "nnUNetPlans.json is missing"),
-        (["--arms", "nnUNetTrainr"], "knows no trainer nnUNetTrainr"),
+        (["--arms", "nnUNetTrainr"], "cannot find the trainer nnUNetTrainr"),
         (["--arms", "nnUNetClickTrainer+oracle"], "for models without clicks"),
-        (["--arms", "nnUNetClickTrainer", "nnUNetClickTrainer:nnUNetPlans"], "every arm once"),
-        (["-f", "all"], "trained on every case"),
+        (["--arms", "nnUNetClickTrainer", "nnUNetClickTrainer:nnUNetPlans"], "each arm may occur once"),
+        (["-f", "all"], "trained on all cases"),
         (["-f", "5"], "folds 0 to 1"),
         (["-d", "777"], "777"),
         (["--train-minutes", "3"], "add --train"),
@@ -393,6 +394,23 @@ def test_folds_that_all_saw_a_test_case_are_averaged():
     assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.5})
     clicks, reached = group.clicks_to(0.7, "lesion")
     assert (clicks, reached) == (pytest.approx({"a": 2.5}), 0.5)
+
+
+def test_trainings_are_averaged_and_their_spread_stands_beside_that_of_patients():
+    def unit(case: str, training: int, dice: float) -> dict:
+        steps = [{"clicks": 0, "obeyed": 1.0, "scores": {"lesion": dict.fromkeys(METRICS, dice)}}]
+        return {"case": case, "seed": 0, "fold": "0", "training": training, "steps": steps}
+
+    dices = {("a", 3): 0.2, ("a", 5): 0.4, ("b", 3): 0.6, ("b", 5): 0.8}
+    units = tuple(unit(*key, dice) for key, dice in dices.items())
+    group = Group("D", "3d_fullres", "random", "arm", units, 5)
+    assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.3, "b": 0.7})
+    (row,) = _training_rows(group)
+    assert row["means"] == pytest.approx({"3": 0.4, "5": 0.6})
+    assert row["between_trainings"] == pytest.approx(np.std([0.4, 0.6], ddof=1))
+    assert row["between_patients"] == pytest.approx(np.std([0.3, 0.7], ddof=1))
+    assert training_table([row], "lesion").rows == [["arm", "0", "0.400", "0.600", "0.141", "0.283"]]
+    assert not list(_training_rows(Group("D", "3d_fullres", "random", "arm", units[::2], 5)))
 
 
 def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):

@@ -33,9 +33,9 @@ def test_a_task_is_made_of_a_dataset(checkout: Path, tmp_path: Path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "8 train, 0 validation, 0 test; 1 left out" in split_off("Dataset702_All", 0, 0)
+    assert "8 train, 0 validation, 0 test; 1 omitted" in split_off("Dataset702_All", 0, 0)
     assert not (preprocessed / "Dataset702_All").exists(), "nnU-Net makes its own folds"
-    assert "3 train, 2 validation, 3 test; 1 left out" in split_off("Dataset701_T", 2, 3)
+    assert "3 train, 2 validation, 3 test; 1 omitted" in split_off("Dataset701_T", 2, 3)
     (split,) = json.loads((preprocessed / "Dataset701_T/splits_final.json").read_text())
     target = raw / "Dataset701_T"
     training = {path.name.removesuffix(".nii.gz") for path in (target / "labelsTr").iterdir()}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.processes import run_side_by_side
+from nnsam3d.evaluation.executors import Work, raise_failures
+from nnsam3d.evaluation.processes import Local
 
 # `exec` is the target: a fresh process cannot import a test module. A slot is what its code sees as globals
 SLOTS = [{"device": "gpu:0"}, {"device": "gpu:1"}]
@@ -18,6 +19,12 @@ TROUBLE = {
     "bug": "raise ValueError('of no value')",
     "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
 }
+
+
+def run_side_by_side(tasks, target, slots, logs, tick) -> None:
+    """As the benchmark does."""
+    failures = Local(slots, logs).run([Work(name, target, task) for name, task in tasks.items()], tick)
+    raise_failures(failures, len(tasks))
 
 
 def touch(path: Path) -> tuple[str]:

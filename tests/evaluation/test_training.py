@@ -71,11 +71,32 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
     assert len(log.read_text().splitlines()) == 3, "what is trained stays"
 
 
+def test_several_trainings_of_an_arm_have_seeds_and_plans_of_their_own(nnunet, tmp_path):
+    log = nnunet()
+    several = setting(arms=("nnUNetClickTrainer:P2",), train_seeds=(3, 5), train_minutes=0.0)
+    train_missing(several, tmp_path, "cpu")
+    assert log.read_text().splitlines() == [
+        f"Dataset998_X 3d_fullres 0 -tr nnUNetClickTrainer -p P2_seed{seed} -device cpu | "
+        f"preset=tiny final_validation=0 seed={seed}"
+        for seed in (3, 5)
+    ]
+    plans = json.loads((tmp_path / "preprocessed" / "Dataset998_X" / "P2_seed3.json").read_text())
+    assert plans["plans_name"] == "P2_seed3"
+    assert plans["configurations"]["3d_fullres"]["data_identifier"] == "data"
+    first, second = several.jobs()[0], several.jobs()[-1]
+    assert first.folder(tmp_path) != second.folder(tmp_path)
+    for wrong, words in (({"options": "seed=1"}, "give one of them"), ({"arms": ("nnUNetTrainer",)}, "takes no seed")):
+        with pytest.raises(UserError, match=words):
+            check(setting(**{"train_seeds": (3,), "train_minutes": 0.0} | wrong), may_train=True)
+    with pytest.raises(UserError, match="every seed once"):
+        setting(train_seeds=(1, 1))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"arms": (*ARMS, "nnUNetTrainerr")}, "no trainer nnUNetTrainerr"),
-        ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(there: nnUNetPlans\)"),
+        ({"arms": (*ARMS, "nnUNetTrainerr")}, "cannot find the trainer nnUNetTrainerr"),
+        ({"arms": (*ARMS, "nnUNetBaselineTrainer:P3")}, r"P3.json is missing \(found: nnUNetPlans\)"),
         ({"configurations": ("3d_fullres", "3d_lowres")}, "no configuration 3d_lowres; it has 3d_fullres, 2d"),
         ({"configurations": ("3d_fullres", "2d")}, "nnUNetv2_preprocess -d Dataset998_X -c 2d -plans_name nnUNetPlans"),
         ({"options": "preset=tyni"}, "preset='tyni' is unknown. Known presets: .*tiny"),
@@ -87,7 +108,7 @@ def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
 def test_what_the_last_training_would_miss_is_said_before_the_first(nnunet, tmp_path, changes, words):
     nnunet()
     with pytest.raises(UserError, match=words):
-        check(replace(setting(train_minutes=0.0), **changes), train=True)
+        check(replace(setting(train_minutes=0.0), **changes), may_train=True)
 
 
 def test_an_interrupted_training_goes_on(nnunet, tmp_path):
@@ -109,7 +130,7 @@ def test_a_failed_training_stops_with_the_end_of_its_log(nnunet, tmp_path):
 def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
     log = nnunet()
     with pytest.raises(UserError, match="nnUNetTrainer cannot be trained for a number of minutes"):
-        check(setting(arms=("nnUNetTrainer",)), train=True)
+        check(setting(arms=("nnUNetTrainer",)), may_train=True)
     train_missing(setting(arms=("nnUNetTrainer",), train_minutes=0.0), tmp_path, "cpu")
     assert log.read_text().endswith("| preset=tiny final_validation=0\n")
     assert training_options(setting(options="")) == "final_validation=0 max_minutes=12.5 num_epochs=100000"

@@ -103,7 +103,7 @@ def test_files_and_wrong_ones(model: Model, write_image: object, tmp_path: Path)
     for wrong, words in (
         (np.zeros((2, 3, 4), int), r"the shape \(2, 3, 4\)"),
         (np.full(before.shape, 7), r"holds the values \[7\]"),
-        (np.full(before.shape, 0.5), "no labels"),
+        (np.full(before.shape, 0.5), "not labels"),
         (tmp_path / "nothing.nii.gz", "nothing.nii.gz"),
     ):
         with pytest.raises(UserError, match=words):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnsam3d.inference.binding import bind_clicks, unheard
+from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.prompts import VoxelPrompts
 
 
@@ -27,10 +27,10 @@ def test_clicks_at_which_nothing_was_found() -> None:
     clicks = VoxelPrompts.of(
         [((5, 0, 0), 1), ((4, 4, 4), 1), ((2, 8, 8), 1), ((2, 8, 8), 0), ((2, 2, 2), 2), ((2, 2, 2), 0), ((0, 0, 9), 2)]
     )
-    assert unheard(two_blobs(), clicks) == (1, 7)
-    assert unheard(two_blobs(), clicks, {1: frozenset({1, 2}), 2: frozenset({2})}) == (1, 7)
-    assert unheard(two_blobs(), VoxelPrompts.of([((2, 2, 2), 2), ((2, 8, 10), 1)])) == (1,)
-    assert unheard(two_blobs(), VoxelPrompts.of()) == ()
+    assert ignored_clicks(two_blobs(), clicks) == (1, 7)
+    assert ignored_clicks(two_blobs(), clicks, {1: frozenset({1, 2}), 2: frozenset({2})}) == (1, 7)
+    assert ignored_clicks(two_blobs(), VoxelPrompts.of([((2, 2, 2), 2), ((2, 8, 10), 1)])) == (1,)
+    assert ignored_clicks(two_blobs(), VoxelPrompts.of()) == ()
 
 
 def test_a_positive_click_is_its_label() -> None:

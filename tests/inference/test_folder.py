@@ -143,13 +143,13 @@ def test_all_bad_prompt_files_are_told_before_anything_is_computed(
     status, out = predict("--prompts", prompts)
     captured = capfd.readouterr()
     assert status == 1
-    before = captured.err[: captured.err.index("left out")]
+    before = captured.err[: captured.err.index("will be skipped")]
     for text in ("case_1.json", "'leson'", "case_2.json", "1000", "case_3.json"):
         assert text in before
-    assert "case_99.json belongs to no image" in captured.out
+    assert "case_99.json matches no image" in captured.out
     assert "did you mean case_4.json?" in captured.out
     assert "1 with clicks, 2 without" in captured.out
-    after = captured.err[captured.err.index("left out") :]
+    after = captured.err[captured.err.index("will be skipped") :]
     assert after.count("nnsam3d: failed: ") == 3
     assert {path.name for path in out.glob("*.nii.gz")} == {"case_0.nii.gz", "case_4.nii.gz", "case_5.nii.gz"}
 
@@ -220,12 +220,12 @@ def test_what_is_there_is_left_alone(predict: Any, capfd: pytest.CaptureFixture[
     (out / ".case_4.unfinished").mkdir()
     capfd.readouterr()
     assert predict("--continue_prediction")[0] == 0
-    assert "1 predicted, 5 already there, 0 failed" in capfd.readouterr().out
+    assert "1 predicted, 5 skipped, 0 failed" in capfd.readouterr().out
     assert contents(out) == before | {"case_3.nii.gz": b"mine"}
     assert not (out / ".case_4.unfinished").exists()
     # the probabilities are not there
     assert predict("--continue_prediction", "--save_probabilities")[0] == 0
-    assert "6 predicted, 0 already there" in capfd.readouterr().out
+    assert "6 predicted, 0 skipped" in capfd.readouterr().out
 
 
 def test_killed_and_continued_is_byte_identical(predict: Any, images: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def _only_whole_files(out: Path, expected: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["-num_parts", "2", "-part_id", "2"], "parts are counted from 0"),
+        (["-num_parts", "2", "-part_id", "2"], "parts are numbered from 0"),
         (["-step_size", "0"], "-step_size 0.0"),
         (["--prompts", "/no/such/folder"], "no such folder"),
         (["-f", "7"], "fold 7 has no checkpoint_final.pth"),
@@ -277,7 +277,7 @@ def _only_whole_files(out: Path, expected: dict[str, bytes]) -> None:
         (["-device", "cuda:77"], "Without a GPU: cpu"),
         (["-device", "toaster"], "device toaster"),
         (["--report", "/tmp"], "--report /tmp is a folder"),
-        (["--report", "/proc/nowhere/r.json"], "no files can be written there"),
+        (["--report", "/proc/nowhere/r.json"], "cannot write to /proc/nowhere"),
         (["-i", "/no/such/images"], "no such folder"),
         (["-m", "/no/such/model"], "no trained model"),
     ],

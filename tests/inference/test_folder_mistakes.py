@@ -81,8 +81,8 @@ def test_the_number_of_the_channel_counts_and_capitals_are_named(
     assert status == 1
     assert [path.name for path in out.glob("*.nii.gz")] == ["case_1.nii.gz"]
     told = capfd.readouterr().err
-    assert "the model needs 1 channels, case_0_0000.nii.gz; there are case_0_0001.nii.gz" in told
-    assert "the model's ending as it is, other_0000.nii.gz" in told
+    assert "the model needs 1 channels, case_0_0000.nii.gz; found case_0_0001.nii.gz" in told
+    assert "exactly the model's file ending, other_0000.nii.gz" in told
 
 
 def test_doubtful_results_are_told_and_stand_in_the_report(
@@ -96,9 +96,9 @@ def test_doubtful_results_are_told_and_stand_in_the_report(
     status, _ = predict("--report", tmp_path / "report.json", folder=folder)
     assert status == 0
     cases = {case["case"]: case for case in json.loads((tmp_path / "report.json").read_text())["cases"]}
-    assert cases["case_0"]["warnings"][0] == "the image is 7 in every voxel: there is nothing to see in it"
+    assert cases["case_0"]["warnings"][0] == "the image is 7 in every voxel: it contains no information"
     assert not any("in every voxel" in text for text in cases["case_1"]["warnings"])
-    assert "look at case_0" in capfd.readouterr().err
+    assert "check case_0" in capfd.readouterr().err
 
 
 def test_results_do_not_go_among_the_images(
@@ -130,7 +130,7 @@ def test_a_prompts_folder_that_fits_no_case_is_told(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert predict("--prompts", empty, folder=case_folder(tmp_path))[0] == 0
-    assert "holds no prompt file of these cases" in capfd.readouterr().out
+    assert "contains no prompt file for these cases" in capfd.readouterr().out
 
 
 def test_a_missing_model_names_those_beside_it(model_folder: Path) -> None:

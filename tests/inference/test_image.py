@@ -136,7 +136,7 @@ def test_a_click_that_finds_nothing_is_told(model: Model, monkeypatch: pytest.Mo
         lambda features, prompts: torch.tensor([5.0, 0, 0]).reshape(1, 3, 1, 1, 1).expand(1, 3, *PATCH),
     )
     result = prepare(model).segment(prompts(((12, 12, 8), 1), ((30, 30, 9), 0), ((20, 30, 9), 2)))
-    assert result.unheard == (1, 3)
+    assert result.ignored_clicks == (1, 3)
     assert [text.split(";")[0] for text in result.remarks] == [
         f"the network found nothing at click {n}" for n in (1, 3)
     ]
@@ -147,7 +147,7 @@ def test_a_click_that_finds_nothing_is_told(model: Model, monkeypatch: pytest.Mo
 def test_an_answer_that_is_no_number_is_no_mask(model: Model, scope: str) -> None:
     with torch.no_grad():
         next(model.networks[0].mask_decoder.parameters()).fill_(np.nan)
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="NaN"):
         prepare(model).segment(prompts(((12, 12, 8), 1)), scope)
 
 

@@ -256,7 +256,7 @@ def test_wrong_images_are_refused(model: Model, tmp_path: Path) -> None:
     session = Session(model)
     with pytest.raises(UserError, match="set_image first"):
         session.add_click((1, 1, 1), 1)
-    with pytest.raises(UserError, match=r"holds 2 volumes of \(20, 20, 20\) voxels"):
+    with pytest.raises(UserError, match=r"contains 2 volumes of \(20, 20, 20\) voxels"):
         session.set_image(np.zeros((2, 20, 20, 20)), spacing=(1, 1, 1))
     with pytest.raises(UserError, match="shape"):
         session.set_image(np.zeros((20, 20)), spacing=(1, 1, 1))

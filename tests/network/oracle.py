@@ -1,38 +1,24 @@
-"""Reference numbers of the official modules: where they are, and the rules for weights and inputs.
-
-The rules are those of the reference's ORACLE.md, sections 1 and 2.
-"""
+"""Reference values of the official modules, and the rules for weights and inputs (tests/data/oracle/README.md)."""
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
 from nnsam3d.network import SAM3D
 from nnsam3d.network.weights import from_official
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def reference_folder() -> Path:
-    """The reference folder; skips the test where there is none."""
-    given = os.environ.get("NNSAM3D_REFERENCE")
-    folder = Path(given) if given else REPOSITORY.parent / "shared" / "reference"
-    if not (folder / "oracle").is_dir():
-        pytest.skip(f"no reference numbers: looked for {folder}/oracle (set NNSAM3D_REFERENCE)")
-    return folder
+ORACLE = Path(__file__).resolve().parents[1] / "data" / "oracle"
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    with np.load(reference_folder() / "oracle" / f"{name}.npz") as file:
+    with np.load(ORACLE / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}
 
 

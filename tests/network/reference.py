@@ -1,4 +1,4 @@
-"""The paper's network written plainly from SPEC.md: slow and memory-hungry on purpose, easy to check.
+"""The paper's network written plainly from docs/network.md: slow and memory-hungry on purpose, easy to check.
 
 Nothing is folded: the image is upsampled, attention's bias and mask are materialised, the decoder concatenates
 upsampled maps. Parameters are those of a `SAM3D` in paper mode; of its code, only torch's own layers are called.
@@ -37,7 +37,7 @@ class PlainSAM3D(nn.Module):
         return levels
 
     def stem(self, image_BCDHW: Tensor) -> Tensor:
-        """SPEC §2."""
+        """docs/network.md#stem"""
         encoder = self.net.image_encoder
         with torch.no_grad():
             fine = F.interpolate(image_BCDHW.repeat(1, 3, 1, 1, 1), scale_factor=4, mode="trilinear")
@@ -48,7 +48,7 @@ class PlainSAM3D(nn.Module):
         return x + pos[:, :, :, None] + encoder.depth_embed[:, None, None]
 
     def block(self, block: Any, x: Tensor, shifted: bool) -> Tensor:
-        """SPEC §3."""
+        """docs/network.md#transformer-blocks"""
         adapter = block.adapter
         u = F.relu(adapter.linear1(x)).permute(0, 4, 1, 2, 3)
         u = F.relu(adapter.conv(u)).permute(0, 2, 3, 4, 1)
@@ -78,7 +78,7 @@ class PlainSAM3D(nn.Module):
         return x.reshape(-1, h, w, d, x.shape[-1])
 
     def shift_mask(self, grid: Any, window: Any, shift: Any, like: Tensor) -> Tensor:
-        """(windows of one volume, N, N): -100 between the regions (SPEC §3.3)."""
+        """(windows of one volume, N, N): -100 between the regions (docs/network.md#shift-mask)."""
         axes = []
         for g, w, s in zip(grid, window, shift, strict=True):
             index = torch.arange(g, device=like.device)
@@ -88,7 +88,7 @@ class PlainSAM3D(nn.Module):
         return (region_MN[:, :, None] != region_MN[:, None]).to(like.dtype) * -100
 
     def attention(self, attn: Any, x_MNC: Tensor, mask: Tensor | None) -> Tensor:
-        """SPEC §3.2."""
+        """docs/network.md#window-attention"""
         m, n, channels = x_MNC.shape
         heads = attn.num_heads
         q, k, v = attn.qkv(x_MNC).view(m, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -107,7 +107,7 @@ class PlainSAM3D(nn.Module):
         return attn.proj(out.transpose(1, 2).reshape(m, n, channels))
 
     def neck(self, neck: Any, x: Tensor) -> Tensor:
-        """SPEC §4."""
+        """docs/network.md#necks"""
         for conv, norm in ((neck[0], neck[1]), (neck[2], neck[3])):
             x = conv(x)
             mean, variance = x.mean(1, keepdim=True), x.var(1, correction=0, keepdim=True)
@@ -116,7 +116,7 @@ class PlainSAM3D(nn.Module):
         return x
 
     def decode(self, levels: list[Tensor], image_BCDHW: Tensor, clicks_BN3: Tensor) -> Tensor:
-        """SPEC §6."""
+        """docs/network.md#mask-decoder"""
         prompted = self.prompt(levels[3], clicks_BN3)
         heads = self.net.mask_decoder.mlahead
         parts = []
@@ -131,7 +131,7 @@ class PlainSAM3D(nn.Module):
         return logits.permute(0, 1, 4, 2, 3)
 
     def prompt(self, features_BCHWD: Tensor, clicks_BN3: Tensor) -> Tensor:
-        """SPEC §5."""
+        """docs/network.md#prompt-encoder"""
         size_DHW = torch.tensor([4 * features_BCHWD.shape[axis] for axis in (4, 2, 3)], dtype=clicks_BN3.dtype)
         place = (clicks_BN3 + 0.5) * 2 / size_DHW.to(clicks_BN3.device) - 1
         grid = place[..., [0, 2, 1]][:, :, None, None]  # x, y, z address D, W, H

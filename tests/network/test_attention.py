@@ -77,7 +77,7 @@ def test_blocks(name: str, dtype: torch.dtype, relative: float) -> None:
 def brute_force(
     attention: WindowAttention, x: torch.Tensor, window: tuple[int, int, int], shifted: bool
 ) -> torch.Tensor:
-    """Attention token by token, written from SPEC §3.2 and §3.3: only real tokens, explicit regions."""
+    """Attention token by token, written from docs/network.md#window-attention: only real tokens, explicit regions."""
     grid = x.shape[1:4]
     padded = [-(-g // w) * w for g, w in zip(grid, window, strict=True)]
     shift = [w // 2 if shifted else 0 for w in window]

@@ -73,13 +73,13 @@ def test_what_labelled_clicks_add(name: str, labels: int) -> None:
     counts, paper_counts = parameter_counts(full), parameter_counts(paper)
     assert counts == (paper_counts[0] + added, paper_counts[1] + added)
     if name == "vit_b":
-        assert paper_counts == (114_309_004, 25_462_400)  # SPEC §13
+        assert paper_counts == (114_309_004, 25_462_400)  # docs/network.md#parameters
         assert (labels, added) in ((2, 1792), (5, 4096))
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_counts_by_formula(name: str) -> None:
-    """Per part as in SPEC §13, so that the larger presets are held to the paper's construction as well."""
+    """Per part as in docs/network.md#parameters: the larger presets follow the paper's construction as well."""
     with torch.device("meta"):
         net = SAM3D(preset_config(name, paper=True))
     freeze_pretrained(net)

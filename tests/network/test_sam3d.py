@@ -88,7 +88,7 @@ def test_official_gradients(name: str, dtype: torch.dtype) -> None:
 
 def test_official_parameter_list() -> None:
     """Names, shapes and who trains, for ViT-B in paper mode; the counts are those of the paper."""
-    listed = json.loads((oracle.reference_folder() / "oracle" / "vitb_params.json").read_text())
+    listed = json.loads((oracle.ORACLE / "vitb_params.json").read_text())
     with torch.device("meta"):
         net = SAM3D(preset_config("vit_b", paper=True))
     freeze_pretrained(net)

@@ -13,7 +13,7 @@ from .conftest import SMALL, same
 
 
 def naive_stem(stem: Stem, image: torch.Tensor) -> torch.Tensor:
-    """The official way (SPEC §2): blow up, copy channels, embed every slice, convolve along depth."""
+    """The official way (docs/network.md#stem): blow up, copy channels, embed every slice, convolve along depth."""
     grid = [n // s for n, s in zip(image.shape[2:], stem.token_stride, strict=True)]
     fine = F.interpolate(image, size=[16 * g for g in grid], mode="trilinear", align_corners=False)
     rgb = torch.einsum("rc,bcdhw->bdrhw", stem.channel_map, fine)

@@ -116,7 +116,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     refuse(net, tmp_path / "list.pth", "no state dict")
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    refuse(net, tmp_path / "other.pth", "no SAM checkpoint")
+    refuse(net, tmp_path / "other.pth", "not a SAM checkpoint")
 
 
 def test_wrong_sizes_name_the_preset(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_the_authors_checkpoint(stirred: Callable[..., SAM3D], tmp_path: Path) -
         ({**saved, "feature_dict": []}, "feature_dict"),
         ({k: v for k, v in saved.items() if k != "decoder_dict"}, "decoder_dict is missing"),
         ({**saved, "encoder_dict": {}}, "pos_embed is missing"),
-        ({**saved, "decoder_dict": {"cls.0.weight": 3}}, "other things than tensors"),
+        ({**saved, "decoder_dict": {"cls.0.weight": 3}}, "values that are not tensors"),
     ):
         with pytest.raises(WeightsError, match=words):
             from_official(broken, num_heads=3, window=(2, 3, 4), prompt_heads=4)

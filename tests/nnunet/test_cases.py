@@ -50,7 +50,9 @@ def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -
     side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
     assert find_prompt_file(image, ".tif") is None
     side.write_text(json.dumps(GOOD), encoding="utf-8")
-    with pytest.raises(PromptError, match=r"nnU-Net takes case\.json for the file with the spacing.*--prompts"):
+    with pytest.raises(
+        PromptError, match=r"nnU-Net treats case\.json beside a TIFF image as the file with the spacing.*--prompts"
+    ):
         find_prompt_file(image, ".tif")
 
 
@@ -82,7 +84,7 @@ def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     assert find_prompt_file(tmp_path / f"{composed}_0000.nii.gz", ".nii.gz") == tmp_path / f"{decomposed}.json"
     said = check_all_prompts(tmp_path, ".nii.gz", LABELS)
     assert "for 1 of 1 cases" in said
-    assert "belongs to no image" not in said
+    assert "matches no image" not in said
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_somebody_elses_file_beside_an_image_is_a_warning_that_names_the_way_out
     image = tmp_path / "case_0000.nii.gz"
     image.touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.warns(PromptWarning, match=rf"{name} is no prompt file and is left alone.*--prompts"):
+    with pytest.warns(PromptWarning, match=rf"{name} is not a prompt file and is ignored.*--prompts"):
         assert find_prompt_file(image, ".nii.gz") is None
     with pytest.warns(PromptWarning):
         assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
@@ -132,7 +134,7 @@ def test_prompt_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     (prompts / "notes.txt").write_text("case: looked at", encoding="utf-8")
     told = list(strays(images, {"case"}, prompts))
     assert len(told) == 2
-    assert "lies beside the images, but prompt files are read from" in told[0]
+    assert "is beside the images, but prompt files are read from" in told[0]
     assert "case.json.txt ends in .txt and is not read" in told[1]
 
 

@@ -58,7 +58,7 @@ def test_code_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.
     made = tmp_path / "made"
     path = write(tmp_path / "checkpoint.pth", logging=Intruder(made))
     for mapped in (False, True):
-        with pytest.raises(UserError, match=r"checkpoint\.pth: .*asks to run \w+\.mkdir.*--trust_checkpoint"):
+        with pytest.raises(UserError, match=r"checkpoint\.pth: .*would run \w+\.mkdir.*--trust_checkpoint"):
             open_checkpoint(path, mapped=mapped)
     assert not made.exists()
     if way == "environment":
@@ -96,7 +96,7 @@ def test_a_truncated_checkpoint_and_other_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         open_checkpoint(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(UserError, match="no checkpoint of an nnU-Net training"):
+    with pytest.raises(UserError, match="not a checkpoint of an nnU-Net training"):
         open_checkpoint(path)
 
 

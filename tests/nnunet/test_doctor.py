@@ -20,7 +20,7 @@ def levels(findings) -> list[str]:
 
 def only_problem(findings) -> Finding:
     (found,) = [finding for finding in findings if finding.level == "problem"]
-    assert found.cure, "every problem has its cure"
+    assert found.fix, "every problem has its fix"
     return found
 
 
@@ -67,7 +67,7 @@ def test_nnsam3d_not_installed_or_another_version(monkeypatch):
     monkeypatch.setattr(doctor, "version_of", lambda name: None)
     assert "without being installed" in only_problem(doctor.check_python()).text
     monkeypatch.setattr(doctor, "version_of", lambda name: "0.0.1")
-    assert "version 0.0.1 is the installed one" in only_problem(doctor.check_python()).text
+    assert "version 0.0.1 is installed" in only_problem(doctor.check_python()).text
 
 
 def test_torch_and_torchvision_that_fit(monkeypatch):
@@ -80,7 +80,7 @@ def test_torchvision_built_for_another_torch(monkeypatch):
     pretend_imports(monkeypatch, torch=fake_torch(), torchvision=error)
     found = only_problem(doctor.check_torch())
     assert "torchvision::nms does not exist" in found.text
-    assert "torch torchvision" in found.cure
+    assert "torch torchvision" in found.fix
 
     pretend_imports(monkeypatch, torch=fake_torch(), torchvision=fake_torchvision(error))
     assert "torchvision::nms does not exist" in only_problem(doctor.check_torch()).text
@@ -93,12 +93,12 @@ def test_torch_missing_or_old(monkeypatch):
     assert "too old" in only_problem(doctor.check_torch()).text
 
 
-@pytest.mark.parametrize("version", ["2.6.4", "3.0.0", "1.7.1"])
+@pytest.mark.parametrize("version", ["2.6.4", "2.7.0", "2.9.0", "3.0.0"])
 def test_nnunet_of_the_wrong_version(monkeypatch, version):
     monkeypatch.setattr(doctor, "version_of", lambda name: version)
     found = only_problem(doctor.check_nnunet())
     assert version in found.text
-    assert "nnunetv2>=2.7,<3" in found.cure
+    assert "nnunetv2>=2.8,<2.9" in found.fix
 
 
 def test_nnunet_missing_or_broken(monkeypatch):
@@ -113,7 +113,7 @@ def test_other_packages(monkeypatch):
     monkeypatch.setattr(doctor, "OTHER_PACKAGES", {"numpy": "numpy"})
     assert levels(doctor.check_other_packages()) == ["ok"]
     monkeypatch.setattr(doctor, "OTHER_PACKAGES", {"no-such-thing": "no_such_thing"})
-    assert only_problem(doctor.check_other_packages()).cure == "pip install no-such-thing"
+    assert only_problem(doctor.check_other_packages()).fix == "pip install no-such-thing"
 
 
 def test_numbers():
@@ -145,8 +145,8 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.Simpl
 
 def test_neither_linked_nor_external(installation):
     found = only_problem(doctor.check_link())
-    assert found.cure.startswith("nnsam3d link")
-    assert "nnUNet_extTrainer=$(nnsam3d link --print-path)" in found.cure
+    assert found.fix.startswith("nnsam3d link")
+    assert "nnUNet_extTrainer=$(nnsam3d link --print-path)" in found.fix
 
 
 def test_linked(installation):
@@ -168,7 +168,7 @@ def test_stale_and_missing_stubs(installation):
     link.link(installation.nnunet, link.registered(installation.nnunet))
     (installation.trainers / "Two.py").write_text("class Two: ...\n")
     found = only_problem(doctor.check_link())
-    assert (found.text, found.cure) == ("not yet linked into nnU-Net: Two", "nnsam3d link")
+    assert (found.text, found.fix) == ("not yet linked into nnU-Net: Two", "nnsam3d link")
     (installation.trainers / "One.py").unlink()
     assert "another version" in only_problem(doctor.check_link()).text
 
@@ -186,7 +186,7 @@ def test_a_trainer_that_does_not_load(installation, monkeypatch):
 def test_no_trainers_at_all(installation):
     shutil.rmtree(installation.trainers)
     installation.trainers.mkdir()
-    assert "holds no trainer" in only_problem(doctor.check_link()).text
+    assert "contains no trainer" in only_problem(doctor.check_link()).text
 
 
 # ---- environment ----
@@ -200,7 +200,7 @@ def test_folders(monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_results")
     assert "nnUNet_results is not set" in only_problem(doctor.check_folders()).text
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "missing"))
-    assert only_problem(doctor.check_folders()).cure == 'mkdir -p "$nnUNet_results"'
+    assert only_problem(doctor.check_folders()).fix == 'mkdir -p "$nnUNet_results"'
 
 
 def test_folders_that_cannot_be_written(monkeypatch, tmp_path):
@@ -241,7 +241,7 @@ def test_device(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     (found,) = doctor.check_device()
     assert found.level == "note"
-    assert "-device cpu" in found.cure
+    assert "-device cpu" in found.fix
     monkeypatch.delenv("OMP_WAIT_POLICY")
     assert "OMP_WAIT_POLICY" in list(doctor.check_device())[-1].text
 
@@ -288,8 +288,8 @@ def test_report_and_exit_status(monkeypatch, capsys):
     check(Finding("ok", "fine"), Finding("problem", "ill", "a pill"))
     assert cli.main(["doctor", "--quiet"]) == 1
     said = capsys.readouterr().out
-    assert said.startswith("[FAIL] ill\n       cure: a pill\n")
-    assert "1 problem: something will break." in said
+    assert said.startswith("[FAIL] ill\n       fix: a pill\n")
+    assert "1 problem found." in said
 
 
 def test_render_without_a_cure():

@@ -62,7 +62,7 @@ def test_all_formats_give_the_identical_input(tmp_path: Path, geometry: str) -> 
     for name, write in WRITERS.items():
         prompts = write(tmp_path, CLICKS, grid)
         if name == "grand_challenge":  # its space must be stated, which is done by conversion
-            with pytest.raises(PromptError, match="does not say in which space"):
+            with pytest.raises(PromptError, match="does not state the space"):
                 network_input(image)
             arguments = ["prompts", "convert", prompts, "-o", tmp_path, "--space", "voxel", "--overwrite"]
             assert cli.main(list(map(str, arguments))) == 0

@@ -14,7 +14,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _tell_whole, can_be_lazy, nonzero_box, volume_of
+from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _warn_whole, can_be_lazy, nonzero_box, volume_of
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE
 
 CT = {"mean": 60.0, "std": 40.0, "percentile_00_5": 10.0, "percentile_99_5": 140.0}
@@ -174,7 +174,7 @@ def test_what_is_not_known_is_left_to_nnunet(capsys: pytest.CaptureFixture[str])
     made = model([1.0, 1.0, 2.0], [2, 0, 1], [Z_SCORE], resampling="resample_torch_fornnunet")
     assert not can_be_lazy(made)
     data = image(2, (9, 10, 11), 1, 1)
-    _tell_whole.cache_clear()
+    _warn_whole.cache_clear()
     for _ in range(2):
         volume = volume_of(made, data, {"spacing": [1.0, 1.2, 1.0]})
     assert capsys.readouterr().out.count("preprocessed as a whole") == 1, "it is said once"

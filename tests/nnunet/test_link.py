@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_one(nnunet, packages, capsys):
 
 def test_an_incomplete_nnunet_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(link, "package_folder", lambda package: tmp_path)
-    with pytest.raises(UserError, match="no complete nnunetv2"):
+    with pytest.raises(UserError, match="not a complete nnunetv2"):
         link.nnunet_folder()
 
 

@@ -21,8 +21,8 @@ from scipy.spatial.transform import Rotation
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError
 from nnsam3d.nnunet import preprocessing
-from nnsam3d.nnunet.last_words import LastWords, of_workers
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor, use_prompted_preprocessor
+from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import Box, CasePrompts, Click, PromptError, PromptWarning, read_channel
 
 from .plans import managers as plans_by_hand
@@ -131,7 +131,7 @@ def test_clicks_in_the_cropped_border(image: Path) -> None:
     write(image.parent / "case.json", file_of("voxel", [1, 1, 1], "background"))
     assert run(image)[1].sum() == 1
     write(image.parent / "case.json", file_of("voxel", [1, 1, 1]))
-    with pytest.raises(PromptError, match=r"click 1.*not zero"):
+    with pytest.raises(PromptError, match=r"click 1.*non-zero"):
         run(image)
 
 
@@ -197,9 +197,9 @@ def test_prompts_that_no_network_takes_are_refused_and_not_forgotten() -> None:
         run = PromptedPreprocessor(verbose=False).run_case_npy
         return run(array, None, properties, plans, configuration, DATASET)[0][1:]
 
-    with pytest.raises(PromptError, match="takes prompts of the kind click, not box"):
+    with pytest.raises(PromptError, match="supports prompts of type click, not box"):
         channels(box)
-    with pytest.warns(PromptWarning, match="1 left out"):
+    with pytest.warns(PromptWarning, match="1 skipped"):
         np.testing.assert_array_equal(channels(box, click), channels(click))
 
 
@@ -229,8 +229,8 @@ def test_configuration_manager_pickles_with_its_preprocessor() -> None:
     there = pickle.loads(pickle.dumps(configuration))
     preprocessor = there.preprocessor_class(verbose=False)
     assert isinstance(preprocessor, PromptedPreprocessor)
-    preprocessor.last_words.leave("from the worker")
-    assert of_workers().read().endswith("from the worker\n")
+    preprocessor.worker_messages.add("from the worker")
+    assert shared_messages().read().endswith("from the worker\n")
 
 
 def test_networks_that_are_built_leave_no_trace(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_one_worker_checks_the_folder_and_the_others_wait(image: Path, monkeypat
     asked = []
     monkeypatch.setattr(preprocessing, "check_all_prompts", lambda *_: asked.append(1) or "checked")
     monkeypatch.setattr(preprocessing, "LONGEST_CHECK", 0.2)
-    words = LastWords(image.parent / "words.log")
+    words = WorkerMessages(image.parent / "words.log")
     for _ in range(3):  # as many workers
         PromptedPreprocessor(False, words)._check_folder(image.parent, ".nii.gz", {"tumour": 1})
     assert len(asked) == 1
@@ -269,7 +269,7 @@ def test_one_worker_checks_the_folder_and_the_others_wait(image: Path, monkeypat
 def test_a_check_that_fails_keeps_nobody_waiting_and_the_next_prediction_checks_again(image: Path) -> None:
     bad = image.parent / "case.json"
     write(bad, file_of("voxel", [1, 2, 3], "unknown"))
-    words = LastWords(image.parent / "words.log")
+    words = WorkerMessages(image.parent / "words.log")
     start = time.monotonic()
     for prediction, workers in (("_0", 2), ("_1", 1)):
         with pytest.raises(PromptError, match="unknown label"):
@@ -285,10 +285,10 @@ def test_a_check_that_fails_keeps_nobody_waiting_and_the_next_prediction_checks_
     alone._check_folder(image.parent, ".nii.gz", {"lesion": 1})
 
 
-def test_last_words_follow_the_traceback() -> None:
+def test_worker_messages_follow_the_traceback() -> None:
     program = (
-        "from nnsam3d.nnunet.last_words import of_workers\n"
-        "words = of_workers(); words.leave('case.json: click 1 is outside'); raise RuntimeError('workers died')"
+        "from nnsam3d.nnunet.worker_messages import shared_messages\n"
+        "words = shared_messages(); words.add('case.json: click 1 is outside'); raise RuntimeError('workers died')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
@@ -296,7 +296,7 @@ def test_last_words_follow_the_traceback() -> None:
     assert done.stderr.rstrip().splitlines()[-1] == "nnsam3d: case.json: click 1 is outside"
 
 
-def test_last_words_never_raise(tmp_path: Path) -> None:
-    words = LastWords(tmp_path / "missing" / "file")
-    words.leave("lost")
+def test_worker_messages_never_raise(tmp_path: Path) -> None:
+    words = WorkerMessages(tmp_path / "missing" / "file")
+    words.add("lost")
     assert words.read() == ""

@@ -39,7 +39,7 @@ def test_a_value_that_is_no_number_is_an_error_with_file_and_count(
     good = write(tmp_path / f"case_0000{ending}", array)
     array[3, 4, :2] = value
     bad = write(tmp_path / f"case_0001{ending}", array)
-    with pytest.raises(UserError, match=r"case_0001[^,]*: 2 voxels( of channel 1)? without a number"):
+    with pytest.raises(UserError, match=r"case_0001[^,]*: 2 voxels( of channel 1)? with NaN or infinity"):
         read_volume(READERS[reader](), [good, bad], 2)
 
 
@@ -53,7 +53,7 @@ def test_every_such_voxel_is_found(places: set[tuple[int, int, int, int]]) -> No
         check_image(image, "here")
         return
     channel = 0 if first[0] else 1
-    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} without"):
+    with pytest.raises(UserError, match=rf"here: {first[channel]} voxels? of channel {channel} with NaN"):
         check_image(image, "here")
 
 
@@ -77,7 +77,7 @@ def test_a_channel_with_nothing_to_see_is_told_and_no_error() -> None:
     image = np.ones((2, 3, 4, 5), np.float32)
     image[1, 0, 0, 0] = 2
     check_image(image, "the image")
-    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: there is nothing to see in it"]
+    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: it contains no information"]
     assert remarks(image[1:]) == []
 
 

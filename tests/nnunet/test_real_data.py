@@ -26,8 +26,8 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_clicks_keep_their_label(shared_folder: Path, name: str) -> None:
-    folder = shared_folder / "data" / name
+def test_clicks_keep_their_label(real_data: Path, name: str) -> None:
+    folder = real_data / name
     if not folder.is_dir():
         pytest.skip(f"{folder} not found")
     plans, configuration = managers(*SETS[name], normalization="ZScoreNormalization", order=3)

@@ -110,7 +110,7 @@ def test_a_budget_is_a_positive_number(budget: float) -> None:
 
 
 def test_an_impossible_budget_is_told_what_would_do(quick_estimate) -> None:
-    with pytest.raises(UserError, match=r"0\.3 GB is too small.*give -gpu_memory_target (\S+) or more") as error:
+    with pytest.raises(UserError, match=r"0\.3 GB is too small.*use -gpu_memory_target (\S+) or more") as error:
         choose(make_facts(), 0.3)
     enough = float(str(error.value).split("-gpu_memory_target ")[1].split()[0])
     assert choose(make_facts(), enough).preset == "tiny"

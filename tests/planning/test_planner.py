@@ -130,7 +130,7 @@ def test_channels_and_regions_count(make_dataset: MakeDataset, tmp_path: Path) -
         ({}, {"gpu_memory_target_in_gb": -1}, "positive number of gigabytes"),
         ({"shape": (1, 148, 150)}, {}, "single slice.*nnU-Net's own planner"),
         ({"spacing": (1.0, 1.0, 1.0), "shape": (148, 150, 1)}, {}, "single slice"),
-        ({"channel_names": {"0": "T1", "1": "T2"}}, {}, "1 channel.*dataset.json names 2.*--clean"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, {}, "1 channel.*dataset.json lists 2.*--clean"),
         ({"labels": {"background": 0}}, {}, "no foreground label"),
         ({"overwrite_image_reader_writer": "NibabelIOWithReorient"}, {}, "NibabelIOWithReorient.*NibabelIO"),
         ({}, {"plans_name": "nnUNetPlans"}, "would replace nnU-Net's own plans"),

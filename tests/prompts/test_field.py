@@ -61,7 +61,7 @@ def test_fiducial_lists_of_slicer_3_do_not_say_their_space(tmp_path: Path) -> No
     head = "# Fiducial List file L.fcsv\n# name = L\n# numPoints = 1\n"
     text = head + "# columns = label,x,y,z,sel,vis\nlesion-1,1,2,3,1,1\n"
     path = save(tmp_path, "c.fcsv", text)
-    with pytest.raises(PromptError, match="does not say in which space"):
+    with pytest.raises(PromptError, match="does not state the space"):
         read_prompts(path, labels=LABELS)
     assert read_prompts(path, labels=LABELS, space="ras").clicks == (Click((1, 2, 3), "lesion"),)
 
@@ -99,7 +99,7 @@ def test_integer_features_of_napari_are_labels(tmp_path: Path, word: str) -> Non
 @pytest.mark.parametrize("word", ["", "nan", "2", "7"])
 def test_features_of_napari_that_are_no_labels_are_refused(tmp_path: Path, word: str) -> None:
     path = save(tmp_path, "c.csv", f"index,axis-0,axis-1,axis-2,label\n0.0,3.0,2.0,1.0,{word}\n")
-    with pytest.raises(PromptError, match=r"label is missing|none of this dataset"):
+    with pytest.raises(PromptError, match=r"label is missing|not in this dataset"):
         read_prompts(path, labels=LABELS)
     assert read_prompts(path, labels=LABELS, label="lesion").clicks[0].label == "lesion"
 
@@ -163,7 +163,9 @@ PROGRAMS = ["slicer", "slicer-fcsv", "slicer-table", "grand-challenge"]
 def test_bare_numbers_are_the_programs_own(tmp_path: Path, program: str, labels: dict[str, int]) -> None:
     path = written(tmp_path, program, ["0", "1", "3"])
     space = "voxel" if program == "grand-challenge" else None
-    with pytest.raises(PromptError, match=r"'0' is a number of the program(.|\n)*'1' is a number(.|\n)*--label"):
+    with pytest.raises(
+        PromptError, match=r"'0' is a number assigned by the program(.|\n)*'1' is a number(.|\n)*--label"
+    ):
         read_prompts(path, labels=labels, space=space)
     stated = list(labels)[-1]
     clicks = read_prompts(path, labels=labels, space=space, label=stated).clicks
@@ -205,7 +207,7 @@ def test_labels_that_are_nearly_whole_are_rounded_with_a_word(values: list[int],
 
 @pytest.mark.parametrize("value", [0.5, 0.99, 1.002, float("nan"), float("inf")])
 def test_labels_that_are_none_are_refused(value: float) -> None:
-    with pytest.raises(PromptError, match=r"map\.nii\.gz: holds values that are no labels"):
+    with pytest.raises(PromptError, match=r"map\.nii\.gz: contains values that are not labels"):
         whole_labels(np.array([0.0, 1.0, value]), "map.nii.gz")
 
 
@@ -266,7 +268,7 @@ def test_corners_of_a_shapes_layer_are_no_clicks(tmp_path: Path) -> None:
 
 def test_columns_of_napari_that_say_nothing_here_are_named(tmp_path: Path) -> None:
     path = save(tmp_path, "c.csv", "index,axis-0,axis-1,axis-2,polarity\n0.0,3.0,2.0,1.0,negative\n")
-    with pytest.warns(PromptWarning, match="polarity.*only a column named label"):
+    with pytest.warns(PromptWarning, match="polarity.*only the column named label"):
         assert read_prompts(path, labels=LABELS).clicks == (Click((1, 2, 3), "lesion"),)
 
 

@@ -92,7 +92,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, format: str, space: str) -
 
 def test_writing_what_cannot_be_written(tmp_path: Path) -> None:
     prompts = CasePrompts("case", "voxel", (Click((1, 2, 3), 1),))
-    with pytest.raises(PromptError, match="with the image"):
+    with pytest.raises(PromptError, match="needs the image"):
         write_prompts(tmp_path / "case.mrk.json", prompts, format="slicer")
     with pytest.raises(PromptError, match="cannot be written; possible: nnsam3d, slicer, grand-challenge"):
         write_prompts(tmp_path / "case.csv", prompts, format="napari")
@@ -105,13 +105,13 @@ def test_writing_what_cannot_be_written(tmp_path: Path) -> None:
 def test_ambiguous_and_unknown_files_name_the_candidates(tmp_path: Path) -> None:
     both = save(tmp_path, "case.json", {"markups": [], "nnsam3d_prompts": 1, "space": "voxel", "clicks": []})
     message = failure(both)
-    assert "this could be nnsam3d, slicer" in message
+    assert "the format could be nnsam3d, slicer" in message
     assert "--format" in message
     message = failure(save(tmp_path, "dataset.json", {"labels": {"background": 0}, "file_ending": ".nii.gz"}))
-    assert "holds no prompts that are known (its keys: 'labels', 'file_ending')" in message
+    assert "contains no known prompts (its keys: 'labels', 'file_ending')" in message
     known = "nnsam3d, slicer, slicer-fcsv, slicer-table, autopet, challenge-npz, grand-challenge, monai-label, napari"
     assert known in message
-    assert "no list of points that is known" in failure(save(tmp_path, "case.csv", "a,b,c\n1,2,3\n"))
+    assert "not a known list of points" in failure(save(tmp_path, "case.csv", "a,b,c\n1,2,3\n"))
     with pytest.raises(PromptError, match="unknown prompt format 'gimp'"):
         read_prompts(both, format="gimp")
 
@@ -119,7 +119,7 @@ def test_ambiguous_and_unknown_files_name_the_candidates(tmp_path: Path) -> None
 def test_a_stated_format_is_taken_at_its_word(tmp_path: Path) -> None:
     path = save(tmp_path, "case.json", {"tumor": [[51, 7, 30]], "background": []})
     assert read_prompts(path, GRID, LABELS).clicks[0].label == "lesion"
-    assert "label 'tumor' is none of this dataset" in failure(path, format="monai-label")
+    assert "label 'tumor' is not in this dataset" in failure(path, format="monai-label")
     assert 'missing "nnsam3d_prompts"' in failure(path, format="nnsam3d")
 
 
@@ -145,7 +145,7 @@ def test_exactly_one_format_recognises_each_file(tmp_path: Path, name: str) -> N
 def test_grand_challenge_needs_its_space_stated(tmp_path: Path) -> None:
     path = WRITERS["grand_challenge"](tmp_path, CLICKS, GRID)
     message = failure(path)
-    assert "does not say in which space" in message
+    assert "does not state the space" in message
     assert "nnsam3d prompts convert --space voxel" in message
     assert len(read_prompts(path, GRID, LABELS, space="voxel").clicks) == 3
     assert "outside the image" in failure(path, space="lps")
@@ -154,7 +154,7 @@ def test_grand_challenge_needs_its_space_stated(tmp_path: Path) -> None:
 def test_fcsv_without_its_header_is_refused(tmp_path: Path) -> None:
     text = fcsv(tmp_path, CLICKS, GRID).read_text()
     path = save(tmp_path, "case.fcsv", re.sub("# Coordinate.*\n", "", text))
-    assert "does not say in which space" in failure(path)
+    assert "does not state the space" in failure(path)
     assert len(read_prompts(path, GRID, LABELS, space="lps").clicks) == 3
     bare = save(tmp_path, "case.fcsv", re.sub("# columns.*\n", "", text))
     assert len(read_prompts(bare, GRID, LABELS).clicks) == 3, "Slicer's own columns"
@@ -205,8 +205,8 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "Curve"}, "a markup of type 'Curve' holds no prompts"),
-        ({"type": "Line"}, "only point lists"),
+        ({"type": "Curve"}, "a markup of type 'Curve' is not a prompt"),
+        ({"type": "Line"}, "point lists (Fiducial) and boxes"),
         ({"coordinateUnits": "um"}, "coordinateUnits 'um'"),
         ({"controlPoints": 5}, '"controlPoints" must be a list, not a number'),
         ({"controlPoints": [5]}, "markup 1, point 1: must be an object"),
@@ -216,7 +216,7 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
         ({"point_label": None}, "the label is missing"),
         ({"point_label": "nan"}, "the label is missing"),
         ({"point_label": ["lesion"]}, "label must be a name"),
-        ({"point_label": "1"}, "label '1' is a number of the program"),
+        ({"point_label": "1"}, "label '1' is a number assigned by the program"),
     ],
 )
 def test_bad_markups(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -226,15 +226,15 @@ def test_bad_markups(tmp_path: Path, changes: dict[str, Any], message: str) -> N
 def test_slicers_default_names_tell_what_to_do(tmp_path: Path) -> None:
     path = edited(tmp_path, point_label="F-1")
     message = failure(path)
-    assert "markup 1, point 1 'F-1': label 'F-1' is none of this dataset" in message
+    assert "markup 1, point 1 'F-1': label 'F-1' is not in this dataset" in message
     assert 'allowed: "background" (0), "lesion" (1)' in message
     assert "--label lesion" in message
     assert "--label 'F-1=lesion'" in message
-    assert "give the point list the label's name" in message
+    assert "rename the point list to the label" in message
     for said in ("lesion", 1, {"F": "lesion"}, {"F-1": 1}):
         prompts = read_prompts(path, GRID, LABELS, label=said)
         assert clicks_to_labels(prompts, LABELS).tolist() == [1, 0, 1]
-    assert "the stated label 'x' is none" in failure(path, label="x")
+    assert "the stated label 'x' is not in" in failure(path, label="x")
 
 
 def test_words_as_labels(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_bare_number_is_no_label(tmp_path: Path, name: str, number: str) -> No
     """Programs number their points: 0 is not background, and 2 not the second label."""
     written = WRITERS[name](tmp_path, [(CLICKS[0][0], number)], GRID)
     space = "voxel" if name == "grand_challenge" else None
-    with pytest.raises(PromptError, match=r"is a number of the program|is none of this dataset"):
+    with pytest.raises(PromptError, match=r"is a number assigned by the program|is not in this dataset"):
         read_prompts(written, GRID, TWO, space=space)
     assert read_prompts(written, GRID, TWO, space=space, label="liver").clicks[0].label == "liver"
     assert read_prompts(written, GRID, TWO, space=space, label={number: "lesion"}).clicks[0].label == "lesion"
@@ -278,7 +278,7 @@ def test_tumor_is_the_only_foreground_label_or_must_be_translated(tmp_path: Path
     path = save(tmp_path, "case.json", {"tumor": [[1, 2, 3]]})
     assert read_prompts(path, GRID, LABELS).clicks == (Click((1, 2, 3), "lesion"),)
     assert read_prompts(path, GRID, TWO | {"tumor": 3}).clicks[0].label == "tumor"
-    assert "label 'tumor' is none" in failure(path, labels=TWO)
+    assert "label 'tumor' is not in" in failure(path, labels=TWO)
     assert read_prompts(path, GRID, TWO, label={"tumor": 2}).clicks[0].label == 2
     assert read_prompts(path).clicks[0].label == "tumor"
 
@@ -295,7 +295,7 @@ def test_deepgrow_without_a_label_and_napari_without_a_column(tmp_path: Path) ->
     napari = save(tmp_path, "a.csv", "index,axis-0,axis-1,axis-2\n0,3,2,1\n")
     for path in (deepgrow, napari):
         assert read_prompts(path, GRID, LABELS).clicks == (Click((1, 2, 3), "lesion"),)
-        assert "label 'foreground' is none" in failure(path, labels=TWO)
+        assert "label 'foreground' is not in" in failure(path, labels=TWO)
         assert read_prompts(path, GRID, TWO, label="liver").clicks[0].label == "liver"
 
 
@@ -312,10 +312,10 @@ def test_npz_with_several_classes(tmp_path: Path) -> None:
     clicks = [{"fg": [[1, 2, 3]], "bg": []}, {"fg": [np.array([4, 5, 6])], "bg": [(7, np.int64(8), 9)]}]
     path = npz(tmp_path, clicks=clicks, clicks_order=np.array([["fg"], ["bg", "fg"]], dtype=object))
     message = failure(path, labels=TWO)
-    assert 'class 2, click 1 ("bg"): label \'bg\' says only "not this"' in message
+    assert 'class 2, click 1 ("bg"): label \'bg\' means only "not this"' in message
     with pytest.raises(PromptError, match="--label bg=background"):
         read_prompts(path, GRID, TWO, label="liver")  # what is said about all words makes no negative click positive
-    assert "class 1, click 1 (\"fg\"): label '1' is a number of the program" in message
+    assert "class 1, click 1 (\"fg\"): label '1' is a number assigned by the program" in message
     said = {"bg": "background", "1": "lesion", "2": "liver"}
     prompts = read_prompts(path, GRID, TWO, label=said)
     assert prompts.clicks == (Click((3, 2, 1), "lesion"), Click((9, 8, 7), "background"), Click((6, 5, 4), "liver"))
@@ -338,14 +338,14 @@ def test_npz_classes_are_in_the_order_of_their_numbers(tmp_path: Path, told: dic
 def test_npz_with_more_names_than_classes_does_not_tell_which_are_in_the_image(tmp_path: Path) -> None:
     names = np.array({"1": "lesion", "2": "liver", "3": "cyst"}, dtype=object)
     path = npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}, {"fg": [[4, 5, 6]], "bg": []}], text_prompts=names)
-    assert "label '1' is a number of the program" in failure(path, labels=TWO)
+    assert "label '1' is a number assigned by the program" in failure(path, labels=TWO)
 
 
 def test_npz_without_order_or_with_a_wrong_one(tmp_path: Path) -> None:
     clicks = [{"fg": [[1, 2, 3]], "bg": [[4, 5, 6]]}]
     assert len(read_prompts(npz(tmp_path, clicks=clicks), GRID, LABELS).clicks) == 2
     message = failure(npz(tmp_path, clicks=clicks, clicks_order=[["fg"]]))
-    assert 'does not fit the clicks (1 "fg", 1 "bg")' in message
+    assert 'does not match the clicks (1 "fg", 1 "bg")' in message
     assert '"clicks_order" must have one list' in failure(npz(tmp_path, clicks=clicks, clicks_order=[]))
 
 
@@ -359,7 +359,7 @@ def test_npz_boxes_stand_beside_clicks_and_alone(tmp_path: Path) -> None:
     assert read_prompts(npz(tmp_path, boxes=[BOX]), GRID, LABELS).prompts == (box,)
     assert "z_mid_x_min, z_mid_y_min" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
     assert "opposite corner (9, 6, 300)" in failure(npz(tmp_path, boxes=[BOX | {"z_max": 300}]))
-    assert 'holds no "clicks"' in failure(npz(tmp_path, probabilities=np.zeros(3)))
+    assert 'contains no "clicks"' in failure(npz(tmp_path, probabilities=np.zeros(3)))
 
 
 def test_a_slicer_region_is_a_box(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_slicer_region_is_a_box(tmp_path: Path) -> None:
     assert turned.prompts == (Box((7, 18, -9), (13, 22, -1), "lesion"),)
     assert "the label is missing" in failure(region(controlPoints=[]))
     assert "center, size" in failure(region(size=None))
-    assert "is no box" in failure(region(roiType="Sphere"))
+    assert "is not a box" in failure(region(roiType="Sphere"))
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_lying_zip_directories_and_bombs(tmp_path: Path) -> None:
         ("case.csv", "index,axis-0,axis-1,axis-2\n0,1,nan,3\n", "three finite numbers"),
         ("case.fcsv", FCSV_HEADER.format(system="LPS") + "a,1,2\n", "the line is too short, z missing"),
         ("case.fcsv", FCSV_HEADER.format(system="LPS") + "a,x,2,3,,,,,,,,lesion,,\n", "three finite numbers"),
-        ("case.fcsv", "vtkMRMLMarkupsFiducialNode_0,1,2,3,0,0,0,1,1,1,0,F-1,,\n", "does not say in which space"),
+        ("case.fcsv", "vtkMRMLMarkupsFiducialNode_0,1,2,3,0,0,0,1,1,1,0,F-1,,\n", "does not state the space"),
     ],
 )
 def test_bad_text(tmp_path: Path, name: str, text: str, message: str) -> None:

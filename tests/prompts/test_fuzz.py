@@ -233,7 +233,7 @@ def test_large_files_are_refused_at_once(tmp_path: Path, text: str) -> None:
 def test_packings_that_cannot_be_stopped_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "case.npz", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("clicks.npy", bytes(10**7))
-    with pytest.raises(PromptError, match="packed in a way"):
+    with pytest.raises(PromptError, match="compressed with a method"):
         read_prompts(tmp_path / "case.npz")
 
 

@@ -113,10 +113,10 @@ def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path
     path = tmp_path / "c.json"
     box, click = Box((1, 2, 3), (4, 5, 6), 1), Click((1, 2, 3), 1)
     write_prompts(path, CasePrompts("c", "voxel", [box]))
-    with pytest.raises(PromptError, match=r"c\.json: this model takes prompts of the kind click, not box"):
+    with pytest.raises(PromptError, match=r"c\.json: this model supports prompts of type click, not box"):
         read_case_prompts(path, STRAIGHT, LABELS)
     write_prompts(path, CasePrompts("c", "voxel", [box, click]))
-    with pytest.warns(PromptWarning, match="1 left out"):
+    with pytest.warns(PromptWarning, match="1 skipped"):
         assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
     write_prompts(path, CasePrompts("c", "voxel", [click]))
     with warnings.catch_warnings():

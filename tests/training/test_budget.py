@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.errors import UserError
 from nnsam3d.training import budget
@@ -66,8 +67,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         self.logger.values["epoch_end_timestamps"].append(made.now)
         self.current_epoch += 1
 
-    monkeypatch.setattr(budget.nnUNetTrainer, "run_training", loop)
-    monkeypatch.setattr(budget.nnUNetTrainer, "on_epoch_end", end_of_epoch)
+    monkeypatch.setattr(nnUNetTrainer, "run_training", loop)
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", end_of_epoch)
     return made
 
 
@@ -135,7 +136,7 @@ def test_a_final_validation_may_be_left_out_and_made_later(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, option: int, trained: bool, validates: bool
 ):
     made: list[bool] = []
-    monkeypatch.setattr(budget.nnUNetTrainer, "perform_actual_validation", lambda self, save: made.append(save))
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda self, save: made.append(save))
     trainer = Trainer(TrainingOptions(num_epochs=1, final_validation=option))
     if trained:
         trainer.run_training()
@@ -145,7 +146,7 @@ def test_a_final_validation_may_be_left_out_and_made_later(
 
 def test_validation_is_not_counted(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     for name in ("on_validation_epoch_start", "on_validation_epoch_end"):
-        monkeypatch.setattr(budget.nnUNetTrainer, name, lambda self, *_: None)
+        monkeypatch.setattr(nnUNetTrainer, name, lambda self, *_: None)
     trainer = Trainer(TrainingOptions(max_minutes=25))
     trainer.logger.values["epoch_start_timestamps"].append(clock.now)
     clock.now += 100
@@ -158,7 +159,7 @@ def test_validation_is_not_counted(clock: Clock, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_last_epoch_is_cut_to_what_the_budget_allows(clock: Clock, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(budget.nnUNetTrainer, "on_train_epoch_start", lambda self: None)
+    monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_start", lambda self: None)
     trainer = Trainer(TrainingOptions(max_minutes=25, num_iterations_per_epoch=50))
     found = []
     for _ in range(3):

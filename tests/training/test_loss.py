@@ -1,7 +1,7 @@
 """nnU-Net's loss, which the trainer keeps, is the paper's loss up to a factor and a constant.
 
-Paper (SPEC §8): 0.5 * (1 - Dice) + 0.5 * cross-entropy. nnU-Net: -Dice + cross-entropy. So paper = (nnU-Net + 1) / 2,
-with the same gradient direction; held against the official loss's numbers.
+Paper (docs/network.md#training): 0.5 * (1 - Dice) + 0.5 * cross-entropy. nnU-Net: -Dice + cross-entropy.
+So paper = (nnU-Net + 1) / 2, with the same gradient direction. Compared with values of the official loss.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
+ORACLE = Path(__file__).resolve().parents[1] / "data" / "oracle"
 SHAPE = (9, 10, 11)
 
 
 @pytest.mark.parametrize(("case", "threshold"), [("mixed", 1.0), ("empty", 99.0), ("full", -99.0)])
-def test_nnunets_loss_is_the_papers(reference_folder: Path, case: str, threshold: float) -> None:
-    with np.load(reference_folder / "oracle" / "loss.npz") as file:
+def test_nnunets_loss_is_the_papers(case: str, threshold: float) -> None:
+    with np.load(ORACLE / "loss.npz") as file:
         reference = {key.removeprefix(f"{case}__"): file[key] for key in file.files if key.startswith(case)}
     seed = int(reference["logit_seed"])
     logits = np.random.RandomState(seed).standard_normal((1, 2, *SHAPE)).astype(np.float32)

@@ -31,7 +31,7 @@ def test_frozen_parameters_are_not_in_the_optimiser() -> None:
 def test_schedule_follows_the_paper_after_warm_up() -> None:
     options = TrainingOptions(num_epochs=500, learning_rate=4e-4, warmup_epochs=2)
     schedule = WarmupLinear(build_optimizer(_Net(), options), options)
-    for epoch in (2, 100, 250, 500):  # SPEC §8: factor 1 - 0.99 e / 500
+    for epoch in (2, 100, 250, 500):  # docs/network.md#training: factor 1 - 0.99 e / 500
         assert schedule.learning_rate_at(epoch) == pytest.approx(4e-4 * (1 - 0.99 * epoch / 500))
     assert schedule.learning_rate_at(0) < schedule.learning_rate_at(1) < schedule.learning_rate_at(2)
 

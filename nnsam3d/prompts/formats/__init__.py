@@ -1,4 +1,4 @@
-"""The prompt formats of other programs, one file each, and ours; :mod:`.detect` tells them apart by content."""
+"""The nnsam3d prompt format and those of other programs, one file each; :mod:`.detect` recognises them by content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reader of a format returns, and the small things that readers share."""
+"""The result of format readers, and shared helpers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from nnsam3d.prompts.types import MAX_CLICKS, short
 T = TypeVar("T")
 
 FOREGROUND = "foreground"
-"""The word for clicks that a file marks as positive without saying of what."""
+"""The word for positive clicks without a label."""
 
 MISSING = object()
-"""In place of a position or label whose absence a parser has reported already."""
+"""Replaces a missing position or label that a parser has reported already."""
 
 
 @dataclass(frozen=True)
 class FoundClick:
-    """A click as it stands in a file: nothing about it has been checked.
+    """A click as found in a file, not validated.
 
     Attributes:
-        where: its place in the file for messages, for example "click 2".
+        where: its place in the file, for messages, for example "click 2".
         position: should be three numbers in the space of its Reading, order i, j, k or x, y, z.
-        label: the file's own word or number.
+        label: the file's word or number.
         meaning: see :data:`nnsam3d.prompts.labels.Meaning`; the label of another program's file may be missing ("").
     """
 
@@ -38,7 +38,7 @@ class FoundClick:
 
 @dataclass(frozen=True)
 class FoundBox:
-    """A box as it stands in a file, see :class:`FoundClick`; two opposite corners, both inside."""
+    """A box as found in a file, see :class:`FoundClick`; two opposite corners, which belong to it."""
 
     where: str
     low: Any
@@ -49,7 +49,7 @@ class FoundBox:
 
 @dataclass(frozen=True)
 class FoundMask:
-    """A segmentation to start from as it stands in a file, see :class:`FoundClick`; the label may be None."""
+    """An initial segmentation as found in a file, see :class:`FoundClick`; the label may be None."""
 
     where: str
     path: Any
@@ -62,12 +62,12 @@ Found: TypeAlias = FoundClick | FoundBox | FoundMask
 
 @dataclass
 class Reading:
-    """What a parser found. ``space`` is None where the file does not tell it.
+    """The result of a parser. ``space`` is None if unknown.
 
     Attributes:
-        found: in the order in which they were made.
+        found: in order of creation.
         problems: each a full sentence without the file's name.
-        left_out: what stands in the file and is no prompt; told as a warning.
+        left_out: entries that are not prompts, for a warning.
     """
 
     space: str | None = None
@@ -78,13 +78,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """A prompt format.
 
     Attributes:
         name: for `--format` and messages.
-        holds: what the parser is given: a JSON object (dict), the file's text (str), or the parts of an npz file.
-        recognises: whether content of that kind is this format; must be strict, other formats look alike.
-        parse: content and the space that the user states (or None) -> Reading. Must accept anything of that kind.
+        holds: input of the parser: a JSON object (dict), the file's text (str), or the parts of an npz file.
+        recognises: whether content has this format; must be strict, because formats are similar.
+        parse: content and the space stated by the user (or None) -> Reading. Must accept any content of that type.
     """
 
     name: str
@@ -94,14 +94,14 @@ class Format:
 
 
 def stated_space(declared: str | None, stated: str | None, reading: Reading) -> str | None:
-    """The file's space, else the user's; a contradiction or a lack of both is a problem of the reading."""
+    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other."""
     if declared is not None and stated is not None and declared != stated:
         reading.problems.append(
-            f'the positions are in space "{declared}" by the rules of this format, but "{stated}" was stated'
+            f'this format defines the positions to be in space "{declared}", but "{stated}" was stated'
         )
     if declared is None and stated is None:
         reading.problems.append(
-            "the file does not say in which space its positions are. Ask whoever made it, then state it: "
+            "the file does not state the space of its positions. Ask its author, then state it: "
             'space "voxel" (index i, j, k), "lps" or "ras" (mm), for example with: '
             "nnsam3d prompts convert --space voxel"
         )
@@ -109,7 +109,7 @@ def stated_space(declared: str | None, stated: str | None, reading: Reading) -> 
 
 
 def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Meaning = "word") -> None:
-    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``; anything else is a problem."""
+    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``, or a problem."""
     if not isinstance(value, list):
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return
@@ -118,19 +118,19 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
 
 
 def bounded(entries: Iterable[T]) -> Iterator[T]:
-    """No more than one click too many: a file of millions is refused without looking at all of them."""
+    """At most one click more than allowed, so that huge files are refused quickly."""
     return itertools.islice(entries, MAX_CLICKS + 1)
 
 
 def reversed_position(position: Any) -> Any:
-    """Array order z, y, x -> i, j, k; what is no list of three is left for the check to complain about."""
+    """Array order z, y, x -> i, j, k; anything else is returned unchanged, to be reported later."""
     if isinstance(position, (list, tuple)) and len(position) == 3:
         return list(position)[::-1]
     return position
 
 
 def is_point_list(value: Any) -> bool:
-    """Whether a JSON value is a list of lists (an empty one too)."""
+    """Whether a JSON value is a list of lists (may be empty)."""
     return isinstance(value, list) and all(isinstance(point, list) for point in value)
 
 

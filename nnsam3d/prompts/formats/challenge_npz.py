@@ -1,10 +1,10 @@
 """`.npz` of the CVPR 2025 interactive segmentation challenge: ``clicks``, ``clicks_order``, ``boxes`` beside the image.
 
-``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order. What a class is, is
-told by ``text_prompts`` or by nobody: the only class of a file is the only foreground label of a dataset; of several
-classes the user must say which labels they are. ``clicks_order`` is a list per class of "fg" / "bg". ``boxes`` has one
-for each class, given by its extent along z and by that of its middle slice. Only these parts of the file are read, and
-Python objects in them only as plain data (:mod:`.plain_pickle`).
+``clicks`` is a list with one ``{"fg": [[z, y, x], ...], "bg": [...]}`` per class, in array order. Classes are
+named by ``text_prompts``, if present. A single class is the only foreground label of the dataset; the labels of several
+classes must be stated by the user. ``clicks_order`` is a list per class of "fg" / "bg". ``boxes`` has one entry per
+class: its extent along z, and that of its middle slice. Only these parts of the file are read, and Python objects in
+them only as plain data (:mod:`.plain_pickle`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _BOX_KEYS = ("z_mid_x_min", "z_mid_y_min", "z_min", "z_mid_x_max", "z_mid_y_max"
 
 
 def open_parts(path: Path) -> dict[str, Any]:
-    """Those of ``clicks``, ``clicks_order`` and ``boxes`` that the file holds, as plain Python data.
+    """The parts of the file with prompts, as plain Python data.
 
     Raises:
-        PromptError: the file is damaged, or a part holds more than data.
+        PromptError: the file is damaged, or a part contains more than data.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -50,19 +50,19 @@ def open_parts(path: Path) -> dict[str, Any]:
             return {name: _plain_array(_member(archive, f"{name}.npy")) for name in names}
     except NotPlain as error:
         raise PromptError(f"{path}: {error}") from None
-    except Exception as error:  # zipfile, zlib and numpy raise whatever they like on damaged files
+    except Exception as error:  # zipfile, zlib and numpy raise various errors for damaged files
         raise PromptError(f"{path}: damaged npz file ({type(error).__name__}: {str(error)[:100]})") from None
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    # bounded: what the directory says about the size may be a lie
-    # numpy's two ways; the others unpack a bomb before they can be stopped
+    # bounded: the size in the directory may be wrong
+    # the two methods that numpy uses; others could expand without limit
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotPlain(f"{name} is packed in a way that numpy does not use")
+        raise NotPlain(f"{name} is compressed with a method that numpy does not use")
     with archive.open(name) as file:
         data = file.read(MAX_PART_BYTES + 1)
     if len(data) > MAX_PART_BYTES:
-        raise NotPlain(f"{name} is larger than {MAX_PART_BYTES // 2**20} MB: these are no clicks")
+        raise NotPlain(f"{name} is larger than {MAX_PART_BYTES // 2**20} MB: not clicks")
     return data
 
 
@@ -81,15 +81,15 @@ def _plain_array(data: bytes) -> Any:
 
 
 def recognises(parts: dict[str, Any]) -> bool:
-    """The challenge's names."""
+    """By the names of its parts."""
     return "clicks" in parts or "boxes" in parts
 
 
 def parse(parts: dict[str, Any], stated: str | None) -> Reading:
-    """A class's clicks in the order in which they were made, one class after the other.
+    """Clicks in order of creation, class by class.
 
-    "bg" of the only class is background. With several classes it says no more than "not this class": the label is
-    "bg" then, which the user must translate, as he must the classes' numbers.
+    With a single class, "bg" is background. With several, it only means "not this class": its label is then "bg",
+    which the user must translate, like the numbers of the classes.
     """
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
@@ -117,9 +117,9 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
 
 
 def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
-    """One box for each class; both ends belong to it."""
+    """One box per class; both ends belong to it."""
     clicks = parts.get("clicks")
-    faults = reading.left_out if _length(clicks) else reading.problems  # beside clicks, which say enough
+    faults = reading.left_out if _length(clicks) else reading.problems  # optional if there are clicks
     if not isinstance(boxes, (list, tuple)):
         faults.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
         return
@@ -145,21 +145,21 @@ def _length(value: Any) -> int:
 
 
 def _class_names(parts: dict[str, Any], count: int) -> list[str]:
-    """What the file calls its classes: its text prompts, else their numbers, which are no labels of ours.
+    """The names of the classes: text prompts, or else numbers, which are not labels of the dataset.
 
-    Text prompts go by the number of the class in the whole dataset; the lists in the file have one entry for each class
-    that is in the image, in the same order. Where there are more prompts than entries, nobody knows which are which.
+    Text prompts are numbered by the classes of the whole dataset; the lists in the file have one entry for each class
+    in the image, in the same order. If there are more prompts than entries, the assignment is unknown.
     """
-    told = parts.get("text_prompts")
-    told = {key: name for key, name in told.items() if str(key).isdigit()} if isinstance(told, dict) else {}
-    in_order = [told[key] for key in sorted(told, key=int)]
+    texts = parts.get("text_prompts")
+    texts = {key: name for key, name in texts.items() if str(key).isdigit()} if isinstance(texts, dict) else {}
+    in_order = [texts[key] for key in sorted(texts, key=int)]
     names = in_order if len(in_order) == count else [None] * count
     return [name if isinstance(name, str) and name else str(number) for number, name in enumerate(names, start=1)]
 
 
 def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: Reading) -> None:
     where, name = f"class {number}", names[number - 1]
-    # the only class is the only foreground label, if the dataset has but one
+    # a single class is the only foreground label
     meaning: Meaning = "foreground" if len(names) == 1 else "word"
     negative = "background" if len(names) == 1 else "bg"
     if not isinstance(entry, dict) or not set(entry) <= set(_KINDS):
@@ -178,7 +178,7 @@ def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: R
     usable = isinstance(order, (list, tuple)) and len(order) <= MAX_CLICKS and all(isinstance(o, str) for o in order)
     if not usable or sorted(order) != sorted(kind for kind in _KINDS for _ in lists[kind]):
         counts = ", ".join(f'{len(points)} "{kind}"' for kind, points in lists.items())
-        reading.problems.append(f'{where}: "clicks_order" does not fit the clicks ({counts}): {short(order)}')
+        reading.problems.append(f'{where}: "clicks_order" does not match the clicks ({counts}): {short(order)}')
         return
     remaining = {kind: iter(points) for kind, points in lists.items()}
     for place, kind in enumerate(order, start=1):

@@ -20,15 +20,15 @@ from nnsam3d.prompts.formats.base import (
 from nnsam3d.prompts.types import short
 
 BACKGROUND = "background"
-_MATRICES = {"affine", "direction", "orientation", "matrix", "transform"}  # lists of lists that are no positions
+_MATRICES = {"affine", "direction", "orientation", "matrix", "transform"}  # lists of lists that are not positions
 
 # ---------------------------------------------------------------------- autoPET
 
 
 def recognises_autopet(content: dict[str, Any]) -> bool:
-    """ "tumor" and "background" and nothing else.
+    """ "tumor" and "background", and no other keys.
 
-    MONAI Label's DeepEdit may write the same for an organ named "tumor": then it means the same, voxel for voxel.
+    MONAI Label's DeepEdit can write the same for a label named "tumor", with the same meaning.
     """
     return "tumor" in content and set(content) <= {"tumor", BACKGROUND}
 
@@ -49,7 +49,7 @@ def parse_autopet(content: dict[str, Any], stated: str | None) -> Reading:
 
 
 def recognises_monai(content: dict[str, Any]) -> bool:
-    """DeepGrow has "foreground"; DeepEdit has lists of positions under label names, and no other format's keys."""
+    """DeepGrow has "foreground"; DeepEdit has lists of positions by label name, and none of the other formats' keys."""
     foreign = {"markups", "nnsam3d_prompts", "clicks", "points"}
     if foreign & set(content) or recognises_autopet(content):
         return False
@@ -60,7 +60,7 @@ def recognises_monai(content: dict[str, Any]) -> bool:
 
 
 def parse_monai(content: dict[str, Any], stated: str | None) -> Reading:
-    """Both dialects of ``POST /infer`` parameters, index i, j, k. What is no list is no click but a setting."""
+    """Both dialects of ``POST /infer`` parameters, index i, j, k. Entries that are not lists are settings."""
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     if "foreground" in content:  # DeepGrow
@@ -82,7 +82,7 @@ def parse_monai(content: dict[str, Any], stated: str | None) -> Reading:
 
 
 def recognises_grand_challenge(content: dict[str, Any]) -> bool:
-    """Points or one point by the platform's types, or a list of named points with the version that it demands."""
+    """Points or one point by the platform's types, or a list of named points with the version that it requires."""
     points = content.get("points")
     if _type_of(content) in ("multiple points", "point") and ("points" in content or "point" in content):
         return True
@@ -97,15 +97,15 @@ def _type_of(content: dict[str, Any]) -> str:
 def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Reading:
     """``{"type": "Multiple points", "points": [{"name": ..., "point": [a, b, c]}], ...}``, or one "Point".
 
-    The platform does not define the space: autoPET uses voxels, others mm. The user must state it. A point's name is a
-    label where it is a word; a number is the point's.
+    The platform does not define the space (autoPET uses voxels, others mm), so the user must state it. The name of a
+    point is a label if it is a word; a number is just the point's number.
     """
     reading = Reading()
     reading.space = stated_space(None, stated, reading)
     kind = _type_of(content)
     if kind not in ("multiple points", "point"):
-        told = short(content["type"])
-        reading.problems.append(f'type {told} cannot be used; only "Multiple points" and "Point" can')
+        kind = short(content["type"])
+        reading.problems.append(f'type {kind} cannot be used; only "Multiple points" and "Point" can')
     points = [content] if kind == "point" else content.get("points")
     if not isinstance(points, list):
         reading.problems.append(f'"points" must be a list, not {json_type(points)}')
@@ -124,7 +124,7 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
 
 
 def grand_challenge_text(positions: list[tuple[float, float, float]], labels: list[str], name: str) -> str:
-    """A "Multiple points" file. It cannot say its space: remember it."""
+    """A "Multiple points" file. The format does not record the space."""
     points = [{"name": label, "point": list(p)} for p, label in zip(positions, labels, strict=True)]
     content = {
         "name": name,

@@ -1,4 +1,4 @@
-"""Which format a file is: told by its content, never guessed. The suffix decides nothing but error messages."""
+"""Recognition of formats by content. The suffix only affects error messages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MAX_BYTES = 16 * 2**20
 
 
 def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
-    """The file's format and content, and problems found on the way (keys that stand twice).
+    """The file's format and content, and problems found while reading (duplicate keys).
 
     Args:
-        name: the format, where the user states it.
+        name: the format, if stated by the user.
 
     Raises:
-        PromptError: unreadable, malformed, of no known format, or of several.
+        PromptError: unreadable, malformed, unknown or ambiguous.
     """
     if name is not None and name not in FORMATS:
         raise PromptError(f"unknown prompt format {short(name)}; known: {', '.join(FORMATS)}")
@@ -49,17 +49,17 @@ def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
         return found[0], content, problems
     if found:
         names = ", ".join(f.name for f in found)
-        raise PromptError(f"{path}: this could be {names}; state which it is, for example --format {found[0].name}")
+        raise PromptError(f"{path}: the format could be {names}; state it, for example --format {found[0].name}")
     raise _Unknown(f"{path}: {_nothing_known(holds, content)}. Known prompt formats: {', '.join(FORMATS)}")
 
 
 def recognised(holds: str, content: Any) -> list[Format]:
-    """The formats that content of this kind may be."""
+    """The formats that match this content."""
     return [f for f in FORMATS.values() if f.holds == holds and f.recognises(content)]
 
 
 def is_prompt_file(path: Path) -> bool:
-    """Whether the content is that of a prompt file, if a broken one. False for other programs' files."""
+    """Whether this is a prompt file, valid or not. False for unrelated files."""
     try:
         load(path, None)
     except _Unknown:
@@ -70,17 +70,17 @@ def is_prompt_file(path: Path) -> bool:
 
 
 class _Unknown(PromptError):
-    """Well-formed, and not ours to read."""
+    """Well-formed, but not a prompt file."""
 
 
 def _nothing_known(holds: str, content: Any) -> str:
     if holds == "json":
         keys = ", ".join(short(key, 30) for key in list(content)[:8]) or "none"
-        return f"this JSON file holds no prompts that are known (its keys: {keys})"
+        return f"this JSON file contains no known prompts (its keys: {keys})"
     if holds == "npz":
-        return 'this npz file holds no "clicks"'
+        return 'this npz file contains no "clicks"'
     return (
-        "this text file is no list of points that is known (Slicer's has # header lines or the columns label, l, p, s; "
+        "this text file is not a known list of points (Slicer's has # header lines or the columns label, l, p, s; "
         "napari's axis-0)"
     )
 
@@ -106,22 +106,21 @@ def _bytes(path: Path, limit: int) -> bytes:
 def _text(path: Path) -> str:
     raw = _bytes(path, MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise _Unknown(f"{path}: larger than {MAX_BYTES // 2**20} MB, so this is no prompt file")
+        raise _Unknown(f"{path}: larger than {MAX_BYTES // 2**20} MB, so not a prompt file")
     try:
         return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
-        # in one of the old encodings it is somebody else's, unless it looks like points all the same
+        # in a legacy encoding, it is an unrelated file unless it looks like points
         known = path.suffix.lower() not in (".json", ".csv") or _encoding(raw) != "utf-8" or _recognised_somehow(raw)
         kind = PromptError if known else _Unknown
         raise kind(
-            f"{path}: this text is in an encoding that does not say its name (byte {error.start} is no UTF-8): save it "
-            "again as UTF-8"
+            f"{path}: the text encoding is unknown (byte {error.start} is not UTF-8): save it again as UTF-8"
         ) from None
 
 
 def _encoding(raw: bytes) -> str:
-    """UTF-8, 16 or 32, by the byte order mark that some editors put in front, or by the zeros of ASCII characters."""
-    return json.detect_encoding(raw[:4]) if raw else "utf-8"  # which looks at nothing else than these
+    """UTF-8, 16 or 32, by the byte order mark or the zeros of ASCII characters."""
+    return json.detect_encoding(raw[:4]) if raw else "utf-8"  # uses only these bytes
 
 
 def _recognised_somehow(raw: bytes) -> bool:
@@ -136,7 +135,7 @@ def _has_our_words(text: str) -> bool:
 
 
 def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
-    """The object in the file; repeated keys go to ``problems``, everything worse is raised."""
+    """The object in the file; duplicate keys are added to ``problems``, other errors are raised."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -147,9 +146,9 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
         content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        lines = error.msg == "Extra data" and not _has_our_words(text)  # JSON lines, which nothing here writes
+        lines = error.msg == "Extra data" and not _has_our_words(text)  # JSON lines: not a prompt file
         raise (_Unknown if lines else PromptError)(f"{path}: malformed JSON at {where}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, thousands of brackets
         raise PromptError(f"{path}: malformed JSON: {error}") from None
     if not isinstance(content, dict):
         raise _Unknown(f"{path}: must hold one JSON object, not {json_type(content)}")
@@ -157,7 +156,7 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
 
 
 def case_of(path: str | os.PathLike[str]) -> str:
-    """The case that a prompt file is named after: ``liver_003.mrk.json`` -> ``liver_003``."""
+    """The case in the name of a prompt file: ``liver_003.mrk.json`` -> ``liver_003``."""
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -166,9 +165,9 @@ def case_of(path: str | os.PathLike[str]) -> str:
 
 
 def same_name(first: str, second: str) -> bool:
-    """Whether two names are the same text, however their letters are composed."""
+    """Whether two names are equal after Unicode normalisation."""
     return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
 SUFFIXES = (".mrk.json", ".json", ".fcsv", ".npz", ".csv")
-"""How prompt files may be named: ``<case><suffix>``; the longer of two that fit comes first."""
+"""Suffixes of prompt files (``<case><suffix>``), longer ones first."""

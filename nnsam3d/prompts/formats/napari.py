@@ -1,4 +1,4 @@
-"""napari's points CSV: ``index,axis-0,axis-1,axis-2`` and columns of properties, one of which may be "label"."""
+"""napari's points CSV: ``index,axis-0,axis-1,axis-2`` and property columns, possibly "label"."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def recognises(text: str) -> bool:
 def parse(text: str, stated: str | None) -> Reading:
     """Positions are array indices (z, y, x), as napari stores them for a points layer without a scale.
 
-    A whole number in the column "label" is a label: such a column is an integer feature of the layer.
+    Whole numbers in the column "label" are labels: an integer feature of the layer.
     """
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     columns = table_columns(text)
     if {"shape-type", "vertex-index"} & set(columns):
-        reading.problems.append("this is a shapes layer, whose corners are no clicks: save a points layer")
+        reading.problems.append("this is a shapes layer, whose corners are not clicks: save a points layer")
         return reading
     axes = [name for name in columns if name.startswith("axis-")]
     if sorted(axes) != sorted(_AXES):
@@ -44,8 +44,8 @@ def parse(text: str, stated: str | None) -> Reading:
         return reading
     others = [name for name in columns if name and name not in ("index", *_AXES)]
     if others and "label" not in columns:
-        told = ", ".join(short(name) for name in others[:5])
-        reading.left_out.append(f"the column {told}: only a column named label says what a click is; it is")
+        columns_text = ", ".join(short(name) for name in others[:5])
+        reading.left_out.append(f"the column {columns_text}: only the column named label is used; it is")
     header, *lines = table_lines(text)
     try:
         for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):

@@ -1,11 +1,13 @@
-"""Our own prompt file (DESIGN §5). Version 1 holds clicks; it is written wherever it suffices, and read for ever.
+"""The nnsam3d prompt file (docs/prompts.md#prompt-files).
+
+Version 1 holds clicks. It is written whenever it suffices and will remain readable.
 
 ```json
 {"nnsam3d_prompts": 1, "space": "voxel",
  "clicks": [{"position": [102.0, 88.0, 41.0], "label": "tumour"}]}
 ```
 
-Version 2 holds prompts of every kind, in the order in which they were made:
+Version 2 holds prompts of all types, in order of creation:
 
 ```json
 {"nnsam3d_prompts": 2, "space": "voxel",
@@ -36,7 +38,7 @@ from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt, Prompt, PromptEr
 
 VERSION = 2
 
-_LISTS = {1: "clicks", 2: "prompts"}  # version -> where the prompts stand
+_LISTS = {1: "clicks", 2: "prompts"}  # version -> key of the prompts
 _KEYS = {
     "click": ("position", "label"),
     "box": ("low", "high", "label"),
@@ -46,13 +48,13 @@ _OPTIONAL = {"mask": ("label",)}
 
 
 def recognises(content: dict[str, Any]) -> bool:
-    """Any of our keys: a file that forgot one of them should hear that, not that it is unknown."""
+    """Any key of the format, so that a missing key is reported as such."""
     named = any(key in content for key in ("nnsam3d_prompts", *_LISTS.values()))
-    return named or content.get("space") in SPACES  # "space" alone may be anybody's, of a template for example
+    return named or content.get("space") in SPACES  # "space" alone is also used by others, for example for templates
 
 
 def parse(content: dict[str, Any], stated: str | None) -> Reading:
-    """``space`` is mandatory in the file; what the user states must agree."""
+    """``space`` is mandatory in the file; the space stated by the user must agree."""
     reading = Reading()
     version = content.get("nnsam3d_prompts", 1)
     if isinstance(version, bool) or not isinstance(version, int) or version not in _LISTS:
@@ -75,7 +77,7 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     for number, entry in enumerate(bounded(entries), start=1):
         where = f"{name.removesuffix('s')} {number}"
         if not isinstance(entry, dict):
-            keys = '"position" and "label"' if version == 1 else '"type" and what belongs to it'
+            keys = '"position" and "label"' if version == 1 else '"type" and the keys of that type'
             reading.problems.append(f"{where}: must be an object with {keys}, not {json_type(entry)}")
             continue
         found = _found(entry, version, where, reading)
@@ -88,8 +90,8 @@ def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) ->
     kind = "click" if version == 1 else entry.get("type")
     if not isinstance(kind, str) or kind not in _KEYS:
         allowed = ", ".join(f'"{name}"' for name in _KEYS)
-        told = "missing" if kind is None else f"unknown {short(kind)}"
-        reading.problems.append(f'{where}: {told} "type"; allowed: {allowed}')
+        reason = "missing" if kind is None else f"unknown {short(kind)}"
+        reading.problems.append(f'{where}: {reason} "type"; allowed: {allowed}')
         return None
     keys = _KEYS[kind]
     _check_keys(entry, (*keys, *(("type",) if version > 1 else ())), f"{where}: ", reading, _OPTIONAL.get(kind, ()))
@@ -104,7 +106,7 @@ def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) ->
 
 
 def text_of(prompts: CasePrompts) -> str:
-    """The file's text: one line for each prompt, so that people and version control can read it."""
+    """The file's text, with one line per prompt for readability and version control."""
     version = 1 if prompts.kinds in ((), ("click",)) else 2
     lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]
     listed = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"

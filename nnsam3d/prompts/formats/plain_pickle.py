@@ -1,7 +1,7 @@
-"""Pickles that hold nothing but data, read without unpickling: no code of the file's choice ever runs.
+"""Reads pickles of plain data without unpickling, so that no code from the file is executed.
 
-A numpy file with Python objects in it (what ``np.savez(clicks=[{...}])`` writes) carries a pickle, and unpickling a
-stranger's file means running a stranger's program. Here the opcodes of plain data are interpreted one by one:
+A numpy file with Python objects (as written by ``np.savez(clicks=[{...}])``) contains a pickle, and unpickling an
+untrusted file can execute arbitrary code. Here, the opcodes of plain data are interpreted one by one:
 lists, tuples, dictionaries with keys of text or whole numbers, text, numbers, and numpy arrays and scalars of
 numbers. Everything else is refused. The work is bounded by the length of the input.
 """
@@ -26,7 +26,7 @@ _GLOBALS = {(module, name): name for module in _MODULES for name in ("_reconstru
 
 
 class NotPlain(ValueError):
-    """The pickle is broken, or holds more than plain data."""
+    """The pickle is damaged, or contains more than plain data."""
 
 
 def load_plain(data: bytes) -> Any:
@@ -77,7 +77,7 @@ class _Machine:
     def __init__(self, length: int) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.budget = 4 * length  # of bytes and objects in arrays: the same bytes may be named again and again
+        self.budget = 4 * length  # for bytes and objects in arrays: the same bytes can be referenced many times
 
     def run(self, name: str, argument: Any) -> None:
         """One opcode."""
@@ -99,7 +99,7 @@ class _Machine:
         return self.stack.pop()
 
     def to_mark(self) -> list[Any]:
-        """Everything above the last mark, which goes too."""
+        """Pops everything down to the last mark, and the mark."""
         items: list[Any] = []
         while (top := self.stack.pop()) is not _MARK:
             items.append(top)
@@ -127,7 +127,7 @@ class _Machine:
         self._update(self.to_mark())
 
     def _update(self, pairs: list[Any]) -> None:
-        # Text and numbers only: the hash of nested tuples that share their parts may take forever.
+        # Text and numbers only: hashing nested tuples with shared parts can take exponential time.
         if not isinstance(self.stack[-1], dict) or not all(isinstance(key, (str, int)) for key in pairs[::2]):
             raise NotPlain("holds a dictionary whose keys are neither text nor numbers")
         self.stack[-1].update(zip(pairs[::2], map(_finished, pairs[1::2]), strict=True))
@@ -137,13 +137,13 @@ class _Machine:
         self.stack.append(tuple(_finished(item) if isinstance(item, _Array) else item for item in items))
 
     def find(self, argument: Any) -> None:
-        """GLOBAL "module name" or STACK_GLOBAL: numpy's few constructors, nothing else."""
+        """GLOBAL "module name" or STACK_GLOBAL: a few constructors of numpy only."""
         if argument is None:
             name, module = self.pop(), self.pop()
         else:
             module, _, name = argument.partition(" ")
         if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in _GLOBALS:
-            raise NotPlain(f"wants to run {short(module, 40)} {short(name, 40)}, which is refused")
+            raise NotPlain(f"refers to {short(module, 40)} {short(name, 40)}, which is refused")
         self.stack.append(_Global(_GLOBALS[module, name]))
 
     def reduce(self, _: Any) -> None:
@@ -166,7 +166,7 @@ class _Machine:
     def spend(self, amount: int) -> None:
         self.budget -= amount
         if self.budget < 0:
-            raise NotPlain("grows out of proportion")
+            raise NotPlain("expands disproportionately")
 
     def build(self, _: Any) -> None:
         state, built = self.pop(), self.stack[-1]

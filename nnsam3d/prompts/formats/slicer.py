@@ -41,19 +41,19 @@ _NAMES = {"lps": "LPS", "ras": "RAS"}
 
 
 def recognises_markups(content: dict[str, Any]) -> bool:
-    """A list of markups is Slicer's."""
+    """By the list of markups."""
     return "markups" in content
 
 
 def parse_markups(content: dict[str, Any], stated: str | None) -> Reading:
-    """All point lists of the file; lists in LPS and RAS may stand side by side."""
+    """All point lists and boxes of the file; LPS and RAS may be mixed."""
     reading = Reading()
     markups = content.get("markups")
     if not isinstance(markups, list):
         reading.problems.append(f'"markups" must be a list, not {json_type(markups)}')
         return reading
     if not markups:
-        reading.problems.append('"markups" is empty: the file holds no point list')
+        reading.problems.append('"markups" is empty: the file contains no point list')
     if len(markups) > MAX_MARKUPS:
         reading.problems.append(f"{len(markups)} markups; at most {MAX_MARKUPS} are allowed")
     spaces: list[str] = []
@@ -69,7 +69,7 @@ def parse_markups(content: dict[str, Any], stated: str | None) -> Reading:
             spaces.append(space)
             _control_points(markup, where, space, spaces[0], reading)
     if len(set(spaces)) > 1 and "voxel" in spaces:
-        reading.problems.append("some markups are in IJK, others in mm: export them to files of their own")
+        reading.problems.append("some markups are in IJK, others in mm: export them to separate files")
     reading.space = spaces[0] if spaces else "lps"
     stated_space(reading.space, stated if spaces else None, reading)
     return reading
@@ -91,8 +91,8 @@ def _is_point_list(markup: dict[str, Any], where: str, reading: Reading) -> bool
     kind = markup.get("type", "Fiducial")
     if kind != "Fiducial":
         reading.problems.append(
-            f"{where}: a markup of type {short(kind)} holds no prompts, only point lists (Fiducial) and boxes (ROI) "
-            "do; remove it, or export the point list to a file of its own"
+            f"{where}: a markup of type {short(kind)} is not a prompt; point lists (Fiducial) and boxes (ROI) are. "
+            "Remove it, or export the point list to a separate file"
         )
     return kind == "Fiducial"
 
@@ -123,9 +123,9 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
 
 
 def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading: Reading) -> None:
-    """A box; one that is turned against the axes becomes the box around it."""
+    """A box; a rotated one becomes its bounding box."""
     if markup.get("roiType", "Box") not in ("Box", "BoundingBox"):
-        reading.problems.append(f"{where}: a region of type {short(markup.get('roiType'))} is no box")
+        reading.problems.append(f"{where}: a region of type {short(markup.get('roiType'))} is not a box")
         return
     try:
         center, size = checked_position(markup.get("center")), checked_position(markup.get("size"))
@@ -148,7 +148,7 @@ def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading
 
 
 def _other_signs(position: Any) -> Any:
-    """LPS <-> RAS; what is no position is left for the check to complain about."""
+    """LPS <-> RAS; anything that is not a position is returned unchanged, to be reported later."""
     try:
         x, y, z = checked_position(position)
     except PromptError:
@@ -157,7 +157,7 @@ def _other_signs(position: Any) -> Any:
 
 
 def markups_text(positions: list[tuple[float, float, float]], labels: list[str], space: str) -> str:
-    """A markups file with one point list; Slicer opens it by drag and drop.
+    """A markups file with one point list, which can be dragged into Slicer.
 
     Args:
         positions: mm in ``space``, "lps" or "ras".
@@ -193,14 +193,14 @@ def markups_text(positions: list[tuple[float, float, float]], labels: list[str],
 
 # ---------------------------------------------------------------------- fiducials, .fcsv
 
-# Slicer's markups files without a line that names them; since 5.0 two more cells follow, the first is the status
+# The columns of files without a line that names them; since Slicer 5.0, two more follow, the first is the status
 _COLUMNS = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatednodeid"]
 STATUS = len(_COLUMNS)
 _UNPLACED = {"0": "undefined", "1": "preview", "3": "missing"}
 
 
 def recognises_fcsv(text: str) -> bool:
-    """Slicer's comment lines at the top, or its node names."""
+    """By Slicer's comment lines at the top, or its node names."""
     head = text[:4096]
     comments = [line.lower() for line in head.splitlines() if _is_comment(line)]
     known = ("markups fiducial", "fiducial list file", "coordinatesystem", "columns = id,")
@@ -208,9 +208,9 @@ def recognises_fcsv(text: str) -> bool:
 
 
 def parse_fcsv(text: str, stated: str | None) -> Reading:
-    """Markups fiducials, and the fiducial lists of Slicer 3, which do not say their space.
+    """Markups fiducials, and the fiducial lists of Slicer 3, which do not state their space.
 
-    Spreadsheet programs add commas to header lines and may write other separators: both are read.
+    Spreadsheet programs add commas to header lines and may use other separators; both are supported.
     """
     reading = Reading()
     header, rows = _fcsv_lines(text)
@@ -226,8 +226,8 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         columns = list(_COLUMNS)
     if not {"x", "y", "z", "label"} <= set(columns):
         reading.problems.append(
-            "the header line `# columns = id,x,y,z,...,label,...` lacks x, y, z or label: "
-            "export the point list from Slicer again (as .mrk.json, if you can)"
+            "the header line `# columns = id,x,y,z,...,label,...` does not contain x, y, z and label: "
+            "export the point list from Slicer again (preferably as .mrk.json)"
         )
         return reading
     try:
@@ -277,7 +277,7 @@ _TABLE_AXES = {"lps": ("l", "p", "s"), "ras": ("r", "a", "s")}
 
 
 def recognises_table(text: str) -> bool:
-    """Slicer's "export as table": a column of labels, and the axes by their letters."""
+    """By the columns of Slicer's "export as table": labels, and axes by their letters."""
     return _table_space(table_columns(text)) is not None
 
 
@@ -318,22 +318,22 @@ def _table_space(columns: list[str]) -> str | None:
 
 
 def table_lines(text: str) -> list[str]:
-    """Those that hold something, the header first, without the `sep=;` that tells Excel how to read the file."""
+    """Non-empty lines, the header first, without Excel's `sep=;` line."""
     lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
     return lines[1:] if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip(), re.IGNORECASE) else lines
 
 
 def table_columns(text: str) -> list[str]:
-    """The words of the header, in small letters."""
+    """The column names in lower case."""
     first = next(iter(table_lines(text)), "")
     return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
 
 
 def table_rows(lines: Sequence[str], header: str = "") -> Iterator[list[str]]:
-    """Cells of every line, separated by commas, semicolons (then numbers have decimal commas) or tabs.
+    """The cells of each line, separated by commas, semicolons (with decimal commas) or tabs.
 
     Args:
-        header: the line of column names, which has no numbers that could be taken for cells.
+        header: the line of column names, used to determine the separator.
     """
     first = header if re.search("[,;\t]", header) else next(iter(lines), "")
     separator = max(",;\t", key=first.count)
@@ -345,7 +345,7 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 def number_of(text: str) -> float | str:
-    """The number that a cell holds; other text as it is, for the check to complain about."""
+    """The number in a cell; other text unchanged, to be reported later."""
     try:
         return float(text)
     except ValueError:

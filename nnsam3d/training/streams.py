@@ -1,0 +1,115 @@
+"""Random streams: kept in a checkpoint as plain numbers, and batches that depend on a seed and their number alone."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+
+WORKERS = "nnUNet_n_proc_DA"
+
+
+def stored_streams() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators, in what torch's restricted unpickler opens."""
+    version, words, python_gauss = random.getstate()
+    numpys: Any = np.random.get_state()  # noqa: NPY002
+    _, keys, position, has_gauss, gauss = numpys
+    return {
+        "python": [version, list(words), python_gauss],
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def use_streams(stored: dict[str, Any]) -> None:
+    """Go on where :func:`stored_streams` was; tensors may lie on any device."""
+    version, words, python_gauss = stored["python"]
+    random.setstate((version, tuple(words), python_gauss))
+    keys, position, has_gauss, gauss = stored["numpy"]
+    numpy_keys = keys.cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", numpy_keys, position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(stored["torch"].cpu())
+    if torch.cuda.is_initialized():
+        for device, state in enumerate(stored["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state.cpu(), device)
+
+
+def seed_streams(*numbers: int) -> None:
+    """Start all of them anew; other numbers (zero or positive) are other streams."""
+    python, numpy, torchs = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(python))
+    np.random.seed(int(numpy))  # noqa: NPY002
+    torch.manual_seed(int(torchs))
+
+
+class NumberedBatches:
+    """A loader whose batch number n draws from streams of (seed, n): whoever computes it, and whenever.
+
+    nnU-Net's loader draws every batch from the global generators and keeps nothing between two batches.
+    """
+
+    def __init__(self, loader: Any, seed: Sequence[int], first: int, workers: int) -> None:
+        """
+        Args:
+            first: number of the batch to begin with.
+            workers: processes that take turns.
+        """
+        self.loader = loader
+        self.seed = tuple(seed)
+        self.first = self.number = first
+        self.workers = workers
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called by the augmenter in each of its processes."""
+        self.loader.set_thread_id(thread_id)
+        self.number = self.first + thread_id
+
+    def __iter__(self) -> NumberedBatches:
+        return self
+
+    def __next__(self) -> Any:
+        before = stored_streams()
+        seed_streams(*self.seed, self.number)
+        try:
+            return next(self.loader)
+        finally:
+            use_streams(before)
+            self.number += self.workers
+
+
+def repeatable(loader: Any, seed: Sequence[int], first: int, workers: int, pin_memory: bool) -> Any:
+    """An augmenter whose batches come in the order of their numbers.
+
+    Args:
+        loader: as for :class:`NumberedBatches`, as are ``seed`` and ``first``.
+        workers: processes; 0 = none.
+    """
+    batches = NumberedBatches(loader, seed, first, max(1, workers))
+    if not workers:
+        return SingleThreadedAugmenter(batches, None)
+    # nnU-Net's own augmenter hands batches out in the order in which its processes finish them
+    return MultiThreadedAugmenter(
+        batches, None, workers, num_cached_per_queue=3, pin_memory=pin_memory, wait_time=0.002
+    )
+
+
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """nnU-Net starts no processes for data in here."""
+    before = os.environ.get(WORKERS)
+    os.environ[WORKERS] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WORKERS]
+        else:
+            os.environ[WORKERS] = before

@@ -1,0 +1,60 @@
+"""Files that are there wholly or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nnsam3d import files
+from nnsam3d.files import keep_as, remove_unfinished, replacing, write_text
+
+
+def write(path: Path, text: str, keep: Path | None = None) -> None:
+    with replacing(path, durable=True, keep=keep) as temporary:
+        temporary.write_text(text)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_one_before_is_kept_and_there_is_always_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    path, before = tmp_path / "a", tmp_path / "b"
+    if not links:
+        monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    stock, seen = os.replace, []
+
+    def look(source: Path, target: Path) -> None:
+        seen.append(path.read_text() if path.is_file() else None)
+        stock(source, target)
+
+    monkeypatch.setattr(files.os, "replace", look)
+    for text in ("one", "two", "three"):
+        write(path, text, before)
+    assert (path.read_text(), before.read_text()) == ("three", "two")
+    assert seen == [None, "one", "one", "two", "two"]
+    keep_as(before, path)
+    assert path.read_text() == "two"
+    assert {one.name for one in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_an_error_leaves_what_was(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "one", durable=True)
+
+    def half() -> None:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        half()
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a", "one")]
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = (".a.12.0f.tmp", "a", ".ab.12.0f.tmp", ".a.swp")
+    for name in names:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path / "a")
+    assert {one.name for one in tmp_path.iterdir()} == set(names[1:])

@@ -1,0 +1,113 @@
+"""SLURM's scripts and commands, with stand-ins for its programs; the real ones are in end_to_end/test_slurm.py."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+
+from nnsam3d.errors import UserError
+from nnsam3d.slurm import NUMBER, Queue, Script, parse, ranges, states, submit
+
+
+def test_options_are_sbatchs_and_ours_are_left_alone():
+    assert parse("partition=gpu gres=gpu:1 --mem=48G exclusive comment='a b'") == (
+        "--partition=gpu", "--gres=gpu:1", "--mem=48G", "--exclusive", "--comment=a b",
+    )  # fmt: skip
+    for text, words in (("array=0-3", "array is set by nnsam3d"), ("-p gpu", "'-p' is no option"), ("'", "No closing")):
+        with pytest.raises(UserError, match=words):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [((), ""), ((4,), "4"), ((0, 1, 2, 5), "0-2,5"), ((7, 3, 4), "3-4,7"), ((0, 2, 4), "0,2,4")]
+)
+def test_numbers_as_ranges(numbers, text):
+    assert ranges(numbers) == text
+
+
+def test_what_is_submitted_is_remembered_and_found_in_the_queue(fake_slurm, tmp_path):
+    folder = tmp_path / "a folder"
+    script = Script(folder / "train.sh", f"work {NUMBER}", ("--partition=gpu",), "One training")
+    assert submit(script, (0, 1, 3), at_once=2) == "100"
+    assert submit(Script(folder / "report.sh", "report", (), "The report"), after="afterany:100") == "101"
+    told = (fake_slurm / "told_sbatch").read_text().splitlines()
+    assert told[0] == f"--parsable --array=0-1,3%2 {folder}/train.sh"
+    assert told[1] == f"--parsable --dependency=afterany:100 --kill-on-invalid-dep=yes {folder}/report.sh"
+    text = script.path.read_text()
+    assert f'#SBATCH --output="{folder}/train_%a.log"' in text
+    assert "#SBATCH --partition=gpu\n#SBATCH --signal=B:USR1@600" in text
+    (fake_slurm / "queue").write_text(
+        "100_0 COMPLETED None\n100_1 RUNNING None\n100_3 PENDING Resources\n101 PENDING Dependency\n"
+    )
+    queue = Queue.of(folder)
+    assert [queue.state("train", number)[0] for number in (0, 1, 2, 3)] == ["COMPLETED", "RUNNING", "", "PENDING"]
+    assert queue.state("report") == ("PENDING", "Dependency", "101")
+    assert [queue.holds("train", number) for number in (0, 1, 2, 3)] == [False, True, False, True]
+    assert queue.active(("train",)) == ["100"]
+    (fake_slurm / "queue").unlink()
+    assert Queue.of(folder).active(("train", "report")) == []
+
+
+def test_a_queue_that_has_forgotten_says_nothing(fake_slurm):
+    (fake_slurm / "refuses").touch()
+    assert states(["7"]) == {}
+    assert states([]) == {}
+
+
+def test_no_slurm_is_said_with_the_way_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"sbatch is not on the PATH.*--print"):
+        submit(Script(tmp_path / "x.sh", "true", (), ""))
+
+
+ENDS = {
+    "is done": ("exit 0", 0, False),
+    "fails": ("exit 1", 1, False),
+    "is stopped and has saved": ("exit 75", 75, True),
+    "saves on the signal": ("trap 'exit 75' USR1; echo ready; while :; do sleep 0.05; done", 75, True),
+    "knows no signal": ("echo ready; exec sleep 60", 138, True),
+    "finishes in spite of the signal": (
+        "trap 'exit 0' USR1; echo ready; while :; do sleep 0.05; done",
+        0,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_a_script_goes_back_into_the_queue_when_its_command_was_stopped(fake_slurm, tmp_path, case):
+    """The script itself, in bash; TERM and USR1 reach the command as USR1."""
+    command, status, requeued = ENDS[case]
+    script = Script(tmp_path / "x y.sh", f"bash -c {shlex.quote(command)}", (), "A test")
+    script.write(["sbatch"])
+    environment = os.environ | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
+    for sent in (signal.SIGUSR1, signal.SIGTERM):
+        told = fake_slurm / "told_scontrol"
+        told.unlink(missing_ok=True)
+        with subprocess.Popen(["bash", script.path], env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            if "ready" in command:
+                assert process.stdout.readline() == "ready\n"
+                time.sleep(0.1)
+                process.send_signal(sent)
+            process.wait(timeout=20)
+        assert process.returncode == status
+        assert (told.read_text() if told.is_file() else "") == ("requeue 10_3\n" if requeued else "")
+
+
+def test_what_nnunet_needs_to_know_is_in_the_script(fake_slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", "/data/raw $x")
+    monkeypatch.setenv("nnsam3d_options", "preset=tiny seed=1")
+    monkeypatch.setenv("SECRET", "not for others")
+    script = Script(tmp_path / "x.sh", "true", ("--signal=B:USR1@60",), "A test")
+    script.write(["sbatch", "x.sh"])
+    text = script.path.read_text()
+    assert "export nnUNet_raw='/data/raw $x'\n" in text
+    assert "export nnsam3d_options='preset=tiny seed=1'\n" in text
+    assert "SECRET" not in text
+    assert text.count("--signal=") == 1

@@ -1,0 +1,332 @@
+"""A training that is stopped, killed or damaged goes on as if nothing had happened, with each of our trainers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnsam3d.errors import UserError
+from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
+from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
+from nnsam3d.training import survival
+from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+
+from . import small
+
+NAMES = tuple(small.TRAINERS)
+STEPS = small.EPOCHS * (small.ITERATIONS + small.VALIDATIONS)
+
+
+class Interruptions:
+    """Batches asked for, and what happens at one of them."""
+
+    def __init__(self) -> None:
+        self.asked, self.at, self.action = 0, -1, lambda: None
+
+    def __call__(self) -> None:
+        self.asked += 1
+        if self.asked == self.at:
+            self.action()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Interruptions:
+    made = Interruptions()
+    for name, value in small.folders(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, small.LENGTH + " seed=3")
+    small.prepare(monkeypatch, made)
+    return made
+
+
+def options(monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"{small.LENGTH} {more}")
+
+
+def weights(trainer: Any) -> torch.Tensor:
+    return torch.cat([value.detach().flatten().double() for value in trainer.network.state_dict().values()])
+
+
+def content(trainer: Any, name: str) -> dict[str, Any]:
+    return open_checkpoint(Path(trainer.output_folder) / name, trusted=None)
+
+
+def run(trainer: Any) -> Any:
+    """The exit status; None where the training came to its end."""
+    try:
+        trainer.run_training()
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+def log_of(trainer: Any) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+@pytest.fixture
+def finished(batches: Interruptions, request: pytest.FixtureRequest) -> Any:
+    """A training without an interruption, whose folder was moved away."""
+    trainer = small.make(request.param)
+    trainer.run_training()
+    folder = Path(trainer.output_folder)
+    folder.rename(folder.with_name("without"))
+    batches.asked = 0
+    return trainer
+
+
+@pytest.mark.parametrize("finished", NAMES, indirect=True)
+def test_wherever_it_is_stopped_it_goes_on_as_if_nothing_had_happened(batches: Interruptions, finished: Any) -> None:
+    """Stopped at every third of its batches, in training and in validation, again and again."""
+    batches.action = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    name, stops = type(finished).__name__, 0
+    trainer = small.make(name)
+    batches.asked, batches.at = 0, 2 + 3  # two are drawn to begin with
+    while (status := run(trainer)) is not None:
+        assert status == STOPPED
+        assert "told by SIGUSR1 to stop" in log_of(trainer)
+        stops += 1
+        assert stops < STEPS
+        trainer = small.make(name, go_on=True)
+        batches.asked = 0
+    assert stops >= 3
+    assert torch.equal(weights(trainer), weights(finished))
+    assert trainer._updates == finished._updates == small.EPOCHS * small.ITERATIONS
+    ours, theirs = (one.logger.get_checkpoint() for one in (trainer, finished))
+    for key in ("lrs", "train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice"):
+        assert ours[key] == theirs[key], key
+    assert {path.name for path in Path(trainer.output_folder).glob("checkpoint*")} == {FINAL, BEST}
+
+
+@pytest.mark.parametrize("finished", NAMES[:1], indirect=True)
+def test_a_seed_repeats_a_training_and_another_one_does_not(
+    batches: Interruptions, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, same in ((3, True), (4, False)):
+        options(monkeypatch, f"seed={seed}")
+        torch.manual_seed(seed + 77)  # what was before makes no difference
+        trainer = small.make(type(finished).__name__)
+        trainer.run_training()
+        assert torch.equal(weights(trainer), weights(finished)) == same
+        assert f"nnsam3d seed: {seed}" in log_of(trainer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_go_on_without_a_seed(batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Batches are computed in the process itself here, so its streams are all there are."""
+    options(monkeypatch, "checkpoint_minutes=0")
+    found = []
+    for stop_at in (-1, 2 + 2):
+        batches.asked, batches.at, batches.action = 0, stop_at, lambda: os.kill(os.getpid(), signal.SIGTERM)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        trainer = small.make(name)
+        try:
+            trainer.run_training()
+        except SystemExit:
+            torch.manual_seed(99)
+            np.random.seed(99)  # noqa: NPY002
+            batches.at = -1
+            trainer = small.make(name, go_on=True)
+            trainer.run_training()
+        found.append(weights(trainer))
+        for path in Path(trainer.output_folder).glob("checkpoint*"):
+            path.unlink()
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_saved_every_so_many_minutes_and_the_one_before_is_kept(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    options(monkeypatch, "checkpoint_minutes=1e-9")
+    batches.at, batches.action = 2 + 4, lambda: (_ for _ in ()).throw(MemoryError)
+    trainer = small.make(name)
+    with pytest.raises(MemoryError):
+        trainer.run_training()
+    updates = [content(trainer, file)["optimizer_state"]["nnsam3d"]["updates"] for file in (PREVIOUS, LATEST)]
+    assert updates == [2, 3]
+    assert content(trainer, LATEST)["current_epoch"] == 0
+    assert trainer.training_seconds() >= 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    options(monkeypatch, "checkpoint_minutes=1e-9")
+    batches.at, batches.action = 2 + 4, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        small.make(NAMES[0]).run_training()
+    batches.at = -1
+    latest = next(Path(os.environ["nnUNet_results"]).rglob(LATEST))
+    data = latest.read_bytes()
+    middle = len(data) // 2
+    zeros = data[:middle] + bytes(4096) + data[middle + 4096 :]
+    latest.write_bytes({"cut": data[:middle], "zeros": zeros, "empty": b""}[damage])
+    trainer = small.make(NAMES[0], go_on=True)
+    assert f"{latest} is damaged: going on from {PREVIOUS}" in log_of(trainer)
+    assert trainer._updates == 3
+    assert not is_damaged(latest), "the next checkpoint keeps a good one beside it"
+    trainer.run_training()
+    assert trainer._updates == small.EPOCHS * small.ITERATIONS
+
+    for name in (LATEST, PREVIOUS, BEST):
+        latest.with_name(name).write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is damaged, and there is no whole"):
+        small.make(NAMES[0], go_on=True)
+
+
+def test_a_full_disk_costs_no_checkpoint(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    options(monkeypatch, "checkpoint_minutes=1e-9")
+    stock = torch.save
+    written = []
+
+    def fills_up(what: Any, path: str) -> None:
+        stock(what, path)
+        written.append(path)
+        if len(written) == 3:
+            os.truncate(path, 1000)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fills_up)
+    trainer = small.make(NAMES[0])
+    with pytest.raises(OSError, match="No space"):
+        trainer.run_training()
+    assert content(trainer, LATEST)["optimizer_state"]["nnsam3d"]["updates"] == 2
+    assert sorted(path.name for path in Path(trainer.output_folder).glob("*checkpoint*")) == [LATEST, PREVIOUS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_that_is_no_number_changes_nothing_and_stops_in_the_end(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    trainer = small.make(name)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    good, bad = next(trainer.dataloader_train), next(trainer.dataloader_train)
+    bad["data"][:, 0] = float("nan")
+    trainer.train_step(good)
+    before = weights(trainer)
+    trainer.train_step(bad)
+    assert torch.equal(weights(trainer), before)
+    assert trainer._skipped_in_a_row == 1
+    trainer.train_step(good)
+    assert trainer._skipped_in_a_row == 0
+    assert not torch.equal(weights(trainer), before)
+    assert weights(trainer).isfinite().all()
+    trainer.on_train_epoch_end([{"loss": np.float32(one)[None]} for one in (1.0, np.nan, 2.0)])
+    assert trainer.logger.get_value("train_losses", step=-1) == 1.5
+    for _ in range(survival.MOST_SKIPPED - 1):
+        trainer.train_step(bad)
+    with pytest.raises(UserError, match="20 updates in a row"):
+        trainer.train_step(bad)
+    assert log_of(trainer).count("this update was skipped") == 21
+
+
+def test_a_checkpoint_of_before_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a version that kept nothing but nnU-Net's content."""
+    options(monkeypatch, "seed=-1")
+    trainer = small.make(NAMES[0])
+    trainer.initialize()
+    trainer.save_checkpoint(f"{trainer.output_folder}/{LATEST}")
+    stored = torch.load(f"{trainer.output_folder}/{LATEST}", weights_only=False)
+    del stored["optimizer_state"]["nnsam3d"]
+    torch.save(stored, f"{trainer.output_folder}/{LATEST}")
+    continued = small.make(NAMES[0], go_on=True)
+    continued.run_training()
+    assert continued.current_epoch == small.EPOCHS
+
+
+def test_data_workers_that_the_signal_ends_do_not_lose_the_training(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler signals all processes of a job; nnU-Net then misses its workers between two iterations."""
+
+    def workers_gone() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("One or more background workers are no longer alive.")
+
+    batches.at, batches.action = 2 + 3, workers_gone
+    trainer = small.make(NAMES[0])
+    with pytest.raises(SystemExit) as stop:
+        trainer.run_training()
+    assert stop.value.code == STOPPED
+    assert content(trainer, LATEST)["optimizer_state"]["nnsam3d"]["epoch"]["iteration"] == 2
+
+    batches.at, batches.asked = 1, 0  # before anything has begun
+    trainer = small.make(NAMES[0], go_on=True)
+    assert run(trainer) == STOPPED
+    assert "nothing new to save" in log_of(trainer)
+    batches.at = -1
+
+    def out_of_memory(self: Any, batch: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("out of memory")
+
+    batches.at = -1
+    monkeypatch.setattr(nnUNetTrainer, "train_step", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):  # in the middle of an update there is nothing to save
+        small.make("nnUNetBaselineTrainer").run_training()
+
+
+def test_the_clock_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches.at, batches.action = 2 + 3, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    trainer = small.make(NAMES[0])
+    with pytest.raises(SystemExit):
+        trainer.run_training()
+    stored = content(trainer, LATEST)["optimizer_state"]["nnsam3d"]
+    assert stored["done"] == 3
+    continued = small.make(NAMES[0], go_on=True)
+    continued.on_train_start()
+    continued.on_epoch_start()
+    elapsed = continued.training_seconds()
+    assert elapsed == pytest.approx(stored["epoch"]["seconds"], abs=0.2)
+    continued.on_train_epoch_start()
+    assert continued.num_iterations_per_epoch == small.ITERATIONS - 3
+    assert continued._done == small.ITERATIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_kill_9_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, name: str) -> None:
+    """Ten kills each, half of them while a checkpoint is written; every update is saved, so at most one is lost."""
+    rng, updates, inside = random.Random(name), 0, 0
+    endless = small.LENGTH.replace(f"num_epochs={small.EPOCHS}", "num_epochs=9999")
+    environment = os.environ | {ENVIRONMENT_VARIABLE: f"{endless} checkpoint_minutes=1e-9"}
+    for kill in range(10):
+        command = [sys.executable, small.__file__, tmp_path, name, "--c"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            said = iter(process.stdout.readline, "")
+            begun = next(int(line.split()[1]) for line in said if line.startswith("begin"))
+            assert begun >= updates, "more than the last update was lost"
+            wanted, lines = rng.randint(3, 9), []
+            for line in said:
+                lines.append(line)
+                if line == f"saving {LATEST}\n" and lines.count(line) > wanted:
+                    break
+            # a checkpoint takes some hundredths of a second here: now it is being written, or another time is drawn
+            time.sleep(rng.uniform(0, 0.02) if kill % 2 else rng.uniform(0, 0.5))
+            process.kill()
+            lines += said
+        inside += lines[-1].startswith("saving")
+        # the last of them was whole, but may not have had its name yet
+        updates = begun + lines.count(f"saved {LATEST}\n") - 1
+        (latest,) = tmp_path.glob(f"results/*/*/fold_0/{LATEST}")
+        for path in (latest, latest.with_name(PREVIOUS)):
+            assert not is_damaged(path)
+            open_checkpoint(path, trusted=None)
+    assert inside >= 3
