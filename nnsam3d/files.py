@@ -17,7 +17,7 @@ MACOS = "._"  # prefix of the files in which macOS stores metadata on other file
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = False, keep: Path | None = None) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False, keep: Path | None = None, ending: str = "") -> Iterator[Path]:
     """A temporary file in the same folder, renamed to ``path`` at the end and deleted after an error.
 
     All result files are written through this function.
@@ -26,8 +26,9 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None) -> It
         durable: flush the file to disk first, so that it survives a power cut.
         keep: a second name in the same folder, under which the former content of ``path`` is kept. At every moment
             there is a complete file at ``path``.
+        ending: of the temporary file, for writers that choose the format by it.
     """
-    temporary = _beside(path)
+    temporary = _beside(path, ending)
     try:
         yield temporary
         if durable:
@@ -48,9 +49,9 @@ def remove_unfinished(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: Path, ending: str = "") -> Path:
     # in the same folder, and so the same file system: the rename is atomic; another suffix, so that nobody finds it
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{ending}")
 
 
 def keep_as(path: Path, keep: Path) -> None:

@@ -19,7 +19,8 @@ CODE = sorted(
         *(ROOT / name for name in ("Makefile", "setup.py", "pyproject.toml", "mkdocs.yml", "MANIFEST.in")),
     ]
 )
-ALL = [file for file in (*PAGES, *CODE) if file.is_file() and file != HERE]
+PAGES = [file for file in PAGES if "node_modules" not in file.parts]
+ALL = [file for file in (*PAGES, *CODE) if file.is_file() and file != HERE and "node_modules" not in file.parts]
 # Documents by name and section ("SPEC §3", "DESIGN.md") that only their authors have.
 ELSEWHERE = re.compile(
     r"\b(?:SPEC|DESIGN|PERFORMANCE|ORACLE|PAPER|CLICKS)(?:\.md\b|,? §)|\b\w+ §\d|the project's notes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import replacing
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference.base import Base
 from nnsam3d.inference.device import choose_device
@@ -265,10 +265,8 @@ class Session:
         _ = self.grid  # raises where there is none
         target = Path(path)
         try:
-            with tempfile.TemporaryDirectory(prefix=".nnsam3d_", dir=target.parent) as folder:
-                whole = Path(folder) / target.name  # writers choose by the ending
-                self._model.write_labels(np.array(self.segmentation), whole, self._prepared.raw_properties)
-                os.replace(whole, target)
+            with replacing(target, ending="".join(target.suffixes)) as temporary:
+                self._model.write_labels(np.array(self.segmentation), temporary, self._prepared.raw_properties)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: the segmentation cannot be written ({error})") from error
 

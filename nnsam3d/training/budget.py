@@ -19,6 +19,7 @@ from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.precision import half_precision
 from nnsam3d.training.survival import SurvivingTrainer
 
+FIRST_ITERATIONS = 5  # of a training with a budget: nothing is known yet about how long one takes
 ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a last epoch may reach within a second
 
 
@@ -137,13 +138,18 @@ class TimedTrainer(SurvivingTrainer):
         return optimizer, Stretched(schedule, self) if self.options.max_minutes else schedule
 
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net's; the epoch gets as many iterations as the budget still allows, judged by the earlier ones."""
+        """As nnU-Net's; the epoch gets as many iterations as the budget still allows, judged by the earlier ones.
+
+        The first epoch of a budget is short: with huge patches a whole one may take longer than the budget.
+        """
         super().on_train_epoch_start()
         whole = self.options.num_iterations_per_epoch if self._planned is None else self._planned
         wanted = max(0, whole - self._offset)
         seconds = self.training_seconds()
         if not self._done:
             self._seconds_before = seconds
+            if self.options.max_minutes and self._planned is None:
+                wanted = min(wanted, FIRST_ITERATIONS)
         elif self.options.max_minutes:
             left = 60 * self.options.max_minutes - seconds
             wanted = min(wanted, max(1, round(left * self._done / (seconds - self._seconds_before))))

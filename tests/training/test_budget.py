@@ -162,13 +162,25 @@ def test_the_last_epoch_is_cut_to_what_the_budget_allows(clock: Clock, monkeypat
     monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_start", lambda self: None)
     trainer = Trainer(TrainingOptions(max_minutes=25, num_iterations_per_epoch=50))
     found = []
-    for _ in range(3):
+    for _ in range(4):
         trainer.logger.values["epoch_start_timestamps"].append(clock.now)
         trainer.on_train_epoch_start()
         found.append(trainer.num_iterations_per_epoch)
         clock.now += 12 * found[-1]  # seconds
         trainer.logger.values["epoch_end_timestamps"].append(clock.now)
-    assert found == [50, 50, 25]
+    assert found == [budget.FIRST_ITERATIONS, 50, 50, 20]
     assert trainer.training_seconds() == 60 * 25
     trainer.on_train_epoch_start()
     assert trainer.num_iterations_per_epoch == 1, "late, but an epoch needs one"
+
+
+def test_huge_patches_keep_to_the_budget(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    """Forty seconds per iteration: an epoch of 50 would take twice the budget of 15 minutes."""
+    monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_start", lambda self: None)
+    trainer = Trainer(TrainingOptions(max_minutes=15, num_iterations_per_epoch=50))
+    for _ in range(2):
+        trainer.logger.values["epoch_start_timestamps"].append(clock.now)
+        trainer.on_train_epoch_start()
+        clock.now += 40 * trainer.num_iterations_per_epoch
+        trainer.logger.values["epoch_end_timestamps"].append(clock.now)
+    assert 60 * 15 <= trainer.training_seconds() < 60 * 15 + 40

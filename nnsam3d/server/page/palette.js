@@ -6,7 +6,7 @@ const COLOURS = [
 ];
 const PATTERNS = ["solid", "stripes", "checks", "bands"];
 const SHADE = 0.35; // brightness of a pattern's dark parts
-const MOST = 126; // labels: each has two entries among 254, light and dark
+const MOST = 126; // labels: each has two of 256 entries, light and dark
 const STRIPES_ACROSS = 48; // the image's longest side
 
 export function colour(value) {
@@ -21,12 +21,13 @@ export function pattern(value) {
   return PATTERNS[(value - 1) % PATTERNS.length];
 }
 
-// NiiVue's table of colours: 2 v is the light half of label v, 2 v + 1 its dark half. Entry 1 is as transparent as 0: the
-// graphics card blends neighbours a little, and of 0 it would make a tint over the whole image.
+// NiiVue's table of colours: 2 v + 1 is the light half of label v, 2 v + 2 its dark half. Entries 1 and 2 are as
+// transparent as 0: NiiVue's shader looks 0 up between them.
 export function colourTable() {
-  const table = { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [0, 1], labels: ["", ""] };
+  const none = () => [0, 0, 0];
+  const table = { R: none(), G: none(), B: none(), A: none(), I: [0, 1, 2], labels: ["", "", ""] };
   for (let value = 1; value <= MOST; value++) {
-    for (const [index, share] of [[2 * value, 1], [2 * value + 1, SHADE]]) {
+    for (const [index, share] of [[2 * value + 1, 1], [2 * value + 2, SHADE]]) {
       const [r, g, b] = colour(value).map((c) => Math.round(c * share));
       table.R.push(r);
       table.G.push(g);
@@ -66,7 +67,7 @@ export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
           continue;
         }
         const dark = patterned && DARK[pattern(label)](i * steps_ijk[0], j * steps_ijk[1], k * steps_ijk[2]);
-        shown[row + i] = 2 * label + (dark ? 1 : 0);
+        shown[row + i] = 2 * label + (dark ? 2 : 1);
       }
     }
   }

@@ -171,8 +171,6 @@ export class Viewer {
 
   setFill(patterned) {
     this.patterned = patterned;
-    // every border between two entries is outlined: with patterns that would be their stripes
-    this.nv.opts.atlasOutline = patterned ? 0 : 1;
     this.repaint();
   }
 
