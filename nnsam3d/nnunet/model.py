@@ -9,10 +9,11 @@ import contextlib
 import copy
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -266,11 +267,25 @@ def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int,
 def find_trainer(name: str) -> type | None:
     """The trainer's class, from nnsam3d (linked or not) or found by nnU-Net; None if there is none."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints the folders that it searches
+        # nnU-Net prints the folders that it searches
+        with contextlib.redirect_stdout(io.StringIO()), _keep_matplotlib_backend():
             ours: type | None = recursive_find_python_class(str(trainers_folder()), name, "nnsam3d.trainers")
             return ours or recursive_find_trainer_class_by_name(name)
     except RuntimeError:  # nnunetv2 2.8; earlier ones return None
         return None
+
+
+@contextlib.contextmanager
+def _keep_matplotlib_backend() -> Iterator[None]:
+    """Importing a trainer selects the backend "agg", with which a notebook shows no figures."""
+    before = dict.__getitem__(matplotlib.rcParams, "backend")  # without choosing one, as rcParams["backend"] would
+    try:
+        yield
+    finally:
+        if isinstance(before, str):
+            matplotlib.use(before)
+        else:
+            dict.__setitem__(matplotlib.rcParams, "backend", before)
 
 
 def _trainer_class(name: str) -> type:

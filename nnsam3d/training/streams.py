@@ -68,7 +68,11 @@ class NumberedBatches:
         self.workers = workers
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called by the augmenter in each of its processes."""
+        """Called by the augmenter in each of its processes.
+
+        One thread each, as in nnU-Net's own augmenter: after a fork, OpenMP would wait for the parent's threads.
+        """
+        torch.set_num_threads(1)
         self.loader.set_thread_id(thread_id)
         self.number = self.first + thread_id
 

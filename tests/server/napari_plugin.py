@@ -1,9 +1,9 @@
 """napari with the real nnInteractive plugin, as a person uses it: connect, click, undo, next object.
 
-    xvfb-run -a python tests/server/napari_plugin.py ADDRESS IMAGE.npy MASKS.npz PICTURE.png z,y,x,sign [...]
+    xvfb-run -a python tests/server/napari_plugin.py ADDRESS IMAGE.npy MASKS.npz PICTURE.png Z,Y,X z,y,x,sign [...]
 
-IMAGE.npy is an array (z, y, x). MASKS.npz gets the mask after every click ("mask_0", ...), after an undo ("undone"),
-and after "next object" ("next"). test_napari.py runs it.
+IMAGE.npy is an array (z, y, x) with voxels of Z, Y, X mm. MASKS.npz gets the mask after every click ("mask_0", ...),
+after an undo ("undone"), and after "next object" ("next"). test_napari.py runs it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def wait(until: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def main(address: str, image: str, result: str, picture: str, *clicks: str) -> None:
+def main(address: str, image: str, result: str, picture: str, spacing: str, *clicks: str) -> None:
     array = np.load(image)
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1280, 720)
-    viewer.add_image(array, name="image", scale=(2.0, 1.0, 1.5))
+    viewer.add_image(array, name="image", scale=[float(mm) for mm in spacing.split(",")])
     widget = nnInteractiveWidget(viewer)
     viewer.window.add_dock_widget(widget, area="right")
     widget.mode_switch.buttons[1].click()

@@ -29,7 +29,8 @@ def test_napari(running: Running, served_model: Model, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", image_array())
     script = Path(__file__).with_name("napari_plugin.py")
     files = [str(tmp_path / name) for name in ("image.npy", "masks.npz", "picture.png")]
-    command = ["xvfb-run", "-a", "-s", "-screen 0 1280x800x24", str(PYTHON), str(script), running.url, *files, *CLICKS]
+    clicks = [",".join(map(str, SPACING)), *CLICKS]
+    command = ["xvfb-run", "-a", "-s", "-screen 0 1280x800x24", str(PYTHON), str(script), running.url, *files, *clicks]
     environment = {**os.environ, "QT_QPA_PLATFORM": "xcb", "LIBGL_ALWAYS_SOFTWARE": "1"}
     subprocess.run(command, env=environment, check=True, timeout=170)
     masks = np.load(tmp_path / "masks.npz")

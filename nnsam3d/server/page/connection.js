@@ -26,7 +26,7 @@ export async function connect() {
   buildHelp(told.version, model.name);
   page.label = Object.keys(model.labels).find((name) => model.labels[name] > 0) ?? BACKGROUND;
   buildLabels(model.labels, page.label, (name) => choose(name));
-  setFill(Object.keys(model.labels).length > 2 ? "pattern" : "outline");
+  setFill(Object.keys(model.labels).length > 2 ? "pattern" : "solid");
   fillContrasts(model.channels);
   $("open").hidden = !told.upload;
   $("cases-row").hidden = !told.folder;
