@@ -29,7 +29,9 @@ KEY = "Authorization"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 ROUTES: dict[tuple[str, str], Route] = {**nninteractive.ROUTES, **itksnap.ROUTES, **page.ROUTES}
 SMALL_BODY = MIB
-PATIENCE = 5.0  # seconds, after which a client is told that its answer is on the way
+# Seconds after which a waiting client gets "102 Processing". Clients of the protocol give up after 60 s of silence. Some
+# others, such as Python's http.client, take an interim response for the answer: it must not come early.
+PATIENCE = 15.0
 SOCKET_SECONDS = 60.0  # without a byte, after which a connection is closed
 CONNECTIONS = 256
 SLOWEST = 50_000  # bytes per second; a body that comes more slowly for long is given up

@@ -31,6 +31,18 @@ GEOMETRIES = {
 }
 
 
+class FinalResponse(http.client.HTTPResponse):
+    """Skips interim responses ("102 Processing"), as browsers and httpx do."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        answer = super()._read_status()  # type: ignore[misc]
+        while 100 < answer[1] < 200:
+            while self.fp.readline().strip():
+                pass
+            answer = super()._read_status()  # type: ignore[misc]
+        return answer
+
+
 @dataclass
 class Reply:
     status: int
@@ -63,6 +75,7 @@ class Running:
         """One request on a connection of its own; a body that is no bytes goes as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.response_class = FinalResponse
         sent = {**({"X-Lease-Token": lease} if lease else {}), **(headers or {})}
         try:
             connection.request(method, path, data, sent)

@@ -112,6 +112,10 @@ def test_a_long_answer_is_announced(running: Running, monkeypatch: pytest.Monkey
     received = raw(running, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, 20)
     assert received.startswith(b"HTTP/1.1 102 Processing\r\n\r\n")
     assert b"HTTP/1.1 200 OK" in received
+    gate = threading.Event()
+    running.app.worker.submit(gate.wait)
+    threading.Timer(0.5, gate.set).start()
+    assert running.ask("POST", "/undo", {}, lease).status == 200
 
 
 def test_stopping_finishes_the_answer_under_way(start: Start) -> None:
