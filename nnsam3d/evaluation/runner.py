@@ -44,10 +44,10 @@ Unit = dict[str, Any]
 
 
 def run(setting: Setting, output: Path, executor: Executor) -> None:
-    """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
+    """Run all missing jobs, each in a separate process, so that peak memory is measured for each job separately.
 
     Raises:
-        UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
+        UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
     """
     cases = {job: cases_of(setting, job) for job in setting.jobs()}
     remember_cases(cases, output)

@@ -198,7 +198,7 @@ def test_folds_and_predictions(space: Workspace, cluster: Cluster, tmp_path: Pat
     settled(cluster)
     model = Path(space.environment["nnUNet_results"]) / DATASET_NAME / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
     assert len(list(model.glob("fold_*/checkpoint_final.pth"))) == 2, (model / "slurm/train_0.log").read_text()
-    assert "all is trained" in space.run("nnsam3d", *train, "--slurm", "partition=debug", **quick)
+    assert "all folds are trained" in space.run("nnsam3d", *train, "--slurm", "partition=debug", **quick)
     predict = ("predict", "-i", space.test_images, "-m", model, "--disable_tta", "-device", "cpu")
     space.run("nnsam3d", *predict, "-o", tmp_path / "there", "-num_parts", "3", "--slurm", "partition=debug")
     settled(cluster)
