@@ -157,7 +157,7 @@ def test_a_preempted_benchmark_with_one_failure_ends_as_on_one_machine(
     settled(cluster)
     logs = [log.read_text() for log in sorted(model.glob("fold_0/training_log*.txt"))]
     assert len(logs) >= 2, "it was begun again"
-    assert "to stop: saved checkpoint_latest.pth" in logs[0]
+    assert ": saved checkpoint_latest.pth" in logs[0]
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     schedule = WarmupLinear(
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]),
