@@ -134,11 +134,11 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "serve": Command(
-        summary="click in 3D Slicer, napari, MITK, ITK-SNAP, or in a page of its own",
+        summary="click in 3D Slicer, napari, MITK, ITK-SNAP, or in a browser",
         description="""
-            Serves a trained model on this machine until it is stopped. Viewers take the address that it prints as the
-            address of an nnInteractive server; a browser shows a page to click in. With --images the page works
-            through a folder of cases, with --output what is saved there becomes an nnU-Net dataset.
+            Serves a trained model until the command is stopped. Use the printed address as that of an nnInteractive
+            server in viewers, or open it in a browser, which shows a page for interactive segmentation. With
+            --images, the page lists the cases of a folder; with --output, saved cases become an nnU-Net dataset.
             """,
         example="""
             nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
@@ -164,14 +164,14 @@ COMMANDS: dict[str, Command] = {
     "cluster": Command(
         summary="submit trainings to SLURM",
         description="""
-            nnUNetv2_train stays what it is; this submits it for several folds, as an array of jobs that save when
-            their time is up and go on when they run again. `nnsam3d predict --slurm` and `nnsam3d benchmark run
-            --slurm` submit predictions and benchmarks. `nnsam3d cluster train --help` shows the options.
+            Submits nnUNetv2_train for several folds, as an array of jobs that save a checkpoint at their time limit
+            and continue when they run again. `nnsam3d predict --slurm` and `nnsam3d benchmark run --slurm` submit
+            predictions and benchmarks. `nnsam3d cluster train --help` shows the options.
             """,
         example="""
             nnsam3d cluster train 513 3d_fullres -f 0 1 2 3 4 -tr SAM3DAdapterTrainer \\
                 --slurm "partition=gpu gres=gpu:1 cpus-per-task=8 mem=48G time=24:00:00"
-            nnsam3d cluster merge out/report.json out/slurm/part_*.json    # what predict --slurm does at its end
+            nnsam3d cluster merge out/report.json out/slurm/part_*.json    # done automatically by predict --slurm
             """,
     ),
     "demo": Command(

@@ -1,8 +1,7 @@
-"""SLURM by its own commands: a readable script per array of jobs, sbatch to submit it, squeue to see what became of it.
+"""SLURM through its own commands: a readable script per job array, sbatch to submit it, squeue for the state of jobs.
 
-A script's command is told to stop by SIGUSR1, some minutes before the time is up or when another job takes the machine.
-If it ends with status 75 (``STOPPED``), or is ended by that signal, the job is put back into the queue: the command has
-to go on where it was.
+The command of a script receives SIGUSR1 some minutes before the time limit, or on preemption. If it ends with status 75
+(``STOPPED``) or is terminated by that signal, the job is requeued. The command must then continue where it stopped.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_json, write_text
 
-NOTICE = "B:USR1@600"  # --signal: ten minutes before the end, to the script
-# what a script decides itself
+NOTICE = "B:USR1@600"  # --signal: to the script, ten minutes before the time limit
+# options that the scripts set themselves
 OWN = ("array", "output", "error", "job-name", "dependency", "open-mode", "requeue", "no-requeue", "parsable", "wrap")
-EXPORTED = re.compile(r"(nnUNet_|nnsam3d|NNSAM3D|OMP_)")  # what a job needs to know, whatever the cluster passes on
+EXPORTED = re.compile(r"(nnUNet_|nnsam3d|NNSAM3D|OMP_)")  # variables for jobs, even if the cluster passes on none
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "REQUEUE_FED", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
 
@@ -42,29 +41,29 @@ _SCRIPT = """\
 {exports}
 cd {folder}
 
-told=
-trap 'told=1; kill -USR1 "$child" 2>/dev/null' USR1 TERM
+signalled=
+trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1 TERM
 {command} &
 child=$!
-# a signal ends "wait", not the command
+# a signal interrupts "wait", not the command
 while kill -0 "$child" 2>/dev/null; do wait "$child"; done
 wait "$child"; status=$?
 
-# 75: told to stop, everything is saved. Back into the queue, to go on later
-if [ "$status" -eq 75 ] || {{ [ -n "$told" ] && [ "$status" -gt 128 ]; }}; then
+# 75: stopped by a signal and saved. Requeue the job, to continue later
+if [ "$status" -eq 75 ] || {{ [ -n "$signalled" ] && [ "$status" -gt 128 ]; }}; then
   scontrol requeue "${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}"
 fi
 exit "$status"
 """
 SUBMITTED = "submitted.json"  # beside the scripts
-NUMBER = '"$SLURM_ARRAY_TASK_ID"'  # in a command: which job of the array it is
+NUMBER = '"$SLURM_ARRAY_TASK_ID"'  # in a command: the number of the array task
 
 
 def parse(text: str) -> tuple[str, ...]:
     """``"partition=gpu time=24:00:00 exclusive"`` as options of sbatch.
 
     Raises:
-        UserError: an option that the scripts set themselves, or no option at all.
+        UserError: an option that the scripts set themselves, or a word that is not an option.
     """
     try:
         words = [word.removeprefix("--") for word in shlex.split(text)]
@@ -74,10 +73,11 @@ def parse(text: str) -> tuple[str, ...]:
         name = word.partition("=")[0]
         if not re.fullmatch(r"[a-z][a-z-]*", name):
             raise UserError(
-                f'--slurm: {word!r} is no option of sbatch; write them as "partition=gpu gres=gpu:1 time=24:00:00"'
+                f'--slurm: {word!r} is not an option of sbatch; write options as "partition=gpu gres=gpu:1 '
+                'time=24:00:00"'
             )
         if name in OWN:
-            raise UserError(f"--slurm: {name} is set by nnsam3d itself; leave it out")
+            raise UserError(f"--slurm: {name} is set by nnsam3d itself; omit it")
     return tuple(f"--{word}" for word in words)
 
 
@@ -86,10 +86,10 @@ class Script:
     """One array of jobs, or one job.
 
     Attributes:
-        path: of the script; logs lie beside it, ``<stem>_<number>.log``.
-        command: of the shell; an array's holds ``NUMBER``.
-        options: of sbatch, see :func:`parse`.
-        about: one line for whoever reads the script.
+        path: the script; its logs are beside it, ``<stem>_<number>.log``.
+        command: shell command; for an array, it contains ``NUMBER``.
+        options: options of sbatch, see :func:`parse`.
+        about: one-line description, written into the script.
     """
 
     path: Path
@@ -98,15 +98,15 @@ class Script:
     about: str
 
     def log(self, number: int | None = None) -> Path:
-        """Of one job of the array; of the only one."""
+        """The log of one array task, or of a single job."""
         return self.path.with_name(f"{self.path.stem}.log" if number is None else f"{self.path.stem}_{number}.log")
 
     def sbatch(self, numbers: Sequence[int] = (), at_once: int = 0, after: str = "") -> list[str]:
         """The command that submits these numbers of the array (none: a single job).
 
         Args:
-            at_once: at most so many jobs run at a time; 0 = as many as there is room for.
-            after: a dependency; jobs for which it cannot come true any more are cancelled.
+            at_once: maximum number of running jobs; 0 = no limit.
+            after: a dependency; jobs whose dependency can no longer be satisfied are cancelled.
         """
         array = [f"--array={ranges(numbers)}{f'%{at_once}' if at_once else ''}"] if numbers else []
         dependency = [f"--dependency={after}", "--kill-on-invalid-dep=yes"] if after else []
@@ -115,11 +115,11 @@ class Script:
     def write(self, submitted: Sequence[str]) -> None:
         """
         Args:
-            submitted: the command that will submit it, to be told in it.
+            submitted: the command that submits the script, written into it as a comment.
         """
         array = "SLURM_ARRAY_TASK_ID" in self.command
-        told = any(option.startswith("--signal=") for option in self.options)
-        options = self.options if told else (*self.options, f"--signal={NOTICE}")
+        given = any(option.startswith("--signal=") for option in self.options)
+        options = self.options if given else (*self.options, f"--signal={NOTICE}")
         exported = {key: value for key, value in sorted(os.environ.items()) if EXPORTED.match(key)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = _SCRIPT.format(
@@ -137,7 +137,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Submission:
-    """An array that was submitted, or a single job, without numbers. ``stage`` is the stem of its script."""
+    """A submitted array, or a single job (without numbers). ``stage`` is the stem of its script."""
 
     stage: str
     id: str
@@ -145,13 +145,13 @@ class Submission:
 
     @property
     def jobs(self) -> dict[int | None, str]:
-        """Number -> the job, as squeue names it."""
+        """Number -> the name of the job in squeue."""
         return {number: f"{self.id}_{number}" for number in self.numbers} or {None: self.id}
 
 
 @dataclass(frozen=True)
 class Queue:
-    """What was submitted with the scripts of a folder, and what SLURM says of it."""
+    """The submissions of the scripts in a folder, and their states in SLURM."""
 
     submissions: tuple[Submission, ...]
     states: dict[str, tuple[str, str]]
@@ -166,18 +166,18 @@ class Queue:
         return cls(found, states([one.id for one in found]))
 
     def state(self, stage: str, number: int | None = None) -> tuple[str, str, str]:
-        """State, reason and array's id of the last submission of a job; empty where SLURM knows nothing of one."""
+        """State, reason and array id of the last submission of a job; empty strings if SLURM does not know it."""
         for one in reversed(self.submissions):
             if one.stage == stage and number in one.jobs:
                 return (*self.states.get(one.jobs[number], ("", "")), one.id)
         return "", "", ""
 
     def holds(self, stage: str, number: int | None = None) -> bool:
-        """Whether a job waits or runs."""
+        """Whether a job is waiting or running."""
         return self.state(stage, number)[0] in (*WAITING, *RUNNING)
 
     def active(self, stages: Sequence[str]) -> list[str]:
-        """Ids of what waits or runs."""
+        """The ids of waiting or running submissions."""
         return [
             one.id
             for one in self.submissions
@@ -198,15 +198,15 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def submit(script: Script, numbers: Sequence[int] = (), at_once: int = 0, after: str = "") -> str:
-    """Write the script, submit it, and remember that in the script's folder; the job's id.
+    """Write the script, submit it, and record the submission in the script's folder; returns the job id.
 
     Raises:
-        UserError: there is no SLURM here, or it refuses.
+        UserError: SLURM is not available, or it refuses the job.
     """
     command = script.sbatch(numbers, at_once, after)
     script.write(command)
-    job = _told(command).strip().partition(";")[0]  # a federation's name may follow
-    # at once: what is submitted and not remembered would be submitted twice
+    job = _output_of(command).strip().partition(";")[0]  # the name of a cluster may follow
+    # recorded immediately, because an unrecorded job would be submitted twice
     new = asdict(Submission(script.path.stem, job, tuple(numbers)))
     write_json(script.path.with_name(SUBMITTED), [*_submitted(script.path.parent), new])
     return job
@@ -218,29 +218,29 @@ def _submitted(folder: Path) -> list[dict[str, Any]]:
 
 
 def states(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """State and reason by job, ``<id>`` or ``<id>_<number>``, of those that the queue still knows.
+    """State and reason by job, ``<id>`` or ``<id>_<number>``, for the jobs that squeue still lists.
 
     Raises:
-        UserError: there is no SLURM here, or it does not answer.
+        UserError: SLURM is not available, or it does not answer.
     """
     if not ids:
         return {}
     command = ["squeue", "-h", "-r", "--states=all", "-o", "%i %T %r", "-j", ",".join(ids)]
     try:
-        answer = _told(command)
+        answer = _output_of(command)
     except UserError as error:
-        if "Invalid job id" in str(error):  # of one job only: it was forgotten
+        if "Invalid job id" in str(error):  # squeue reports this only for a single id that it no longer lists
             return {}
         raise
     found = [line.split(maxsplit=2) for line in answer.splitlines() if line.strip()]
     return {line[0]: (line[1], line[2] if len(line) > 2 else "") for line in found}
 
 
-def _told(command: Sequence[str]) -> str:
+def _output_of(command: Sequence[str]) -> str:
     if shutil.which(command[0]) is None:
         raise UserError(
-            f"{command[0]} is not on the PATH: run this on a machine of the cluster that submits jobs, or use --print "
-            "and hand the commands to your own scheduler"
+            f"{command[0]} is not on the PATH: run this on a machine that can submit jobs, or use --print "
+            "and submit the commands to another scheduler"
         )
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:

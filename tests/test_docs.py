@@ -29,8 +29,6 @@ ELSEWHERE = re.compile(
 PATH = re.compile(r"(?<![\w/.<>-])((?:docs|tests|benchmarks|examples)/[\w./-]*\.(?:md|py|sh|ipynb|png))(#[\w-]+)?")
 LINK = re.compile(r"\]\(([^()\s]+(?:\([^()]*\)[^()\s]*)?)\)|(?:src|href)=\"([^\"]+)\"")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
-# Still to be pointed to docs/network.md.
-PENDING = {*(f"nnsam3d/training/{name}.py" for name in ("optimizer", "options", "plans")), "docs/benchmark_recipe.md"}
 OF_AN_EARLIER_COMMIT = {"docs/benchmark_sts_pet.sh"}
 
 
@@ -53,8 +51,6 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", ALL, ids=name_of)
 def test_no_document_outside_the_repository_is_cited(file: Path) -> None:
-    if name_of(file) in PENDING:
-        pytest.skip("still to be pointed to docs/network.md")
     assert [match.group(0) for match in ELSEWHERE.finditer(file.read_text(encoding="utf-8"))] == []
 
 

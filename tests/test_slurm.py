@@ -18,7 +18,11 @@ def test_options_are_sbatchs_and_ours_are_left_alone():
     assert parse("partition=gpu gres=gpu:1 --mem=48G exclusive comment='a b'") == (
         "--partition=gpu", "--gres=gpu:1", "--mem=48G", "--exclusive", "--comment=a b",
     )  # fmt: skip
-    for text, words in (("array=0-3", "array is set by nnsam3d"), ("-p gpu", "'-p' is no option"), ("'", "No closing")):
+    for text, words in (
+        ("array=0-3", "array is set by nnsam3d"),
+        ("-p gpu", "'-p' is not an option"),
+        ("'", "No closing"),
+    ):
         with pytest.raises(UserError, match=words):
             parse(text)
 

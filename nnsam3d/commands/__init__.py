@@ -1,1 +1,1 @@
-"""`nnsam3d <command>`: the options of every command, and what calls the library with them. Nothing imports this."""
+"""`nnsam3d <command>`: the options of every command and the calls into the library. No other package imports this."""

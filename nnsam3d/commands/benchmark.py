@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="run|report|status|worker")
     run = actions.add_parser(
         "run",
-        help="run what is missing, then report",
-        description="Runs every job that is not done yet (dataset x configuration x fold x arm x protocol), then "
-        "writes the report. Interrupted, it goes on where it was: give the same command again.",
+        help="run missing jobs and write the report",
+        description="Runs every unfinished job (dataset x configuration x fold x arm x protocol), then writes the "
+        "report. After an interruption, repeat the command to continue.",
         epilog="protocols:\n" + "\n".join(f"  {p.name:<10} {p.summary}" for p in PROTOCOLS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _what(run)
     _training(run)
     run.add_argument(
-        "--jobs", type=int, metavar="N", help="jobs at a time (default: one for each device; mind the memory)"
+        "--jobs", type=int, metavar="N", help="jobs at a time (default: one per device; more need more memory)"
     )
     run.add_argument(
         "-device",
@@ -48,45 +48,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["auto"],
         metavar="DEVICE",
-        help="cuda, cpu, mps or cuda:N; several take the jobs in turn (default: every GPU, or the CPU)",
+        help="cuda, cpu, mps or cuda:N; jobs are distributed over several (default: every GPU, or the CPU)",
     )
     _cluster(run)
     report = actions.add_parser(
         "report",
         help="write the report of a finished run",
-        description="Writes report.html (all in one file), report.json, report.csv, report.md and figures/.",
+        description="Writes report.html (self-contained), report.json, report.csv, report.md and figures/.",
         allow_abbrev=False,
     )
     _output(report)
     status = actions.add_parser(
         "status",
-        help="what became of the jobs on a cluster",
-        description="A table of all jobs: done, running, waiting, failed (why, and which log says more), missing.",
+        help="show the state of the jobs on a cluster",
+        description="Shows a table of all jobs: done, running, waiting, failed (with reason and log), missing. The "
+        "exit status is 1 if a job has failed.",
         allow_abbrev=False,
     )
     _output(status)
-    status.add_argument("--watch", type=float, default=0.0, metavar="SECONDS", help="show it again and again")
+    status.add_argument("--watch", type=float, default=0.0, metavar="SECONDS", help="repeat at this interval")
     worker = actions.add_parser(
         "worker",
-        help="do one job; what the scripts of a cluster call",
-        description="Does one job of a benchmark that `run` has set up: with N models the jobs 0 to N-1 train, N to "
-        f"2N-1 evaluate. Exit status {STOPPED}: told to stop (SIGUSR1, SIGTERM) and saved, start it again.",
+        help="run one job; used by the scripts on a cluster",
+        description="Runs one job of a benchmark that `run` has set up. With N models, jobs 0 to N-1 train and jobs N "
+        f"to 2N-1 evaluate. Exit status {STOPPED}: stopped by SIGUSR1 or SIGTERM and saved; start it again.",
         allow_abbrev=False,
     )
     _output(worker)
-    worker.add_argument("--job", type=int, required=True, metavar="NUMBER", help="which")
+    worker.add_argument("--job", type=int, required=True, metavar="NUMBER", help="number of the job")
     worker.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
     for action in (run, report):
-        action.add_argument("--reference", metavar="ARM", help="compare all others with it (default: the first arm)")
-        action.add_argument("--to", type=Path, metavar="FOLDER", help="write the report there (default: into -o)")
+        action.add_argument("--reference", metavar="ARM", help="arm to compare the others with (default: the first)")
+        action.add_argument("--to", type=Path, metavar="FOLDER", help="destination of the report (default: as -o)")
 
 
 def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="benchmark folder")
 
 
 def _what(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what is compared")
+    what = parser.add_argument_group("comparison")
     what.add_argument("-d", dest="datasets", nargs="+", required=True, metavar="D", help="dataset names or numbers")
     what.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="default: %(default)s")
     what.add_argument("-f", dest="folds", nargs="+", default=["0"], help="folds of the cross-validation (default: 0)")
@@ -95,23 +96,23 @@ def _what(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(ARMS),
         metavar="ARM",
-        help="TRAINER, TRAINER:PLANS, and TRAINER+oracle for the control (default: %(default)s)",
+        help="TRAINER, TRAINER:PLANS, or TRAINER+oracle for the oracle control (default: %(default)s)",
     )
     what.add_argument(
         "--protocols", nargs="+", default=["iterative", "center"], choices=list(PROTOCOLS), help="default: %(default)s"
     )
     what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the clicks (default: 0 1 2)")
-    what.add_argument("--clicks", type=int, default=MAX_CLICKS, help="most clicks per case (default: %(default)s)")
-    what.add_argument("--test-images", default="", metavar="FOLDER", help="these cases instead of the held-back ones")
-    what.add_argument("--test-labels", default="", metavar="FOLDER", help="their ground truth")
-    what.add_argument("--disable_tta", action="store_true", help="no test-time mirroring, for no arm")
+    what.add_argument("--clicks", type=int, default=MAX_CLICKS, help="maximum per case (default: %(default)s)")
+    what.add_argument("--test-images", default="", metavar="FOLDER", help="test cases, instead of the validation cases")
+    what.add_argument("--test-labels", default="", metavar="FOLDER", help="ground truth of the test cases")
+    what.add_argument("--disable_tta", action="store_true", help="no test-time mirroring, for all arms")
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
-    training.add_argument("--train", action="store_true", help="train the models that are missing, one at a time")
+    training.add_argument("--train", action="store_true", help="train missing models, one at a time")
     training.add_argument(
-        "--train-minutes", type=float, default=0.0, metavar="M", help="the same wall-clock budget for each of them"
+        "--train-minutes", type=float, default=0.0, metavar="M", help="wall-clock budget of each training"
     )
     training.add_argument(
         "--train-seeds",
@@ -119,7 +120,7 @@ def _training(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="S",
-        help="train every model once with each seed; the report shows how far trainings lie apart",
+        help="train every model once per seed; the report shows the variation between trainings",
     )
     training.add_argument("--options", default="", metavar="TEXT", help='nnsam3d_options, e.g. "preset=tiny"')
 
@@ -127,8 +128,8 @@ def _training(parser: argparse.ArgumentParser) -> None:
 def _cluster(parser: argparse.ArgumentParser) -> None:
     cluster = parser.add_argument_group("on a cluster")
     cluster.add_argument("--slurm", metavar="TEXT", help='submit with these options, e.g. "partition=gpu gres=gpu:1"')
-    cluster.add_argument("--slurm-max", type=int, default=0, metavar="N", help="most jobs at a time of each stage")
-    cluster.add_argument("--print", action="store_true", help="only show the commands, for any scheduler")
+    cluster.add_argument("--slurm-max", type=int, default=0, metavar="N", help="maximum jobs at a time per stage")
+    cluster.add_argument("--print", action="store_true", help="only print the commands, for any scheduler")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -143,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
         return _status(output, args.watch)
     if args.action == "run" and not _run(args, output):
         return 0
-    # late: `--help` answers at once
+    # imported late: `--help` responds immediately
     from nnsam3d.evaluation.report import write_report
     from nnsam3d.evaluation.summary import write_results
 
@@ -171,14 +172,14 @@ def _status(output: Path, seconds: float) -> int:
 
 
 def _run(args: argparse.Namespace, output: Path) -> bool:
-    """Whether all is done, so that a report can be written."""
+    """Run or submit the jobs; True if all results exist, so that the report can be written."""
     if (args.jobs is not None and args.jobs < 1) or args.clicks < 1:
         raise UserError("--jobs and --clicks must be at least 1")
     if bool(args.test_images) != bool(args.test_labels):
-        raise UserError("--test-images and --test-labels belong together")
+        raise UserError("--test-images and --test-labels must be used together")
     if args.train_minutes and not args.train:
-        raise UserError("--train-minutes says how long to train: add --train")
-    # late: `--help` answers at once
+        raise UserError("--train-minutes has no effect without training: add --train")
+    # imported late: `--help` responds immediately
     from nnsam3d.evaluation.metrics import need_monai
     from nnsam3d.evaluation.training import check
     from nnsam3d.inference.device import choose_devices
@@ -201,14 +202,14 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         options=args.options,
         train_seeds=tuple(args.train_seeds),
     )
-    check(setting, args.train)  # before the folder is bound to a setting that cannot be run
+    check(setting, args.train)  # before the setting is stored in the folder
     setting = open_setting(output, setting)
     parts = ("datasets", "configurations", "folds", "arms", "protocols")
-    told = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
-    print(f"nnsam3d: {len(setting.jobs())} jobs: {told}; results in {output}")
+    counts = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
+    print(f"nnsam3d: {len(setting.jobs())} jobs: {counts}; results in {output}")
     remember_command(output, sys.argv[1:])
     if slurm is not None or args.print:
-        _hand_over(args, setting, output, slurm)
+        _submit(args, setting, output, slurm)
         return False
     remember_environment(output, devices)
     if args.train:
@@ -222,8 +223,8 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     return True
 
 
-def _hand_over(args: argparse.Namespace, setting: Setting, output: Path, slurm: tuple[str, ...] | None) -> None:
-    """To SLURM, or to whoever reads the commands."""
+def _submit(args: argparse.Namespace, setting: Setting, output: Path, slurm: tuple[str, ...] | None) -> None:
+    """Submit the missing jobs to SLURM, or print their commands."""
     from nnsam3d.evaluation.cluster import Slurm, prepare, printed, works
 
     prepare(setting, output)
@@ -234,4 +235,4 @@ def _hand_over(args: argparse.Namespace, setting: Setting, output: Path, slurm: 
         print(printed(setting, output, missing, args.devices[0], report))
         return
     Slurm(setting, output, slurm, args.devices[0], args.slurm_max, tuple(report)).run(missing, lambda: None)
-    print(f"nnsam3d: what becomes of it: nnsam3d benchmark status -o {output}")
+    print(f"nnsam3d: to see the state of the jobs: nnsam3d benchmark status -o {output}")

@@ -1,4 +1,4 @@
-"""`nnsam3d cluster train|merge`: folds on a cluster, each a job that goes on after an interruption."""
+"""`nnsam3d cluster train|merge`: train folds on a cluster, as jobs that continue after interruptions."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser(
         "train",
         help="submit the folds of a training",
-        description="Submits nnUNetv2_train --c for every fold that is not finished, as one array: a job whose time is "
-        "up, or whose machine another one takes, saves, goes back into the queue and goes on. Give the same "
-        "command again to submit what failed.",
+        description="Submits nnUNetv2_train --c for every unfinished fold, as one job array. A job that reaches its "
+        "time limit or is preempted saves a checkpoint, is requeued, and continues. Repeat the command to submit "
+        "failed folds again.",
         allow_abbrev=False,
     )
-    train.add_argument("dataset", help="name or number")
+    train.add_argument("dataset", help="dataset name or number")
     train.add_argument("configuration", help="for example 3d_fullres")
     train.add_argument("-f", dest="folds", nargs="+", default=list("01234"), help="default: 0 1 2 3 4")
     train.add_argument("-tr", dest="trainer", default="SAM3DAdapterTrainer", help="default: %(default)s")
     train.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
     train.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="default: %(default)s")
-    train.add_argument("--npz", action="store_true", help="probabilities of the validation, for ensembles")
+    train.add_argument("--npz", action="store_true", help="save the validation's probabilities, for ensembles")
     train.add_argument(
-        "--find_best", action="store_true", help="when all folds have succeeded, nnUNetv2_find_best_configuration"
+        "--find_best", action="store_true", help="run nnUNetv2_find_best_configuration after all folds have succeeded"
     )
-    train.add_argument("--slurm", required=True, metavar="TEXT", help='options, e.g. "partition=gpu gres=gpu:1"')
-    train.add_argument("--slurm-max", type=int, default=0, metavar="N", help="most folds at a time")
-    train.add_argument("--print", action="store_true", help="only write the script and show the commands")
+    train.add_argument("--slurm", required=True, metavar="TEXT", help='sbatch options, "partition=gpu gres=gpu:1"')
+    train.add_argument("--slurm-max", type=int, default=0, metavar="N", help="maximum folds at a time")
+    train.add_argument("--print", action="store_true", help="only write the scripts and print the commands")
     merge = actions.add_parser(
         "merge",
-        help="one report of the parts of a prediction",
-        description="Joins the reports of `nnsam3d predict -num_parts N -part_id 0 … N-1 --report`.",
+        help="merge the reports of a prediction in parts",
+        description="Merges the reports of `nnsam3d predict -num_parts N -part_id 0 … N-1 --report`.",
         allow_abbrev=False,
     )
-    merge.add_argument("report", type=Path, help="to be written")
-    merge.add_argument("parts", type=Path, nargs="+", help="in the order of their numbers")
+    merge.add_argument("report", type=Path, help="output file")
+    merge.add_argument("parts", type=Path, nargs="+", help="the reports, ordered by -part_id")
 
 
 def main(args: argparse.Namespace) -> int:
     """`nnsam3d cluster`."""
     if args.action == "merge":
-        # late: it loads torch
+        # imported late: loads torch
         from nnsam3d.inference.report import merge_reports
 
         return merge_reports(args.report, args.parts)
@@ -62,10 +62,11 @@ def _train(args: argparse.Namespace) -> int:
     options, dataset = parse(args.slurm), dataset_name(args.dataset)
     unknown = [fold for fold in args.folds if not (fold.isdecimal() or fold == "all")]
     if unknown:
-        raise UserError(f"-f {' '.join(unknown)}: folds are numbers, or all")
+        raise UserError(f"-f {' '.join(unknown)}: a fold must be a number or all")
     if args.find_best and "all" in args.folds:
-        raise UserError("--find_best compares folds that held cases back: not with -f all")
-    make_splits_for(dataset, args.plans, args.configuration)  # folds that start together would race for them
+        raise UserError("--find_best needs validation cases, which fold all does not have: omit one of them")
+    # before the jobs start, because several would write the file at the same time
+    make_splits_for(dataset, args.plans, args.configuration)
     model = model_folder(dataset, args.trainer, args.plans, args.configuration)
     folds = _Folds(args, dataset, model, options)
     if args.print:
@@ -76,17 +77,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 class _Folds:
-    """The folds of one model, as jobs: an array, and one more for the "fold" that holds nothing back."""
+    """The jobs of one model: an array for the numbered folds, and a separate job for fold "all"."""
 
     def __init__(self, args: argparse.Namespace, dataset: str, model: Path, options: tuple[str, ...]) -> None:
         self.args, self.dataset, self.model = args, dataset, model
-        self.array = self._script("train", NUMBER, options, f"One fold of {args.trainer} for each number of the array")
+        self.array = self._script("train", NUMBER, options, f"One fold of {args.trainer} per array task")
         self.whole = self._script("train_all", "all", options, f"{args.trainer} on all cases")
         self.best = Script(
             model / "slurm" / "find_best.sh",
             shlex.join([_command("nnUNetv2_find_best_configuration"), dataset, *self._what("-c", "-tr", "-p", "-f")]),
             options,
-            "Which of the trained models is best, and how to use it",
+            "Determine the best configuration",
         )
 
     def _what(self, *flags: str) -> list[str]:
@@ -95,13 +96,13 @@ class _Folds:
         return [word for flag in flags for word in (flag, *values[flag])]
 
     def _script(self, stem: str, fold: str, options: tuple[str, ...], about: str) -> Script:
-        # --c: without a checkpoint nnU-Net begins
+        # --c: without a checkpoint, nnU-Net starts a new training
         rest = [*self._what("-tr", "-p"), "-device", self.args.device, "--c", *(["--npz"] if self.args.npz else [])]
         before = shlex.join([_command("nnUNetv2_train"), self.dataset, self.args.configuration])
         return Script(self.model / "slurm" / f"{stem}.sh", f"{before} {fold} {shlex.join(rest)}", options, about)
 
     def _missing(self, queue: Queue) -> tuple[list[int], bool]:
-        """Numbers of folds, and whether "all": what was asked for and is neither finished nor in the queue."""
+        """The requested folds that are neither finished nor in the queue: their numbers, and whether "all"."""
         open_ = [fold for fold in dict.fromkeys(self.args.folds) if not self._is_done(fold)]
         numbers = [int(fold) for fold in open_ if fold != "all" and not queue.holds("train", int(fold))]
         return numbers, "all" in open_ and not queue.holds("train_all")
@@ -110,32 +111,33 @@ class _Folds:
         from nnsam3d.nnunet.datasets import FINAL
 
         folder = self.model / f"fold_{fold}"
-        # a training that was stopped in its validation validates when it runs again
+        # a training stopped during its validation repeats the validation
         leaves_out = "final_validation=0" in os.environ.get("nnsam3d_options", "")
         return (folder / FINAL).is_file() and (leaves_out or (folder / "validation" / "summary.json").is_file())
 
     def show(self) -> None:
-        """Scripts and commands, nothing submitted."""
+        """Write the scripts and print the commands without submitting them."""
         numbers, whole = self._missing(Queue((), {}))
         commands = [(self.array, self.array.sbatch(numbers, self.args.slurm_max), "")] if numbers else []
         commands += [(self.whole, self.whole.sbatch(), "")] if whole else []
-        commands += [(self.best, self.best.sbatch(), "    # when all have succeeded")] if self.args.find_best else []
+        commands += [(self.best, self.best.sbatch(), "    # after all have succeeded")] if self.args.find_best else []
         for script, command, note in commands:
             script.write(command)
             print(shlex.join(command) + note)
 
     def submit(self) -> None:
-        """What is missing, and tell what."""
+        """Submit the missing folds and print what was submitted."""
         folder = self.model / "slurm"
         queue = Queue.of(folder)
         numbers, whole = self._missing(queue)
         jobs = queue.active(("train", "train_all"))
         if not (numbers or whole):
-            print(f"nnsam3d: nothing to submit: {'in the queue: ' + ' '.join(jobs) if jobs else 'all is trained'}")
+            state = f"in the queue: {' '.join(jobs)}" if jobs else "all folds are trained"
+            print(f"nnsam3d: nothing to submit: {state}")
         if numbers:
             jobs.append(submit(self.array, numbers, self.args.slurm_max))
-            told = " ".join(map(str, numbers))
-            print(f"nnsam3d: submitted fold(s) {told} as {jobs[-1]}; logs: {folder}/train_<fold>.log")
+            folds = " ".join(map(str, numbers))
+            print(f"nnsam3d: submitted fold(s) {folds} as {jobs[-1]}; logs: {folder}/train_<fold>.log")
         if whole:
             jobs.append(submit(self.whole))
             print(f"nnsam3d: submitted fold all as {jobs[-1]}; log: {self.whole.log()}")

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--slurm",
         metavar="TEXT",
-        help='submit -num_parts jobs with these options, e.g. "partition=gpu gres=gpu:1"; one report at the end',
+        help='submit -num_parts jobs with these options, e.g. "partition=gpu gres=gpu:1", and merge their reports',
     )
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
 
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     folder = chosen_model(args)
     if args.slurm is not None:
-        return _hand_over(args, folder)
+        return _submit(args, folder)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
@@ -79,8 +79,8 @@ def main(args: argparse.Namespace) -> int:
     return conclude(outcomes, args.output)
 
 
-def _hand_over(args: argparse.Namespace, model: Path) -> int:
-    """To SLURM: an array over the parts, which go on after an interruption, and one report when all have ended."""
+def _submit(args: argparse.Namespace, model: Path) -> int:
+    """Submit an array of parts, which continue after interruptions, and a job that merges their reports."""
     from nnsam3d.slurm import NUMBER, Queue, Script, parse, submit
 
     options = parse(args.slurm)
@@ -89,7 +89,7 @@ def _hand_over(args: argparse.Namespace, model: Path) -> int:
     _make_folder(folder)
     active = Queue.of(folder).active(("predict", "merge"))
     if active:
-        raise UserError(f"{output} is being predicted already, by the jobs {', '.join(active)}: wait, or scancel them")
+        raise UserError(f"{output} is already being predicted by the jobs {', '.join(active)}: wait, or scancel them")
     report = (args.report or output / "report.json").expanduser().absolute()
     parts = [folder / f"part_{number}.json" for number in range(args.num_parts)]
     python = [sys.executable, "-m", "nnsam3d"]
@@ -98,13 +98,13 @@ def _hand_over(args: argparse.Namespace, model: Path) -> int:
         folder / "predict.sh",
         f"{shlex.join([*python, *_arguments(args, model, output)])} {number}",
         options,
-        f"One of {args.num_parts} parts of a prediction for each number of the array",
+        f"One of {args.num_parts} parts of a prediction per array task",
     )
     merge = Script(
         folder / "merge.sh",
         shlex.join([*python, "cluster", "merge", str(report), *map(str, parts)]),
         options,
-        "One report of all parts",
+        "Merge the reports of all parts",
     )
     array = submit(predict, range(args.num_parts))
     last = submit(merge, after=f"afterany:{array}")
@@ -114,7 +114,7 @@ def _hand_over(args: argparse.Namespace, model: Path) -> int:
 
 
 def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:
-    """Of a part, all but its number; folders by their full names."""
+    """The arguments of a part except its number, with absolute paths."""
     prompts = ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
     folds = ["-f", *args.folds] if args.folds else []
     flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")

@@ -1,4 +1,4 @@
-"""`nnsam3d serve`: a trained model for viewers, and a page to click in."""
+"""`nnsam3d serve`: serves a trained model to viewers, and a page for interactive segmentation."""
 
 from __future__ import annotations
 
@@ -18,31 +18,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d serve`."""
     add_model_arguments(parser)
     files = parser.add_argument_group("files for the page")
-    files.add_argument("--images", type=Path, metavar="FOLDER", help="cases to work through, <case>_0000...")
+    files.add_argument("--images", type=Path, metavar="FOLDER", help="cases shown on the page, <case>_0000...")
     files.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="saved cases become an nnU-Net dataset here: imagesTr, labelsTr, dataset.json",
+        help="destination of saved cases, as an nnU-Net dataset: imagesTr, labelsTr, dataset.json",
     )
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("options")
     how.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    how.add_argument("--port", type=int, default=1527, help="default: 1527; 0 takes a free one")
-    how.add_argument("--key", help="what clients have to send; for other addresses than this machine one is made")
-    how.add_argument("--max-sessions", type=int, default=8, metavar="N", help="clients at once (default: 8)")
+    how.add_argument("--port", type=int, default=1527, help="default: 1527; 0 selects a free port")
+    how.add_argument("--key", help="API key that clients must send (default: none on this machine only, else random)")
+    how.add_argument("--max-sessions", type=int, default=8, metavar="N", help="maximum clients (default: 8)")
     how.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="for all clients' images (default: 8)")
-    how.add_argument("--max-image", type=float, default=2.0, metavar="GIB", help="largest one image (default: 2)")
-    how.add_argument("--idle", type=float, default=600.0, metavar="SECONDS", help="a client may rest (default: 600)")
-    how.add_argument("--liveness", type=float, default=60.0, metavar="SECONDS", help="... may be silent (default: 60)")
-    how.add_argument("--verbose", action="store_true", help="log full paths, which can name patients' files")
+    how.add_argument("--max-image", type=float, default=2.0, metavar="GIB", help="maximum image size (default: 2)")
+    how.add_argument(
+        "--idle", type=float, default=600.0, metavar="SECONDS", help="end sessions without actions (default: 600)"
+    )
+    how.add_argument(
+        "--liveness", type=float, default=60.0, metavar="SECONDS", help="end sessions without requests (default: 60)"
+    )
+    how.add_argument("--verbose", action="store_true", help="log full paths, which may contain patients' file names")
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until the command is stopped (Ctrl+C, or SIGTERM, which lets the answer under way end)."""
+    """Serve until Ctrl+C, or SIGTERM, which lets the current request finish."""
     _check(args)
     folder = chosen_model(args)
-    # late: `nnsam3d serve --help` answers at once
+    # imported late: `nnsam3d serve --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.model import Model
     from nnsam3d.server.app import App, Limits
@@ -63,8 +67,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         server = Server((args.host, args.port), app, key, args.verbose)
     except OSError as error:
-        raise UserError(f"{args.host}:{args.port}: cannot listen there ({error.strerror}); try --port 0") from error
-    _tell(model, str(device), server.server_address[1], args.host, key, local)
+        raise UserError(f"{args.host}:{args.port}: cannot listen ({error.strerror}); try --port 0") from error
+    _print_addresses(model, str(device), server.server_address[1], args.host, key, local)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.close).start())
     try:
         server.serve_forever(0.5)
@@ -76,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(model: object, device: str, port: int, host: str, key: str | None, local: bool) -> None:
+def _print_addresses(model: object, device: str, port: int, host: str, key: str | None, local: bool) -> None:
     name = "127.0.0.1" if local else host
     address = f"http://{name}:{port}"
     print(f"nnsam3d: {model.folder.name}, fold {', '.join(model.folds)}, on {device}")  # type: ignore[attr-defined]
@@ -87,18 +91,18 @@ def _tell(model: object, device: str, port: int, host: str, key: str | None, loc
         print(
             "nnsam3d: warning: traffic is not encrypted; use this address in a trusted network only, or an SSH tunnel"
         )
-    print("nnsam3d: Ctrl+C ends it", flush=True)
+    print("nnsam3d: stop with Ctrl+C", flush=True)
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.output is not None and args.images is None:
-        raise UserError("--output needs --images: cases of that folder are saved there")
+        raise UserError("--output needs --images, the folder of the cases to be saved")
     if args.images is not None and not args.images.is_dir():
         raise UserError(f"--images {args.images}: no such folder")
     if args.images is not None and args.output is not None and args.output.resolve() == args.images.resolve():
-        raise UserError("--output is the folder of the images: choose another")
+        raise UserError("--output is the folder of the images: choose another one")
     if not 0 <= args.port < 2**16:
-        raise UserError(f"--port {args.port}: a number from 0 to 65535")
+        raise UserError(f"--port {args.port}: must be from 0 to 65535")
     for name in ("max_sessions", "memory", "max_image", "idle", "liveness"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be larger than 0")

@@ -1,7 +1,7 @@
-"""The benchmark on many machines: its jobs by number, the executor that hands them to SLURM, and what became of them.
+"""The benchmark on a cluster: numbered jobs, an executor that submits them to SLURM, and their status.
 
-With N models the jobs 0 to N-1 train one each, and N to 2N-1 evaluate one each, by all arms and protocols that use it.
-The numbers follow from the stored setting alone, so that a worker elsewhere needs nothing but the folder and a number.
+With N models, jobs 0 to N-1 each train one model, and jobs N to 2N-1 each evaluate one, with all arms and protocols
+that use it. The numbers depend only on the stored setting, so that a worker needs only the folder and a number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRAIN, EVALUATE, REPORT = "train", "evaluate", "report"
 
 @dataclass(frozen=True)
 class Task:
-    """A job of the benchmark that a worker does; its model's trainings or evaluations."""
+    """A job for a worker: the training of one model, or all its evaluations."""
 
     number: int
     stage: str
@@ -40,7 +40,7 @@ class Task:
         return name if self.stage == TRAIN else name.replace(TRAIN, EVALUATE, 1)
 
     def is_done(self, setting: Setting, output: Path) -> bool:
-        """Whether a worker would find nothing to do."""
+        """Whether all results of the job exist."""
         checkpoint = self.jobs[0].checkpoint
         if self.stage == TRAIN or not checkpoint.is_file():
             return checkpoint.is_file()
@@ -54,14 +54,14 @@ class Task:
 
 
 def tasks_of(setting: Setting) -> list[Task]:
-    """All, by number."""
+    """All jobs, ordered by number."""
     models = list(by_model(setting).values())
     numbered = [(stage, jobs) for stage in (TRAIN, EVALUATE) for jobs in models]
     return [Task(number, stage, tuple(jobs)) for number, (stage, jobs) in enumerate(numbered)]
 
 
 def prepare(setting: Setting, output: Path) -> None:
-    """What jobs that start together would race for: nnU-Net's splits, and the list of cases."""
+    """Create files that several starting jobs would otherwise write concurrently: nnU-Net's splits, the case list."""
     for job in setting.jobs():
         if not setting.test_images and job.fold != "all" and not splits_file(job).is_file():
             make_splits_for(job.dataset, parse_arm(job.arm).plans, job.configuration)
@@ -69,12 +69,12 @@ def prepare(setting: Setting, output: Path) -> None:
 
 
 def worker_command(output: Path, number: str, device: str) -> str:
-    """For a shell."""
+    """The shell command of one job."""
     return f"{_nnsam3d()} benchmark worker -o {shlex.quote(str(output))} -device {device} --job {number}"
 
 
 def report_command(output: Path, arguments: Sequence[str]) -> str:
-    """For a shell."""
+    """The shell command that writes the report."""
     return f"{_nnsam3d()} benchmark report -o {shlex.join([str(output), *arguments])}"
 
 
@@ -87,13 +87,13 @@ def _nnsam3d() -> str:
 
 @dataclass(frozen=True)
 class Slurm:
-    """The executor that hands jobs to SLURM and returns; see :class:`nnsam3d.evaluation.executors.Executor`.
+    """Submits jobs to SLURM and returns immediately; see :class:`nnsam3d.evaluation.executors.Executor`.
 
     Attributes:
-        options: of sbatch.
-        device: of the workers.
-        at_once: most jobs of an array at a time; 0 = no limit.
-        report: arguments of ``nnsam3d benchmark report`` behind ``-o``.
+        options: options of sbatch.
+        device: device of the workers.
+        at_once: maximum number of running jobs per array; 0 = no limit.
+        report: further arguments of ``nnsam3d benchmark report``.
     """
 
     setting: Setting
@@ -104,24 +104,24 @@ class Slurm:
     report: tuple[str, ...] = ()
 
     def run(self, jobs: Sequence[Work], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Submits what the queue does not hold: trainings, each one's evaluation behind it, and the report."""
+        """Submits the jobs that are not in the queue: trainings, evaluations depending on them, and the report."""
         queue, models = Queue.of(self.output / FOLDER), self.models
         numbers = {job.number for job in jobs}
         trainings = [model for model in range(models) if model in numbers and not queue.holds(TRAIN, model)]
         new = self._submit(TRAIN, trainings)
-        behind: dict[str, list[int]] = {}  # evaluations, by the array in which their training is
+        dependent: dict[str, list[int]] = {}  # evaluations, by the array that contains their training
         for model in range(models):
             if model + models in numbers and not queue.holds(EVALUATE, model):
                 held = queue.state(TRAIN, model)[2] if queue.holds(TRAIN, model) else ""
-                behind.setdefault(new if model in trainings else held, []).append(model)
+                dependent.setdefault(new if model in trainings else held, []).append(model)
         submitted = [new] if new else []
-        for array, evaluations in behind.items():
+        for array, evaluations in dependent.items():
             submitted.append(self._submit(EVALUATE, evaluations, f"aftercorr:{array}" if array else ""))
         if submitted or not ((self.output / "report.html").is_file() or queue.holds(REPORT)):
             before = [*queue.active((TRAIN, EVALUATE)), *submitted]
             self._submit(REPORT, (), "afterany:" + ":".join(before) if before else "")
         else:
-            print("nnsam3d: nothing to submit: what is not done is in the queue")
+            print("nnsam3d: nothing to submit: all unfinished jobs are in the queue")
         on_progress()
         return {}
 
@@ -138,18 +138,18 @@ class Slurm:
         return job
 
     def script(self, stage: str) -> Script:
-        """Of a stage."""
+        """The script of a stage."""
         path = self.output / FOLDER / f"{stage}.sh"
         if stage == REPORT:
             return Script(path, report_command(self.output, self.report), self.options, "The report of the benchmark")
         number = NUMBER if stage == TRAIN else f"$((SLURM_ARRAY_TASK_ID + {self.models}))"
-        about = "One training" if stage == TRAIN else "The evaluations of one model"
+        about = "one training" if stage == TRAIN else "the evaluations of one model"
         command = worker_command(self.output, number, self.device)
-        return Script(path, command, self.options, f"{about} of the benchmark for each number of the array")
+        return Script(path, command, self.options, f"Benchmark: {about} per array task")
 
 
 def works(setting: Setting, output: Path, may_train: bool) -> list[Work]:
-    """What is not done yet, for :class:`Slurm`."""
+    """The unfinished jobs, for :class:`Slurm`."""
     stages = (TRAIN, EVALUATE) if may_train else (EVALUATE,)
     return [
         Work(task.name, number=task.number)
@@ -159,25 +159,25 @@ def works(setting: Setting, output: Path, may_train: bool) -> list[Work]:
 
 
 def printed(setting: Setting, output: Path, missing: Sequence[Work], device: str, report: Sequence[str]) -> str:
-    """The commands for another scheduler, stage by stage."""
+    """The commands for another scheduler, by stage."""
     models = len(by_model(setting))
     stages = {
-        f"trainings; exit status {STOPPED}: told to stop (SIGUSR1 or SIGTERM) and saved, start it again": range(models),
-        "evaluations, each when its training has succeeded": range(models, 2 * models),
+        f"trainings; exit status {STOPPED}: stopped by SIGUSR1 or SIGTERM and saved, start again": range(models),
+        "evaluations, each after its training has succeeded": range(models, 2 * models),
     }
     lines = []
     for about, numbers in stages.items():
         of_stage = [work for work in missing if work.number in numbers]
         lines += [f"# {about}"] if of_stage else []
         lines += [f"{worker_command(output, str(work.number), device)}    # {work.name}" for work in of_stage]
-    return "\n".join([*lines, "# the report, when all have ended", report_command(output, report)])
+    return "\n".join([*lines, "# the report, after all jobs have ended", report_command(output, report)])
 
 
-# ---------------------------------------------------------------------- what became of them
+# ---------------------------------------------------------------------- status
 
 
 def status_rows(setting: Setting, output: Path, queue: Queue) -> list[tuple[str, str, str]]:
-    """Job, state, and what else there is to say: of every training, every evaluation, and the report."""
+    """Job, state and details of every training, every evaluation, and the report."""
     tasks = tasks_of(setting)
     models = len(tasks) // 2
     rows = [
@@ -197,9 +197,9 @@ def _state(done: bool, queue: Queue, stage: str, model: int | None, name: str, o
         return "running", str(log)
     if done:
         return "done", ""
-    told = failure_file(output / "logs", name)
-    if told.is_file():
-        return "failed", f"{told.read_text(encoding='utf-8').splitlines()[0]}    ({told})"
+    failure = failure_file(output / "logs", name)
+    if failure.is_file():
+        return "failed", f"{failure.read_text(encoding='utf-8').splitlines()[0]}    ({failure})"
     if state == "CANCELLED" and stage == EVALUATE and not queue.holds(TRAIN, model):
         return "cancelled", "its training has failed"
     if state and state != "COMPLETED":

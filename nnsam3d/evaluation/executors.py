@@ -1,6 +1,6 @@
-"""Who runs the jobs of a benchmark: this machine's processes, or a cluster.
+"""The interface for running the jobs of a benchmark, in processes on this machine or on a cluster.
 
-A job is small, has a name, and may be done again: what is there already is not computed twice.
+A job is small, has a name, and can be repeated: existing results are not computed again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Work:
     """One job.
 
     Attributes:
-        name: tells the user what it is, and may be a file's.
-        target, arguments: for a process of this machine: ``target(*arguments, slot)``.
-        number: for a process elsewhere: ``nnsam3d benchmark worker --job <number>``.
+        name: describes the job to the user; suitable for file names.
+        target, arguments: for a process on this machine: ``target(*arguments, slot)``.
+        number: for another machine: ``nnsam3d benchmark worker --job <number>``.
     """
 
     name: str
@@ -29,24 +29,24 @@ class Work:
 
 
 class Executor(Protocol):
-    """What runs jobs: :class:`nnsam3d.evaluation.processes.Local`, :class:`nnsam3d.evaluation.cluster.Slurm`."""
+    """Runs jobs: :class:`nnsam3d.evaluation.processes.Local`, :class:`nnsam3d.evaluation.cluster.Slurm`."""
 
     def run(self, jobs: Sequence[Work], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Runs the jobs, or hands them over and returns.
+        """Runs the jobs, or submits them and returns.
 
         Returns:
-            What is known to have failed: name -> reason.
+            The jobs that are known to have failed: name -> reason.
         """
 
 
 def raise_failures(failures: Mapping[str, str], total: int) -> None:
     """
     Raises:
-        UserError: if jobs have failed; names them, what they said and where more stands.
+        UserError: jobs have failed; the message lists their names, reasons and logs.
     """
     if failures:
-        told = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
         raise UserError(
-            f"{len(failures)} of {total} jobs failed. Nothing that was done is lost: mend this, and the same "
-            f"command goes on where it was.\n{told}"
+            f"{len(failures)} of {total} jobs failed. All other results are kept: fix the cause and repeat the "
+            f"command to continue.\n{reasons}"
         )

@@ -111,7 +111,7 @@ class Setting:
         if unknown:
             raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
         if len(set(self.train_seeds)) != len(self.train_seeds) or min(self.train_seeds, default=0) < 0:
-            raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: every seed once, and none below 0")
+            raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: seeds must be distinct and >= 0")
         names = [parse_arm(arm) for arm in self.arms]
         models = {(name.trainer, name.plans, name.oracle) for name in names}
         if len(models) != len(names) or not self.seeds:
@@ -149,7 +149,7 @@ class Job:
     training: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For results; without ``training`` where there is one only."""
+        """For results; without ``training`` if there is only one."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def folder(self, output: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Jobs side by side on this machine, each in a fresh process: what one holds or breaks is gone with it."""
+"""Jobs in parallel on this machine, each in a new process, so that memory and failures of one do not affect others."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from nnsam3d.files import write_text
 
 @dataclass(frozen=True)
 class Local:
-    """The executor of one machine; see :class:`nnsam3d.evaluation.executors.Executor`.
+    """Runs jobs on this machine; see :class:`nnsam3d.evaluation.executors.Executor`.
 
     Attributes:
-        slots: what a job has to itself while it runs: the name of a device, as often as it takes jobs at a time.
-        logs: folder for what failed jobs said, ``failed_<name>.txt``.
+        slots: each running job occupies one: the name of a device, repeated for each job that it runs at a time.
+        logs: folder for the errors of failed jobs, ``failed_<name>.txt``.
     """
 
     slots: Sequence[Any]
     logs: Path
 
     def run(self, jobs: Sequence[Work], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Each job in a free slot; one that fails does not keep others from running.
+        """Runs each job in a free slot; a failing job does not affect the others.
 
         Args:
-            on_progress: called again and again while they run; it is what waits.
+            on_progress: called repeatedly while jobs run; it must wait a moment.
 
         Returns:
-            Failed jobs by name: what they said, and where more stands.
+            Failed jobs by name: the reason and the log.
         """
         waiting, free = list(jobs), list(self.slots)
         running: dict[str, tuple[BaseProcess, Any]] = {}
@@ -48,7 +48,7 @@ class Local:
                     log.unlink(missing_ok=True)
                     running[job.name] = start(_guarded, (job.target, (*job.arguments, slot), log)), slot
                 ended = [name for name, (process, _) in running.items() if not process.is_alive()]
-                on_progress()  # after that look: all that they did is seen
+                on_progress()  # after checking, so that it sees all results of the jobs that have ended
                 for name in ended:
                     process, slot = running.pop(name)
                     free.append(slot)
@@ -62,14 +62,14 @@ class Local:
 
 
 def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
-    """A fresh process: one that was forked could not use CUDA."""
+    """Start a new process; not forked, because forked processes cannot use CUDA."""
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
 
 
 def orphaned() -> bool:
-    """Whether the command that began this process was killed: whoever gives it again shall not find it at work."""
+    """Whether the parent command was killed. A repeated command must not compete with processes of the first one."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 
@@ -80,17 +80,17 @@ def _guarded(target: Callable[..., None], task: tuple[Any, ...], log: Path) -> N
     except Exception as error:
         remember_failure(log, error)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:  # the process that waits for this one tells of it
+    except KeyboardInterrupt:  # reported by the parent process
         raise SystemExit(130) from None
 
 
 def failure_file(logs: Path, name: str) -> Path:
-    """What a failed job said; its first line is the reason."""
+    """The error of a failed job; its first line is the reason."""
     return logs / f"failed_{name}.txt"
 
 
 def remember_failure(log: Path, error: Exception) -> None:
-    """An error of ours by its message, another one with where it happened."""
+    """Write the message of a UserError, or any other error with its traceback."""
     log.parent.mkdir(parents=True, exist_ok=True)
     known = isinstance(error, UserError)
     write_text(log, str(error) if known else f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
@@ -100,5 +100,5 @@ def _reason(log: Path, status: int) -> str:
     if log.is_file():
         return f"{log.read_text(encoding='utf-8').splitlines()[0]}    ({log})"
     if status == -signal.SIGKILL:
-        return "killed by the system, most likely because memory ran out: give it fewer --jobs"
-    return f"ended with status {status} and said nothing"
+        return "killed by the system, probably because memory ran out: use fewer --jobs"
+    return f"ended with status {status} without a message"

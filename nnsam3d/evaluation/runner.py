@@ -1,4 +1,4 @@
-"""Runs the jobs: every case and seed is a file that is there wholly or not at all, so that a run can go on.
+"""Runs the jobs. The result of every case and seed is a file, written atomically, so that a run can be continued.
 
 Axis letters: D, H, W = array axes z, y, x of the image file.
 """
@@ -37,17 +37,17 @@ from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.prompts import VoxelClick
 
-READ_OUTS = (0, 1, 3, 5, 10)  # clicks that tables show
-KEPT = (0, 1, 2, 3, 5, 10)  # clicks whose label maps are kept, of the first seed: 1 and 2 are around a correction
-PAUSE = 1.0  # seconds between two looks at what is done
+READ_OUTS = (0, 1, 3, 5, 10)  # numbers of clicks shown in tables
+KEPT = (0, 1, 2, 3, 5, 10)  # numbers of clicks whose label maps are kept for the first seed; 1 and 2 show a correction
+PAUSE = 1.0  # seconds between two checks for new results
 Unit = dict[str, Any]
 
 
 def run(setting: Setting, output: Path, executor: Executor) -> None:
-    """All that is missing, job after job, each in a process of its own (its peak memory is its own, too).
+    """Run all missing jobs, each in a separate process, so that peak memory is measured for each job separately.
 
     Raises:
-        UserError: cases are missing, told before anything is computed; or jobs failed, told after the others.
+        UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
     """
     cases = {job: cases_of(setting, job) for job in setting.jobs()}
     remember_cases(cases, output)
@@ -77,12 +77,12 @@ def run(setting: Setting, output: Path, executor: Executor) -> None:
 
 
 def name_of(job: Job) -> str:
-    """As it may stand in the name of a file."""
+    """The name of a job, suitable for file names."""
     return f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}"
 
 
 def is_done(path: Path, checkpoint: str) -> bool:
-    """Whether a result is there, and of this very model."""
+    """Whether a result exists and was computed with this checkpoint."""
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
 
 
@@ -90,12 +90,12 @@ def is_done(path: Path, checkpoint: str) -> bool:
 
 
 def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, checkpoint: str, device: str) -> None:
-    """The missing units of a job, case after case."""
-    # late: the process that only waits does not need torch
+    """Compute the missing units of a job, one case after the other."""
+    # imported late: the waiting parent process does not need torch
     from nnsam3d.evaluation.arms import load_arm
     from nnsam3d.evaluation.cost import model_cost
 
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks for trainers, across the bar
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's messages about trainers would disrupt the progress bar
         arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
@@ -116,14 +116,14 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
 def _run_case(
     setting: Setting, job: Job, case: BenchCase, seeds: Sequence[int], arm: Any, output: Path, checkpoint: str
 ) -> None:
-    """These click seeds of a case, each written as soon as it is done."""
-    # late, as above
+    """Compute the given click seeds of a case; each result is written immediately."""
+    # imported late, as above
     from nnsam3d.inference.folder import peak_memory_mb
 
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)
     if truth.segmentation_DHW.shape != image.shape[1:]:
-        raise UserError(f"case {case.name}: {case.truth} and the image are of different shape")
+        raise UserError(f"case {case.name}: {case.truth} and the image have different shapes")
     start = time.perf_counter()
     prepared = arm.prepare(image, properties)
     timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
@@ -158,7 +158,7 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
 ) -> tuple[list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
-    """The steps of one case and seed, what each took (seconds; passes through the network), the maps that are kept."""
+    """The steps of one case and seed, the cost of each step (seconds, network passes), and the label maps to keep."""
     effort: dict[str, list[Any]] = {"steps": [], "work": []}
     obedience: list[float | None] = []
 
@@ -174,9 +174,9 @@ def _click(
     steps: list[Unit] = []
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(label_values(arm.model.dataset_json))
-    # what cannot hear is asked once
+    # arms without clicks answer once
     limit = setting.max_clicks if arm.listens else 0
-    for clicks, result in _heard(job, truth, seed, answer, limit):
+    for clicks, result in _answers(job, truth, seed, answer, limit):
         steps.append(
             {
                 "clicks": len(clicks),
@@ -186,12 +186,12 @@ def _click(
         )
         if len(clicks) in KEPT:
             maps[len(clicks)] = result.astype(np.uint16)
-    # every step was answered once, in this order
+    # one answer per step, in this order
     steps = [step | {"obeyed": share} for step, share in zip(steps, obedience, strict=True)]
     return steps, effort, maps
 
 
-def _heard(
+def _answers(
     job: Job, truth: Truth, seed: int, answer: Any, limit: int
 ) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
     for clicks, result in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
@@ -217,17 +217,17 @@ def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> dict[str, 
 
 
 def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:
-    """Label maps by number of clicks; whole or not at all."""
+    """Write label maps by number of clicks, atomically."""
     named = {f"clicks_{clicks}": label_map for clicks, label_map in maps.items()}
     with replacing(path) as temporary, temporary.open("xb") as file:
         np.savez_compressed(file, **named)  # type: ignore[arg-type]
 
 
 def read_map(path: Path, clicks: int, exactly: bool = False) -> NDArray[np.uint16] | None:
-    """The label map with the most clicks that is not above ``clicks``; None where there is none.
+    """The stored label map with the largest number of clicks up to ``clicks``, or None.
 
     Args:
-        exactly: only the one after ``clicks`` clicks will do.
+        exactly: return only the label map after exactly ``clicks`` clicks.
     """
     try:
         with np.load(path) as stored:

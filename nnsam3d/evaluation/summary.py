@@ -227,7 +227,7 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
 
 
 def _training_rows(group: Group) -> Iterator[dict[str, Any]]:
-    """How far trainings with other seeds, and how far patients lie apart in Dice."""
+    """The variation of Dice between trainings with different seeds, and between patients."""
     trainings = group.trainings
     for label in group.labels if len(trainings) > 1 else ():
         for clicks in group.reads:

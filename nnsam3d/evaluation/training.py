@@ -1,4 +1,4 @@
-"""`--train`: train missing models one after the other, each with the same wall-clock budget."""
+"""`--train`: trains missing models one after the other, each with the same wall-clock budget."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def check(setting: Setting, may_train: bool) -> None:
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
     if untimed and setting.train_seeds:
         raise UserError(
-            f"{', '.join(untimed)} takes no seed: only trainers of this library do; leave out --train-seeds"
+            f"{', '.join(untimed)} has no option for a seed: only trainers of nnsam3d have one; omit --train-seeds"
         )
     if setting.train_seeds and "seed" in parse_options(setting.options, "--options"):
-        raise UserError("--train-seeds and a seed in --options: give one of them")
+        raise UserError("--train-seeds and a seed in --options cannot be combined")
     if untimed and setting.train_minutes:
         raise UserError(
             f"{', '.join(untimed)} cannot be trained for a number of minutes: only trainers with the option "
@@ -146,11 +146,11 @@ def _model_arguments(job: Job) -> list[str]:
 
 
 def training_options(setting: Setting, seed: int | None = None) -> str:
-    """``nnsam3d_options`` of every training; of one of several with its seed."""
+    """``nnsam3d_options`` of a training; ``seed``: of one of several trainings of a model."""
     given = parse_options(setting.options, "--options")
     wanted = {"final_validation": "0"}  # the benchmark does its own validation
     if setting.train_minutes:
-        # by time only, unless the user limits the epochs, too: otherwise fast machines would end arms early
+        # by time only, unless the user also limits the epochs: otherwise fast machines would end trainings early
         wanted |= {"max_minutes": f"{setting.train_minutes:g}", "num_epochs": str(ENDLESS)}
     wanted |= {} if seed is None else {"seed": str(seed)}
     ours = [f"{key}={value}" for key, value in wanted.items() if key not in given or key == "max_minutes"]
@@ -158,31 +158,31 @@ def training_options(setting: Setting, seed: int | None = None) -> str:
 
 
 def _own_plans(job: Job) -> None:
-    """The arm's plans under the name of one of its trainings; the preprocessed data stay the same."""
+    """Copy the arm's plans under a separate name for this training; the preprocessed data stay the same."""
     folder = splits_file(job).parent
     content = json.loads((folder / f"{parse_arm(job.arm).plans}.json").read_text(encoding="utf-8"))
     write_json(folder / f"{job.plans}.json", content | {"plans_name": job.plans})
 
 
 class Stopped(UserError):
-    """A training was told to stop and has saved: start it again."""
+    """A training was stopped by a signal and has saved a checkpoint: start it again."""
 
 
 def log_file(job: Job, output: Path) -> Path:
-    """Of the training of a job's model."""
+    """The log of the training of a job's model."""
     return output / "logs" / f"{training_name(job)}.txt"
 
 
 def training_name(job: Job) -> str:
-    """As it may stand in the name of a file."""
+    """The name of a job's training, suitable for file names."""
     return f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm_in_path}"
 
 
 def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
-    """Trains the model of a job; what nnU-Net says goes to :func:`log_file`.
+    """Train the model of a job; nnU-Net's output goes to :func:`log_file`.
 
     Raises:
-        Stopped: SIGTERM or SIGUSR1 reached this process, or the training.
+        Stopped: this process or the training received SIGTERM or SIGUSR1.
         UserError: the training failed.
     """
     log = log_file(job, output)
@@ -204,7 +204,7 @@ def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> 
         subprocess.Popen(
             [nnunet_command("nnUNetv2_train"), *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
         ) as process,
-        _passing_on(process) as told,
+        _forwarding_signals(process) as signals,
         tqdm(total=total, desc=title, unit="s") as bar,
     ):
         start = time.monotonic()
@@ -217,30 +217,30 @@ def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> 
             process.terminate()
             raise
     status = process.returncode
-    if status == STOPPED or (told and status):
-        raise Stopped(f"{title} was told to stop and has saved: the same command goes on where it was ({log})")
+    if status == STOPPED or (signals and status):
+        raise Stopped(f"{title} was stopped and has saved a checkpoint: repeat the command to continue ({log})")
     if status != 0:
-        tail = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-12:] or ["it said nothing"]
-        told_last, lines = tail[-1], "\n".join(tail)
-        raise UserError(f"nnUNetv2_train ended with status {status}: {told_last}\nThe end of {log}:\n{lines}")
+        tail = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-12:] or ["no output"]
+        last, lines = tail[-1], "\n".join(tail)
+        raise UserError(f"nnUNetv2_train ended with status {status}: {last}\nThe end of {log}:\n{lines}")
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Who tells this process to stop means the training; gives the signals that came."""
-    told: list[int] = []
+def _forwarding_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Forward stop signals of this process to the training; yields the list of received signals."""
+    received: list[int] = []
 
     def handler(number: int, _: Any) -> None:
-        told.append(number)
+        received.append(number)
         process.send_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield received
         return
     names = [one for one in ("SIGTERM", "SIGUSR1") if hasattr(signal, one)]
     before = {one: signal.signal(getattr(signal, one), handler) for one in names}
     try:
-        yield told
+        yield received
     finally:
         for one, earlier in before.items():
             signal.signal(getattr(signal, one), earlier)

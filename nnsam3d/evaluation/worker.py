@@ -1,4 +1,4 @@
-"""One job of the benchmark on a machine of a cluster: does what is missing of it, and notes where and with what."""
+"""Runs one job of the benchmark on a cluster node: computes its missing results, and records node and versions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nnsam3d.nnunet.datasets import STOPPED
 
 
 def work(output: Path, number: int, device: str) -> int:
-    """Job ``number`` of the stored benchmark; the exit status.
+    """Run job ``number`` of the stored benchmark; returns the exit status.
 
     Raises:
-        UserError: no such job, or it failed; then ``logs/failed_<name>.txt`` says why, too.
+        UserError: no such job, or it failed; the reason is then also in ``logs/failed_<name>.txt``.
     """
     setting = read_setting(output)
     tasks = tasks_of(setting)
     if not 0 <= number < len(tasks):
         raise UserError(f"--job {number}: {output} has the jobs 0 to {len(tasks) - 1}")
     task = tasks[number]
-    told = failure_file(output / "logs", task.name)
-    told.unlink(missing_ok=True)
+    failure = failure_file(output / "logs", task.name)
+    failure.unlink(missing_ok=True)
     record = _begin(output, task, device)
     try:
         _do(setting, task, output, device)
@@ -40,7 +40,7 @@ def work(output: Path, number: int, device: str) -> int:
         print(f"nnsam3d: {error}")
         return STOPPED
     except Exception as error:
-        remember_failure(told, error)
+        remember_failure(failure, error)
         _end(output, task, record, "failed")
         raise
     _end(output, task, record, "done")
@@ -53,7 +53,7 @@ def _do(setting: Setting, task: Task, output: Path, device: str) -> None:
     if task.stage != EVALUATE:
         train(setting, task.jobs[0], output, device, task.name)
         return
-    # late: it loads much
+    # imported late: loads torch
     from nnsam3d.evaluation.runner import run_job
 
     remember_environment(output, [device])
@@ -63,12 +63,12 @@ def _do(setting: Setting, task: Task, output: Path, device: str) -> None:
 
 
 def record_file(output: Path, name: str) -> Path:
-    """Where, with what and how long a job was done last."""
+    """The record of a job's last run: node, device, versions, duration."""
     return output / FOLDER / "jobs" / f"{name}.json"
 
 
 def _begin(output: Path, task: Task, device: str) -> dict[str, Any]:
-    # late: it loads torch
+    # imported late: loads torch
     from nnsam3d.evaluation.cost import device_name
 
     record = {

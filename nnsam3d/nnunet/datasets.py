@@ -15,7 +15,7 @@ PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types 
 FINAL = "checkpoint_final.pth"
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest one before the latest: ours, not nnU-Net's
-# Exit status of a training that was told to stop and has saved: start it again with --c. EX_TEMPFAIL of sysexits.h.
+# Exit status of a training that was stopped by a signal and has saved: continue with --c. EX_TEMPFAIL of sysexits.h.
 STOPPED = 75
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 

@@ -29,8 +29,8 @@ KEY = "Authorization"
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 ROUTES: dict[tuple[str, str], Route] = {**nninteractive.ROUTES, **itksnap.ROUTES, **page.ROUTES}
 SMALL_BODY = MIB
-# Seconds after which a waiting client gets "102 Processing". Clients of the protocol give up after 60 s of silence. Some
-# others, such as Python's http.client, take an interim response for the answer: it must not come early.
+# Seconds after which a waiting client gets "102 Processing". Clients of the protocol give up after 60 s of silence.
+# Some others, such as Python's http.client, take an interim response for the answer: it must not come early.
 PATIENCE = 15.0
 SOCKET_SECONDS = 60.0  # without a byte, after which a connection is closed
 CONNECTIONS = 256

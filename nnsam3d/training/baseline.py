@@ -1,7 +1,7 @@
-"""nnU-Net's own trainer with the length of training taken from our options: the fair automatic baseline.
+"""nnU-Net's own trainer with a configurable training length: the automatic baseline of comparisons.
 
-Stock nnU-Net hard-codes 1000 epochs of 250 iterations; a comparison at equal wall-clock time needs both trainers
-to run, and to decay their learning rates, over a length that is chosen.
+nnU-Net hard-codes 1000 epochs of 250 iterations. For a comparison at equal wall-clock time, the length of training and
+the learning-rate schedule must be configurable for every trainer.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from nnsam3d.training.options import environment_overrides, options_from_environ
 
 
 class nnUNetBaselineTrainer(TimedTrainer):
-    """nnUNetTrainer; ``nnsam3d_options`` sets the length (``uses``), other options are ignored with a note.
+    """nnUNetTrainer; ``nnsam3d_options`` sets the length (``uses``). Other options are ignored, and the log lists them.
 
     Raises:
-        OptionsError: unknown or wrong option.
+        OptionsError: unknown option or invalid value.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Training for a given time: the same wall-clock budget, and the same precision, for every trainer of a comparison.
 
-nnU-Net measures a training in epochs. With the option ``max_minutes`` it ends after the epoch in which the budget is
-used up, which is cut short for it, and the learning rate follows the share of the budget (or of the epochs, whichever
-is further).
+nnU-Net measures the length of a training in epochs. With the option ``max_minutes``, training ends when the budget is
+used up; the last epoch is shortened accordingly. The learning rate follows the used share of the budget or of the
+epochs, whichever is larger.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.precision import half_precision
 from nnsam3d.training.survival import SurvivingTrainer
 
-FIRST_ITERATIONS = 5  # of a training with a budget: nothing is known yet about how long one takes
-ALMOST = 1 - 1e-6  # polynomial decay is not defined behind its end, which a last epoch may reach within a second
+FIRST_ITERATIONS = 5  # length of the first epoch with a budget, because the time per iteration is not yet known
+ALMOST = 1 - 1e-6  # polynomial decay is undefined after its end, which the last epoch may exceed by a second
 
 
 class TimedTrainer(SurvivingTrainer):
-    """nnU-Net's trainer with a length that is set by ``options``: epochs, iterations, minutes.
+    """nnU-Net's trainer with the length set by ``options``: epochs, iterations, minutes.
 
-    What counts is the time that an epoch trains, summed over interruptions: not start-up, validation and checkpoints,
-    which cost different networks differently.
+    Only training time counts, summed over interruptions. Start-up, validation and checkpoints do not count, because
+    their cost differs between networks.
     """
 
     timed = True
     uses: tuple[str, ...] = (
         *("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "max_minutes"),
         *("final_validation", "cpu_bfloat16", "seed", "checkpoint_minutes"),
-    )  # the options that make a difference to this trainer
+    )  # the options that affect this trainer
 
     def use_length(self, options: TrainingOptions) -> None:
-        """To be called once the options are known, after ``super().__init__``.
+        """Call this when the options are known, after ``super().__init__``.
 
         Raises:
             UserError: a budget in minutes for a training on several GPUs, whose processes would not stop together.
         """
         if options.max_minutes and self.is_ddp:
-            raise UserError("the option max_minutes works on one device only: leave out -num_gpus, or max_minutes")
+            raise UserError("the option max_minutes works on one device only: omit -num_gpus or max_minutes")
         self.options = options
         self.num_epochs = options.num_epochs
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
@@ -51,15 +51,15 @@ class TimedTrainer(SurvivingTrainer):
         self._trained = False
         self._validated = 0.0  # seconds of online validation
         self._validating_since: float | None = None
-        self._done = 0  # iterations since the first epoch, the running epoch's included; the seconds before them
-        self._seconds_before = 0.0
+        self._done = 0  # iterations that count for the speed estimate, including the planned ones of this epoch
+        self._seconds_before = 0.0  # training time before these iterations
 
     def tell_ignored(self, given: Iterable[str]) -> None:
-        """A note about options that were given and that this trainer has no use for."""
+        """Log options that were given but do not affect this trainer."""
         ignored = sorted(set(given) - set(self.uses))
         if ignored:
             self.print_to_log_file(
-                f"nnsam3d: {type(self).__name__} has no use for {', '.join(ignored)}: ignored. It takes "
+                f"nnsam3d: {type(self).__name__} does not use {', '.join(ignored)}: ignored. It uses "
                 f"{', '.join(self.uses)}."
             )
 
@@ -68,22 +68,22 @@ class TimedTrainer(SurvivingTrainer):
         return half_precision(self.device, bool(self.options.cpu_bfloat16))
 
     def _outside_cuda(self) -> Any:
-        """Around nnU-Net's own steps, which on a GPU enter half precision by themselves."""
+        """Context for nnU-Net's own steps, which use autocast on a GPU but not on other devices."""
         return dummy_context() if self.device.type == "cuda" else self.half_precision()
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's."""
+        """nnU-Net's training step in the precision of the options."""
         with self._outside_cuda():
             return super().update(batch)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's."""
+        """nnU-Net's validation step in the precision of the options."""
         self.pause_point()
         with self._outside_cuda():
             return super().validation_step(batch)  # type: ignore[no-any-return]
 
     def training_seconds(self) -> float:
-        """Seconds of training inside epochs so far."""
+        """Training time so far, in seconds."""
         starts = self.logger.get_value("epoch_start_timestamps", step=None)
         ends = self.logger.get_value("epoch_end_timestamps", step=None)
         running = time.time() - starts[-1] if len(starts) > len(ends) else 0.0
@@ -94,22 +94,22 @@ class TimedTrainer(SurvivingTrainer):
         return 0.0 if self._validating_since is None else time.time() - self._validating_since
 
     def seconds_of_epoch(self) -> float:
-        """Without a validation that has begun: it begins again."""
+        """Excludes an online validation in progress, because it is repeated after an interruption."""
         return super().seconds_of_epoch() - self._validating()
 
     def not_training(self, seconds: float) -> None:
-        """A checkpoint in the middle of an epoch is no training."""
+        """Exclude the time for a checkpoint within an epoch."""
         if self._validating_since is None:
             self.logger.get_value("epoch_start_timestamps", step=None)[-1] += seconds
 
     def kept(self) -> dict[str, Any]:
-        """With the clock."""
-        to_come = self.planned_iterations - self._iteration if self._midway else 0
-        clock = {"validated": self._validated, "done": self._done - to_come, "seconds_before": self._seconds_before}
+        """Adds the training clock."""
+        remaining = self.planned_iterations - self._iteration if self._midway else 0
+        clock = {"validated": self._validated, "done": self._done - remaining, "seconds_before": self._seconds_before}
         return super().kept() | clock
 
     def resume(self, kept: dict[str, Any]) -> None:
-        """With the clock."""
+        """Restores the training clock."""
         super().resume(kept)
         self._validated, self._done, self._seconds_before = (
             kept[name] for name in ("validated", "done", "seconds_before")
@@ -126,21 +126,21 @@ class TimedTrainer(SurvivingTrainer):
         self._validating_since = None
 
     def share_done(self, epoch: float) -> float:
-        """How much of the training lies behind, 0..1: of the epochs or of the time, whichever is more."""
+        """The completed share of the training, 0..1: of the epochs or of the time, whichever is larger."""
         share = epoch / self.num_epochs
         if self.options.max_minutes:
             share = max(share, self.training_seconds() / (60 * self.options.max_minutes))
         return min(share, 1.0)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's, with its schedule stretched over the budget."""
+        """nnU-Net's optimiser; with a budget, the schedule is stretched over it."""
         optimizer, schedule = super().configure_optimizers()
         return optimizer, Stretched(schedule, self) if self.options.max_minutes else schedule
 
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net's; the epoch gets as many iterations as the budget still allows, judged by the earlier ones.
+        """Limits the epoch to the iterations that fit into the remaining budget, estimated from the previous ones.
 
-        The first epoch of a budget is short: with huge patches a whole one may take longer than the budget.
+        The first epoch is short, because with large patches a full epoch may take longer than the budget.
         """
         super().on_train_epoch_start()
         whole = self.options.num_iterations_per_epoch if self._planned is None else self._planned
@@ -157,26 +157,26 @@ class TimedTrainer(SurvivingTrainer):
         self._done += wanted
 
     def on_epoch_end(self) -> None:
-        """As nnU-Net's; the last epoch is the one in which the budget is used up."""
+        """Ends the training after the epoch in which the budget is used up."""
         super().on_epoch_end()
         limit = 60 * self.options.max_minutes
         if limit and self.training_seconds() >= limit and self.current_epoch < self.num_epochs:
             raise _BudgetUsed
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's final validation; after a training the option ``final_validation`` may leave it out."""
+        """nnU-Net's final validation, unless ``final_validation=0`` skips it after the training."""
         if self.leaves_validation_out:
-            self.print_to_log_file("no final validation (final_validation=0); --val does it later")
+            self.print_to_log_file("final validation skipped (final_validation=0); --val runs it later")
         else:
             super().perform_actual_validation(save_probabilities)
 
     @property
     def leaves_validation_out(self) -> bool:
-        """Whether a final validation now would be that of a training that wants none; --val is asked for."""
+        """Whether ``final_validation=0`` applies: after a training, but not with --val, which requests a validation."""
         return not self.options.final_validation and self._trained
 
     def run_epochs(self) -> None:
-        """nnU-Net's loop, ended early once the budget is used up."""
+        """nnU-Net's loop, which ends early when the budget is used up."""
         self._trained = True
         try:
             super().run_epochs()
@@ -189,11 +189,11 @@ class TimedTrainer(SurvivingTrainer):
 
 
 class _BudgetUsed(Exception):
-    """Leaves nnU-Net's loop over epochs, whose length is fixed when it begins."""
+    """Exits nnU-Net's loop over epochs, whose length is fixed at the start."""
 
 
 class Stretched:
-    """A schedule over epochs, driven by the share of the training that is done."""
+    """A learning-rate schedule over epochs, driven by the completed share of the training."""
 
     def __init__(self, schedule: Any, trainer: TimedTrainer) -> None:
         self.schedule = schedule

@@ -1,7 +1,7 @@
-"""nnUNetClickTrainer: nnU-Net's own U-Net fed the same clicks, as balls in extra channels. The strongest simple rival.
+"""nnUNetClickTrainer: nnU-Net's own U-Net with clicks as balls in extra input channels, the interactive baseline.
 
-Data, clicks, preprocessing and prompt files are those of SAM3DAdapterTrainer, clicks on its own errors included;
-network, loss, optimiser, learning rate and augmentation are nnU-Net's. ``trainers/`` re-exports it.
+Data, clicks (including clicks on its own errors), preprocessing and prompt files are those of SAM3DAdapterTrainer.
+Network, loss, optimiser, learning rate and augmentation are nnU-Net's. ``trainers/`` re-exports it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: la
 
 
 class nnUNetClickTrainer(ClickedTrainer):
-    """nnU-Net's trainer and U-Net with one more input channel per click label (background included).
+    """nnU-Net's trainer and U-Net with one additional input channel per click label (including background).
 
-    Options: the length and the clicks of :class:`nnsam3d.training.options.TrainingOptions` (``uses``); all else is
-    nnU-Net's, and options for it are ignored with a note.
+    Options: those of :class:`nnsam3d.training.options.TrainingOptions` for length and clicks (``uses``). Everything
+    else is nnU-Net's; other options are ignored, and the log lists them.
 
     Raises:
-        OptionsError: unknown or wrong option.
-        UserError: a configuration or dataset without clicks (2D, cascade, re-orienting reader, no foreground).
+        OptionsError: unknown option or invalid value.
+        UserError: an unsupported configuration or dataset (2D, cascade, re-orienting reader, no foreground).
     """
 
     uses = (*TimedTrainer.uses, "rounds", "validation_clicks", *CLICK_OPTIONS)
@@ -75,8 +75,10 @@ class nnUNetClickTrainer(ClickedTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The planned U-Net behind :class:`ClickChannels`; also used in prediction, which is why it makes
-        ``configuration_manager`` prompt-aware. ``num_input_channels`` counts image channels only."""
+        """The planned U-Net behind :class:`ClickChannels`. ``num_input_channels`` counts image channels only.
+
+        Prediction also calls this, so it installs the prompt-aware preprocessor in ``configuration_manager``.
+        """
         use_prompted_preprocessor(configuration_manager)
         channels = ClickChannels(**configuration_manager.configuration[CLICK_CHANNELS_KEY])
         network = nnUNetTrainer.build_network_architecture(
@@ -89,10 +91,10 @@ class nnUNetClickTrainer(ClickedTrainer):
         return WithClickChannels(channels, network)
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's update, after rounds without gradient in which the network's errors are clicked.
+        """nnU-Net's update, after correction rounds without gradient that add clicks on the network's errors.
 
-        SAM3DAdapterTrainer's loss is the mean over all rounds of a roll-out. This network has no cheap second half, so
-        one of the rounds is drawn: the same loss on average, at the cost of one backward pass.
+        SAM3DAdapterTrainer's loss is the mean over all rounds of a roll-out. This network has no separate decoder that
+        could answer again at low cost, so one round is drawn: the same expected loss with a single backward pass.
         """
         rounds = drawn_round(self.options, self.current_epoch, self._iteration)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
@@ -104,7 +106,7 @@ class nnUNetClickTrainer(ClickedTrainer):
 
     @torch.no_grad()
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:
-        """The batch with clicks on the errors of so many answers."""
+        """The batch with ``rounds`` additional clicks, each on the errors of the previous answer."""
         answer, simulation = self.answers(data_BCDHW), self._click_simulation()
         first = PromptTensors.read(ENCODING.split(data_BCDHW, axis=1)[1], self.options.max_clicks)
         prompts = first.with_room(rounds)
@@ -115,7 +117,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         return with_prompts(data_BCDHW, prompts)
 
     def answers(self, data_BCDHW: torch.Tensor) -> Callable[[PromptTensors], torch.Tensor]:
-        """A forward pass for every set of prompts; the finest logits."""
+        """Maps prompts to the logits at full resolution; every call is a full forward pass."""
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
 
         def answer(prompts: PromptTensors) -> torch.Tensor:

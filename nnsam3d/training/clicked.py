@@ -1,6 +1,6 @@
-"""What every trainer with clicks shares: clicks simulated in training, online and final validation.
+"""Common base of the trainers with clicks: simulated clicks in training, online validation and final validation.
 
-Both networks of this project that listen to clicks learn from here, so that a comparison compares networks.
+Both click-promptable networks of this project use it, so that comparisons between them compare only the networks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clic
 from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
-OURS = ("clicked", "obeyed")  # keys of a validation step that nnU-Net does not know
+OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
 
 
 class ClickedTrainer(TimedTrainer):
-    """nnU-Net's trainer whose data carry the prompt channel; ``options`` say how clicks are simulated."""
+    """nnU-Net's trainer with the prompt channels in its data; ``options`` define how clicks are simulated."""
 
     prompt_types = ("click",)
 
@@ -46,11 +46,11 @@ class ClickedTrainer(TimedTrainer):
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
     def answers(self, data_BCDHW: torch.Tensor) -> Answer:
-        """What the network says to prompts on a batch (B, C + P, D, H, W), whatever its prompt channels hold."""
+        """Maps prompts to logits for a batch (B, C + P, D, H, W); the batch's own prompt channels are not used."""
         raise NotImplementedError
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's numbers for the clicks of the prompt channel, and those for none and for corrections."""
+        """nnU-Net's metrics for the clicks in the prompt channels, and those without clicks and after corrections."""
         self.pause_point()
         data_BCDHW, target = batch["data"].to(self.device), batch["target"]
         target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
@@ -68,12 +68,12 @@ class ClickedTrainer(TimedTrainer):
         return {"loss": loss.cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn, **ours}
 
     def _loss_of_finest(self, logits: torch.Tensor, target: Any) -> torch.Tensor:
-        if isinstance(target, list):  # deep supervision: the loss of the answer, not of its coarse versions
+        if isinstance(target, list):  # deep supervision: loss at full resolution only
             return self.loss.loss(logits, target[0])  # type: ignore[no-any-return]
         return self.loss(logits, target)  # type: ignore[no-any-return]
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """As nnU-Net's; Dice by number of clicks goes to the log, a table and a figure."""
+        """Also writes Dice by number of clicks to the log, a table and a figure."""
         super().on_validation_epoch_end([{k: v for k, v in one.items() if k not in OURS} for one in val_outputs])
         sums = [np.sum([one[key] for one in val_outputs], axis=0) for key in OURS]
         if self.is_ddp:
@@ -83,16 +83,16 @@ class ClickedTrainer(TimedTrainer):
         clicked_S3C, (kept, given) = sums
         names = header(self.options.validation_clicks)
         row = [self.current_epoch, *(dice(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
-        told = ", ".join(f"{name} {value:.3f}" for name, value in zip(names[1:], row[1:], strict=True))
-        self.print_to_log_file(f"by number of clicks: {told}")
+        values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names[1:], row[1:], strict=True))
+        self.print_to_log_file(f"by number of clicks: {values}")
         if self.local_rank == 0:
             append_row(Path(self.output_folder), names, row)
             draw(Path(self.output_folder))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's final validation; every case carries clicks simulated from its ground truth, seeded by name.
+        """nnU-Net's final validation with clicks simulated from each case's ground truth, seeded by the case name.
 
-        The clicks are written to ``validation_prompts/``: nnUNetv2_predict with them repeats the validation.
+        The clicks are written to ``validation_prompts/``, so that nnUNetv2_predict can reproduce the validation.
         """
         if self.leaves_validation_out:
             super().perform_actual_validation(save_probabilities)

@@ -1,4 +1,4 @@
-"""Clicks simulated from the ground truth: a batchgenerators transform and a dataset that appends them.
+"""Clicks simulated from the ground truth: a batchgenerators transform and a dataset class that append them.
 
 Axis letters: C = channels, D, H, W = array axes of the preprocessed patch or case.
 """
@@ -34,12 +34,12 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ClickSimulation:
-    """What the options say about clicks, for one dataset.
+    """The click options for one dataset.
 
     Attributes:
-        simulator: how clicks are drawn from a segmentation.
-        validation_clicks: how many a case or patch gets in validation.
-        max_rounds: most corrections of a training step.
+        simulator: draws clicks from a segmentation.
+        validation_clicks: number of clicks per case or patch in validation.
+        max_rounds: maximum number of corrections in a training step.
     """
 
     simulator: PromptSimulator
@@ -56,7 +56,7 @@ class ClickSimulation:
     ) -> ClickSimulation:
         """
         Args:
-            labels: foreground label values that may be clicked.
+            labels: foreground label values that can be clicked.
             spacing: mm along D, H, W.
         """
         simulator = PromptSimulator(
@@ -76,10 +76,10 @@ class ClickSimulation:
 
 
 class AppendClicks(BasicTransform):
-    """Append the prompt channels to the image, drawn from the segmentation of the same patch.
+    """Append prompt channels, with clicks drawn from the segmentation of the same patch, to the image.
 
-    A generator made before nnU-Net forks its workers would draw the same clicks in all of them: each patch gets one of
-    its own, seeded from numpy's global state, from which nnU-Net's augmentation draws, too.
+    A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch therefore
+    has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
     """
 
     def __init__(self, simulation: ClickSimulation, training: bool, rng: np.random.Generator | None = None) -> None:
@@ -108,18 +108,21 @@ class AppendClicks(BasicTransform):
 
 
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:
-    """Put :class:`AppendClicks` after every intensity and spatial transform, before region conversion.
+    """Insert :class:`AppendClicks` after all intensity and spatial transforms, before the conversion to regions.
 
-    That place is right behind nnU-Net's ``RemoveLabelTansform`` (-1 -> 0).
+    That is directly after nnU-Net's ``RemoveLabelTansform`` (-1 -> 0).
 
     Raises:
-        RuntimeError: the pipeline has no such transform (an nnU-Net version we do not know).
+        RuntimeError: the pipeline has no such transform (unsupported nnU-Net version).
     """
     for index, transform in enumerate(transforms.transforms):
         if isinstance(transform, RemoveLabelTansform):
             transforms.transforms.insert(index + 1, AppendClicks(simulation, training))
             return transforms
-    raise RuntimeError("nnU-Net's transform pipeline has no RemoveLabelTansform: where do the clicks go?")
+    raise RuntimeError(
+        "nnU-Net's transform pipeline has no RemoveLabelTansform, after which clicks are inserted: this version of "
+        "nnU-Net is not supported"
+    )
 
 
 def with_simulated_clicks(
@@ -127,10 +130,11 @@ def with_simulated_clicks(
     simulation: ClickSimulation,
     record: Callable[[str, list[VoxelClick], dict[str, Any], Shape], None],
 ) -> type:
-    """``dataset_class`` whose cases carry the prompt channels, drawn from their own ground truth.
+    """A subclass of ``dataset_class`` whose cases have prompt channels with clicks simulated from their ground truth.
 
-    The generator is seeded by the case's name: the same clicks in every run, on every machine. ``record`` is told
-    of every case: its name, the clicks, nnU-Net's properties and the shape (D, H, W) of the preprocessed case.
+    The generator is seeded by the case name, so that every run on every machine uses the same clicks. ``record`` is
+    called for every case with its name, the clicks, nnU-Net's properties and the shape (D, H, W) of the preprocessed
+    case.
     """
 
     class ClickedDataset(dataset_class):  # type: ignore[misc, valid-type]
@@ -146,11 +150,11 @@ def with_simulated_clicks(
 
 
 class PromptRecorder:
-    """Writes the clicks of a validation as prompt files, so that nnUNetv2_predict can replay it.
+    """Writes the clicks of a validation as prompt files, so that nnUNetv2_predict can reproduce it.
 
     Args:
-        folder: one ``<case>.json`` per case goes here.
-        transpose_forward: of the plans.
+        folder: destination of the files ``<case>.json``.
+        transpose_forward: from the plans.
         label_names: label value -> name in dataset.json.
     """
 
@@ -162,7 +166,7 @@ class PromptRecorder:
 
     def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: Shape) -> None:
         path = self.folder / f"{case}.json"
-        if not clicks:  # of an earlier validation with clicks
+        if not clicks:  # remove the file of an earlier validation with clicks
             path.unlink(missing_ok=True)
             return
         steps = preprocessing_steps(properties, self.transpose_forward, shape)

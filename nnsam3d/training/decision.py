@@ -1,8 +1,8 @@
-"""What SAM3DAdapterPlanner decided and why: the entry "nnsam3d_plan" of a configuration in the plans.
+"""The decisions of SAM3DAdapterPlanner and their reasons: the entry "nnsam3d_plan" of a configuration in the plans.
 
-`token_stride` and `window` are read by the trainer and may be edited by hand; the rest is for the reader. Beside
-it stands "nnsam3d" with the training options (preset, checkpointing, clicks). nnU-Net's own plans have neither:
-then the trainer applies the same rules to their patch. This module imports no torch.
+The trainer reads `token_stride` and `window`, which may be edited by hand; the other keys are for information. The
+entry "nnsam3d" contains the training options (preset, checkpointing, clicks). nnU-Net's own plans have neither entry;
+the trainer then applies the same rules to their patch. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LARGEST_STRIDE = 16  # voxels per token, as in nnsam3d.network
 
 @dataclass(frozen=True)
 class Decision:
-    """One configuration's decisions; triples are (D, H, W).
+    """The decisions for one configuration; triples are (D, H, W).
 
     Raises:
-        UserError: a value that cannot be, named with its key.
+        UserError: an invalid value; the message names its key.
     """
 
     budget_gb: float  # 10^9 bytes, as given with -gpu_memory_target
-    estimate_gb: float  # of a training step with the planned preset, patch, batch and checkpointing
+    estimate_gb: float  # memory of a training step with the planned preset, patch, batch and checkpointing
     precision: str
     spacing_rule: str
     token_stride: Sequence[int]  # voxels per token
@@ -50,15 +50,15 @@ class Decision:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready copy, as it stands in the plans."""
+        """JSON-ready copy, as stored in the plans."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def read_decision(configuration: Mapping[str, Any], name: str) -> Decision | None:
-    """The decision in one entry of ``plans["configurations"]`` (inheritance resolved); None where there is none.
+    """The decision in one entry of ``plans["configurations"]`` (inheritance resolved), or None.
 
     Raises:
-        UserError: unknown or missing keys, wrong values, or a patch that the token grid does not describe.
+        UserError: unknown or missing keys, invalid values, or a token grid that does not match the patch.
     """
     entry = configuration.get(DECISION_KEY)
     if entry is None:
@@ -71,7 +71,7 @@ def read_decision(configuration: Mapping[str, Any], name: str) -> Decision | Non
         wrong = f"unknown key {', '.join(unknown)}" if unknown else f"missing key {', '.join(missing)}"
         raise UserError(
             f"{where}: {wrong}. Its keys are {', '.join(known(Decision))}; training options (preset, checkpointing, "
-            '...) belong into the entry "nnsam3d" beside it.'
+            '...) belong in the entry "nnsam3d" beside it.'
         )
     try:
         decision = Decision(**entry)
@@ -86,9 +86,9 @@ def _check_patch(decision: Decision, patch_DHW: Sequence[int], where: str) -> No
     grid = [math.ceil(size / step) for size, step in zip(patch_DHW, stride, strict=True)]
     if grid != list(decision.token_grid):
         raise UserError(
-            f"{where}: a patch_size of {list(patch_DHW)} voxels with token_stride {list(stride)} is a token grid of "
-            f'{grid}, but "token_grid" says {list(decision.token_grid)}. If the patch was changed on purpose, write '
-            f'"token_grid": {grid} (the memory estimate is then no longer this plan\'s); otherwise plan again.'
+            f"{where}: a patch_size of {list(patch_DHW)} voxels with token_stride {list(stride)} gives a token grid of "
+            f'{grid}, but "token_grid" is {list(decision.token_grid)}. If the patch was changed on purpose, write '
+            f'"token_grid": {grid} (the memory estimate then no longer applies); otherwise plan again.'
         )
 
 

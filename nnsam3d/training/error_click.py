@@ -1,13 +1,13 @@
-"""The click in the centre of the largest error, on the device where the tensors are: nothing waits for the CPU.
+"""The click in the centre of the largest error, computed on the tensors' device without synchronising with the CPU.
 
-It agrees with :func:`nnsam3d.prompts.next_click`, which is the definition, and is made for the training step:
-whole batches, and on an accelerator no operation whose shape or control flow depends on values. On the CPU
-nothing has to wait, so there the same operations are cut to the box that matters and stop when they are done.
+The definition is :func:`nnsam3d.prompts.next_click`; this is an equivalent for the training step. It processes whole
+batches, and on an accelerator no operation has a shape or control flow that depends on values. On the CPU there is
+nothing to synchronise, so the same operations are restricted to a bounding box and stop as soon as they converge.
 
-Pieces are found on blocks of 2 x 2 x 2 voxels. Voxels of one block all touch each other, so that block and truth
-value together are one node: an eighth of the voxels. Two blocks are joined if both have a voxel where they meet.
-Every node takes the smallest number around it and hands it to the node whose number it had before (a union-find
-that runs everywhere at once), so that rounds grow with the logarithm of a piece's extent.
+Components are labelled on blocks of 2 x 2 x 2 voxels. All voxels of a block touch each other, so a block and a truth
+value together form one node, with an eighth as many nodes as voxels. Two blocks are connected if both have a voxel at
+their common boundary. Each node takes the smallest number among its neighbours and passes it to the node whose number
+it had before (a parallel union-find), so that the number of rounds grows with the logarithm of a component's extent.
 
 Axis letters: B batch, V truth values, D H W voxels, d h w blocks, M nodes (= B * V * d * h * w), N clicks.
 """
@@ -25,11 +25,11 @@ from torch.nn import functional as F
 
 from nnsam3d.prompts.components import bounding_box
 
-# Rounds on an accelerator. Of patches of 128^3, errors of all kinds take 3 to 7, a serpent through all of it 9.
-# Beyond it a piece stays in parts, each of which counts as a piece: the click is in an error all the same.
+# Rounds on an accelerator. In patches of 128^3, errors of all kinds need 3 to 7, a path winding through the patch 9.
+# With too few rounds a component would remain split and its parts count separately; the click is still in an error.
 _ROUNDS = 12
 
-# Squares of distances within this share of the largest one count as equal: floating point noise.
+# Squared distances that differ by less than this relative tolerance count as equal, because of rounding errors.
 _TIE = 1e-5
 
 _LARGEST = torch.iinfo(torch.int32).max
@@ -49,21 +49,21 @@ def error_clicks(
     """One click per batch item in the centre of its largest error, labelled with the truth found there.
 
     Errors, their order and their centres are those of :func:`nnsam3d.prompts.next_click`: the largest 26-connected
-    piece of one truth value with a voxel that has not been clicked. Of pieces of one volume the smaller label
-    wins, then the one that begins first (raster order of blocks of 2 x 2 x 2 voxels, not of voxels).
+    component of one truth value that has an unclicked voxel. Ties in volume are resolved by the smaller label, then by
+    the first position (raster order of blocks of 2 x 2 x 2 voxels, not of voxels).
 
     Args:
         truth_BDHW: integer label map.
         predicted_BDHW: integer label map.
-        clicks_BN3: voxel positions (D, H, W) clicked so far, floating point; they are never given again.
-        labels_BN: their labels, -1 = padding: that position counts for nothing.
+        clicks_BN3: previous clicks, voxel positions (D, H, W), floating point; they are never returned again.
+        labels_BN: their labels; -1 = padding, whose position is ignored.
         spacing: mm along D, H, W.
-        labels: foreground values that may be clicked; beside them only 0. Memory grows with their number.
-        ignore_label: never clicked, even if it is among ``labels``.
+        labels: foreground values that can be clicked, in addition to 0. Memory grows with their number.
+        ignore_label: never clicked, even if it is in ``labels``.
 
     Returns:
-        Positions (B, 3) of the dtype of ``clicks_BN3`` and labels (B,) of the dtype of ``labels_BN``: label -1 and
-        position 0 where nothing is left to click.
+        Positions (B, 3) with the dtype of ``clicks_BN3`` and labels (B,) with the dtype of ``labels_BN``; label -1 and
+        position 0 for items without an error to click.
     """
     values = sorted({0, *labels} - {ignore_label})
     at_once = truth_BDHW.device.type == "cpu"
@@ -75,7 +75,7 @@ def error_clicks(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A thousand operations of microseconds: threads gain nothing, and wait for each other where cores are shared."""
+    """Many operations of microseconds: threads bring no gain, and wait for each other if the cores are shared."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +92,7 @@ def _clicks(
     values: Sequence[int],
     at_once: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Positions (B, 3) and labels (B,), int64. ``at_once``: values may be looked at, as on the CPU."""
+    """Positions (B, 3) and labels (B,), int64. ``at_once``: control flow may depend on values, as on the CPU."""
     errors_BDHW = truth_BDHW != predicted_BDHW
     box = _box(errors_BDHW, at_once)
     truth_BDHW, errors_BDHW, clicked_BDHW = (t[(..., *box)] for t in (truth_BDHW, errors_BDHW, clicked_BDHW))
@@ -113,22 +113,22 @@ def _clicks(
 
 
 def _marked(clicks_BN3: Tensor, labels_BN: Tensor, shape: torch.Size) -> Tensor:
-    """(B, D, H, W) True where a click lies."""
+    """(B, D, H, W) True at clicked voxels."""
     size = math.prod(shape[1:])
     index_BN, valid_BN = torch.zeros_like(labels_BN, dtype=torch.int64), labels_BN >= 0
     for axis, length in enumerate(shape[1:]):
         voxel_BN = clicks_BN3[..., axis].round().long()
         valid_BN = valid_BN & (voxel_BN >= 0) & (voxel_BN < length)
         index_BN = index_BN * length + voxel_BN
-    # What is no click marks one voxel too many, which is cut off.
+    # Invalid clicks mark an additional voxel at the end, which is cut off.
     marked = torch.zeros(shape[0], size + 1, dtype=torch.bool, device=clicks_BN3.device)
     return marked.scatter_(1, torch.where(valid_BN, index_BN, size), True)[:, :size].reshape(shape)
 
 
 def _box(mask_BDHW: Tensor, at_once: bool) -> tuple[slice, ...]:
-    """A box (D, H, W) that holds every True voxel of all items; the whole if there is none or nobody may look.
+    """A box (D, H, W) that contains all True voxels of all items; everything if there are none or not ``at_once``.
 
-    It begins at even voxels: the same blocks of 2 x 2 x 2, and the same order of them, as without a box.
+    It starts at even voxels, so that blocks of 2 x 2 x 2 and their order are the same as without a box.
     """
     box = bounding_box(mask_BDHW.any(0).numpy()) if at_once else ()
     if not any(axis.stop for axis in box):
@@ -137,21 +137,21 @@ def _box(mask_BDHW: Tensor, at_once: bool) -> tuple[slice, ...]:
 
 
 def _unravelled(index_B: Tensor, shape: torch.Size, starts: Sequence[int]) -> Tensor:
-    """(B, 3) voxels for raster indices in a box of ``shape`` (B, D, H, W) that begins at ``starts``."""
+    """(B, 3) voxels for raster indices in a box of ``shape`` (B, D, H, W) that starts at ``starts``."""
     _, _, height, width = shape
     axes = index_B // (height * width), index_B // width % height, index_B % width
     return torch.stack([axis_B + start for axis_B, start in zip(axes, starts, strict=True)], 1)
 
 
-# ---- The largest piece ----
+# ---- The largest component ----
 
 
 def _largest_pieces(masks_BVDHW: Tensor, clicked_BDHW: Tensor, at_once: bool) -> Tensor:
-    """(B, D, H, W) each item's largest 26-connected piece of one mask that has a voxel not clicked."""
+    """(B, D, H, W) each item's largest 26-connected component of one mask that has an unclicked voxel."""
     code_BVdhw, clicked_B1dhw = _packed(masks_BVDHW), _packed(clicked_BDHW[:, None])
     number_M = _numbered(code_BVdhw, at_once).long()
     volume_M = torch.zeros_like(number_M).scatter_add_(0, number_M, _bits(code_BVdhw).long().reshape(-1))
-    # Volume first; of equal ones the smaller number: no two pieces have one rank.
+    # By volume, then by the smaller number, so that ranks are unique.
     rank_M = volume_M.gather(0, number_M) * len(number_M) - number_M
     rank_BVdhw = rank_M.view(code_BVdhw.shape)
     free_BVdhw = (code_BVdhw & ~clicked_B1dhw) != 0
@@ -162,7 +162,7 @@ def _largest_pieces(masks_BVDHW: Tensor, clicked_BDHW: Tensor, at_once: bool) ->
 
 
 def _packed(mask_BVDHW: Tensor) -> Tensor:
-    """(B, V, d, h, w) uint8: eight voxels in one number, bit 4 z + 2 y + x. The last block of every axis is empty."""
+    """(B, V, d, h, w) uint8: eight voxels per number, bit 4 z + 2 y + x. The last block along each axis is empty."""
     margin = [m for length in reversed(mask_BVDHW.shape[2:]) for m in (0, 2 + length % 2)]
     code = F.pad(mask_BVDHW.to(torch.uint8), margin)
     for weight, axis in ((2, 4), (4, 3), (16, 2)):
@@ -172,7 +172,7 @@ def _packed(mask_BVDHW: Tensor) -> Tensor:
 
 
 def _unpacked(code_Bdhw: Tensor) -> Tensor:
-    """(B, 2 d, 2 h, 2 w) bool: back to voxels."""
+    """(B, 2 d, 2 h, 2 w) bool: the inverse of :func:`_packed`."""
     for shift, axis in ((4, 1), (2, 2), (1, 3)):
         halves = code_Bdhw & (2**shift - 1), code_Bdhw >> shift
         code_Bdhw = torch.stack(halves, axis + 1).flatten(axis, axis + 1)
@@ -180,14 +180,14 @@ def _unpacked(code_Bdhw: Tensor) -> Tensor:
 
 
 def _bits(code: Tensor) -> Tensor:
-    """How many bits are set in every uint8: pairs, then fours, then eight."""
+    """The number of set bits in each uint8, summed over pairs, then fours, then eight."""
     code = code - ((code >> 1) & 0x55)
     code = (code & 0x33) + ((code >> 2) & 0x33)
     return (code + (code >> 4)) & 0x0F
 
 
 def _numbered(code_BVdhw: Tensor, at_once: bool) -> Tensor:
-    """(M,) int32 number of every node's piece: the smallest index of a node in it."""
+    """(M,) int32 number of each node's component: the smallest index of its nodes."""
     links = list(_links(code_BVdhw))
     number_M = torch.arange(code_BVdhw.numel(), device=code_BVdhw.device, dtype=torch.int32)
     for _ in itertools.count() if at_once else range(_ROUNDS):
@@ -201,9 +201,9 @@ def _numbered(code_BVdhw: Tensor, at_once: bool) -> Tensor:
 
 
 def _links(code_BVdhw: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """For each of 13 directions the step from node to node, and (M - step,) int32: 0 if they are joined, else all bits.
+    """For each of 13 directions the index step, and (M - step,) int32: 0 if the two nodes are connected, else all bits.
 
-    The empty last block of every axis keeps a step that leaves a row from arriving anywhere.
+    Because the last block along each axis is empty, a step beyond the end of a row never connects nodes.
     """
     code_M = code_BVdhw.reshape(-1)
     height, width = code_BVdhw.shape[3:]
@@ -216,32 +216,35 @@ def _links(code_BVdhw: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _side(direction: Sequence[int]) -> int:
-    """The bits of a block's voxels that touch the next block in this direction."""
+    """The bits of the voxels that touch the next block in this direction."""
     at = [(0, 1) if d == 0 else (int(d > 0),) for d in direction]
     return sum(1 << (4 * z + 2 * y + x) for z, y, x in itertools.product(*at))
 
 
 def _swept(number_M: Tensor, links: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Every node with the smallest number of the nodes that it is joined to, one direction after the other."""
+    """Assign to each node the smallest number of its connected neighbours, one direction after the other."""
     number_M = number_M.clone()
     for step, gap in links:
         low, high = number_M[:-step], number_M[step:]
-        # Across a gap the other number becomes the largest there is: many times faster than torch.where on a CPU.
+        # Across a gap the other number becomes the largest int32; on a CPU, this is much faster than torch.where.
         torch.minimum(low, high | gap, out=low)
         torch.minimum(high, low | gap, out=high)
     return number_M
 
 
-# ---- Its centre ----
+# ---- The centre of the component ----
 
 
 def _centres(piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> tuple[Tensor, Tensor]:
-    """(B,) raster index of the deepest free voxel of a piece, nearest to the piece's mean, and whether there is one."""
+    """(B,) raster index of the deepest unclicked voxel of a component, and whether there is one.
+
+    Ties are resolved by the distance to the mean of the component's voxels.
+    """
     depth_BDHW = _squared_depth(piece_BDHW, spacing, at_once) * free_BDHW
     best_B111 = depth_BDHW.amax((1, 2, 3), keepdim=True)
     near_BDHW = free_BDHW & (depth_BDHW >= best_B111 * (1 - _TIE))
     from_mean_BN = torch.where(near_BDHW, _squared_from_mean(piece_BDHW, spacing), torch.inf).flatten(1)
-    # The first of equal ones by its index: which of them argmin gives is not promised.
+    # The first of several minima is selected by index, because argmin does not guarantee which one it returns.
     first_BN = from_mean_BN <= from_mean_BN.amin(1, keepdim=True) * (1 + _TIE) + _TIE * min(spacing) ** 2
     size = from_mean_BN.shape[1]
     index_BN = torch.arange(size, device=first_BN.device).expand(first_BN.shape)
@@ -250,7 +253,7 @@ def _centres(piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at
 
 
 def _squared_from_mean(piece_BDHW: Tensor, spacing: Sequence[float]) -> Tensor:
-    """(B, D, H, W) squared distance in mm to the mean of the piece's voxels."""
+    """(B, D, H, W) squared distance, in mm², to the mean of the component's voxels."""
     inside_BDHW = piece_BDHW.float()
     squared = inside_BDHW.new_zeros(())
     for axis, pitch in enumerate(spacing, 1):
@@ -262,12 +265,12 @@ def _squared_from_mean(piece_BDHW: Tensor, spacing: Sequence[float]) -> Tensor:
 
 
 def _squared_depth(piece_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> Tensor:
-    """(B, D, H, W) float32: squared distance in mm to the nearest voxel outside the piece; 0 outside.
+    """(B, D, H, W) float32: squared distance, in mm², to the nearest voxel outside the component; 0 outside.
 
-    Exact: distance along one axis, then the lowest parabola along the others, over all offsets that can matter.
+    Exact: the distance along one axis, then the lower envelope of parabolas along the others, over relevant offsets.
     """
     lines = [_line_depth(piece_BDHW, axis) * pitch for axis, pitch in enumerate(spacing, 1)]
-    # No voxel is deeper than along its best axis, nor than half the thinnest extent of the volume.
+    # The depth is at most the distance along any one axis, and at most half the smallest extent of the volume.
     reach = min(pitch * (length + 1) / 2 for pitch, length in zip(spacing, piece_BDHW.shape[1:], strict=True))
     if at_once:
         reach = float(torch.minimum(torch.minimum(lines[0], lines[1]), lines[2]).max())
@@ -278,7 +281,10 @@ def _squared_depth(piece_BDHW: Tensor, spacing: Sequence[float], at_once: bool) 
 
 
 def _line_depth(piece_BDHW: Tensor, axis: int) -> Tensor:
-    """(B, D, H, W) float32: voxels to the nearest one outside the piece along one axis, by doubled steps."""
+    """(B, D, H, W) float32: distance along one axis to the nearest voxel outside the component, in voxels.
+
+    Computed in steps of 1, 2, 4, ... voxels.
+    """
     length = piece_BDHW.shape[axis]
     depth_BDHW = piece_BDHW * _along(_to_border(length, piece_BDHW.device)[None], axis)
     step = 1
@@ -289,7 +295,7 @@ def _line_depth(piece_BDHW: Tensor, axis: int) -> Tensor:
 
 
 def _lowest_parabola(squared_BDHW: Tensor, axis: int, pitch: float, reach: float) -> Tensor:
-    """min over offsets k along the axis of the square there + (k * pitch)^2, for offsets up to ``reach`` mm."""
+    """The minimum over offsets k along the axis of the value at k + (k * pitch)^2, for offsets up to ``reach`` mm."""
     length = squared_BDHW.shape[axis]
     border = _along((_to_border(length, squared_BDHW.device)[None] * pitch) ** 2, axis)
     lowest_BDHW = torch.minimum(squared_BDHW, border)
@@ -299,7 +305,7 @@ def _lowest_parabola(squared_BDHW: Tensor, axis: int, pitch: float, reach: float
 
 
 def _lower(target_BDHW: Tensor, source_BDHW: Tensor, axis: int, offset: int, cost: float) -> None:
-    """Lower the target, in place, to source + cost at ``offset`` voxels before and behind."""
+    """Reduce the target, in place, to at most source + cost at ``offset`` voxels in both directions."""
     count = target_BDHW.shape[axis] - offset
     for to, since in ((offset, 0), (0, offset)):
         part = target_BDHW.narrow(axis, to, count)
@@ -307,11 +313,11 @@ def _lower(target_BDHW: Tensor, source_BDHW: Tensor, axis: int, offset: int, cos
 
 
 def _to_border(length: int, device: torch.device) -> Tensor:
-    """(length,) float32: voxels to the first one beyond the volume, on the nearer side."""
+    """(length,) float32: distance in voxels to the nearest position outside the volume."""
     place = torch.arange(1, length + 1, device=device, dtype=torch.float32)
     return torch.minimum(place, length + 1 - place)
 
 
 def _along(line_BA: Tensor, axis: int) -> Tensor:
-    """(B, A) as (B, D, H, W) that is 1 long but along ``axis``."""
+    """(B, A) reshaped to (B, D, H, W), with length 1 along the other two axes."""
     return line_BA.reshape([-1 if a == axis else 1 if a else len(line_BA) for a in range(4)])

@@ -1,6 +1,7 @@
-"""What clicks do while the network trains: Dice after 0, 1, 3 and 5 clicks on validation patches, and obedience.
+"""The effect of clicks during training: Dice after 0, 1, 3 and 5 clicks on validation patches, and obedience.
 
-Beside nnU-Net's `progress.png` stand `progress_clicks.csv` and `progress_clicks.png`, one row per epoch.
+The results are stored beside nnU-Net's `progress.png`: `progress_clicks.csv`, with one row per epoch, and
+`progress_clicks.png`.
 Axis letters: B batch, K logit maps, D H W voxels, S answers (read-outs), C foreground classes or regions.
 """
 
@@ -22,7 +23,7 @@ from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
 
-FURTHER = (0, 2, 4)  # error clicks after the first ones at which Dice is read
+FURTHER = (0, 2, 4)  # numbers of error clicks after the first clicks for which Dice is computed
 TABLE, FIGURE = "progress_clicks.csv", "progress_clicks.png"
 Answer = Callable[[PromptTensors], Tensor]
 
@@ -30,15 +31,15 @@ Answer = Callable[[PromptTensors], Tensor]
 def click_through(
     answer: Answer, first: PromptTensors, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
 ) -> tuple[list[Tensor], Tensor]:
-    """Answers of a network without a click, to the first clicks, and to corrections after them.
+    """The network's answers without a click, to the first clicks, and to corrections after them.
 
     Args:
-        answer: prompts -> logits (B, K, D, H, W).
-        first: simulated on the truth; in an item that has none the first click is a correction, too.
+        answer: maps prompts to logits (B, K, D, H, W).
+        first: clicks simulated on the ground truth; for items without any, the first click is a correction, too.
 
     Returns:
-        Logits without a click and at ``FURTHER`` clicks after the first ones; and (2,) how many clicks were obeyed
-        by the last answer, and how many there were.
+        Logits without a click and with ``FURTHER`` corrections after the first clicks; and (2,) the number of clicks
+        that the last answer obeys, and the number of all clicks.
     """
     truth_BDHW = truth_labels(target_BRDHW, label_manager)
     has_first_B = (first.labels_BN >= 0).any(1)
@@ -57,7 +58,7 @@ def click_through(
 
 
 def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, prompts: PromptTensors) -> Tensor:
-    """(2,): clicks whose own voxel the answer labels as the truth does, and all clicks."""
+    """(2,): the number of clicks at whose voxel the answer agrees with the ground truth, and of all clicks."""
     voxels_BN3, real_BN = prompts.points_BN3.round().long(), prompts.labels_BN >= 0
     d, h, w = voxels_BN3.clamp(min=0).unbind(-1)
     batch_B1 = torch.arange(len(real_BN), device=real_BN.device)[:, None]
@@ -66,7 +67,7 @@ def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, prompts: PromptTensors) -
 
 
 def hard_counts(logits_BKDHW: Tensor, target_BRDHW: Tensor, label_manager: Any) -> tuple[NDArray, NDArray, NDArray]:
-    """True positives, false positives and false negatives per foreground class or region, (C,) each, as nnU-Net's."""
+    """True positives, false positives and false negatives per foreground class or region, (C,) each, as in nnU-Net."""
     mask = None
     if label_manager.has_regions:
         predicted = (logits_BKDHW > 0).long()
@@ -87,7 +88,7 @@ def hard_counts(logits_BKDHW: Tensor, target_BRDHW: Tensor, label_manager: Any) 
 
 
 def dice(counts_3C: NDArray) -> float:
-    """Mean over classes of the Dice of summed counts (true positives, false positives, false negatives)."""
+    """Mean over classes of the Dice of the summed counts (true positives, false positives, false negatives)."""
     tp, fp, fn = counts_3C
     with np.errstate(invalid="ignore"):
         return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
@@ -100,24 +101,24 @@ def header(options_clicks: int) -> list[str]:
 
 
 def append_row(folder: Path, names: Sequence[str], row: Sequence[float]) -> None:
-    """One epoch into the table; an epoch that is repeated after an interruption replaces its row."""
+    """Append the row of an epoch; an epoch repeated after an interruption replaces its earlier row."""
     path = folder / TABLE
     lines = [",".join(names)]
     before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    if before[:1] == lines:  # another number of clicks is another table
+    if before[:1] == lines:  # with another number of clicks, a new table is started
         lines += [line for line in before[1:] if int(line.partition(",")[0]) < row[0]]
     lines.append(",".join([str(int(row[0])), *(f"{value:.4f}" for value in row[1:])]))
     write_text(path, "\n".join(lines) + "\n")
 
 
 def draw(folder: Path) -> None:
-    """The table as curves."""
+    """Plot the table."""
     import matplotlib.pyplot as plt
 
     with (folder / TABLE).open(newline="", encoding="utf-8") as file:
         names, *rows = csv.reader(file)
     values = np.array(rows, dtype=float).reshape(-1, len(names))
-    with plt.style.context("default"):  # nnU-Net's own figure leaves huge fonts behind
+    with plt.style.context("default"):  # nnU-Net's own figure changes the font size globally
         figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
         for column, name in enumerate(names[1:], start=1):
             label = "obedience" if name == "obedience" else f"Dice, {name.removeprefix('dice_')} click(s)"

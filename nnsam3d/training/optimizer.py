@@ -1,7 +1,8 @@
-"""AdamW over what is trainable, a learning rate that depends on nothing but the epoch, clipping per sub-network.
+"""AdamW over the trainable parameters, a learning rate that depends only on the epoch, gradient clipping per part.
 
-What lets clicks be heard starts at zero and is added to features of unit scale: it gets a group of its own with a
-larger learning rate, which the schedule keeps in proportion.
+The parameters through which clicks act are initialised to zero and added to features of unit scale. They form a
+separate group with a larger learning rate; the schedule preserves the factor. The paper's settings are described in
+docs/network.md#training.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from torch import nn
 
 from nnsam3d.training.options import TrainingOptions
 
-LONGEST_WARMUP = 0.1  # of the training
-FINAL_SHARE = 0.01  # of the learning rate, at the end of training (SPEC §8)
+LONGEST_WARMUP = 0.1  # maximum share of the training
+FINAL_SHARE = 0.01  # share of the learning rate that remains at the end, as in the paper
 FACTOR = "learning_rate_factor"  # key of a parameter group
 
 
 def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """AdamW (betas 0.9, 0.999; eps 1e-8) over the trainable parameters only (SPEC §8)."""
+    """AdamW (betas 0.9, 0.999; eps 1e-8) over the trainable parameters only."""
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     factor = options.prompt_learning_rate_factor
     prompts = [name for name in trainable if factor != 1 and _starts_at_zero(name, network)]
@@ -39,9 +40,9 @@ def _starts_at_zero(name: str, network: nn.Module) -> bool:
 class WarmupLinear:
     """Linear warm-up, then the paper's linear decay to 1 % of the learning rate.
 
-    Without a time budget a pure function of the (fractional) epoch, so a resumed training has the uninterrupted
-    run's learning rate. nnU-Net calls ``step(epoch)`` once per epoch; the trainer calls it with the fraction before
-    every iteration.
+    Without a time budget, it is a pure function of the (fractional) epoch, so that a resumed training has the same
+    learning rate as an uninterrupted one. nnU-Net calls ``step(epoch)`` once per epoch; the trainer calls it with the
+    fractional epoch before every iteration.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class WarmupLinear:
     ) -> None:
         """
         Args:
-            share_done: epoch -> share of the training that lies behind; None: of the epochs.
+            share_done: maps the epoch to the completed share of the training; None: the share of the epochs.
         """
         self.optimizer = optimizer
         self.learning_rate = options.learning_rate
@@ -66,7 +67,7 @@ class WarmupLinear:
         share = self.share_done(epoch)
         decay = 1 - (1 - FINAL_SHARE) * share
         ramp = min(1.0, max(epoch, 1e-3) / self.warmup) if self.warmup > 0 else 1.0
-        if self.timed:  # nobody knows how many epochs a tenth of the time is
+        if self.timed:  # the number of epochs in a tenth of the time is unknown
             ramp = max(ramp, min(1.0, share / LONGEST_WARMUP))
         return self.learning_rate * decay * ramp
 
@@ -76,6 +77,6 @@ class WarmupLinear:
 
 
 def clip_gradients(network: nn.Module, max_norm: float) -> None:
-    """Clip the L2 norm of each sub-network's gradient separately, as the paper's code does (SPEC §12 #38)."""
+    """Clip the L2 norm of each sub-network's gradient separately, as the paper's code does."""
     for part in network.children():
         nn.utils.clip_grad_norm_(part.parameters(), max_norm)

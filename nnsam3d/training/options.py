@@ -1,9 +1,9 @@
-"""What a user may set for a training: one frozen dataclass, two places to set it.
+"""The training options: one frozen dataclass, set in two places.
 
 1. the plans: ``plans["configurations"][configuration]["nnsam3d"] = {"preset": "tiny", ...}``
-2. the environment variable of one run: ``nnsam3d_options="preset=tiny num_epochs=20"`` (wins)
+2. the environment variable of one run: ``nnsam3d_options="preset=tiny num_epochs=20"`` (takes precedence)
 
-Unknown keys and values of the wrong type are errors that list what is known. This module imports no torch.
+Unknown keys and values of the wrong type are errors that list the known ones. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class OptionsError(UserError):
     """An option is unknown, of the wrong type or out of range."""
 
 
-# What 0 and "auto" stand for, by device: on a CPU an epoch of 250 iterations would take the better part of an hour.
+# The meaning of 0 and "auto" by device: on a CPU, an epoch of 250 iterations would take most of an hour.
 DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"preset": "tiny", "num_iterations_per_epoch": 50, "num_val_iterations_per_epoch": 5},
     "gpu": {"preset": "vit_b", "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50},
 }
-# By preset: the paper's learning rate, and what suits a small network that starts from nothing.
+# By preset; other presets use the paper's learning rate. A small network trained from scratch needs a larger one.
 LEARNING_RATES = {"tiny": 1e-3}
 PAPER_LEARNING_RATE = 4e-4
-# A model of an earlier version was trained without these; its plans do not name them.
+# Values for models of earlier versions, whose plans do not contain these options.
 EARLIER_VERSIONS: dict[str, Any] = {
     "rounds": "0",
     "prompt_learning_rate_factor": 1.0,
@@ -48,11 +48,11 @@ RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """All settings of a training that are not nnU-Net's own (patch, batch size, spacing stay in the plans).
+    """All settings of a training that are not nnU-Net's own (patch, batch size and spacing are in the plans).
 
-    Defaults follow the paper (SPEC §8: AdamW, learning rate 4e-4, no weight decay, linear decay to 1 %,
-    gradient norm 1 per sub-network); 500 epochs of 250 iterations are about its number of updates. Where a preset or
-    a device needs something else, 0 or "auto" stands for it (:meth:`resolved`).
+    Defaults follow the paper (docs/network.md#training: AdamW, learning rate 4e-4, no weight decay, linear decay to
+    1 %, gradient norm 1 per sub-network); 500 epochs of 250 iterations are about its number of updates. 0 or "auto"
+    select a value that depends on the preset or device (:meth:`resolved`).
     """
 
     preset: str = "auto"  # backbone: tiny, vit_b, vit_l, vit_h; auto = vit_b, on a CPU tiny
@@ -60,27 +60,27 @@ class TrainingOptions:
     num_epochs: int = 500
     num_iterations_per_epoch: int = 0  # 0 = 250, on a CPU 50
     num_val_iterations_per_epoch: int = 0  # 0 = 50, on a CPU 5
-    max_minutes: float = 0.0  # wall-clock budget, learning rate included; 0 = none
+    max_minutes: float = 0.0  # wall-clock budget, which the learning rate follows; 0 = none
     learning_rate: float = 0.0  # 0 = the preset's: 4e-4, for tiny 1e-3
     weight_decay: float = 0.0
-    warmup_epochs: float = 2.0  # linear, counted in iterations; never more than a tenth of the training
+    warmup_epochs: float = 2.0  # linear, counted in iterations; at most a tenth of the training
     gradient_clip: float = 1.0  # L2 norm, separately for image encoder, prompt encoder and mask decoder
-    oversample_foreground: float = 0.5  # share of patches that must hold foreground
+    oversample_foreground: float = 0.5  # share of patches that must contain foreground
     max_clicks: int = 8  # clicks simulated per training patch: 0, or n of 1..max_clicks with weight 1/n
-    zero_click_share: float = 0.5  # share of training patches whose first answer is without clicks (automatic)
-    # Corrections per iteration, each a click on the network's largest error: a number, or "1-6" = drawn every time.
+    zero_click_share: float = 0.5  # share of training patches whose first answer has no clicks (automatic)
+    # Corrections per iteration, each a click on the network's largest error: a number, or a range to draw from ("1-6").
     rounds: str = "1-6"
-    prompt_learning_rate_factor: float = 10.0  # of what starts at zero and lets clicks be heard
-    fine_click_maps: int = 2  # widths of the click maps beside the logits; 0 = none
+    prompt_learning_rate_factor: float = 10.0  # for the zero-initialised parameters through which clicks act
+    fine_click_maps: int = 2  # number of widths of the click maps beside the logits; 0 = none
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
-    final_validation: int = 1  # 0 = leave out nnU-Net's validation of whole cases after the last epoch
+    final_validation: int = 1  # 0 = skip nnU-Net's validation of whole cases after the last epoch
     window: int = 0  # attention window edge in tokens; 0 = chosen per axis from the token grid
-    cpu_bfloat16: int = 1  # on a CPU with instructions for it, train in bfloat16 as a GPU does in float16; 0 = float32
-    seed: int = -1  # of clicks, augmentation, first weights and order: makes a training repeatable; -1 = none
-    checkpoint_minutes: float = 15.0  # a checkpoint to go on from at least so often; 0 = only nnU-Net's, in epochs
-    checkpointing: str = "none"  # memory for time: none, cheap (MLPs and adapters run twice), blocks (nearly all)
+    cpu_bfloat16: int = 1  # train in bfloat16 on CPUs that support it, as a GPU does in float16; 0 = float32
+    seed: int = -1  # of clicks, augmentation, initial weights and order: makes a training repeatable; -1 = none
+    checkpoint_minutes: float = 15.0  # maximum time between checkpoints; 0 = only nnU-Net's, by epochs
+    checkpointing: str = "none"  # saves memory, costs time: none, cheap (MLPs, adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "max_clicks"):
@@ -105,18 +105,18 @@ class TrainingOptions:
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready copy, as it stands in the plans."""
+        """JSON-ready copy, as stored in the plans."""
         return asdict(self)
 
     @property
     def rounds_range(self) -> tuple[int, int]:
-        """The fewest and the most corrections of an iteration."""
+        """The minimum and maximum number of corrections per iteration."""
         found = _range(self.rounds)
         assert found is not None  # checked when it was set
         return found
 
     def resolved(self, device: str) -> TrainingOptions:
-        """With the values that 0 and "auto" stand for.
+        """A copy with 0 and "auto" replaced by the actual values.
 
         Args:
             device: torch's name of the device's type, e.g. "cuda" or "cpu".
@@ -132,7 +132,7 @@ class TrainingOptions:
 
 
 def options_of_checkpoint(values: Mapping[str, Any], source: str) -> TrainingOptions:
-    """The options that a stored training was made with, in an earlier version, too; errors as for a mapping."""
+    """The options of a stored training, also of an earlier version; raises as :func:`options_from_mapping` does."""
     kept = {key: value for key, value in values.items() if key not in RETIRED}
     return options_from_mapping(EARLIER_VERSIONS | kept, source=source)
 
@@ -140,7 +140,7 @@ def options_of_checkpoint(values: Mapping[str, Any], source: str) -> TrainingOpt
 def options_from_mapping(
     values: Mapping[str, Any], base: TrainingOptions | None = None, source: str = "options"
 ) -> TrainingOptions:
-    """``base`` (default: the defaults) with ``values`` put over it.
+    """``base`` (default: all defaults), updated with ``values``.
 
     Raises:
         OptionsError: unknown key, wrong type or value out of range; the message names ``source``.
@@ -148,7 +148,7 @@ def options_from_mapping(
     base = base or TrainingOptions()
     unknown, _ = mismatch(TrainingOptions, values)
     for key in set(unknown) & set(RETIRED):
-        raise OptionsError(f"{source}: the option {key} is gone: {RETIRED[key]}.")
+        raise OptionsError(f"{source}: the option {key} no longer exists: {RETIRED[key]}.")
     if unknown:
         raise OptionsError(f"{source}: unknown option {', '.join(unknown)}. Known options: {', '.join(known(base))}.")
     converted = {key: _convert(key, value, type(getattr(base, key)), source) for key, value in values.items()}
@@ -159,15 +159,15 @@ def options_from_mapping(
 
 
 def environment_overrides() -> dict[str, str]:
-    """The key=value pairs of ``nnsam3d_options``, still as text; raises OptionsError as :func:`parse_options` does."""
+    """The key=value pairs of ``nnsam3d_options``, as text; raises OptionsError as :func:`parse_options` does."""
     return parse_options(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
 
 
 def parse_options(text: str, source: str) -> dict[str, str]:
-    """``"preset=tiny num_epochs=20"`` as key=value pairs, still as text.
+    """The key=value pairs of ``"preset=tiny num_epochs=20"``, as text.
 
     Raises:
-        OptionsError: a word is no key=value pair, or a key is given twice; the message names ``source``.
+        OptionsError: a word is not a key=value pair, or a key occurs twice; the message names ``source``.
     """
     overrides: dict[str, str] = {}
     try:
@@ -187,12 +187,12 @@ def parse_options(text: str, source: str) -> dict[str, str]:
 
 
 def options_from_environment(base: TrainingOptions | None = None) -> TrainingOptions:
-    """``base`` overridden by the environment variable ``nnsam3d_options``."""
+    """``base``, updated with the environment variable ``nnsam3d_options``."""
     return options_from_mapping(environment_overrides(), base, f"environment variable {ENVIRONMENT_VARIABLE}")
 
 
 def resolve_options(configuration: Mapping[str, Any], name: str) -> TrainingOptions:
-    """Options of one run: defaults, then the plans' configuration entry, then the environment.
+    """The options of one run: the defaults, updated with the plans' configuration entry, then with the environment.
 
     Args:
         configuration: one entry of ``plans["configurations"]``.
@@ -222,7 +222,7 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 def _convert(key: str, value: Any, kind: type, source: str) -> Any:
     try:
         if key == "rounds" and isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # as a reader of the plans would write it
+            value = str(value)  # a plain number in the plans is accepted, too
         if isinstance(value, bool) or (kind is str and not isinstance(value, str)):
             raise ValueError
         if kind is int and isinstance(value, float) and not value.is_integer():

@@ -1,7 +1,7 @@
-"""Plan rewriting: nnU-Net's plans of any dataset -> the same plans with our network in them.
+"""Plan rewriting: nnU-Net's plans of any dataset -> the same plans with our network.
 
-Only the architecture and our own entries change; nothing that concerns preprocessed data or folder names does,
-so the saved model folder describes itself and stock prediction, export, install and ensembling work.
+Only the architecture and our own entries change, not the entries for preprocessed data and folder names. The saved
+model folder is therefore self-contained, and nnU-Net's prediction, export, installation and ensembling work.
 Axis letters: D, H, W = array axes after nnU-Net's transposition (D = slice axis), sizes in voxels or tokens.
 """
 
@@ -23,24 +23,25 @@ from nnsam3d.training.decision import Decision, read_decision
 from nnsam3d.training.options import PLANS_KEY, TrainingOptions
 
 NETWORK_CLASS = "nnsam3d.network.sam3d.SAM3D"
-PAPER_STRIDE = 4  # voxels per token at 1 mm (SPEC §0)
+PAPER_STRIDE = 4  # voxels per token at 1 mm (docs/network.md#shapes)
 STRIDES = (1, 2, 4)
 WINDOWS = (4, 5, 6, 7, 8)
-SMALLEST_GRID = 2  # tokens per axis; below this there is nothing to attend to
+SMALLEST_GRID = 2  # tokens per axis; with fewer, attention has no effect along the axis
 
 
 def refuse_unsupported(
     plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], trainer: str = "SAM3DAdapterTrainer"
 ) -> dict[str, Any]:
-    """The resolved configuration, or an error for what a trainer with clicks cannot do.
+    """The resolved configuration, if a trainer with clicks supports it.
 
     Raises:
-        UserError: unknown configuration, 2D configuration, cascade, or no foreground label.
+        UserError: unknown configuration, 2D configuration, cascade, another preprocessor than nnU-Net's default, a
+            re-orienting image reader, or labels that cannot be clicked.
     """
     names = list(plans["configurations"])
     if configuration not in names:
         raise UserError(
-            f"configuration {configuration!r} is not in the plans (which have: {', '.join(names)}). "
+            f"configuration {configuration!r} is not in the plans (they contain: {', '.join(names)}). "
             "A 3D click-promptable network needs a 3D configuration; nnU-Net plans none for single-slice images."
         )
     resolved = PlansManager(plans).get_configuration(configuration).configuration
@@ -52,17 +53,17 @@ def refuse_unsupported(
     if resolved.get("previous_stage") is not None:
         raise UserError(
             f"configuration {configuration!r} is the second stage of a cascade, which {trainer} does not "
-            "support: clicks already say where to look. Use 3d_fullres or 3d_lowres."
+            "support: clicks already locate the target. Use 3d_fullres or 3d_lowres."
         )
     if resolved.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":
         raise UserError(
-            f"the plans preprocess with {resolved['preprocessor_name']}; prompts are mapped through nnU-Net's "
-            "DefaultPreprocessor only."
+            f"the plans preprocess with {resolved['preprocessor_name']}; prompts can be mapped only through nnU-Net's "
+            "DefaultPreprocessor."
         )
     if "Reorient" in plans.get("image_reader_writer", ""):
         raise UserError(
-            f"the plans read images with {plans['image_reader_writer']}, which re-orients them: clicks could not be "
-            "mapped to the file as stored. Plan with SimpleITKIO or NibabelIO."
+            f"the plans read images with {plans['image_reader_writer']}, which re-orients them, so that clicks cannot "
+            "be mapped to the file as stored. Plan with SimpleITKIO or NibabelIO."
         )
     _refuse_unclickable_labels(dataset_json)
     return resolved
@@ -78,8 +79,8 @@ def _refuse_unclickable_labels(dataset_json: dict[str, Any]) -> None:
     never = [f"{name} ({value})" for name, value in labels.items() if value not in occurring]
     if never:
         raise UserError(
-            f"dataset.json: regions_class_order gives {', '.join(never)} a value that no segmentation holds, so that "
-            "it could never be clicked in training."
+            f"dataset.json: regions_class_order gives {', '.join(never)} a value that no segmentation contains, so "
+            "that it cannot be clicked in training."
         )
 
 
@@ -89,14 +90,14 @@ def rewrite_plans(
     """A copy of ``plans`` whose ``configuration`` describes our network and the resolved options.
 
     Raises:
-        UserError: see :func:`refuse_unsupported`; unknown preset; patch too small for the network; a planner's
-            entry that was edited into something that cannot work.
+        UserError: see :func:`refuse_unsupported`; unknown preset; patch too small for the network; a planner's entry
+            with invalid edits.
     """
     resolved = refuse_unsupported(plans, configuration, dataset_json)
     decision = read_decision(resolved, configuration)
     config = network_config(resolved["patch_size"], resolved["spacing"], dataset_json, options, decision)
     kwargs = asdict(config)
-    # nnU-Net passes these two itself, from dataset.json
+    # nnU-Net passes these two from dataset.json
     del kwargs["num_image_channels"], kwargs["num_classes"]
     plans = deepcopy(plans)
     entry = plans["configurations"][configuration]
@@ -111,7 +112,7 @@ def rewrite_plans(
 
 
 def check_preset(options: TrainingOptions) -> None:
-    """Raises UserError for a preset that is none."""
+    """Raises UserError for an unknown preset."""
     if options.preset not in ("auto", *PRESETS):
         raise UserError(f"option preset={options.preset!r} is unknown. Known presets: auto, {', '.join(PRESETS)}.")
 
@@ -125,10 +126,10 @@ def network_config(
 ) -> SAM3DConfig:
     """The network for a patch (voxels) at a spacing (mm).
 
-    Token stride and window are the planner's where it made a ``decision``, else they follow the same rules.
+    Token stride and window come from the planner's ``decision``; without one, the same rules are applied here.
 
     Raises:
-        UserError: unknown preset, or a patch that holds fewer tokens than the network or the window needs.
+        UserError: unknown preset, or a patch with fewer tokens than the network or the window needs.
     """
     check_preset(options)
     stride = token_stride(spacing_DHW) if decision is None else tuple(decision.token_stride)
@@ -155,14 +156,14 @@ def network_config(
             token_aspect=token_aspect(stride, spacing_DHW) if options.fine_click_maps else (1.0, 1.0, 1.0),
         )
     except ValueError as error:
-        raise UserError(f"the patch {tuple(patch_DHW)} and the options do not fit: {error}") from None
+        raise UserError(f"the patch {tuple(patch_DHW)} and the options are incompatible: {error}") from None
 
 
 def token_stride(spacing_DHW: Sequence[float]) -> tuple[int, int, int]:
-    """Voxels per token and axis such that tokens are near-cubic in mm.
+    """Voxels per token along each axis, chosen so that tokens are nearly cubic in mm.
 
-    The finest axis keeps the paper's 4 voxels; a coarser axis takes the stride out of 1, 2, 4 that comes closest
-    to the same length in mm (compared as ratios).
+    The finest axis has the paper's 4 voxels; a coarser axis has the stride of 1, 2 or 4 that comes closest to the same
+    length in mm (compared as ratios).
     """
     target = PAPER_STRIDE * min(spacing_DHW)
     strides = [
@@ -172,7 +173,7 @@ def token_stride(spacing_DHW: Sequence[float]) -> tuple[int, int, int]:
 
 
 def token_aspect(stride_DHW: Sequence[int], spacing_DHW: Sequence[float]) -> tuple[float, float, float]:
-    """Edges of a token relative to each other, their geometric mean being 1."""
+    """Relative edge lengths of a token, with a geometric mean of 1."""
     edges = [step * mm for step, mm in zip(stride_DHW, spacing_DHW, strict=True)]
     mean = math.prod(edges) ** (1 / 3)
     d, h, w = (round(edge / mean, 4) for edge in edges)
@@ -180,7 +181,7 @@ def token_aspect(stride_DHW: Sequence[int], spacing_DHW: Sequence[float]) -> tup
 
 
 def window_edge(tokens: int) -> int:
-    """Attention window along an axis of ``tokens`` tokens: at most the paper's 8, with the least zero padding."""
+    """Attention window along an axis of ``tokens`` tokens: at most the paper's 8, with the least zero-padding."""
     if tokens <= max(WINDOWS):
         return tokens
     return max(WINDOWS, key=lambda edge: (-(-tokens % edge), edge))

@@ -1,4 +1,4 @@
-"""Training on the network's own errors: after every answer a click in the middle of what it gets most wrong.
+"""Training on the network's own errors: after every answer, a click in the middle of its largest error.
 
 Axis letters: B batch, N click slots, K logit maps, R target channels, D H W voxels.
 """
@@ -19,24 +19,24 @@ from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
-Target: TypeAlias = Tensor | list[Tensor]  # as nnU-Net's loss takes it; a list with deep supervision, the finest first
+Target: TypeAlias = Tensor | list[Tensor]  # for nnU-Net's loss; a list with deep supervision, full resolution first
 
 
 def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
-    """How many corrections an iteration has: drawn, but the same on every GPU and in every repetition."""
+    """The number of corrections in an iteration: random, but the same on every GPU and in every repetition."""
     low, high = options.rounds_range
     return int(_stream(options, epoch, iteration).integers(low, high + 1))
 
 
 def drawn_round(options: TrainingOptions, epoch: int, iteration: int) -> int:
-    """One of the answers 0 to :func:`drawn_rounds`, each as likely as the others: the mean over them, drawn."""
-    # a stream of its own: from the same one the answer would follow from the number of rounds
+    """One of the answers 0 to :func:`drawn_rounds`, with equal probability: it estimates the mean over all answers."""
+    # a separate stream: otherwise the answer would depend on the number of rounds
     rng = _stream(options, epoch, iteration, 1)
     return int(rng.integers(drawn_rounds(options, epoch, iteration) + 1))
 
 
 def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:
-    seed = [] if options.seed < 0 else [2, options.seed, len(numbers)]  # no other stream's beginning
+    seed = [] if options.seed < 0 else [2, options.seed, len(numbers)]  # distinct from all other streams' seeds
     return np.random.default_rng([*numbers, *seed])
 
 
@@ -55,8 +55,8 @@ def make_roll_out(
         target: on the network's device.
         loss: nnU-Net's, of logits and target.
         label_manager: nnU-Net's.
-        simulation: whose labels, ignore label and spacing hold for error clicks, too.
-        scale: of the gradient scaler.
+        simulation: its labels, ignore label and spacing also apply to error clicks.
+        scale: the factor of the gradient scaler.
     """
     truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
 
@@ -72,7 +72,7 @@ def make_roll_out(
 def next_clicks(
     truth_BDHW: Tensor, predicted_BDHW: Tensor, prompts: PromptTensors, simulation: ClickSimulation
 ) -> Click:
-    """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; -1 where there is none."""
+    """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; label -1 if there is none."""
     return error_clicks(
         truth_BDHW,
         predicted_BDHW,
@@ -85,7 +85,7 @@ def next_clicks(
 
 
 def truth_labels(target_BRDHW: Tensor, label_manager: Any) -> Tensor:
-    """Label map (B, D, H, W) of nnU-Net's target: a channel of labels, or one for each region (and the ignore mask)."""
+    """Label map (B, D, H, W) from nnU-Net's target: one channel of labels, or one per region (and the ignore mask)."""
     if not label_manager.has_regions:
         return target_BRDHW[:, 0].to(torch.int16)
     regions = len(label_manager.regions_class_order)
@@ -96,7 +96,7 @@ def truth_labels(target_BRDHW: Tensor, label_manager: Any) -> Tensor:
 
 
 def predicted_labels(logits_BKDHW: Tensor, label_manager: Any) -> Tensor:
-    """Label map (B, D, H, W) as nnU-Net writes it: the largest logit, or the last region that holds a voxel."""
+    """Label map (B, D, H, W) as nnU-Net writes it: the largest logit, or the last region that contains the voxel."""
     if label_manager.has_regions:
         return _of_regions(logits_BKDHW > 0, label_manager.regions_class_order)
     return logits_BKDHW.argmax(1).to(torch.int16)

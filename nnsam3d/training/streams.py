@@ -1,4 +1,4 @@
-"""Random streams: kept in a checkpoint as plain numbers, and batches that depend on a seed and their number alone."""
+"""Random states that can be stored in a checkpoint, and batches that depend only on a seed and their number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS = "nnUNet_n_proc_DA"
 
 
 def stored_streams() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, in what torch's restricted unpickler opens."""
+    """The states of Python's, NumPy's and torch's generators, as types that torch's restricted unpickler can read."""
     version, words, python_gauss = random.getstate()
     numpys: Any = np.random.get_state()  # noqa: NPY002
     _, keys, position, has_gauss, gauss = numpys
@@ -30,7 +30,7 @@ def stored_streams() -> dict[str, Any]:
 
 
 def use_streams(stored: dict[str, Any]) -> None:
-    """Go on where :func:`stored_streams` was; tensors may lie on any device."""
+    """Restore the states of :func:`stored_streams`; the tensors may be on any device."""
     version, words, python_gauss = stored["python"]
     random.setstate((version, tuple(words), python_gauss))
     keys, position, has_gauss, gauss = stored["numpy"]
@@ -43,7 +43,7 @@ def use_streams(stored: dict[str, Any]) -> None:
 
 
 def seed_streams(*numbers: int) -> None:
-    """Start all of them anew; other numbers (zero or positive) are other streams."""
+    """Seed all generators; different numbers (zero or positive) give different streams."""
     python, numpy, torchs = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(python))
     np.random.seed(int(numpy))  # noqa: NPY002
@@ -51,16 +51,16 @@ def seed_streams(*numbers: int) -> None:
 
 
 class NumberedBatches:
-    """A loader whose batch number n draws from streams of (seed, n): whoever computes it, and whenever.
+    """A loader whose batch n depends only on (seed, n), regardless of the process that computes it.
 
-    nnU-Net's loader draws every batch from the global generators and keeps nothing between two batches.
+    This works because nnU-Net's loader draws every batch from the global generators and has no other state.
     """
 
     def __init__(self, loader: Any, seed: Sequence[int], first: int, workers: int) -> None:
         """
         Args:
-            first: number of the batch to begin with.
-            workers: processes that take turns.
+            first: number of the first batch.
+            workers: number of processes that compute batches in turn.
         """
         self.loader = loader
         self.seed = tuple(seed)
@@ -90,16 +90,16 @@ class NumberedBatches:
 
 
 def repeatable(loader: Any, seed: Sequence[int], first: int, workers: int, pin_memory: bool) -> Any:
-    """An augmenter whose batches come in the order of their numbers.
+    """An augmenter that returns batches in the order of their numbers.
 
     Args:
-        loader: as for :class:`NumberedBatches`, as are ``seed`` and ``first``.
-        workers: processes; 0 = none.
+        loader, seed, first: as for :class:`NumberedBatches`.
+        workers: number of processes; 0 = none.
     """
     batches = NumberedBatches(loader, seed, first, max(1, workers))
     if not workers:
         return SingleThreadedAugmenter(batches, None)
-    # nnU-Net's own augmenter hands batches out in the order in which its processes finish them
+    # nnU-Net's own augmenter returns batches in the order in which its processes finish them
     return MultiThreadedAugmenter(
         batches, None, workers, num_cached_per_queue=3, pin_memory=pin_memory, wait_time=0.002
     )
@@ -107,7 +107,7 @@ def repeatable(loader: Any, seed: Sequence[int], first: int, workers: int, pin_m
 
 @contextmanager
 def without_workers() -> Iterator[None]:
-    """nnU-Net starts no processes for data in here."""
+    """In this context, nnU-Net starts no data worker processes."""
     before = os.environ.get(WORKERS)
     os.environ[WORKERS] = "0"
     try:

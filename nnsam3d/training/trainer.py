@@ -1,6 +1,6 @@
-"""SAM3DAdapterTrainer: the 3D-adapted SAM inside nnU-Net's training, validation and prediction.
+"""SAM3DAdapterTrainer: the 3D-adapted SAM in nnU-Net's training, validation and prediction.
 
-Follows nnU-Net's trainer, method by method; what stands here is only what differs. ``trainers/`` re-exports it.
+It overrides only the methods of nnU-Net's trainer that differ. ``trainers/`` re-exports it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from nnsam3d.training.options import (
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
 
-FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes that the dataset decides
+FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes determined by the dataset
 CHECKPOINT_NAMES = (FINAL, LATEST, BEST)
 
 
@@ -51,8 +51,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     Options: :class:`nnsam3d.training.options.TrainingOptions`.
 
     Raises:
-        OptionsError: unknown or wrong option.
-        UserError: a configuration, patch or dataset that this trainer cannot do.
+        OptionsError: unknown option or invalid value.
+        UserError: an unsupported configuration, patch or dataset.
     """
 
     keeps_features = True
@@ -90,44 +90,46 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = False,
     ) -> nn.Module:
-        """The network that the plans describe; also used in prediction, which is why it makes
-        ``configuration_manager`` prompt-aware. ``num_input_channels`` counts image channels only."""
+        """The network that the plans describe. ``num_input_channels`` counts image channels only.
+
+        Prediction also calls this, so it installs the prompt-aware preprocessor in ``configuration_manager``.
+        """
         use_prompted_preprocessor(configuration_manager)
         kwargs = configuration_manager.network_arch_init_kwargs
         return SAM3D(SAM3DConfig(**kwargs, num_image_channels=num_input_channels, num_classes=num_output_channels))
 
     @property
     def bare_network(self) -> SAM3D:
-        """The network without the wrappers of DDP and torch.compile."""
+        """The network without the wrappers of DistributedDataParallel and torch.compile."""
         network = self.network
         if isinstance(network, DistributedDataParallel):
             network = network.module
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """The network has one output: nothing to switch."""
+        """Does nothing: the network has a single output."""
 
     def initialize(self) -> None:
-        """As nnU-Net's, then SAM's weights (unless a checkpoint is about to replace them), then compilation."""
+        """Also loads SAM's weights, unless a checkpoint is about to replace them, and compiles the network."""
         if not self._restoring:
             self.pretrained_from = find_weights(self.options.preset, self.options.weights)
         super().initialize()
         if not self._restoring:
             self._load_pretrained()
         if super()._do_i_compile():
-            self.print_to_log_file("Using torch.compile for encode and decode, each for itself...")
+            self.print_to_log_file("Using torch.compile for encode and decode separately...")
             self.bare_network.compile_halves()
         total, trainable = parameter_counts(self.bare_network)
         self.print_to_log_file(
             f"nnsam3d options: {self.options}\n"
             f"nnsam3d network: {self.bare_network.config}\n"
-            f"parameters: {total:,}, of which trained: {trainable:,} "
+            f"parameters: {total:,}, trained: {trainable:,} "
             f"({'frozen SAM backbone' if self.pretrained_from else 'everything, from scratch'})",
             also_print_to_console=True,
         )
 
     def _do_i_compile(self) -> bool:
-        """Not as a whole: between the two halves rounds are played, see :meth:`initialize`."""
+        """False: :meth:`initialize` compiles the two halves, which a roll-out calls separately."""
         return False
 
     def _load_pretrained(self) -> None:
@@ -139,7 +141,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.plans_manager.plans["configurations"][self.configuration_name][RECORD_KEY] = record
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW over the trainable parameters; the backbone is frozen if and only if it is pretrained."""
+        """AdamW over the trainable parameters; the backbone is frozen if it is pretrained, and only then."""
         if self.pretrained_from is not None:
             freeze_pretrained(self.bare_network)
         optimizer = build_optimizer(self.bare_network, self.options)
@@ -148,20 +150,20 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _restore(self, filename: str) -> None:
-        """With the options the checkpoint was trained with (the environment still overrides them).
+        """Restores the options of the checkpoint, too; the environment takes precedence.
 
         Raises:
-            UserError: the environment asks for another network than the checkpoint holds.
+            UserError: the environment requests another network than that of the checkpoint.
         """
         if not self.was_initialized:
-            # mapped: only the plans are read here, nnU-Net reads the tensors below
+            # memory-mapped: only the plans are read here; nnU-Net reads the tensors below
             checkpoint = open_checkpoint(filename, mapped=True)
             self._adopt(checkpoint["init_args"]["plans"], filename)
         self._restoring = True
         super()._restore(filename)
         self._restoring = False
-        # nnU-Net has put the old run's arguments and optimiser settings back; the next checkpoint and the next
-        # update must have this run's
+        # nnU-Net has restored the arguments and optimiser settings of the old run; the next checkpoint and the next
+        # update need those of this run
         self.my_init_kwargs: dict[str, Any] = {**self.my_init_kwargs, "plans": self.plans_manager.plans}
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.options.weight_decay
@@ -171,7 +173,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
         entry = plans["configurations"][self.configuration_name]
         trained = options_of_checkpoint(entry[PLANS_KEY], source=checkpoint)
-        # what the training started from is history, whatever the environment says now
+        # the environment cannot change the weights from which the training started
         options = replace(options_from_environment(trained), weights=trained.weights).resolved(self.device.type)
         _require_same_groups(trained, options, checkpoint)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
@@ -185,7 +187,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
-        """As nnU-Net's; refuses to overwrite the plans of folds that hold another network."""
+        """Refuses to overwrite the plans if other folds were trained with another network."""
         if not self.was_initialized:
             self.initialize()
         self._protect_other_folds()
@@ -204,8 +206,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One update: nnU-Net's, with a roll-out as its forward pass, the paper's gradient clipping and a learning rate
-        per iteration."""
+        """nnU-Net's update with a roll-out as the forward pass, the paper's gradient clipping, and a learning rate that
+        changes with every iteration."""
         self.lr_scheduler.step(self.current_epoch + self._iteration / self.planned_iterations)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
@@ -229,25 +231,30 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def answers(self, data_BCDHW: torch.Tensor) -> Callable[[PromptTensors], torch.Tensor]:
-        """What the network says to prompts on a batch, which is encoded once."""
+        """Maps prompts to logits for a batch, which is encoded once."""
         network = self.bare_network
         features = network.encode(ENCODING.split(data_BCDHW, axis=1)[0])
         return lambda prompts: network.decode(features, prompts)
 
 
 def _require_same_groups(trained: TrainingOptions, options: TrainingOptions, checkpoint: str) -> None:
-    """The optimiser's state in a checkpoint belongs to its groups: with a factor of 1 there is one, else two."""
+    """The optimiser's state matches its parameter groups: one group with a factor of 1, two with any other factor."""
     before, now = trained.prompt_learning_rate_factor, options.prompt_learning_rate_factor
     if (before == 1) != (now == 1):
         raise UserError(
-            f"{checkpoint} was trained with prompt_learning_rate_factor={before:g} and cannot go on with {now:g}: a "
-            f"factor of 1 is one group of the optimiser, another factor two. Leave it out of {ENVIRONMENT_VARIABLE}."
+            f"{checkpoint} was trained with prompt_learning_rate_factor={before:g} and cannot continue with {now:g}: "
+            "the optimiser has one parameter group with a factor of 1, and two with any other factor. Remove the "
+            f"option from {ENVIRONMENT_VARIABLE}."
         )
 
 
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
-    """Compare two configurations' architectures, value by value."""
-    # what an earlier version did not know had the value that is the default
+    """Compare the architectures of two configurations, value by value.
+
+    Raises:
+        UserError: they differ; the message names the differences.
+    """
+    # values that earlier versions did not store had today's defaults
     defaults = {field.name: field.default for field in fields(SAM3DConfig)}
     kwargs, wanted = defaults | theirs["architecture"]["arch_kwargs"], ours["architecture"]["arch_kwargs"]
     differing = [key for key in fields_of_weights() if key in wanted and _plain(kwargs.get(key)) != _plain(wanted[key])]
@@ -257,23 +264,23 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
         shaping = ("preset", "window", "fine_click_maps")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
-            f"{where} holds another network than this run asks for ({details}). {_cure(differing, options)} Or train "
-            "under another plans identifier (-p), or move that folder away."
+            f"{where} contains another network than this run requests ({details}). {_remedy(differing, options)} Or "
+            "train with another plans identifier (-p), or move that folder."
         )
 
 
-def _cure(differing: list[str], options: str) -> str:
-    """What makes this run ask for the network that is there; not everything that shapes a network is an option."""
+def _remedy(differing: list[str], options: str) -> str:
+    """How to request the existing network; the dataset and the plans determine it, too, not only the options."""
     if FROM_DATASET & set(differing):
         return (
-            "Channels and labels are the dataset's: it was changed after that training. Put dataset.json back as it "
-            "was (the model's folder has a copy)."
+            "Channels and labels are defined by the dataset, which was changed after that training. Restore its "
+            "dataset.json (the model's folder contains a copy)."
         )
     if not options:
-        return "It was planned otherwise: plan again as before that training."
+        return "It was planned differently: plan again as before that training."
     return f'Set {ENVIRONMENT_VARIABLE}="{options}" as in that training.'
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and lists alike: plans pass through JSON."""
+    """Tuples as lists, because plans are stored as JSON."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

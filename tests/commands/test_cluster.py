@@ -70,7 +70,7 @@ def test_folds_are_an_array_and_what_is_done_or_in_the_queue_is_not_submitted(fo
     (fake_slurm / "queue").write_text("")
     assert train("--find_best") == 0
     assert told(fake_slurm) == ["find_best.sh"]
-    assert "all is trained" in capsys.readouterr().out
+    assert "all folds are trained" in capsys.readouterr().out
 
 
 def test_splits_are_there_before_anything_is_submitted_and_are_nnunets(folders, fake_slurm):
@@ -88,8 +88,8 @@ def test_splits_are_there_before_anything_is_submitted_and_are_nnunets(folders, 
 
 def test_mistakes_are_told(folders, fake_slurm, capsys):
     for arguments, words in (
-        (("-f", "x"), "folds are numbers, or all"),
-        (("-f", "all", "--find_best"), "held cases back"),
+        (("-f", "x"), "a fold must be a number or all"),
+        (("-f", "all", "--find_best"), "needs validation cases"),
         (("-p", "P2"), "P2.json is missing"),
     ):
         assert train(*arguments) == 1
@@ -115,7 +115,7 @@ def test_a_prediction_is_an_array_of_parts_and_a_report(folders, fake_slurm, tmp
     assert f"--prompts '{prompts}' --disable_tta --continue_prediction -num_parts 3 -part_id" in text
     (fake_slurm / "queue").write_text("100_1 RUNNING None\n")
     assert main(command) == 1
-    assert "being predicted already, by the jobs 100" in capsys.readouterr().err
+    assert "already being predicted by the jobs 100" in capsys.readouterr().err
 
 
 def report(cases: list[str], failed: str = "") -> dict[str, Any]:

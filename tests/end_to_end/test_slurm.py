@@ -161,7 +161,7 @@ def test_a_preempted_benchmark_with_one_failure_ends_as_on_one_machine(
     settled(cluster)
     logs = [log.read_text() for log in sorted(model.glob("fold_0/training_log*.txt"))]
     assert len(logs) >= 2, "it was begun again"
-    assert "to stop: saved checkpoint_latest.pth" in logs[0]
+    assert ": saved checkpoint_latest.pth" in logs[0]
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     schedule = WarmupLinear(
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]),
@@ -202,7 +202,7 @@ def test_folds_and_predictions(space: Workspace, cluster: Cluster, tmp_path: Pat
     settled(cluster)
     model = Path(space.environment["nnUNet_results"]) / DATASET_NAME / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
     assert len(list(model.glob("fold_*/checkpoint_final.pth"))) == 2, (model / "slurm/train_0.log").read_text()
-    assert "all is trained" in space.run("nnsam3d", *train, "--slurm", "partition=debug", **quick)
+    assert "all folds are trained" in space.run("nnsam3d", *train, "--slurm", "partition=debug", **quick)
     predict = ("predict", "-i", space.test_images, "-m", model, "--disable_tta", "-device", "cpu")
     space.run("nnsam3d", *predict, "-o", tmp_path / "there", "-num_parts", "3", "--slurm", "partition=debug")
     settled(cluster)

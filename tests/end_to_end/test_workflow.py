@@ -201,7 +201,7 @@ def test_truncated_weights_and_other_networks_are_refused(trained: Workspace, tm
     assert str(broken) in " ".join(text.rstrip().splitlines()[-4:])
     # fold 0 of this model folder is a tiny network: another one must not overwrite its plans
     text = trained.run("nnUNetv2_train", *flags, ok=False, nnsam3d_options=f"{QUICK} window=3")
-    assert "holds another network" in text
+    assert "contains another network" in text
     plans = json.loads((trained.model / "plans.json").read_text())
     assert plans["configurations"]["3d_fullres"]["nnsam3d"]["window"] == 0
 

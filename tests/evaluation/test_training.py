@@ -85,10 +85,13 @@ def test_several_trainings_of_an_arm_have_seeds_and_plans_of_their_own(nnunet, t
     assert plans["configurations"]["3d_fullres"]["data_identifier"] == "data"
     first, second = several.jobs()[0], several.jobs()[-1]
     assert first.folder(tmp_path) != second.folder(tmp_path)
-    for wrong, words in (({"options": "seed=1"}, "give one of them"), ({"arms": ("nnUNetTrainer",)}, "takes no seed")):
+    for wrong, words in (
+        ({"options": "seed=1"}, "cannot be combined"),
+        ({"arms": ("nnUNetTrainer",)}, "no option for a seed"),
+    ):
         with pytest.raises(UserError, match=words):
             check(setting(**{"train_seeds": (3,), "train_minutes": 0.0} | wrong), may_train=True)
-    with pytest.raises(UserError, match="every seed once"):
+    with pytest.raises(UserError, match="seeds must be distinct"):
         setting(train_seeds=(1, 1))
 
 

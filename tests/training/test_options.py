@@ -47,7 +47,7 @@ def test_unknown_option_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) ->
         ("rounds=many", "a number .3. or a range .1-6."),
         ("fine_click_maps=3", "0, 1 or 2"),
         ("prompt_learning_rate_factor=0", "must be positive"),
-        ("refinement_share=0.5", "refinement_share is gone: use rounds"),
+        ("refinement_share=0.5", "refinement_share no longer exists: use rounds"),
         ("zero_click_share=1.5", "between 0 and 1"),
         ("validation_clicks=-1", "zero or positive"),
         ("click_strategy=guess", "one of uniform, center"),

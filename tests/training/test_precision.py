@@ -91,6 +91,6 @@ def test_options_without_a_use_are_named(
     monkeypatch.setenv("nnsam3d_options", "preset=tiny learning_rate=1e-3 max_clicks=3 num_epochs=7")
     trainer = make(kind, plans, dataset_json, unet_architecture)
     log = Path(trainer.log_file).read_text(encoding="utf-8")
-    assert ("has no use for" in log) == bool(ignored)
+    assert ("does not use" in log) == bool(ignored)
     if ignored:
-        assert f"{kind.__name__} has no use for {', '.join(ignored)}: ignored" in log
+        assert f"{kind.__name__} does not use {', '.join(ignored)}: ignored" in log

@@ -95,7 +95,7 @@ def test_wherever_it_is_stopped_it_goes_on_as_if_nothing_had_happened(batches: I
     batches.asked, batches.at = 0, 2 + 3  # two are drawn to begin with
     while (status := run(trainer)) is not None:
         assert status == STOPPED
-        assert "told by SIGUSR1 to stop" in log_of(trainer)
+        assert "stopped by SIGUSR1" in log_of(trainer)
         stops += 1
         assert stops < STEPS
         trainer = small.make(name, go_on=True)
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
     zeros = data[:middle] + bytes(4096) + data[middle + 4096 :]
     latest.write_bytes({"cut": data[:middle], "zeros": zeros, "empty": b""}[damage])
     trainer = small.make(NAMES[0], go_on=True)
-    assert f"{latest} is damaged: going on from {PREVIOUS}" in log_of(trainer)
+    assert f"{latest} is damaged: continuing from {PREVIOUS}" in log_of(trainer)
     assert trainer._updates == 3
     assert not is_damaged(latest), "the next checkpoint keeps a good one beside it"
     trainer.run_training()
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(
 
     for name in (LATEST, PREVIOUS, BEST):
         latest.with_name(name).write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is damaged, and there is no whole"):
+    with pytest.raises(UserError, match="is damaged, and there is no intact"):
         small.make(NAMES[0], go_on=True)
 
 

@@ -139,7 +139,7 @@ def test_a_continuation_may_change_how_fast_prompts_learn(
     slow, fast = (group["lr"] for group in continued.optimizer.param_groups)
     assert fast == pytest.approx(5 * slow)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "prompt_learning_rate_factor=1")
-    with pytest.raises(UserError, match="prompt_learning_rate_factor=10 and cannot go on with 1"):
+    with pytest.raises(UserError, match="prompt_learning_rate_factor=10 and cannot continue with 1"):
         make(plans, dataset_json).load_checkpoint(checkpoint)
 
 
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(
     trainer.initialize()
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=tiny")
-    with pytest.raises(UserError, match=r"checkpoint\.pth holds another network.*embed_dim: 24 there, 96 now"):
+    with pytest.raises(UserError, match=r"checkpoint\.pth contains another network.*embed_dim: 24 there, 96 now"):
         make(plans, dataset_json).load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
@@ -187,7 +187,7 @@ def test_labels_that_were_added_to_the_dataset_are_named_as_the_reason(
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     labels = dataset_json["labels"]
     more = dataset_json | {"labels": labels | {"another": labels["ignore"], "ignore": labels["ignore"] + 1}}
-    with pytest.raises(UserError, match=r"num_click_labels.*Channels and labels are the dataset's") as caught:
+    with pytest.raises(UserError, match=r"num_click_labels.*Channels and labels are defined by the dataset") as caught:
         make(plans, more).load_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert ENVIRONMENT_VARIABLE not in str(caught.value)
 
