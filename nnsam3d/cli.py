@@ -134,16 +134,16 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "serve": Command(
-        summary="click in 3D Slicer, napari, MITK, ITK-SNAP, or in a page of its own",
+        summary="segment in 3D Slicer, napari, MITK, ITK-SNAP, or in a browser",
         description="""
-            Serves a trained model on this machine until it is stopped. Viewers take the address that it prints as the
-            address of an nnInteractive server; a browser shows a page to click in. With --images the page works
-            through a folder of cases, with --output what is saved there becomes an nnU-Net dataset.
+            Serves a trained model until it is stopped, and prints its address. In a viewer, enter it as the address
+            of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With --images, the
+            page lists the cases of a folder; with --output, it saves them as an nnU-Net dataset.
             """,
         example="""
             nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
             nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
-            nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # other machines: with a key, not encrypted
+            nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key required, not encrypted
             """,
     ),
     "benchmark": Command(

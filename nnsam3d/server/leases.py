@@ -20,7 +20,7 @@ class Lease:
 
     Attributes:
         used: time of the client's last action (idle clock).
-        alive: time of its last request of any kind, including heartbeats (liveness clock).
+        alive: time of its last action or heartbeat (liveness clock).
         lock: held while a request of this client is served, so that its requests are served one at a time.
         busy: number of requests of this client being served.
     """
