@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-image", type=float, default=2.0, metavar="GIB", help="maximum size of an image (default: 2)"
     )
     how.add_argument(
-        "--idle", type=float, default=600.0, metavar="SECONDS", help="disconnect idle clients after this time (default: 600)"
+        "--idle", type=float, default=600.0, metavar="SECONDS", help="disconnect when idle for (default: 600)"
     )
     how.add_argument(
         "--liveness",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="disconnect unresponsive clients after this time (default: 60)",
+        help="disconnect when silent for (default: 60)",
     )
     how.add_argument("--verbose", action="store_true", help="log full paths, which can contain patients' file names")
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
