@@ -1,1 +1,1 @@
-"""What measures this library itself: arithmetic, memory and time. Not part of the installed package."""
+"""Measurements of this library: operations, memory and time. Not part of the installed package."""

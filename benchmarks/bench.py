@@ -1,6 +1,6 @@
 """`make bench`: the cost of the network, compared to a plain implementation (tests/network/reference.py).
 
-Arithmetic and saved bytes are determined from shapes. Times are medians of interleaved runs; peak memory is measured in
+Operations and saved bytes are determined from shapes. Times are medians of interleaved runs; peak memory is measured in
 separate processes. `--full` adds a ViT-B at 128³ on the CPU (minutes per line). With a GPU, milliseconds, peak memory
 and the share of its peak speed are added.
 """
@@ -54,16 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--full",
         nargs="*",
         choices=FULL,
-        help="also a ViT-B at 128³, all of it or these parts: minutes each, 6 GB of memory (cheap: 12 GB)",
+        help="also measure a ViT-B at 128³, completely or these parts: minutes each, 6 GB of memory (cheap: 12 GB)",
     )
-    parser.add_argument("--full-repeats", type=int, default=3, help="of the lines of --full (default: 3)")
+    parser.add_argument("--full-repeats", type=int, default=3, help="runs per line of --full (default: 3)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
         print(json.dumps(work(**json.loads(given.worker))))
         return 0
     if not REFERENCE.is_file():
-        parser.error(f"the plain network is not at {REFERENCE}: run this from a checkout")
+        parser.error(f"{REFERENCE} does not exist: run this command in a checkout")
     command = " ".join(["python", "-m", "benchmarks.bench", *map(shlex.quote, arguments or sys.argv[1:])])
     sections = [heading(command), costs(), tiny(given.repeats)]
     if given.full is not None:
@@ -85,7 +85,7 @@ def notes(path: Path) -> str:
     return heading + rest
 
 
-# ---- what is compared ----
+# ---- the compared networks ----
 
 
 def plain_network(net: SAM3D) -> Any:
@@ -132,15 +132,15 @@ class Subject:
             logits = self.net.mask_decoder([*levels[:3], prompted], self.image)
         logits.square().mean().backward()
 
-    def train_step(self, optimizer: torch.optim.Optimizer, tell: Callable[[str], None] = lambda _: None) -> float:
-        """One update; calls `tell` after every part."""
+    def train_step(self, optimizer: torch.optim.Optimizer, log: Callable[[str], None] = lambda _: None) -> float:
+        """One update; calls `log` after every part."""
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(self.forward().float(), (self.image[:, 0] > 1).long())
-        tell(f"forward pass, loss {loss.item():.4f}")
+        log(f"forward pass, loss {loss.item():.4f}")
         loss.backward()
-        tell("backward pass")
+        log("backward pass")
         optimizer.step()
-        tell("AdamW")
+        log("AdamW")
         return loss.item()
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -152,7 +152,7 @@ class Subject:
 
 def costs() -> str:
     lines = [
-        "## Arithmetic and memory by shape, batch 1, float32",
+        "## Operations and memory by shape, batch 1, float32",
         "",
         "| | plain | ours | ratio |",
         "|---|---|---|---|",
@@ -168,12 +168,12 @@ def costs() -> str:
         lines.append(row(f"{crop}: a further click, GFLOP", click / 1e9, ours.click_flop / 1e9))
         for mode in CHECKPOINTING:
             cost = measure(preset_config(preset, paper=True, checkpointing=mode))
-            lines.append(row(f'{crop}: kept for backward, "{mode}", GB', saved / 1e9, cost.saved_bytes / 1e9))
+            lines.append(row(f'{crop}: saved for the backward pass, "{mode}", GB', saved / 1e9, cost.saved_bytes / 1e9))
     return "\n".join(lines)
 
 
 def plain_costs(preset: str) -> tuple[int, int, int]:
-    """FLOP of a forward pass and of a further click, bytes kept for the backward pass."""
+    """FLOP of a forward pass and of a further click, and bytes saved for the backward pass."""
     with torch.device("meta"):
         subject = Subject(preset, PLAIN)
     with on_shapes(lambda: subject.net):
@@ -261,9 +261,9 @@ def full(parts: Sequence[str], repeats: int) -> str:
             logs += [f"    {mode}, {precision}", *(f"    {line}" for line in result["log"])]
     lines = ["## vit_b, 128³, batch 1"]
     if steps:
-        lines += ["", "One training step with AdamW in a process of its own:", ""]
+        lines += ["", "One training step with AdamW, each in a separate process:", ""]
         lines += ["| checkpointing | precision | peak process memory, GB | seconds |", "|---|---|---|---|", *steps]
-        lines += ["", "Their logs (seconds since the start, memory now, peak):", "", *logs]
+        lines += ["", "Logs (seconds since the start, current memory, peak):", "", *logs]
     if pairs:
         lines += ["", f"Medians of {repeats} interleaved processes, float32, largest peak:", ""]
         lines += ["| | plain | ours | ratio |", "|---|---|---|---|", *pairs]
@@ -297,7 +297,7 @@ def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = Fal
     log: list[str] = []
     start = time.perf_counter()
 
-    def tell(what: str) -> None:
+    def note(what: str) -> None:
         now, peak = memory_mb("VmRSS") / 1e3, memory_mb("VmHWM") / 1e3
         log.append(f"{time.perf_counter() - start:6.1f} s  {now:5.2f} GB  {peak:5.2f} GB  {what}")
 
@@ -306,7 +306,7 @@ def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = Fal
         gc.collect()
         before = memory_mb("VmRSS")
         start = time.perf_counter()
-        tell("network, image and optimiser are there")
+        note("network, image and optimiser created")
         if what == "prediction":
             without_gradients(subject.forward)
         elif what == "click":
@@ -314,7 +314,7 @@ def work(preset: str, side: str, what: str, mode: str = "none", bf16: bool = Fal
         elif what == "decoder":
             subject.decoder_step(levels)
         else:
-            subject.train_step(optimizer, tell)
+            subject.train_step(optimizer, note)
     seconds, peak = time.perf_counter() - start, memory_mb("VmHWM")
     return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - before, "log": log}
 
@@ -334,7 +334,7 @@ def without_gradients(run: Callable[[], Any]) -> Any:
 
 
 def memory_mb(field: str) -> float:
-    """From Linux: VmRSS is the process's memory now, VmHWM its peak."""
+    """A field of /proc/self/status (Linux): VmRSS is the process's current memory, VmHWM its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6
@@ -344,8 +344,8 @@ def memory_mb(field: str) -> float:
 def heading(command: str) -> str:
     return (
         "# Performance\n\n"
-        "Ours beside the paper's network written plainly (`tests/network/reference.py`): the same function, held "
-        f"against the same numbers.\n\n{conditions(command)}"
+        "This network compared to a plain implementation of the paper's (`tests/network/reference.py`), which computes "
+        f"the same function.\n\n{conditions(command)}"
     )
 
 

@@ -34,7 +34,7 @@ def section(subjects: Mapping[str, Callable[[str], Any]], repeats: int, device: 
     lines = [
         f"## {name}, batch 1, bfloat16 autocast: medians of {repeats} runs",
         "",
-        f"A matrix product reaches {peak / 1e12:.3g} TFLOP/s; the share is of that.",
+        f"The share is relative to a matrix product, which reaches {peak / 1e12:.3g} TFLOP/s.",
         "",
         "| | ms | peak memory, GB | TFLOP/s | share |",
         "|---|---|---|---|---|",
@@ -81,7 +81,7 @@ def move(subject: Any, device: torch.device) -> Any:
 def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, float]:
     """Median seconds of a run, and the peak of the device's memory in bytes (0 without a GPU)."""
     gpu = device.type == "cuda"
-    run()  # warms up
+    run()  # warm-up
     if gpu:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -85,7 +85,7 @@ LARGE = (
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_check", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    parser.add_argument("--large", action="store_true", help="also the plans of large cards (5 to 60 GB)")
+    parser.add_argument("--large", action="store_true", help="also measure plans for large cards (5 to 60 GB)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:

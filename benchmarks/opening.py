@@ -1,10 +1,10 @@
-"""Opening a CT: the cost until it can be clicked, and of the first and further clicks.
+"""Opening a CT: time and memory until the first click is possible, and of the first and further clicks.
 
     python -m benchmarks.opening [--slices 300 500 1000] [--into docs/performance.md]
 
 For every number of slices of 512 x 512 voxels: reading the file with SimpleITK, nnU-Net's own preprocessor, and this
-library's session, each in a separate process, to separate their peaks of memory; the first and the last in five runs,
-of which the median is used. The network is "tiny" with weights that find nothing, so that a click takes a single
+library's session, each in a separate process, to separate their peaks of memory. Reading and session are
+medians of five runs. The network is "tiny" with weights that find nothing, so that a click takes a single
 window: the measurement covers everything around the network. The far click is in another corner of the image, in a new
 window.
 """
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.opening", description=__doc__)
     parser.add_argument("--slices", type=int, nargs="+", default=[300, 500, 1000])
     parser.add_argument("--whole-up-to", type=int, default=500, help="largest image for nnU-Net's preprocessor")
-    parser.add_argument("--into", type=Path, help=f"a Markdown file whose section '{TITLE}' is written anew")
+    parser.add_argument("--into", type=Path, help=f"a Markdown file whose section '{TITLE}' is replaced")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(_row(slices, found))
             print(rows[-1], flush=True)
     header = ["slices of 512²", "reading, s", "image, GB", "nnU-Net's preprocessor, s", "its peak above the image, GB",
-              "set_image, s", "beside reading", "first click, s", "further click, s", "far click, s",
+              "set_image, s", "relative to reading", "first click, s", "further click, s", "far click, s",
               "peak above the image, GB"]  # fmt: skip
     command = " ".join(["python", "-m", "benchmarks.opening", *(arguments or sys.argv[1:])])
     text = f"## {TITLE}\n\n{conditions(command)}\n\n{markdown(header, rows)}\n"
@@ -123,17 +123,17 @@ def run(what: str, model: Path, image: Path) -> dict[str, float]:
 
 
 def touch_memory() -> None:
-    """A virtual machine gets memory from its host when it is first used, which takes as long as reading a file."""
+    """Allocates memory once, because the first use of memory on a virtual machine takes as long as reading a file."""
     np.ones(TOUCHED, np.uint8)
 
 
-# ---------------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------------- measurements
 
 
 def _read(model: Path, image: str) -> dict[str, float]:
     start = time.perf_counter()
     array = sitk.GetArrayFromImage(sitk.ReadImage(image))
-    return {"seconds": time.perf_counter() - start, "image_gb": array.size * 4 / 1e9}  # nnU-Net holds float32
+    return {"seconds": time.perf_counter() - start, "image_gb": array.size * 4 / 1e9}  # float32, as in nnU-Net
 
 
 def _nnunet(model: Path, image: str) -> dict[str, float]:
@@ -175,7 +175,7 @@ WORKERS: dict[str, Any] = {"read": _read, "nnunet": _nnunet, "session": _session
 
 
 def write_image(path: Path, slices: int) -> Path:
-    """A noisy CT with a ball in its middle; written slice by slice from a repeated one, which compresses like a CT."""
+    """A noisy CT with a ball in the centre. The noise is repeated, which makes it compress like a CT."""
     rng = np.random.default_rng(0)
     noise = rng.normal(-50, 60, (32, PLANE, PLANE)).astype(np.int16)
     volume = np.concatenate([noise] * (slices // 32 + 1))[:slices]
@@ -217,7 +217,7 @@ def write_model(folder: Path) -> Path:
     write_json(folder / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"})
     torch.manual_seed(0)
     network = SAM3D(preset_config("tiny", patch_size=PATCH))
-    with torch.no_grad():  # an untrained network finds something everywhere, and windows would grow over all of it
+    with torch.no_grad():  # otherwise the untrained network segments everything, and windows cover the whole image
         network.mask_decoder.cls[3].weight[0] = 0.1
         network.mask_decoder.cls[3].weight[1] = -0.1
     checkpoint = {
@@ -234,7 +234,7 @@ def _tiny() -> dict[str, Any]:
     from dataclasses import asdict
 
     sizes = asdict(preset_config("tiny", patch_size=PATCH))
-    for given in ("num_image_channels", "num_classes", "patch_size"):  # by nnU-Net, or above
+    for given in ("num_image_channels", "num_classes", "patch_size"):  # set by nnU-Net, or above
         del sizes[given]
     return sizes
 

@@ -1,8 +1,8 @@
-"""Clicks through the server: from the click to the mask that is painted, as a viewer on the same machine waits for it.
+"""Time of a click through the server, until a viewer on the same computer has the updated mask.
 
     python -m benchmarks.serving -m MODEL_FOLDER --image case_0000.nii.gz --labels case.nii.gz [--clicks 30]
 
-Every sequence is five clicks on one image, each in the middle of the largest error, then a reset.
+A sequence consists of five clicks on a newly opened image, each in the middle of the largest error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEQUENCE = 5
 
 
 class Viewer:
-    """The few routes that a click needs."""
+    """A minimal client of nnInteractive's protocol."""
 
     def __init__(self, port: int) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("-m", dest="model", type=Path, required=True)
     parser.add_argument("--image", required=True)
-    parser.add_argument("--labels", required=True, help="the ground truth, in which clicks are placed")
+    parser.add_argument("--labels", required=True, help="ground truth, for placing the clicks")
     parser.add_argument("--clicks", type=int, default=30)
     given = parser.parse_args(arguments)
     model = Model(given.model, device=choose_device("auto"), mirroring=False)
@@ -65,14 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(conditions(" ".join(["python", "-m", "benchmarks.serving", *(arguments or sys.argv[1:])])))
     for name, seconds in (("first click", first), ("further click", further)):
         p95 = sorted(seconds)[int(0.95 * (len(seconds) - 1))]
-        print(f"{name}: {len(seconds)} of them, median {statistics.median(seconds):.3f} s, p95 {p95:.3f} s")
+        print(f"{name}: n = {len(seconds)}, median {statistics.median(seconds):.3f} s, p95 {p95:.3f} s")
     return 0
 
 
 def measure(
     viewer: Viewer, image_CZYX: np.ndarray, truth: np.ndarray, spacing: list[float], clicks: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of first clicks (on an image that was just opened) and of further ones."""
+    """Seconds of first clicks (on a newly opened image) and of further clicks."""
     first, further = [], []
     while len(first) + len(further) < clicks:
         viewer.ask("/set_image", pack(image_CZYX), image_properties={"spacing": spacing})
@@ -83,9 +83,9 @@ def measure(
                 break
             body = json.dumps({"coordinates": click.voxel, "include_interaction": bool(click.label)}).encode()
             start = time.perf_counter()
-            told, content = viewer.ask("/add_point_interaction", body)
-            if told["bbox"] is not None:
-                mask[tuple(slice(low, high) for low, high in told["bbox"])] = unpack(content, 2**32)
+            meta, content = viewer.ask("/add_point_interaction", body)
+            if meta["bbox"] is not None:
+                mask[tuple(slice(low, high) for low, high in meta["bbox"])] = unpack(content, 2**32)
             (further if number else first).append(time.perf_counter() - start)
     return first, further
 

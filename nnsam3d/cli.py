@@ -134,16 +134,16 @@ COMMANDS: dict[str, Command] = {
             """,
     ),
     "serve": Command(
-        summary="click in 3D Slicer, napari, MITK, ITK-SNAP, or in a browser",
+        summary="segment in 3D Slicer, napari, MITK, ITK-SNAP, or in a browser",
         description="""
-            Serves a trained model until the command is stopped. Use the printed address as that of an nnInteractive
-            server in viewers, or open it in a browser, which shows a page for interactive segmentation. With
-            --images, the page lists the cases of a folder; with --output, saved cases become an nnU-Net dataset.
+            Serves a trained model until it is stopped, and prints its address. In a viewer, enter it as the address
+            of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With --images, the
+            page lists the cases of a folder; with --output, it saves them as an nnU-Net dataset.
             """,
         example="""
             nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
             nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
-            nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # other machines: with a key, not encrypted
+            nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key required, not encrypted
             """,
     ),
     "benchmark": Command(

@@ -24,7 +24,7 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
 
     Args:
         durable: flush the file to disk first, so that it survives a power cut.
-        keep: a second name in the same folder, under which the former content of ``path`` is kept. At every moment
+        keep: a second name in the same folder, under which the old content of ``path`` is kept. At any time,
             there is a complete file at ``path``.
         ending: of the temporary file, for writers that choose the format by it.
     """
@@ -44,30 +44,30 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
 
 
 def remove_unfinished(path: Path) -> None:
-    """What killed processes have left of ``path``; only where no other one is writing it."""
+    """Deletes temporary files of ``path`` left by killed processes. No other process may be writing ``path``."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
 def _beside(path: Path, ending: str = "") -> Path:
-    # in the same folder, and so the same file system: the rename is atomic; another suffix, so that nobody finds it
+    # The same folder is on the same file system, so that renaming is atomic. The suffix hides the file from searches.
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{ending}")
 
 
 def keep_as(path: Path, keep: Path) -> None:
-    """A second name for what is at ``path`` now, in the same folder; a file of that name is replaced."""
+    """Gives the current file at ``path`` a second name in the same folder, replacing any file of that name."""
     second = _beside(keep)
     try:
-        os.link(path, second)  # takes no time, whatever the size
-    except OSError:  # a file system without second names
+        os.link(path, second)  # fast for files of any size
+    except OSError:  # the file system does not support hard links
         shutil.copyfile(path, second)
     os.replace(second, keep)
 
 
 def _flush(path: Path) -> None:
-    """To the disk; a folder where the system can do that."""
+    """Flushes a file to disk, or a folder if the system supports it."""
     is_folder = path.is_dir()
-    # Windows opens no folders, and some network file systems cannot flush them
+    # Windows cannot open folders, and some network file systems cannot flush them
     with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
         descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
@@ -80,7 +80,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
     """Write ``text`` as UTF-8, atomically.
 
     Args:
-        durable: flush to disk; for data that a person created.
+        durable: flush to disk; for data created by a person.
     """
     with replacing(path, durable) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.write(text)

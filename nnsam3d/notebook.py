@@ -1,4 +1,4 @@
-"""A session to click in inside a notebook, on ipyniivue: ``nnsam3d.widget(session)``. Needs the extra ``notebook``."""
+"""Interactive segmentation in notebooks with ipyniivue: ``nnsam3d.widget(session)``. Needs the extra ``notebook``."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ except ImportError as error:
 
 BACKGROUND = "background"
 OPACITY = 0.5
-# After Okabe and Ito, brighter, for a dark ground; as on the page of `nnsam3d serve`.
+# Okabe and Ito's palette, brightened for a dark background; the same as on the page of `nnsam3d serve`.
 COLOURS = ((255, 176, 0), (86, 180, 233), (0, 190, 130), (230, 110, 190), (240, 228, 66), (254, 97, 0), (120, 140, 255))
 
 
 class SessionWidget(ipywidgets.VBox):
-    """Three planes in which every click goes to a session, and what belongs to it.
+    """Three planes and a 3D view; every click is added to a session.
 
-    A click says that the chosen label is there ("background": that it is not). Dragging and the wheel only move the
-    crosshair. The session can be used in other cells as well; :meth:`refresh` shows what they did.
+    A click marks a voxel of the selected label ("background": a voxel of none). Dragging and scrolling only move the
+    crosshair. Other cells can use the session too; call :meth:`refresh` to show their changes.
 
     Attributes:
-        session: the one that is clicked in.
-        viewer: the ``ipyniivue.NiiVue`` with the image and the mask.
-        label: drop-down list of what a click says.
-        status: what the last step came to.
+        session: receives the clicks.
+        viewer: the ``ipyniivue.NiiVue`` with image and mask.
+        label: drop-down list with the label of the next click.
+        status: number of clicks, time, volumes and warnings after the last step.
     """
 
     def __init__(self, session: Session, image: ArrayLike | None = None, height: int = 480) -> None:
         """
         Args:
-            image: (z, y, x), what is shown; None: the session's own image, its first channel.
-            height: of the planes, in pixels.
+            image: (z, y, x), the image to display; None for the first channel of the session's image.
+            height: of the viewer in pixels.
 
         Raises:
-            UserError: an image of another shape, or a session without one.
+            UserError: the image has a different shape, or the session has no image.
         """
         self.session = session
         self._affine = _affine(session)
-        self._moves: set[tuple[float, ...]] = set()  # where the pointer was since the last click
-        self._place: tuple[float, ...] = ()  # of the last click, on the canvas
+        self._moves: set[tuple[float, ...]] = set()  # pointer positions since the last click
+        self._place: tuple[float, ...] = ()  # of the last click, in canvas pixels
         self._mm: tuple[float, ...] = ()
         self.viewer = NiiVue(
             height=height,
@@ -72,7 +72,7 @@ class SessionWidget(ipywidgets.VBox):
         self.viewer.on_mouse_up(self._released)
 
         names = [name for name, value in session.labels.items() if value] + [BACKGROUND]
-        self.label = ipywidgets.Dropdown(options=names, description="Click says")
+        self.label = ipywidgets.Dropdown(options=names, description="Label")
         self.undo_button = _button("Undo", "undo", self.undo)
         self.redo_button = _button("Redo", "repeat", self.redo)
         self.reset_button = _button("Reset", "trash", self.reset)
@@ -84,7 +84,7 @@ class SessionWidget(ipywidgets.VBox):
     # ------------------------------------------------------------------ steps
 
     def click(self, position: Sequence[float], label: int | str | None = None, space: str = "voxel") -> None:
-        """A click from code; without a label the chosen one. A position that cannot be is said in the status."""
+        """Adds a click, by default with the selected label. Errors are shown in the status line."""
         chosen = self.label.value if label is None else label
         self._step(lambda: self.session.add_click(position, chosen, space))
 
@@ -98,7 +98,7 @@ class SessionWidget(ipywidgets.VBox):
         self._step(self.session.reset)
 
     def refresh(self) -> None:
-        """Shows the session's segmentation as it is now."""
+        """Shows the current segmentation of the session."""
         self._step(lambda: None)
 
     def _step(self, does: Callable[[], Any]) -> None:
@@ -116,20 +116,20 @@ class SessionWidget(ipywidgets.VBox):
         self.viewer.volumes = [self._image, mask]
         clicks = len(self.session.clicks)
         self.undo_button.disabled = self.reset_button.disabled = not clicks
-        said = [f"{clicks} click{'' if clicks == 1 else 's'}, {seconds:.2f} s", *self._facts(segmentation)]
-        self.status.value = " · ".join([*said, *self.session.remarks])
+        parts = [f"{clicks} click{'' if clicks == 1 else 's'}, {seconds:.2f} s", *self._facts(segmentation)]
+        self.status.value = " · ".join([*parts, *self.session.remarks])
 
     def _facts(self, segmentation: NDArray[Any]) -> list[str]:
-        """Volume and number of components of every value that is there."""
+        """Volume and number of components of every label that occurs."""
         names = {value: name for name, value in self.session.labels.items()}
         voxel_ml = math.prod(self.session.spacing) / 1000
-        said = []
+        facts = []
         for value in np.unique(segmentation[segmentation > 0]).tolist():
             mask = segmentation == value
             parts = len(Components(mask))
             volume = np.count_nonzero(mask) * voxel_ml
-            said.append(f"{names.get(value, value)}: {volume:.2f} ml in {parts} part{'' if parts == 1 else 's'}")
-        return said
+            facts.append(f"{names.get(value, value)}: {volume:.2f} ml in {parts} part{'' if parts == 1 else 's'}")
+        return facts
 
     # ------------------------------------------------------------------ from the browser
 
@@ -138,9 +138,9 @@ class SessionWidget(ipywidgets.VBox):
         self._mm = tuple(location["mm"][:3])
 
     def _released(self, mouse: dict[str, Any]) -> None:
-        """A click, where the crosshair came here in one step: dragging takes several, turning the 3D view none.
+        """Recognises a click: the crosshair moved exactly once, to here. Dragging moves it repeatedly, rotating never.
 
-        The wheel moves the crosshair as well, and tells the place of the last click for it.
+        Scrolling also moves the crosshair, but reports the position of the last click.
         """
         place = tuple(mouse["mouse_pos"])
         clicked = self._moves - {self._place} == {place}
@@ -161,7 +161,7 @@ def _button(text: str, icon: str, does: Callable[[], None]) -> Any:
 
 
 def _affine(session: Session) -> NDArray[np.float64]:
-    """Index i, j, k -> RAS mm; without a place in the world the image's own axes."""
+    """Index i, j, k -> RAS mm; for an image without world geometry, along its own axes."""
     try:
         corners = session.grid.index_to_world([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], "ras")
     except GeometryError:
@@ -177,12 +177,12 @@ def _shown(session: Session, image: ArrayLike | None) -> NDArray[np.float32]:
         volume = session._prepared.volume
         if not isinstance(volume, LazyVolume):
             raise UserError(
-                "the model's preprocessing does not keep the image: give it as well, widget(session, image)"
+                "the image is not available after the model's preprocessing: pass it, widget(session, image)"
             )
         return volume._image_CZYX[0].astype(np.float32)
     array = np.asarray(image, np.float32)
     if array.shape != session.shape:
-        raise UserError(f"the image has the shape {array.shape} (z, y, x), the session's {session.shape}")
+        raise UserError(f"the image has the shape {array.shape} (z, y, x), but the session's image {session.shape}")
     return array
 
 

@@ -1,4 +1,4 @@
-"""The choice of a trained model, with nnU-Net's own flags."""
+"""Options that select a trained model, named as in nnU-Net."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnsam3d.errors import UserError
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add -m, or -d and -c with -tr and -p; -f, -chk, --trust_checkpoint."""
+    """Adds -m, or -d and -c with -tr and -p; -f, -chk."""
     model = parser.add_argument_group("model: -m, or -d and -c")
     model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="folder <trainer>__<plans>__<config>")
     model.add_argument("-d", dest="dataset", metavar="D", help="dataset name or number")
@@ -21,22 +21,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--trust_checkpoint",
         action="store_true",
-        help="also open checkpoints that contain more than data, which can execute any code on this machine",
+        help="load checkpoints that contain more than data: they can run code of their author on this computer",
     )
 
 
 def chosen_model(args: argparse.Namespace) -> Path:
-    """The model's folder.
+    """The folder of the selected model.
 
     Raises:
-        UserError: no model is specified, or two, or the dataset is unknown.
+        UserError: no model is selected, or two are, or nnU-Net does not know the dataset.
     """
     if args.model is not None and args.dataset is not None:
-        raise UserError("-m and -d both specify a model: use only one of them")
+        raise UserError("-m and -d cannot be used together: both select a model")
     if args.model is not None:
         return Path(args.model)
     if args.dataset is None or args.configuration is None:
-        raise UserError("specify the model: -m FOLDER, or -d DATASET and -c CONFIGURATION")
+        raise UserError("select the model with -m FOLDER, or with -d DATASET and -c CONFIGURATION")
     from nnsam3d.nnunet.datasets import model_folder
 
     return model_folder(args.dataset, args.trainer, args.plans, args.configuration)

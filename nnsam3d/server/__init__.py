@@ -1,6 +1,6 @@
-"""`nnsam3d serve`: trained models for viewers, over HTTP. Nothing but this package and its command knows of HTTP.
+"""`nnsam3d serve`: serves trained models to viewers over HTTP. All HTTP code is in this package and its command.
 
-A request goes one way: :mod:`http` reads and checks it, a family of routes (:mod:`nninteractive`, :mod:`itksnap`,
-:mod:`page`) understands it, :mod:`leases` finds the client's conversation (:mod:`conversation`, above a
-:class:`nnsam3d.inference.Session`), and the one :mod:`worker` of the model computes.
+The path of a request: :mod:`http` reads and checks it, the routes of a protocol (:mod:`nninteractive`,
+:mod:`itksnap`, :mod:`page`) parse it, :mod:`leases` finds the client's conversation (:mod:`conversation`, on top of a
+:class:`nnsam3d.inference.Session`), and the model's single :mod:`worker` thread computes the result.
 """

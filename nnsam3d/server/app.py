@@ -1,4 +1,4 @@
-"""What all families of routes share: the model, its clients, and how a request is answered."""
+"""Shared by the routes of all protocols: the model, its clients, requests and responses."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for, and all of them together."""
+    """Limits for each client and for all clients together."""
 
     sessions: int = 8
     idle_seconds: float = 600.0
     liveness_seconds: float = 60.0
-    memory_bytes: int = 8 * 2**30  # images, and what is kept for next clicks
-    array_bytes: int = 2 * 2**30  # one image as it is sent, uncompressed
-    waiting: int = 64  # requests
+    memory_bytes: int = 8 * 2**30  # images, and encoded windows cached for further clicks
+    array_bytes: int = 2 * 2**30  # one uploaded image, uncompressed
+    waiting: int = 64  # queued requests
 
 
 @dataclass
 class Request:
-    """A request, read and checked as far as HTTP goes.
+    """A request whose HTTP has been read and checked.
 
     Attributes:
-        label: of the path /label/NAME/..., None without.
-        rest: what follows the route's own path, for routes that end in "/".
-        wait: waits for a future of the worker, and keeps the client patient meanwhile.
+        label: NAME of a path /label/NAME/..., otherwise None.
+        rest: the part of the path after the route's own path, for routes that end in "/".
+        wait: waits for a future of the worker and keeps the connection alive meanwhile.
     """
 
     method: str
@@ -55,11 +55,11 @@ class Request:
 
     @property
     def token(self) -> str:
-        """Of the client's lease: a header, in addresses that a browser loads by itself, or in ITK-SNAP's paths."""
+        """The client's lease: from the header, the query (URLs that a browser loads itself) or the path (ITK-SNAP)."""
         return self.headers.get("X-Lease-Token") or self.query.get("lease") or self.rest.partition("/")[0]
 
     def json(self) -> dict[str, Any]:
-        """Raises Refusal (400) for a body that is no JSON object."""
+        """The body. Raises Refusal (400) if it is not a JSON object."""
         return as_object(self.body or b"{}", "the body")
 
     def meta(self) -> dict[str, Any]:
@@ -68,19 +68,19 @@ class Request:
 
 
 def as_object(text: bytes, what: str) -> dict[str, Any]:
-    """Raises Refusal (400) for what is no JSON object."""
+    """Parses a JSON object. Raises Refusal (400) if the text is not one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"{what} is no JSON: {type(error).__name__}") from error
+        raise Refusal(400, f"{what} is not valid JSON: {type(error).__name__}") from error
     if not isinstance(value, dict):
-        raise Refusal(400, f"{what} is no JSON object")
+        raise Refusal(400, f"{what} is not a JSON object")
     return value
 
 
 @dataclass
 class Response:
-    """An answer; JSON unless something else is said."""
+    """A response; JSON by default."""
 
     body: bytes = b"{}"
     content_type: str = JSON
@@ -98,9 +98,10 @@ class Route:
     """How one path is served.
 
     Attributes:
-        lease: "none", or what the request does to the client's clocks: "acts", "lives" (heard of, no more), "looks".
-        keyed: needs the server's key, where there is one.
-        large: takes arrays and files; other bodies end at 1 MiB.
+        lease: "none" if no lease is needed, otherwise which of the lease's clocks the request resets: "acts" (both),
+            "lives" (liveness only), "looks" (neither).
+        keyed: requires the server's key, if it has one.
+        large: accepts arrays and files; other bodies are limited to 1 MiB.
     """
 
     serve: Callable[[App, Request, Any], Response]
@@ -113,7 +114,7 @@ class App:
     """One model and its clients.
 
     Attributes:
-        cases: the folder given with --images; None without.
+        cases: the folder of --images, if given.
     """
 
     def __init__(self, model: Model, limits: Limits, cases: Cases | None = None) -> None:
@@ -128,12 +129,12 @@ class App:
         )
 
     def work(self, request: Request, job: Callable[[], T]) -> T:
-        """A job's result, computed in the model's thread while the client is kept patient."""
+        """The result of a job, computed in the model's thread while the connection is kept alive."""
         result: T = request.wait(self.worker.submit(job))
         return result
 
     def work_for(self, request: Request, lease: Lease, job: Callable[[Conversation], T]) -> T:
-        """As :meth:`work`; afterwards the memory is within its budget again."""
+        """Like :meth:`work`, and frees memory afterwards if the budget is exceeded."""
 
         def whole() -> T:
             try:
@@ -145,10 +146,10 @@ class App:
         return self.work(request, whole)
 
     def label(self, request: Request) -> int:
-        """The label of the request's path; the first one without.
+        """The label in the request's path; without one, the model's first label.
 
         Raises:
-            Refusal: the model has no such label (404).
+            Refusal: the model does not have the label (404).
         """
         labels = {name: value for name, value in self.model.labels.items() if value}
         if request.label is None:
@@ -159,11 +160,11 @@ class App:
         return labels[name]
 
     def check_one_channel(self) -> None:
-        """Raises Refusal (400) for a model of several channels: viewers send one."""
+        """Raises Refusal (400) if the model has several channels: viewers send only one."""
         channels = self.model.num_channels
         if channels > 1:
             raise Refusal(
                 400,
-                f"this model looks at {channels} images of a case at once, and viewers send one: start the server with "
-                "--images FOLDER and click in its own page",
+                f"this model needs {channels} images per case, but viewers send only one: start the server with "
+                "--images FOLDER and use its own page",
             )

@@ -1,8 +1,8 @@
-"""Arrays on the wire, as nnInteractive's viewers send and expect them ("NNIA").
+"""The array format of nnInteractive's protocol ("NNIA").
 
 Little-endian: ``b"NNIA"``, u8 version 1, u8 codec, u8 number of axes, u8 length of the dtype's name, the name, an i64
-for each axis, u32 number of chunks; then for each chunk u64 length of its content, u64 length of its blosc2 frame, and
-the frame. The content of all chunks in a row is the array in C order.
+length for each axis, u32 number of chunks; then for each chunk u64 length of its content, u64 length of its blosc2
+frame, and the frame. The concatenated contents of the chunks are the array in C order.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MAX_CHUNKS = 1024
 
 @dataclass(frozen=True)
 class Header:
-    """What the array will be, known before anything is decompressed."""
+    """Describes the array before anything is decompressed."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     codec: int
     chunks: int
-    end: int  # where the first chunk begins
+    end: int  # of the header: offset of the first chunk
 
     @property
     def nbytes(self) -> int:
@@ -55,13 +55,13 @@ class Header:
 
 
 def read_header(data: bytes, limit: int) -> Header:
-    """The header of a message.
+    """Reads the header of an encoded array.
 
     Args:
-        limit: bytes that the array may take.
+        limit: maximum size of the array in bytes.
 
     Raises:
-        Refusal: no such message (400), or a larger array (413).
+        Refusal: the header is invalid (400), or the array is larger than the limit (413).
     """
     try:
         version, codec, axes, length = struct.unpack_from("<4B", data, len(MAGIC))
@@ -70,28 +70,28 @@ def read_header(data: bytes, limit: int) -> Header:
         shape = struct.unpack_from(f"<{axes}q", data, place + length)
         (chunks,) = struct.unpack_from("<I", data, place + length + 8 * axes)
     except (struct.error, UnicodeDecodeError) as error:
-        raise Refusal(400, "the array's header is cut short or damaged") from error
+        raise Refusal(400, "the header of the array is truncated or damaged") from error
     if data[: len(MAGIC)] != MAGIC or version != VERSION:
-        raise Refusal(400, "the body is no array of the protocol (NNIA, version 1)")
+        raise Refusal(400, "the body is not an array in the protocol's format (NNIA, version 1)")
     if codec not in CODECS or name not in KINDS:
-        raise Refusal(400, f"an array of type {name!r}, packed with codec {codec}, is not known here")
+        raise Refusal(400, f"unsupported array: type {name!r}, codec {codec}")
     if not 1 <= axes <= MAX_AXES or min(shape) < 1:
-        raise Refusal(400, f"an array of shape {shape} cannot be used")
+        raise Refusal(400, f"unsupported array shape {shape}")
     header = Header(np.dtype(name).newbyteorder("<"), shape, codec, chunks, place + length + 8 * axes + 4)
     if header.nbytes > limit:
-        raise Refusal(413, f"an array of {header.nbytes / 2**20:,.0f} MiB; at most {limit / 2**20:,.0f} MiB are taken")
+        raise Refusal(413, f"the array has {header.nbytes / 2**20:,.0f} MiB; the limit is {limit / 2**20:,.0f} MiB")
     if not 1 <= chunks <= MAX_CHUNKS:
-        raise Refusal(400, f"an array in {chunks} chunks cannot be used")
+        raise Refusal(400, f"unsupported number of chunks: {chunks}")
     return header
 
 
 def unpack(data: bytes, limit: int) -> NDArray[Any]:
-    """The array of a message.
+    """Decodes an array.
 
     Raises:
-        Refusal: as :func:`read_header`, and for chunks that are not what the header says.
+        Refusal: see :func:`read_header`; also if the chunks do not match the header.
     """
-    import blosc2  # late: a dependency of nnU-Net's that takes half a second to import
+    import blosc2  # imported late: a dependency of nnU-Net that takes half a second to import
 
     header = read_header(data, limit)
     content = bytearray(header.nbytes)
@@ -100,28 +100,28 @@ def unpack(data: bytes, limit: int) -> NDArray[Any]:
         try:
             raw, packed = struct.unpack_from("<2Q", data, place)
         except struct.error as error:
-            raise Refusal(400, "the array is cut short") from error
+            raise Refusal(400, "the array is truncated") from error
         frame = data[place + 16 : place + 16 + packed]
         place += 16 + packed
         if len(frame) != packed or filled + raw > header.nbytes:
-            raise Refusal(400, "the array's chunks do not fit its shape")
+            raise Refusal(400, "the chunks of the array do not match its shape")
         content[filled : filled + raw] = _chunk(blosc2, frame, raw)
         filled += raw
     if filled != header.nbytes or place != len(data):
-        raise Refusal(400, "the array's chunks do not fit its shape")
+        raise Refusal(400, "the chunks of the array do not match its shape")
     array: NDArray[Any] = np.frombuffer(content, header.dtype).reshape(header.shape)
     return array
 
 
 def _chunk(blosc2: Any, frame: bytes, raw: int) -> bytes:
     try:
-        # the frame has its own idea of its content's size: it is looked at before memory is taken for it
+        # the frame also states the size of its content: check it before memory is allocated for it
         if blosc2.get_cbuffer_sizes(frame)[:2] != (raw, len(frame)):
             raise Refusal(400, "a chunk of the array is damaged")
         content: bytes = blosc2.decompress2(frame)
     except Refusal:
         raise
-    except Exception as error:  # blosc2 has errors of its own
+    except Exception as error:  # blosc2 raises errors of many types
         raise Refusal(400, "a chunk of the array cannot be decompressed") from error
     if len(content) != raw:
         raise Refusal(400, "a chunk of the array is damaged")
@@ -129,7 +129,7 @@ def _chunk(blosc2: Any, frame: bytes, raw: int) -> bytes:
 
 
 def pack(array: NDArray[Any]) -> bytes:
-    """The message of an array."""
+    """Encodes an array."""
     import blosc2
 
     name = array.dtype.name
@@ -140,7 +140,7 @@ def pack(array: NDArray[Any]) -> bytes:
     parts.append(struct.pack("<I", len(starts)))
     for start in starts:
         raw = content[start : start + CHUNK].tobytes()
-        # the type size is said: without it blosc2 fails on buffers of zeros
+        # blosc2 fails on buffers of zeros if the type size is not given
         frame = blosc2.compress2(
             raw,
             typesize=array.dtype.itemsize,

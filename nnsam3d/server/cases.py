@@ -1,4 +1,4 @@
-"""A folder of images to work through, and the nnU-Net dataset that grows from it."""
+"""The folder of images to segment, and the nnU-Net dataset to which the results are saved."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ LABELS, IMAGES, CLICKS = "labelsTr", "imagesTr", "clicks"
 
 
 class Cases:
-    """The cases of a folder in nnU-Net's naming.
+    """The cases of a folder that follows nnU-Net's naming.
 
-    With an output folder, a saved case becomes part of a dataset in nnU-Net's raw format there: image, label map,
-    ``dataset.json``, and the clicks beside them.
+    With an output folder, saved cases are added to a dataset in nnU-Net's raw format: images, label map, clicks and
+    ``dataset.json``.
     """
 
     def __init__(self, images: Path, model: Model, output: Path | None = None) -> None:
-        """Raises UserError: no such folder, or no images of this model in it."""
+        """Raises UserError: the folder does not exist or contains no images for this model."""
         self.images, self.output, self._model = images, output, model
         self._listed()
 
     def _listed(self) -> dict[str, tuple[Path, ...]]:
-        """Looked up anew each time: images may be added while the server runs."""
+        """Not cached: images may be added while the server runs."""
         found = find_cases(self.images, self._model)
         whole = [case for case in found if len(case.images) == self._model.num_channels]
         return {case.name: tuple(Path(file) for file in case.images) for case in whole}
 
     def overview(self) -> list[dict[str, Any]]:
-        """Names, and whether they are saved."""
+        """The name of each case, and whether it has been saved."""
         return [{"case": name, "saved": self._is_saved(name)} for name in self._listed()]
 
     def files(self, case: str) -> tuple[Path, ...]:
-        """The images of a case, one for each channel.
+        """The images of a case, one per channel. Clients cannot open files outside the folder.
 
         Raises:
-            Refusal: there is no such case (404); whatever a client asks for, nothing outside of the folder is opened.
+            Refusal: the case does not exist (404).
         """
         listed = self._listed()
         if case not in listed:
-            raise Refusal(404, f"there is no case {case!r} in the server's folder")
+            raise Refusal(404, f"the server's folder contains no case {case!r}")
         return listed[case]
 
     def _is_saved(self, case: str) -> bool:
@@ -58,10 +58,10 @@ class Cases:
         return self.output / LABELS / f"{case}{self._model.file_ending}"
 
     def save(self, case: str, session: Session) -> list[str]:
-        """Writes a case into the dataset, and returns what was written, relative to its folder.
+        """Adds a case to the dataset and returns the files written, relative to the dataset's folder.
 
         Raises:
-            Refusal: the server has no output folder (400), or cannot write there (500).
+            Refusal: the server has no output folder (400) or cannot write to it (500).
         """
         if self.output is None:
             raise Refusal(400, "the server was started without --output: download the mask instead")
@@ -83,24 +83,25 @@ class Cases:
         return [str(path.relative_to(self.output)) for path in (label_file, *written)]
 
     def following(self, case: str) -> str | None:
-        """The next case that is not saved, in the folder's order and from its beginning again."""
+        """The next unsaved case in the folder's order, continuing from the first case after the last."""
         names = list(self._listed())
         start = names.index(case) + 1 if case in names else 0
         return next((name for name in names[start:] + names[:start] if not self._is_saved(name)), None)
 
     def _write_dataset_json(self) -> None:
         assert self.output is not None
-        ending, told = self._model.file_ending, self._model.dataset_json
-        kept = {key: told[key] for key in ("channel_names", "modality", "labels", "regions_class_order") if key in told}
+        ending, source = self._model.file_ending, self._model.dataset_json
+        keys = ("channel_names", "modality", "labels", "regions_class_order")
+        kept = {key: source[key] for key in keys if key in source}
         count = len(list((self.output / LABELS).glob(f"*{ending}")))
         write_json(self.output / "dataset.json", {**kept, "numTraining": count, "file_ending": ending})
 
 
 def _place(image: Path, copy: Path) -> None:
-    """A hard link where the file system has them, else a copy."""
+    """Creates a hard link if the file system supports it, otherwise a copy."""
     if copy.exists():
         if not copy.samefile(image) and copy.stat().st_size != image.stat().st_size:
-            raise UserError(f"{copy.name}: the dataset holds another image of this name already")
+            raise UserError(f"{copy.name}: the dataset already contains a different image with this name")
         return
     try:
         os.link(image.resolve(), copy)

@@ -1,4 +1,7 @@
-"""One client's image and interactions, above a :class:`nnsam3d.inference.Session`; all of it in the worker's thread."""
+"""The image and the interactions of one client, on top of :class:`nnsam3d.inference.Session`.
+
+Everything here runs in the worker's thread.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from nnsam3d.prompts.components import Components
 
 
 class Conversation:
-    """What a viewer does, in its own steps.
+    """A session whose undo and redo work in steps of the user.
 
-    A step is one thing that the user did: a click, or a scribble that became several. Undo and redo go by steps.
+    A step is one action of the user: a click, or a scribble, which is converted to several clicks.
 
     Attributes:
-        doing: what the session does now, and for how many windows it has done so; None while it rests. May be read from
-            any thread.
-        files: the image's files, where it came from files.
-        case: its name, where it is one of the server's folder.
-        keeps: what has to live as long as the image.
+        doing: what the session is doing, and the number of windows it has finished; None while it is idle. May be read
+            from any thread.
+        files: the image's files, if it was opened from files.
+        case: the name of the case, if it belongs to the server's folder.
+        keeps: an object that must exist as long as the image.
     """
 
     def __init__(self, model: Model, cache_bytes: int) -> None:
@@ -47,19 +50,19 @@ class Conversation:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the image and of what belongs to it."""
+        """Memory used by the image and everything computed from it."""
         return self.session.kept_bytes + (0 if self._buffer is None else self._buffer.nbytes)
 
     # ------------------------------------------------------------------ image
 
     def open_array(self, array: NDArray[Any], spacing: Sequence[float]) -> None:
-        """A new image (C, z, y, x); everything before is forgotten."""
+        """Opens a new image (C, z, y, x) and discards everything about the old one."""
         self.session.set_image(array, spacing=spacing)
         self.files, self.case = (), ""
         self._start()
 
     def open_files(self, files: Sequence[Path], case: str) -> None:
-        """A new image, one file for each channel."""
+        """Opens a new image, one file per channel."""
         self.session.set_image([str(file) for file in files])
         self.files, self.case = tuple(files), case
         self._start()
@@ -80,10 +83,10 @@ class Conversation:
         return bool(self._undone)
 
     def add(self, positions: Sequence[Sequence[float]], label: int | str, space: str) -> None:
-        """One step of one or more clicks.
+        """Adds a step of one or more clicks.
 
         Raises:
-            PromptError: one of them is not possible; none is added then.
+            PromptError: a click is invalid; then none is added.
         """
         added = 0
         try:
@@ -98,7 +101,7 @@ class Conversation:
         self._undone = []
 
     def undo(self) -> bool:
-        """Whether there was a step to take back."""
+        """Undoes the last step. Returns whether there was one."""
         if not self._steps:
             return False
         self._undone.append(self._steps.pop())
@@ -107,12 +110,12 @@ class Conversation:
         return True
 
     def withdraw(self) -> None:
-        """Takes the last step back as if it had not been made: its computation failed, or was stopped."""
+        """Removes the last step, without redo: its computation failed or was cancelled."""
         if self.undo():
             self._undone.pop()
 
     def redo(self) -> bool:
-        """Whether there was a step to put back."""
+        """Redoes the last undone step. Returns whether there was one."""
         if not self._undone:
             return False
         self._steps.append(self._undone.pop())
@@ -121,13 +124,13 @@ class Conversation:
         return True
 
     def reset(self) -> None:
-        """No clicks, nothing to start from, an empty buffer."""
+        """Removes all clicks and the initial segmentation, and clears the buffer."""
         self.session.reset()
         self._steps, self._undone = [], []
         self.clear_buffer()
 
     def start_from(self, segmentation: NDArray[Any] | Path) -> None:
-        """A label map that clicks correct, from now on."""
+        """Sets an initial label map, which further clicks correct."""
         self.session.start_from(segmentation)
         self._steps, self._undone = [], []
         self._synchronised = False
@@ -139,7 +142,7 @@ class Conversation:
         return self.session.segmentation
 
     def change(self) -> tuple[Box, NDArray[Any]] | None:
-        """What the last step altered in the label map: a box, and the label map in it; None: nothing."""
+        """The part of the label map that the last step changed: a box and its contents; None if nothing changed."""
         segmentation, box = self.segmentation(), self.session.changed_box
         if box is None:
             return None
@@ -147,7 +150,7 @@ class Conversation:
         return box, np.ascontiguousarray(segmentation[box])
 
     def volumes(self) -> dict[str, tuple[float, int]]:
-        """Of every label that is there: its volume in ml, and the number of its components."""
+        """Volume in ml and number of components of every label that occurs."""
         if self._touched is None:
             return {}
         part = self.segmentation()[self._touched]
@@ -160,25 +163,25 @@ class Conversation:
         return found
 
     def mask(self, label: int, box: Box | None = None) -> NDArray[np.uint8]:
-        """1 where a label is (of a region: any of its values), in a box or everywhere."""
+        """1 inside a label (a region: any of its values), for a box or the whole image."""
         part = self.segmentation() if box is None else self.segmentation()[box]
         return np.isin(part, self.values(label)).astype(np.uint8)
 
     def values(self, label: int) -> list[int]:
-        """The values of the label map that belong to a label."""
+        """The values in the label map that belong to a label."""
         regions = self.model.regions
         return [label] if regions is None else sorted(regions[label])
 
     def clear_buffer(self) -> None:
-        """The viewer's mask is empty now, whatever was painted before."""
+        """Call this when the viewer has cleared its mask."""
         self._buffer, self._synchronised = None, False
 
     def fill_buffer(self, mask: NDArray[np.uint8]) -> None:
-        """The viewer's mask is this now."""
+        """Call this when the viewer has replaced its mask."""
         self._buffer, self._synchronised = mask.copy(), False
 
     def repaint(self, label: int) -> tuple[Box, NDArray[np.uint8]] | None:
-        """What has to be painted in the viewer's mask of a label: a box, and the mask in it; None: nothing."""
+        """The update of the viewer's mask of a label: a box and the mask in it; None if nothing changed."""
         segmentation = self.segmentation()
         box = self.session.changed_box
         if self._buffer is None:

@@ -1,6 +1,6 @@
-"""HTTP: requests in, answers out. The only module that knows sockets.
+"""The HTTP server: reads requests and sends responses. The only module that uses sockets.
 
-The standard library's threading server: a thread for each connection, and none of them can block another.
+Based on the standard library's threading server: every connection has its own thread, so that none blocks another.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SMALL_BODY = MIB
 # Seconds after which a waiting client gets "102 Processing". Clients of the protocol give up after 60 s of silence.
 # Some others, such as Python's http.client, take an interim response for the answer: it must not come early.
 PATIENCE = 15.0
-SOCKET_SECONDS = 60.0  # without a byte, after which a connection is closed
+SOCKET_SECONDS = 60.0  # without data, after which a connection is closed
 CONNECTIONS = 256
-SLOWEST = 50_000  # bytes per second; a body that comes more slowly for long is given up
-DRAINED = 2**28  # bytes of a refused body that are read and dropped
-PHRASE = 300  # characters
+SLOWEST = 50_000  # bytes per second; uploads that stay below this rate are aborted
+DRAINED = 2**28  # bytes; a rejected body up to this size is read and discarded
+PHRASE = 300  # characters of the reason phrase
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'"
@@ -52,8 +52,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], app: App, key: str | None = None, verbose: bool = False) -> None:
         """
         Args:
-            key: what clients have to send; None: nothing.
-            verbose: log paths and messages, which can name patients' files.
+            key: clients must send it; None: no key required.
+            verbose: log full paths, which can contain patients' file names.
         """
         self.app, self.key, self.verbose = app, key, verbose
         self.loopback = address[0] in LOOPBACK
@@ -76,12 +76,12 @@ class Server(ThreadingHTTPServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no error of ours."""
+        """A client that disconnects is not an error of the server."""
         if not isinstance(sys.exc_info()[1], OSError):
             traceback.print_exc()
 
     def service_actions(self) -> None:
-        """Twice a second."""
+        """Called twice a second."""
         self.app.leases.expire()
 
     def begin(self) -> None:
@@ -94,7 +94,7 @@ class Server(ThreadingHTTPServer):
             self._idle.notify_all()
 
     def close(self, seconds: float = 60.0) -> None:
-        """Takes no new requests, finishes those under way, and ends. From another thread than the serving one."""
+        """Accepts no new requests, finishes the running ones, and stops. Not to be called from the serving thread."""
         self.shutdown()
         with self._idle:
             self._idle.wait_for(lambda: not self._serving, timeout=seconds)
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, method: str) -> None:
         self.server.begin()
         start, status = time.perf_counter(), 500
-        self._name = "?"  # of the route: the log names no files
+        self._name = "?"  # of the route: the log must not contain file names
         self._left = self._length()
         try:
             try:
@@ -137,19 +137,19 @@ class Handler(BaseHTTPRequestHandler):
                 response = _refused(400, str(error))
             status = response.status
             self._send(response)
-        except OSError:  # the client has gone
+        except OSError:  # the client has disconnected
             self.close_connection = True
         except Exception:
             traceback.print_exc()
-            self._send(_refused(500, "the server failed: its own log says how"))
+            self._send(_refused(500, "internal error: see the server's log"))
         finally:
             self.server.end()
             self._log(method, self._name, status, time.perf_counter() - start)
 
-    # ------------------------------------------------------------------ in
+    # ------------------------------------------------------------------ reading
 
     def _length(self) -> int:
-        """Bytes of the body; -1: not known."""
+        """Length of the body in bytes; -1 if unknown."""
         given = self.headers.get("Content-Length")
         if given is None:
             return -1 if self.headers.get("Transfer-Encoding") else 0
@@ -161,28 +161,28 @@ class Handler(BaseHTTPRequestHandler):
             url = urlsplit(self.path)
             query = dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=32))
         except ValueError as error:
-            raise Refusal(400, "the address cannot be understood") from error
+            raise Refusal(400, "invalid address") from error
         path, label = _without_label(url.path)
         key, rest = _route_of(method, path)
         route, self._name = ROUTES[key], key[1]
         if route.keyed:
             self._check_key(query)
         request = Request(method, key[1], label, query, self.headers, b"", self._wait, rest)
-        if route.lease != "none":  # before anything large is read
+        if route.lease != "none":  # before a large body is read
             self.server.app.leases.find(request.token, looks=True)
         request.body = self._body(self.server.app.limits.array_bytes if route.large else SMALL_BODY)
         return route, request
 
     def _check_origin(self) -> None:
-        """No page of another server may use this one through the user's browser."""
+        """Protects against pages of other servers that send requests through the user's browser."""
         host = self.headers.get("Host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.server.loopback and name not in LOOPBACK:
-            raise Refusal(403, f"this server answers to 127.0.0.1 and localhost, not to {name[:80]!r}")
+            raise Refusal(403, f"use 127.0.0.1 or localhost as the address of this server, not {name[:80]!r}")
         origin = self.headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != host
         if foreign or self.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refusal(403, "requests of other pages are not served")
+            raise Refusal(403, "requests from other websites are not allowed")
 
     def _check_key(self, query: dict[str, str]) -> None:
         wanted = self.server.key
@@ -194,20 +194,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def _body(self, limit: int) -> bytes:
         if self._left < 0:
-            raise Refusal(411, "the request does not say how long its body is (Content-Length)")
+            raise Refusal(411, "the request has no valid Content-Length")
         if self._left > limit:
-            raise Refusal(413, f"a body of {self._left:,} bytes; at most {limit:,} are taken here")
+            raise Refusal(413, f"the body has {self._left:,} bytes; the limit is {limit:,}")
         deadline = time.monotonic() + SOCKET_SECONDS + self._left / SLOWEST
         parts = []
-        while self._left:  # memory grows with what has come, not with what is announced
+        while self._left:  # allocates memory for received data only, not for the announced length
             part = self.rfile.read(min(self._left, MIB))
             if not part or time.monotonic() > deadline:
-                raise ConnectionError("the client has gone, or nearly so")
+                raise ConnectionError("the client has disconnected or is too slow")
             parts.append(part)
             self._left -= len(part)
         return b"".join(parts)
 
-    # ------------------------------------------------------------------ answer
+    # ------------------------------------------------------------------ processing
 
     def _answer(self, route: Route, request: Request) -> Response:
         app = self.server.app
@@ -224,7 +224,7 @@ class Handler(BaseHTTPRequestHandler):
                 app.leases.touch(lease, -1)
 
     def _wait(self, future: Future[Any]) -> Any:
-        """Until the answer is there; a client that has gone meanwhile is noticed, and its job dropped if possible."""
+        """Waits for a result. If the client disconnects meanwhile, its job is cancelled if it has not started."""
         while True:
             try:
                 return future.result(PATIENCE)
@@ -238,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
                     future.cancel()
                     raise
 
-    # ------------------------------------------------------------------ out
+    # ------------------------------------------------------------------ sending
 
     def _send(self, response: Response) -> None:
         self._drain()
@@ -258,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(response.body)
 
     def _drain(self) -> None:
-        """What the client still sends, so that it hears the answer; too much is not waited for."""
+        """Reads the rest of the body, because some clients read the response only after sending all of it."""
         if self._left < 0 or self._left > DRAINED:
             self.close_connection = True
             return
@@ -270,13 +270,13 @@ class Handler(BaseHTTPRequestHandler):
             self._left -= len(part)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Of requests that are no HTTP."""
+        """The response to malformed requests."""
         self.close_connection = True
         self._left = 0
-        self._send(_refused(code, message or "no request that is understood here"))
+        self._send(_refused(code, message or "malformed request"))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Not with the paths that the standard library would write."""
+        """Disables the standard library's log, which contains paths."""
 
     def _log(self, method: str, name: str, status: int, seconds: float) -> None:
         shown = self.path if self.server.verbose else name
@@ -295,18 +295,18 @@ def _route_of(method: str, path: str) -> tuple[tuple[str, str], str]:
     if (method, path) in ROUTES:
         return (method, path), ""
     start = path.rfind("/")
-    while start >= 0:  # the longest route that ends in "/"
+    while start >= 0:  # the longest matching route that ends in "/"
         if start and (method, path[: start + 1]) in ROUTES:
             return (method, path[: start + 1]), path[start + 1 :]
         start = path.rfind("/", 0, start)
     other = "POST" if method == "GET" else "GET"
     if (other, path) in ROUTES:
         raise Refusal(405, f"use {other} here", {"Allow": other})
-    raise Refusal(404, "there is nothing at this address")
+    raise Refusal(404, "unknown address")
 
 
 def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """Viewers show the reason phrase, and not the body."""
+    """The message is also the reason phrase, because viewers show that and not the body."""
     phrase = " ".join(message.split()).encode("latin-1", "replace").decode("latin-1")[:PHRASE]
     body = json.dumps({"detail": message}).encode()
     return Response(body, JSON, {**(headers or {}), "Reason": phrase}, status)

@@ -1,4 +1,4 @@
-"""The routes of ITK-SNAP's deep-learning server. A session's id is its lease; the answer is the whole mask."""
+"""The routes of ITK-SNAP's deep-learning server. The session id is the lease; responses contain the whole mask."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def upload_raw(app: App, request: Request, lease: Lease) -> Response:
     array, metadata = _volume(app, request)
     spacing = metadata.get("spacing", [1.0, 1.0, 1.0])
     if not isinstance(spacing, list) or len(spacing) != 3:
-        raise Refusal(400, "the metadata need a spacing of three numbers")
+        raise Refusal(400, "the metadata must contain a spacing of three numbers")
 
     def job(conversation: Conversation) -> None:
         app.leases.make_room(4 * array.size, lease)
@@ -53,7 +53,7 @@ def process_point(app: App, request: Request, lease: Lease) -> Response:
     try:
         x, y, z = (round(float(request.query[name])) for name in "xyz")
     except (KeyError, ValueError, OverflowError) as error:
-        raise Refusal(400, "a point needs x, y and z, numbers") from error
+        raise Refusal(400, "a point must have the numbers x, y and z") from error
     return _added(app, request, lease, lambda: [(z, y, x)])
 
 
@@ -62,14 +62,14 @@ def process_scribble(app: App, request: Request, lease: Lease) -> Response:
 
     def positions() -> list[tuple[int, int, int]]:
         if array.shape != lease.conversation.session.shape:
-            raise Refusal(400, f"a scribble of {array.shape} voxels; the image has {lease.conversation.session.shape}")
+            raise Refusal(400, f"the scribble has shape {array.shape}, the image {lease.conversation.session.shape}")
         return spread_voxels(array != 0)
 
     return _added(app, request, lease, positions)
 
 
 def refuse_lasso(app: App, request: Request, lease: Lease) -> Response:
-    raise Refusal(400, "this model takes clicks and scribbles, no lasso")
+    raise Refusal(400, "lasso is not supported: use clicks or scribbles")
 
 
 def reset_interactions(app: App, request: Request, lease: Lease) -> Response:
@@ -77,7 +77,7 @@ def reset_interactions(app: App, request: Request, lease: Lease) -> Response:
     return Response.of(status="success")
 
 
-# ---------------------------------------------------------------------- inside
+# ---------------------------------------------------------------------- helpers
 
 
 def _added(app: App, request: Request, lease: Lease, positions: Callable[[], list[tuple[int, int, int]]]) -> Response:
@@ -100,34 +100,34 @@ def _volume(app: App, request: Request) -> tuple[NDArray[np.float32], dict[str, 
     """The array (z, y, x) of an upload, and its metadata."""
     parts = multipart(request.headers.get("Content-Type", ""), request.body)
     if "file" not in parts or "metadata" not in parts:
-        raise Refusal(400, "an upload has two parts, file and metadata")
+        raise Refusal(400, "an upload must have two parts, file and metadata")
     metadata = as_object(parts["metadata"], "metadata")
     shape = metadata.get("dimensions")
     if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) and 0 < n < 2**20 for n in shape):
-        raise Refusal(400, "the metadata need dimensions, three whole numbers")
+        raise Refusal(400, "the metadata must contain dimensions, three positive integers")
     if metadata.get("components_per_pixel", 1) != 1:
-        raise Refusal(400, "an image of one value in a voxel is wanted")
+        raise Refusal(400, "the image must have one value per voxel")
     wanted = 4 * math.prod(shape)
     if wanted > app.limits.array_bytes:
-        raise Refusal(413, f"an image of {wanted:,} bytes; at most {app.limits.array_bytes:,} are taken")
+        raise Refusal(413, f"the image has {wanted:,} bytes; the limit is {app.limits.array_bytes:,}")
     content = _decompressed(parts["file"], wanted)
     return np.frombuffer(content, "<f4").reshape(shape[::-1]), metadata
 
 
 def _decompressed(packed: bytes, wanted: int) -> bytes:
-    """Never more than is wanted."""
+    """Decompresses at most one byte more than expected, to limit memory use."""
     stream = zlib.decompressobj(wbits=31)
     try:
         content = stream.decompress(packed, wanted + 1)
     except zlib.error as error:
-        raise Refusal(400, "the file is no gzip stream, or damaged") from error
+        raise Refusal(400, "the file is not a gzip stream or is damaged") from error
     if len(content) != wanted:
-        raise Refusal(400, f"the file does not hold the {wanted:,} bytes that the metadata announce (float32)")
+        raise Refusal(400, f"the file does not contain {wanted:,} bytes, as expected from the metadata (float32)")
     return content
 
 
 def multipart(content_type: str, body: bytes) -> dict[str, bytes]:
-    """The parts of a form by name."""
+    """The parts of a form, by name."""
     kind, _, parameters = content_type.partition(";")
     boundary = next(
         (
@@ -138,7 +138,7 @@ def multipart(content_type: str, body: bytes) -> dict[str, bytes]:
         "",
     )
     if kind.strip().lower() != "multipart/form-data" or not boundary:
-        raise Refusal(400, "a form (multipart/form-data) is wanted")
+        raise Refusal(400, "the request must be a form (multipart/form-data)")
     found: dict[str, bytes] = {}
     for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))[1:]:
         head, middle, content = part.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Who uses the server: one lease for each client, with its conversation, two clocks, and a share of the memory."""
+"""The clients of the server: each has a lease with a conversation, two timers, and a share of the memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threading import RLock
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
 
-FULL_SECONDS = 10  # after which a client may ask again
+FULL_SECONDS = 10  # Retry-After when the server is full
 
 
 @dataclass
@@ -19,9 +19,10 @@ class Lease:
     """One client.
 
     Attributes:
-        used: when the client last did something (the idle clock).
-        alive: when anything was last heard of it (the liveness clock).
-        lock: held while a request of this client is served: they are served one after the other.
+        used: time of the client's last action (idle clock).
+        alive: time of its last action or heartbeat (liveness clock).
+        lock: held while a request of this client is served, so that its requests are served one at a time.
+        busy: number of requests of this client being served.
     """
 
     token: str
@@ -35,8 +36,8 @@ class Lease:
 class Leases:
     """All clients of one model.
 
-    A lease ends when its client gives it back, does nothing for ``idle`` seconds, or is not heard of for ``liveness``
-    seconds; never while a request of it is served.
+    A lease ends when its client releases it, is idle for ``idle`` seconds, or sends nothing for ``liveness`` seconds;
+    never while one of its requests is being served.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Leases:
     ) -> None:
         """
         Args:
-            make: a new client's conversation.
-            limit: how many clients at once.
+            make: creates the conversation of a new client.
+            limit: maximum number of clients.
             idle, liveness: seconds.
-            budget: bytes for the images of all clients and for what is kept for their next clicks.
+            budget: bytes for the images of all clients and the windows cached for further clicks.
         """
         self.limit, self.idle, self.liveness, self.budget = limit, idle, liveness, budget
         self._make, self._clock = make, clock
@@ -67,14 +68,14 @@ class Leases:
         """A lease for a new client.
 
         Raises:
-            Refusal: all are taken (503).
+            Refusal: the server is full (503).
         """
         with self._lock:
             self.expire()
             if len(self._leases) >= self.limit:
                 raise Refusal(
                     503,
-                    f"all {self.limit} places of the server are taken: try again later",
+                    f"the server is full ({self.limit} clients): try again later",
                     {"Retry-After": str(FULL_SECONDS)},
                 )
             now = self._clock()
@@ -86,41 +87,41 @@ class Leases:
         """The lease of a token.
 
         Args:
-            acts: the client does something, which sets both clocks; otherwise the liveness clock only.
-            looks: neither of them.
+            acts: the request is an action and resets both clocks; otherwise only the liveness clock.
+            looks: reset neither clock.
 
         Raises:
-            Refusal: there is none, or it has ended (410).
+            Refusal: the lease does not exist or has ended (410).
         """
         with self._lock:
             self.expire()
             lease = self._leases.get(token)
             if lease is None:
-                raise Refusal(410, "the session has ended or is not known: connect again")
+                raise Refusal(410, "the session has ended or is unknown: connect again")
             now = self._clock()
             lease.alive = lease.alive if looks else now
             lease.used = now if acts and not looks else lease.used
             return lease
 
     def remaining(self, lease: Lease) -> float:
-        """Seconds until the idle clock ends a lease."""
+        """Seconds until a lease ends because its client is idle."""
         return max(0.0, self.idle - (self._clock() - lease.used))
 
     def touch(self, lease: Lease, busy: int) -> None:
-        """A request of it begins (1) or ends (-1); both clocks start again when it ends."""
+        """A request begins (``busy`` = 1) or ends (-1). Resets both clocks."""
         with self._lock:
             lease.busy += busy
             lease.used = lease.alive = self._clock()
 
     def release(self, token: str) -> None:
-        """The client has gone; it may say so twice."""
+        """Ends a lease, if it exists, and cancels the running computation."""
         with self._lock:
             lease = self._leases.pop(token, None)
         if lease is not None:
             lease.conversation.session.cancel()
 
     def expire(self) -> None:
-        """Ends the leases whose clocks have run out."""
+        """Ends all leases whose idle or liveness time is over."""
         now = self._clock()
         with self._lock:
             over = [
@@ -132,16 +133,16 @@ class Leases:
                 del self._leases[token]
 
     def make_room(self, wanted: int = 0, but: Lease | None = None) -> None:
-        """Keeps to the budget: what is kept for next clicks goes first, of the client that has rested longest.
+        """Enforces the memory budget by dropping cached windows, starting with the client that has been idle longest.
 
-        In the worker's thread, like everything that a session does.
+        Must run in the worker's thread, like everything that a session does.
 
         Args:
-            wanted: bytes that come in addition.
-            but: its image will be replaced.
+            wanted: bytes about to be allocated.
+            but: a lease whose image is about to be replaced, so that its memory does not count.
 
         Raises:
-            Refusal: the images alone are too many (503).
+            Refusal: not enough memory even without cached windows (503).
         """
         with self._lock:
             leases = sorted(self._leases.values(), key=lambda lease: lease.used)
@@ -156,6 +157,6 @@ class Leases:
         if free < 0 and wanted:
             raise Refusal(
                 503,
-                f"the server's memory ({self.budget / 2**30:.1f} GiB) is full of other images: try again later",
+                f"images of other clients fill the server's memory ({self.budget / 2**30:.1f} GiB): try again later",
                 {"Retry-After": str(FULL_SECONDS)},
             )

@@ -1,7 +1,7 @@
-"""The routes of nnInteractive 2.x, which 3D Slicer, napari and MITK speak.
+"""The protocol of nnInteractive 2.x, which 3D Slicer, napari and MITK use.
 
-The viewer's image is (C, a, b, c), C = 1; a, b, c are this library's z, y, x. One object at a time: the label that the
-path names (/label/NAME), else the model's first one.
+The viewer's image is (C, a, b, c) with C = 1; a, b, c correspond to z, y, x here. A client segments one label: NAME in
+the path (/label/NAME), otherwise the model's first label.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def healthz(app: App, request: Request, lease: None) -> Response:
 
 
 def claim(app: App, request: Request, lease: None) -> Response:
-    app.label(request)  # a wrong label in the address is told at once
+    app.label(request)  # report a wrong label in the address immediately
     made = app.leases.claim()
     return Response.of(
         lease_token=made.token,
@@ -51,7 +51,7 @@ def capabilities(app: App, request: Request, lease: Lease) -> Response:
         inference_session_version=PROTOCOL,
         supports_undo=True,
         do_autozoom=False,
-        license="that of the model's maker",
+        license="see the model",
         server=f"nnsam3d {__version__}",
         labels=app.model.labels,
     )
@@ -74,7 +74,7 @@ def set_image(app: App, request: Request, lease: Lease) -> Response:
     app.check_one_channel()
     array = unpack(request.body, app.limits.array_bytes)
     if array.ndim != 4 or array.shape[0] != 1:
-        raise Refusal(400, f"an image of shape {array.shape}; one of (1, a, b, c) is wanted")
+        raise Refusal(400, f"the image must have the shape (1, a, b, c), not {array.shape}")
     properties = request.meta().get("image_properties")
     spacing = _spacing(properties.get("spacing") if isinstance(properties, dict) else None)
 
@@ -91,7 +91,7 @@ def set_target_buffer(app: App, request: Request, lease: Lease) -> Response:
 
     def job(conversation: Conversation) -> None:
         if shape != list(conversation.session.shape):
-            raise Refusal(400, f"a buffer of shape {shape}; the image has {list(conversation.session.shape)}")
+            raise Refusal(400, f"the buffer has shape {shape}, the image {list(conversation.session.shape)}")
         conversation.clear_buffer()
 
     app.work_for(request, lease, job)
@@ -118,7 +118,7 @@ def add_scribble(app: App, request: Request, lease: Lease) -> Response:
     given = request.meta()
     array = unpack(request.body, app.limits.array_bytes)
     if array.ndim != 3:
-        raise Refusal(400, f"a scribble of shape {array.shape}; one of three axes is wanted")
+        raise Refusal(400, f"the scribble must have three axes, not shape {array.shape}")
     low = _corner(given.get("interaction_bbox"), array)
     voxels = [tuple(a + b for a, b in zip(low, voxel, strict=True)) for voxel in spread_voxels(array != 0)]
     if not voxels:
@@ -127,11 +127,11 @@ def add_scribble(app: App, request: Request, lease: Lease) -> Response:
 
 
 def refuse_box(app: App, request: Request, lease: Lease) -> Response:
-    raise Refusal(400, "this model takes clicks and scribbles, no boxes")
+    raise Refusal(400, "boxes are not supported: use clicks or scribbles")
 
 
 def refuse_lasso(app: App, request: Request, lease: Lease) -> Response:
-    raise Refusal(400, "this model takes clicks and scribbles, no lasso")
+    raise Refusal(400, "lasso is not supported: use clicks or scribbles")
 
 
 def add_initial_segmentation(app: App, request: Request, lease: Lease) -> Response:
@@ -140,7 +140,7 @@ def add_initial_segmentation(app: App, request: Request, lease: Lease) -> Respon
 
     def job(conversation: Conversation) -> Response:
         if mask.shape != conversation.session.shape:
-            raise Refusal(400, f"a segmentation of shape {mask.shape}; the image has {conversation.session.shape}")
+            raise Refusal(400, f"the segmentation has shape {mask.shape}, the image {conversation.session.shape}")
         conversation.start_from(mask * np.uint8(conversation.values(label)[0]))
         conversation.fill_buffer(mask)
         return _painted(conversation, label) if run else _nothing(ran=False)
@@ -164,7 +164,7 @@ def predict(app: App, request: Request, lease: Lease) -> Response:
     )
 
 
-# ---------------------------------------------------------------------- inside
+# ---------------------------------------------------------------------- helpers
 
 
 def _add(app: App, request: Request, lease: Lease, positions: list[tuple[int, ...]], given: dict[str, Any]) -> Response:
@@ -201,35 +201,35 @@ def _nothing(ran: bool) -> Response:
 
 
 def _numbers(values: Any, what: str) -> list[float]:
-    """Raises Refusal (400) for what is not three finite numbers."""
+    """Checks for three finite numbers. Raises Refusal (400)."""
     if (
         not isinstance(values, list)
         or len(values) != 3
         or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values)
         or not all(math.isfinite(value) and abs(value) < 1e9 for value in values)
     ):
-        raise Refusal(400, f"{what} need three numbers")
+        raise Refusal(400, f"{what} must be three numbers")
     return [float(value) for value in values]
 
 
 def _spacing(values: Any) -> list[float]:
-    """mm along a, b, c; napari sends negative ones for axes that it shows the other way round."""
+    """mm along a, b, c. napari sends negative values for flipped axes."""
     spacing = [abs(value) for value in _numbers(values, "image_properties.spacing")]
     if not all(spacing):
-        raise Refusal(400, f"a spacing of {spacing} mm cannot be used")
+        raise Refusal(400, f"invalid spacing: {spacing} mm")
     return spacing
 
 
 def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
-    """The first voxel of a drawing in the whole volume."""
+    """The position of a cropped scribble in the volume: its first voxel."""
     if box is None:
         return (0, 0, 0)
     try:
         low, high = zip(*((int(a), int(b)) for a, b in box), strict=True)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Refusal(400, "interaction_bbox needs [[a0, a1], [b0, b1], [c0, c1]]") from error
+        raise Refusal(400, "interaction_bbox must be [[a0, a1], [b0, b1], [c0, c1]]") from error
     if tuple(b - a for a, b in zip(low, high, strict=True)) != array.shape or min(low) < 0:
-        raise Refusal(400, f"interaction_bbox {box} does not fit a drawing of shape {array.shape}")
+        raise Refusal(400, f"interaction_bbox {box} does not match the scribble's shape {array.shape}")
     return low
 
 

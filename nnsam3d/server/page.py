@@ -1,4 +1,4 @@
-"""Our own page, and the routes that it calls (/api/...). World positions are RAS, voxels index i, j, k of the file."""
+"""The server's own page and its routes (/api/...). World positions are RAS mm, voxel positions i, j, k of the file."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TYPES = {
 }
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 LIBRARY = "niivue.js"
-NO_LIBRARY = b"""<!doctype html><title>nnsam3d</title><p>The server is running; viewers can connect to this address.
-<p>Its own page needs NiiVue, which this installation was built without. In a checkout, <code>make page</code>
-(needs npm) brings it; wheels hold it already."""
+NO_LIBRARY = b"""<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
+<p>The page itself needs NiiVue, which this installation does not contain. In a checkout, install it with
+<code>make page</code> (needs npm). Wheels already contain it."""
 
 
 # ---------------------------------------------------------------------- files
@@ -51,7 +51,7 @@ def index(app: App, request: Request, lease: None) -> Response:
 def static(app: App, request: Request, lease: None) -> Response:
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES} if FOLDER.is_dir() else {}
     if request.rest not in files:
-        raise Refusal(404, "there is no such file")
+        raise Refusal(404, "no such file")
     path = files[request.rest]
     return Response(path.read_bytes(), TYPES[path.suffix])
 
@@ -60,7 +60,7 @@ def image_file(app: App, request: Request, lease: Lease) -> Response:
     number = request.rest.partition("/")[0]
     files = lease.conversation.files
     if not number.isdigit() or len(number) > 4 or int(number) >= len(files):
-        raise Refusal(404, "there is no such image")
+        raise Refusal(404, "no such image")
     return Response(files[int(number)].read_bytes(), BINARY)
 
 
@@ -127,7 +127,7 @@ def upload(app: App, request: Request, lease: Lease) -> Response:
 
     def job(conversation: Conversation) -> Response:
         response = _opened(app, lease, conversation, (path,), "", case)
-        conversation.keeps = folder  # removed with the conversation, or by the next image
+        conversation.keeps = folder  # deleted with the conversation or when the next image is opened
         return response
 
     return app.work_for(request, lease, job)
@@ -137,7 +137,11 @@ def _opened(
     app: App, lease: Lease, conversation: Conversation, files: tuple[Path, ...], case: str, shown: str = ""
 ) -> Response:
     if app.model.reader_name == "NibabelIOWithReorient":
-        raise Refusal(400, "the model's reader turns images, which the page cannot show: use another viewer")
+        raise Refusal(
+            400,
+            "the model's reader (NibabelIOWithReorient) reorients images, which the page does not support: use another "
+            "viewer",
+        )
     app.leases.make_room(sum(_voxels(file) for file in files) * 4, lease)
     conversation.open_files(files, case)
     session = conversation.session
@@ -151,10 +155,10 @@ def _opened(
 
 
 def _stored(app: App, request: Request, folder: Path) -> tuple[Path, str]:
-    """An uploaded file, as <case>_0000 with its ending, and its case; uncompressed, and never more than the limit.
+    """Stores an uploaded file as <case>_0000 with its file ending, .nii.gz decompressed, and returns its path and case.
 
     Raises:
-        Refusal: a file of another kind, damaged (400), or larger (413).
+        Refusal: the file has another format or is damaged (400), or exceeds the size limit (413).
     """
     name, ending = _checked_name(request.query.get("name", ""))
     case, limit, content = name.removesuffix("_0000"), app.limits.array_bytes, request.body
@@ -169,12 +173,12 @@ def _stored(app: App, request: Request, folder: Path) -> tuple[Path, str]:
     path = folder / f"{case}_0000{ending}"
     path.write_bytes(content[: limit + 1])
     if len(content) > limit or 4 * _voxels(path) > limit:
-        raise Refusal(413, f"the image takes more than the {limit / 2**20:,.0f} MiB that are taken here")
+        raise Refusal(413, f"the image needs more than the limit of {limit / 2**20:,.0f} MiB")
     return path, case
 
 
 def _voxels(file: Path) -> int:
-    """Of the header; 0 where it cannot be read, which the reader will say better."""
+    """Number of voxels according to the header. 0 if it is unreadable: the reader reports that with more detail."""
     header = sitk.ImageFileReader()
     header.SetFileName(str(file))
     try:
@@ -185,10 +189,10 @@ def _voxels(file: Path) -> int:
 
 
 def _checked_name(name: str) -> tuple[str, str]:
-    """A file's name without anything that a file system could take for a folder, and its ending."""
+    """A file name without characters that could leave the folder, and its ending."""
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
     if ending is None:
-        raise Refusal(400, f"{name[:80]!r}: files of these kinds can be opened: {', '.join(ENDINGS)}")
+        raise Refusal(400, f"{name[:80]!r}: unsupported file type; supported are {', '.join(ENDINGS)}")
     return re.sub(r"[^\w.-]", "_", name[: -len(ending)]).lstrip(".")[:100] or "image", ending
 
 
@@ -199,7 +203,7 @@ def click(app: App, request: Request, lease: Lease) -> Response:
     given = request.json()
     position, label, space = given.get("position"), given.get("label"), given.get("space", "ras")
     if not isinstance(position, list) or len(position) != 3 or not isinstance(label, (str, int)):
-        raise Refusal(400, "a click needs a position of three numbers and a label")
+        raise Refusal(400, "a click must have a position of three numbers and a label")
 
     def job(conversation: Conversation) -> None:
         conversation.add([position], label, str(space))
@@ -238,7 +242,7 @@ def _changed(
     job: Callable[[Conversation], Any],
     back: Callable[[Conversation], Any] = lambda conversation: None,
 ) -> Response:
-    """The answer to a step; ``back`` undoes it where its computation fails or is stopped."""
+    """Performs a step and returns the change; ``back`` reverts the step if its computation fails or is cancelled."""
 
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
@@ -260,7 +264,7 @@ def _message(conversation: Conversation, change: Any, seconds: float) -> Respons
     clicks = session.clicks
     points_N3 = session.grid.index_to_world([one.position for one in clicks], "ras").tolist() if clicks else []
     facts = {name: {"ml": ml, "components": count} for name, (ml, count) in conversation.volumes().items()}
-    told = {
+    values = {
         "box": None if box is None else [[side.start, side.stop] for side in reversed(box)],
         "clicks": [
             {"position": list(one.position), "ras": point, "label": one.label}
@@ -272,14 +276,14 @@ def _message(conversation: Conversation, change: Any, seconds: float) -> Respons
         "facts": facts,
         "remarks": list(session.remarks),
     }
-    text = json.dumps(told).encode()
+    text = json.dumps(values).encode()
     return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), BINARY)
 
 
 def save(app: App, request: Request, lease: Lease) -> Response:
     folder = app.cases
     if folder is None or not lease.conversation.case:
-        raise Refusal(400, "only cases of the server's folder (--images) can be saved there: download the mask instead")
+        raise Refusal(400, "only cases of the server's folder (--images) can be saved: download the mask instead")
 
     def job(conversation: Conversation) -> Response:
         written = folder.save(conversation.case, conversation.session)

@@ -1,4 +1,4 @@
-"""What a client is told when its request cannot be served."""
+"""The error for requests that cannot be served."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from nnsam3d.errors import UserError
 
 
 class Refusal(UserError):
-    """A request that is not served; the message is for the person at the viewer.
+    """A request that cannot be served. The viewer shows the message to its user.
 
     Attributes:
-        status: HTTP's.
-        headers: to send with it.
+        status: the HTTP status code.
+        headers: additional headers of the response.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Scribbles as clicks: a few voxels of the drawing, far from each other."""
+"""Converts scribbles to clicks: a few voxels of the scribble that are far from each other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ APART = 4.0  # voxels
 
 
 def spread_voxels(mask: NDArray[np.bool_], count: int = CLICKS, apart: float = APART) -> list[tuple[int, int, int]]:
-    """Up to ``count`` voxels (z, y, x) of a drawing: one in its middle, then always the one furthest from the others.
+    """Up to ``count`` voxels (z, y, x) of a scribble: the one nearest to its centre, then always the one farthest away.
 
     Args:
-        apart: a voxel nearer than this to another one says nothing new.
+        apart: minimum distance between the chosen voxels.
     """
     voxels_N3 = np.argwhere(mask)
     if not len(voxels_N3):

@@ -1,4 +1,4 @@
-"""The one thread in which a model computes: sessions share its networks, and a GPU's tuning belongs to a thread."""
+"""The single thread in which a model computes: sessions share its networks, and GPU tuning is specific to a thread."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from nnsam3d.server.refusal import Refusal
 
 T = TypeVar("T")
-BUSY_SECONDS = 5  # after which a client may ask again
+BUSY_SECONDS = 5  # Retry-After when the queue is full
 
 
 class Worker:
-    """Jobs one after the other, in the order in which they came; a bounded number of them."""
+    """Runs jobs one at a time in the order of submission. The queue is bounded."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -23,10 +23,10 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-model")
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Raises Refusal (503) where too many wait already."""
+        """Queues a job. Raises Refusal (503) if the queue is full."""
         with self._lock:
             if self._waiting >= self._limit:
-                busy = "the server is busy: too many requests wait already"
+                busy = "the server is busy: too many requests are waiting"
                 raise Refusal(503, busy, {"Retry-After": str(BUSY_SECONDS)})
             self._waiting += 1
         future = self._executor.submit(job)
@@ -38,5 +38,5 @@ class Worker:
             self._waiting -= 1
 
     def close(self) -> None:
-        """Ends the job under way, and takes no others."""
+        """Finishes the running job and cancels all others."""
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -19,7 +19,7 @@ def test_costs_beside_the_plain_network() -> None:
     # the official network's figures (docs/network.md#cost); the plain one's are the same
     assert rows["vit_b, 128³: forward, GFLOP"][0] == "9,096"
     assert rows["vit_b, 128³: a further click, GFLOP"][0] == "1,290"
-    assert float(rows['vit_b, 128³: kept for backward, "none", GB'][0]) == pytest.approx(29.5, abs=0.2)
+    assert float(rows['vit_b, 128³: saved for the backward pass, "none", GB'][0]) == pytest.approx(29.5, abs=0.2)
     ratios = {name: float(cells[2]) for name, cells in rows.items() if name.startswith(("vit_b", "tiny"))}
     assert len(ratios) == 12
     assert max(ratios.values()) < 0.9

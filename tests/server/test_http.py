@@ -34,7 +34,7 @@ def raw(running: Running, data: bytes, seconds: float = 5) -> bytes:
 
 def test_errors_have_words_in_phrase_and_body(running: Running) -> None:
     for method, path, status, words in (
-        ("GET", "/nothing", 404, "nothing at this address"),
+        ("GET", "/nothing", 404, "unknown address"),
         ("POST", "/healthz", 405, "use GET"),
         ("POST", "/set_image", 410, "connect again"),
         ("GET", "/page/../app.py", 404, "no such file"),

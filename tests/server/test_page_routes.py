@@ -127,7 +127,7 @@ def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, serve
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert running.ask("POST", "/api/save", {}, lease).status == 400
     for name, body, words in (
-        ("x.txt", b"", "files of these kinds"),
+        ("x.txt", b"", "unsupported file type"),
         ("x.nii.gz", b"no image", "cannot be read"),
         ("x.nii.gz", stored.read_bytes()[:100], "truncated"),
     ):

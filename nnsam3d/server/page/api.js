@@ -1,22 +1,22 @@
-// The server's routes, and what its answers look like. The only module that sends requests.
+// The server's routes and the format of its responses. The only module that sends requests.
 
 export class ServerError extends Error {
-  // status 0: the server cannot be reached
+  // status: of HTTP; 0 if the server cannot be reached
   constructor(status, text) {
     super(text);
     this.status = status;
   }
 }
 
-// A change: JSON facts, and the labels of the box that changed (i fastest).
+// Decodes a change: JSON, and the labels in the changed box (i fastest).
 export function decodeChange(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
-  const told = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  return { ...told, voxels: new Uint8Array(buffer, 4 + length) };
+  const values = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  return { ...values, voxels: new Uint8Array(buffer, 4 + length) };
 }
 
 export class Server {
-  // key: the server's, from the page's own address; onLost: called when a heartbeat finds the session gone
+  // key: the server's key, from the page's address; onLost: called if a heartbeat finds that the session has ended
   constructor(key, onLost) {
     this.key = key;
     this.onLost = onLost;
@@ -26,16 +26,16 @@ export class Server {
   }
 
   async claim() {
-    const told = await this.json("POST", "/api/claim", {});
-    this.lease = told.lease_token;
-    return told;
+    const info = await this.json("POST", "/api/claim", {});
+    this.lease = info.lease_token;
+    return info;
   }
 
   async heartbeat() {
     try {
       await this.json("POST", "/api/heartbeat", {});
     } catch (error) {
-      // a server that is away for a moment may come back: only what it says itself counts
+      // only the server itself can end the session: other errors may be temporary
       if (error.status === 410) this.lost(error);
     }
   }
@@ -45,7 +45,7 @@ export class Server {
     this.onLost(error);
   }
 
-  // While the page is being closed, when nothing else is sent any more.
+  // Called when the page is closed, where only a beacon is still sent.
   release() {
     if (!this.lease) return;
     const query = new URLSearchParams({ lease: this.lease, ...(this.key && { key: this.key }) });
@@ -57,26 +57,26 @@ export class Server {
     const headers = {};
     if (this.lease) headers["X-Lease-Token"] = this.lease;
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
-    let answer;
+    let response;
     try {
-      answer = await fetch(path, { method, headers, body, cache: "no-store" });
+      response = await fetch(path, { method, headers, body, cache: "no-store" });
     } catch {
       throw new ServerError(0, "The server cannot be reached. Is it still running?");
     }
-    if (!answer.ok) throw new ServerError(answer.status, await reason(answer));
-    return answer;
+    if (!response.ok) throw new ServerError(response.status, await reason(response));
+    return response;
   }
 
   async json(method, path, body) {
-    const answer = await this.send(method, path, body === undefined ? undefined : JSON.stringify(body));
-    return answer.json();
+    const response = await this.send(method, path, body === undefined ? undefined : JSON.stringify(body));
+    return response.json();
   }
 
   async bytes(path) {
     return (await this.send("GET", path)).arrayBuffer();
   }
 
-  // A step of the session: {} or a file's bytes go out, a change comes back.
+  // A step of the session: sends JSON or a file and receives a change.
   async change(path, body) {
     const sent = body instanceof Blob ? body : JSON.stringify(body ?? {});
     return decodeChange(await (await this.send("POST", path, sent)).arrayBuffer());
@@ -91,8 +91,8 @@ export class Server {
   }
 
   async upload(file) {
-    const answer = await this.send("POST", `/api/upload?name=${encodeURIComponent(file.name)}`, file);
-    return answer.json();
+    const response = await this.send("POST", `/api/upload?name=${encodeURIComponent(file.name)}`, file);
+    return response.json();
   }
 
   image(number, name) {
@@ -116,10 +116,10 @@ export class Server {
   }
 }
 
-async function reason(answer) {
+async function reason(response) {
   try {
-    return (await answer.json()).detail;
+    return (await response.json()).detail;
   } catch {
-    return `The server answered with status ${answer.status}.`;
+    return `The server answered with status ${response.status}.`;
   }
 }

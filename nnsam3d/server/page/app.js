@@ -1,4 +1,4 @@
-// The page: which key, button and pointer does what. Starts everything.
+// The entry point: connects keys, buttons and mouse to their actions, and starts the page.
 
 import { choose, chooseNeighbour, chooseValue, setContrast, setFill, setView } from "./choices.js";
 import { connect, failed, lost } from "./connection.js";
@@ -13,7 +13,7 @@ import { VIEWS } from "./viewer.js";
 Object.assign(on, { lost, busy, failed, click: clicked, drawn: markers, moved: where });
 
 async function start() {
-  if (!window.WebGL2RenderingContext) return empty("This browser cannot draw in 3D (WebGL 2 is missing or switched off).");
+  if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
   try {
     await viewer.start();
   } catch (error) {
@@ -32,7 +32,7 @@ const does = {
   save: () => save(),
   mask: () => download("mask"),
   prompts: () => download("prompts"),
-  open: () => page.told?.upload && $("image-file").click(),
+  open: () => page.info?.upload && $("image-file").click(),
   load: () => page.image && $("segmentation-file").click(),
   cancel: () => work.cancel(),
   label: chooseValue,
@@ -70,7 +70,7 @@ $("contrast").addEventListener("change", setContrast);
 $("channel").addEventListener("change", ({ target }) => showChannel(Number(target.value)));
 $("opacity").addEventListener("input", ({ target }) => viewer.setOpacity(target.value / 100));
 
-// Chosen with the mouse: the keys belong to the image again.
+// After a choice with the mouse, return the keyboard focus to the image.
 for (const select of document.querySelectorAll("select")) {
   select.addEventListener("change", () => select.matches(":focus-visible") || $("view").focus());
 }
@@ -78,13 +78,13 @@ for (const select of document.querySelectorAll("select")) {
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 $("stage").addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
-  if (file && page.told?.upload) askFirst(() => openFile(file));
+  if (file && page.info?.upload) askFirst(() => openFile(file));
 });
 window.addEventListener("beforeunload", (event) => page.dirty && event.preventDefault());
 window.addEventListener("pagehide", () => server.release());
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 new ResizeObserver(() => viewer.image && markers()).observe($("stage"));
 
-// for tests, and for looking into it
+// for tests and debugging
 window.nnsam3d = { page, viewer, work, server };
 start();

@@ -1,4 +1,4 @@
-// What the user chooses without the server: the next click's label, and how things are shown.
+// Settings that do not involve the server: the label of the next click, and the display.
 
 import { $, chooseLabel } from "./panel.js";
 import { say } from "./show.js";
@@ -12,16 +12,16 @@ export function choose(name) {
   chooseLabel(name);
   const negative = name === BACKGROUND;
   $("stage").classList.toggle("negative", negative);
-  say(negative ? "The next click says: this is background." : `The next click says: this is ${name}.`);
+  say(negative ? "Label of the next click: background (not this)." : `Label of the next click: ${name}.`);
 }
 
 export function chooseValue(value) {
-  const found = Object.entries(page.told?.model.labels ?? {}).find(([, one]) => one === value);
+  const found = Object.entries(page.info?.model.labels ?? {}).find(([, one]) => one === value);
   if (found) choose(found[0]);
 }
 
 export function chooseNeighbour(by) {
-  const names = Object.keys(page.told?.model.labels ?? {});
+  const names = Object.keys(page.info?.model.labels ?? {});
   if (names.length) choose(names[(names.indexOf(page.label) + by + names.length) % names.length]);
 }
 

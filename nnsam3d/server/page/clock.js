@@ -1,3 +1,3 @@
-// A worker that only ticks: browsers slow down the timers of pages in the background, and not those of workers.
+// A worker with a timer: browsers throttle timers of background pages, but not of workers.
 
 setInterval(() => postMessage("tick"), 20_000);

@@ -1,4 +1,4 @@
-// The session with the server: begun, lost, found again.
+// The session with the server: connecting, losing the connection, reconnecting.
 
 import { ServerError } from "./api.js";
 import { choose, fillContrasts, setFill } from "./choices.js";
@@ -10,36 +10,36 @@ import { resend } from "./steps.js";
 import { BACKGROUND, everyClick, page, server, viewer, work } from "./state.js";
 
 export async function connect() {
-  let told;
+  let info;
   try {
-    told = await server.claim();
+    info = await server.claim();
   } catch (error) {
     empty("Not connected.");
-    if (error.status === 401) return notice("The server wants its key: open the address that it printed when it started.");
+    if (error.status === 401) return notice("The server requires a key: open the address printed by the server.");
     return notice(error.message, "Try again", connect);
   }
-  page.told = told;
-  const { model } = told;
+  page.info = info;
+  const { model } = info;
   hideNotice();
   $("model").textContent = model.name;
   $("model").title = `Model ${model.name}`;
-  buildHelp(told.version, model.name);
+  buildHelp(info.version, model.name);
   page.label = Object.keys(model.labels).find((name) => model.labels[name] > 0) ?? BACKGROUND;
   buildLabels(model.labels, page.label, (name) => choose(name));
   setFill(Object.keys(model.labels).length > 2 ? "pattern" : "solid");
   fillContrasts(model.channels);
-  $("open").hidden = !told.upload;
-  $("cases-row").hidden = !told.folder;
-  $("save").hidden = $("save-next").hidden = !told.saves;
-  $("next").hidden = !told.folder || told.saves;
+  $("open").hidden = !info.upload;
+  $("cases-row").hidden = !info.folder;
+  $("save").hidden = $("save-next").hidden = !info.saves;
+  $("next").hidden = !info.folder || info.saves;
   show();
-  if (told.folder) {
+  if (info.folder) {
     await listCases();
     const first = page.cases.find((one) => !one.saved) ?? page.cases[0];
     if (first) return openCase(first.case);
-    empty(told.upload ? "The server's folder holds no case. Open a file, or drop one here." : "The server's folder holds no case.");
+    empty(info.upload ? "The server's folder contains no cases. Open a file, or drop one here." : "The server's folder contains no cases.");
   } else {
-    empty(told.upload ? "Open an image, or drop one here." : "Models of several channels need a folder: nnsam3d serve --images.");
+    empty(info.upload ? "Open an image, or drop one here." : "This model needs several channels: start the server with nnsam3d serve --images FOLDER.");
   }
   say("Connected.");
 }
@@ -57,7 +57,7 @@ export function failed(error, what) {
 }
 
 export function lost(error) {
-  // a reconnection that is cut off starts from the same
+  // if reconnecting is interrupted, the next attempt restores the same state
   page.restoring ??= page.source && { source: page.source, base: page.base, clicks: everyClick() };
   const clicks = page.restoring?.clicks.length ?? 0;
   const restores = page.restoring ? ` and restore ${clicks ? count(clicks, "click") : "the image"}` : "";
@@ -76,6 +76,6 @@ async function reconnect() {
     page.clicks = [];
     await resend(clicks, base);
     page.restoring = null;
-    say(`Connected again. ${summary()}`);
+    say(`Reconnected. ${summary()}`);
   });
 }

@@ -1,4 +1,4 @@
-// Images in, results out: the server's cases, files of the user, saving, downloading.
+// Opening images (cases of the server, files of the user), saving and downloading results.
 
 import { ServerError } from "./api.js";
 import { setContrast } from "./choices.js";
@@ -34,8 +34,8 @@ async function shown(image, source) {
   } catch (error) {
     Object.assign(page, { image: null, source: null, clicks: [], facts: {}, dirty: false });
     viewer.unload();
-    empty("This image cannot be shown.");
-    throw new ServerError(400, `This image cannot be shown: ${error.message}`);
+    empty("This image cannot be displayed.");
+    throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
   Object.assign(page, { image, source, clicks: [], waiting: [], facts: {}, base: null, beforeReset: null, dirty: false });
   page.restoring = null;
@@ -47,11 +47,11 @@ async function shown(image, source) {
   const spacing = [...image.spacing].reverse().map((mm) => +mm.toFixed(2)).join(" × ");
   $("image-facts").textContent = `${x} × ${y} × ${z} · ${spacing} mm`;
   $("channel-row").hidden = image.channels.length < 2;
-  $("channel").replaceChildren(...image.channels.map((_, n) => new Option(page.told.model.channels[n] ?? n, n)));
+  $("channel").replaceChildren(...image.channels.map((_, n) => new Option(page.info.model.channels[n] ?? n, n)));
   setContrast();
   listed();
   show();
-  say(`${image.case} is open.`);
+  say(`Opened ${image.case}.`);
 }
 
 export function showChannel(number) {
@@ -65,11 +65,11 @@ export function showChannel(number) {
   });
 }
 
-// Where something would be lost: asks, then goes on.
+// Asks for confirmation if unsaved work would be lost.
 export async function askFirst(then) {
   if (!page.dirty || !page.image) return then();
   const dialog = $("unsaved");
-  $("unsaved-text").textContent = `The work on ${page.image.case} is not saved.`;
+  $("unsaved-text").textContent = `The segmentation of ${page.image.case} is not saved.`;
   $("unsaved-save").hidden = !canSave();
   dialog.returnValue = "stay";
   dialog.showModal();
@@ -92,7 +92,7 @@ export async function save() {
 }
 
 export async function next() {
-  if (!page.told?.folder) return;
+  if (!page.info?.folder) return;
   if (canSave() && (page.dirty || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
     if (!(await save())) return;
     followUp();
@@ -105,9 +105,9 @@ function followUp() {
   const names = page.cases.map((one) => one.case);
   const at = names.indexOf(page.source?.case);
   const order = [...page.cases.slice(at + 1), ...page.cases.slice(0, Math.max(at, 0))];
-  const following = page.told.saves ? order.find((one) => !one.saved) : order[0];
+  const following = page.info.saves ? order.find((one) => !one.saved) : order[0];
   if (following) openCase(following.case);
-  else say(page.told.saves ? "All cases are saved." : "There is no other case.");
+  else say(page.info.saves ? "All cases are saved." : "There are no other cases.");
 }
 
 export function download(what) {

@@ -1,8 +1,8 @@
-// Every key in one table: what the help shows is what the page listens to.
+// The keyboard shortcuts, and the help that lists them.
 
 import { $, element } from "./panel.js";
 
-// does: {name: function}; canvas: has the focus for keys that move the crosshair
+// does: {name: function}; canvas: must have the focus for keys that move the crosshair
 export function bindKeys(does, canvas) {
   window.addEventListener(
     "keydown",
@@ -39,30 +39,30 @@ function actionOf(key, shift, free) {
 }
 
 const MOUSE = [
-  ["Click", "this is the chosen label"],
-  ["Right click, or Shift and click", "this is background"],
-  ["Drag", "move the crosshair; in 3D, turn"],
-  ["Wheel", "through the slices; in 3D, zoom"],
-  ["Ctrl and wheel", "zoom"],
-  ["Drag with the middle button", "pan"],
-  ["Drag with the right button", "contrast"],
+  ["Click", "add a click with the selected label"],
+  ["Right-click, or Shift-click", "add a background click"],
+  ["Drag", "move the crosshair; in 3D, rotate"],
+  ["Wheel", "change the slice; in 3D, zoom"],
+  ["Ctrl+wheel", "zoom"],
+  ["Middle button, drag", "pan"],
+  ["Right button, drag", "change the contrast"],
 ];
 const KEYS = [
-  ["1 … 9", "choose a label"],
+  ["1 … 9", "select a label"],
   ["0", "background"],
-  ["[ ]", "label before, after"],
+  ["[ ]", "previous, next label"],
   ["Z Y", "undo, redo"],
-  ["R", "reset: all clicks away, Z brings them back"],
-  ["S", "save; without a folder, download the mask"],
-  ["N", "save, next case"],
+  ["R", "reset: remove all clicks (Z restores them)"],
+  ["S", "save the case, or download the mask"],
+  ["N", "save and open the next case"],
   ["O L", "open an image, load a segmentation"],
   ["M P", "download the mask, the clicks"],
   ["Arrows", "move the crosshair (Shift: by 5)"],
-  ["PageUp PageDown", "through the slices"],
+  ["PageUp PageDown", "change the slice"],
   ["Enter", "click at the crosshair (Shift: background)"],
-  ["+ - F", "zoom in, out, fit"],
+  ["+ - F", "zoom in, zoom out, fit"],
   ["V", "next view"],
-  ["Esc", "stop the computation"],
+  ["Esc", "cancel the computation"],
   ["?", "this help"],
 ];
 
@@ -76,5 +76,5 @@ export function buildHelp(version, model) {
     });
     $(id).replaceChildren(element("caption", { text: title }), ...body);
   }
-  $("about").textContent = `nnsam3d ${version}, model ${model}. Not a medical device. Images drawn by NiiVue.`;
+  $("about").textContent = `nnsam3d ${version}, model ${model}. Not a medical device. Rendering by NiiVue.`;
 }

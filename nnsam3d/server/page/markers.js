@@ -1,9 +1,9 @@
-// The clicks, drawn over the planes: a ring with a plus for a label, a square with a minus for background.
+// Draws the clicks over the planes: a circle with a plus for a label, a square with a minus for background.
 
 import { css } from "./palette.js";
 
-const NEAR = 0.6; // slices: the click lies in the slice that is shown
-const SEEN = 3.5; // slices up to which it is hinted at
+const NEAR = 0.6; // slices: up to this distance, the click is in the displayed slice
+const SEEN = 3.5; // slices: up to this distance, the click is shown small
 const RADIUS = 8; // CSS pixels
 const SIGN = 3.5;
 const NEGATIVE = "#ff5d5d";

@@ -1,12 +1,12 @@
-// How labels look: a colour and a pattern each, so that they can be told apart without colour vision.
+// The appearance of labels: each has a colour and a pattern, so that colour vision is not required.
 
-// After Okabe and Ito, brighter, for a dark ground. Neighbours differ in brightness too.
+// Okabe and Ito's palette, brightened for a dark background. Consecutive labels also differ in brightness.
 const COLOURS = [
   [255, 176, 0], [86, 180, 233], [0, 190, 130], [230, 110, 190], [240, 228, 66], [254, 97, 0], [120, 140, 255], [220, 220, 220],
 ];
 const PATTERNS = ["solid", "stripes", "checks", "bands"];
 const SHADE = 0.35; // brightness of a pattern's dark parts
-const MOST = 126; // labels: each has two of 256 entries, light and dark
+const MOST = 126; // labels: each takes two of 256 table entries, light and dark
 const STRIPES_ACROSS = 48; // the image's longest side
 
 export function colour(value) {
@@ -21,8 +21,8 @@ export function pattern(value) {
   return PATTERNS[(value - 1) % PATTERNS.length];
 }
 
-// NiiVue's table of colours: 2 v + 1 is the light half of label v, 2 v + 2 its dark half. Entries 1 and 2 are as
-// transparent as 0: NiiVue's shader looks 0 up between them.
+// The colour table for NiiVue: entry 2 v + 1 is the light part of label v, 2 v + 2 its dark part. Entries 1 and 2 are
+// transparent like 0, because NiiVue's shader interpolates 0 between them.
 export function colourTable() {
   const none = () => [0, 0, 0];
   const table = { R: none(), G: none(), B: none(), A: none(), I: [0, 1, 2], labels: ["", "", ""] };
@@ -40,7 +40,7 @@ export function colourTable() {
   return table;
 }
 
-// Stripes' width in mm; thick slices get wider ones, or they would flicker from slice to slice.
+// Width of the stripes in mm. Thick slices need wider stripes, which would otherwise change from slice to slice.
 export function period(shape_ijk, spacing_ijk) {
   const longest = Math.max(...shape_ijk.map((n, axis) => n * spacing_ijk[axis]));
   return Math.max(longest / STRIPES_ACROSS, 1.5 * Math.max(...spacing_ijk));
@@ -53,7 +53,7 @@ const DARK = {
   bands: (a, b, c) => (Math.floor((a + b + c) / 3) & 1) === 1,
 };
 
-// The entry of the colour table for every voxel of a box: labels in, entries out, i fastest.
+// Sets the colour table entry of every voxel of a box (i fastest).
 export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
   const [[i0, i1], [j0, j1], [k0, k1]] = box;
   const [ni, nj] = shape_ijk;

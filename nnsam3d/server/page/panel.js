@@ -1,4 +1,4 @@
-// What stands beside the image: cases, labels, clicks, remarks. Builds elements, decides nothing.
+// The panel beside the image: cases, labels, clicks, warnings. Only builds elements, without logic.
 
 import { css, pattern } from "./palette.js";
 
@@ -31,7 +31,7 @@ export function buildLabels(labels, chosen, onChoose) {
     if (value < 10) row.append(element("kbd", { text: String(value) }));
     return row;
   });
-  rows.push(rows.shift()); // background comes last
+  rows.push(rows.shift()); // background is listed last
   $("labels").replaceChildren(...rows);
 }
 
@@ -57,7 +57,7 @@ export function count(number, what) {
   return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
-// ---------------------------------------------------------------- clicks and remarks
+// ---------------------------------------------------------------- clicks and warnings
 
 // clicks: [{label, value, ras, seconds, waiting}]
 export function showClicks(clicks, onGo) {
@@ -88,7 +88,7 @@ export function showRemarks(remarks) {
 
 // ---------------------------------------------------------------- cases
 
-// A list with one tab stop: arrow keys move in it, Enter opens.
+// A list with a single tab stop: arrow keys move within it, Enter opens a case.
 export function showCases(cases, current, onOpen) {
   const saved = cases.filter((one) => one.saved).length;
   $("cases-count").textContent = `${count(cases.length, "case")}, ${saved} saved`;

@@ -1,4 +1,4 @@
-// What the page shows of its state: the image's markers, the panel, messages.
+// Displays the page's state: markers, panel and messages.
 
 import { drawMarkers } from "./markers.js";
 import { $, count, element, showClicks, showFacts, showRemarks, volume } from "./panel.js";
@@ -55,7 +55,7 @@ export function markers() {
 
 export function where() {
   if (!viewer.image) return;
-  const name = Object.entries(page.told.model.labels).find(([, value]) => value === viewer.label)?.[0] ?? `label ${viewer.label}`;
+  const name = Object.entries(page.info.model.labels).find(([, value]) => value === viewer.label)?.[0] ?? `label ${viewer.label}`;
   const mm = viewer.mm.map((n) => n.toFixed(1)).join(", ");
   $("where").textContent = `R, A, S: ${mm} mm · value ${+viewer.value.toPrecision(4)} · ${name}`;
 }
@@ -63,7 +63,7 @@ export function where() {
 export function show() {
   const { image, can, clicks } = page;
   showClicks(everyClick(), ({ ras }) => viewer.goTo(ras));
-  if (page.told) showFacts(page.told.model.labels, page.facts);
+  if (page.info) showFacts(page.info.model.labels, page.facts);
   showRemarks(page.remarks);
   const usable = {
     undo: can.undo || page.waiting.length > 0 || page.beforeReset !== null,

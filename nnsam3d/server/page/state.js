@@ -1,4 +1,4 @@
-// What the page knows, and the parts it works with.
+// The state of the page, and its components.
 
 import { Server } from "./api.js";
 import { $ } from "./panel.js";
@@ -7,44 +7,44 @@ import { Work } from "./work.js";
 
 export const BACKGROUND = "background";
 
-export const on = {}; // who listens to the parts below: app.js says it
+export const on = {}; // callbacks of the components below, set by app.js
 
 const key = new URLSearchParams(location.search).get("key") ?? "";
 export const server = new Server(key, (error) => on.lost(error));
-export const work = new Work(server, { busy: (...told) => on.busy(...told), failed: (...told) => on.failed(...told) });
+export const work = new Work(server, { busy: (...values) => on.busy(...values), failed: (...values) => on.failed(...values) });
 export const viewer = new Viewer($("view"), {
-  click: (...told) => on.click(...told),
+  click: (...values) => on.click(...values),
   drawn: () => on.drawn(),
   moved: () => on.moved(),
 });
 
 export const page = {
-  ready: false, // the first image is open, or there is none to open
-  told: null, // what the server said of itself
-  source: null, // {case} or {file}: where the image came from
-  image: null, // what the server said of it
+  ready: false, // the first image has been opened, or there is none
+  info: null, // about server and model, from the server
+  source: null, // of the image: {case} or {file}
+  image: null, // about the image, from the server
   cases: [],
   label: "",
   clicks: [], // [{ras, position, label, value, seconds}]
-  waiting: [], // clicks that have not been answered
+  waiting: [], // clicks without a response yet
   facts: {},
-  base: null, // the file of a segmentation to start from
-  beforeReset: null, // {clicks, base}
+  base: null, // the file of the initial segmentation
+  beforeReset: null, // {clicks, base}, for undo
   remarks: [],
-  unsure: false, // whether the mask that is shown is the server's
-  restoring: null, // {source, base, clicks} of a session that the server has closed
+  unsure: false, // the displayed mask may differ from the server's
+  restoring: null, // {source, base, clicks} of a session that the server has ended
   can: { undo: false, redo: false },
-  dirty: false, // something that is not saved or downloaded
+  dirty: false, // there are unsaved changes
 };
 
-// A step on the image that is open now: it is dropped where another one has been opened before its turn comes.
+// Queues a step on the current image. It is dropped if another image is opened before it runs.
 export function later(what, job) {
   const { image } = page;
   return work.add(what, async () => (page.image === image ? job() : undefined));
 }
 
 export function canSave() {
-  return Boolean(page.told?.saves && page.source?.case && page.image);
+  return Boolean(page.info?.saves && page.source?.case && page.image);
 }
 
 export function everyClick() {

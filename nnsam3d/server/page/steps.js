@@ -1,4 +1,4 @@
-// What the user does to the segmentation: each step goes to the server, and its answer onto the screen.
+// Steps of the user: each is sent to the server, and the response is displayed.
 
 import { count } from "./panel.js";
 import { say, show, summary } from "./show.js";
@@ -7,21 +7,21 @@ import { BACKGROUND, later, page, server, viewer } from "./state.js";
 export function clicked(ras, negative) {
   if (!page.image) return;
   const label = negative ? BACKGROUND : page.label;
-  const click = { ras, label, value: page.told.model.labels[label], waiting: true };
+  const click = { ras, label, value: page.info.model.labels[label], waiting: true };
   page.waiting.push(click);
   show();
-  const answered = () => (page.waiting = page.waiting.filter((one) => one !== click));
+  const received = () => (page.waiting = page.waiting.filter((one) => one !== click));
   later(`Click ${page.clicks.length + page.waiting.length}`, async () => {
     const began = performance.now();
     const change = await server.click(ras, label, "ras");
-    answered();
+    received();
     await apply(change);
     const whole = (performance.now() - began) / 1000;
     page.clicks.at(-1).seconds = change.seconds;
     page.beforeReset = null;
-    say(`Click ${page.clicks.length}: ${change.seconds.toFixed(2)} s, shown after ${whole.toFixed(2)} s. ${summary()}`);
+    say(`Click ${page.clicks.length}: ${change.seconds.toFixed(2)} s, ${whole.toFixed(2)} s in total. ${summary()}`);
   }).then(() => {
-    answered();
+    received();
     show();
   });
 }
@@ -32,7 +32,7 @@ export function undo() {
 }
 
 export function redo() {
-  if (page.can.redo) step("Redo", "/api/redo", "Put back.");
+  if (page.can.redo) step("Redo", "/api/redo", "Redone.");
 }
 
 function step(what, path, done) {
@@ -49,21 +49,21 @@ export function reset() {
     await apply(await server.change("/api/reset"));
     Object.assign(page, { beforeReset: before, base: null });
     show();
-    say("All clicks are taken back. Undo brings them back.");
+    say("All clicks removed. Undo restores them.");
   });
 }
 
 function restoreReset() {
   const { clicks, base } = page.beforeReset;
-  later("Putting the clicks back", async () => {
+  later("Restoring the clicks", async () => {
     await resend(clicks, base);
     page.beforeReset = null;
     show();
-    say(`${count(clicks.length, "click")} put back. ${summary()}`);
+    say(`${count(clicks.length, "click")} restored. ${summary()}`);
   });
 }
 
-// The same clicks again; the server's image is as it was opened.
+// Sends the same clicks again, to a server whose image has just been opened.
 export async function resend(clicks, base) {
   if (base) await apply(await server.segmentation(base));
   page.base = base;
@@ -78,20 +78,20 @@ export function correct(file) {
   later("Loading the segmentation", async () => {
     await apply(await server.segmentation(file));
     Object.assign(page, { base: file, beforeReset: null });
-    say(`${file.name}: your clicks correct it. ${summary()}`);
+    say(`${file.name} loaded; clicks correct it. ${summary()}`);
   });
 }
 
 async function apply(change) {
   if (page.unsure) {
-    // an answer was lost on its way, and with it what it had changed
+    // a response was lost, and the changes in it
     await viewer.replace(await server.mask(page.image.case));
     page.unsure = false;
   } else if (change.box) {
     viewer.change(change.box, change.voxels);
   }
   const times = page.clicks.map((click) => click.seconds);
-  const { labels } = page.told.model;
+  const { labels } = page.info.model;
   page.clicks = change.clicks.map((click, n) => ({ ...click, value: labels[click.label], seconds: times[n] }));
   page.can = { undo: change.can_undo, redo: change.can_redo };
   page.facts = change.facts;

@@ -1,11 +1,11 @@
-// The image, the mask over it, and where on the canvas is where in the image. The only module that knows NiiVue.
+// Displays the image and the mask, and maps canvas positions to image positions. The only module that uses NiiVue.
 
 import { DRAG_MODE, Niivue, NVImage, SLICE_TYPE } from "./niivue.js";
 import { colourTable, paint, period } from "./palette.js";
 
 const RENDER = SLICE_TYPE.RENDER;
 export const PLANES = { axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL };
-const GAP = 0.004; // of the canvas, black, between the tiles
+const GAP = 0.004; // share of the canvas: black gap between the tiles
 const HALF = (1 - GAP) / 2;
 const FAR = HALF + GAP;
 const TILES = [
@@ -15,30 +15,30 @@ const TILES = [
   { name: "3D", sliceType: RENDER, position: [FAR, FAR, HALF, HALF] },
 ];
 export const VIEWS = ["all", "axial", "coronal", "sagittal", "3D"];
-// of a plane's tile: the image's axes (R, A, S) to the right, up, and through the slices
+// for each plane, the axes (R, A, S) to the right, up, and across the slices
 const AXES = { [PLANES.axial]: [0, 1, 2], [PLANES.coronal]: [0, 2, 1], [PLANES.sagittal]: [1, 2, 0] };
-const SLAB = 0.08; // half its thickness, of the image
-// planes that keep what lies above -depth, and below depth, of an axis: azimuth and elevation of where they look from
+const SLAB = 0.08; // half the thickness, as a share of the image
+// azimuth and elevation of clip planes that keep what is above -depth and below depth along an axis
 const SLABS = {
   axial: { axis: 2, above: [0, -90], below: [0, 90] },
   coronal: { axis: 1, above: [0, 0], below: [180, 0] },
   sagittal: { axis: 0, above: [270, 0], below: [90, 0] },
 };
-const NEVER = [2, 0, 0]; // a clip plane that clips nothing
+const NEVER = [2, 0, 0]; // a clip plane outside the image
 const ZOOMS = [0.5, 12];
-const CLICK_PIXELS = 3; // a pointer that moves further drags
+const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
 
 export class Viewer {
-  // told: {click(mm, negative), drawn(), moved()}
-  constructor(canvas, told) {
+  // callbacks: {click(mm, negative), drawn(), moved()}
+  constructor(canvas, callbacks) {
     this.canvas = canvas;
-    this.told = told;
+    this.callbacks = callbacks;
     this.view = "all";
     this.slab = "whole";
     this.patterned = false;
     this.opacity = 0.45;
-    this.plane = PLANES.axial; // which the arrow keys move in
-    this.labels = null; // of every voxel, in the file's order
+    this.plane = PLANES.axial; // in which the arrow keys move
+    this.labels = null; // of all voxels, in the file's order
     this.nv = new Niivue({
       dragAndDropEnabled: false,
       isForceMouseClickToVoxelCenters: true,
@@ -71,7 +71,7 @@ export class Viewer {
     this.#listen();
     const draw = this.nv.drawScene.bind(this.nv);
     let coming = false;
-    // One click asks for five drawings: once for each frame is enough.
+    // A click requests five redraws: draw once per frame.
     this.nv.drawScene = () => {
       if (coming) return;
       coming = true;
@@ -79,10 +79,10 @@ export class Viewer {
         coming = false;
         this.#placeSlab();
         draw();
-        this.told.drawn();
+        this.callbacks.drawn();
       });
     };
-    this.nv.onLocationChange = () => this.told.moved();
+    this.nv.onLocationChange = () => this.callbacks.moved();
     this.show("all");
   }
 
@@ -101,9 +101,9 @@ export class Viewer {
     const above = await NVImage.loadFromUrl({ url: mask, name: "mask.nii.gz" });
     const below = await NVImage.loadFromUrl({ url: image, name });
     if (below.hdr.dims.slice(1, 4).join() !== above.hdr.dims.slice(1, 4).join()) {
-      throw new Error("the image has another size here than on the server");
+      throw new Error("its size in the browser differs from its size on the server");
     }
-    // Where a header says its grid twice or not at all, the server's reading of it counts.
+    // Headers can contain several grids or none: use the grid that the server uses.
     below.hdr.affine = above.hdr.affine.map((row) => [...row]);
     below.calculateRAS();
     above.img = Uint8Array.from(above.img);
@@ -131,7 +131,7 @@ export class Viewer {
     return [...this.image.hdr.pixDims.slice(1, 4)].map(Math.abs);
   }
 
-  // The box's labels are these now (i fastest).
+  // Replaces the labels in a box (i fastest).
   change(box, voxels) {
     const [[i0, i1], [j0, j1], [k0, k1]] = box;
     const [ni, nj] = this.shape_ijk;
@@ -145,7 +145,7 @@ export class Viewer {
     this.#paint(box);
   }
 
-  // mask: bytes of a NIfTI file, on the grid of the one that was loaded
+  // mask: bytes of a NIfTI file on the grid of the current mask
   async replace(mask) {
     this.labels = Uint8Array.from((await NVImage.loadFromUrl({ url: mask, name: "mask.nii.gz" })).img);
     this.repaint();
@@ -164,7 +164,7 @@ export class Viewer {
     const { shape_ijk, spacing_ijk } = this;
     const steps = spacing_ijk.map((step) => step / period(shape_ijk, spacing_ijk));
     paint(this.labels, this.mask.img, shape_ijk, box, steps, this.patterned);
-    // the mask only: to load the image into the graphics card again takes its time
+    // updates the mask only, because uploading the image to the GPU is slow
     this.nv.refreshLayers(this.mask, 1);
     this.nv.drawScene();
   }
@@ -181,7 +181,7 @@ export class Viewer {
     this.#paint([[0, 0], [0, 0], [0, 0]]);
   }
 
-  // [low, high] in the image's own units, null: as the image was shown first
+  // range: [low, high] in the image's units; null for the initial range
   setContrast(range, inverted = false) {
     if (!this.image) return;
     [this.image.cal_min, this.image.cal_max] = range ?? this.range;
@@ -200,7 +200,7 @@ export class Viewer {
       this.nv.setSliceType(PLANES[view] ?? RENDER);
     }
     if (view in PLANES) this.plane = PLANES[view];
-    this.told.drawn();
+    this.callbacks.drawn();
   }
 
   setSlab(slab) {
@@ -208,8 +208,8 @@ export class Viewer {
     this.nv.drawScene();
   }
 
-  // Two clip planes around the crosshair, after one that clips nothing: dragging turns the first one, if it clips, else
-  // the view.
+  // Two clip planes around the crosshair, after one that clips nothing: dragging rotates the first plane if it clips, and
+  // otherwise the view.
   #placeSlab() {
     const { scene } = this.nv;
     const slab = SLABS[this.slab];
@@ -223,7 +223,7 @@ export class Viewer {
     this.nv.setPan2Dxyzmm([0, 0, 0, 1]);
   }
 
-  // The crosshair stays where it is on the screen.
+  // Zooms around the crosshair.
   zoom(factor) {
     if (!this.image) return;
     const [x, y, z, old] = this.nv.scene.pan2Dxyzmm;
@@ -235,7 +235,7 @@ export class Viewer {
 
   // ---------------------------------------------------------------- places
 
-  // RAS mm of the crosshair. The world, not what the planes are drawn in: those ignore an oblique grid.
+  // The crosshair in RAS mm: world coordinates, not those of the drawn planes, which ignore oblique directions.
   get mm() {
     return [...this.nv.frac2mm(this.nv.scene.crosshairPos, 0, true).slice(0, 3)];
   }
@@ -252,7 +252,7 @@ export class Viewer {
     return this.image.getValue(x, y, z, 0);
   }
 
-  // NiiVue counts voxels towards R, A, S; a file may count otherwise.
+  // NiiVue's voxel indices increase towards R, A, S; those of the file may not.
   #indexAt(frac) {
     const vox = this.nv.frac2vox(frac);
     const { permRAS, dimsRAS } = this.image;
@@ -266,10 +266,10 @@ export class Viewer {
   goTo(mm) {
     this.nv.scene.crosshairPos = this.nv.mm2frac(mm, 0, true);
     this.nv.drawScene();
-    this.told.moved();
+    this.callbacks.moved();
   }
 
-  // Crosshair by voxels: along the plane (to the right, up), or through its slices.
+  // Moves the crosshair by voxels: within the plane (right, up) and across its slices.
   step(right, up, through) {
     const axes = AXES[this.plane];
     const mirrored = this.plane === PLANES.sagittal ? this.nv.opts.sagittalNoseLeft : this.nv.opts.isRadiologicalConvention;
@@ -288,11 +288,11 @@ export class Viewer {
     const tile = this.nv.tileIndex(x, y);
     if (tile < 0 || this.nv.screenSlices[tile].axCorSag > PLANES.sagittal) return null;
     const frac = this.nv.screenXY2TextureFrac(x, y, tile, true);
-    if (frac[0] < 0) return null; // beside the image
+    if (frac[0] < 0) return null; // outside the image
     return { frac: this.nv.vox2frac(this.nv.frac2vox(frac)), plane: this.nv.screenSlices[tile].axCorSag };
   }
 
-  // Where a place lies in each plane's tile, in CSS pixels, and how many slices away from the one that is shown.
+  // The position in each displayed plane, in CSS pixels, and the distance from the displayed slice in slices.
   project(mm) {
     const frac = this.nv.mm2frac(mm, 0, true);
     const flat = this.nv.frac2mm(frac);
@@ -312,7 +312,7 @@ export class Viewer {
     return found;
   }
 
-  // Names of the tiles, and their place as shares of the canvas: left, top, width, height.
+  // Names of the tiles, and their positions as shares of the canvas: left, top, width, height.
   get tiles() {
     return this.view === "all" ? TILES : [{ name: this.view, position: [0, 0, 1, 1] }];
   }
@@ -333,14 +333,14 @@ export class Viewer {
       if (Math.hypot(event.clientX - start.x, event.clientY - start.y) > CLICK_PIXELS || event.button === 1) return;
       const place = this.#tileAt(event);
       if (event.button === 2 && start.range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
-        this.setContrast(start.range, this.image.colormapInvert); // a trembling hand drags by a pixel
+        this.setContrast(start.range, this.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
       }
       if (!place) return;
       this.plane = place.plane;
       this.nv.scene.crosshairPos = place.frac;
       this.nv.drawScene();
-      this.told.moved();
-      this.told.click(this.mm, event.button === 2 || event.shiftKey || event.altKey || event.ctrlKey);
+      this.callbacks.moved();
+      this.callbacks.click(this.mm, event.button === 2 || event.shiftKey || event.altKey || event.ctrlKey);
     });
     canvas.addEventListener("pointercancel", () => (down = null));
     canvas.addEventListener(
@@ -356,7 +356,7 @@ export class Viewer {
       },
       { capture: true, passive: false },
     );
-    // NiiVue's own meanings of these: contrast anew, and keys that this page uses otherwise
+    // disable NiiVue's handlers: they reset the contrast and use keys that have other functions on this page
     for (const name of ["dblclick", "keydown", "keyup"]) {
       canvas.addEventListener(name, (event) => event.stopImmediatePropagation(), { capture: true });
     }

@@ -1,24 +1,24 @@
-// One thing after the other: steps wait in a queue, and the one under way says what it does and can be stopped.
+// The queue of steps: one runs at a time, shows its progress and can be cancelled.
 
-const SILENT = 250; // ms before anything is shown: most clicks take less
+const SILENT = 250; // ms before progress is shown: most clicks take less
 const POLL = 400; // ms
 
 const WHAT = {
   reading: () => "Reading the image",
-  window: (number) => `Looking at part ${number + 1} of the image`,
-  "warming up": () => "Preparing the model",
+  window: (number) => `Segmenting part ${number + 1} of the image`,
+  "warming up": () => "Warming up the model",
 };
 
 export class Work {
-  // told: {busy(text or null, waiting), failed(error, what)}
-  constructor(server, told) {
+  // callbacks: {busy(text or null, waiting), failed(error, what)}
+  constructor(server, callbacks) {
     this.server = server;
-    this.told = told;
+    this.callbacks = callbacks;
     this.queue = [];
     this.running = null;
   }
 
-  // job: async function. The promise holds its value, or undefined where it failed or was dropped.
+  // job: an async function. The promise resolves to its value, or to undefined if it failed or was dropped.
   add(what, job) {
     return new Promise((done) => {
       this.queue.push({ what, job, done });
@@ -36,7 +36,7 @@ export class Work {
     try {
       await this.server.json("POST", "/api/cancel", {});
     } catch {
-      // the step that runs will say what is wrong
+      // the running step reports the error
     }
   }
 
@@ -53,14 +53,14 @@ export class Work {
       try {
         value = await step.job();
       } catch (error) {
-        this.drop(); // what was asked for after it assumed that it works
-        this.told.failed(error, step.what);
+        this.drop(); // later steps assume that this one succeeded
+        this.callbacks.failed(error, step.what);
       }
       watch.stop();
       this.running = null;
       step.done(value);
     }
-    this.told.busy(null, 0);
+    this.callbacks.busy(null, 0);
   }
 
   #watch(step) {
@@ -69,14 +69,14 @@ export class Work {
     let over = false;
     const show = () => {
       const seconds = ((performance.now() - start) / 1000).toFixed(1);
-      if (!over) this.told.busy(`${what}… ${seconds} s`, this.waiting);
+      if (!over) this.callbacks.busy(`${what}… ${seconds} s`, this.waiting);
     };
     const look = async () => {
       try {
-        const told = await this.server.json("GET", "/api/progress");
-        what = WHAT[told.what]?.(told.number) ?? step.what;
+        const progress = await this.server.json("GET", "/api/progress");
+        what = WHAT[progress.what]?.(progress.number) ?? step.what;
       } catch {
-        // not worth a word: the step itself will fail too
+        // not reported: the step itself fails too
       }
     };
     let ticking;
