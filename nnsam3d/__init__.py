@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 def widget(session: Session, image: Any = None, height: int = 480) -> SessionWidget:
     """A session to click in inside a notebook, see :class:`nnsam3d.notebook.SessionWidget`.
 
-    Needs the extra: ``pip install 'nnsam3d[notebook]'``.
+    Needs the extra: ``pip install '/path/to/nnsam3d[notebook]'``.
     """
     from nnsam3d.notebook import SessionWidget
 

@@ -22,7 +22,7 @@ try:
     import ipywidgets
     from ipyniivue import MultiplanarType, NiiVue, ShowRender, Volume
 except ImportError as error:
-    raise UserError(f"{error.name} is missing: pip install 'nnsam3d[notebook]'") from error
+    raise UserError(f"{error.name} is missing: pip install '/path/to/nnsam3d[notebook]'") from error
 
 BACKGROUND = "background"
 OPACITY = 0.5

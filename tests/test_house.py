@@ -28,7 +28,7 @@ ONE_PLACE = {
     r"ndimage\.label\(": {"prompts/components.py"},
     r"\.ljust": {"tables.py"},
     r"\.__class__ = ": {"nnunet/preprocessing.py"},
-    r"matplotlib\.use\(": set(),
+    r"matplotlib\.use\(": {"nnunet/model.py"},  # puts back what nnU-Net changes
     r"sys\.excepthook = ": {"nnunet/worker_messages.py"},
     r"\(float\(i\), float\(j\), float\(k\)\)": set(),
 }

@@ -92,7 +92,7 @@ def need_monai() -> None:
     if importlib.util.find_spec("monai") is None:
         raise UserError(
             "the benchmark measures surfaces with MONAI, which is not installed: "
-            "pip install 'nnsam3d[benchmark]', or pip install monai"
+            "pip install '/path/to/nnsam3d[benchmark]', or pip install monai"
         )
 
 

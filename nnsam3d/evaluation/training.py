@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,13 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
         UserError: a training failed.
     """
     missing = list(missing_models(setting))
+    kept = len(by_model(setting)) - len(missing)
+    if kept:
+        print(
+            f"nnsam3d: {kept} of the models exist and are kept, however long they were trained. Delete their folders to "
+            "train them again",
+            file=sys.stderr,
+        )
     for number, job in enumerate(missing, start=1):
         train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
 

@@ -53,6 +53,10 @@ class Cases:
     def _is_saved(self, case: str) -> bool:
         return self.output is not None and self._label_file(case).is_file()
 
+    def saved_mask(self, case: str) -> Path | None:
+        """The label map of a saved case."""
+        return self._label_file(case) if self._is_saved(case) else None
+
     def _label_file(self, case: str) -> Path:
         assert self.output is not None
         return self.output / LABELS / f"{case}{self._model.file_ending}"

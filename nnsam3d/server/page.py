@@ -145,6 +145,9 @@ def _opened(
     app.leases.make_room(sum(_voxels(file) for file in files) * 4, lease)
     conversation.open_files(files, case)
     session = conversation.session
+    saved = app.cases.saved_mask(case) if app.cases is not None and case else None
+    if saved is not None:  # or the next save would replace it by what is clicked now
+        conversation.start_from(saved)
     return Response.of(
         case=case or shown,
         shape=list(session.shape),

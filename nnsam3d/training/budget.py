@@ -40,8 +40,11 @@ class TimedTrainer(SurvivingTrainer):
         """Call this when the options are known, after ``super().__init__``.
 
         Raises:
-            UserError: a budget in minutes for a training on several GPUs, whose processes would not stop together.
+            UserError: a GPU that is missing; or a budget in minutes for a training on several GPUs, whose processes
+                would not stop together.
         """
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError("no GPU was found: add -device cpu to the command (it trains a small network by default)")
         if options.max_minutes and self.is_ddp:
             raise UserError("the option max_minutes works on one device only: omit -num_gpus or max_minutes")
         self.options = options

@@ -296,6 +296,41 @@ def test_a_folder_becomes_a_dataset(work: Any, visit: Open) -> None:
     assert page.text("#cases-count") == "2 cases, 2 saved"
 
 
+def test_a_saved_case_opens_with_its_mask_and_an_empty_one_is_skipped(work: Any, visit: Open) -> None:
+    there = work(count=2)
+    page = visit(there.running)
+    page.click(there.ras(TARGET))
+    mask = page.labels()
+    page.tab.keyboard.press("s")
+    page.idle()
+    page.tab.reload()
+    page.idle()
+    assert page.js("() => nnsam3d.page.image.case") == "b", "the first case that is not saved"
+    page.tab.keyboard.press("s")  # empty: Playwright answers the question with no
+    page.tab.keyboard.press("n")
+    page.idle()
+    assert [path.name for path in (there.output / "labelsTr").iterdir()] == ["a.nii.gz"]
+    page.tab.locator("#cases").get_by_text("a", exact=True).click()
+    page.until("() => nnsam3d.page.image.case === 'a' && !nnsam3d.work.running")
+    np.testing.assert_array_equal(page.labels(), mask)
+    page.tab.keyboard.press("s")
+    page.idle()
+    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
+    np.testing.assert_array_equal(saved, mask)
+
+
+def test_the_planes_come_back_after_the_rendering(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    for view in ("3D", "all"):
+        page.js("(view) => nnsam3d.viewer.show(view)", view)
+        page.frame()
+    page.click(there.ras(TARGET))
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
 def test_what_is_not_saved_is_asked_for(work: Any, visit: Open) -> None:
     there = work(count=2)
     page = visit(there.running)

@@ -35,6 +35,8 @@ class Values:
 class Trainer(TimedTrainer):
     """nnU-Net's loop and nothing else."""
 
+    device = torch.device("cpu")
+
     def __init__(self, options: TrainingOptions) -> None:
         self.is_ddp = False
         self.current_epoch = 0
@@ -184,3 +186,12 @@ def test_huge_patches_keep_to_the_budget(clock: Clock, monkeypatch: pytest.Monke
         clock.now += 40 * trainer.num_iterations_per_epoch
         trainer.logger.values["epoch_end_timestamps"].append(clock.now)
     assert 60 * 15 <= trainer.training_seconds() < 60 * 15 + 40
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named_before_weights_are_looked_for() -> None:
+    class OnGpu(Trainer):
+        device = torch.device("cuda")
+
+    with pytest.raises(UserError, match="-device cpu"):
+        OnGpu(TrainingOptions())

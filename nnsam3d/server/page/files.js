@@ -79,8 +79,13 @@ export async function askFirst(then) {
   return then();
 }
 
+function isEmpty() {
+  return !viewer.labels.some((value) => value);
+}
+
 export async function save() {
   if (!canSave()) return download("mask");
+  if (isEmpty() && !confirm(`The mask of ${page.image.case} is empty. Save it as a case without any label?`)) return false;
   return later("Saving", async () => {
     const { saved } = await server.json("POST", "/api/save", {});
     page.dirty = false;
@@ -91,8 +96,10 @@ export async function save() {
   });
 }
 
+// A case in which nothing was segmented is skipped, not saved.
 export async function next() {
   if (!page.info?.folder) return;
+  if (!page.dirty && page.image && isEmpty()) return followUp();
   if (canSave() && (page.dirty || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
     if (!(await save())) return;
     followUp();

@@ -194,6 +194,7 @@ export class Viewer {
   show(view) {
     this.view = view;
     if (view === "all") {
+      this.nv.setSliceType(SLICE_TYPE.MULTIPLANAR); // a rendering would ignore the layout
       this.nv.setCustomLayout(TILES);
     } else {
       this.nv.clearCustomLayout();
