@@ -40,8 +40,8 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
     kept = len(by_model(setting)) - len(missing)
     if kept:
         print(
-            f"nnsam3d: {kept} of the models exist and are kept, however long they were trained. Delete their folders to "
-            "train them again",
+            f"nnsam3d: {kept} of the models exist and are kept, however long they were trained. Delete their "
+            "folders to train them again",
             file=sys.stderr,
         )
     for number, job in enumerate(missing, start=1):
