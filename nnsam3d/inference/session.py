@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import replacing
-from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry import GeometryError, ImageGrid, grid_of_file
 from nnsam3d.inference.base import Base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
@@ -222,8 +222,8 @@ class Session:
                 with the network, everything else stays. It is not part of what :meth:`save_prompts` writes.
 
         Raises:
-            UserError: another shape, values that are no labels of the model, or a file that cannot be read; the session
-                stays as it was.
+            UserError: another shape, a file that lies elsewhere than the image, values that are not labels of the model,
+                or a file that cannot be read; the session stays as it was.
         """
         image = self._prepared
         where = "the segmentation"
@@ -234,9 +234,25 @@ class Session:
             array = whole_labels(np.asarray(segmentation), where)
         if array.shape != image.shape_ZYX:
             raise UserError(f"{where}: has the shape {array.shape} (z, y, x), the image {image.shape_ZYX}")
+        if isinstance(segmentation, (str, os.PathLike)):
+            self._check_place(where)
         self._base = Base(array, self._model.labels, self._model.regions, self.spacing)
         self._clicks, self._undone = [], []
         self._forget()
+
+    def _check_place(self, file: str) -> None:
+        """Raises UserError: the file's voxels lie elsewhere than the image's, as those of another case do."""
+        try:
+            own, theirs = self.grid, grid_of_file(file, self._model.reader_name)("lps")
+        except GeometryError:
+            return  # an image without a place in the world
+        ends = np.vstack([np.zeros(3), np.diag(np.subtract(own.size_xyz or (1, 1, 1), 1))])
+        apart_mm = np.linalg.norm(own.index_to_world(ends) - theirs.index_to_world(ends), axis=1).max()
+        if apart_mm > max(self.spacing):
+            raise UserError(
+                f"{file}: has the image's shape, but lies up to {apart_mm:.0f} mm from it: is it of another case? "
+                "Resample it to the image first"
+            )
 
     @property
     def clicks(self) -> tuple[Click, ...]:

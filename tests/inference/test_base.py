@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
@@ -108,6 +109,12 @@ def test_files_and_wrong_ones(model: Model, write_image: object, tmp_path: Path)
     ):
         with pytest.raises(UserError, match=words):
             other.start_from(wrong)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(other.segmentation, before)
+    moved = sitk.ReadImage(str(tmp_path / "start.nii.gz"))
+    moved.SetOrigin([mm + 100 for mm in moved.GetOrigin()])
+    sitk.WriteImage(moved, str(tmp_path / "other.nii.gz"))
+    with pytest.raises(UserError, match="another case"):
+        other.start_from(tmp_path / "other.nii.gz")
     np.testing.assert_array_equal(other.segmentation, before)
     array = Session(model)
     array.set_image(volume(SHAPE), spacing=(1, 1, 1))
