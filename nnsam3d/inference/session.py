@@ -222,8 +222,8 @@ class Session:
                 with the network, everything else stays. It is not part of what :meth:`save_prompts` writes.
 
         Raises:
-            UserError: another shape, a file that lies elsewhere than the image, values that are not labels of the model,
-                or a file that cannot be read; the session stays as it was.
+            UserError: another shape, a file that lies elsewhere than the image, or values that are no labels of the
+                model, or an unreadable file; the session stays as it was.
         """
         image = self._prepared
         where = "the segmentation"
