@@ -222,7 +222,7 @@ class Session:
                 with the network, everything else stays. It is not part of what :meth:`save_prompts` writes.
 
         Raises:
-            UserError: another shape, a file that lies elsewhere than the image, or values that are no labels of the
+            UserError: another shape, a file that lies elsewhere than the image, values that are no labels of the
                 model, or an unreadable file; the session stays as it was.
         """
         image = self._prepared
