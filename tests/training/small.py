@@ -140,7 +140,7 @@ def make(name: str, go_on: bool = False) -> Any:
 
 
 def main(root: Path, name: str, go_on: bool) -> None:
-    """Says "saving NAME" and "saved NAME" around every checkpoint, whose bytes come slowly."""
+    """Says "saving NAME" and "saved NAME UPDATES" around every checkpoint, whose bytes come slowly."""
     os.environ |= folders(root)
     stock = torch.save
 
@@ -156,7 +156,7 @@ def main(root: Path, name: str, go_on: bool) -> None:
                 file.write(data[size * part // 8 : size * (part + 1) // 8])
                 file.flush()
                 os.fsync(file.fileno())
-        print(f"saved {name}", flush=True)
+        print(f"saved {name} {content['optimizer_state']['nnsam3d']['updates']}", flush=True)
 
     torch.save = slowly
     with pytest.MonkeyPatch.context() as patch:
