@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError
 from nnsam3d.inference.session import Session
 from nnsam3d.nnunet.lazy import LazyVolume
-from nnsam3d.prompts.components import Components
+from nnsam3d.prompts.components import volume_and_count
 
 try:
     import ipywidgets
@@ -122,12 +121,9 @@ class SessionWidget(ipywidgets.VBox):
     def _facts(self, segmentation: NDArray[Any]) -> list[str]:
         """Volume and number of components of every label that occurs."""
         names = {value: name for name, value in self.session.labels.items()}
-        voxel_ml = math.prod(self.session.spacing) / 1000
         facts = []
         for value in np.unique(segmentation[segmentation > 0]).tolist():
-            mask = segmentation == value
-            parts = len(Components(mask))
-            volume = np.count_nonzero(mask) * voxel_ml
+            volume, parts = volume_and_count(segmentation == value, self.session.spacing)
             facts.append(f"{names.get(value, value)}: {volume:.2f} ml in {parts} part{'' if parts == 1 else 's'}")
         return facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,6 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def unet_architecture() -> dict[str, Any]:
     """Of nnU-Net's plans: a U-Net of two stages."""
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": 2,
-            "features_per_stage": [4, 8],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-            "strides": [[1, 1, 1], [2, 2, 2]],
-            "n_conv_per_stage": [1, 1],
-            "n_conv_per_stage_decoder": [1],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    from .training.small import UNET  # late: it imports torch
+
+    return deepcopy(UNET)

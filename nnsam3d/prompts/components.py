@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,11 @@ class Components:
         """All components by decreasing volume; equal ones in raster order."""
         for number in np.argsort(-self.volumes, kind="stable"):
             yield self[int(number)]
+
+
+def volume_and_count(mask: NDArray[np.bool_], spacing_zyx: Sequence[float]) -> tuple[float, int]:
+    """Volume in ml and number of components of a mask (z, y, x) with voxels of ``spacing_zyx`` mm."""
+    return int(np.count_nonzero(mask)) * (math.prod(spacing_zyx) / 1000), len(Components(mask))
 
 
 def hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -5,7 +5,6 @@ Everything here runs in the worker's thread.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from nnsam3d.inference.image import Box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
-from nnsam3d.prompts.components import Components
+from nnsam3d.prompts.components import volume_and_count
 
 
 class Conversation:
@@ -155,11 +154,10 @@ class Conversation:
             return {}
         part = self.segmentation()[self._touched]
         found: dict[str, tuple[float, int]] = {}
-        voxel_ml = math.prod(self.session.spacing) / 1000
         for name, label in self.model.labels.items():
             mask = np.isin(part, self.values(label)) if label else np.zeros(1, bool)
             if mask.any():
-                found[name] = int(np.count_nonzero(mask)) * voxel_ml, len(Components(mask))
+                found[name] = volume_and_count(mask, self.session.spacing)
         return found
 
     def mask(self, label: int, box: Box | None = None) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from nnsam3d.training.baseline import nnUNetBaselineTrainer
 from nnsam3d.training.click_unet import nnUNetClickTrainer
 from nnsam3d.training.trainer import SAM3DAdapterTrainer
 
+# A backbone in SAM's layout, small enough to write its checkpoint in a test.
 NANO = {
     "embed_dim": 24,
     "depth": 4,

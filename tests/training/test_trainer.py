@@ -15,17 +15,8 @@ from nnsam3d.training import trainer as trainer_module
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.trainer import RECORD_KEY, SAM3DAdapterTrainer
 
-# A backbone in SAM's layout, small enough to write its checkpoint in a test.
-NANO = {
-    "embed_dim": 24,
-    "depth": 4,
-    "num_heads": 3,
-    "neck_dim": 16,
-    "decoder_dim": 8,
-    "prompt_heads": 4,
-    "prompt_mlp_dim": 32,
-    "pos_embed_size": (64, 64),
-}
+from .small import NANO
+
 FROZEN_PARTS = ("patch_embed", "pos_embed", "attn.qkv", "attn.proj", "rel_pos_h", "rel_pos_w", "attn.lr", ".mlp.")
 
 
