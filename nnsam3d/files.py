@@ -26,9 +26,13 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
         durable: flush the file to disk first, so that it survives a power cut.
         keep: a second name in the same folder, under which the old content of ``path`` is kept. At any time,
             there is a complete file at ``path``.
-        ending: of the temporary file, for writers that choose the format by it.
+        ending: of the temporary file, for writers that choose the format by it. The file then lies in a temporary
+            folder: if the process is killed, no search for files with this ending finds it.
     """
-    temporary = _beside(path, ending)
+    hidden = _beside(path)
+    temporary = hidden / f"unfinished{ending}" if ending else hidden
+    if ending:
+        hidden.mkdir()
     try:
         yield temporary
         if durable:
@@ -39,19 +43,23 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
         if durable:
             _flush(path.parent)  # the new name, too
     finally:
-        with contextlib.suppress(OSError):  # the first error is the one that matters
-            temporary.unlink(missing_ok=True)
+        _remove(hidden)
 
 
 def remove_unfinished(path: Path) -> None:
     """Deletes temporary files of ``path`` left by killed processes. No other process may be writing ``path``."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)
+        _remove(left)
 
 
-def _beside(path: Path, ending: str = "") -> Path:
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # an earlier error is the one that matters
+        path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path)
+
+
+def _beside(path: Path) -> Path:
     # The same folder is on the same file system, so that renaming is atomic. The suffix hides the file from searches.
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{ending}")
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def keep_as(path: Path, keep: Path) -> None:

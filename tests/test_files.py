@@ -52,6 +52,21 @@ def test_an_error_leaves_what_was(tmp_path: Path) -> None:
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a", "one")]
 
 
+def test_no_search_by_ending_finds_what_is_unfinished(tmp_path: Path) -> None:
+    """A process that is killed leaves it."""
+    path = tmp_path / "a.nii.gz"
+    with replacing(path, ending=".nii.gz") as temporary:
+        temporary.write_text("half")
+        assert temporary.name.endswith(".nii.gz")
+        assert [one for one in tmp_path.iterdir() if one.is_file()] == list(tmp_path.glob("*.nii.gz")) == []
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.nii.gz", "half")]
+    with replacing(path, ending=".nii.gz") as temporary:
+        temporary.write_text("whole")
+        (temporary.parent.parent / temporary.parent.name.replace(".tmp", "0.tmp")).mkdir()  # a kill left this
+    remove_unfinished(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     names = (".a.12.0f.tmp", "a", ".ab.12.0f.tmp", ".a.swp")
     for name in names:

@@ -97,8 +97,8 @@ class Cases:
         ending, source = self._model.file_ending, self._model.dataset_json
         keys = ("channel_names", "modality", "labels", "regions_class_order")
         kept = {key: source[key] for key in keys if key in source}
-        count = len(list((self.output / LABELS).glob(f"*{ending}")))
-        write_json(self.output / "dataset.json", {**kept, "numTraining": count, "file_ending": ending})
+        saved = [path for path in (self.output / LABELS).glob(f"*{ending}") if not path.name.startswith(".")]
+        write_json(self.output / "dataset.json", {**kept, "numTraining": len(saved), "file_ending": ending})
 
 
 def _place(image: Path, copy: Path) -> None:
