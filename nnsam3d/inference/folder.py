@@ -107,7 +107,10 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
         return Case(name, tuple(files), problem=problem)
     try:
         path = find_prompt_file(files[0], model.file_ending, folder)
-        prompts = read_case_prompts(path, header_grid(files[0], model.reader_name), model.labels) if path else None
+        prompts = None
+        if path:
+            grid = header_grid(files[0], model.reader_name)
+            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types)
     except UserError as error:
         return Case(name, tuple(files), problem=str(error))
     return Case(name, tuple(files), path, prompts)

@@ -295,7 +295,7 @@ class Session:
         image = self._prepared
         grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
         prompts = read_prompts(path, image=grid_of, labels=self._model.labels)
-        prompts = ENCODING.usable(prompts, str(path))
+        prompts = ENCODING.usable(prompts, str(path), self._model.prompt_types)
         clicks = list(prompts.to("voxel", grid_of(prompts.space)).clicks)
         image.check(self._prompts(clicks))
         self._clicks, self._undone = clicks, []

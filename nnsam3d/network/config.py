@@ -7,7 +7,7 @@ token grid in tokens. Inside the network tokens are laid out (H, W, D), see `hwd
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +17,6 @@ Triple: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in this order
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
-NO_WEIGHTS = {"weights": False}  # metadata of a field that may change without changing a parameter
 FINE_SIGMAS = (0.35, 1.0)  # widths of the Gaussians around clicks on the decoder's fine grid, in tokens
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
@@ -29,7 +28,17 @@ def hwd(size_DHW: Sequence[T]) -> tuple[T, T, T]:
 
 
 @dataclass(frozen=True)
-class SAM3DConfig:
+class Execution:
+    """How the network computes. Its weights, and what they mean, do not depend on it."""
+
+    max_clicks: int = 16  # click slots per window while training or compiled
+    # What training computes twice to save memory: "none" (only attention's inner part, whose intermediates are many
+    # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The function is the same.
+    checkpointing: str = "none"
+
+
+@dataclass(frozen=True)
+class SAM3DConfig(Execution):
     """Every size of the network; the defaults are the ViT-B of the paper (docs/network.md#shapes).
 
     Survives JSON: `SAM3DConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config`.
@@ -54,10 +63,6 @@ class SAM3DConfig:
     num_image_channels: int = 1
     num_classes: int = 2  # logit maps
     num_click_labels: int = 0  # clicks carry 0 .. num_click_labels - 1; 0: num_classes
-    max_clicks: int = field(default=16, metadata=NO_WEIGHTS)  # click slots per window while training or compiled
-    # What training computes twice to save memory: "none" (only attention's inner part, whose intermediates are many
-    # and quick to rebuild), "cheap" (also MLPs and adapters), "blocks" (nearly everything). The function is the same.
-    checkpointing: str = field(default="none", metadata=NO_WEIGHTS)
     paper: bool = False  # True: exactly the paper's function, click labels ignored
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
     # 0: none. Zero-initialised, so a new network computes the same function with and without.
@@ -177,7 +182,8 @@ def _ints(name: str, value: Any, length: int) -> tuple[int, ...]:
 
 def fields_of_weights() -> tuple[str, ...]:
     """The fields that affect parameters or their meaning: networks that agree in them can share checkpoints."""
-    return tuple(one.name for one in fields(SAM3DConfig) if one.metadata.get("weights", True))
+    other = {one.name for one in fields(Execution)}
+    return tuple(one.name for one in fields(SAM3DConfig) if one.name not in other)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -91,8 +91,13 @@ def _is_stated(path: Path) -> bool:
     return path.name.lower().endswith(POINTS)
 
 
-def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int]) -> CasePrompts:
-    """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that networks can use.
+def read_case_prompts(
+    path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int], kinds: Sequence[str] | None = None
+) -> CasePrompts:
+    """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
+
+    Args:
+        kinds: the types of prompts that it supports; by default all that are encoded.
 
     Raises:
         PromptError: see :func:`nnsam3d.prompts.read_prompts`; also if there are no prompts, or none that can be
@@ -104,14 +109,21 @@ def read_case_prompts(path: Path, grid: ImageGrid | GridOf | None, labels: Mappi
             f"{path}: the list of clicks is empty. Add a click or remove the file; a case without a prompt file is "
             "segmented automatically."
         )
-    return ENCODING.usable(prompts, str(path))
+    return ENCODING.usable(prompts, str(path), kinds)
 
 
-def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int], reader: str | None = None) -> str:
+def check_all_prompts(
+    images: Path,
+    file_ending: str,
+    labels: Mapping[str, int],
+    reader: str | None = None,
+    kinds: Sequence[str] | None = None,
+) -> str:
     """Validate the prompt files of every case in a folder of images against the images' headers.
 
     Args:
         reader: nnU-Net's name of the reader that will read the images.
+        kinds: see :func:`read_case_prompts`.
 
     Returns a message for the log: how many were found and where, and which files match no image.
 
@@ -130,7 +142,7 @@ def check_all_prompts(images: Path, file_ending: str, labels: Mapping[str, int],
             if path is None:
                 continue
             found += 1
-            read_case_prompts(path, header_grid(image_file, reader), labels)
+            read_case_prompts(path, header_grid(image_file, reader), labels, kinds)
         except UserError as error:
             problems.append(str(error))
     if problems:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts
-from nnsam3d.nnunet.datasets import num_channels
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
@@ -117,8 +117,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
 
     def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
         labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
+        kinds = configuration_manager.configuration.get(PROMPT_TYPES_KEY)
         reader = plans_manager.image_reader_writer_class()
-        self._check_folder(Path(image_files[0]).parent, ending, labels, type(reader).__name__)
+        folder = Path(image_files[0]).parent
+        self._check_folder(folder, partial(check_all_prompts, folder, ending, labels, type(reader).__name__, kinds))
         case = case_name(image_files[0], ending)
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
         for remark in remarks(data):
@@ -126,7 +128,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         path = find_prompt_file(image_files[0], ending)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
-            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels)
+            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds)
         elif self.worker_messages.first_time("automatic"):
             print(
                 f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks "
@@ -135,19 +137,19 @@ class PromptedPreprocessor(DefaultPreprocessor):
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
 
-    def _check_folder(self, folder: Path, ending: str, labels: dict[str, int], reader: str | None = None) -> None:
-        """Checks the prompt files of all cases, in one of the workers; the others wait for it."""
+    def _check_folder(self, folder: Path, check: Callable[[], str]) -> None:
+        """Checks the prompt files of all cases in a folder, in one of the workers; the others wait for it."""
         if folder in self._checked:
             return
         self._checked.add(folder)
         name = f"{zlib.crc32(str(folder).encode()):08x}{self.prediction}"
         if self.worker_messages.path is None or self.worker_messages.first_time(f"checking_{name}"):
             try:
-                print(check_all_prompts(folder, ending, labels, reader))
+                print(check())
             finally:  # an invalid file ends the prediction: it need not be found again
                 self.worker_messages.first_time(f"checked_{name}")
         elif not self.worker_messages.wait(f"checked_{name}", LONGEST_CHECK):
-            check_all_prompts(folder, ending, labels, reader)  # the process that began has ended
+            check()  # the process that began has ended
 
     def run_case_npy(
         self,

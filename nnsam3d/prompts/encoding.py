@@ -70,11 +70,12 @@ class PromptEncoding:
         before = (slice(None),) * axis
         return data[(*before, slice(None, -self.num_channels))], data[(*before, slice(-self.num_channels, None))]
 
-    def usable(self, prompts: CasePrompts, where: str) -> CasePrompts:
-        """The prompts without those of types that are not encoded.
+    def usable(self, prompts: CasePrompts, where: str, kinds: Sequence[str] | None = None) -> CasePrompts:
+        """The prompts without those of types that the model does not support.
 
         Args:
             where: file or case of the prompts, for messages.
+            kinds: the types that the model supports, as in its plans; by default all that are encoded.
 
         Raises:
             PromptError: there are no others.
@@ -82,13 +83,15 @@ class PromptEncoding:
         Warns:
             PromptWarning: prompts were skipped.
         """
-        kept = [prompt for prompt in prompts.prompts if prompt.kind in self.kinds]
-        others = [kind for kind in prompts.kinds if kind not in self.kinds]
+        supported = [kind for kind in self.kinds if kinds is None or kind in kinds]
+        kept = [prompt for prompt in prompts.prompts if prompt.kind in supported]
+        others = [kind for kind in prompts.kinds if kind not in supported]
         if not others:
             return prompts
-        message = f"{where}: this model supports prompts of type {', '.join(self.kinds)}, not {', '.join(others)}"
+        types = ", ".join(supported) or "none"
+        message = f"{where}: this model supports prompts of type {types}, not {', '.join(others)}"
         if not kept:
-            raise PromptError(f"{message}; use clicks instead")
+            raise PromptError(f"{message}; use clicks instead" if "click" in supported else message)
         warnings.warn(f"{message}: {len(prompts.prompts) - len(kept)} skipped", PromptWarning, stacklevel=1)
         return replace(prompts, prompts=tuple(kept))
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,35 +255,40 @@ def test_networks_that_are_built_leave_no_trace(tmp_path: Path) -> None:
 def test_one_worker_checks_the_folder_and_the_others_wait(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(image.parent / "case.json", file_of("voxel", list(CENTRE_ZYX[::-1])))
     asked = []
-    monkeypatch.setattr(preprocessing, "check_all_prompts", lambda *_: asked.append(1) or "checked")
+
+    def check() -> str:
+        asked.append(1)
+        return "checked"
+
     monkeypatch.setattr(preprocessing, "LONGEST_CHECK", 0.2)
     words = WorkerMessages(image.parent / "words.log")
     for _ in range(3):  # as many workers
-        PromptedPreprocessor(False, words)._check_folder(image.parent, ".nii.gz", {"tumour": 1})
+        PromptedPreprocessor(False, words)._check_folder(image.parent, check)
     assert len(asked) == 1
     words.remove()
     words.first_time(f"checking_{zlib.crc32(str(image.parent).encode()):08x}")  # by one that was killed
-    PromptedPreprocessor(False, words)._check_folder(image.parent, ".nii.gz", {"tumour": 1})
+    PromptedPreprocessor(False, words)._check_folder(image.parent, check)
     assert len(asked) == 2
 
 
 def test_a_check_that_fails_keeps_nobody_waiting_and_the_next_prediction_checks_again(image: Path) -> None:
     bad = image.parent / "case.json"
     write(bad, file_of("voxel", [1, 2, 3], "unknown"))
+    check = partial(preprocessing.check_all_prompts, image.parent, ".nii.gz", {"lesion": 1})
     words = WorkerMessages(image.parent / "words.log")
     start = time.monotonic()
     for prediction, workers in (("_0", 2), ("_1", 1)):
         with pytest.raises(PromptError, match="unknown label"):
-            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, check)
         for _ in range(workers - 1):  # the prediction has ended by now
-            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+            PromptedPreprocessor(False, words, prediction)._check_folder(image.parent, check)
     assert time.monotonic() - start < preprocessing.LONGEST_CHECK / 4
     alone = PromptedPreprocessor(False)
     for _ in range(2):  # in one process every preprocessor checks for itself
         with pytest.raises(PromptError, match="unknown label"):
-            PromptedPreprocessor(False)._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+            PromptedPreprocessor(False)._check_folder(image.parent, check)
     bad.unlink()
-    alone._check_folder(image.parent, ".nii.gz", {"lesion": 1})
+    alone._check_folder(image.parent, check)
 
 
 def test_worker_messages_follow_the_traceback() -> None:

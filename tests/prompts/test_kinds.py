@@ -122,6 +122,8 @@ def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
+    with pytest.raises(PromptError, match=r"c\.json: this model supports prompts of type none, not click"):
+        read_case_prompts(path, STRAIGHT, LABELS, kinds=())  # as in the plans of a model
 
 
 def test_other_formats_hold_clicks_only(tmp_path: Path) -> None:
