@@ -1,10 +1,19 @@
-"""Tables as text: aligned for a terminal, or as Markdown."""
+"""Text for a terminal: counted nouns, and tables, aligned or as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 Row = Sequence[str]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "click"), counted(0, "click")
+    ('1 click', '0 clicks')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def columns(rows: Sequence[Row], indent: str = "") -> str:

@@ -19,7 +19,7 @@ from nnsam3d.evaluation.plan import (
 from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
 from nnsam3d.nnunet.datasets import STOPPED, dataset_name
 from nnsam3d.slurm import parse
-from nnsam3d.tables import columns
+from nnsam3d.tables import columns, counted
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -204,9 +204,9 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     )
     check(setting, args.train)  # before the setting is stored in the folder
     setting = open_setting(output, setting)
-    parts = ("datasets", "configurations", "folds", "arms", "protocols")
-    counts = " x ".join(f"{len(getattr(setting, part))} {part}" for part in parts)
-    print(f"nnsam3d: {len(setting.jobs())} jobs: {counts}; results in {output}")
+    parts = ("dataset", "configuration", "fold", "arm", "protocol")
+    counts = " x ".join(counted(len(getattr(setting, f"{part}s")), part) for part in parts)
+    print(f"nnsam3d: {counted(len(setting.jobs()), 'job')}: {counts}; results in {output}")
     remember_command(output, sys.argv[1:])
     if slurm is not None or args.print:
         _submit(args, setting, output, slurm)

@@ -32,9 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--find_best", action="store_true", help="run nnUNetv2_find_best_configuration after all folds have succeeded"
     )
-    train.add_argument("--slurm", required=True, metavar="TEXT", help='sbatch options, "partition=gpu gres=gpu:1"')
+    train.add_argument("--slurm", metavar="TEXT", help='sbatch options, for example "partition=gpu gres=gpu:1"')
     train.add_argument("--slurm-max", type=int, default=0, metavar="N", help="maximum folds at a time")
-    train.add_argument("--print", action="store_true", help="only write the scripts and print the commands")
+    train.add_argument(
+        "--print",
+        action="store_true",
+        help="submit nothing: write the scripts and print the sbatch commands, or without --slurm, print the commands "
+        "that train the folds, for other clusters",
+    )
     merge = actions.add_parser(
         "merge",
         help="merge the reports of a prediction in parts",
@@ -59,7 +64,9 @@ def _train(args: argparse.Namespace) -> int:
     from nnsam3d.nnunet.datasets import dataset_name, model_folder
     from nnsam3d.nnunet.splits import make_splits_for
 
-    options, dataset = parse(args.slurm), dataset_name(args.dataset)
+    if args.slurm is None and not args.print:
+        raise UserError("--slurm TEXT is missing: options of sbatch, or --print for the commands without SLURM")
+    options, dataset = parse(args.slurm or ""), dataset_name(args.dataset)
     unknown = [fold for fold in args.folds if not (fold.isdecimal() or fold == "all")]
     if unknown:
         raise UserError(f"-f {' '.join(unknown)}: a fold must be a number or all")
@@ -96,10 +103,13 @@ class _Folds:
         return [word for flag in flags for word in (flag, *values[flag])]
 
     def _script(self, stem: str, fold: str, options: tuple[str, ...], about: str) -> Script:
+        return Script(self.model / "slurm" / f"{stem}.sh", self._training(fold), options, about)
+
+    def _training(self, fold: str) -> str:
         # --c: without a checkpoint, nnU-Net starts a new training
         rest = [*self._what("-tr", "-p"), "-device", self.args.device, "--c", *(["--npz"] if self.args.npz else [])]
         before = shlex.join([_command("nnUNetv2_train"), self.dataset, self.args.configuration])
-        return Script(self.model / "slurm" / f"{stem}.sh", f"{before} {fold} {shlex.join(rest)}", options, about)
+        return f"{before} {fold} {shlex.join(rest)}"
 
     def _missing(self, queue: Queue) -> tuple[list[int], bool]:
         """The requested folds that are neither finished nor in the queue: their numbers, and whether "all"."""
@@ -112,12 +122,23 @@ class _Folds:
 
         folder = self.model / f"fold_{fold}"
         # a training stopped during its validation repeats the validation
+        validated = (folder / "validation" / "summary.json").is_file()
+        if self.args.npz:
+            validated = validated and any((folder / "validation").glob("*.npz"))
         leaves_out = "final_validation=0" in os.environ.get("nnsam3d_options", "")
-        return (folder / FINAL).is_file() and (leaves_out or (folder / "validation" / "summary.json").is_file())
+        return (folder / FINAL).is_file() and (leaves_out or validated)
 
     def show(self) -> None:
-        """Write the scripts and print the commands without submitting them."""
+        """Print the commands without running them; those for SLURM use scripts, which are written."""
         numbers, whole = self._missing(Queue((), {}))
+        if not (numbers or whole):
+            print("# all folds are trained")
+        if self.args.slurm is None:
+            for fold in [*map(str, numbers), *(["all"] if whole else [])]:
+                print(self._training(fold))
+            if self.args.find_best:
+                print(f"{self.best.command}    # after all have succeeded")
+            return
         commands = [(self.array, self.array.sbatch(numbers, self.args.slurm_max), "")] if numbers else []
         commands += [(self.whole, self.whole.sbatch(), "")] if whole else []
         commands += [(self.best, self.best.sbatch(), "    # after all have succeeded")] if self.args.find_best else []

@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="disconnect when silent for (default: 60)",
     )
-    how.add_argument("--verbose", action="store_true", help="log full paths, which can contain patients' file names")
+    how.add_argument(
+        "--verbose",
+        action="store_true",
+        help="log every request, with its full path, which can contain patients' file names "
+        "(default: clients, clicks and errors, without paths)",
+    )
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
 
 
@@ -81,7 +86,12 @@ def main(args: argparse.Namespace) -> int:
             f"{args.host}:{args.port}: cannot listen on this address ({error.strerror}); try --port 0"
         ) from error
     _print_addresses(model, str(device), server.server_address[1], args.host, key, local)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.close).start())
+
+    def stop(*_: object) -> None:
+        print("nnsam3d: stopping when the running requests are finished", flush=True)
+        threading.Thread(target=server.close).start()
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         server.serve_forever(0.5)
     except KeyboardInterrupt:

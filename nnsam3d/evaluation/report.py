@@ -42,6 +42,7 @@ NOTES = (
     "is undefined if either is. Undefined values are excluded from means.",
 )
 TEMPLATE = "report.html.j2"
+OTHER = 1.5  # factor by which a training time must differ from the budget; the last iterations always exceed it
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ def _facts(summary: dict[str, Any]) -> Iterator[str]:
     yield ""
     if setting["train_minutes"]:
         yield f"training budget of each trained arm: {setting['train_minutes']:g} minutes"
+        for row in other_budgets(summary["costs"], setting["train_minutes"]):
+            yield f"  but {row['arm']}, fold {row['fold']}: {row['training_seconds'] / 60:.1f} minutes"
     if setting["options"]:
         yield f'nnsam3d_options of the trainings: "{setting["options"]}"'
     if setting["train_seeds"]:
@@ -196,6 +199,12 @@ def _facts(summary: dict[str, Any]) -> Iterator[str]:
         yield f"sha256 {digest}  {arm}, {dataset}, fold {fold}"
     digests = [f"{case} {digest[:12]}" for _, case, digest in summary["truths"]]
     yield f"ground truths (first 12 digits of sha256): {', '.join(digests)}"
+
+
+def other_budgets(costs: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:
+    """Existing models, which the benchmark has not trained again, whose training took clearly longer or shorter."""
+    shares = [row.get("training_seconds", 0) / (60 * minutes) for row in costs]  # 0: unknown
+    return [row for row, share in zip(costs, shares, strict=True) if share and not 1 / OTHER < share < OTHER]
 
 
 def _markdown(summary: dict[str, Any], sections: Sequence[Section]) -> str:

@@ -48,7 +48,7 @@ class Segmentation:
     def remarks(self) -> list[str]:
         """Warnings for the user."""
         return [
-            f"the network found nothing at click {number}; the mask contains at most the clicked voxel"
+            f"the network found nothing at click {number}; there, the mask contains at most the clicked voxel"
             for number in self.ignored_clicks
         ]
 

@@ -16,6 +16,7 @@ from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.cases import strays
+from nnsam3d.tables import counted
 
 REPORT_VERSION = 1
 
@@ -31,11 +32,15 @@ def print_prompt_summary(cases: Sequence[Case]) -> None:
     with_prompts = sum(case.prompts is not None for case in cases)
     bad = [case for case in cases if case.problem]
     automatic = len(cases) - with_prompts - len(bad)
-    print(f"nnsam3d: {len(cases)} cases: {with_prompts} with clicks, {automatic} without (segmented automatically)")
+    invalid = f", {len(bad)} invalid" if bad else ""
+    print(
+        f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with clicks, {automatic} without (segmented "
+        f"automatically){invalid}"
+    )
     for case in bad:
         print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
     if bad:
-        print(f"nnsam3d: {len(bad)} case(s) will be skipped; the others continue", file=sys.stderr)
+        print(f"nnsam3d: {counted(len(bad), 'case')} will be skipped; the others continue", file=sys.stderr)
 
 
 def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
@@ -45,8 +50,8 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
     skipped = len(outcomes) - len(failed) - len(done)
     windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
     print(
-        f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {windows} windows computed "
-        f"(the sliding window: {stock}); results in {output}"
+        f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
+        f"computed (the sliding window: {stock}); results in {output}"
     )
     doubtful = [outcome.case for outcome in done if outcome.warnings]
     if doubtful:
@@ -112,7 +117,7 @@ def merge_reports(path: Path, parts: Sequence[Path]) -> int:
     }
     write_json(path, merged)
     failed = [case for case in cases if case["status"] == "failed"]
-    print(f"nnsam3d: {len(cases) - len(failed)} cases predicted, {len(failed)} failed; {path}")
+    print(f"nnsam3d: {counted(len(cases) - len(failed), 'case')} predicted, {len(failed)} failed; {path}")
     for case in failed:
         print(f"nnsam3d: failed: {case['error']}", file=sys.stderr)
     for name in missing:

@@ -170,9 +170,16 @@ def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> 
         if not _is_stated(path) and not is_prompt_file(path):
             continue  # unrelated files
         base = case.removesuffix(FIRST_CHANNEL)
-        near = [base] if base in cases else difflib.get_close_matches(base, list(cases), n=1)
-        meant = f"did you mean {near[0]}.json?" if near else "its name must be <case>.json"
+        near = base if base in cases else _nearest(base, cases)
+        meant = f"did you mean {near}.json?" if near else "its name must be <case>.json"
         yield f"{path} matches no image in {images}; {meant}"
+
+
+def _nearest(name: str, cases: Collection[str]) -> str | None:
+    """The most similar name; None if several are, such as those of the other numbers in a series."""
+    near = difflib.get_close_matches(name, cases, n=2)
+    likeness = [difflib.SequenceMatcher(None, case, name).ratio() for case in near]
+    return near[0] if near and likeness[0] > max(likeness[1:], default=0.0) else None
 
 
 def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:

@@ -18,6 +18,7 @@ from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
 from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
 from nnsam3d.prompts.labels import LabelMap, click_labels
 from nnsam3d.prompts.types import CasePrompts, MaskPrompt, Prompt, PromptError, Space
+from nnsam3d.tables import counted
 
 FIRST_CHANNEL = "_0000"
 
@@ -126,8 +127,8 @@ def convert(
     for target, prompts in converted:
         write_prompts(target, prompts, format=to)
         others = len(prompts.prompts) - len(prompts.clicks)
-        more = f" and {others} other prompts" if others else ""
-        print(f"{target}: {len(prompts.clicks)} clicks{more}, space {prompts.space}")
+        more = f" and {counted(others, 'other prompt')}" if others else ""
+        print(f"{target}: {counted(len(prompts.clicks), 'click')}{more}, space {prompts.space}")
     if stated.image is None:
         print("the cases are named after the files; use --image <case>_0000... to name another case")
     if stated.dataset is None:

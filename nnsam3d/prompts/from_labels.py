@@ -126,6 +126,8 @@ def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder
 
 
 def _prediction(path: Path, truth: NDArray) -> NDArray:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: largest_error needs a prediction of each segmentation, with the same name")
     prediction, _ = read_segmentation(path)
     if prediction.shape != truth.shape:
         raise UserError(f"{path}: the shape is {prediction.shape}, but {truth.shape} in the ground truth")

@@ -14,7 +14,7 @@ from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpac
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
-from nnsam3d.tables import columns
+from nnsam3d.tables import columns, counted
 
 _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
@@ -31,7 +31,7 @@ def inspect_file(
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
-    print(f"{file}: case {prompts.case}, {len(prompts.clicks)} clicks, in space {prompts.space}")
+    print(f"{file}: case {prompts.case}, {counted(len(prompts.clicks), 'click')}, in space {prompts.space}")
     _print_others(prompts)
     if grid_of is None:
         if segmentation is not None:

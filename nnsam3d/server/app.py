@@ -109,6 +109,10 @@ class Route:
     keyed: bool = True
     large: bool = False
 
+    def is_routine(self, method: str) -> bool:
+        """Whether clients request it again and again, or with every page: files of the page, heartbeats, progress."""
+        return self.lease in ("lives", "looks") or (self.lease == "none" and method == "GET")
+
 
 class App:
     """One model and its clients.

@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
         """
         Args:
             key: clients must send it; None: no key required.
-            verbose: log full paths, which can contain patients' file names.
+            verbose: log all requests with full paths, which can contain patients' file names.
         """
         self.app, self.key, self.verbose = app, key, verbose
         self.loopback = address[0] in LOOPBACK
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, method: str) -> None:
         self.server.begin()
         start, status = time.perf_counter(), 500
-        self._name = "?"  # of the route: the log must not contain file names
+        self._name, self._routine = "?", False  # the route's name: the log must not contain file names
         self._left = self._length()
         try:
             try:
@@ -144,7 +144,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(_refused(500, "internal error: see the server's log"))
         finally:
             self.server.end()
-            self._log(method, self._name, status, time.perf_counter() - start)
+            if self.server.verbose or status >= 400 or not self._routine:
+                self._log(method, self._name, status, time.perf_counter() - start)
 
     # ------------------------------------------------------------------ reading
 
@@ -165,6 +166,7 @@ class Handler(BaseHTTPRequestHandler):
         path, label = _without_label(url.path)
         key, rest = _route_of(method, path)
         route, self._name = ROUTES[key], key[1]
+        self._routine = route.is_routine(method)
         if route.keyed:
             self._check_key(query)
         request = Request(method, key[1], label, query, self.headers, b"", self._wait, rest)

@@ -25,6 +25,8 @@ PROTOCOL = "2.5.1"
 
 
 def healthz(app: App, request: Request, lease: None) -> Response:
+    if request.label is not None:
+        app.label(request)  # report a wrong label in the address immediately
     return Response.of(ok=True)
 
 

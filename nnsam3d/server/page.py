@@ -148,13 +148,20 @@ def _opened(
     saved = app.cases.saved_mask(case) if app.cases is not None and case else None
     if saved is not None:  # or the next save would replace it by what is clicked now
         conversation.start_from(saved)
+        conversation.change()  # what it contains counts in the volumes
     return Response.of(
         case=case or shown,
         shape=list(session.shape),
         spacing=list(session.spacing),
         channels=[file.name for file in files],
         remarks=list(session.remarks),
+        saved=saved is not None,
+        facts=_facts(conversation),
     )
+
+
+def _facts(conversation: Conversation) -> dict[str, dict[str, float]]:
+    return {name: {"ml": ml, "components": count} for name, (ml, count) in conversation.volumes().items()}
 
 
 def _stored(app: App, request: Request, folder: Path) -> tuple[Path, str]:
@@ -266,7 +273,6 @@ def _message(conversation: Conversation, change: Any, seconds: float) -> Respons
     box, voxels = change or (None, np.zeros(0, np.uint8))
     clicks = session.clicks
     points_N3 = session.grid.index_to_world([one.position for one in clicks], "ras").tolist() if clicks else []
-    facts = {name: {"ml": ml, "components": count} for name, (ml, count) in conversation.volumes().items()}
     values = {
         "box": None if box is None else [[side.start, side.stop] for side in reversed(box)],
         "clicks": [
@@ -276,7 +282,7 @@ def _message(conversation: Conversation, change: Any, seconds: float) -> Respons
         "can_undo": conversation.can_undo,
         "can_redo": conversation.can_redo,
         "seconds": round(seconds, 3),
-        "facts": facts,
+        "facts": _facts(conversation),
         "remarks": list(session.remarks),
     }
     text = json.dumps(values).encode()

@@ -73,6 +73,25 @@ def test_folds_are_an_array_and_what_is_done_or_in_the_queue_is_not_submitted(fo
     assert "all folds are trained" in capsys.readouterr().out
 
 
+def test_other_clusters_get_the_commands_themselves(folders, fake_slurm, capsys):
+    finish(folders, 1, 2)
+    command = ["cluster", "train", "999", "3d_fullres", "-f", "0", "1", "all"]
+    assert main([*command, "--print"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("nnUNetv2_train ")[2].split()[:3] for line in lines] == [
+        [DATASET, "3d_fullres", "0"],
+        [DATASET, "3d_fullres", "all"],
+    ]
+    assert main(command) == 1
+    assert "--slurm TEXT is missing" in capsys.readouterr().err
+    done = ["cluster", "train", "999", "3d_fullres", "-f", "1", "2", "--print"]
+    assert main(done) == 0
+    assert capsys.readouterr().out == "# all folds are trained\n"
+    assert main([*done, "--npz"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2, "validated, but without probabilities"
+    assert told(fake_slurm) == []
+
+
 def test_splits_are_there_before_anything_is_submitted_and_are_nnunets(folders, fake_slurm):
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 

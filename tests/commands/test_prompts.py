@@ -239,6 +239,8 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     write_image(predictions / "a.nii.gz", truth()[1:])
     correct = ("--strategy", "largest_error", "--predictions", predictions)
     assert "(12, 20, 24) in the ground truth" in error_of(capsys, "simulate", labels, "-o", out, *correct)
+    (predictions / "a.nii.gz").unlink()
+    assert "a.nii.gz is missing: largest_error needs" in error_of(capsys, "simulate", labels, "-o", out, *correct)
     run("simulate", labels, "-o", out)
     assert "already contains a.json, b.json" in error_of(capsys, "simulate", labels, "-o", out)
     run("simulate", labels, "-o", out, "--overwrite")

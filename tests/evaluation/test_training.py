@@ -13,6 +13,7 @@ import pytest
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation import training
 from nnsam3d.evaluation.plan import Job, Setting
+from nnsam3d.evaluation.report import other_budgets
 from nnsam3d.evaluation.training import check, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
@@ -138,3 +139,9 @@ def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
     assert log.read_text().endswith("| preset=tiny final_validation=0\n")
     assert training_options(setting(options="")) == "final_validation=0 max_minutes=12.5 num_epochs=100000"
     assert training_options(setting(options="num_epochs=3")) == "num_epochs=3 final_validation=0 max_minutes=12.5"
+
+
+def test_the_report_names_models_of_another_budget() -> None:
+    rows = [{"arm": name, "training_seconds": seconds} for name, seconds in (("a", 634), ("b", 1800), ("c", 90))]
+    assert [row["arm"] for row in other_budgets([*rows, {"arm": "old"}], 10)] == ["b", "c"]
+    assert other_budgets(rows[:1], 10) == []

@@ -125,6 +125,13 @@ def test_a_prompt_file_of_no_case_names_the_nearest(tmp_path: Path) -> None:
     assert "its name must be <case>.json" in lines[2]
 
 
+def test_no_name_is_suggested_where_several_are_as_near(tmp_path: Path) -> None:
+    for name in ("case_001_0000.nii.gz", "case_002_0000.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "case_009.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    assert check_all_prompts(tmp_path, ".nii.gz", LABELS).endswith("its name must be <case>.json")
+
+
 def test_prompt_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     images, prompts = tmp_path / "images", tmp_path / "prompts"
     for folder in (images, prompts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -157,8 +158,14 @@ def test_the_log_names_no_files(running: Running, capsys: Any) -> None:
     running.ask("GET", f"/api/image/0/SMITH_JOHN.nii.gz?lease={lease}")
     running.ask("POST", "/api/upload?name=SMITH.nii.gz", b"x", lease)
     time.sleep(0.1)
+    running.ask("POST", "/api/heartbeat", {}, lease)
+    running.ask("GET", "/healthz")
+    running.ask("GET", "/label/unknown/healthz")
+    time.sleep(0.1)
     printed = capsys.readouterr()
     assert "/api/image/" in printed.out
+    assert "heartbeat" not in printed.out
+    assert re.findall(r"healthz (\d+)", printed.out) == ["404"], "what a client repeats is logged when it fails"
     assert "SMITH" not in printed.out + printed.err
     assert lease not in printed.out
 

@@ -300,7 +300,7 @@ def test_a_saved_case_opens_with_its_mask_and_an_empty_one_is_skipped(work: Any,
     there = work(count=2)
     page = visit(there.running)
     page.click(there.ras(TARGET))
-    mask = page.labels()
+    mask, facts = page.labels(), page.text("#labels")
     page.tab.keyboard.press("s")
     page.idle()
     page.tab.reload()
@@ -312,6 +312,13 @@ def test_a_saved_case_opens_with_its_mask_and_an_empty_one_is_skipped(work: Any,
     assert [path.name for path in (there.output / "labelsTr").iterdir()] == ["a.nii.gz"]
     page.tab.locator("#cases").get_by_text("a", exact=True).click()
     page.until("() => nnsam3d.page.image.case === 'a' && !nnsam3d.work.running")
+    np.testing.assert_array_equal(page.labels(), mask)
+    assert page.text("#labels") == facts
+    page.tab.click("#reset")
+    page.idle()
+    assert not page.labels().any()
+    page.tab.click("#undo")
+    page.idle()
     np.testing.assert_array_equal(page.labels(), mask)
     page.tab.keyboard.press("s")
     page.idle()

@@ -70,9 +70,8 @@ async function reconnect() {
   const { source, base, clicks } = page.restoring;
   return work.add("Reconnecting", async () => {
     await server.claim();
-    if (source.case) await server.openCase(source.case);
-    else await server.upload(source.file);
-    viewer.clear();
+    const image = source.case ? await server.openCase(source.case) : await server.upload(source.file);
+    await viewer.replace(await server.mask(image.case));
     page.clicks = [];
     await resend(clicks, base);
     page.restoring = null;

@@ -37,8 +37,9 @@ async function shown(image, source) {
     empty("This image cannot be displayed.");
     throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
-  Object.assign(page, { image, source, clicks: [], waiting: [], facts: {}, base: null, beforeReset: null, dirty: false });
-  page.restoring = null;
+  const base = image.saved ? new File([mask], `${image.case}.nii.gz`) : null; // Undo after Reset sends it again
+  Object.assign(page, { image, source, clicks: [], waiting: [], beforeReset: null, restoring: null, dirty: false });
+  Object.assign(page, { base, facts: image.facts });
   page.can = { undo: false, redo: false };
   page.remarks = image.remarks;
   $("empty").hidden = true;

@@ -49,7 +49,7 @@ export function reset() {
     await apply(await server.change("/api/reset"));
     Object.assign(page, { beforeReset: before, base: null });
     show();
-    say(`${before.base ? "Clicks and the loaded segmentation" : "All clicks"} removed. Undo restores them.`);
+    say(`${before.base ? "Clicks and the earlier segmentation" : "All clicks"} removed. Undo restores them.`);
   });
 }
 

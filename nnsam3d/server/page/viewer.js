@@ -151,11 +151,6 @@ export class Viewer {
     this.repaint();
   }
 
-  clear() {
-    this.labels.fill(0);
-    this.repaint();
-  }
-
   repaint() {
     if (this.mask) this.#paint(this.shape_ijk.map((n) => [0, n]));
   }
