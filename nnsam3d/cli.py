@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import re
 import sys
 import textwrap
 import warnings
@@ -171,6 +172,7 @@ COMMANDS: dict[str, Command] = {
         example="""
             nnsam3d cluster train 513 3d_fullres -f 0 1 2 3 4 -tr SAM3DAdapterTrainer \\
                 --slurm "partition=gpu gres=gpu:1 cpus-per-task=8 mem=48G time=24:00:00"
+            nnsam3d cluster train 513 3d_fullres --print    # the commands, for other clusters
             nnsam3d cluster merge out/report.json out/slurm/part_*.json    # done automatically by predict --slurm
             """,
     ),
@@ -224,7 +226,21 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
     module = _import_module(name)
     module.add_arguments(parser)
     parser.set_defaults(run=module.main)
+    _add_examples_to_actions(parser, name, command.example)
     return parser
+
+
+def _add_examples_to_actions(parser: argparse.ArgumentParser, name: str, example: str) -> None:
+    """Adds the examples of `nnsam3d <command> <action>` to the help of each action."""
+    commands = re.split(r"(?<!\\)\n", textwrap.dedent(example).strip())  # a backslash continues a line
+    for group in (one for one in parser._actions if isinstance(one, argparse._SubParsersAction)):
+        for action, its_parser in group.choices.items():
+            own = [command for command in commands if f"nnsam3d {name} {action}" in command]
+            if own:
+                shown = "example:\n" + textwrap.indent("\n".join(own), "  ")
+                its_parser.epilog = "\n\n".join(filter(None, (its_parser.epilog, shown)))
+                its_parser.formatter_class = argparse.RawDescriptionHelpFormatter
+                its_parser.description = _filled(its_parser.description or "")
 
 
 def _filled(text: str) -> str:

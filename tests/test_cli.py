@@ -84,6 +84,18 @@ def test_each_help_shows_an_example(name, capsys):
     assert f"example:\n  nnsam3d {name}" in said
 
 
+@pytest.mark.parametrize("action", ["prompts simulate", "benchmark run", "cluster train", "weights download"])
+def test_the_help_of_an_action_shows_its_examples(action, capsys):
+    name = action.split()[0]
+    with pytest.raises(SystemExit):
+        cli.main([*action.split(), "--help"])
+    examples = capsys.readouterr().out.partition("example:\n")[2].splitlines()
+    commands = [line for line in examples if "nnsam3d" in line]
+    assert commands
+    assert all(f"nnsam3d {action}" in line for line in commands)
+    assert len(commands) == cli.COMMANDS[name].example.count(f"nnsam3d {action}")
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_texts_are_complete(name):
     command = cli.COMMANDS[name]

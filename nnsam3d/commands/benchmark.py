@@ -89,17 +89,21 @@ def _output(parser: argparse.ArgumentParser) -> None:
 def _what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("comparison")
     what.add_argument("-d", dest="datasets", nargs="+", required=True, metavar="D", help="dataset names or numbers")
-    what.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="default: %(default)s")
+    what.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="default: 3d_fullres")
     what.add_argument("-f", dest="folds", nargs="+", default=["0"], help="folds of the cross-validation (default: 0)")
     what.add_argument(
         "--arms",
         nargs="+",
         default=list(ARMS),
         metavar="ARM",
-        help="TRAINER, TRAINER:PLANS, or TRAINER+oracle for the oracle control (default: %(default)s)",
+        help=f"TRAINER, TRAINER:PLANS, or TRAINER+oracle for the oracle control (default: {' '.join(ARMS)})",
     )
     what.add_argument(
-        "--protocols", nargs="+", default=["iterative", "center"], choices=list(PROTOCOLS), help="default: %(default)s"
+        "--protocols",
+        nargs="+",
+        default=["iterative", "center"],
+        choices=list(PROTOCOLS),
+        help="where clicks are placed (default: iterative center)",
     )
     what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the clicks (default: 0 1 2)")
     what.add_argument("--clicks", type=int, default=MAX_CLICKS, help="maximum per case (default: %(default)s)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
 from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
@@ -275,7 +276,7 @@ def remembered_cases(setting: Setting, output: Path) -> dict[Job, list[str]]:
     """
     path = output / CASES_FILE
     if not path.is_file():
-        raise UserError(f"{output} contains no results yet: repeat the original command to continue")
+        raise UserError(f"{output} contains no results yet. To continue:\n{how_to_continue(output)}")
     names = json.loads(path.read_text(encoding="utf-8"))
     return {job: names[_cases_key(job)] for job in setting.jobs()}
 

@@ -30,6 +30,11 @@ def commands(output: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
+def how_to_continue(output: Path) -> str:
+    """The last recorded command, which skips finished jobs."""
+    return (commands(output) or ["nnsam3d benchmark run"])[-1]
+
+
 def remember_environment(output: Path, devices: Sequence[str]) -> None:
     """Record versions and machine of the last run."""
     # imported late: loads torch

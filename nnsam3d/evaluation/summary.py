@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.figures import Pairs
 from nnsam3d.evaluation.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
 from nnsam3d.evaluation.plan import PROTOCOLS, Job, Setting, remembered_cases
+from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patient
 from nnsam3d.files import write_json
 
@@ -51,7 +52,7 @@ def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:
                 times.append({**job.as_dict(), "case": case, "seed": seed, **unit.pop("timing")})
                 results.append({**job.as_dict(), **unit})
     if missing:
-        raise UserError(f"{output}: {missing} results are missing: repeat the original command to continue")
+        raise UserError(f"{output}: {missing} results are missing. To continue:\n{how_to_continue(output)}")
     return results, times
 
 

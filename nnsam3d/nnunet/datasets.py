@@ -61,7 +61,7 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
     try:
         return Path(get_output_folder(dataset, trainer, plans, configuration))
     except RuntimeError as error:
-        raise UserError(f"-d {dataset}: {error}") from error
+        raise UserError(f"-d {dataset}: {error} (or select the model by its folder, with -m FOLDER)") from error
 
 
 def data_identifier(plans: dict[str, Any], configuration: str) -> str:

@@ -47,8 +47,11 @@ def check_model(folder: Path) -> Iterator[Finding]:
         keeps = capability(kind, "keeps_features")
         way = "nnsam3d predict, Session and nnUNetv2_predict" if keeps else "nnUNetv2_predict"
         yield ok(f"{name}: {'takes ' + ', '.join(kinds) + ' prompts' if kinds else 'takes no prompts'}; {way}")
-    if files and not any(file.name == FINAL for file in files):
-        yield note(f"no fold has a {FINAL}", "choose another with -chk checkpoint_best.pth")
+    folds = {file.parent.name for file in files}
+    unfinished = sorted(folds - {file.parent.name for file in files if file.name == FINAL})
+    if unfinished:
+        remedy = "finish the training (nnUNetv2_train ... --c), or choose another with -chk checkpoint_best.pth"
+        yield note(f"{', '.join(unfinished)}: no {FINAL}, which predictions use by default", remedy)
 
 
 def _opened(file: Path) -> tuple[Finding, str]:
