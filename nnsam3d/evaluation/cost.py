@@ -12,7 +12,7 @@ import torch
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
 from nnsam3d.evaluation.arms import Arm
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
-from nnsam3d.network.cost import count_flop, measure
+from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.prompts import ENCODING
@@ -49,8 +49,7 @@ def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
     if not isinstance(network, SAM3D):
         total, _ = parameter_counts(network)
         return total, total
-    with torch.device("meta"):  # loaded networks do not record which parameters were trained
-        fresh = SAM3D(network.config)
+    fresh = as_built(network)  # loaded networks do not record which parameters were trained
     if pretrained:
         freeze_pretrained(fresh)
     return parameter_counts(fresh)
@@ -59,7 +58,7 @@ def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
 def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
     """FLOP of one window, and of a further click on it, from shapes."""
     if isinstance(arm.network, SAM3D):
-        cost = measure(arm.network.config)
+        cost = measure(arm.network)
         return cost.forward_flop, cost.click_flop
     channels = arm.model.num_channels + (ENCODING.num_channels if arm.kind == "clicks" else 0)
     network = copy.deepcopy(arm.network).to("meta").eval()

@@ -22,6 +22,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
 from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
+from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import checked_space
@@ -370,7 +371,9 @@ class Session:
             raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
         grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
         click = Click((position[0], position[1], position[2]), 0)
-        i, j, k = grid.to_index([click.position], space)[0].tolist()
+        index_N3 = grid.to_index([click.position], space)
+        # mm are not exact: a click on the centre of a voxel is stored as such
+        i, j, k = (index_N3 if space == "voxel" else np.round(index_N3, DECIMALS))[0].tolist()
         return i, j, k
 
     def _forget(self) -> None:

@@ -23,6 +23,7 @@ from .config import Triple
 from .recompute import recompute
 
 OTHER_REGION = -100.0  # between tokens that only the cyclic shift brought together (docs/network.md#shift-mask)
+CONSTANT = ".lr"  # end of the names of parameters that are never trained
 PADDING = -10000.0  # underflows to weight zero in every precision, and fits float16
 
 

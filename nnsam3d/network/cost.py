@@ -5,6 +5,7 @@ Nothing is allocated or computed, so a ViT-H takes seconds on any machine.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
+from .attention import CONSTANT
 from .config import SAM3DConfig
 from .prompts import PromptTensors
 from .sam3d import SAM3D, freeze_pretrained
@@ -33,14 +35,21 @@ class Cost:
     trainable_bytes: int  # gradients need as much, AdamW's moments twice as much
 
 
-def measure(config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None) -> Cost:
-    """The cost of a configuration with patches of its size; `frozen` as by `freeze_pretrained`."""
+def measure(
+    of: SAM3DConfig | SAM3D, *, batch: int = 1, frozen: bool = True, autocast: torch.dtype | None = None
+) -> Cost:
+    """The cost of a configuration with the paper's decoder, or of a network, with patches of its size.
+
+    Args:
+        frozen: as by `freeze_pretrained`.
+    """
+    config = of if isinstance(of, SAM3DConfig) else of.config
 
     def build() -> SAM3D:
-        net = SAM3D(config).train()
+        net = SAM3D(of) if isinstance(of, SAM3DConfig) else as_built(of)
         if frozen:
             freeze_pretrained(net)
-        return net
+        return net.train()
 
     with on_shapes(build) as net, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         image = torch.empty(batch, config.num_image_channels, *config.patch_size)
@@ -59,6 +68,14 @@ def measure(config: SAM3DConfig, *, batch: int = 1, frozen: bool = True, autocas
         parameter_bytes=sum(size for size, _ in sizes),
         trainable_bytes=sum(size for size, trains in sizes if trains),
     )
+
+
+def as_built(net: SAM3D) -> SAM3D:
+    """A copy without values, whose parameters are trainable where a new network's are; loaded ones are frozen."""
+    copied = copy.deepcopy(net).to("meta")
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_(not name.endswith(CONSTANT))
+    return copied
 
 
 @contextmanager

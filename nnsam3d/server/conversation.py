@@ -134,6 +134,15 @@ class Conversation:
         self._steps, self._undone = [], []
         self._synchronised = False
 
+    def load_prompts(self, path: Path) -> None:
+        """Replaces all clicks by those of a prompt file, each a step.
+
+        Raises:
+            PromptError: the file is invalid; the clicks remain.
+        """
+        self.session.load_prompts(path)
+        self._steps, self._undone = [1] * len(self.session.clicks), []
+
     # ------------------------------------------------------------------ results
 
     def segmentation(self) -> NDArray[Any]:

@@ -245,6 +245,21 @@ def segmentation(app: App, request: Request, lease: Lease) -> Response:
     return _changed(app, request, lease, job)
 
 
+def clicks(app: App, request: Request, lease: Lease) -> Response:
+    name = re.sub(r"[^\w.-]", "_", request.query.get("name", ""))[-100:].lstrip(".") or "clicks.json"
+
+    def job(conversation: Conversation) -> None:
+        with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
+            path = Path(folder) / name
+            path.write_bytes(request.body)
+            try:
+                conversation.load_prompts(path)
+            except UserError as error:
+                raise Refusal(400, str(error).replace(str(path), name)) from error
+
+    return _changed(app, request, lease, job)
+
+
 def _changed(
     app: App,
     request: Request,
@@ -328,6 +343,7 @@ ROUTES = {
     ("POST", "/api/redo"): Route(redo),
     ("POST", "/api/reset"): Route(reset),
     ("POST", "/api/segmentation"): Route(segmentation, large=True),
+    ("POST", "/api/clicks"): Route(clicks),
     ("POST", "/api/save"): Route(save),
     ("GET", "/api/progress"): Route(progress, "looks"),
     ("POST", "/api/cancel"): Route(cancel, "lives"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig
+from nnsam3d.network.cost import measure
 from nnsam3d.training.optimizer import build_optimizer, clip_gradients
 from nnsam3d.training.options import TrainingOptions
 
@@ -46,6 +49,19 @@ class OneConvolution:
         logits = self.head(features.deepest).permute(0, 1, 4, 2, 3)
         positive_B = (prompts.labels_BN > 0).to(logits.dtype).mean(1)
         return F.interpolate(logits, size=features.size) + positive_B[:, None, None, None, None]
+
+
+def test_the_cost_is_that_of_the_networks_own_decoder() -> None:
+    config = SAM3DConfig(**SMALL)
+    net = SAM3D(config, OneConvolution(config))
+    trained, total = measure(net), sum(parameter.nbytes for parameter in net.parameters())
+    assert trained.parameter_bytes == total
+    tokens = math.prod(config.token_grid)
+    assert trained.click_flop == 2 * tokens * config.neck_dim * config.num_classes  # the convolution
+    assert trained.forward_flop < measure(config).forward_flop
+    loaded = copy.deepcopy(net).requires_grad_(False)
+    assert measure(loaded) == trained
+    assert measure(SAM3D(config)) == measure(config)
 
 
 def test_another_decoder_trains_predicts_and_is_stored() -> None:

@@ -385,6 +385,33 @@ def test_a_file_is_opened_corrected_and_downloaded(
     replayed.set_image(file)
     replayed.load_prompts(tmp_path / "down" / "scan.json")
     assert [one.label for one in replayed.clicks] == ["lesion"]
+    page.tab.click("#reset")
+    page.idle()
+    page.tab.set_input_files("#segmentation-file", tmp_path / "down" / "scan.json")
+    page.until("() => nnsam3d.page.clicks.length && !nnsam3d.work.running")
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    np.testing.assert_array_equal(page.labels(), replayed.segmentation)
+    page.tab.keyboard.press("z")
+    page.idle()
+    assert not page.labels().any()
+
+
+def test_a_click_beside_the_image_says_where_to_click(running: Running, visit: Open, tmp_path: Path) -> None:
+    page = visit(running)
+    page.tab.keyboard.press("l")
+    assert page.text("#status") == "Open an image first."
+    page.tab.set_input_files("#image-file", write_image(tmp_path / "scan.nii.gz", "plain"))
+    page.until("() => nnsam3d.page.image && !nnsam3d.work.running")
+    page.frame()
+    left, top, width, height = page.js(
+        "() => nnsam3d.viewer.tiles.find((tile) => tile.name === '3D').position.concat()"
+    )
+    box = page.tab.locator("#view").bounding_box()
+    at = (box["x"] + (left + width / 2) * box["width"], box["y"] + (top + height / 2) * box["height"])
+    page.tab.mouse.click(*at)
+    page.idle()
+    assert page.text("#status").startswith("Nothing was clicked")
+    assert page.clicks() == []
 
 
 def test_a_file_that_is_no_image_is_refused_in_words(running: Running, visit: Open, tmp_path: Path) -> None:

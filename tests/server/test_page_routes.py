@@ -149,6 +149,35 @@ def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, 
     assert running.ask("POST", "/api/click", {"position": [1, 2, 3], "label": "lesion"}, lease).status == 400
 
 
+def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
+    running: Running, served_model: Model, tmp_path: Path
+) -> None:
+    file = write_cases(tmp_path / "images") / "a_0000.nii.gz"
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    running.ask("POST", "/api/upload?name=a.nii.gz", file.read_bytes(), lease)
+    running.change("/api/click", {"position": AT, "space": "voxel", "label": "organ"}, lease)
+    session = Session(served_model)
+    session.set_image(file)
+    session.add_click(AT, "organ")
+    before = session.segmentation.copy()
+    clicks = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [999, 0, 0], "label": "lesion"}]}
+    reply = running.ask("POST", "/api/clicks?name=../bad.json", json.dumps(clicks).encode(), lease)
+    assert reply.status == 400
+    assert "bad.json" in reply.reason
+    assert "/tmp" not in reply.reason
+    clicks["clicks"] = [{"position": AT, "label": "lesion"}, {"position": [20, 18, 10], "label": "background"}]
+    change = running.change("/api/clicks?name=good.json", json.dumps(clicks).encode(), lease)
+    assert [(one["position"], one["label"]) for one in change[0]["clicks"]] == [
+        (list(AT), "lesion"),
+        ([20, 18, 10], "background"),
+    ]
+    session.reset()
+    session.add_click(AT, "lesion")
+    session.add_click((20, 18, 10), "background")
+    np.testing.assert_array_equal(painted(change, before), session.segmentation)
+    assert len(running.change("/api/undo", {}, lease)[0]["clicks"]) == 1
+
+
 def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path) -> None:
     """However little of it is sent, and whatever its header says."""
     running = start(array_bytes=2**20)

@@ -111,6 +111,10 @@ export class Server {
     return this.change("/api/click", { position, label, space });
   }
 
+  clicks(file) {
+    return this.change(`/api/clicks?name=${encodeURIComponent(file.name)}`, file);
+  }
+
   segmentation(file) {
     return this.change(`/api/segmentation?name=${encodeURIComponent(file.name)}`, file);
   }

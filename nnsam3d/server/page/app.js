@@ -5,12 +5,12 @@ import { connect, failed, lost } from "./connection.js";
 import { askFirst, download, next, openFile, save, showChannel } from "./files.js";
 import { bindKeys } from "./keys.js";
 import { $ } from "./panel.js";
-import { busy, empty, hideNotice, markers, where } from "./show.js";
+import { busy, empty, hideNotice, markers, say, where } from "./show.js";
 import { on, page, server, viewer, work } from "./state.js";
-import { clicked, correct, redo, reset, undo } from "./steps.js";
+import { clicked, correct, loadClicks, redo, reset, undo } from "./steps.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click: clicked, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click: clicked, missed, drawn: markers, moved: where });
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -23,6 +23,14 @@ async function start() {
   page.ready = true;
 }
 
+function missed() {
+  say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
+}
+
+function isImage(file) {
+  return /\.(nii|nii\.gz|nrrd|mha)$/i.test(file.name);
+}
+
 function help() {
   $("help").showModal();
 }
@@ -32,8 +40,8 @@ const does = {
   save: () => save(),
   mask: () => download("mask"),
   prompts: () => download("prompts"),
-  open: () => page.info?.upload && $("image-file").click(),
-  load: () => page.image && $("segmentation-file").click(),
+  open: () => (page.info?.upload ? $("image-file").click() : say("This model needs several images per case: select one of the cases.")),
+  load: () => (page.image ? $("segmentation-file").click() : say("Open an image first.")),
   cancel: () => work.cancel(),
   label: chooseValue,
   labelBefore: () => chooseNeighbour(-1),
@@ -61,7 +69,7 @@ $("image-file").addEventListener("change", ({ target }) => {
 $("segmentation-file").addEventListener("change", ({ target }) => {
   const [file] = target.files;
   target.value = "";
-  if (file) correct(file);
+  if (file) (isImage(file) ? correct : loadClicks)(file);
 });
 $("views").addEventListener("click", ({ target }) => target.dataset.view && setView(target.dataset.view));
 $("slab").addEventListener("change", ({ target }) => viewer.setSlab(target.value));
@@ -78,7 +86,8 @@ for (const select of document.querySelectorAll("select")) {
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 $("stage").addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
-  if (file && page.info?.upload) askFirst(() => openFile(file));
+  if (file && page.image && !isImage(file)) loadClicks(file);
+  else if (file && page.info?.upload) askFirst(() => openFile(file));
 });
 window.addEventListener("beforeunload", (event) => page.dirty && event.preventDefault());
 window.addEventListener("pagehide", () => server.release());

@@ -21,7 +21,8 @@ export async function connect() {
   page.info = info;
   const { model } = info;
   hideNotice();
-  $("model").textContent = model.name;
+  const [trainer, , configuration] = model.name.split("__"); // nnU-Net's names; an exported folder may have another
+  $("model").textContent = configuration ? `${trainer}, ${configuration}` : model.name;
   $("model").title = `Model ${model.name}`;
   buildHelp(info.version, model.name);
   page.label = Object.keys(model.labels).find((name) => model.labels[name] > 0) ?? BACKGROUND;

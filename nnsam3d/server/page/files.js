@@ -99,7 +99,7 @@ export async function save() {
 
 // A case in which nothing was segmented is skipped, not saved.
 export async function next() {
-  if (!page.info?.folder) return;
+  if (!page.info?.folder) return say("There are no further cases: the server was started without --images.");
   if (!page.dirty && page.image && isEmpty()) return followUp();
   if (canSave() && (page.dirty || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
     if (!(await save())) return;

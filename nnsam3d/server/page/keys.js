@@ -55,7 +55,7 @@ const KEYS = [
   ["R", "reset: remove all clicks (Z restores them)"],
   ["S", "save the case, or download the mask"],
   ["N", "save and open the next case"],
-  ["O L", "open an image, load a segmentation"],
+  ["O L", "open an image, load a segmentation or clicks"],
   ["M P", "download the mask, the clicks"],
   ["Arrows", "move the crosshair (Shift: by 5)"],
   ["PageUp PageDown", "change the slice"],

@@ -29,6 +29,7 @@ export function empty(text) {
 
 export function say(text) {
   $("status").textContent = text;
+  if ($("notice-action").hidden) hideNotice(); // something has worked since
 }
 
 export function summary() {

@@ -14,6 +14,7 @@ export const server = new Server(key, (error) => on.lost(error));
 export const work = new Work(server, { busy: (...values) => on.busy(...values), failed: (...values) => on.failed(...values) });
 export const viewer = new Viewer($("view"), {
   click: (...values) => on.click(...values),
+  missed: () => on.missed(),
   drawn: () => on.drawn(),
   moved: () => on.moved(),
 });

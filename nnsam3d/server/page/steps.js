@@ -82,6 +82,14 @@ export function correct(file) {
   });
 }
 
+export function loadClicks(file) {
+  later("Loading the clicks", async () => {
+    await apply(await server.clicks(file));
+    page.beforeReset = null;
+    say(`${count(page.clicks.length, "click")} loaded from ${file.name}. ${summary()}`);
+  });
+}
+
 async function apply(change) {
   if (page.unsure) {
     // a response was lost, and the changes in it

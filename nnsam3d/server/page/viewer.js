@@ -29,7 +29,7 @@ const ZOOMS = [0.5, 12];
 const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
 
 export class Viewer {
-  // callbacks: {click(mm, negative), drawn(), moved()}
+  // callbacks: {click(mm, negative), missed(), drawn(), moved()}
   constructor(canvas, callbacks) {
     this.canvas = canvas;
     this.callbacks = callbacks;
@@ -331,7 +331,10 @@ export class Viewer {
       if (event.button === 2 && start.range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
         this.setContrast(start.range, this.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
       }
-      if (!place) return;
+      if (!place) {
+        this.callbacks.missed();
+        return;
+      }
       this.plane = place.plane;
       this.nv.scene.crosshairPos = place.frac;
       this.nv.drawScene();
