@@ -35,9 +35,11 @@ def _values(label: int, regions: Regions | None) -> frozenset[int]:
     return frozenset({label}) if regions is None or not label else regions[label]
 
 
-def bound(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None) -> NDArray[Any]:
-    """A new label map in which the clicks are enforced, with the same rule for all arms."""
+def bound(
+    own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None, spacing: Sequence[float]
+) -> NDArray[Any]:
+    """A new label map in which the clicks are enforced (:func:`bind_clicks`), with the same rule for all arms."""
     result = own_ZYX.copy()
     if clicks:
-        bind_clicks(result, VoxelPrompts.of(clicks), regions)
+        bind_clicks(result, VoxelPrompts.of(clicks), regions, spacing)
     return result

@@ -35,7 +35,7 @@ PAIRED_AT = 1  # clicks
 NOTES = (
     "All cases were excluded from the training of their models. All arms get the same first clicks; later clicks are "
     "placed on each arm's own errors by the same rule. In all arms, clicked voxels keep their label in the answer, and "
-    "a negative click removes the component that it hits unless it contains a positive click.",
+    "a negative click in the middle of a component removes it unless it contains a positive click.",
     "+oracle is a control for the information in a click: the automatic result reduced to the components that clicks "
     "hit, without a model that uses them.",
     "Empty masks: Dice and NSD are undefined if ground truth and prediction are empty, and 0 if one of them is; HD95 "

@@ -165,7 +165,7 @@ def _click(
     def answer(clicks: Sequence[VoxelClick]) -> NDArray:
         start, before = time.perf_counter(), arm.work()
         own = prepared.answer(as_prompts(truth.case, clicks))
-        result = bound(own, clicks, arm.model.regions)
+        result = bound(own, clicks, arm.model.regions, truth.spacing)
         effort["steps"].append(round(time.perf_counter() - start, 4))
         effort["work"].append(asdict(arm.work() - before))
         obedience.append(obeyed(own, clicks, arm.model.regions))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.inference.binding import CORE
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.nnunet.preprocessing import clicked_voxels
 from nnsam3d.prompts import CasePrompts, Click, PromptError
@@ -19,7 +20,6 @@ from nnsam3d.prompts.types import VoxelClick
 Voxel = tuple[int, int, int]
 
 NEARLY = 1e-6  # mm
-CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
 
 
 class Base:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.components import hit
+from nnsam3d.prompts.components import Component, bounding_box, hit
 from nnsam3d.prompts.voxels import VoxelPrompts
 
+CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
@@ -40,18 +41,24 @@ def ignored_clicks(
     return tuple(found)
 
 
-def bind_clicks(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> None:
+def bind_clicks(
+    segmentation: NDArray[Any],
+    prompts: VoxelPrompts,
+    regions: Regions | None = None,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> None:
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
 
-    First, every positively clicked voxel receives its click's label. Then, a negative click (label 0) removes the
-    component that it hits (26-connected, of one label) unless the component contains a positive click, which may lie
-    on its border. Finally, every negatively clicked voxel becomes background. Of several clicks on one voxel, the last
-    one counts.
+    First, every positively clicked voxel receives its click's label. Then, a negative click (label 0) in the middle of
+    a component (26-connected, of one label) removes the component, unless it contains a positive click, which may lie
+    on its border. Nearer to the rim, the click says that the component reaches too far, not that it is wrong. Finally,
+    every negatively clicked voxel becomes background. Of several clicks on one voxel, the last one counts.
 
     Args:
         prompts: on the voxels of the label map.
         regions: for datasets with regions. The core of a tumour is part of the tumour, so a click "tumour" changes
             nothing there; and a negative click removes a component of all foreground.
+        spacing: mm along z, y, x. In the middle are voxels with at least ``CORE`` of the component's largest depth.
 
     >>> segmentation = np.zeros((3, 3, 8), np.uint8)
     >>> segmentation[:, :, :2] = 1
@@ -70,7 +77,15 @@ def bind_clicks(segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Regi
         value = int(segmentation[voxel])
         if value:
             component = hit(segmentation == value if regions is None else segmentation > 0, np.array([voxel]))
-            if not any(component[place] for place in positive):
+            if not any(component[place] for place in positive) and _in_the_middle(voxel, component, spacing):
                 segmentation[component] = 0
     for voxel in negative:
         segmentation[voxel] = 0
+
+
+def _in_the_middle(voxel: tuple[int, int, int], mask: NDArray[np.bool_], spacing: Sequence[float]) -> bool:
+    box = bounding_box(mask)
+    component = Component(np.array([side.start for side in box], np.int64), mask[box])
+    depth_N = component.depth(spacing)
+    clicked_N = (component.voxels() == voxel).all(axis=1)
+    return bool(depth_N[clicked_N].item() >= CORE * depth_N.max())

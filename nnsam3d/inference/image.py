@@ -130,7 +130,7 @@ class PreparedImage:
             result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
             for box in result.boxes:  # everything outside is background
                 local = raw.cropped([side.start for side in box], [side.stop - side.start for side in box])
-                bind_clicks(result.label_map[box], local, self.model.regions)
+                bind_clicks(result.label_map[box], local, self.model.regions, self.raw_properties["spacing"])
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:

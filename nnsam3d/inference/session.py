@@ -25,7 +25,7 @@ from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prom
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.labels import whole_labels
-from nnsam3d.prompts.types import checked_space
+from nnsam3d.prompts.types import checked_position, checked_space
 
 __all__ = ["CACHE_BYTES", "Cancelled", "Session"]
 
@@ -362,16 +362,13 @@ class Session:
 
     def _to_index(self, position: Sequence[float], space: str) -> tuple[float, float, float]:
         image = self._prepared
-        if len(position) != 3:
-            raise PromptError(f"a position has three coordinates, got {position!r}")
+        x, y, z = checked_position(position)
         if space == "array":
-            k, j, i = Click((position[0], position[1], position[2]), 0).position
-            return i, j, k
+            return z, y, x
         if space not in ("voxel", "lps", "ras"):
             raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
         grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
-        click = Click((position[0], position[1], position[2]), 0)
-        index_N3 = grid.to_index([click.position], space)
+        index_N3 = grid.to_index([(x, y, z)], space)
         # mm are not exact: a click on the centre of a voxel is stored as such
         i, j, k = (index_N3 if space == "voxel" else np.round(index_N3, DECIMALS))[0].tolist()
         return i, j, k

@@ -45,7 +45,7 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     assert automatic.shape == clicked.shape == (12, 24, 20)
     if not hears:
         np.testing.assert_array_equal(automatic, clicked)
-    assert all(bound(clicked, CLICKS, arm.model.regions)[voxel] == label for voxel, label in CLICKS)
+    assert all(bound(clicked, CLICKS, arm.model.regions, (1, 1, 1))[voxel] == label for voxel, label in CLICKS)
     np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS)), clicked)
     np.testing.assert_array_equal(prepared.answer(None), automatic)
 

@@ -16,6 +16,7 @@ from nnsam3d.evaluation.summary import Group
 from nnsam3d.geometry import ImageGrid
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
+SPACING = (1.0, 1.0, 1.0)
 
 
 def truth() -> Truth:
@@ -88,11 +89,11 @@ def test_binding_leads_to_full_obedience_and_leaves_the_own_answer_alone(regions
         voxels = rng.integers((4, 5, 6), size=(5, 3)).tolist()
         clicks = [((z, y, x), int(label)) for (z, y, x), label in zip(voxels, rng.integers(0, 3, 5), strict=True)]
         before = own.copy()
-        assert obeyed(bound(own, clicks, regions), clicks, regions) == 1
+        assert obeyed(bound(own, clicks, regions, SPACING), clicks, regions) == 1
         np.testing.assert_array_equal(own, before)
         if obeyed(own, clicks, regions) == 1:
             negative = [voxel for voxel, label in clicks if not label]
-            assert negative or (bound(own, clicks, regions) == own).all(), "there was nothing to bind"
+            assert negative or (bound(own, clicks, regions, SPACING) == own).all(), "there was nothing to bind"
 
 
 def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
@@ -102,8 +103,8 @@ def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
     assert obeyed(core, whole, REGIONS) == 1
     assert obeyed(core, whole) == 0
     assert obeyed(core, nothing, REGIONS) == 0
-    assert bound(core, whole, REGIONS)[1, 2, 3] == 2
-    assert not bound(core, nothing, REGIONS).any()
+    assert bound(core, whole, REGIONS, SPACING)[1, 2, 3] == 2
+    assert not bound(core, nothing, REGIONS, SPACING).any()
 
 
 def test_of_two_clicks_on_a_voxel_the_last_one_counts():

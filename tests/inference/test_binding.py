@@ -8,9 +8,11 @@ from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.prompts import VoxelPrompts
 
 
-def bound(segmentation: np.ndarray, *clicks: tuple[tuple[int, int, int], int]) -> np.ndarray:
+def bound(
+    segmentation: np.ndarray, *clicks: tuple[tuple[int, int, int], int], spacing: tuple[float, ...] = (1, 1, 1)
+) -> np.ndarray:
     result = segmentation.copy()
-    bind_clicks(result, VoxelPrompts.of(clicks))
+    bind_clicks(result, VoxelPrompts.of(clicks), spacing=spacing)
     return result
 
 
@@ -45,6 +47,20 @@ def test_a_negative_click_removes_what_it_hits() -> None:
     assert not result[1:4, 7:10, 7:10].any()
     assert (result[1:4, 1:4, 1:4] == 1).all()
     assert (result[1:4, 7:10, 10:12] == 2).all()
+
+
+def test_a_negative_click_near_the_rim_says_that_it_reaches_too_far() -> None:
+    """Found by the benchmark: a click that trims one of two structures removed all of it."""
+    thick = np.zeros((11, 11, 11), np.uint8)
+    thick[1:10, 1:10, 1:10] = 1
+    for voxel in ((1, 5, 5), (5, 5, 9), (2, 2, 8)):
+        expected = thick.copy()
+        expected[voxel] = 0
+        np.testing.assert_array_equal(bound(thick, (voxel, 0)), expected)
+    assert not bound(thick, ((3, 5, 5), 0)).any()
+    assert not bound(thick, ((1, 5, 5), 0), ((5, 4, 5), 0)).any()
+    assert bound(thick, ((3, 5, 5), 0), spacing=(1, 10, 10)).sum() == 0
+    assert bound(thick, ((5, 5, 2), 0), spacing=(10, 1, 1)).sum() == 9**3 - 1, "2 of 5 mm deep"
 
 
 def test_a_positive_click_holds_the_component() -> None:

@@ -144,7 +144,7 @@ def test_session_refuses_what_a_prediction_would(model_folder: Path, tmp_path: P
     session.set_image(folder / "case_0_0000.nii.gz")
     with pytest.raises(UserError, match="no clicks to save"):
         session.save_prompts(tmp_path / "x.json")
-    with pytest.raises(UserError, match="three coordinates"):
+    with pytest.raises(UserError, match="three finite numbers, got \\(3, 4\\)"):
         session.add_click((3, 4), "lesion")
     session.add_click((3, 4, 5), "lesion")
     with pytest.raises(UserError, match="cannot be written"):
