@@ -93,7 +93,7 @@ demo: $(STAMP)
 examples: $(STAMP)
 	@test -d demo/results || { echo 'error: run `make demo` first' >&2; exit 1; }
 	$(PIP) install --quiet -e '.[examples]'
-	$(PY) -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False examples/*.ipynb
+	$(PY) -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False examples/*.ipynb
 
 test: $(STAMP)
 	$(PY) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --durations=15 -ra $(PYTEST_ARGS)
