@@ -27,7 +27,7 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
         keep: a second name in the same folder, under which the old content of ``path`` is kept. At any time,
             there is a complete file at ``path``.
         ending: of the temporary file, for writers that choose the format by it. The file then lies in a temporary
-            folder: if the process is killed, no search for files with this ending finds it.
+            folder: if the process is killed, no search of the folder for files with this ending finds it.
     """
     hidden = _beside(path)
     temporary = hidden / f"unfinished{ending}" if ending else hidden

@@ -81,6 +81,12 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(f"--{word}" for word in words)
 
 
+def exports() -> list[str]:
+    """Shell commands that set the variables of nnU-Net and nnsam3d as they are now."""
+    exported = {key: value for key, value in sorted(os.environ.items()) if EXPORTED.match(key)}
+    return [f"export {key}={shlex.quote(value)}" for key, value in exported.items()]
+
+
 @dataclass(frozen=True)
 class Script:
     """One array of jobs, or one job.
@@ -120,7 +126,6 @@ class Script:
         array = "SLURM_ARRAY_TASK_ID" in self.command
         given = any(option.startswith("--signal=") for option in self.options)
         options = self.options if given else (*self.options, f"--signal={NOTICE}")
-        exported = {key: value for key, value in sorted(os.environ.items()) if EXPORTED.match(key)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = _SCRIPT.format(
             about=self.about,
@@ -128,7 +133,7 @@ class Script:
             name=f"nnsam3d-{self.path.stem}",
             log=self.path.with_name(f"{self.path.stem}_%a.log" if array else f"{self.path.stem}.log"),
             options="\n".join(f"#SBATCH {option}" for option in options),
-            exports="\n".join(f"export {key}={shlex.quote(value)}" for key, value in exported.items()),
+            exports="\n".join(exports()),
             folder=shlex.quote(os.getcwd()),
             command=self.command,
         )

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.slurm import NUMBER, Queue, Script, parse, submit
+from nnsam3d.slurm import NUMBER, Queue, Script, exports, parse, submit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--print",
         action="store_true",
-        help="submit nothing: write the scripts and print the sbatch commands, or without --slurm, print the commands "
-        "that train the folds, for other clusters",
+        help="submit nothing. With --slurm: write the scripts and print the sbatch commands. Without: print the "
+        "training commands, for other clusters",
     )
     merge = actions.add_parser(
         "merge",
@@ -124,7 +124,10 @@ class _Folds:
         # a training stopped during its validation repeats the validation
         validated = (folder / "validation" / "summary.json").is_file()
         if self.args.npz:
-            validated = validated and any((folder / "validation").glob("*.npz"))
+            files = list((folder / "validation").glob("*"))
+            masks = [file for file in files if file.suffix not in (".npz", ".pkl", ".json")]
+            saved = sum(file.suffix == ".npz" for file in files)
+            validated = validated and saved >= max(1, len(masks))
         leaves_out = "final_validation=0" in os.environ.get("nnsam3d_options", "")
         return (folder / FINAL).is_file() and (leaves_out or validated)
 
@@ -134,6 +137,8 @@ class _Folds:
         if not (numbers or whole):
             print("# all folds are trained")
         if self.args.slurm is None:
+            if numbers or whole or self.args.find_best:
+                print("\n".join(exports()))
             for fold in [*map(str, numbers), *(["all"] if whole else [])]:
                 print(self._training(fold))
             if self.args.find_best:

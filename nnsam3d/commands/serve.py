@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 import signal
 import threading
@@ -88,8 +89,9 @@ def main(args: argparse.Namespace) -> int:
     _print_addresses(model, str(device), server.server_address[1], args.host, key, local)
 
     def stop(*_: object) -> None:
-        print("nnsam3d: stopping when the running requests are finished", flush=True)
         threading.Thread(target=server.close).start()
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the terminal may be gone
+            print("nnsam3d: stopping when the running requests are finished", flush=True)
 
     signal.signal(signal.SIGTERM, stop)
     try:

@@ -32,7 +32,7 @@ def commands(output: Path) -> list[str]:
 
 def how_to_continue(output: Path) -> str:
     """The last recorded command, which skips finished jobs."""
-    return (commands(output) or ["nnsam3d benchmark run"])[-1]
+    return (commands(output) or ["repeat the original command"])[-1]
 
 
 def remember_environment(output: Path, devices: Sequence[str]) -> None:

@@ -71,11 +71,11 @@ def measure(
 
 
 def as_built(net: SAM3D) -> SAM3D:
-    """A copy without values, whose parameters are trainable where a new network's are; loaded ones are frozen."""
-    copied = copy.deepcopy(net).to("meta")
-    for name, parameter in copied.named_parameters():
-        parameter.requires_grad_(not name.endswith(CONSTANT))
-    return copied
+    """A copy without values, whose parameters are trainable as in a new network; those of loaded ones are not."""
+    memo: dict[int, Tensor] = {id(one): torch.empty_like(one, device="meta") for one in net.buffers()}
+    for name, one in net.named_parameters():
+        memo[id(one)] = nn.Parameter(torch.empty_like(one, device="meta"), requires_grad=not name.endswith(CONSTANT))
+    return copy.deepcopy(net, memo)  # type: ignore[arg-type]
 
 
 @contextmanager

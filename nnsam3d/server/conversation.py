@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nnsam3d.inference.image import Box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
+from nnsam3d.prompts import Click
 from nnsam3d.prompts.components import volume_and_count
 
 
@@ -40,6 +41,7 @@ class Conversation:
         self.keeps: Any = None
         self._steps: list[int] = []
         self._undone: list[int] = []
+        self._replaced: tuple[tuple[Click, ...], list[int]] = (), []
         self._buffer: NDArray[np.uint8] | None = None
         self._synchronised = False
         self._touched: Box | None = None
@@ -140,8 +142,18 @@ class Conversation:
         Raises:
             PromptError: the file is invalid; the clicks remain.
         """
+        before = self.session.clicks, self._steps
         self.session.load_prompts(path)
-        self._steps, self._undone = [1] * len(self.session.clicks), []
+        self._steps, self._undone, self._replaced = [1] * len(self.session.clicks), [], before
+
+    def unload_prompts(self) -> None:
+        """Brings the clicks back that :meth:`load_prompts` replaced: its computation failed or was cancelled."""
+        clicks, steps = self._replaced
+        while self.session.undo():
+            pass
+        for click in clicks:
+            self.session.add_click(click.position, click.label)
+        self._steps, self._undone = steps, []
 
     # ------------------------------------------------------------------ results
 

@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.stored import GZIP
+from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.server.app import BINARY, App, Request, Response, Route
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.leases import Lease
@@ -203,7 +204,7 @@ def _checked_name(name: str) -> tuple[str, str]:
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
     if ending is None:
         raise Refusal(400, f"{name[:80]!r}: unsupported file type; supported are {', '.join(ENDINGS)}")
-    return re.sub(r"[^\w.-]", "_", name[: -len(ending)]).lstrip(".")[:100] or "image", ending
+    return re.sub(r"[^\w.-]", "_", name[: -len(ending)]).lstrip(".")[:50] or "image", ending
 
 
 # ---------------------------------------------------------------------- interactions
@@ -246,18 +247,19 @@ def segmentation(app: App, request: Request, lease: Lease) -> Response:
 
 
 def clicks(app: App, request: Request, lease: Lease) -> Response:
-    name = re.sub(r"[^\w.-]", "_", request.query.get("name", ""))[-100:].lstrip(".") or "clicks.json"
+    name = request.query.get("name", "")[-100:]
+    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".json")
 
     def job(conversation: Conversation) -> None:
         with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-            path = Path(folder) / name
+            path = Path(folder) / f"clicks{ending}"
             path.write_bytes(request.body)
             try:
                 conversation.load_prompts(path)
             except UserError as error:
                 raise Refusal(400, str(error).replace(str(path), name)) from error
 
-    return _changed(app, request, lease, job)
+    return _changed(app, request, lease, job, Conversation.unload_prompts)
 
 
 def _changed(

@@ -74,10 +74,12 @@ def test_folds_are_an_array_and_what_is_done_or_in_the_queue_is_not_submitted(fo
 
 
 def test_other_clusters_get_the_commands_themselves(folders, fake_slurm, capsys):
-    finish(folders, 1, 2)
+    model = finish(folders, 1, 2)
     command = ["cluster", "train", "999", "3d_fullres", "-f", "0", "1", "all"]
     assert main([*command, "--print"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if not line.startswith("export ")]
+    assert f"export nnUNet_raw={folders / 'raw'}" in printed
     assert [line.partition("nnUNetv2_train ")[2].split()[:3] for line in lines] == [
         [DATASET, "3d_fullres", "0"],
         [DATASET, "3d_fullres", "all"],
@@ -88,7 +90,12 @@ def test_other_clusters_get_the_commands_themselves(folders, fake_slurm, capsys)
     assert main(done) == 0
     assert capsys.readouterr().out == "# all folds are trained\n"
     assert main([*done, "--npz"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2, "validated, but without probabilities"
+    assert capsys.readouterr().out.count("nnUNetv2_train") == 2, "validated, but without probabilities"
+    for fold in (1, 2):
+        for name in ("a.nii.gz", "b.nii.gz", "a.npz", "a.pkl", "b.npz")[: 3 + 2 * (fold == 1)]:
+            (model / f"fold_{fold}" / "validation" / name).touch()
+    assert main([*done, "--npz"]) == 0
+    assert capsys.readouterr().out.count("nnUNetv2_train") == 1, "one probability map is missing"
     assert told(fake_slurm) == []
 
 

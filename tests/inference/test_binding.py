@@ -59,8 +59,9 @@ def test_a_negative_click_near_the_rim_says_that_it_reaches_too_far() -> None:
         np.testing.assert_array_equal(bound(thick, (voxel, 0)), expected)
     assert not bound(thick, ((3, 5, 5), 0)).any()
     assert not bound(thick, ((1, 5, 5), 0), ((5, 4, 5), 0)).any()
-    assert bound(thick, ((3, 5, 5), 0), spacing=(1, 10, 10)).sum() == 0
-    assert bound(thick, ((5, 5, 2), 0), spacing=(10, 1, 1)).sum() == 9**3 - 1, "2 of 5 mm deep"
+    for voxel, spacing in (((2, 5, 5), (3, 1, 1)), ((5, 5, 2), (1, 1, 3))):
+        assert not bound(thick, (voxel, 0), spacing=spacing).any(), "the depth is in mm"
+        assert bound(thick, (voxel, 0), spacing=spacing[::-1]).sum() == 9**3 - 1
 
 
 def test_a_positive_click_holds_the_component() -> None:

@@ -470,6 +470,34 @@ def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
+def test_a_lost_session_of_a_saved_case_is_found_again_as_it_was(work: Any, visit: Open) -> None:
+    """The server starts a saved case from its mask, which was not beneath the clicks."""
+    there = work()
+    page = visit(there.running, expect="status of 410")
+
+    def lose_and_reconnect() -> None:
+        for lease in list(there.running.app.leases._leases):
+            there.running.app.leases.release(lease)
+        page.click(there.ras((12, 28, 13)))
+        page.tab.click("#notice-action")
+        page.until("() => nnsam3d.page.clicks.length && !nnsam3d.work.running")
+
+    page.click(there.ras(TARGET))
+    page.tab.keyboard.press("s")
+    page.idle()
+    lose_and_reconnect()
+    there.session.add_click(TARGET, "lesion")
+    there.session.add_click((12, 28, 13), "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+    page.tab.keyboard.press("r")
+    page.idle()
+    # pressed twice before the first one has done anything
+    page.js("() => [1, 2].forEach(() => window.dispatchEvent(new KeyboardEvent('keydown', { key: 'z' })))")
+    page.idle()
+    assert page.clicks() == [(list(TARGET), "lesion"), ([12, 28, 13], "lesion")]
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
 def test_a_closed_page_frees_its_session_and_a_key_is_passed_on(start: Start, visit: Open) -> None:
     running = start(key="secret")
     page = visit(running, "?key=secret")

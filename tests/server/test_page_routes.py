@@ -165,6 +165,8 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
     assert reply.status == 400
     assert "bad.json" in reply.reason
     assert "/tmp" not in reply.reason
+    kept = running.change("/api/redo", {}, lease)[0]["clicks"]
+    assert [one["label"] for one in kept] == ["organ"]
     clicks["clicks"] = [{"position": AT, "label": "lesion"}, {"position": [20, 18, 10], "label": "background"}]
     change = running.change("/api/clicks?name=good.json", json.dumps(clicks).encode(), lease)
     assert [(one["position"], one["label"]) for one in change[0]["clicks"]] == [

@@ -23,6 +23,12 @@ async function start() {
   page.ready = true;
 }
 
+function open() {
+  if (!page.info) return say("Not connected.");
+  if (page.info.upload) return $("image-file").click();
+  return say("This model needs several images per case: select a case of the server's folder (nnsam3d serve --images).");
+}
+
 function missed() {
   say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
 }
@@ -40,7 +46,7 @@ const does = {
   save: () => save(),
   mask: () => download("mask"),
   prompts: () => download("prompts"),
-  open: () => (page.info?.upload ? $("image-file").click() : say("This model needs several images per case: select one of the cases.")),
+  open,
   load: () => (page.image ? $("segmentation-file").click() : say("Open an image first.")),
   cancel: () => work.cancel(),
   label: chooseValue,

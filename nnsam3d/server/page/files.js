@@ -39,7 +39,7 @@ async function shown(image, source) {
   }
   const base = image.saved ? new File([mask], `${image.case}.nii.gz`) : null; // Undo after Reset sends it again
   Object.assign(page, { image, source, clicks: [], waiting: [], beforeReset: null, restoring: null, dirty: false });
-  Object.assign(page, { base, facts: image.facts });
+  Object.assign(page, { base, saved: base, facts: image.facts });
   page.can = { undo: false, redo: false };
   page.remarks = image.remarks;
   $("empty").hidden = true;
@@ -99,7 +99,8 @@ export async function save() {
 
 // A case in which nothing was segmented is skipped, not saved.
 export async function next() {
-  if (!page.info?.folder) return say("There are no further cases: the server was started without --images.");
+  if (!page.info) return say("Not connected.");
+  if (!page.info.folder) return say("There are no further cases: the server was started without --images.");
   if (!page.dirty && page.image && isEmpty()) return followUp();
   if (canSave() && (page.dirty || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
     if (!(await save())) return;

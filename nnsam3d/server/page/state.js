@@ -30,6 +30,7 @@ export const page = {
   waiting: [], // clicks without a response yet
   facts: {},
   base: null, // the file of the initial segmentation
+  saved: null, // that with which a saved case was opened
   beforeReset: null, // {clicks, base}, for undo
   remarks: [],
   unsure: false, // the displayed mask may differ from the server's

@@ -54,18 +54,23 @@ export function reset() {
 }
 
 function restoreReset() {
-  const { clicks, base } = page.beforeReset;
+  const before = page.beforeReset;
+  page.beforeReset = null; // or a second key press would restore them twice
   later("Restoring the clicks", async () => {
-    await resend(clicks, base);
-    page.beforeReset = null;
+    try {
+      await resend(before.clicks, before.base);
+    } catch (error) {
+      page.beforeReset = before;
+      throw error;
+    }
     show();
-    say(`${count(clicks.length, "click")} restored. ${summary()}`);
+    say(`${count(before.clicks.length, "click")} restored. ${summary()}`);
   });
 }
 
-// Sends the same clicks again, to a server whose image has just been opened.
+// Sends the same clicks again, also to a server that has just opened the image, which starts from a saved mask.
 export async function resend(clicks, base) {
-  if (base) await apply(await server.segmentation(base));
+  await apply(base ? await server.segmentation(base) : await server.change("/api/reset"));
   page.base = base;
   for (const { position, ras, label } of clicks) {
     const change = position ? await server.click(position, label, "voxel") : await server.click(ras, label, "ras");
@@ -104,6 +109,6 @@ async function apply(change) {
   page.can = { undo: change.can_undo, redo: change.can_redo };
   page.facts = change.facts;
   page.remarks = change.remarks;
-  page.dirty = page.clicks.length > 0 || page.base !== null;
+  page.dirty = page.clicks.length > 0 || page.base !== page.saved;
   show();
 }
