@@ -93,7 +93,7 @@ COMMANDS: dict[str, Command] = {
             state its space: use --space.
             """,
         example="""
-            nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz
+            nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz --dataset dataset.json
             nnsam3d prompts convert F.mrk.json -o clicks --dataset dataset.json --label lesion \\
                 --image imagesTs/liver_003_0000.nii.gz
             nnsam3d prompts convert points/*.json -o clicks --space voxel --image imagesTs

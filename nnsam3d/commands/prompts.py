@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=STRATEGIES,
         default="uniform",
-        help="uniform: anywhere on alternating labels; center: in the middle of components; largest_error: "
+        help="uniform: at random voxels, one label after another; center: in the middle of each label's largest "
+        "component; largest_error: "
         "in the middle of the largest errors of --predictions (default: %(default)s)",
     )
     simulate.add_argument("--predictions", type=Path, metavar="FOLDER", help="segmentations to correct (largest_error)")
@@ -63,7 +64,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, metavar="PATH", help="the case's image, or a folder with <case>_0000...")
     parser.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json, to check and translate the labels")
     parser.add_argument(
-        "-m", dest="model", type=Path, metavar="MODEL", help="model folder whose image reader defines the geometry"
+        "-m",
+        dest="model",
+        type=Path,
+        metavar="MODEL",
+        help="model folder: its image reader defines the geometry, and its dataset.json the labels",
     )
     parser.add_argument("--scaled", action="store_true", help="napari: positions are in units of the image's spacing")
     parser.add_argument("--format", help="format of the file, if its content is ambiguous")
@@ -83,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     # imported late: `--help` responds immediately
     if args.action == "simulate":
         return _simulate(args)
-    from nnsam3d.prompts.convert import Stated, convert, dataset_labels, translation
+    from nnsam3d.prompts.convert import FIRST_CHANNEL, Stated, convert, target_case, translation
 
     label = translation(args.label)
     stated = Stated(args.image, args.dataset, args.format, args.space, label, args.scaled, args.model)
@@ -91,7 +96,9 @@ def main(args: argparse.Namespace) -> int:
         return convert(args.files, args.output, stated, args.to, args.to_space, args.overwrite)
     from nnsam3d.prompts.inspection import inspect_file
 
-    return inspect_file(args.file, *stated.read(args.file), args.segmentation, dataset_labels(args.dataset))
+    named = args.image is not None and not args.image.is_dir() and f"{FIRST_CHANNEL}." in args.image.name
+    case = target_case(args.file, args.image) if named else None
+    return inspect_file(args.file, *stated.read(args.file), args.segmentation, stated.labels, case)
 
 
 def _simulate(args: argparse.Namespace) -> int:

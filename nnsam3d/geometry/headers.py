@@ -58,6 +58,8 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
     path = Path(path)
     if path.suffix.lower() in NO_WORLD:
         return _without_world(path)
+    if not path.exists():
+        raise GeometryError(f"{path}: no such file")
     nifti = path.name.lower().endswith(NIFTI)
     if reader is not None and reader.startswith(NIBABEL):
         grid = nibabel_grid(path)

@@ -55,7 +55,7 @@ class Stated:
         """
         image = image_of(case_of(path), self.image)
         grid_of = None if image is None else grid_of_file(image, self._reader())
-        labels = dataset_labels(self.dataset)
+        labels = self.labels
         how: dict[str, Any] = {"format": self.format, "space": self.space, "label": self.label}
         if self.scaled:
             if image is None:
@@ -67,6 +67,13 @@ class Stated:
                 refuse_outside(path, prompts, grid_of(prompts.space))
             return prompts, grid_of
         return read_prompts(path, grid_of if check else None, labels, **how), grid_of
+
+    @property
+    def labels(self) -> dict[str, int] | None:
+        """Those of the dataset, or else of the model; None without both."""
+        beside = None if self.model is None else (self.model if self.model.is_dir() else self.model.parent)
+        own = None if beside is None else beside / "dataset.json"
+        return dataset_labels(self.dataset or (own if own is not None and own.is_file() else None))
 
     def _reader(self) -> str | None:
         if self.model is None:

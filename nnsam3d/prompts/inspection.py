@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace, grid_of_file
 from nnsam3d.geometry.stored import check_stored, decompressed
+from nnsam3d.prompts.formats import SUFFIXES, same_name
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
 from nnsam3d.tables import columns, counted
@@ -25,14 +26,24 @@ def inspect_file(
     grid_of: GridOf | None,
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
+    image_case: str | None = None,
 ) -> int:
     """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
+
+    Args:
+        labels: those of the dataset, which were checked; None: they are unknown.
+        image_case: the case of the image, if it is given as a file.
 
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
     print(f"{file}: case {prompts.case}, {counted(len(prompts.clicks), 'click')}, in space {prompts.space}")
     _print_others(prompts)
+    if labels is None:
+        print("(the labels were not checked; use --dataset dataset.json to check them)")
+    if image_case is not None and not same_name(prompts.case, image_case):
+        suffix = next(suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix))
+        print(f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)")
     if grid_of is None:
         if segmentation is not None:
             raise UserError("--segmentation also needs --image, which defines the positions of clicks")
@@ -49,7 +60,7 @@ def inspect_file(
     spaces = _known_spaces(grid_of)
     places = [points.to(space, grid_of(space)).values_N3 for space in spaces]
     rows = [
-        ("", "label", *(_SPACES[space] for space in spaces), "inside") + (("segmentation",) if segmentation else ())
+        ("", "label", *(_SPACES[space] for space in spaces), "in image") + (("segmentation",) if segmentation else ())
     ]
     hits: Sequence[tuple[str, ...]] = [()] * len(points)
     if segmentation:

@@ -251,3 +251,26 @@ def test_every_action_has_its_help() -> None:
         with pytest.raises(SystemExit) as end:
             cli.main(["prompts", action, "--help"])
         assert end.value.code == 0
+
+
+def test_inspect_says_what_it_did_not_check(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = dataset / "imagesTr" / "a_0000.nii.gz"
+    clicks = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "tumour"}]}
+    named, other = tmp_path / "a.json", tmp_path / "F.json"
+    for path in (named, other):
+        path.write_text(json.dumps(clicks), encoding="utf-8")
+    run("inspect", named, "--image", image)
+    said = capsys.readouterr().out
+    assert "the labels were not checked" in said
+    assert "the image is that of" not in said
+    run("inspect", other, "--image", image)
+    assert "predictions find this file as a.json only" in capsys.readouterr().out
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "plans.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}), encoding="utf-8")
+    (model / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    for given in (("--dataset", dataset / "dataset.json"), ("-m", model)):
+        assert "unknown label 'tumour'" in error_of(capsys, "inspect", named, "--image", image, *given)
+    said = error_of(capsys, "inspect", named, "--image", tmp_path / "nope_0000.nii.gz")
+    assert "nope_0000.nii.gz: no such file" in said
+    assert "nibabel" not in said

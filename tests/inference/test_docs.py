@@ -26,15 +26,16 @@ def blocks(page: str, language: str) -> list[str]:
 def test_the_example_of_the_session_page_runs(
     tmp_path: Path, write_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "results/Dataset990_PhantomCT/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
+    name = "demo/results/Dataset990_PhantomCT/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
     write_model(tmp_path / name, labels={"background": 0, "lesion": 1})
     image = write_image("test_000_0000.nii.gz", shape=(20, 40, 40))
-    (tmp_path / "imagesTs").mkdir()
-    shutil.move(image, tmp_path / "imagesTs" / image.name)
+    images = tmp_path / "demo" / "raw" / "Dataset990_PhantomCT" / "imagesTs"
+    images.mkdir(parents=True)
+    shutil.move(image, images / image.name)
     monkeypatch.chdir(tmp_path)
     for block in blocks("session.md", "python"):
         exec(compile(block, "docs/session.md", "exec"), {})
-    assert (tmp_path / "imagesTs" / "test_000.json").is_file()
+    assert (tmp_path / "test_000.json").is_file()
 
 
 def test_the_command_lines_of_the_prediction_page_are_understood() -> None:
