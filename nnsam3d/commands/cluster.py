@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import shlex
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.find_best and "all" in args.folds:
         raise UserError("--find_best needs validation cases, which fold all does not have: omit one of them")
     # before the jobs start, because several would write the file at the same time
+    _check_trainer(args.trainer)
     make_splits_for(dataset, args.plans, args.configuration)
     model = model_folder(dataset, args.trainer, args.plans, args.configuration)
     folds = _Folds(args, dataset, model, options)
@@ -81,6 +82,22 @@ def _train(args: argparse.Namespace) -> int:
     else:
         folds.submit()
     return 0
+
+
+def _check_trainer(name: str) -> None:
+    """Raises UserError for what would end every job on its node: an unknown trainer, a missing link, a wrong option."""
+    from nnsam3d.nnunet.doctor import check_link
+    from nnsam3d.nnunet.model import find_trainer
+    from nnsam3d.training.options import options_from_environment
+
+    options_from_environment()
+    trainer = find_trainer(name)
+    if trainer is None:
+        raise UserError(f"-tr {name}: nnU-Net cannot find this trainer; check the name and nnUNet_extTrainer")
+    if trainer.__module__.startswith("nnsam3d."):
+        for finding in check_link():
+            if finding.level == "problem":
+                raise UserError(f"{finding.text}; fix: {finding.fix}")
 
 
 class _Folds:
@@ -128,8 +145,16 @@ class _Folds:
             masks = [file for file in files if file.suffix not in (".npz", ".pkl", ".json")]
             saved = sum(file.suffix == ".npz" for file in files)
             validated = validated and saved >= max(1, len(masks))
-        leaves_out = "final_validation=0" in os.environ.get("nnsam3d_options", "")
-        return (folder / FINAL).is_file() and (leaves_out or validated)
+        return (folder / FINAL).is_file() and (validated or not self._validates())
+
+    def _validates(self) -> bool:
+        """Whether trainings end with a validation, by the environment or the plans of the trained model."""
+        from nnsam3d.training.options import PLANS_KEY, environment_overrides
+
+        path, name = self.model / "plans.json", "final_validation"
+        plans = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        own = plans.get("configurations", {}).get(self.args.configuration, {}).get(PLANS_KEY, {})
+        return str(environment_overrides().get(name, own.get(name, 1))) not in ("0", "False")
 
     def show(self) -> None:
         """Print the commands without running them; those for SLURM use scripts, which are written."""
@@ -144,12 +169,17 @@ class _Folds:
             if self.args.find_best:
                 print(f"{self.best.command}    # after all have succeeded")
             return
-        commands = [(self.array, self.array.sbatch(numbers, self.args.slurm_max), "")] if numbers else []
-        commands += [(self.whole, self.whole.sbatch(), "")] if whole else []
-        commands += [(self.best, self.best.sbatch(), "    # after all have succeeded")] if self.args.find_best else []
-        for script, command, note in commands:
-            script.write(command)
-            print(shlex.join(command) + note)
+        if numbers:
+            command = self.array.sbatch(numbers, self.args.slurm_max)
+            self.array.write(command)
+            print(f"jobs=$({shlex.join(command)})" if self.args.find_best else shlex.join(command))
+        if whole:
+            self.whole.write(self.whole.sbatch())
+            print(shlex.join(self.whole.sbatch()))
+        if self.args.find_best:
+            command = self.best.sbatch(after="afterok:$jobs" if numbers else "")
+            self.best.write(command)
+            print(shlex.join(command).replace("'--dependency=afterok:$jobs'", '"--dependency=afterok:$jobs"'))
 
     def submit(self) -> None:
         """Submit the missing folds and print what was submitted."""

@@ -20,7 +20,7 @@ from nnsam3d.evaluation.training import by_model, training_name
 from nnsam3d.files import file_sha256
 from nnsam3d.nnunet.datasets import STOPPED
 from nnsam3d.nnunet.splits import make_splits_for
-from nnsam3d.slurm import NUMBER, RUNNING, WAITING, Queue, Script, submit
+from nnsam3d.slurm import NUMBER, RUNNING, WAITING, Queue, Script, exports, submit
 
 FOLDER = "slurm"
 TRAIN, EVALUATE, REPORT = "train", "evaluate", "report"
@@ -165,7 +165,7 @@ def printed(setting: Setting, output: Path, missing: Sequence[Work], device: str
         f"trainings; exit status {STOPPED}: stopped by SIGUSR1 or SIGTERM and saved, start again": range(models),
         "evaluations, each after its training has succeeded": range(models, 2 * models),
     }
-    lines = []
+    lines = exports()
     for about, numbers in stages.items():
         of_stage = [work for work in missing if work.number in numbers]
         lines += [f"# {about}"] if of_stage else []

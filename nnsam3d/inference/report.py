@@ -49,9 +49,10 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     skipped = len(outcomes) - len(failed) - len(done)
     windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
+    where = f"results in {output}" if done or skipped else "nothing was written"
     print(
         f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
-        f"computed (the sliding window: {stock}); results in {output}"
+        f"computed (the sliding window: {stock}); {where}"
     )
     doubtful = [outcome.case for outcome in done if outcome.warnings]
     if doubtful:

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH, find_weights
 from nnsam3d.errors import UserError
-from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts
+from nnsam3d.network import SAM3D, Decoder, SAM3DConfig, freeze_pretrained, parameter_counts
 from nnsam3d.network.config import fields_of_weights
+from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
@@ -83,7 +84,13 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     # ------------------------------------------------------------------ network
 
     @staticmethod
+    def make_decoder(config: SAM3DConfig) -> Decoder:
+        """Hook for subclasses: another decoder (docs/architecture.md, "Where to add something")."""
+        return PaperDecoder(config)
+
+    @classmethod
     def build_network_architecture(  # type: ignore[override]
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -96,7 +103,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         """
         use_prompted_preprocessor(configuration_manager)
         kwargs = configuration_manager.network_arch_init_kwargs
-        return SAM3D(SAM3DConfig(**kwargs, num_image_channels=num_input_channels, num_classes=num_output_channels))
+        config = SAM3DConfig(**kwargs, num_image_channels=num_input_channels, num_classes=num_output_channels)
+        return SAM3D(config, cls.make_decoder(config))
 
     @property
     def bare_network(self) -> SAM3D:

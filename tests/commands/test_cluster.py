@@ -10,6 +10,7 @@ import pytest
 
 from nnsam3d.cli import main
 from nnsam3d.inference.report import merge_reports
+from nnsam3d.nnunet.link import trainers_folder
 
 DATASET = "Dataset999_Test"
 
@@ -21,6 +22,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name / DATASET).mkdir(parents=True)
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     monkeypatch.delenv("nnsam3d_options", raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_folder()))
     data = tmp_path / "preprocessed" / DATASET / "data"
     data.mkdir()
     for number in range(7):
@@ -110,6 +112,43 @@ def test_splits_are_there_before_anything_is_submitted_and_are_nnunets(folders, 
     assert train("--print") == 0
     assert path.read_text() == "[]", "a user's own splits stay"
     assert told(fake_slurm) == []
+
+
+def test_a_training_that_skips_its_validation_is_finished_without_it(folders, fake_slurm, capsys, monkeypatch):
+    model = finish(folders, 0)
+    (model / "fold_0" / "validation" / "summary.json").unlink()
+    command = ["cluster", "train", "999", "3d_fullres", "-f", "0", "--print"]
+    for plans, options, done in (
+        ({}, "", False),
+        ({"final_validation": 0}, "", True),
+        ({"final_validation": 0}, "final_validation=1", False),
+        ({}, "final_validation=0", True),
+    ):
+        (model / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {"nnsam3d": plans}}}))
+        monkeypatch.setenv("nnsam3d_options", options)
+        assert main(command) == 0
+        assert ("all folds are trained" in capsys.readouterr().out) == done, (plans, options)
+
+
+def test_what_would_end_every_job_is_found_before(folders, fake_slurm, capsys, monkeypatch):
+    assert train("-tr", "FooTrainer") == 1
+    assert "nnU-Net cannot find this trainer" in capsys.readouterr().err
+    monkeypatch.setenv("nnsam3d_options", "presett=tiny")
+    assert train() == 1
+    assert "presett" in capsys.readouterr().err
+    monkeypatch.delenv("nnsam3d_options")
+    monkeypatch.setattr("nnsam3d.nnunet.link.stubs_in", lambda nnunet: [])
+    monkeypatch.delenv("nnUNet_extTrainer")
+    assert train() == 1
+    assert "fix: nnsam3d link" in capsys.readouterr().err
+    assert told(fake_slurm) == []
+
+
+def test_printed_commands_wait_for_the_trainings(folders, fake_slurm, capsys):
+    assert train("--find_best", "--print", "-f", "0", "1") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("jobs=$(sbatch --parsable --array=0-1 ")
+    assert '"--dependency=afterok:$jobs"' in last
 
 
 def test_mistakes_are_told(folders, fake_slurm, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from nnsam3d.errors import UserError
-from nnsam3d.network import PRESETS, SAM3D
+from nnsam3d.network import PRESETS, SAM3D, SAM3DConfig
 from nnsam3d.network.weights import WeightsError
+from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.training import trainer as trainer_module
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.trainer import RECORD_KEY, SAM3DAdapterTrainer
+from tests.network.test_decoder import OneConvolution
 
 from .small import NANO
 
@@ -211,3 +214,26 @@ def test_what_is_not_supported_is_refused_at_start(
 ) -> None:
     with pytest.raises(UserError, match=configuration):
         make(plans, dataset_json, configuration)
+
+
+class OtherDecoderTrainer(SAM3DAdapterTrainer):
+    """As docs/architecture.md shows it."""
+
+    @staticmethod
+    def make_decoder(config: SAM3DConfig) -> OneConvolution:
+        return OneConvolution(config)
+
+
+def test_a_subclass_makes_its_own_decoder_for_training_and_prediction(
+    plans: dict[str, Any], dataset_json: dict[str, Any]
+) -> None:
+    plans = plans | {"continue_training": False, "transpose_forward": [0, 1, 2]}
+    trainer = OtherDecoderTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    assert isinstance(trainer.bare_network.decoder, OneConvolution)
+    configuration = trainer.plans_manager.get_configuration("3d_fullres")
+    assert "plans_manager" in inspect.signature(OtherDecoderTrainer.build_network_architecture).parameters
+    rebuilt = OtherDecoderTrainer.build_network_architecture(trainer.plans_manager, configuration, 1, 2)
+    assert rebuilt.state_dict().keys() == trainer.bare_network.state_dict().keys()
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    assert isinstance(preprocessor, PromptedPreprocessor), "its predictions read prompts"
