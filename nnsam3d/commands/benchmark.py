@@ -185,7 +185,7 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         raise UserError("--train-minutes has no effect without training: add --train")
     # imported late: `--help` responds immediately
     from nnsam3d.evaluation.metrics import need_monai
-    from nnsam3d.evaluation.training import check
+    from nnsam3d.evaluation.training import check, note_kept
     from nnsam3d.inference.device import choose_devices
 
     need_monai()
@@ -212,6 +212,8 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     counts = " x ".join(counted(len(getattr(setting, f"{part}s")), part) for part in parts)
     print(f"nnsam3d: {counted(len(setting.jobs()), 'job')}: {counts}; results in {output}")
     remember_command(output, sys.argv[1:])
+    if args.train:
+        note_kept(setting)
     if slurm is not None or args.print:
         _submit(args, setting, output, slurm)
         return False

@@ -28,6 +28,19 @@ from nnsam3d.training.plans import check_preset
 ENDLESS = 100_000  # epochs
 
 
+def note_kept(setting: Setting) -> None:
+    """Print which models exist: a benchmark does not train them again, whatever its budget."""
+    kept = [
+        f"{jobs[0].arm} fold {jobs[0].fold}" for checkpoint, jobs in by_model(setting).items() if checkpoint.is_file()
+    ]
+    if kept:
+        print(
+            f"nnsam3d: {', '.join(kept)}: trained already, and kept, however long the training was. Delete a model's "
+            "folder to train it again",
+            file=sys.stderr,
+        )
+
+
 def train_missing(setting: Setting, output: Path, device: str) -> None:
     """Train models without a final checkpoint; interrupted trainings continue from their last checkpoint.
 
@@ -37,13 +50,6 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
         UserError: a training failed.
     """
     missing = list(missing_models(setting))
-    kept = len(by_model(setting)) - len(missing)
-    if kept:
-        print(
-            f"nnsam3d: {kept} of the models exist and are kept, however long they were trained. Delete their "
-            "folders to train them again",
-            file=sys.stderr,
-        )
     for number, job in enumerate(missing, start=1):
         train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
 

@@ -14,7 +14,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation import training
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.report import other_budgets
-from nnsam3d.evaluation.training import check, train_missing, training_arguments, training_options
+from nnsam3d.evaluation.training import check, note_kept, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
 FAKE = """#!{python}
@@ -58,9 +58,13 @@ def setting(**changes) -> Setting:
     return Setting(("Dataset998_X",), ("3d_fullres",), ("0",), protocols=("random", "center"), **given)
 
 
-def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path):
+def test_every_model_is_trained_once_with_the_same_budget(nnunet, tmp_path, capsys):
     log = nnunet()
+    note_kept(setting())
+    assert capsys.readouterr().err == ""
     train_missing(setting(), tmp_path, "cpu")
+    note_kept(setting())
+    assert "SAM3DAdapterTrainer fold 0, nnUNetBaselineTrainer fold 0, nnUNetClickTrainer" in capsys.readouterr().err
     calls = log.read_text().splitlines()
     start = "Dataset998_X 3d_fullres 0 -tr"
     assert calls == [
