@@ -75,6 +75,7 @@ SMALL = (
     Case("vit_b", (64, 64, 64), 1, "blocks"),
 )
 LARGE = (
+    Case("vit_b", (128, 128, 128), 1, "blocks"),  # the only one here for a computer without a GPU: ten minutes
     Case("vit_b", (128, 128, 128), 2, "blocks", half=True),
     Case("vit_b", (128, 128, 128), 2, "none", half=True),
     Case("vit_l", (128, 128, 128), 2, "cheap", half=True),
