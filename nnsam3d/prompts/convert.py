@@ -138,7 +138,7 @@ def convert(
         print(f"{target}: {counted(len(prompts.clicks), 'click')}{more}, space {prompts.space}")
     if stated.image is None:
         print("the cases are named after the files; use --image <case>_0000... to name another case")
-    if stated.dataset is None:
+    if stated.labels is None:
         print("the labels were not checked; --dataset dataset.json checks them, and reads Slicer's lesion-1 as lesion")
     return 0
 

@@ -271,6 +271,11 @@ def test_inspect_says_what_it_did_not_check(dataset: Path, tmp_path: Path, capsy
     (model / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
     for given in (("--dataset", dataset / "dataset.json"), ("-m", model)):
         assert "unknown label 'tumour'" in error_of(capsys, "inspect", named, "--image", image, *given)
+    clicks["clicks"][0]["label"] = "lesion"
+    named.write_text(json.dumps(clicks), encoding="utf-8")
+    for given, unchecked in ((("-m", model), False), ((), True)):
+        run("convert", named, "-o", tmp_path / f"out_{unchecked}", "--image", image, *given)
+        assert ("the labels were not checked" in capsys.readouterr().out) == unchecked
     said = error_of(capsys, "inspect", named, "--image", tmp_path / "nope_0000.nii.gz")
     assert "nope_0000.nii.gz: no such file" in said
     assert "nibabel" not in said
