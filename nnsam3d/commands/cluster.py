@@ -72,8 +72,8 @@ def _train(args: argparse.Namespace) -> int:
         raise UserError(f"-f {' '.join(unknown)}: a fold must be a number or all")
     if args.find_best and "all" in args.folds:
         raise UserError("--find_best needs validation cases, which fold all does not have: omit one of them")
-    # before the jobs start, because several would write the file at the same time
     _check_trainer(args.trainer)
+    # before the jobs start, because several would write the file at the same time
     make_splits_for(dataset, args.plans, args.configuration)
     model = model_folder(dataset, args.trainer, args.plans, args.configuration)
     folds = _Folds(args, dataset, model, options)

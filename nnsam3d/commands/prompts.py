@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     # imported late: `--help` responds immediately
     if args.action == "simulate":
         return _simulate(args)
-    from nnsam3d.prompts.convert import FIRST_CHANNEL, Stated, convert, target_case, translation
+    from nnsam3d.prompts.convert import Stated, convert, target_case, translation
 
     label = translation(args.label)
     stated = Stated(args.image, args.dataset, args.format, args.space, label, args.scaled, args.model)
@@ -96,8 +96,7 @@ def main(args: argparse.Namespace) -> int:
         return convert(args.files, args.output, stated, args.to, args.to_space, args.overwrite)
     from nnsam3d.prompts.inspection import inspect_file
 
-    named = args.image is not None and not args.image.is_dir() and f"{FIRST_CHANNEL}." in args.image.name
-    case = target_case(args.file, args.image) if named else None
+    case = target_case(args.file, args.image)
     return inspect_file(args.file, *stated.read(args.file), args.segmentation, stated.labels, case)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
         cost = measure(arm.network)
         return cost.forward_flop, cost.click_flop
     channels = arm.model.num_channels + (ENCODING.num_channels if arm.kind == "clicks" else 0)
-    network = copy.deepcopy(arm.network).to("meta").eval()
+    network = as_built(arm.network).eval()
     with torch.no_grad():
         forward = count_flop(lambda: network(torch.empty(1, channels, *window, device="meta")))
     return forward, forward if arm.kind == "clicks" else 0

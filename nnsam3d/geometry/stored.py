@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.tables import counted
 
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 LARGEST_RATIO = 12  # of decompressed to compressed size; temporary files need that much space
@@ -140,8 +141,7 @@ def check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
     """Raises UserError for NaN and infinity; slice by slice, without an array of the image's size."""
     wrong = sum(_not_finite(part) for part in volume)
     if wrong:
-        voxels = "1 voxel" if wrong == 1 else f"{wrong} voxels"
         raise UserError(
-            f"{where}: {voxels}{which} with NaN or infinity, which would affect the whole image: replace "
-            "them, for example with the image's minimum"
+            f"{where}: {counted(wrong, 'voxel')}{which} with NaN or infinity, which would affect the whole image: "
+            "replace them, for example with the image's minimum"
         )

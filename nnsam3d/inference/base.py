@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.inference.binding import CORE
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.nnunet.preprocessing import clicked_voxels
 from nnsam3d.prompts import CasePrompts, Click, PromptError
-from nnsam3d.prompts.components import Component, Components, bounding_box
+from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
 from nnsam3d.prompts.types import VoxelClick
 
 Voxel = tuple[int, int, int]
@@ -54,7 +53,7 @@ class Base:
         self.label_map_ZYX = label_map_ZYX
         self._regions = {value: frozenset([value]) for value in known if value} if regions is None else regions
         self._spacing = tuple(spacing)
-        self._components: dict[int, list[Component]] = {}
+        self._components: dict[int, Components] = {}
 
     @cached_property
     def _boxes(self) -> tuple[Box, ...]:
@@ -110,14 +109,14 @@ class Base:
 
     def _component(self, label: int, voxel: Voxel) -> Component:
         if label not in self._components:
-            self._components[label] = list(Components(np.isin(self.label_map_ZYX, list(self._regions[label]))))
-        return next(component for component in self._components[label] if component.holds(voxel))
+            self._components[label] = Components(np.isin(self.label_map_ZYX, list(self._regions[label])))
+        return self._components[label].holding(voxel)
 
     def _deepest(self, component: Component, negative: Sequence[Voxel]) -> Voxel | None:
         """The voxel in the middle of a component; None where a background click lies there."""
         voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
         clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)
-        if (depth_N[clicked] >= CORE * depth_N.max()).any():
+        if in_the_middle(depth_N)[clicked].any():
             return None
         deepest_N3 = voxels_N3[depth_N > depth_N.max() - NEARLY]
         from_centre_N = np.linalg.norm((deepest_N3 - voxels_N3.mean(axis=0)) * self._spacing, axis=1)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.components import Component, bounding_box, hit
+from nnsam3d.prompts.components import Component, Components, in_the_middle
 from nnsam3d.prompts.voxels import VoxelPrompts
 
-CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
 
 
@@ -58,7 +57,7 @@ def bind_clicks(
         prompts: on the voxels of the label map.
         regions: for datasets with regions. The core of a tumour is part of the tumour, so a click "tumour" changes
             nothing there; and a negative click removes a component of all foreground.
-        spacing: mm along z, y, x. In the middle are voxels with at least ``CORE`` of the component's largest depth.
+        spacing: mm along z, y, x. In the middle are voxels with at least half of the component's largest depth.
 
     >>> segmentation = np.zeros((3, 3, 8), np.uint8)
     >>> segmentation[:, :, :2] = 1
@@ -76,16 +75,13 @@ def bind_clicks(
     for voxel in negative:
         value = int(segmentation[voxel])
         if value:
-            component = hit(segmentation == value if regions is None else segmentation > 0, np.array([voxel]))
-            if not any(component[place] for place in positive) and _in_the_middle(voxel, component, spacing):
-                segmentation[component] = 0
+            component = Components(segmentation == value if regions is None else segmentation > 0).holding(voxel)
+            if not any(component.holds(place) for place in positive) and _middle_holds(component, voxel, spacing):
+                segmentation[component.place][component.box] = 0
     for voxel in negative:
         segmentation[voxel] = 0
 
 
-def _in_the_middle(voxel: tuple[int, int, int], mask: NDArray[np.bool_], spacing: Sequence[float]) -> bool:
-    box = bounding_box(mask)
-    component = Component(np.array([side.start for side in box], np.int64), mask[box])
-    depth_N = component.depth(spacing)
+def _middle_holds(component: Component, voxel: tuple[int, int, int], spacing: Sequence[float]) -> bool:
     clicked_N = (component.voxels() == voxel).all(axis=1)
-    return bool(depth_N[clicked_N].item() >= CORE * depth_N.max())
+    return bool(in_the_middle(component.depth(spacing))[clicked_N].any())

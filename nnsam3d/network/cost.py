@@ -70,7 +70,7 @@ def measure(
     )
 
 
-def as_built(net: SAM3D) -> SAM3D:
+def as_built(net: Module) -> Module:
     """A copy without values, whose parameters are trainable as in a new network; those of loaded ones are not."""
     memo: dict[int, Tensor] = {id(one): torch.empty_like(one, device="meta") for one in net.buffers()}
     for name, one in net.named_parameters():

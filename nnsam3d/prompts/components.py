@@ -14,6 +14,8 @@ from scipy.spatial import KDTree
 
 NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
+CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
+
 # Below this share of the bounding box, distances are cheaper voxel by voxel than by a transform.
 _SPARSE = 0.15
 
@@ -82,6 +84,10 @@ class Components:
         low = self._origin + [side.start for side in box]
         return Component(low, self._numbers[box] == number + 1)
 
+    def holding(self, voxel: Sequence[int]) -> Component:
+        """The component that contains this voxel (D, H, W), which must be True in the mask."""
+        return self[int(self._numbers[tuple(np.asarray(voxel) - self._origin)]) - 1]
+
     def __iter__(self) -> Iterator[Component]:
         return (self[number] for number in range(len(self)))
 
@@ -89,6 +95,11 @@ class Components:
         """All components by decreasing volume; equal ones in raster order."""
         for number in np.argsort(-self.volumes, kind="stable"):
             yield self[int(number)]
+
+
+def in_the_middle(depth_N: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) which voxels lie in the middle of their component, from :meth:`Component.depth`."""
+    return depth_N >= CORE * depth_N.max()
 
 
 def volume_and_count(mask: NDArray[np.bool_], spacing_zyx: Sequence[float]) -> tuple[float, int]:

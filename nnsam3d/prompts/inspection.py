@@ -26,13 +26,13 @@ def inspect_file(
     grid_of: GridOf | None,
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
-    image_case: str | None = None,
+    image_case: str,
 ) -> int:
     """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
 
     Args:
         labels: those of the dataset, which were checked; None: they are unknown.
-        image_case: the case of the image, if it is given as a file.
+        image_case: the case of the image if it is given as a file, otherwise that of the prompt file.
 
     Raises:
         UserError: a segmentation is unreadable or given without the image.
@@ -41,7 +41,7 @@ def inspect_file(
     _print_others(prompts)
     if labels is None:
         print("(the labels were not checked; use --dataset dataset.json to check them)")
-    if image_case is not None and not same_name(prompts.case, image_case):
+    if not same_name(prompts.case, image_case):
         suffix = next(suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix))
         print(f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)")
     if grid_of is None:

@@ -25,8 +25,7 @@ PROTOCOL = "2.5.1"
 
 
 def healthz(app: App, request: Request, lease: None) -> Response:
-    if request.label is not None:
-        app.label(request)  # report a wrong label in the address immediately
+    app.label(request)  # report a wrong label in the address immediately
     return Response.of(ok=True)
 
 

@@ -44,8 +44,7 @@ NO_LIBRARY = b"""<!doctype html><title>nnsam3d</title><p>The server is running. 
 
 
 def index(app: App, request: Request, lease: None) -> Response:
-    if request.label is not None:
-        app.label(request)  # report a wrong label in the address immediately
+    app.label(request)  # report a wrong label in the address immediately
     if not (FOLDER / LIBRARY).is_file():
         return Response(NO_LIBRARY, TYPES[".html"])
     return Response((FOLDER / "index.html").read_bytes(), TYPES[".html"])
