@@ -15,7 +15,7 @@ from nnsam3d.files import replacing
 from nnsam3d.geometry import GridOf, grid_of_file
 from nnsam3d.inference.base import Base, read_base, read_mask
 from nnsam3d.inference.history import State
-from nnsam3d.inference.image import PreparedImage
+from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import ENCODING, CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
@@ -91,6 +91,18 @@ def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImag
             array = np.where(np.isin(array, values), array, 0)
         whole = np.where(array != 0, array, whole)
     return Base(whole, model.labels, model.regions, image.raw_properties["spacing"])
+
+
+def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:
+    """The mask that a prompt file starts from as its clicks change it: what a session shows that has loaded the file.
+
+    Raises:
+        PromptError, UserError: as :func:`read_state`.
+    """
+    grid = image_grid(prompts.space, image.raw_properties, image.shape_ZYX)
+    base = base_of_prompts(prompts, prompt_file, image)
+    assert base is not None
+    return base.correct(image, prompts.without_masks.to("voxel", grid))
 
 
 def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, model: TrainedModel) -> None:
