@@ -58,10 +58,14 @@ async def stored(call: Call, folder: Path) -> tuple[Path, str]:
 
 
 def _unpacked_head(body: bytearray) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(memoryview(body)[: 2 * HEAD], HEAD)
+        head = stream.decompress(memoryview(body)[: 2 * HEAD], HEAD)
     except zlib.error as error:
         raise Refusal(400, "the file is damaged: it cannot be decompressed") from error
+    if len(head) < 352 and not stream.eof:
+        raise Refusal(400, "the file is truncated")
+    return head
 
 
 def _write(path: Path, body: bytearray, found: Declared, limit: int) -> None:

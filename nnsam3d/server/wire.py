@@ -127,6 +127,14 @@ class Wire(H11Protocol):
         super().on_response_complete()
         self._advance()
 
+    def send_400_response(self, msg: str) -> None:
+        """Of h11: a malformed chunked body. An answer may have begun."""
+        begun = self.cycle is not None and self.cycle.response_started
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        return self.transport.close() if begun else self._refuse(400, "malformed body")
+
     def _refuse(self, status: int, words: str) -> None:
         body = b'{"detail": "%s"}' % words.encode("ascii")
         head = f"HTTP/1.1 {status} {words}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"

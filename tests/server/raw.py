@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -13,10 +14,8 @@ def raw(running: Running, data: bytes, seconds: float = 2) -> bytes:
     with socket.create_connection(("127.0.0.1", running.port), timeout=seconds) as connection:
 
         def send() -> None:
-            try:
+            with contextlib.suppress(OSError):  # the server has seen enough
                 connection.sendall(data)
-            except OSError:  # the server has seen enough
-                pass
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
