@@ -217,6 +217,6 @@ def _signature(file: Path) -> str:
     """Changes when the file is written again; empty if there is none."""
     try:
         found = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return ""
     return f"{file.name}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
