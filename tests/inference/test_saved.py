@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def test_predict_starts_from_the_mask_and_gives_the_sessions(model: Model, image
     (path,) = (one.path for one in read_prompts(tmp_path / "moved.json").masks)
     assert (tmp_path / path).resolve() == image.parent / MASKS_FOLDER / "case.nii.gz"
     assert not os.path.isabs(path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_was_clicked_is_predicted_again(model: Model, image: Path, tmp_path: Path, seed: int) -> None:
+    choose = random.Random(seed)
+    session = Session(model)
+    session.set_image(image)
+    session.start_from(mask())
+    for _ in range(6):
+        z, y, x = choose.choice(np.argwhere(mask() > 0)) if choose.random() < 0.5 else map(choose.randrange, SHAPE)
+        session.add_click((x, y, z), choose.randrange(3))
+        if choose.random() < 0.3:
+            session.undo()
+    session.save_prompts(image.parent / "case.json")
+    np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "out"), session.segmentation)
 
 
 def test_the_command_and_its_report(model_folder: Path, model: Model, image: Path, tmp_path: Path) -> None:
