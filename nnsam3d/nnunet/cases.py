@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -59,14 +59,17 @@ def find_prompt_file(
     Warns:
         PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
-    path, _ = _found(image_file, file_ending, stated, files)
+    path, _ = open_prompt_file(image_file, file_ending, stated, files)
     return path
 
 
-def _found(
-    image_file: str | Path, file_ending: str, stated: Path | None, files: PromptFiles | None
+def open_prompt_file(
+    image_file: str | Path, file_ending: str, stated: Path | None = None, files: PromptFiles | None = None
 ) -> tuple[Path | None, Loaded | PromptError | None]:
-    """The prompt file of a case, and its content if it had to be read to know that it is one."""
+    """:func:`find_prompt_file`, and what :func:`load_if_prompts` returned if the file had to be read to recognise it.
+
+    For :func:`read_case_prompts`, so that the file is opened once.
+    """
     images = Path(image_file).parent
     files = list_prompt_files(prompts_folder(images, stated)) if files is None else files
     folder, case = files.folder, case_name(image_file, file_ending)
@@ -96,53 +99,27 @@ def _found(
     return found[0] if found else (None, None)
 
 
-def case_prompts(
-    image_file: str | Path,
-    file_ending: str,
-    grid: Callable[[], ImageGrid | GridOf | None],
-    labels: Mapping[str, int],
-    kinds: Sequence[str] | None = None,
-    stated: Path | None = None,
-    files: PromptFiles | None = None,
-) -> tuple[Path | None, CasePrompts | None]:
-    """The prompt file of a case and its prompts, or None twice. The file is opened once.
-
-    Args:
-        grid: makes the grid of the image; called if there is a prompt file.
-        labels, kinds: see :func:`read_case_prompts`.
-        stated, files: see :func:`find_prompt_file`.
-
-    Raises:
-        PromptError, UserError: see :func:`find_prompt_file` and :func:`read_case_prompts`.
-
-    Warns:
-        PromptWarning: see :func:`find_prompt_file`.
-    """
-    path, content = _found(image_file, file_ending, stated, files)
-    if path is None:
-        return None, None
-    if isinstance(content, PromptError):
-        raise content
-    return path, read_case_prompts(path, grid(), labels, kinds, content)
-
-
 def read_case_prompts(
     path: Path,
     grid: ImageGrid | GridOf | None,
     labels: Mapping[str, int],
     kinds: Sequence[str] | None = None,
-    loaded: Loaded | None = None,
+    masks: bool = False,
+    loaded: Loaded | PromptError | None = None,
 ) -> CasePrompts:
     """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
 
     Args:
         kinds: the types of prompts that it supports; by default all that are encoded.
-        loaded: the content of the file, if it has been read already.
+        masks: whether the caller corrects masks to start from, which are no prompts for the network.
+        loaded: from :func:`open_prompt_file`; None: the file is read now.
 
     Raises:
         PromptError: see :func:`nnsam3d.prompts.read_prompts`; also if there are no prompts, or none that can be
-            used.
+            used, or a mask that the caller cannot correct.
     """
+    if isinstance(loaded, PromptError):
+        raise loaded
     if loaded is None:
         prompts = read_prompts(path, image=grid, labels=labels)
     else:
@@ -152,7 +129,13 @@ def read_case_prompts(
             f"{path}: the list of clicks is empty. Add a click or remove the file; a case without a prompt file is "
             "segmented automatically."
         )
-    return ENCODING.usable(prompts, str(path), kinds)
+    if prompts.masks and not masks:
+        raise PromptError(
+            f"{path}: starts from a mask ({prompts.masks[0].path}), which nnUNetv2_predict cannot correct: use "
+            "`nnsam3d predict`"
+        )
+    usable = ENCODING.usable(prompts.without_masks, str(path), kinds)
+    return replace(usable, prompts=(*prompts.masks, *usable.prompts))
 
 
 def check_all_prompts(
@@ -182,10 +165,11 @@ def check_all_prompts(
             continue
         cases.add(case_name(image_file, file_ending))
         try:
-            path, _ = case_prompts(
-                image_file, file_ending, partial(header_grid, image_file, reader), labels, kinds, files=files
-            )
-            found += path is not None
+            path, loaded = open_prompt_file(image_file, file_ending, files=files)
+            if path is None:
+                continue
+            found += 1
+            read_case_prompts(path, header_grid(image_file, reader), labels, kinds, loaded=loaded)
         except UserError as error:
             problems.append(str(error))
     if problems:

@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid, preprocessing_steps
-from nnsam3d.nnunet.cases import case_name, case_prompts, check_all_prompts, prompts_folder
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
@@ -127,10 +127,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
         for remark in remarks(data):
             print(f"nnsam3d: warning: case {case}: {remark}")
-        grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
-        _, prompts = case_prompts(image_files[0], ending, lambda: grid, labels, kinds, files=self._listed(folder))
-        if prompts is not None:
-            properties[PROPERTIES_KEY] = prompts
+        path, loaded = open_prompt_file(image_files[0], ending, files=self._listed(folder))
+        if path is not None:
+            grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
+            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds, loaded=loaded)
         elif self.worker_messages.first_time("automatic"):
             print(
                 f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks "

@@ -152,9 +152,11 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
     """The object in the file; duplicate keys are added to ``problems``, other errors are raised."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        problems.extend(f"key {json.dumps(key[:80])} appears more than once in one object" for key in repeated)
-        return dict(pairs)
+        once = dict(pairs)
+        if len(once) < len(pairs):
+            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            problems.extend(f"key {json.dumps(key[:80])} appears more than once in one object" for key in repeated)
+        return once
 
     try:
         content = json.loads(text, object_pairs_hook=unique)
@@ -171,7 +173,7 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
 
 def case_of(path: str | os.PathLike[str]) -> str:
     """The case in the name of a prompt file: ``liver_003.mrk.json`` -> ``liver_003``."""
-    name = Path(path).name
+    name = os.path.basename(path)
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
