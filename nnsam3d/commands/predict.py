@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         return _submit(args, folder)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
-    from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+    from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
     from nnsam3d.inference.model import Model
     from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
 
@@ -62,9 +62,10 @@ def main(args: argparse.Namespace) -> int:
         folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta, args.trust_checkpoint
     )
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
-    cases = find_cases(args.images, model, args.prompts)
-    print_stray_prompts(cases, args.images, args.prompts)
-    cases = cases[args.part_id :: args.num_parts]
+    listed = listed_cases(args.images, model)
+    own = listed[args.part_id :: args.num_parts]
+    cases = find_cases(args.images, model, args.prompts, own)
+    print_stray_prompts(listed, args.images, args.prompts, own, args.part_id)
     print_prompt_summary(cases)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
         print(f"nnsam3d: warning: {args.prompts} contains no prompt file for these cases (<case>.json, ...)")

@@ -26,8 +26,9 @@ from nnsam3d.files import MACOS, file_sha256, write_json
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks, correct_masks
-from nnsam3d.nnunet.cases import case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import case_name, header_grid, open_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
+from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.prompts import CasePrompts
 
 T = TypeVar("T")
@@ -64,31 +65,42 @@ class Outcome:
     peak_memory_mb: float = 0.0  # of the GPU for this case; without one, of the process until now
 
 
-def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[Case]:
-    """The cases of a folder with their prompts; only headers and prompt files are read.
+def listed_cases(images: Path, model: Model) -> list[Case]:
+    """The cases of a folder by the names of its files, in nnU-Net's order; misnamed ones follow. No file is opened.
+
+    Raises:
+        UserError: the folder does not exist, or contains no images.
+    """
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder (-i is the folder with the images)")
+    lists = cases_in(images, model.file_ending)
+    if not lists:
+        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
+    named = {os.path.basename(file) for files in lists for file in files}
+    others = sorted(
+        name
+        for name in os.listdir(images)
+        if name.lower().endswith(model.file_ending.lower()) and name not in named and not name.startswith(MACOS)
+    )
+    cases = [_named(files, model) for files in lists]
+    return cases + [_misnamed(images / name, model.file_ending) for name in others]
+
+
+def find_cases(
+    images: Path, model: Model, prompts: Path | None = None, listed: Sequence[Case] | None = None
+) -> list[Case]:
+    """The cases of a folder with their prompts; only headers and prompt files are read, each once.
 
     Args:
         prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
+        listed: the cases of interest, from :func:`listed_cases`; None: all. Files of others are not opened.
 
     Raises:
         UserError: a folder does not exist, or contains no images.
     """
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder (-i is the folder with the images)")
-    prompts_folder(images, prompts)  # raises an error if it does not exist
-    lists = cases_in(images, model.file_ending)
-    if not lists:
-        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
-    named = {Path(file).name for files in lists for file in files}
-    others = sorted(
-        path.name
-        for path in images.iterdir()
-        if path.name.lower().endswith(model.file_ending.lower())
-        and path.name not in named
-        and not path.name.startswith(MACOS)
-    )
-    cases = [_case(files, model, prompts) for files in lists]
-    return cases + [_misnamed(images / name, model.file_ending) for name in others]
+    listed = listed_cases(images, model) if listed is None else listed
+    files = list_prompt_files(prompts_folder(images, prompts))  # once for all cases
+    return [case if case.problem else _case(case, model, files) for case in listed]
 
 
 def _misnamed(image: Path, ending: str) -> Case:
@@ -100,23 +112,27 @@ def _misnamed(image: Path, ending: str) -> Case:
     return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {expected}")
 
 
-def _case(files: list[str], model: Model, folder: Path | None) -> Case:
+def _named(files: Sequence[str], model: Model) -> Case:
     name, channels = case_name(files[0], model.file_ending), model.num_channels
     wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
-    found = [Path(file).name for file in files]
+    found = [os.path.basename(file) for file in files]
+    problem = ""
     if found != wanted:
         problem = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; found {', '.join(found)}"
-        return Case(name, tuple(files), problem=problem)
+    return Case(name, tuple(files), problem=problem)
+
+
+def _case(case: Case, model: Model, files: PromptFiles) -> Case:
     try:
-        path = find_prompt_file(files[0], model.file_ending, folder)
+        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files)
         prompts = None
         if path:
-            grid = header_grid(files[0], model.reader_name)
-            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True)
+            grid = header_grid(case.images[0], model.reader_name)
+            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True, loaded=loaded)
             check_masks(prompts, path, grid, model)
     except UserError as error:
-        return Case(name, tuple(files), problem=str(error))
-    return Case(name, tuple(files), path, prompts)
+        return replace(case, problem=str(error))
+    return replace(case, prompt_file=path, prompts=prompts)
 
 
 @dataclass(frozen=True)

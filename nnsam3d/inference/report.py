@@ -21,9 +21,19 @@ from nnsam3d.tables import counted
 REPORT_VERSION = 1
 
 
-def print_stray_prompts(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
-    """Print warnings about prompt files that match no case."""
-    for text in strays(images, {case.name for case in cases}, prompts):
+def print_stray_prompts(
+    cases: Sequence[Case], images: Path, prompts: Path | None, own: Sequence[Case] | None = None, part: int = 0
+) -> None:
+    """Print warnings about prompt files that match no case or are not read.
+
+    Args:
+        cases: all cases of the folder.
+        prompts: folder of the prompt files, as for :func:`nnsam3d.inference.folder.find_cases`.
+        own: the cases of this part, whose files are looked at; None: all cases.
+        part: its number; only part 0 looks at files that match no case.
+    """
+    looked_at = None if own is None else {case.name for case in own}
+    for text in strays(images, {case.name for case in cases}, prompts, looked_at, others=part == 0):
         print(f"nnsam3d: warning: {text}")
 
 

@@ -17,7 +17,7 @@ from nnsam3d.files import write_text
 from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.formats.base import MISSING, Found, FoundBox, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
-from nnsam3d.prompts.formats.detect import case_of, load
+from nnsam3d.prompts.formats.detect import Loaded, case_of, load
 from nnsam3d.prompts.formats.ours import text_of
 from nnsam3d.prompts.formats.slicer import markups_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
@@ -79,9 +79,30 @@ def read_prompts(
     path = Path(path)
     stated = None if space is None else checked_space(space)
     grid = grid_of_file(image) if isinstance(image, (str, os.PathLike)) else image
-    file_format, content, problems = load(path, format)
-    reading = file_format.parse(content, stated)
-    problems += reading.problems
+    return prompts_of(path, load(path, format), grid, labels, stated, label)
+
+
+def prompts_of(
+    path: Path,
+    loaded: Loaded,
+    grid: ImageGrid | GridOf | None = None,
+    labels: Mapping[str, int] | None = None,
+    space: str | None = None,
+    label: LabelMap | None = None,
+) -> CasePrompts:
+    """The prompts of a file that has been loaded already.
+
+    Args:
+        path: of the file, for the name of the case and messages.
+        loaded: its format and content.
+        grid, labels, space, label: see :func:`read_prompts`.
+
+    Raises:
+        PromptError: see :func:`read_prompts`.
+    """
+    file_format, content, found = loaded
+    reading = file_format.parse(content, space)
+    problems = [*found, *reading.problems]
     if callable(grid):
         grid = _grid_for(reading.space, grid, problems)
     prompts: list[Prompt] = []

@@ -236,23 +236,27 @@ def checked_space(space: object) -> str:
 
 def checked_position(position: object) -> tuple[float, float, float]:
     """Three finite floats. Raises PromptError for anything else (booleans and strings included)."""
-    wrong = PromptError(f"position must be three finite numbers, got {short(position)}")
+    values = _three_finite(position)
+    if values is None:  # the text is made only now: thousands of positions are right
+        raise PromptError(f"position must be three finite numbers, got {short(position)}")
+    return values
+
+
+def _three_finite(position: object) -> tuple[float, float, float] | None:
     try:
         if isinstance(position, (str, bytes, dict)) or len(position) != 3:  # type: ignore[arg-type]
-            raise wrong
+            return None
         values = list(position)  # type: ignore[call-overload]
     except TypeError:
-        raise wrong from None
+        return None
     # Python's bool is a Real; it is not a coordinate.
     if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
-        raise wrong
+        return None
     try:
         x, y, z = (float(v) for v in values)
     except OverflowError:  # an integer with hundreds of digits
-        raise wrong from None
-    if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
-        raise wrong
-    return x, y, z
+        return None
+    return (x, y, z) if math.isfinite(x) and math.isfinite(y) and math.isfinite(z) else None
 
 
 def checked_label(label: object) -> int | str:
