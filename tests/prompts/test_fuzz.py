@@ -44,7 +44,8 @@ _watching = False
 def at_once() -> float:
     """What reading one file may cost, in seconds of this thread's CPU: five times a list of a million small lists.
 
-    A busy machine, and one with much for the garbage collector to walk, takes longer over both; an attack takes thousands of times as long, or for ever.
+    A busy machine, or much for the garbage collector to look through, makes both slower. An attack takes thousands of
+    times as long, or for ever.
     """
     start = time.thread_time()
     assert len([[str(number)] for number in range(10**6)]) == 10**6
