@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing
 from nnsam3d.geometry import GeometryError, ImageGrid, grid_of_file
+from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import Base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
@@ -263,29 +263,28 @@ class Session:
     def save_prompts(self, path: str | os.PathLike[str]) -> None:
         """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
 
+        Args:
+            path: ending in .json (our format), or in .mrk.json (3D Slicer's, in mm).
+
         Raises:
-            UserError: there is no click, which a prediction would refuse, or the file cannot be written.
+            UserError: there is no click, which a prediction would refuse, another ending, .mrk.json for an array
+                without geometry, or the file cannot be written.
         """
         if not self._clicks:
             raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
-        try:
-            write_prompts(path, self._prompts(self._clicks))
-        except OSError as error:
-            raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
+        in_mm = os.fspath(path).lower().endswith(".mrk.json")  # Slicer's
+        write_prompts(path, self._prompts(self._clicks), image=self.grid if in_mm else None, labels=self.labels)
 
     def save_segmentation(self, path: str | os.PathLike[str]) -> None:
         """Writes the label map as an image file with the geometry of the image.
 
         Raises:
-            UserError: the image is an array without geometry, or the file cannot be written.
+            UserError: the image is an array without geometry, the ending cannot hold a segmentation, or the file cannot
+                be written; a file that was there stays.
         """
         _ = self.grid  # raises where there is none
-        target = Path(path)
-        try:
-            with replacing(target, ending="".join(target.suffixes)) as temporary:
-                self._model.write_labels(np.array(self.segmentation), temporary, self._prepared.raw_properties)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: the segmentation cannot be written ({error})") from error
+        check_ending(Path(path), self._model.reader_name)
+        self._model.save_labels(np.array(self.segmentation), Path(path), self._prepared.raw_properties)
 
     def load_prompts(self, path: str | os.PathLike[str]) -> None:
         """Replaces all clicks by those of a prompt file.
