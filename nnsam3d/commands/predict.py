@@ -7,7 +7,6 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
@@ -55,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
         return _submit(args, folder)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
-    from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder, write_model_files
+    from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
     from nnsam3d.inference.model import Model
     from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
 
@@ -74,27 +73,16 @@ def main(args: argparse.Namespace) -> int:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
     start = time.perf_counter()
-    unwritten = _unless_unwritable(lambda: write_model_files(model, args.output))
-    outcomes = predict_folder(model, cases, args.output, options)
+    unwritten: list[str] = []
+    outcomes = predict_folder(model, cases, args.output, options, unwritten=unwritten)
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
-        seconds = time.perf_counter() - start
-        unwritten += _unless_unwritable(lambda: write_report(args.report, arguments, model, outcomes, seconds))
+        try:
+            write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
+        except WriteError as error:  # the summary is printed all the same
+            print(f"nnsam3d: error: {error}", file=sys.stderr)
+            unwritten.append(str(error))
     return conclude(outcomes, args.output, unwritten)
-
-
-def _unless_unwritable(write: Callable[[], None]) -> list[str]:
-    """Writes a file beside the masks. If that fails, the masks are still worth computing, and the summary printing.
-
-    Returns:
-        The error, printed at once; or nothing.
-    """
-    try:
-        write()
-    except WriteError as error:
-        print(f"nnsam3d: error: {error}", file=sys.stderr)
-        return [str(error)]
-    return []
 
 
 def _submit(args: argparse.Namespace, model: Path) -> int:

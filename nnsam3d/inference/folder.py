@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import MACOS, file_sha256, flush, write_json, writing
+from nnsam3d.files import MACOS, WriteError, file_sha256, flush, write_json, writing
 from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
@@ -128,16 +128,32 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool = True
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    options: FolderOptions,
+    ahead: bool = True,
+    unwritten: list[str] | None = None,
 ) -> list[Outcome]:
     """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
-        output: folder for the masks; it is created.
+        output: folder for the masks, dataset.json and plans.json; it is created.
         ahead: read the next case and write the last one in threads, at most one of each.
+        unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
+
+    Raises:
+        WriteError: the folder cannot be created, or without ``unwritten``, dataset.json or plans.json.
     """
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_model_files(model, output)
+    except WriteError as error:
+        if unwritten is None:
+            raise
+        unwritten.append(str(error))
+        print(f"nnsam3d: error: {error}", file=sys.stderr)
     outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:
@@ -169,17 +185,8 @@ def predict_folder(
     return [outcomes[number] for number in range(len(cases))]
 
 
-def write_model_files(model: Model, output: Path) -> None:
-    """``dataset.json`` and ``plans.json``, which nnUNetv2_ensemble and nnUNetv2_apply_postprocessing need.
-
-    Args:
-        output: folder of the masks; it is created.
-
-    Raises:
-        WriteError: one of them cannot be written.
-    """
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+def _write_model_files(model: Model, output: Path) -> None:
+    """nnUNetv2_ensemble and nnUNetv2_apply_postprocessing need them."""
     write_json(output / "dataset.json", model.dataset_json)
     write_json(output / "plans.json", model.plans_manager.plans)
 
