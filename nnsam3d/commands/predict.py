@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
+from nnsam3d.files import WriteError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +74,16 @@ def main(args: argparse.Namespace) -> int:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
     start = time.perf_counter()
-    outcomes = predict_folder(model, cases, args.output, options)
+    unwritten: list[str] = []
+    outcomes = predict_folder(model, cases, args.output, options, unwritten=unwritten)
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
-        write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
-    return conclude(outcomes, args.output)
+        try:
+            write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
+        except WriteError as error:  # the summary is printed all the same
+            print(f"nnsam3d: error: {error}", file=sys.stderr)
+            unwritten.append(str(error))
+    return conclude(outcomes, args.output, unwritten)
 
 
 def _submit(args: argparse.Namespace, model: Path) -> int:

@@ -22,7 +22,8 @@ import torch
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import MACOS, file_sha256, write_json
+from nnsam3d.files import MACOS, WriteError, file_sha256, flush, write_json, writing
+from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks, correct_masks
@@ -146,17 +147,32 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool = True
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    options: FolderOptions,
+    ahead: bool = True,
+    unwritten: list[str] | None = None,
 ) -> list[Outcome]:
     """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
+        output: folder for the masks, dataset.json and plans.json; it is created.
         ahead: read the next case and write the last one in threads, at most one of each.
+        unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
+
+    Raises:
+        WriteError: the folder cannot be created, or without ``unwritten``, dataset.json or plans.json.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    # needed by nnUNetv2_ensemble and nnUNetv2_apply_postprocessing
-    write_json(output / "dataset.json", model.dataset_json)
-    write_json(output / "plans.json", model.plans_manager.plans)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_model_files(model, output)
+    except WriteError as error:
+        if unwritten is None:
+            raise
+        unwritten.append(str(error))
+        print(f"nnsam3d: error: {error}", file=sys.stderr)
     outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:
@@ -174,7 +190,12 @@ def predict_folder(
                 done(number, Outcome(case.name, "failed", case.problem), reported=True)
             elif unfit := _unfit(case, options):
                 done(number, Outcome(case.name, "failed", unfit))
-            elif _is_there(case.name, model, output, options):
+            elif options.continue_prediction and _is_there(case.name, model, output, options):
+                why = unfinished(model, case.images[0], output, case.name, options.probabilities)
+                if why:
+                    progress.write(f"nnsam3d: case {case.name} is computed again: {why}")
+                    todo.append(number)
+                    continue
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
                 done(number, Outcome(case.name, "skipped"))
             else:
@@ -197,6 +218,12 @@ def _unfit(case: Case, options: FolderOptions) -> str:
     names = ", ".join(name for name, is_given in given.items() if is_given)
     starts = f"{case.prompt_file}: starts from a mask, which clicks correct where they are"
     return f"{starts}; that is not possible with {names}" if names else ""
+
+
+def _write_model_files(model: Model, output: Path) -> None:
+    """nnUNetv2_ensemble and nnUNetv2_apply_postprocessing need them."""
+    write_json(output / "dataset.json", model.dataset_json)
+    write_json(output / "plans.json", model.plans_manager.plans)
 
 
 def _predicted(
@@ -310,8 +337,6 @@ def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
 
 
 def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> bool:
-    if not options.continue_prediction:
-        return False
     endings = [model.file_ending] + ([".npz"] if options.probabilities else [])
     return all((output / f"{name}{ending}").is_file() for ending in endings)
 
@@ -319,18 +344,34 @@ def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> 
 def _write(model: Model, name: str, answer: _Answer, output: Path) -> None:
     """Write the files of a case to a temporary folder, then rename them; the segmentation last, to mark completion."""
     temporary = _unfinished(name, output)
+    mask = f"{name}{model.file_ending}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
         if answer.result.probabilities is not None:
-            np.savez_compressed(temporary / f"{name}.npz", probabilities=answer.result.probabilities)
-            with open(temporary / f"{name}.pkl", "wb") as file:
+            with _writing_to(output / f"{name}.npz", temporary) as path:
+                np.savez_compressed(path, probabilities=answer.result.probabilities)
+            with _writing_to(output / f"{name}.pkl", temporary) as path, path.open("wb") as file:
                 pickle.dump(answer.properties, file)
-        model.write_labels(answer.result.label_map, temporary / f"{name}{model.file_ending}", answer.properties)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
-            os.replace(path, output / path.name)
+        with _writing_to(output / mask, temporary) as path:
+            model.write_labels(answer.result.label_map, path, answer.properties)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == mask):
+            with writing(output / path.name):
+                os.replace(path, output / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing_to(final: Path, folder: Path) -> Iterator[Path]:
+    """The temporary name in ``folder`` of a file that will be called ``final``; its content reaches the disk.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    with writing(final):
+        folder.mkdir(exist_ok=True)
+        yield folder / final.name
+        flush(folder / final.name)
 
 
 def _unfinished(name: str, output: Path) -> Path:

@@ -53,13 +53,19 @@ def print_prompt_summary(cases: Sequence[Case]) -> None:
         print(f"nnsam3d: {counted(len(bad), 'case')} will be skipped; the others continue", file=sys.stderr)
 
 
-def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
-    """Print the final summary; returns the exit status."""
+def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str] = ()) -> int:
+    """Print the final summary; returns the exit status.
+
+    Args:
+        output: the folder of the results.
+        unwritten: what could not be written beside the masks, as errors that were printed.
+    """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     skipped = len(outcomes) - len(failed) - len(done)
     windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
     where = f"results in {output}" if done or skipped else "nothing was written"
+    where += f"; {counted(len(unwritten), 'other file')} could not be written: see above" if unwritten else ""
     print(
         f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
         f"computed (the sliding window: {stock}); {where}"
@@ -69,7 +75,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
         print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:
         print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or unwritten else 0
 
 
 def write_report(
