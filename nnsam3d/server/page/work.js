@@ -7,6 +7,7 @@ const WHAT = {
   reading: () => "Reading the image",
   window: (number) => `Segmenting part ${number + 1} of the image`,
   "warming up": () => "Warming up the model",
+  waiting: (number) => (number ? `Waiting: ${number} request${number === 1 ? "" : "s"} before this one` : "Waiting"),
 };
 
 export class Work {
@@ -16,6 +17,7 @@ export class Work {
     this.callbacks = callbacks;
     this.queue = [];
     this.running = null;
+    this.stopping = false; // the running step is being cancelled
   }
 
   // job: an async function. The promise resolves to its value, or to undefined if it failed or was dropped.
@@ -33,6 +35,7 @@ export class Work {
   async cancel() {
     this.drop();
     if (!this.running) return;
+    this.stopping = true;
     try {
       await this.server.json("POST", "/api/cancel", {});
     } catch {
@@ -48,6 +51,7 @@ export class Work {
     while (this.queue.length) {
       const step = this.queue.shift();
       this.running = step;
+      this.stopping = false;
       const watch = this.#watch(step);
       let value;
       try {
