@@ -334,11 +334,15 @@ class Session:
         return (*self._prepared.remarks, *self._update().remarks)
 
     @property
+    def image_bytes(self) -> int:
+        """Memory of the image and of the masks that undo needs; 0 while an image is being read."""
+        image, masks = self._now.image, self._now.history.masks
+        return 0 if image is None else image.nbytes + sum(base.nbytes for base in masks)
+
+    @property
     def kept_bytes(self) -> int:
-        """Memory of the image and of what is kept for further clicks and undo; 0 while an image is being read."""
-        image = self._now.image
-        masks = sum(base.nbytes for base in self._now.history.masks)
-        return 0 if image is None else image.nbytes + image.windows.kept_bytes + masks
+        """The same, with what is kept for further clicks."""
+        return self.image_bytes + (0 if self._now.image is None else self._now.image.windows.kept_bytes)
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""
