@@ -37,7 +37,7 @@ export class Work {
     if (!this.running) return;
     this.stopping = true;
     try {
-      await this.server.json("POST", "/api/cancel", {});
+      await this.server.json("POST", "api/cancel", {});
     } catch {
       // the running step reports the error
     }
@@ -77,7 +77,7 @@ export class Work {
     };
     const look = async () => {
       try {
-        const progress = await this.server.json("GET", "/api/progress");
+        const progress = await this.server.json("GET", "api/progress");
         what = WHAT[progress.what]?.(progress.number) ?? step.what;
       } catch {
         // not reported: the step itself fails too
