@@ -201,7 +201,7 @@ def _pool(threads: bool) -> Executor:
 
 
 def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
-    image = PreparedImage(model, *model.read(case.images))
+    image = PreparedImage(model, *model.read(case.images), files=case.images)
     image.prepare_for(case.prompts, options.scope)
     return image
 
