@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import secrets
-import signal
-import threading
+import ssl
 from pathlib import Path
+from urllib.parse import quote
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+KEY_VARIABLE = "NNSAM3D_KEY"
+GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +27,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="save cases here as an nnU-Net dataset: imagesTr, labelsTr, dataset.json",
     )
+    files.add_argument(
+        "--copy",
+        action="store_true",
+        help="copy images to --output; by default, they are linked, and share their content",
+    )
     how = parser.add_argument_group("server")
     how.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this computer only)"
     )
     how.add_argument("--port", type=int, default=1527, help="default: 1527; 0 for any free port")
-    how.add_argument("--key", help="key that clients must send (default: none on this computer, otherwise generated)")
+    how.add_argument(
+        "--key",
+        help="key that clients must send; other users of this computer can see it, unlike --key-file (default: none on "
+        "this computer, otherwise generated)",
+    )
+    how.add_argument(
+        "--key-file", type=Path, metavar="FILE", help=f"file with the key (or set the variable {KEY_VARIABLE})"
+    )
+    how.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM), for https")
+    how.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, if it is in another file")
+    how.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name by which a proxy makes this server known, e.g. hub.example.org; may be repeated",
+    )
+    how.add_argument(
+        "--prefix", default="", metavar="PATH", help="path that a proxy in front does not remove, e.g. /segment"
+    )
     how.add_argument("--max-sessions", type=int, default=8, metavar="N", help="maximum number of clients (default: 8)")
     how.add_argument(
-        "--memory", type=float, default=8.0, metavar="GIB", help="memory for the images of all clients (default: 8)"
+        "--memory",
+        type=float,
+        default=8.0,
+        metavar="GIB",
+        help="memory for uploads, images and results of all clients (default: 8)",
     )
     how.add_argument(
         "--max-image", type=float, default=2.0, metavar="GIB", help="maximum size of an image (default: 2)"
@@ -59,60 +88,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until the command is stopped by Ctrl+C, or by SIGTERM, which finishes running requests first."""
+    """Serve until the command is stopped by Ctrl+C or SIGTERM, which finish running requests first."""
     _check(args)
     folder = chosen_model(args)
+    local_key = _key(args)
     # imported late so that `nnsam3d serve --help` is fast
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.model import Model
     from nnsam3d.server.app import App, Limits
     from nnsam3d.server.cases import Cases
-    from nnsam3d.server.http import Server
+    from nnsam3d.server.http import Access, Server, is_local
+    from nnsam3d.server.temporary import own_temporary_folder
 
     device = choose_device(args.device)
     model = Model(folder, args.folds, args.checkpoint, device, mirroring=False, trusted=args.trust_checkpoint)
-    cases = None if args.images is None else Cases(args.images, model, args.output)
-    gib = 2**30
+    cases = None if args.images is None else Cases(args.images, model, args.output, copy=args.copy)
     limits = Limits(
-        args.max_sessions, args.idle, args.liveness, int(args.memory * gib), int(min(args.max_image, args.memory) * gib)
+        args.max_sessions, args.idle, args.liveness, int(args.memory * GIB), int(min(args.max_image, args.memory) * GIB)
     )
-    app = App(model, limits, cases)
-    app.worker.submit(model.warm_up)
-    local = args.host in LOCAL
-    key = args.key or (None if local else secrets.token_urlsafe(16))
-    try:
-        server = Server((args.host, args.port), app, key, args.verbose)
-    except OSError as error:
-        raise UserError(
-            f"{args.host}:{args.port}: cannot listen on this address ({error.strerror}); try --port 0"
-        ) from error
-    _print_addresses(model, str(device), server.server_address[1], args.host, key, local)
-
-    def stop(*_: object) -> None:
-        threading.Thread(target=server.close).start()
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the terminal may be gone
-            print("nnsam3d: stopping when the running requests are finished", flush=True)
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        server.serve_forever(0.5)
-    except KeyboardInterrupt:
-        print("\nnnsam3d: stopping", flush=True)
-        # not close(): serve_forever has already ended
-        server.server_close()
-    app.worker.close()
+    reachable = not is_local(args.host) or bool(args.allow_host)
+    key = local_key or (secrets.token_urlsafe(16) if reachable else None)
+    access = Access(tuple(args.allow_host), _prefix(args.prefix), args.verbose)
+    certificate = None if args.tls_cert is None else (args.tls_cert, args.tls_key)
+    with own_temporary_folder():
+        app = App(model, limits, cases, key)
+        try:
+            server = Server((args.host, args.port), app, access, certificate)
+        except ssl.SSLError as error:
+            raise UserError(
+                f"--tls-cert {args.tls_cert}: no valid certificate with its private key ({error})"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{args.host}:{args.port}: cannot listen on this address ({error.strerror or error}); try --port 0"
+            ) from error
+        app.worker.submit(model.warm_up)
+        _print_addresses(model, str(device), server.port, args, key)
+        server.serve_forever()
     return 0
 
 
-def _print_addresses(model: object, device: str, port: int, host: str, key: str | None, local: bool) -> None:
-    name = "127.0.0.1" if local else host
-    address = f"http://{name}:{port}"
+def _key(args: argparse.Namespace) -> str | None:
+    """The key that the user has set."""
+    if args.key_file is None:
+        return args.key or os.environ.get(KEY_VARIABLE) or None
+    try:
+        key: str = args.key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--key-file {args.key_file}: cannot be read ({error})") from error
+    if not key:
+        raise UserError(f"--key-file {args.key_file}: the file is empty")
+    return key
+
+
+def _prefix(given: str) -> str:
+    path = given.strip("/")
+    return f"/{path}" if path else ""
+
+
+def _print_addresses(model: object, device: str, port: int, args: argparse.Namespace, key: str | None) -> None:
+    from nnsam3d.server.http import address_of, is_local
+
+    local = is_local(args.host)
+    address = address_of(args.host, port, args.tls_cert is not None, _prefix(args.prefix))
     print(f"nnsam3d: {model.folder.name}, fold {', '.join(model.folds)}, on {device}")  # type: ignore[attr-defined]
-    print(f"nnsam3d: page      {address}/{'?key=' + key if key else ''}")
+    print(f"nnsam3d: page      {address}/{'?key=' + quote(key, safe='') if key else ''}")
     print(f"nnsam3d: viewers   {address}    (3D Slicer, napari, MITK, ITK-SNAP; {address}/label/NAME selects a label)")
-    if not local:
+    if key:
         print(f"nnsam3d: key       {key}")
-        print("nnsam3d: warning: connections are not encrypted: use a trusted network or an SSH tunnel")
+    if not local and args.tls_cert is None:
+        print("nnsam3d: warning: connections are not encrypted: use --tls-cert, a trusted network or an SSH tunnel")
     print("nnsam3d: press Ctrl+C to stop", flush=True)
 
 
@@ -123,6 +168,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--images {args.images}: no such folder")
     if args.images is not None and args.output is not None and args.output.resolve() == args.images.resolve():
         raise UserError("--output is the same folder as --images: choose another")
+    if args.copy and args.output is None:
+        raise UserError("--copy requires --output: it says how images are added to that dataset")
+    if args.tls_key is not None and args.tls_cert is None:
+        raise UserError("--tls-key requires --tls-cert, the certificate")
+    for option in ("tls_cert", "tls_key"):
+        if (file := getattr(args, option)) is not None and not file.is_file():
+            raise UserError(f"--{option.replace('_', '-')} {file}: no such file")
+    if args.key is not None and args.key_file is not None:
+        raise UserError("--key and --key-file: give only one of them")
+    if any(not name or "/" in name or ":" in name for name in args.allow_host):
+        raise UserError(f"--allow-host {' '.join(args.allow_host)}: names only, e.g. hub.example.org")
     if not 0 <= args.port < 2**16:
         raise UserError(f"--port {args.port}: must be between 0 and 65535")
     for name in ("max_sessions", "memory", "max_image", "idle", "liveness"):

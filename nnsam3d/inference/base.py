@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import GeometryError, grid_of_file
+from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.nnunet.preprocessing import clicked_voxels
+from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
 from nnsam3d.prompts.types import VoxelClick
@@ -36,12 +42,15 @@ class Base:
         labels: Mapping[str, int],
         regions: Mapping[int, frozenset[int]] | None,
         spacing: Sequence[float],
+        file: Path | None = None,
     ) -> None:
         """
         Args:
+            label_map_ZYX: is copied.
             labels: names and values of the dataset.
             regions: values of the label map by label, see :func:`bind_clicks`; None without regions.
             spacing: mm along z, y, x.
+            file: that holds exactly this label map.
 
         Raises:
             UserError: the label map holds a value that no label has.
@@ -50,10 +59,26 @@ class Base:
         unknown = sorted(set(np.unique(label_map_ZYX).tolist()) - known)
         if unknown:
             raise UserError(f"the segmentation holds the values {unknown}, the model's labels are {dict(labels)}")
-        self.label_map_ZYX = label_map_ZYX
+        # several may be kept in a history
+        self.label_map_ZYX = label_map_ZYX.astype(np.min_scalar_type(max(known, default=0)))
+        self._file = None if file is None else (file, signature(file))
         self._regions = {value: frozenset([value]) for value in known if value} if regions is None else regions
         self._spacing = tuple(spacing)
         self._components: dict[int, Components] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the label map."""
+        return self.label_map_ZYX.nbytes
+
+    @property
+    def unchanged_file(self) -> Path | None:
+        """The file that it was read from, if that has not been written since."""
+        return self._file[0] if self._file is not None and self._file[1] == signature(self._file[0]) else None
+
+    def stored_in(self, file: Path) -> None:
+        """Call this when the label map has been written to a file."""
+        self._file = file, signature(file)
 
     @cached_property
     def _boxes(self) -> tuple[Box, ...]:
@@ -131,3 +156,62 @@ def _seen(image: PreparedImage, click: Click) -> bool:
     except PromptError:
         return False
     return True
+
+
+# ---------------------------------------------------------------------- from arrays and files
+
+
+def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedImage) -> Base:
+    """A mask to start from.
+
+    Args:
+        segmentation: a label map (z, y, x) of the image's shape, or a file with one.
+
+    Raises:
+        UserError: another shape, a file that lies elsewhere than the image, values that are no labels of the model, or
+            an unreadable file.
+    """
+    if isinstance(segmentation, (str, os.PathLike)):
+        array, file = read_mask(os.fspath(segmentation), image), Path(segmentation).absolute()
+    else:
+        array, file = given_labels(segmentation, "the segmentation"), None
+        _check_shape(array, "the segmentation", image)
+    return Base(array, image.model.labels, image.model.regions, image.raw_properties["spacing"], file)
+
+
+def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
+    """The label map (z, y, x) of a file. Raises UserError as :func:`read_base` does."""
+    array = image.model.read_labels(file)
+    _check_shape(array, file, image)
+    _check_place(file, image)
+    return array
+
+
+def _check_shape(array: NDArray[Any], where: str, image: PreparedImage) -> None:
+    if array.shape != image.shape_ZYX:
+        raise UserError(f"{where}: has the shape {array.shape} (z, y, x), the image {image.shape_ZYX}")
+
+
+def _check_place(file: str, image: PreparedImage) -> None:
+    """Raises UserError: the file's voxels lie elsewhere than the image's, as those of another case do."""
+    try:
+        own = image_grid("lps", image.raw_properties, image.shape_ZYX)
+        theirs = grid_of_file(file, image.model.reader_name)("lps")
+    except GeometryError:
+        return  # an image without a place in the world
+    ends = np.vstack([np.zeros(3), np.diag(np.subtract(own.size_xyz or (1, 1, 1), 1))])
+    apart_mm = np.linalg.norm(own.index_to_world(ends) - theirs.index_to_world(ends), axis=1).max()
+    if apart_mm > max(image.raw_properties["spacing"]):
+        raise UserError(
+            f"{file}: has the image's shape, but lies up to {apart_mm:.0f} mm from it: is it of another case? "
+            "Resample it to the image first"
+        )
+
+
+def signature(file: Path) -> tuple[int, int, int] | None:
+    """Changes when the file is written again; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -25,6 +25,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS, file_sha256, write_json
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
+from nnsam3d.inference.saved import check_masks, correct_masks
 from nnsam3d.nnunet.cases import case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts
@@ -54,6 +55,7 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
+    masks: list[dict[str, Any]] = field(default_factory=list)  # to start from
     warnings: list[str] = field(default_factory=list)
     output_sha256: str = ""
     windows: int = 0
@@ -110,7 +112,8 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
         prompts = None
         if path:
             grid = header_grid(files[0], model.reader_name)
-            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types)
+            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True)
+            check_masks(prompts, path, grid, model)
     except UserError as error:
         return Case(name, tuple(files), problem=str(error))
     return Case(name, tuple(files), path, prompts)
@@ -153,6 +156,8 @@ def predict_folder(
         for number, case in enumerate(cases):
             if case.problem:
                 done(number, Outcome(case.name, "failed", case.problem), reported=True)
+            elif unfit := _unfit(case, options):
+                done(number, Outcome(case.name, "failed", unfit))
             elif _is_there(case.name, model, output, options):
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
                 done(number, Outcome(case.name, "skipped"))
@@ -162,6 +167,20 @@ def predict_folder(
         for number, outcome in zip(todo, found, strict=True):
             done(number, outcome)
     return [outcomes[number] for number in range(len(cases))]
+
+
+def _unfit(case: Case, options: FolderOptions) -> str:
+    """Why a case cannot be predicted with these options; empty if it can."""
+    if case.prompts is None or not case.prompts.masks:
+        return ""
+    given = {
+        "--scope everything": options.scope == "everything",
+        "--no_binding": not options.bind,
+        "--save_probabilities": options.probabilities,
+    }
+    names = ", ".join(name for name, is_given in given.items() if is_given)
+    starts = f"{case.prompt_file}: starts from a mask, which clicks correct where they are"
+    return f"{starts}; that is not possible with {names}" if names else ""
 
 
 def _predicted(
@@ -202,7 +221,8 @@ def _pool(threads: bool) -> Executor:
 
 def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
     image = PreparedImage(model, *model.read(case.images), files=case.images)
-    image.prepare_for(case.prompts, options.scope)
+    if case.prompts is None or not case.prompts.masks:
+        image.prepare_for(case.prompts, options.scope)
     return image
 
 
@@ -223,7 +243,11 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     image = reading.result()
-    result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
+    if case.prompts is not None and case.prompts.masks:
+        assert case.prompt_file is not None
+        result = correct_masks(case.prompts, case.prompt_file, image)
+    else:
+        result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
     result = replace(result, regions=())
     warnings = [*image.remarks, *result.remarks]
     seconds, memory_mb = time.perf_counter() - start, peak_memory_mb(model.device)
@@ -247,6 +271,7 @@ def _written(model: Model, case: Case, answer: _Answer, output: Path) -> Outcome
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        masks=[asdict(mask) for mask in prompts.masks] if prompts else [],
         warnings=answer.warnings,
         output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),
         windows=answer.result.windows,

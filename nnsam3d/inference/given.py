@@ -57,6 +57,8 @@ def given_image(
     """
     if files := _files(image):
         return files, None, {}
+    if isinstance(properties, Mapping) and not properties:
+        properties = None
     parts = list(image) if isinstance(image, (list, tuple)) else [image]
     carried = [_carried(part, reader) for part in parts]
     if parts and all(one is not None for one in carried):
@@ -99,10 +101,10 @@ def given_array(values: Any, where: str) -> NDArray[Any]:
         if np.ma.is_masked(values):
             raise UserError(f"{where}: a masked array, whose masked voxels have no value: use array.filled(value)")
         values = values.data
-    if callable(getattr(values, "detach", None)):  # torch; NumPy has no bfloat16, and no gradients
-        values = values.detach().cpu()
-        values = values.float().numpy() if values.is_floating_point() else values.numpy()
     try:
+        if callable(getattr(values, "detach", None)):  # torch; NumPy has no bfloat16, and no gradients
+            values = values.detach().cpu()
+            values = values.float() if values.is_floating_point() else values
         array = np.asarray(values)
     except Exception as error:  # every library raises its own
         raise UserError(f"{where}: {_type_name(values)} is not an array ({short(str(error))})") from error
@@ -240,12 +242,15 @@ def _of_nibabel(image: Any, reader: str) -> Carried:
             "channel"
         )
     array = _numbers(np.asanyarray(image.dataobj)).transpose(2, 1, 0)
-    grid = ImageGrid.from_ras_affine(image.affine, image.shape)
+    affine = image.affine
+    if affine is None:  # an image in memory: its header will be written
+        affine = getattr(image.header, "get_best_affine", image.header.get_base_affine)()
+    grid = ImageGrid.from_ras_affine(affine, image.shape)
     units = getattr(image.header, "get_xyzt_units", lambda: ("mm", ""))()[0]
     scale = TO_MM.get(units, 1.0) if reader == SITK else 1.0  # nibabel itself does not convert
     i, j, k = (float(step) * scale for step in image.header.get_zooms()[:3])
     x, y, z = (scale * value for value in grid.origin_xyz)
-    return Carried(array, ImageGrid(grid.size_xyz, (i, j, k), (x, y, z), grid.direction), np.array(image.affine))
+    return Carried(array, ImageGrid(grid.size_xyz, (i, j, k), (x, y, z), grid.direction), np.array(affine))
 
 
 def _of_monai(image: Any) -> Carried:

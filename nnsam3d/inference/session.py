@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import replacing
-from nnsam3d.geometry import GeometryError, ImageGrid, grid_of_file
-from nnsam3d.inference.base import Base
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
+from nnsam3d.inference.given import given_image, given_model
+from nnsam3d.inference.history import History, Snapshot, State, click_at
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
+from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
-from nnsam3d.prompts import ENCODING, CasePrompts, Click, PromptError, read_prompts, write_prompts
-from nnsam3d.prompts.channel import DECIMALS
+from nnsam3d.prompts import CasePrompts, Click
 from nnsam3d.prompts.convert import FIRST_CHANNEL
-from nnsam3d.prompts.labels import whole_labels
-from nnsam3d.prompts.types import checked_position, checked_space
 
 __all__ = ["CACHE_BYTES", "Cancelled", "Session"]
 
 CACHE_BYTES = 4 * 2**30
-_State = tuple[PreparedImage | None, str, list[Click], list[Click], Segmentation | None, Box | None, Base | None]
 
 
 class Session:
     """One image, a list of clicks, and the segmentation that belongs to them.
 
-    The segmentation depends on the image and the list of clicks only: undo, redo and replaying a saved file give
-    the identical mask. Windows that were encoded once are kept (bounded, least recently used), so that a further
-    click there costs only prompt encoder and mask decoder. A session is not thread-safe: one thread at a time.
+    The segmentation depends on the image, the list of clicks and the mask to start from only: undo, redo and replaying
+    a saved file give the identical mask. Undo and redo walk through one history, of which every call that changes
+    clicks or that mask is a step. Windows that were encoded once are kept (bounded, least recently used), so that a
+    further click there costs only prompt encoder and mask decoder. Not thread-safe: one thread at a time.
 
     ```python
     session = Session("results/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", folds=[0])
@@ -52,13 +53,13 @@ class Session:
         self,
         model: Model | str | os.PathLike[str],
         folds: Sequence[int | str] | int | str | None = None,
-        device: str = "auto",
+        device: str | None = "auto",
         cache_bytes: int = CACHE_BYTES,
         progress: Progress = lambda what, number: None,
     ) -> None:
         """
         Args:
-            model: nnU-Net's model folder, or a loaded model to share between sessions.
+            model: nnU-Net's model folder, that of one fold, or a loaded model to share between sessions.
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
@@ -68,38 +69,30 @@ class Session:
         Raises:
             UserError: no such model, or no such device.
         """
-        folds = [folds] if isinstance(folds, (int, str)) else folds
         if not isinstance(model, Model):
-            model = Model(Path(model), folds, device=choose_device(device), mirroring=False)
+            folder, folds, checkpoint = given_model(model, folds)
+            model = Model(folder, folds, checkpoint, choose_device(device), mirroring=False)
         self._model = model
         self._cache_bytes = cache_bytes
         self._progress = progress
         self._watch = Watch(progress)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
-        self._coming: Future[PreparedImage] | None = None
-        self._image: PreparedImage | None = None
-        self._case = "session"
-        self._clicks: list[Click] = []  # positions are index i, j, k
-        self._undone: list[Click] = []
-        self._result: Segmentation | None = None
-        self._changed: Box | None = None
-        self._base: Base | None = None
-        self._stale = True
-        self._before: _State | None = None  # while a new image is read in the background
+        self._now = Snapshot()
 
     # ------------------------------------------------------------------ image
 
     def set_image(
         self,
-        image: ArrayLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        image: Any,
         spacing: Sequence[float] | None = None,
         properties: dict[str, Any] | None = None,
         background: bool = False,
     ) -> None:
-        """Takes a new image and forgets all clicks. It is read, and preprocessed later where it is looked at.
+        """Takes a new image and begins a new history. It is read, and preprocessed later where it is looked at.
 
         Args:
-            image: an image file, a list of files (one per channel), or an array (z, y, x) or (C, z, y, x).
+            image: an image file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), or an image of
+                SimpleITK, nibabel or MONAI with its geometry; see :func:`given_image`.
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
             background: return at once, and read in a thread; whatever needs the image waits for it, and raises what
@@ -108,25 +101,16 @@ class Session:
         Raises:
             UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
         """
-        given = [image] if isinstance(image, (str, os.PathLike)) else image
-        files: list[str] = []
-        if isinstance(given, Sequence) and given and isinstance(given[0], (str, os.PathLike)):
-            files = [os.fspath(file) for file in given]  # type: ignore[arg-type]
-        properties = properties or ({} if files else {"spacing": _checked_spacing(spacing)})
         # a copy: windows are cut from it later, whatever becomes of the caller's
-        array = None if files else np.array(given, np.float32)
+        files, array, properties = given_image(image, spacing, properties, self._model.reader_name)
         coming = self._reader.submit(self._open, files, array, properties)
         if not background:
             coming.result()  # before anything is forgotten: a wrong image leaves the session as it was
-        if self._coming is None:
-            self._before = self._state()
-        else:
-            self._coming.cancel()  # an image that nobody has waited for
-        self._coming, self._image = coming, None
-        self._case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
-        self._clicks, self._undone = [], []
-        self._result, self._changed, self._base = None, None, None
-        self._forget()
+        now = self._now
+        if now.coming is not None:
+            now.coming.cancel()  # an image that nobody has waited for
+        case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
+        self._now = Snapshot(coming=coming, before=now if now.coming is None else now.before, case=case)
 
     def _open(self, files: list[str], array: Any, properties: dict[str, Any]) -> PreparedImage:
         if files:
@@ -135,7 +119,7 @@ class Session:
         else:
             data = array[None] if array.ndim == 3 else array
             check_image(data, "the image", self._model.num_channels)
-        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch)
+        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch, files)
 
     def warm_up(self) -> None:
         """Runs both halves of the network on an empty window: what is compiled or tuned at first use is done then."""
@@ -146,9 +130,24 @@ class Session:
         """Stops the computation that runs now, from another thread: it raises :class:`Cancelled`.
 
         The clicks stay as they are, and so does what is known: undo the last click, or ask for the segmentation again.
-        Without a computation it does nothing.
+        Without a computation and tickets it does nothing.
         """
-        self._watch.cancelled.set()
+        self._watch.cancel()
+
+    def ticket(self) -> int:
+        """A ticket for a computation that has to wait, for :meth:`computing`; from any thread.
+
+        :meth:`cancel` concerns all tickets handed out before, also those of computations that have not begun.
+        """
+        return self._watch.ticket()
+
+    def computing(self, ticket: int) -> AbstractContextManager[None]:
+        """A context: what is computed inside belongs to this ticket.
+
+        Raises:
+            Cancelled: on entering it, or when something is computed inside: the ticket was cancelled.
+        """
+        return self._watch.computing(ticket)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -188,90 +187,107 @@ class Session:
         Raises:
             PromptError: a position outside the image or an unknown label; the session stays as it was.
         """
-        click = Click(self._to_index(position, space), label)
-        self._prepared.check(self._prompts([*self._clicks, click]))
-        self._clicks.append(click)
-        self._undone = []
-        self._forget()
+        self.add_clicks([position], label, space)
 
-    def undo(self) -> Click | None:
-        """Takes the last click back, and returns it (position as index i, j, k); None if there is none."""
-        if not self._clicks:
-            return None
-        self._undone.append(self._clicks.pop())
-        self._forget()
-        return self._undone[-1]
+    def add_clicks(self, positions: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
+        """Several clicks of one label, which are one step; without any, there is no step.
 
-    def redo(self) -> Click | None:
-        """Puts the click back that was taken back last; None if there is none."""
-        if not self._undone:
+        Args:
+            positions, label, space: as for :meth:`add_click`.
+
+        Raises:
+            PromptError: as for :meth:`add_click`; none of them is added.
+        """
+        added = [click_at(self._prepared, position, label, space) for position in positions]
+        if not added:
+            return
+        state = replace(self._now.history.state, clicks=(*self._now.history.state.clicks, *added))
+        self._prepared.check(self._prompts(state.clicks))
+        self._go(self._now.history.after(added[0] if len(added) == 1 else "clicks", state))
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self._now.history.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to put back."""
+        return self._now.history.can_redo
+
+    def undo(self) -> Click | str | None:
+        """Takes the last step back.
+
+        Returns:
+            The click (position as index i, j, k) if the step was one; else "clicks" (several), "prompts"
+            (:meth:`load_prompts`), "segmentation" (:meth:`start_from`) or "reset"; None if there is no step.
+        """
+        if not self._now.history.can_undo:
             return None
-        self._clicks.append(self._undone.pop())
-        self._forget()
-        return self._clicks[-1]
+        step = self._now.history.last_step
+        self._go(self._now.history.undone())
+        return step
+
+    def redo(self) -> Click | str | None:
+        """Puts the step back that was taken back last, and returns it as :meth:`undo` does; None if there is none."""
+        if not self._now.history.can_redo:
+            return None
+        step = self._now.history.next_step
+        self._go(self._now.history.redone())
+        return step
 
     def reset(self) -> None:
         """Takes all clicks back, and the segmentation to start from; the image and what is known about it stay."""
-        self._clicks, self._undone, self._base = [], [], None
-        self._forget()
+        self._go(self._now.history.after("reset", State()))
+
+    def begin_here(self) -> None:
+        """Begins a new history with what there is: only the clicks themselves can be undone, one by one."""
+        self._now = replace(self._now, history=History.of_clicks(self._now.history.state))
 
     def start_from(self, segmentation: ArrayLike | str | os.PathLike[str]) -> None:
-        """Takes a segmentation that clicks will correct, see :class:`Base`, and forgets all clicks.
+        """Takes a segmentation that clicks will correct, see :class:`Base`, in place of all clicks.
 
         Args:
             segmentation: a label map (z, y, x) of the image's shape, or a file with one. What clicks change is computed
-                with the network, everything else stays. It is not part of what :meth:`save_prompts` writes.
+                with the network, everything else stays.
 
         Raises:
             UserError: another shape, a file that lies elsewhere than the image, values that are no labels of the
                 model, or an unreadable file; the session stays as it was.
         """
-        image = self._prepared
-        where = "the segmentation"
-        if isinstance(segmentation, (str, os.PathLike)):
-            where = os.fspath(segmentation)
-            array = self._model.read_labels(where)
-        else:
-            array = whole_labels(np.asarray(segmentation), where)
-        if array.shape != image.shape_ZYX:
-            raise UserError(f"{where}: has the shape {array.shape} (z, y, x), the image {image.shape_ZYX}")
-        if isinstance(segmentation, (str, os.PathLike)):
-            self._check_place(where)
-        self._base = Base(array, self._model.labels, self._model.regions, self.spacing)
-        self._clicks, self._undone = [], []
-        self._forget()
+        self._go(self._now.history.after("segmentation", State(base=read_base(segmentation, self._prepared))))
 
-    def _check_place(self, file: str) -> None:
-        """Raises UserError: the file's voxels lie elsewhere than the image's, as those of another case do."""
-        try:
-            own, theirs = self.grid, grid_of_file(file, self._model.reader_name)("lps")
-        except GeometryError:
-            return  # an image without a place in the world
-        ends = np.vstack([np.zeros(3), np.diag(np.subtract(own.size_xyz or (1, 1, 1), 1))])
-        apart_mm = np.linalg.norm(own.index_to_world(ends) - theirs.index_to_world(ends), axis=1).max()
-        if apart_mm > max(self.spacing):
-            raise UserError(
-                f"{file}: has the image's shape, but lies up to {apart_mm:.0f} mm from it: is it of another case? "
-                "Resample it to the image first"
-            )
+    def snapshot(self) -> Snapshot:
+        """What the session holds now, for :meth:`restore`: immutable, and of no other use."""
+        return self._now
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts the session back, with image, clicks, redo and result: a step failed or was cancelled."""
+        self._now = snapshot
 
     @property
     def clicks(self) -> tuple[Click, ...]:
         """In the order they were made, positions as index i, j, k."""
-        return tuple(self._clicks)
+        return self._now.history.state.clicks
 
-    def save_prompts(self, path: str | os.PathLike[str]) -> None:
+    @property
+    def started(self) -> bool:
+        """Whether there is a segmentation to start from."""
+        return self._now.history.state.base is not None
+
+    def save_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
         """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
 
+        It names the segmentation to start from, if there is one: its file, or a copy in the folder ``nnsam3d_masks``
+        beside the prompt file, if it was an array or its file has been changed.
+
+        Args:
+            masks: False: the clicks only; the segmentation to start from is not part of the file.
+
         Raises:
-            UserError: there is no click, which a prediction would refuse, or the file cannot be written.
+            UserError: there is nothing to save, or the file cannot be written.
         """
-        if not self._clicks:
-            raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
-        try:
-            write_prompts(path, self._prompts(self._clicks))
-        except OSError as error:
-            raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
+        write_state(Path(path), self._now.case, self._now.history.state, self._prepared, masks)
 
     def save_segmentation(self, path: str | os.PathLike[str]) -> None:
         """Writes the label map as an image file with the geometry of the image.
@@ -287,20 +303,18 @@ class Session:
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: the segmentation cannot be written ({error})") from error
 
-    def load_prompts(self, path: str | os.PathLike[str]) -> None:
-        """Replaces all clicks by those of a prompt file.
+    def load_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
+        """Replaces all clicks by those of a prompt file, and the segmentation to start from if the file names one.
+
+        Args:
+            masks: False: refuse a file that names a segmentation: a stranger's file must not choose what is read.
 
         Raises:
             PromptError: the file is wrong; the session stays as it was.
+            UserError: the segmentation that it names is wrong, see :meth:`start_from`; the same.
         """
-        image = self._prepared
-        grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
-        prompts = read_prompts(path, image=grid_of, labels=self._model.labels)
-        prompts = ENCODING.usable(prompts, str(path), self._model.prompt_types)
-        clicks = list(prompts.to("voxel", grid_of(prompts.space)).clicks)
-        image.check(self._prompts(clicks))
-        self._clicks, self._undone = clicks, []
-        self._forget()
+        state = read_state(Path(path), self._prepared, self._now.history.state.base, masks)
+        self._go(self._now.history.after("prompts", state))
 
     # ------------------------------------------------------------------ results
 
@@ -318,14 +332,15 @@ class Session:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory of the image and of what is kept for further clicks; 0 while an image is being read."""
-        image = None if self._coming is not None else self._image
-        return 0 if image is None else image.nbytes + image.windows.kept_bytes
+        """Memory of the image and of what is kept for further clicks and undo; 0 while an image is being read."""
+        image = self._now.image
+        masks = sum(base.nbytes for base in self._now.history.masks)
+        return 0 if image is None else image.nbytes + image.windows.kept_bytes + masks
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""
-        if self._coming is None and self._image is not None:
-            self._image.windows.forget()
+        if self._now.image is not None:
+            self._now.image.windows.forget()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -336,65 +351,37 @@ class Session:
     def changed_box(self) -> Box | None:
         """The smallest box (slices z, y, x) that holds what the last change altered; None if nothing changed."""
         self._update()
-        return self._changed
+        return self._now.changed
 
     # ------------------------------------------------------------------ inside
 
     @property
     def _prepared(self) -> PreparedImage:
-        if self._coming is not None:
-            coming, before = self._coming, self._before
-            self._coming = self._before = None
+        now = self._now
+        if now.coming is not None:
             try:
-                self._image = coming.result()
+                image = now.coming.result()
             except Exception:
-                if before is not None:
-                    self._image, self._case, self._clicks, self._undone, self._result, self._changed, self._base = (
-                        before
-                    )
+                # an image that was asked for first is not lost by one that cannot be read
+                self._now = now.before or Snapshot()
                 raise
-        if self._image is None:
+            self._now = replace(now, image=image, coming=None, before=None)
+        if self._now.image is None:
             raise UserError("the session has no image yet: call set_image first")
-        return self._image
+        return self._now.image
 
     def _prompts(self, clicks: Sequence[Click]) -> CasePrompts:
-        return CasePrompts(self._case, "voxel", tuple(clicks))
+        return CasePrompts(self._now.case, "voxel", tuple(clicks))
 
-    def _to_index(self, position: Sequence[float], space: str) -> tuple[float, float, float]:
-        image = self._prepared
-        x, y, z = checked_position(position)
-        if space == "array":
-            return z, y, x
-        if space not in ("voxel", "lps", "ras"):
-            raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
-        grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
-        index_N3 = grid.to_index([(x, y, z)], space)
-        # mm are not exact: a click on the centre of a voxel is stored as such
-        i, j, k = (index_N3 if space == "voxel" else np.round(index_N3, DECIMALS))[0].tolist()
-        return i, j, k
-
-    def _forget(self) -> None:
-        self._stale = True
-
-    def _state(self) -> _State:
-        return self._image, self._case, self._clicks, self._undone, self._result, self._changed, self._base
+    def _go(self, history: History) -> None:
+        self._now = replace(self._now, history=history, stale=True)
 
     def _update(self) -> Segmentation:
-        image = self._prepared
-        if self._result is None or self._stale:
+        image, now = self._prepared, self._now
+        if now.result is None or now.stale:
             self._watch.start(image.windows.computed)
-            before = self._result
-            prompts = self._prompts(self._clicks)
-            self._result = self._base.correct(image, prompts) if self._base else image.segment(prompts, automatic=False)
-            self._changed = changed_box(before, self._result)
-            self._stale = False
-        return self._result
-
-
-def _checked_spacing(spacing: Sequence[float] | None) -> list[float]:
-    if spacing is None:
-        raise UserError("an array does not know the size of its voxels: give spacing=(z, y, x) in mm")
-    values = [float(value) for value in spacing]
-    if len(values) != 3 or not all(0 < value < float("inf") for value in values):
-        raise UserError(f"spacing {tuple(spacing)}: three positive numbers are needed, mm along z, y, x")
-    return values
+            base, prompts = now.history.state.base, self._prompts(self.clicks)
+            result = base.correct(image, prompts) if base else image.segment(prompts, automatic=False)
+            self._now = now = replace(now, result=result, changed=changed_box(now.result, result), stale=False)
+        assert now.result is not None
+        return now.result

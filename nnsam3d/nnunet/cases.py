@@ -6,6 +6,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -92,16 +93,21 @@ def _is_stated(path: Path) -> bool:
 
 
 def read_case_prompts(
-    path: Path, grid: ImageGrid | GridOf | None, labels: Mapping[str, int], kinds: Sequence[str] | None = None
+    path: Path,
+    grid: ImageGrid | GridOf | None,
+    labels: Mapping[str, int],
+    kinds: Sequence[str] | None = None,
+    masks: bool = False,
 ) -> CasePrompts:
     """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
 
     Args:
         kinds: the types of prompts that it supports; by default all that are encoded.
+        masks: whether the caller corrects masks to start from, which are no prompts for the network.
 
     Raises:
         PromptError: see :func:`nnsam3d.prompts.read_prompts`; also if there are no prompts, or none that can be
-            used.
+            used, or a mask that the caller cannot correct.
     """
     prompts = read_prompts(path, image=grid, labels=dict(labels))
     if not prompts.prompts:
@@ -109,7 +115,13 @@ def read_case_prompts(
             f"{path}: the list of clicks is empty. Add a click or remove the file; a case without a prompt file is "
             "segmented automatically."
         )
-    return ENCODING.usable(prompts, str(path), kinds)
+    if prompts.masks and not masks:
+        raise PromptError(
+            f"{path}: starts from a mask ({prompts.masks[0].path}), which nnUNetv2_predict cannot correct: use "
+            "`nnsam3d predict`"
+        )
+    usable = ENCODING.usable(prompts.without_masks, str(path), kinds)
+    return replace(usable, prompts=(*prompts.masks, *usable.prompts))
 
 
 def check_all_prompts(

@@ -197,6 +197,16 @@ class CasePrompts:
         return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
 
     @property
+    def masks(self) -> tuple[MaskPrompt, ...]:
+        """The masks among the prompts."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, MaskPrompt))
+
+    @property
+    def without_masks(self) -> CasePrompts:
+        """The prompts that are given to the network."""
+        return replace(self, prompts=tuple(prompt for prompt in self.prompts if not isinstance(prompt, MaskPrompt)))
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The types of the prompts, each once."""
         return tuple(dict.fromkeys(prompt.kind for prompt in self.prompts))

@@ -1,14 +1,14 @@
-"""Shared by the routes of all protocols: the model, its clients, requests and responses."""
+"""Shared by the routes of all protocols: the model, its clients, and the limits."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from email.message import Message
-from typing import Any, TypeVar
-from urllib.parse import unquote
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from nnsam3d.inference.model import Model
 from nnsam3d.server.cases import Cases
@@ -17,8 +17,6 @@ from nnsam3d.server.leases import Lease, Leases
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.worker import Worker
 
-T = TypeVar("T")
-BINARY, JSON = "application/octet-stream", "application/json"
 MIB = 2**20
 
 
@@ -29,89 +27,9 @@ class Limits:
     sessions: int = 8
     idle_seconds: float = 600.0
     liveness_seconds: float = 60.0
-    memory_bytes: int = 8 * 2**30  # images, and encoded windows cached for further clicks
+    memory_bytes: int = 8 * 2**30  # everything: bodies, uploads, images, windows cached for further clicks
     array_bytes: int = 2 * 2**30  # one uploaded image, uncompressed
     waiting: int = 64  # queued requests
-
-
-@dataclass
-class Request:
-    """A request whose HTTP has been read and checked.
-
-    Attributes:
-        label: NAME of a path /label/NAME/..., otherwise None.
-        rest: the part of the path after the route's own path, for routes that end in "/".
-        wait: waits for a future of the worker and keeps the connection alive meanwhile.
-    """
-
-    method: str
-    path: str
-    label: str | None
-    query: Mapping[str, str]
-    headers: Message
-    body: bytes
-    wait: Callable[[Future[Any]], Any]
-    rest: str = ""
-
-    @property
-    def token(self) -> str:
-        """The client's lease: from the header, the query (URLs that a browser loads itself) or the path (ITK-SNAP)."""
-        return self.headers.get("X-Lease-Token") or self.query.get("lease") or self.rest.partition("/")[0]
-
-    def json(self) -> dict[str, Any]:
-        """The body. Raises Refusal (400) if it is not a JSON object."""
-        return as_object(self.body or b"{}", "the body")
-
-    def meta(self) -> dict[str, Any]:
-        """The header X-Meta."""
-        return as_object(self.headers.get("X-Meta", "{}").encode("latin-1"), "the header X-Meta")
-
-
-def as_object(text: bytes, what: str) -> dict[str, Any]:
-    """Parses a JSON object. Raises Refusal (400) if the text is not one."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"{what} is not valid JSON: {type(error).__name__}") from error
-    if not isinstance(value, dict):
-        raise Refusal(400, f"{what} is not a JSON object")
-    return value
-
-
-@dataclass
-class Response:
-    """A response; JSON by default."""
-
-    body: bytes = b"{}"
-    content_type: str = JSON
-    headers: dict[str, str] = field(default_factory=dict)
-    status: int = 200
-
-    @classmethod
-    def of(cls, **values: Any) -> Response:
-        """A JSON object of these values."""
-        return cls(json.dumps(values).encode())
-
-
-@dataclass(frozen=True)
-class Route:
-    """How one path is served.
-
-    Attributes:
-        lease: "none" if no lease is needed, otherwise which of the lease's clocks the request resets: "acts" (both),
-            "lives" (liveness only), "looks" (neither).
-        keyed: requires the server's key, if it has one.
-        large: accepts arrays and files; other bodies are limited to 1 MiB.
-    """
-
-    serve: Callable[[App, Request, Any], Response]
-    lease: str = "acts"
-    keyed: bool = True
-    large: bool = False
-
-    def is_routine(self, method: str) -> bool:
-        """Whether clients request it again and again, or with every page: files of the page, heartbeats, progress."""
-        return self.lease in ("lives", "looks") or (self.lease == "none" and method == "GET")
 
 
 class App:
@@ -119,46 +37,76 @@ class App:
 
     Attributes:
         cases: the folder of --images, if given.
+        key: what clients must send; None: nothing.
+        unpacking: held while an upload is decompressed, so that only one is at a time.
     """
 
-    def __init__(self, model: Model, limits: Limits, cases: Cases | None = None) -> None:
-        self.model, self.limits, self.cases = model, limits, cases
+    def __init__(self, model: Model, limits: Limits, cases: Cases | None = None, key: str | None = None) -> None:
+        self.model, self.limits, self.cases, self.key = model, limits, cases, key
         self.worker = Worker(limits.waiting)
         self.leases = Leases(
-            lambda: Conversation(model, limits.memory_bytes // 2),
+            self._conversation,
             limits.sessions,
             limits.idle_seconds,
             limits.liveness_seconds,
             limits.memory_bytes,
         )
+        self.unpacking = asyncio.Lock()
+        self._secret = secrets.token_bytes(32)
 
-    def work(self, request: Request, job: Callable[[], T]) -> T:
-        """The result of a job, computed in the model's thread while the connection is kept alive."""
-        result: T = request.wait(self.worker.submit(job))
-        return result
+    def _conversation(self) -> Conversation:
+        return Conversation(self.model, self.limits.memory_bytes // 2, self.worker.let_others)
 
-    def work_for(self, request: Request, lease: Lease, job: Callable[[Conversation], T]) -> T:
-        """Like :meth:`work`, and frees memory afterwards if the budget is exceeded."""
+    @asynccontextmanager
+    async def reserved(self, size: int, lease: Lease | None = None) -> AsyncIterator[None]:
+        """Reserves bytes of the memory budget. Must run in the event loop.
 
-        def whole() -> T:
-            try:
-                return job(lease.conversation)
-            finally:
-                lease.conversation.doing = None
-                self.leases.make_room()
+        Args:
+            lease: whose image is about to be replaced, so that its memory does not count.
 
-        return self.work(request, whole)
+        Raises:
+            Refusal: the memory is taken by images and other requests (503).
+        """
+        self.leases.reserve(size, lease)
+        try:
+            if size > MIB and self.leases.free < 0:  # cached windows are dropped in the thread that uses them
+                await asyncio.wrap_future(self.worker.submit(self.leases.make_room, quick=True))
+            yield
+        finally:
+            self.leases.reserve(-size)
 
-    def label(self, request: Request) -> int:
-        """The label in the request's path; without one, the model's first label.
+    # ------------------------------------------------------------------ leases that begin with a GET
+
+    def promise(self) -> str:
+        """A token with which a client may claim a lease later, in a POST. Making one changes nothing."""
+        token = secrets.token_urlsafe(24)
+        return token + self._signature(token)
+
+    def kept(self, token: str) -> Lease:
+        """The lease of a token, claimed now if it was only promised.
+
+        Raises:
+            Refusal: the server is full (503), or the token is unknown or its lease has ended (410).
+        """
+        signed = hmac.compare_digest(token[32:].encode("utf-8", "replace"), self._signature(token[:32]).encode())
+        if signed and self.leases.is_new(token):
+            return self.leases.claim(token)
+        return self.leases.find(token, looks=True)
+
+    def _signature(self, token: str) -> str:
+        return hmac.new(self._secret, token.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
+
+    # ------------------------------------------------------------------ what the model can do
+
+    def label(self, name: str | None) -> int:
+        """The value of a label; without a name, of the model's first label.
 
         Raises:
             Refusal: the model does not have the label (404).
         """
-        labels = {name: value for name, value in self.model.labels.items() if value}
-        if request.label is None:
+        labels = {known: value for known, value in self.model.labels.items() if value}
+        if name is None:
             return min(labels.values())
-        name = unquote(request.label)
         if name not in labels:
             raise Refusal(404, f"the model has no label {name!r}; it has {', '.join(labels)}")
         return labels[name]

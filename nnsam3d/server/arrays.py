@@ -54,7 +54,7 @@ class Header:
         return int(self.dtype.itemsize * math.prod(self.shape))
 
 
-def read_header(data: bytes, limit: int) -> Header:
+def read_header(data: bytes | bytearray, limit: int) -> Header:
     """Reads the header of an encoded array.
 
     Args:
@@ -66,7 +66,7 @@ def read_header(data: bytes, limit: int) -> Header:
     try:
         version, codec, axes, length = struct.unpack_from("<4B", data, len(MAGIC))
         place = len(MAGIC) + 4
-        name = data[place : place + length].decode("ascii")
+        name = bytes(data[place : place + length]).decode("ascii")
         shape = struct.unpack_from(f"<{axes}q", data, place + length)
         (chunks,) = struct.unpack_from("<I", data, place + length + 8 * axes)
     except (struct.error, UnicodeDecodeError) as error:
@@ -85,27 +85,31 @@ def read_header(data: bytes, limit: int) -> Header:
     return header
 
 
-def unpack(data: bytes, limit: int) -> NDArray[Any]:
-    """Decodes an array.
+def unpack(data: bytes | bytearray, limit: int) -> NDArray[Any]:
+    """Decodes an array. Needs its size in memory, twice if it consists of several chunks.
 
     Raises:
         Refusal: see :func:`read_header`; also if the chunks do not match the header.
     """
     import blosc2  # imported late: a dependency of nnU-Net that takes half a second to import
 
-    header = read_header(data, limit)
-    content = bytearray(header.nbytes)
+    header, view = read_header(data, limit), memoryview(data)
+    content: bytes | bytearray = bytearray(header.nbytes if header.chunks > 1 else 0)
     place, filled = header.end, 0
     for _ in range(header.chunks):
         try:
             raw, packed = struct.unpack_from("<2Q", data, place)
         except struct.error as error:
             raise Refusal(400, "the array is truncated") from error
-        frame = data[place + 16 : place + 16 + packed]
+        frame = bytes(view[place + 16 : place + 16 + packed])
         place += 16 + packed
         if len(frame) != packed or filled + raw > header.nbytes:
             raise Refusal(400, "the chunks of the array do not match its shape")
-        content[filled : filled + raw] = _chunk(blosc2, frame, raw)
+        part = _chunk(blosc2, frame, raw)
+        if header.chunks == 1:
+            content = part
+        else:
+            content[filled : filled + raw] = part  # type: ignore[index]
         filled += raw
     if filled != header.nbytes or place != len(data):
         raise Refusal(400, "the chunks of the array do not match its shape")

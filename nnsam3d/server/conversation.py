@@ -6,29 +6,44 @@ Everything here runs in the worker's thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.inference.history import Snapshot as SessionSnapshot
 from nnsam3d.inference.image import Box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
-from nnsam3d.prompts import Click
 from nnsam3d.prompts.components import volume_and_count
 
 
-class Conversation:
-    """A session whose undo and redo work in steps of the user.
+@dataclass(frozen=True)
+class Snapshot:
+    """What :meth:`Conversation.restore` puts back."""
 
-    A step is one action of the user: a click, or a scribble, which is converted to several clicks.
+    session: SessionSnapshot
+    files: tuple[Path, ...]
+    case: str
+    version: str
+    keeps: Any
+    buffer: NDArray[np.uint8] | None
+    touched: Box | None
+
+
+class Conversation:
+    """A session, and what a viewer shows of it.
+
+    A step of its history is one action of the user: a click, or a scribble, which is converted to several clicks.
 
     Attributes:
         doing: what the session is doing, and the number of windows it has finished; None while it is idle. May be read
             from any thread.
         files: the image's files, if it was opened from files.
         case: the name of the case, if it belongs to the server's folder.
+        version: of the saved case when it was opened or last saved, see :meth:`Cases.version`.
         keeps: an object that must exist as long as the image.
     """
 
@@ -39,9 +54,7 @@ class Conversation:
         self.files: tuple[Path, ...] = ()
         self.case = ""
         self.keeps: Any = None
-        self._steps: list[int] = []
-        self._undone: list[int] = []
-        self._replaced: tuple[tuple[Click, ...], list[int]] = (), []
+        self.version = ""
         self._buffer: NDArray[np.uint8] | None = None
         self._synchronised = False
         self._touched: Box | None = None
@@ -59,17 +72,21 @@ class Conversation:
     def open_array(self, array: NDArray[Any], spacing: Sequence[float]) -> None:
         """Opens a new image (C, z, y, x) and discards everything about the old one."""
         self.session.set_image(array, spacing=spacing)
-        self.files, self.case = (), ""
-        self._start()
+        self._opened((), "")
 
     def open_files(self, files: Sequence[Path], case: str) -> None:
         """Opens a new image, one file per channel."""
         self.session.set_image([str(file) for file in files])
-        self.files, self.case = tuple(files), case
-        self._start()
+        self._opened(tuple(files), case)
 
-    def _start(self) -> None:
-        self._steps, self._undone = [], []
+    def close_image(self) -> None:
+        """Holds no image any more: the next one was refused, and clicks that follow are not meant for this one."""
+        self.session.restore(SessionSnapshot())
+        self._opened((), "")
+        self.keeps = None
+
+    def _opened(self, files: tuple[Path, ...], case: str) -> None:
+        self.files, self.case, self.version = files, case, ""
         self._buffer, self._synchronised = None, False
         self._touched = None
 
@@ -77,11 +94,11 @@ class Conversation:
 
     @property
     def can_undo(self) -> bool:
-        return bool(self._steps)
+        return self.session.can_undo
 
     @property
     def can_redo(self) -> bool:
-        return bool(self._undone)
+        return self.session.can_redo
 
     def add(self, positions: Sequence[Sequence[float]], label: int | str, space: str) -> None:
         """Adds a step of one or more clicks.
@@ -89,71 +106,52 @@ class Conversation:
         Raises:
             PromptError: a click is invalid; then none is added.
         """
-        added = 0
-        try:
-            for position in positions:
-                self.session.add_click(position, label, space)
-                added += 1
-        except Exception:
-            for _ in range(added):
-                self.session.undo()
-            raise
-        self._steps.append(added)
-        self._undone = []
+        self.session.add_clicks(positions, label, space)
 
     def undo(self) -> bool:
         """Undoes the last step. Returns whether there was one."""
-        if not self._steps:
-            return False
-        self._undone.append(self._steps.pop())
-        for _ in range(self._undone[-1]):
-            self.session.undo()
-        return True
-
-    def withdraw(self) -> None:
-        """Removes the last step, without redo: its computation failed or was cancelled."""
-        if self.undo():
-            self._undone.pop()
+        return self.session.undo() is not None
 
     def redo(self) -> bool:
         """Redoes the last undone step. Returns whether there was one."""
-        if not self._undone:
-            return False
-        self._steps.append(self._undone.pop())
-        for _ in range(self._steps[-1]):
-            self.session.redo()
-        return True
+        return self.session.redo() is not None
 
     def reset(self) -> None:
-        """Removes all clicks and the initial segmentation, and clears the buffer."""
+        """Removes all clicks and the initial segmentation, a step that can be undone, and clears the buffer."""
         self.session.reset()
-        self._steps, self._undone = [], []
         self.clear_buffer()
+
+    def next_object(self) -> None:
+        """As :meth:`reset`, for a viewer that begins another object: undo must not bring this one back."""
+        self.reset()
+        self.session.begin_here()
 
     def start_from(self, segmentation: NDArray[Any] | Path) -> None:
         """Sets an initial label map, which further clicks correct."""
         self.session.start_from(segmentation)
-        self._steps, self._undone = [], []
         self._synchronised = False
 
     def load_prompts(self, path: Path) -> None:
-        """Replaces all clicks by those of a prompt file, each a step.
+        """Replaces all clicks by those of a prompt file that a client has sent.
 
         Raises:
-            PromptError: the file is invalid; the clicks remain.
+            PromptError: the file is invalid, or names a mask, which would be one of the server's files; the clicks
+                remain.
         """
-        before = self.session.clicks, self._steps
-        self.session.load_prompts(path)
-        self._steps, self._undone, self._replaced = [1] * len(self.session.clicks), [], before
+        self.session.load_prompts(path, masks=False)
 
-    def unload_prompts(self) -> None:
-        """Brings the clicks back that :meth:`load_prompts` replaced: its computation failed or was cancelled."""
-        clicks, steps = self._replaced
-        while self.session.undo():
-            pass
-        for click in clicks:
-            self.session.add_click(click.position, click.label)
-        self._steps, self._undone = steps, []
+    def snapshot(self) -> Snapshot:
+        """What there is before a step whose computation may fail or be cancelled."""
+        return Snapshot(
+            self.session.snapshot(), self.files, self.case, self.version, self.keeps, self._buffer, self._touched
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts everything back as it was, redo included."""
+        self.session.restore(snapshot.session)
+        self.files, self.case, self.version = snapshot.files, snapshot.case, snapshot.version
+        self.keeps, self._buffer, self._touched = snapshot.keeps, snapshot.buffer, snapshot.touched
+        self._synchronised = False  # the next update compares all voxels
 
     # ------------------------------------------------------------------ results
 

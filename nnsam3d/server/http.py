@@ -1,314 +1,283 @@
-"""The HTTP server: reads requests and sends responses. The only module that uses sockets.
-
-Based on the standard library's threading server: every connection has its own thread, so that none blocks another.
-"""
+"""The web server: Starlette's routes behind one door, which checks where a request comes from, and uvicorn."""
 
 from __future__ import annotations
 
-import hmac
-import json
+import asyncio
+import contextlib
+import ipaddress
+import logging
 import socket
-import sys
 import threading
 import time
 import traceback
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from nnsam3d import __version__
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from nnsam3d.errors import UserError
 from nnsam3d.inference.session import Cancelled
 from nnsam3d.server import itksnap, nninteractive, page
-from nnsam3d.server.app import JSON, MIB, App, Request, Response, Route
+from nnsam3d.server.app import App
+from nnsam3d.server.call import CLIENT_LEFT, Disconnected
 from nnsam3d.server.refusal import Refusal
+from nnsam3d.server.wire import CONNECTIONS, IDLE_SECONDS, Wire
 
-KEY = "Authorization"
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
-ROUTES: dict[tuple[str, str], Route] = {**nninteractive.ROUTES, **itksnap.ROUTES, **page.ROUTES}
-SMALL_BODY = MIB
-# Seconds after which a waiting client gets "102 Processing". Clients of the protocol give up after 60 s of silence.
-# Some others, such as Python's http.client, take an interim response for the answer: it must not come early.
-PATIENCE = 15.0
-SOCKET_SECONDS = 60.0  # without data, after which a connection is closed
-CONNECTIONS = 256
-SLOWEST = 50_000  # bytes per second; uploads that stay below this rate are aborted
-DRAINED = 2**28  # bytes; a rejected body up to this size is read and discarded
+ROUTES = [*nninteractive.ROUTES, *itksnap.ROUTES, *page.ROUTES]
+EXPIRES = 0.5  # s between two looks for clients that have gone
+STOPPING = 60  # s for the requests that are being served
+DRAINED = 2**28  # bytes; the rest of a refused body up to this size is read and dropped
 PHRASE = 300  # characters of the reason phrase
-POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'"
-)
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; script-src 'self' 'wasm-unsafe-eval'; "
+    "frame-ancestors 'none'",
+}
 
 
-class Server(ThreadingHTTPServer):
-    """Serves an :class:`App` until :meth:`close`."""
+@dataclass(frozen=True)
+class Access:
+    """Where requests may come from.
 
-    daemon_threads = True
-    request_queue_size = 64
+    Attributes:
+        hosts: names by which a proxy makes the server known, besides its own addresses.
+        prefix: path under which a proxy passes requests on without removing it, such as "/segment".
+        verbose: log all requests with full paths, which can contain patients' file names.
+    """
 
-    def __init__(self, address: tuple[str, int], app: App, key: str | None = None, verbose: bool = False) -> None:
+    hosts: tuple[str, ...] = ()
+    prefix: str = ""
+    verbose: bool = False
+
+
+def is_local(host: str) -> bool:
+    """Whether an address or name means this computer only.
+
+    >>> is_local("127.0.0.1"), is_local("[::1]"), is_local("localhost"), is_local("0.0.0.0")
+    (True, True, True, False)
+    """
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host.lower() == "localhost"
+
+
+def web(app: App, access: Access, local: bool) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        local: whether the server listens on this computer only; then no other name may be used for it.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async def expire() -> None:
+            while True:
+                app.leases.expire()
+                await asyncio.sleep(EXPIRES)
+
+        task = asyncio.ensure_future(expire())
+        yield
+        task.cancel()
+        await asyncio.to_thread(app.worker.close)
+
+    handlers: Any = {
+        Refusal: lambda _, error: refused(error.status, str(error), error.headers),
+        Cancelled: lambda _, error: refused(409, str(error)),
+        UserError: lambda _, error: refused(400, str(error)),
+        HTTPException: _unknown,
+    }
+    door = Middleware(Door, access=access, local=local)
+    made = Starlette(routes=ROUTES, middleware=[door], exception_handlers=handlers, lifespan=lifespan)
+    made.router.redirect_slashes = False
+    made.state.served = app
+    return made
+
+
+def refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """The message is also the reason phrase, because viewers show that and not the body."""
+    phrase = "".join(letter if letter.isprintable() else " " for letter in " ".join(message.split()))
+    phrase = phrase.encode("latin-1", "replace").decode("latin-1")[:PHRASE]
+    message = message.encode("utf-8", "backslashreplace").decode()
+    return JSONResponse({"detail": message}, status, {**(headers or {}), "Reason": phrase})
+
+
+def _unknown(request: Request, error: HTTPException) -> Response:
+    """Unknown addresses and methods."""
+    allowed = (error.headers or {}).get("Allow", "")
+    if error.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
+    methods = " or ".join(one for one in allowed.split(", ") if one != "HEAD")
+    words = {404: "unknown address", 405: f"use {methods} here"}.get(error.status_code, str(error.detail))
+    return refused(error.status_code, words, dict(error.headers or {}))
+
+
+class Door:
+    """ASGI middleware: where a request comes from, which label its address names, the log, errors of the server.
+
+    It leaves notes for the others in ``scope["nnsam3d"]``: ``label`` (NAME of /label/NAME/..., or None), ``name`` (of
+    the route, for the log), ``routine``, ``unread`` (whether a body has not been read).
+    """
+
+    def __init__(self, inner: ASGIApp, access: Access, local: bool) -> None:
+        self._inner, self._access, self._local = inner, access, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._inner(scope, receive, send)
+        headers = Headers(scope=scope)
+        length = int(headers.get("content-length", 0))
+        notes = scope["nnsam3d"] = {"label": None, "name": "?", "routine": False, "unread": length > 0}
+        start, status = time.perf_counter(), 0
+        address = scope["raw_path"].decode("ascii", "replace")  # as sent: percent-encoded, without control characters
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                sent = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    sent.setdefault(name, value)
+                sent.setdefault("Cache-Control", "no-cache" if notes["name"] == "/page" else "no-store")
+                if (notes["unread"] and length > DRAINED) or "transfer-encoding" in headers:
+                    sent["Connection"] = "close"
+            await send(message)
+
+        try:
+            response = self._admitted(scope, headers)
+            await (response or self._inner)(scope, receive, sending)
+        except Refusal as refusal:
+            await refused(refusal.status, str(refusal), refusal.headers)(scope, receive, sending)
+        except Disconnected:
+            status = status or CLIENT_LEFT
+        except Exception:
+            traceback.print_exc()
+            if not status:
+                await refused(500, "internal error: see the server's log")(scope, receive, sending)
+        finally:
+            if self._access.verbose or status >= 400 or not notes["routine"]:
+                shown = address if self._access.verbose else notes["name"]
+                words = time.strftime("%H:%M:%S"), scope["method"], shown, status
+                print(*words, f"{1000 * (time.perf_counter() - start):.0f} ms", flush=True)
+        return None
+
+    def _admitted(self, scope: Scope, headers: Headers) -> Response | None:
+        """Checks the origin of a request and removes prefix and label from its path; a response if it ends here."""
+        self._check_origin(scope, headers)
+        path: str = scope["raw_path"].decode("ascii")
+        whole = path
+        if self._access.prefix and (path == self._access.prefix or path.startswith(self._access.prefix + "/")):
+            path = path[len(self._access.prefix) :]
+        if path.startswith("/label/"):
+            label, slash, rest = path[len("/label/") :].partition("/")
+            scope["nnsam3d"]["label"], path = unquote(label), slash + rest
+        if not path:  # the addresses in the page are relative to a folder
+            query = scope["query_string"].decode("ascii", "replace")
+            return RedirectResponse(f"{whole.rpartition('/')[2]}/{'?' + query if query else ''}", 308)
+        if path.startswith("/page/"):
+            scope["nnsam3d"].update(name="/page", routine=True)
+        scope["path"], scope["raw_path"] = unquote(path), path.encode("ascii")
+        return None
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Protects against pages of other servers that send requests through the user's browser."""
+        host = headers.get("host", "")
+        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+        if self._local and not (is_local(name) or name in self._access.hosts):
+            raise Refusal(
+                403,
+                f"use 127.0.0.1 or localhost as the address of this server, not {name[:80]!r}; behind a proxy, start "
+                "it with --allow-host NAME",
+            )
+        origin = headers.get("origin")
+        try:
+            given = urlsplit(origin or "")
+            known = given.netloc == host or given.hostname in self._access.hosts
+        except ValueError:
+            known = False
+        site, navigates = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode") == "navigate"
+        foreign = site in ("cross-site", "same-site") and not (navigates and scope["method"] == "GET")
+        if (origin is not None and not known) or foreign:
+            raise Refusal(403, "requests from other websites are not allowed")
+
+
+class Server(uvicorn.Server):
+    """Serves an :class:`App` until :meth:`close` is called, or a signal arrives."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        app: App,
+        access: Access | None = None,
+        certificate: tuple[Path, Path | None] | None = None,
+    ) -> None:
         """
         Args:
-            key: clients must send it; None: no key required.
-            verbose: log all requests with full paths, which can contain patients' file names.
+            address: host and port; 0: any free port.
+            certificate: PEM files for TLS, certificate and private key (None: in the same file).
+
+        Raises:
+            OSError: the address cannot be used, or a file cannot be read.
         """
-        self.app, self.key, self.verbose = app, key, verbose
-        self.loopback = address[0] in LOOPBACK
-        self._connections = threading.BoundedSemaphore(CONNECTIONS)
-        self._serving = 0
-        self._idle = threading.Condition()
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, Handler)
+        self.app = app
+        self._ended = threading.Event()
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.create_server((address[0].strip("[]"), address[1]), family=family, backlog=256)
+        self.port = int(self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            web(app, access or Access(), is_local(address[0])),
+            http=Wire,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=2 * CONNECTIONS,
+            timeout_keep_alive=int(IDLE_SECONDS),
+            timeout_graceful_shutdown=STOPPING,
+            ssl_certfile=None if certificate is None else certificate[0],
+            ssl_keyfile=None if certificate is None else certificate[1],
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # errors are logged at the door
+        super().__init__(config)
+        config.load()  # reads the certificate
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._connections.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def serve_forever(self) -> None:
+        """Blocks until the server has stopped."""
         try:
-            super().process_request_thread(request, client_address)
+            self.run(sockets=[self._socket])
         finally:
-            self._connections.release()
+            self._socket.close()
+            self._ended.set()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that disconnects is not an error of the server."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            traceback.print_exc()
-
-    def service_actions(self) -> None:
-        """Called twice a second."""
-        self.app.leases.expire()
-
-    def begin(self) -> None:
-        with self._idle:
-            self._serving += 1
-
-    def end(self) -> None:
-        with self._idle:
-            self._serving -= 1
-            self._idle.notify_all()
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Of SIGINT and SIGTERM: finishes the requests that are being served; the second one ends at once."""
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the terminal may be gone
+            print("\nnnsam3d: stopping when the running requests are finished", flush=True)
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
 
     def close(self, seconds: float = 60.0) -> None:
         """Accepts no new requests, finishes the running ones, and stops. Not to be called from the serving thread."""
-        self.shutdown()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._serving, timeout=seconds)
-        self.server_close()
-        self.app.worker.close()
+        self.config.timeout_graceful_shutdown = max(1, int(seconds))
+        self.should_exit = True
+        self._ended.wait(seconds + 5)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-    server_version = f"nnsam3d/{__version__}"
-    sys_version = ""
-    timeout = SOCKET_SECONDS
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        self._serve("GET")
-
-    def do_POST(self) -> None:
-        self._serve("POST")
-
-    def _serve(self, method: str) -> None:
-        self.server.begin()
-        start, status = time.perf_counter(), 500
-        self._name, self._routine = "?", False  # the route's name: the log must not contain file names
-        self._left = self._length()
-        try:
-            try:
-                route, request = self._routed_request(method)
-                response = self._answer(route, request)
-            except Refusal as refusal:
-                response = _refused(refusal.status, str(refusal), refusal.headers)
-            except CancelledError:
-                response = _refused(503, "the server is stopping")
-            except Cancelled as error:
-                response = _refused(409, str(error))
-            except UserError as error:
-                response = _refused(400, str(error))
-            status = response.status
-            self._send(response)
-        except OSError:  # the client has disconnected
-            self.close_connection = True
-        except Exception:
-            traceback.print_exc()
-            self._send(_refused(500, "internal error: see the server's log"))
-        finally:
-            self.server.end()
-            if self.server.verbose or status >= 400 or not self._routine:
-                self._log(method, self._name, status, time.perf_counter() - start)
-
-    # ------------------------------------------------------------------ reading
-
-    def _length(self) -> int:
-        """Length of the body in bytes; -1 if unknown."""
-        given = self.headers.get("Content-Length")
-        if given is None:
-            return -1 if self.headers.get("Transfer-Encoding") else 0
-        return int(given) if given.isascii() and given.isdigit() and len(given) < 16 else -1
-
-    def _routed_request(self, method: str) -> tuple[Route, Request]:
-        self._check_origin()
-        try:
-            url = urlsplit(self.path)
-            query = dict(parse_qsl(url.query, keep_blank_values=True, max_num_fields=32))
-        except ValueError as error:
-            raise Refusal(400, "invalid address") from error
-        path, label = _without_label(url.path)
-        key, rest = _route_of(method, path)
-        route, self._name = ROUTES[key], key[1]
-        self._routine = route.is_routine(method)
-        if route.keyed:
-            self._check_key(query)
-        request = Request(method, key[1], label, query, self.headers, b"", self._wait, rest)
-        if route.lease != "none":  # before a large body is read
-            self.server.app.leases.find(request.token, looks=True)
-        request.body = self._body(self.server.app.limits.array_bytes if route.large else SMALL_BODY)
-        return route, request
-
-    def _check_origin(self) -> None:
-        """Protects against pages of other servers that send requests through the user's browser."""
-        host = self.headers.get("Host", "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self.server.loopback and name not in LOOPBACK:
-            raise Refusal(403, f"use 127.0.0.1 or localhost as the address of this server, not {name[:80]!r}")
-        origin = self.headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc != host
-        if foreign or self.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refusal(403, "requests from other websites are not allowed")
-
-    def _check_key(self, query: dict[str, str]) -> None:
-        wanted = self.server.key
-        if wanted is None:
-            return
-        given = self.headers.get(KEY, "").removeprefix("Bearer ") or query.get("key", "")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode()):
-            raise Refusal(401, "the server's key is missing or wrong", {"WWW-Authenticate": "Bearer"})
-
-    def _body(self, limit: int) -> bytes:
-        if self._left < 0:
-            raise Refusal(411, "the request has no valid Content-Length")
-        if self._left > limit:
-            raise Refusal(413, f"the body has {self._left:,} bytes; the limit is {limit:,}")
-        deadline = time.monotonic() + SOCKET_SECONDS + self._left / SLOWEST
-        parts = []
-        while self._left:  # allocates memory for received data only, not for the announced length
-            part = self.rfile.read(min(self._left, MIB))
-            if not part or time.monotonic() > deadline:
-                raise ConnectionError("the client has disconnected or is too slow")
-            parts.append(part)
-            self._left -= len(part)
-        return b"".join(parts)
-
-    # ------------------------------------------------------------------ processing
-
-    def _answer(self, route: Route, request: Request) -> Response:
-        app = self.server.app
-        if route.lease == "none":
-            return route.serve(app, request, None)
-        lease = app.leases.find(request.token, acts=route.lease == "acts", looks=route.lease == "looks")
-        if route.lease != "acts":
-            return route.serve(app, request, lease)
-        with lease.lock:
-            app.leases.touch(lease, 1)
-            try:
-                return route.serve(app, request, lease)
-            finally:
-                app.leases.touch(lease, -1)
-
-    def _wait(self, future: Future[Any]) -> Any:
-        """Waits for a result. If the client disconnects meanwhile, its job is cancelled if it has not started."""
-        while True:
-            try:
-                return future.result(PATIENCE)
-            except FutureTimeout:
-                if future.done():
-                    raise
-                try:
-                    if self.request_version != "HTTP/1.0":
-                        self.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\n")
-                except OSError:
-                    future.cancel()
-                    raise
-
-    # ------------------------------------------------------------------ sending
-
-    def _send(self, response: Response) -> None:
-        self._drain()
-        self.send_response(response.status, response.headers.pop("Reason", None))
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
-        for name, value in response.headers.items():
-            self.send_header(name, value)
-        for name, value in (("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", POLICY)):
-            self.send_header(name, value)
-        self.send_header("Referrer-Policy", "no-referrer")
-        if "Cache-Control" not in response.headers:
-            self.send_header("Cache-Control", "no-store")
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(response.body)
-
-    def _drain(self) -> None:
-        """Reads the rest of the body, because some clients read the response only after sending all of it."""
-        if self._left < 0 or self._left > DRAINED:
-            self.close_connection = True
-            return
-        while self._left > 0:
-            part = self.rfile.read(min(self._left, MIB))
-            if not part:
-                self.close_connection = True
-                return
-            self._left -= len(part)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """The response to malformed requests."""
-        self.close_connection = True
-        self._left = 0
-        self._send(_refused(code, message or "malformed request"))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Disables the standard library's log, which contains paths."""
-
-    def _log(self, method: str, name: str, status: int, seconds: float) -> None:
-        shown = self.path if self.server.verbose else name
-        print(f"{time.strftime('%H:%M:%S')} {method} {shown} {status} {1000 * seconds:.0f} ms", flush=True)
-
-
-def _without_label(path: str) -> tuple[str, str | None]:
-    """/label/tumour/claim -> /claim, tumour."""
-    if not path.startswith("/label/"):
-        return path, None
-    label, slash, rest = path[len("/label/") :].partition("/")
-    return slash + rest or "/", label
-
-
-def _route_of(method: str, path: str) -> tuple[tuple[str, str], str]:
-    if (method, path) in ROUTES:
-        return (method, path), ""
-    start = path.rfind("/")
-    while start >= 0:  # the longest matching route that ends in "/"
-        if start and (method, path[: start + 1]) in ROUTES:
-            return (method, path[: start + 1]), path[start + 1 :]
-        start = path.rfind("/", 0, start)
-    other = "POST" if method == "GET" else "GET"
-    if (other, path) in ROUTES:
-        raise Refusal(405, f"use {other} here", {"Allow": other})
-    raise Refusal(404, "unknown address")
-
-
-def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The message is also the reason phrase, because viewers show that and not the body."""
-    phrase = " ".join(message.split()).encode("latin-1", "replace").decode("latin-1")[:PHRASE]
-    body = json.dumps({"detail": message}).encode()
-    return Response(body, JSON, {**(headers or {}), "Reason": phrase}, status)
+def address_of(host: str, port: int, tls: bool, prefix: str = "") -> str:
+    """The address to print, for people and viewers."""
+    shown = "127.0.0.1" if host in ("", "localhost") else f"[{host}]" if ":" in host else host
+    return f"http{'s' * tls}://{shown}:{port}{quote(prefix)}"

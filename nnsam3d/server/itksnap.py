@@ -1,4 +1,8 @@
-"""The routes of ITK-SNAP's deep-learning server. The session id is the lease; responses contain the whole mask."""
+"""The routes of ITK-SNAP's deep-learning server. The session id is the lease; responses contain the whole mask.
+
+ITK-SNAP sends most requests as GET. The one that needs no session id, /start_session, therefore changes nothing: the
+session begins when its image arrives.
+"""
 
 from __future__ import annotations
 
@@ -11,110 +15,113 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
-from nnsam3d.server.app import App, Request, Response, Route, as_object
+from nnsam3d.server.call import Call, as_object, route
 from nnsam3d.server.conversation import Conversation
-from nnsam3d.server.leases import Lease
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
+from nnsam3d.server.steps import as_step
+
+SUCCESS = {"status": "success"}
 
 
-def status(app: App, request: Request, lease: None) -> Response:
-    return Response.of(status="ok", version=__version__)
+async def status(call: Call) -> Response:
+    return JSONResponse({"status": "ok", "version": __version__})
 
 
-def start_session(app: App, request: Request, lease: None) -> Response:
-    app.label(request)
-    return Response.of(session_id=app.leases.claim().token)
+async def start_session(call: Call) -> Response:
+    _ = call.label  # report a wrong label in the address immediately
+    return JSONResponse({"session_id": call.app.promise()})
 
 
-def end_session(app: App, request: Request, lease: None) -> Response:
-    app.leases.release(request.rest)
-    return Response.of(status="success")
+async def end_session(call: Call) -> Response:
+    call.app.leases.release(call.request.path_params["token"])
+    return JSONResponse(SUCCESS)
 
 
-def upload_raw(app: App, request: Request, lease: Lease) -> Response:
-    app.check_one_channel()
-    array, metadata = _volume(app, request)
-    spacing = metadata.get("spacing", [1.0, 1.0, 1.0])
-    if not isinstance(spacing, list) or len(spacing) != 3:
-        raise Refusal(400, "the metadata must contain a spacing of three numbers")
-
-    def job(conversation: Conversation) -> None:
-        app.leases.make_room(4 * array.size, lease)
-        conversation.open_array(array, [abs(float(step)) for step in reversed(spacing)])
-
-    app.work_for(request, lease, job)
-    return Response.of(status="success")
+async def upload_raw(call: Call) -> Response:
+    call.app.check_one_channel()
+    array, metadata = await _volume(call)
+    spacing = _spacing(metadata.get("spacing", [1.0, 1.0, 1.0]))
+    await call.work(lambda conversation: conversation.open_array(array, spacing))
+    return JSONResponse(SUCCESS)
 
 
-def process_point(app: App, request: Request, lease: Lease) -> Response:
+async def process_point(call: Call) -> Response:
     try:
-        x, y, z = (round(float(request.query[name])) for name in "xyz")
+        x, y, z = (round(float(call.query[name])) for name in "xyz")
     except (KeyError, ValueError, OverflowError) as error:
         raise Refusal(400, "a point must have the numbers x, y and z") from error
-    return _added(app, request, lease, lambda: [(z, y, x)])
+    return await _added(call, lambda conversation: [(z, y, x)])
 
 
-def process_scribble(app: App, request: Request, lease: Lease) -> Response:
-    array, _ = _volume(app, request)
+async def process_scribble(call: Call) -> Response:
+    array, _ = await _volume(call)
 
-    def positions() -> list[tuple[int, int, int]]:
-        if array.shape != lease.conversation.session.shape:
-            raise Refusal(400, f"the scribble has shape {array.shape}, the image {lease.conversation.session.shape}")
+    def positions(conversation: Conversation) -> list[tuple[int, int, int]]:
+        if array.shape != conversation.session.shape:
+            raise Refusal(400, f"the scribble has shape {array.shape}, the image {conversation.session.shape}")
         return spread_voxels(array != 0)
 
-    return _added(app, request, lease, positions)
+    return await _added(call, positions)
 
 
-def refuse_lasso(app: App, request: Request, lease: Lease) -> Response:
+async def refuse_lasso(call: Call) -> Response:
     raise Refusal(400, "lasso is not supported: use clicks or scribbles")
 
 
-def reset_interactions(app: App, request: Request, lease: Lease) -> Response:
-    app.work_for(request, lease, lambda conversation: conversation.reset())
-    return Response.of(status="success")
+async def reset_interactions(call: Call) -> Response:
+    await call.work(Conversation.reset)
+    return JSONResponse(SUCCESS)
 
 
 # ---------------------------------------------------------------------- helpers
 
 
-def _added(app: App, request: Request, lease: Lease, positions: Callable[[], list[tuple[int, int, int]]]) -> Response:
-    label, positive = app.label(request), request.query.get("foreground", "true").lower() == "true"
+async def _added(call: Call, positions: Callable[[Conversation], list[tuple[int, int, int]]]) -> Response:
+    label, positive = call.label, call.query.get("foreground", "true").lower() == "true"
 
     def job(conversation: Conversation) -> Response:
-        conversation.add(positions(), label if positive else 0, "array")
-        try:
-            mask = conversation.mask(label)
-        except Exception:
-            conversation.withdraw()
-            raise
-        packed = gzip.compress(mask.astype(np.int8).tobytes(), 1)
-        return Response.of(status="success", result=base64.b64encode(packed).decode())
+        conversation.add(positions(conversation), label if positive else 0, "array")
+        packed = gzip.compress(conversation.mask(label).astype(np.int8).tobytes(), 1)
+        return JSONResponse({**SUCCESS, "result": base64.b64encode(packed).decode()})
 
-    return app.work_for(request, lease, job)
+    return await call.work(as_step(job))
 
 
-def _volume(app: App, request: Request) -> tuple[NDArray[np.float32], dict[str, Any]]:
+async def _volume(call: Call) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """The array (z, y, x) of an upload, and its metadata."""
-    parts = multipart(request.headers.get("Content-Type", ""), request.body)
+    parts = multipart(call.request.headers.get("Content-Type", ""), call.body)
     if "file" not in parts or "metadata" not in parts:
         raise Refusal(400, "an upload must have two parts, file and metadata")
-    metadata = as_object(parts["metadata"], "metadata")
+    metadata = as_object(bytes(parts["metadata"]), "metadata")
     shape = metadata.get("dimensions")
-    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) and 0 < n < 2**20 for n in shape):
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and 0 < n < 2**20 for n in shape):
         raise Refusal(400, "the metadata must contain dimensions, three positive integers")
     if metadata.get("components_per_pixel", 1) != 1:
         raise Refusal(400, "the image must have one value per voxel")
-    wanted = 4 * math.prod(shape)
-    if wanted > app.limits.array_bytes:
-        raise Refusal(413, f"the image has {wanted:,} bytes; the limit is {app.limits.array_bytes:,}")
-    content = _decompressed(parts["file"], wanted)
+    wanted, limit = 4 * math.prod(shape), call.app.limits.array_bytes
+    if wanted > limit:
+        raise Refusal(413, f"the image has {wanted:,} bytes; the limit is {limit:,}")
+    content = await call.unpacked(2 * wanted, lambda: _decompressed(parts["file"], wanted))  # and the session's copy
     return np.frombuffer(content, "<f4").reshape(shape[::-1]), metadata
 
 
-def _decompressed(packed: bytes, wanted: int) -> bytes:
+def _spacing(values: Any) -> list[float]:
+    """mm along z, y, x, from metadata (x, y, z). Raises Refusal (400)."""
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or any(isinstance(step, bool) or not isinstance(step, (int, float)) for step in values)
+        or not all(0 < abs(step) < 1e9 for step in values)
+    ):
+        raise Refusal(400, "the metadata must contain a spacing of three numbers, in mm")
+    return [abs(float(step)) for step in reversed(values)]
+
+
+def _decompressed(packed: memoryview, wanted: int) -> bytes:
     """Decompresses at most one byte more than expected, to limit memory use."""
     stream = zlib.decompressobj(wbits=31)
     try:
@@ -126,8 +133,8 @@ def _decompressed(packed: bytes, wanted: int) -> bytes:
     return content
 
 
-def multipart(content_type: str, body: bytes) -> dict[str, bytes]:
-    """The parts of a form, by name."""
+def multipart(content_type: str, body: bytes | bytearray) -> dict[str, memoryview]:
+    """The parts of a form, by name, without copies."""
     kind, _, parameters = content_type.partition(";")
     boundary = next(
         (
@@ -139,25 +146,29 @@ def multipart(content_type: str, body: bytes) -> dict[str, bytes]:
     )
     if kind.strip().lower() != "multipart/form-data" or not boundary:
         raise Refusal(400, "the request must be a form (multipart/form-data)")
-    found: dict[str, bytes] = {}
-    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))[1:]:
-        head, middle, content = part.partition(b"\r\n\r\n")
-        if not middle:
-            continue
-        for word in head.replace(b"\r\n", b";").split(b";"):
-            name, _, value = word.strip().partition(b"=")
-            if name == b"name":
-                found[value.strip(b'"').decode("utf-8", "replace")] = content
+    edge = b"--" + boundary.encode("latin-1", "replace")
+    found: dict[str, memoryview] = {}
+    start = 0 if body.startswith(edge) else body.find(b"\r\n" + edge) + 2
+    while start >= 0 and body.startswith(edge, start):
+        end = body.find(b"\r\n" + edge, start)
+        middle = body.find(b"\r\n\r\n", start, end if end >= 0 else len(body))
+        if middle >= 0:
+            for word in bytes(body[start:middle]).replace(b"\r\n", b";").split(b";"):
+                name, _, value = word.strip().partition(b"=")
+                if name == b"name":
+                    key = value.strip(b'"').decode("utf-8", "replace")
+                    found[key] = memoryview(body)[middle + 4 : end if end >= 0 else len(body)]
+        start = end + 2 if end >= 0 else -1
     return found
 
 
-ROUTES = {
-    ("GET", "/status"): Route(status, "none", keyed=False),
-    ("GET", "/start_session"): Route(start_session, "none"),
-    ("GET", "/end_session/"): Route(end_session, "none"),
-    ("POST", "/upload_raw/"): Route(upload_raw, large=True),
-    ("GET", "/process_point_interaction/"): Route(process_point),
-    ("POST", "/process_scribble_interaction/"): Route(process_scribble, large=True),
-    ("POST", "/process_lasso_interaction/"): Route(refuse_lasso, large=True),
-    ("GET", "/reset_interactions/"): Route(reset_interactions),
-}
+ROUTES = [
+    route("GET", "/status", status, "none", keyed=False),
+    route("GET", "/start_session", start_session, "none"),
+    route("GET", "/end_session/{token}", end_session, "none"),
+    route("POST", "/upload_raw/{token}", upload_raw, large=True, claims=True, opens=True),
+    route("GET", "/process_point_interaction/{token}", process_point),
+    route("POST", "/process_scribble_interaction/{token}", process_scribble, large=True),
+    route("POST", "/process_lasso_interaction/{token}", refuse_lasso, large=True),
+    route("GET", "/reset_interactions/{token}", reset_interactions),
+]

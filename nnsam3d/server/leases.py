@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import RLock
+from typing import Any
 
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
@@ -23,14 +27,16 @@ class Lease:
         alive: time of its last action or heartbeat (liveness clock).
         lock: held while a request of this client is served, so that its requests are served one at a time.
         busy: number of requests of this client being served.
+        job: what was queued last for the model.
     """
 
     token: str
     conversation: Conversation
     used: float
     alive: float
-    lock: RLock = field(default_factory=RLock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     busy: int = 0
+    job: Future[Any] | None = None
 
 
 class Leases:
@@ -54,9 +60,12 @@ class Leases:
             make: creates the conversation of a new client.
             limit: maximum number of clients.
             idle, liveness: seconds.
-            budget: bytes for the images of all clients and the windows cached for further clicks.
+            budget: bytes for the requests being served, the images of all clients, and the windows cached for further
+                clicks.
         """
         self.limit, self.idle, self.liveness, self.budget = limit, idle, liveness, budget
+        self._reserved = 0
+        self._ended: deque[str] = deque(maxlen=1024)  # tokens that cannot be claimed again
         self._make, self._clock = make, clock
         self._leases: dict[str, Lease] = {}
         self._lock = RLock()
@@ -64,8 +73,16 @@ class Leases:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def claim(self) -> Lease:
+    def is_new(self, token: str) -> bool:
+        """Whether no lease has ever had this token."""
+        with self._lock:
+            return token not in self._leases and token not in self._ended
+
+    def claim(self, token: str | None = None) -> Lease:
         """A lease for a new client.
+
+        Args:
+            token: of the lease; None: a new one.
 
         Raises:
             Refusal: the server is full (503).
@@ -79,7 +96,7 @@ class Leases:
                     {"Retry-After": str(FULL_SECONDS)},
                 )
             now = self._clock()
-            lease = Lease(secrets.token_urlsafe(24), self._make(), now, now)
+            lease = Lease(token or secrets.token_urlsafe(24), self._make(), now, now)
             self._leases[lease.token] = lease
             return lease
 
@@ -117,6 +134,7 @@ class Leases:
         """Ends a lease, if it exists, and cancels the running computation."""
         with self._lock:
             lease = self._leases.pop(token, None)
+            self._ended.append(token)
         if lease is not None:
             lease.conversation.session.cancel()
 
@@ -131,6 +149,37 @@ class Leases:
             ]
             for token in over:
                 del self._leases[token]
+            self._ended.extend(over)
+
+    def opened_by_others(self, case: str, own: Lease) -> int:
+        """How many other clients have a case of the server's folder open."""
+        with self._lock:
+            others = [lease.conversation.case for lease in self._leases.values() if lease is not own]
+        return others.count(case) if case else 0
+
+    # ------------------------------------------------------------------ memory
+
+    @property
+    def free(self) -> int:
+        """Bytes of the budget that nobody uses; negative if cached windows have to go."""
+        with self._lock:
+            used = sum(lease.conversation.nbytes for lease in self._leases.values())
+            return self.budget - self._reserved - used
+
+    def reserve(self, size: int, but: Lease | None = None) -> None:
+        """Reserves bytes for a request; a negative number gives them back.
+
+        Args:
+            but: a lease whose image is about to be replaced, so that its memory does not count.
+
+        Raises:
+            Refusal: images and other requests need the memory (503).
+        """
+        with self._lock:
+            images = sum(lease.conversation.image_bytes for lease in self._leases.values() if lease is not but)
+            if size > 0 and self._reserved + images + size > self.budget:
+                raise self._full()
+            self._reserved += size
 
     def make_room(self, wanted: int = 0, but: Lease | None = None) -> None:
         """Enforces the memory budget by dropping cached windows, starting with the client that has been idle longest.
@@ -146,7 +195,8 @@ class Leases:
         """
         with self._lock:
             leases = sorted(self._leases.values(), key=lambda lease: lease.used)
-        free = self.budget - wanted - sum(lease.conversation.nbytes for lease in leases if lease is not but)
+            taken = self._reserved + wanted
+        free = self.budget - taken - sum(lease.conversation.nbytes for lease in leases if lease is not but)
         for lease in leases:
             if free >= 0:
                 return
@@ -155,8 +205,12 @@ class Leases:
                 lease.conversation.session.forget_windows()
                 free += before - lease.conversation.nbytes
         if free < 0 and wanted:
-            raise Refusal(
-                503,
-                f"images of other clients fill the server's memory ({self.budget / 2**30:.1f} GiB): try again later",
-                {"Retry-After": str(FULL_SECONDS)},
-            )
+            raise self._full()
+
+    def _full(self) -> Refusal:
+        return Refusal(
+            503,
+            f"images and requests of other clients fill the server's memory ({self.budget / 2**30:.2g} GiB): try again "
+            "later, or start the server with a larger --memory",
+            {"Retry-After": str(FULL_SECONDS)},
+        )

@@ -12,36 +12,37 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
-from nnsam3d.server.app import BINARY, App, Request, Response, Route
-from nnsam3d.server.arrays import pack, unpack
+from nnsam3d.server.arrays import pack, read_header, unpack
+from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.conversation import Conversation
-from nnsam3d.server.leases import Lease
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
+from nnsam3d.server.steps import as_step
 
 PROTOCOL = "2.5.1"
 
 
-def healthz(app: App, request: Request, lease: None) -> Response:
-    app.label(request)  # report a wrong label in the address immediately
-    return Response.of(ok=True)
+async def healthz(call: Call) -> Response:
+    _ = call.label  # report a wrong label in the address immediately
+    return _json(ok=True)
 
 
-def claim(app: App, request: Request, lease: None) -> Response:
-    app.label(request)  # report a wrong label in the address immediately
-    made = app.leases.claim()
-    return Response.of(
+async def claim(call: Call) -> Response:
+    _ = call.label  # report a wrong label in the address immediately
+    made = call.app.leases.claim()
+    return _json(
         lease_token=made.token,
-        idle_timeout_seconds=app.leases.idle,
-        liveness_timeout_seconds=app.leases.liveness,
-        max_sessions=app.leases.limit,
+        idle_timeout_seconds=call.app.leases.idle,
+        liveness_timeout_seconds=call.app.leases.liveness,
+        max_sessions=call.app.leases.limit,
     )
 
 
-def capabilities(app: App, request: Request, lease: Lease) -> Response:
-    return Response.of(
+async def capabilities(call: Call) -> Response:
+    return _json(
         supported_interactions={"points": True, "bbox2d": False, "bbox3d": False, "scribble": True, "lasso": False},
         channel_mapping={},
         num_interaction_channels=0,
@@ -54,133 +55,145 @@ def capabilities(app: App, request: Request, lease: Lease) -> Response:
         do_autozoom=False,
         license="see the model",
         server=f"nnsam3d {__version__}",
-        labels=app.model.labels,
+        labels=call.app.model.labels,
     )
 
 
-def release(app: App, request: Request, lease: None) -> Response:
-    app.leases.release(request.headers.get("X-Lease-Token") or request.query.get("lease", ""))
-    return Response.of(released=True)
+async def release(call: Call) -> Response:
+    call.app.leases.release(call.request.headers.get("X-Lease-Token") or call.query.get("lease", ""))
+    return _json(released=True)
 
 
-def heartbeat(app: App, request: Request, lease: Lease) -> Response:
-    return Response.of(remaining_seconds=app.leases.remaining(lease))
+async def heartbeat(call: Call) -> Response:
+    return _json(remaining_seconds=call.app.leases.remaining(call.lease))
 
 
-def lease_status(app: App, request: Request, lease: Lease) -> Response:
-    return Response.of(remaining_seconds=app.leases.remaining(lease), idle_timeout_seconds=app.leases.idle)
+async def lease_status(call: Call) -> Response:
+    return _json(remaining_seconds=call.app.leases.remaining(call.lease), idle_timeout_seconds=call.app.leases.idle)
 
 
-def set_image(app: App, request: Request, lease: Lease) -> Response:
-    app.check_one_channel()
-    array = unpack(request.body, app.limits.array_bytes)
+async def set_image(call: Call) -> Response:
+    call.app.check_one_channel()
+    array = await _unpacked(call)
     if array.ndim != 4 or array.shape[0] != 1:
         raise Refusal(400, f"the image must have the shape (1, a, b, c), not {array.shape}")
-    properties = request.meta().get("image_properties")
+    properties = call.meta().get("image_properties")
     spacing = _spacing(properties.get("spacing") if isinstance(properties, dict) else None)
-
-    def job(conversation: Conversation) -> None:
-        app.leases.make_room(4 * array.size, lease)
-        conversation.open_array(array, spacing)
-
-    app.work_for(request, lease, job)
-    return Response.of(original_image_shape=list(array.shape))
+    await call.reserve(4 * array.size)  # the session's copy
+    await call.work(lambda conversation: conversation.open_array(array, spacing))
+    return _json(original_image_shape=list(array.shape))
 
 
-def set_target_buffer(app: App, request: Request, lease: Lease) -> Response:
-    shape = request.json().get("shape")
+async def set_target_buffer(call: Call) -> Response:
+    shape = call.json().get("shape")
 
     def job(conversation: Conversation) -> None:
         if shape != list(conversation.session.shape):
             raise Refusal(400, f"the buffer has shape {shape}, the image {list(conversation.session.shape)}")
         conversation.clear_buffer()
 
-    app.work_for(request, lease, job)
-    return Response()
+    await call.work(job)
+    return _json()
 
 
-def set_do_autozoom(app: App, request: Request, lease: Lease) -> Response:
-    request.json()
-    return Response()
+async def set_do_autozoom(call: Call) -> Response:
+    call.json()
+    return _json()
 
 
-def reset_interactions(app: App, request: Request, lease: Lease) -> Response:
-    app.work_for(request, lease, lambda conversation: conversation.reset())
-    return Response()
+async def reset_interactions(call: Call) -> Response:
+    def job(conversation: Conversation) -> None:
+        conversation.reset()
+        conversation.clear_buffer()
+
+    await call.work(job)
+    return _json()
 
 
-def add_point(app: App, request: Request, lease: Lease) -> Response:
-    given = request.json()
+async def add_point(call: Call) -> Response:
+    given = call.json()
     position = _numbers(given.get("coordinates"), "coordinates")
-    return _add(app, request, lease, [tuple(round(value) for value in position)], given)
+    return await _add(call, [tuple(round(value) for value in position)], given)
 
 
-def add_scribble(app: App, request: Request, lease: Lease) -> Response:
-    given = request.meta()
-    array = unpack(request.body, app.limits.array_bytes)
+async def add_scribble(call: Call) -> Response:
+    given = call.meta()
+    array = await _unpacked(call)
     if array.ndim != 3:
         raise Refusal(400, f"the scribble must have three axes, not shape {array.shape}")
     low = _corner(given.get("interaction_bbox"), array)
     voxels = [tuple(a + b for a, b in zip(low, voxel, strict=True)) for voxel in spread_voxels(array != 0)]
     if not voxels:
         raise Refusal(400, "the scribble is empty")
-    return _add(app, request, lease, voxels, given)
+    return await _add(call, voxels, given)
 
 
-def refuse_box(app: App, request: Request, lease: Lease) -> Response:
+async def refuse_box(call: Call) -> Response:
     raise Refusal(400, "boxes are not supported: use clicks or scribbles")
 
 
-def refuse_lasso(app: App, request: Request, lease: Lease) -> Response:
+async def refuse_lasso(call: Call) -> Response:
     raise Refusal(400, "lasso is not supported: use clicks or scribbles")
 
 
-def add_initial_segmentation(app: App, request: Request, lease: Lease) -> Response:
-    label, run = app.label(request), bool(request.meta().get("run_prediction", False))
-    mask = (unpack(request.body, app.limits.array_bytes) != 0).astype(np.uint8)
+async def add_initial_segmentation(call: Call) -> Response:
+    label, run = call.label, bool(call.meta().get("run_prediction", False))
+    mask = (await _unpacked(call) != 0).astype(np.uint8)
 
     def job(conversation: Conversation) -> Response:
         if mask.shape != conversation.session.shape:
             raise Refusal(400, f"the segmentation has shape {mask.shape}, the image {conversation.session.shape}")
-        conversation.start_from(mask * np.uint8(conversation.values(label)[0]))
+        conversation.start_from(_labelled(mask, conversation.values(label)[0]))
         conversation.fill_buffer(mask)
         return _painted(conversation, label) if run else _nothing(ran=False)
 
-    return app.work_for(request, lease, job)
+    return await call.work(as_step(job))
 
 
-def undo(app: App, request: Request, lease: Lease) -> Response:
-    label = app.label(request)
-    return app.work_for(
-        request, lease, lambda conversation: _painted(conversation, label) if conversation.undo() else _nothing(False)
-    )
+async def undo(call: Call) -> Response:
+    label = call.label
+
+    def job(conversation: Conversation) -> Response:
+        return _painted(conversation, label) if conversation.undo() else _nothing(False)
+
+    return await call.work(as_step(job))
 
 
-def predict(app: App, request: Request, lease: Lease) -> Response:
-    label = app.label(request)
-    return app.work_for(
-        request,
-        lease,
-        lambda conversation: _painted(conversation, label) if conversation.can_undo else _nothing(ran=False),
+async def predict(call: Call) -> Response:
+    label = call.label
+    return await call.work(
+        lambda conversation: _painted(conversation, label) if conversation.can_undo else _nothing(ran=False)
     )
 
 
 # ---------------------------------------------------------------------- helpers
 
 
-def _add(app: App, request: Request, lease: Lease, positions: list[tuple[int, ...]], given: dict[str, Any]) -> Response:
-    label = app.label(request)
+async def _add(call: Call, positions: list[tuple[int, ...]], given: dict[str, Any]) -> Response:
+    label = call.label
     positive, run = bool(given.get("include_interaction", True)), bool(given.get("run_prediction", True))
 
     def job(conversation: Conversation) -> Response:
         conversation.add(positions, label if positive else 0, "array")
-        try:
-            return _painted(conversation, label) if run else _nothing(ran=False)
-        except Exception:
-            conversation.withdraw()
-            raise
+        return _painted(conversation, label) if run else _nothing(ran=False)
 
-    return app.work_for(request, lease, job)
+    return await call.work(as_step(job))
+
+
+async def _unpacked(call: Call) -> NDArray[Any]:
+    limit = call.app.limits.array_bytes
+    header = read_header(call.body, limit)
+    size = header.nbytes * (2 if header.chunks > 1 else 1)
+    return await call.unpacked(size, lambda: unpack(call.body, limit))
+
+
+def _labelled(mask: NDArray[np.uint8], value: int) -> NDArray[Any]:
+    """The mask with a label's value, in a type that holds it."""
+    return mask.astype(np.uint8 if value < 256 else np.uint16) * value
+
+
+def _json(**values: Any) -> Response:
+    return JSONResponse(values)
 
 
 def _painted(conversation: Conversation, label: int) -> Response:
@@ -194,11 +207,11 @@ def _painted(conversation: Conversation, label: int) -> Response:
         "dtype": "uint8",
         "shape": list(part.shape),
     }
-    return Response(pack(part), BINARY, {"X-Meta": json.dumps(meta)})
+    return Response(pack(part), headers={"X-Meta": json.dumps(meta)}, media_type=BINARY)
 
 
 def _nothing(ran: bool) -> Response:
-    return Response(b"", BINARY, {"X-Meta": json.dumps({"ran_prediction": ran, "bbox": None})})
+    return Response(headers={"X-Meta": json.dumps({"ran_prediction": ran, "bbox": None})}, media_type=BINARY)
 
 
 def _numbers(values: Any, what: str) -> list[float]:
@@ -234,22 +247,22 @@ def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
     return low
 
 
-ROUTES = {
-    ("GET", "/healthz"): Route(healthz, "none", keyed=False),
-    ("POST", "/claim"): Route(claim, "none"),
-    ("GET", "/capabilities"): Route(capabilities, "lives"),
-    ("POST", "/release"): Route(release, "none"),
-    ("POST", "/heartbeat"): Route(heartbeat, "lives"),
-    ("GET", "/lease_status"): Route(lease_status, "looks"),
-    ("POST", "/set_image"): Route(set_image, large=True),
-    ("POST", "/set_target_buffer"): Route(set_target_buffer),
-    ("POST", "/set_do_autozoom"): Route(set_do_autozoom),
-    ("POST", "/reset_interactions"): Route(reset_interactions),
-    ("POST", "/add_point_interaction"): Route(add_point),
-    ("POST", "/add_bbox_interaction"): Route(refuse_box),
-    ("POST", "/add_scribble_interaction"): Route(add_scribble, large=True),
-    ("POST", "/add_lasso_interaction"): Route(refuse_lasso, large=True),
-    ("POST", "/add_initial_seg_interaction"): Route(add_initial_segmentation, large=True),
-    ("POST", "/undo"): Route(undo),
-    ("POST", "/predict"): Route(predict),
-}
+ROUTES = [
+    route("GET", "/healthz", healthz, "none", keyed=False),
+    route("POST", "/claim", claim, "none"),
+    route("GET", "/capabilities", capabilities, "lives"),
+    route("POST", "/release", release, "none"),
+    route("POST", "/heartbeat", heartbeat, "lives"),
+    route("GET", "/lease_status", lease_status, "looks"),
+    route("POST", "/set_image", set_image, large=True, opens=True),
+    route("POST", "/set_target_buffer", set_target_buffer),
+    route("POST", "/set_do_autozoom", set_do_autozoom),
+    route("POST", "/reset_interactions", reset_interactions),
+    route("POST", "/add_point_interaction", add_point),
+    route("POST", "/add_bbox_interaction", refuse_box),
+    route("POST", "/add_scribble_interaction", add_scribble, large=True),
+    route("POST", "/add_lasso_interaction", refuse_lasso, large=True),
+    route("POST", "/add_initial_seg_interaction", add_initial_segmentation, large=True),
+    route("POST", "/undo", undo),
+    route("POST", "/predict", predict),
+]

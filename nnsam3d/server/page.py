@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import math
-import re
 import struct
 import tempfile
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
-from nnsam3d.geometry.stored import GZIP
+from nnsam3d.geometry.standalone import check_standalone
 from nnsam3d.prompts.formats import SUFFIXES
-from nnsam3d.server.app import BINARY, App, Request, Response, Route
+from nnsam3d.server.call import BINARY, Call, route
+from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
-from nnsam3d.server.leases import Lease
 from nnsam3d.server.refusal import Refusal
+from nnsam3d.server.steps import as_step
+from nnsam3d.server.uploads import bytes_to_read, stored
 
 FOLDER = Path(__file__).parent / "page"
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-}
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+KINDS = (".html", ".js", ".css", ".svg", ".png")
 LIBRARY = "niivue.js"
-NO_LIBRARY = b"""<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
+NO_LIBRARY = """<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
 <p>The page itself needs NiiVue, which this installation does not contain. In a checkout, install it with
 <code>make page</code> (needs npm). Wheels already contain it."""
 
@@ -43,311 +39,276 @@ NO_LIBRARY = b"""<!doctype html><title>nnsam3d</title><p>The server is running. 
 # ---------------------------------------------------------------------- files
 
 
-def index(app: App, request: Request, lease: None) -> Response:
-    app.label(request)  # report a wrong label in the address immediately
+class PageFiles(StaticFiles):
+    """The page's own files, and nothing below its folder."""
+
+    def lookup_path(self, path: str) -> Any:
+        known = Path(path).suffix in KINDS and path == Path(path).name
+        return super().lookup_path(path) if known else ("", None)
+
+
+async def index(call: Call) -> Response:
+    _ = call.label  # report a wrong label in the address immediately
     if not (FOLDER / LIBRARY).is_file():
-        return Response(NO_LIBRARY, TYPES[".html"])
-    return Response((FOLDER / "index.html").read_bytes(), TYPES[".html"])
+        return HTMLResponse(NO_LIBRARY)
+    return HTMLResponse((FOLDER / "index.html").read_text(encoding="utf-8"))
 
 
-def static(app: App, request: Request, lease: None) -> Response:
-    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES} if FOLDER.is_dir() else {}
-    if request.rest not in files:
-        raise Refusal(404, "no such file")
-    path = files[request.rest]
-    return Response(path.read_bytes(), TYPES[path.suffix])
-
-
-def image_file(app: App, request: Request, lease: Lease) -> Response:
-    number = request.rest.partition("/")[0]
-    files = lease.conversation.files
-    if not number.isdigit() or len(number) > 4 or int(number) >= len(files):
+async def image_file(call: Call) -> Response:
+    number, files = call.request.path_params["number"], call.lease.conversation.files
+    if number >= len(files):
         raise Refusal(404, "no such image")
-    return Response(files[int(number)].read_bytes(), BINARY)
+    return FileResponse(files[number], media_type=BINARY)
 
 
-def mask_file(app: App, request: Request, lease: Lease) -> Response:
-    return app.work_for(request, lease, lambda conversation: _file(conversation.session.save_segmentation, ".nii.gz"))
+async def mask_file(call: Call) -> Response:
+    return await call.work(lambda conversation: _file(conversation.session.save_segmentation, "mask.nii.gz"))
 
 
-def prompt_file(app: App, request: Request, lease: Lease) -> Response:
-    return app.work_for(request, lease, lambda conversation: _file(conversation.session.save_prompts, ".json"))
+async def prompt_file(call: Call) -> Response:
+    return await call.work(lambda conversation: _file(conversation.session.save_prompts, "clicks.json"))
 
 
-def _file(write: Callable[[Path], None], ending: str) -> Response:
+def _file(write: Callable[[Path], None], name: str) -> Response:
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-        path = Path(folder) / f"file{ending}"
+        path = Path(folder) / name
         write(path)
-        return Response(path.read_bytes(), BINARY)
+        return Response(path.read_bytes(), media_type=BINARY)
 
 
 # ---------------------------------------------------------------------- clients and images
 
 
-def claim(app: App, request: Request, lease: None) -> Response:
+async def claim(call: Call) -> Response:
+    app = call.app
     made = app.leases.claim()
     channels = app.model.dataset_json.get("channel_names", app.model.dataset_json.get("modality", {}))
-    return Response.of(
-        lease_token=made.token,
-        idle_timeout_seconds=app.leases.idle,
-        liveness_timeout_seconds=app.leases.liveness,
-        version=__version__,
-        model={"name": app.model.folder.name, "labels": app.model.labels, "channels": list(channels.values())},
-        folder=app.cases is not None,
-        upload=app.model.num_channels == 1,
-        saves=app.cases is not None and app.cases.output is not None,
+    return JSONResponse(
+        {
+            "lease_token": made.token,
+            "idle_timeout_seconds": app.leases.idle,
+            "liveness_timeout_seconds": app.leases.liveness,
+            "version": __version__,
+            "model": {"name": app.model.folder.name, "labels": app.model.labels, "channels": list(channels.values())},
+            "folder": app.cases is not None,
+            "upload": app.model.num_channels == 1,
+            "saves": app.cases is not None and app.cases.output is not None,
+        }
     )
 
 
-def release(app: App, request: Request, lease: None) -> Response:
-    app.leases.release(request.token)
-    return Response()
+async def release(call: Call) -> Response:
+    call.app.leases.release(call.request.headers.get("X-Lease-Token") or call.query.get("lease", ""))
+    return JSONResponse({})
 
 
-def heartbeat(app: App, request: Request, lease: Lease) -> Response:
-    return Response.of(remaining_seconds=app.leases.remaining(lease))
+async def heartbeat(call: Call) -> Response:
+    return JSONResponse({"remaining_seconds": call.app.leases.remaining(call.lease)})
 
 
-def cases(app: App, request: Request, lease: Lease) -> Response:
-    if app.cases is None:
-        raise Refusal(404, "the server was started without --images")
-    return Response(json.dumps(app.cases.overview()).encode())
+async def cases(call: Call) -> Response:
+    return JSONResponse(await asyncio.to_thread(_folder(call).overview))
 
 
-def open_case(app: App, request: Request, lease: Lease) -> Response:
-    if app.cases is None:
-        raise Refusal(404, "the server was started without --images: open a file instead")
-    case = request.json().get("case")
-    files = app.cases.files(str(case))
-    return app.work_for(request, lease, lambda conversation: _opened(app, lease, conversation, files, str(case)))
-
-
-def upload(app: App, request: Request, lease: Lease) -> Response:
-    app.check_one_channel()
-    folder = tempfile.TemporaryDirectory(prefix="nnsam3d_")
-    path, case = _stored(app, request, Path(folder.name))
+async def open_case(call: Call) -> Response:
+    folder, case = _folder(call), str(call.json().get("case"))
+    files = await asyncio.to_thread(folder.files, case)
+    for file in files:
+        check_standalone(file)
 
     def job(conversation: Conversation) -> Response:
-        response = _opened(app, lease, conversation, (path,), "", case)
+        conversation.open_files(files, case)
+        folder.reopen(case, conversation)  # or the next save would replace it by what is clicked now
+        return _opened(call, conversation, case)
+
+    await call.reserve(await asyncio.to_thread(bytes_to_read, files))
+    return await call.work(job)
+
+
+async def upload(call: Call) -> Response:
+    call.app.check_one_channel()
+    _check_reader(call)
+    folder = tempfile.TemporaryDirectory(prefix="nnsam3d_")
+    path, case = await stored(call, Path(folder.name))
+
+    def job(conversation: Conversation) -> Response:
+        _hiding(path, call.query.get("name", "the file"), lambda: conversation.open_files((path,), ""))
         conversation.keeps = folder  # deleted with the conversation or when the next image is opened
-        return response
+        return _opened(call, conversation, case)
 
-    return app.work_for(request, lease, job)
+    return await call.work(job)
 
 
-def _opened(
-    app: App, lease: Lease, conversation: Conversation, files: tuple[Path, ...], case: str, shown: str = ""
-) -> Response:
-    if app.model.reader_name == "NibabelIOWithReorient":
+def _folder(call: Call) -> Cases:
+    if call.app.cases is None:
+        raise Refusal(404, "the server was started without --images: open a file instead")
+    _check_reader(call)
+    return call.app.cases
+
+
+def _check_reader(call: Call) -> None:
+    if call.app.model.reader_name == "NibabelIOWithReorient":
         raise Refusal(
             400,
             "the model's reader (NibabelIOWithReorient) reorients images, which the page does not support: use another "
             "viewer",
         )
-    app.leases.make_room(sum(_voxels(file) for file in files) * 4, lease)
-    conversation.open_files(files, case)
+
+
+def _opened(call: Call, conversation: Conversation, case: str) -> Response:
     session = conversation.session
-    saved = app.cases.saved_mask(case) if app.cases is not None and case else None
-    if saved is not None:  # or the next save would replace it by what is clicked now
-        conversation.start_from(saved)
-        conversation.change()  # what it contains counts in the volumes
-    return Response.of(
-        case=case or shown,
-        shape=list(session.shape),
-        spacing=list(session.spacing),
-        channels=[file.name for file in files],
-        remarks=list(session.remarks),
-        saved=saved is not None,
-        facts=_facts(conversation),
+    conversation.change()  # what a saved case contains counts in the volumes
+    return JSONResponse(
+        {
+            "case": case,
+            "shape": list(session.shape),
+            "spacing": list(session.spacing),
+            "channels": [file.name for file in conversation.files],
+            "saved": bool(conversation.version),
+            **_state(call, conversation),
+        }
     )
 
 
-def _facts(conversation: Conversation) -> dict[str, dict[str, float]]:
-    return {name: {"ml": ml, "components": count} for name, (ml, count) in conversation.volumes().items()}
-
-
-def _stored(app: App, request: Request, folder: Path) -> tuple[Path, str]:
-    """Stores an uploaded file as <case>_0000 with its file ending, .nii.gz decompressed, and returns its path and case.
-
-    Raises:
-        Refusal: the file has another format or is damaged (400), or exceeds the size limit (413).
-    """
-    name, ending = _checked_name(request.query.get("name", ""))
-    case, limit, content = name.removesuffix("_0000"), app.limits.array_bytes, request.body
-    if ending == ".nii.gz" and content[:2] == GZIP:
-        stream = zlib.decompressobj(wbits=31)
-        try:
-            content, ending = stream.decompress(content, limit + 1), ".nii"
-        except zlib.error as error:
-            raise Refusal(400, "the file is damaged: it cannot be decompressed") from error
-        if not stream.eof and len(content) <= limit:
-            raise Refusal(400, "the file is truncated")
-    path = folder / f"{case}_0000{ending}"
-    path.write_bytes(content[: limit + 1])
-    if len(content) > limit or 4 * _voxels(path) > limit:
-        raise Refusal(413, f"the image needs more than the limit of {limit / 2**20:,.0f} MiB")
-    return path, case
-
-
-def _voxels(file: Path) -> int:
-    """Number of voxels according to the header. 0 if it is unreadable: the reader reports that with more detail."""
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(file))
+def _hiding(path: Path, name: str, action: Callable[[], Any]) -> None:
+    """Performs an action on a temporary file, whose path must not be shown."""
     try:
-        header.ReadImageInformation()
-    except RuntimeError:
-        return 0
-    return math.prod(header.GetSize())
-
-
-def _checked_name(name: str) -> tuple[str, str]:
-    """A file name without characters that could leave the folder, and its ending."""
-    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
-    if ending is None:
-        raise Refusal(400, f"{name[:80]!r}: unsupported file type; supported are {', '.join(ENDINGS)}")
-    return re.sub(r"[^\w.-]", "_", name[: -len(ending)]).lstrip(".")[:50] or "image", ending
+        action()
+    except UserError as error:
+        raise Refusal(400, str(error).replace(str(path), name).replace(path.name, name)) from error
 
 
 # ---------------------------------------------------------------------- interactions
 
 
-def click(app: App, request: Request, lease: Lease) -> Response:
-    given = request.json()
+async def click(call: Call) -> Response:
+    given = call.json()
     position, label, space = given.get("position"), given.get("label"), given.get("space", "ras")
     if not isinstance(position, list) or len(position) != 3 or not isinstance(label, (str, int)):
         raise Refusal(400, "a click must have a position of three numbers and a label")
-
-    def job(conversation: Conversation) -> None:
-        conversation.add([position], label, str(space))
-
-    return _changed(app, request, lease, job, Conversation.withdraw)
+    return await _changed(call, lambda conversation: conversation.add([position], label, str(space)))
 
 
-def undo(app: App, request: Request, lease: Lease) -> Response:
-    return _changed(app, request, lease, Conversation.undo, Conversation.redo)
+async def undo(call: Call) -> Response:
+    return await _changed(call, Conversation.undo)
 
 
-def redo(app: App, request: Request, lease: Lease) -> Response:
-    return _changed(app, request, lease, Conversation.redo, Conversation.undo)
+async def redo(call: Call) -> Response:
+    return await _changed(call, Conversation.redo)
 
 
-def reset(app: App, request: Request, lease: Lease) -> Response:
-    return _changed(app, request, lease, Conversation.reset)
+async def reset(call: Call) -> Response:
+    return await _changed(call, Conversation.reset)
 
 
-def segmentation(app: App, request: Request, lease: Lease) -> Response:
-    def job(conversation: Conversation) -> None:
-        with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-            path, _ = _stored(app, request, Path(folder))
-            try:
-                conversation.start_from(path)
-            except UserError as error:
-                raise Refusal(400, str(error).replace(str(path), "the file")) from error
-
-    return _changed(app, request, lease, job)
+async def segmentation(call: Call) -> Response:
+    with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
+        path, _ = await stored(call, Path(folder))
+        name = call.query.get("name", "the file")
+        return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.start_from(path)))
 
 
-def clicks(app: App, request: Request, lease: Lease) -> Response:
-    name = request.query.get("name", "")[-100:]
+async def clicks(call: Call) -> Response:
+    name = call.query.get("name", "the file")[-100:]
     ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".json")
-
-    def job(conversation: Conversation) -> None:
-        with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-            path = Path(folder) / f"clicks{ending}"
-            path.write_bytes(request.body)
-            try:
-                conversation.load_prompts(path)
-            except UserError as error:
-                raise Refusal(400, str(error).replace(str(path), name)) from error
-
-    return _changed(app, request, lease, job, Conversation.unload_prompts)
+    with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
+        path = Path(folder) / f"clicks{ending}"
+        path.write_bytes(call.body)
+        return await _changed(
+            call, lambda conversation: _hiding(path, name, lambda: conversation.load_prompts(path, masks=False))
+        )
 
 
-def _changed(
-    app: App,
-    request: Request,
-    lease: Lease,
-    job: Callable[[Conversation], Any],
-    back: Callable[[Conversation], Any] = lambda conversation: None,
-) -> Response:
-    """Performs a step and returns the change; ``back`` reverts the step if its computation fails or is cancelled."""
+async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
+    """Performs a step and returns the change; if it fails or is cancelled, everything is as before."""
 
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
-        done = job(conversation)
-        try:
-            change = conversation.change()
-        except Exception:
-            if done is not False:
-                back(conversation)
-            raise
-        return _message(conversation, change, time.perf_counter() - start)
+        job(conversation)
+        return _message(call, conversation, time.perf_counter() - start)
 
-    return app.work_for(request, lease, whole)
+    return await call.work(as_step(whole))
 
 
-def _message(conversation: Conversation, change: Any, seconds: float) -> Response:
-    session = conversation.session
-    box, voxels = change or (None, np.zeros(0, np.uint8))
-    clicks = session.clicks
-    points_N3 = session.grid.index_to_world([one.position for one in clicks], "ras").tolist() if clicks else []
+def _message(call: Call, conversation: Conversation, seconds: float) -> Response:
+    start = time.perf_counter()
+    box, voxels = conversation.change() or (None, np.zeros(0, np.uint8))
+    if voxels.size and voxels.max() > 255:
+        raise Refusal(400, "the page cannot show labels above 255: use another viewer")
     values = {
         "box": None if box is None else [[side.start, side.stop] for side in reversed(box)],
+        "seconds": round(seconds + time.perf_counter() - start, 3),
+        **_state(call, conversation),
+    }
+    text = json.dumps(values).encode()
+    return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), media_type=BINARY)
+
+
+def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
+    """What the page shows beside the mask."""
+    session = conversation.session
+    clicks = session.clicks
+    points_N3 = session.grid.index_to_world([one.position for one in clicks], "ras").tolist() if clicks else []
+    facts = conversation.volumes()
+    return {
         "clicks": [
             {"position": list(one.position), "ras": point, "label": one.label}
             for one, point in zip(clicks, points_N3, strict=True)
         ],
         "can_undo": conversation.can_undo,
         "can_redo": conversation.can_redo,
-        "seconds": round(seconds, 3),
-        "facts": _facts(conversation),
+        "started": conversation.started,
+        "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
         "remarks": list(session.remarks),
+        "also_open": call.app.leases.opened_by_others(conversation.case, call.lease),
     }
-    text = json.dumps(values).encode()
-    return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), BINARY)
 
 
-def save(app: App, request: Request, lease: Lease) -> Response:
-    folder = app.cases
+async def save(call: Call) -> Response:
+    folder, lease = call.app.cases, call.lease
     if folder is None or not lease.conversation.case:
         raise Refusal(400, "only cases of the server's folder (--images) can be saved: download the mask instead")
+    overwrite = call.query.get("overwrite", "") == "1"
 
     def job(conversation: Conversation) -> Response:
-        written = folder.save(conversation.case, conversation.session)
-        return Response.of(saved=written, next=folder.following(conversation.case))
+        written = folder.save(conversation, overwrite)
+        return JSONResponse({"saved": written, "next": folder.following(conversation.case)})
 
-    return app.work_for(request, lease, job)
-
-
-def progress(app: App, request: Request, lease: Lease) -> Response:
-    what, number = lease.conversation.doing or (None, 0)
-    return Response.of(what=what, number=number)
+    return await call.work(job)
 
 
-def cancel(app: App, request: Request, lease: Lease) -> Response:
-    lease.conversation.session.cancel()
-    return Response()
+async def progress(call: Call) -> Response:
+    place = call.app.worker.place(call.lease.job) if call.lease.job is not None else 0
+    what, number = ("waiting", place) if place else call.lease.conversation.doing or (None, 0)
+    return JSONResponse({"what": what, "number": number})
 
 
-ROUTES = {
-    ("GET", "/"): Route(index, "none", keyed=False),
-    ("GET", "/page/"): Route(static, "none", keyed=False),
-    ("POST", "/api/claim"): Route(claim, "none"),
-    ("POST", "/api/release"): Route(release, "none"),
-    ("POST", "/api/heartbeat"): Route(heartbeat, "lives"),
-    ("GET", "/api/cases"): Route(cases, "lives"),
-    ("POST", "/api/open"): Route(open_case),
-    ("POST", "/api/upload"): Route(upload, large=True),
-    ("GET", "/api/image/"): Route(image_file),
-    ("GET", "/api/mask/"): Route(mask_file),
-    ("GET", "/api/prompts/"): Route(prompt_file),
-    ("POST", "/api/click"): Route(click),
-    ("POST", "/api/undo"): Route(undo),
-    ("POST", "/api/redo"): Route(redo),
-    ("POST", "/api/reset"): Route(reset),
-    ("POST", "/api/segmentation"): Route(segmentation, large=True),
-    ("POST", "/api/clicks"): Route(clicks),
-    ("POST", "/api/save"): Route(save),
-    ("GET", "/api/progress"): Route(progress, "looks"),
-    ("POST", "/api/cancel"): Route(cancel, "lives"),
-}
+async def cancel(call: Call) -> Response:
+    call.lease.conversation.session.cancel()
+    if call.lease.job is not None:
+        call.lease.job.cancel()  # if it has not begun
+    return JSONResponse({})
+
+
+ROUTES = [
+    route("GET", "/", index, "none", keyed=False),
+    Mount("/page", GZipMiddleware(PageFiles(directory=FOLDER))),
+    route("POST", "/api/claim", claim, "none"),
+    route("POST", "/api/release", release, "none"),
+    route("POST", "/api/heartbeat", heartbeat, "lives"),
+    route("GET", "/api/cases", cases, "lives"),
+    route("POST", "/api/open", open_case),
+    route("POST", "/api/upload", upload, large=True),
+    route("GET", "/api/image/{number:int}/{name:path}", image_file),
+    route("GET", "/api/mask/{name:path}", mask_file),
+    route("GET", "/api/prompts/{name:path}", prompt_file),
+    route("POST", "/api/click", click),
+    route("POST", "/api/undo", undo),
+    route("POST", "/api/redo", redo),
+    route("POST", "/api/reset", reset),
+    route("POST", "/api/segmentation", segmentation, large=True),
+    route("POST", "/api/clicks", clicks),
+    route("POST", "/api/save", save),
+    route("GET", "/api/progress", progress, "looks"),
+    route("POST", "/api/cancel", cancel, "lives"),
+]

@@ -354,7 +354,7 @@ def test_a_session_goes_with_its_last_name(model: Model) -> None:
     session.set_image(volume(SHAPE), spacing=(1, 1, 1))
     session.add_click((12, 12, 8), "lesion")
     assert session.segmentation.any()
-    image = weakref.ref(session._image)
+    image = weakref.ref(session._prepared)
     gc.disable()
     try:
         del session

@@ -1,0 +1,283 @@
+"""Image files that come from strangers: only such as contain their voxels themselves.
+
+Headers of MetaImage and NRRD can name other files, and readers open those with the rights of their process. An uploaded
+file is therefore checked on its bytes, before any reader sees it, and its header is written anew with the known fields
+only. The size that the header declares is compared with the size of the file, before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.errors import UserError
+
+HEAD = 2**16  # bytes that are looked at; headers are shorter
+LARGEST_RATIO = 1100  # of deflate: a stream cannot decompress to more
+NUMBERS = r"[-+0-9.eE ]+"
+WORDS = r"[-\w .,()+\"%?]*"
+META_FIELDS = {
+    "ObjectType": "Image",
+    "NDims": "[1-4]",
+    "BinaryData": "(?i:true)",
+    "BinaryDataByteOrderMSB": "(?i:true|false)",
+    "ElementByteOrderMSB": "(?i:true|false)",
+    "CompressedData": "(?i:true|false)",
+    "CompressedDataSize": "[0-9]+",
+    "TransformMatrix": NUMBERS,
+    "Rotation": NUMBERS,
+    "Orientation": NUMBERS,
+    "Offset": NUMBERS,
+    "Position": NUMBERS,
+    "Origin": NUMBERS,
+    "CenterOfRotation": NUMBERS,
+    "AnatomicalOrientation": r"[A-Za-z?]+",
+    "ElementSpacing": NUMBERS,
+    "ElementSize": NUMBERS,
+    "DimSize": "[0-9 ]+",
+    "ElementNumberOfChannels": "[0-9]+",
+    "ElementType": "MET_[A-Z_]+",
+    "HeaderSize": "0",
+    "ElementDataFile": "LOCAL",
+}
+META_TYPES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
+    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
+NRRD_FIELDS = {
+    "dimension": "[1-4]",
+    "type": r"[\w ]+",
+    "sizes": "[0-9 ]+",
+    "encoding": "(?i:raw|gzip|gz)",
+    "endian": "(?i:little|big)",
+    "space": WORDS,
+    "space dimension": "[0-9]+",
+    "space directions": WORDS,
+    "space origin": WORDS,
+    "space units": WORDS,
+    "measurement frame": WORDS,
+    "kinds": WORDS,
+    "centers": WORDS,
+    "centerings": WORDS,
+    "spacings": WORDS,
+    "thicknesses": WORDS,
+    "axis mins": WORDS,
+    "axismins": WORDS,
+    "axis maxs": WORDS,
+    "axismaxs": WORDS,
+    "units": WORDS,
+    "labels": WORDS,
+    "line skip": "0",
+    "lineskip": "0",
+    "byte skip": "0",
+    "byteskip": "0",
+}
+NRRD_TYPES = (
+    ({"signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"}, 1),
+    ({"short", "short int", "signed short", "signed short int", "int16", "int16_t"}, 2),
+    ({"ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"}, 2),
+    ({"int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"}, 4),
+    ({"longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"}, 8),
+    ({"ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"}, 8),
+)
+
+
+def short(text: str, limit: int = 40) -> str:
+    """A value of a header in a message."""
+    return repr(text[:limit])
+
+
+class NotStandalone(UserError):
+    """A header that is malformed, names another file, or declares what the file cannot contain."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the header of a file declares.
+
+    Attributes:
+        shape: voxels along x, y, z, ...
+        values: numbers per voxel.
+        nbytes: of all voxels, uncompressed.
+        packed: whether they are compressed.
+        start: of the voxels in the (decompressed) file, in bytes.
+        header: to be written instead of the first ``start`` bytes.
+    """
+
+    shape: tuple[int, ...]
+    values: int
+    nbytes: int
+    packed: bool
+    start: int
+    header: bytes
+
+
+def declared(head: bytes, ending: str, name: str) -> Declared:
+    """Reads the header of a file that contains its voxels itself.
+
+    Args:
+        head: the first ``HEAD`` bytes of the file; of .nii.gz, of its decompressed content.
+        ending: .nii, .nii.gz, .nrrd or .mha.
+        name: of the file, for messages.
+
+    Raises:
+        NotStandalone: the header is malformed or names another file.
+    """
+    read: dict[str, Callable[[bytes, str], Declared]] = {".nrrd": _nrrd, ".mha": _meta}
+    found = read.get(ending, _nifti)(head, name)
+    if not found.shape or min(found.shape) < 1 or found.values < 1 or math.prod(found.shape) >= 2**40:
+        raise NotStandalone(f"{name}: the header declares an impossible size, {found.shape} voxels (x, y, z)")
+    return found
+
+
+def check_contained(found: Declared, size: int, name: str, ratio: float = LARGEST_RATIO) -> None:
+    """Compares what a header declares with what the file can contain.
+
+    Args:
+        size: of the file in bytes. If the whole file is compressed (.nii.gz), pass the ratio for all of it.
+        ratio: the largest one of decompressed to compressed bytes.
+
+    Raises:
+        NotStandalone: the header declares more voxels than there can be.
+    """
+    whole = not found.packed and ratio > 1 and name.lower().endswith(".gz")
+    available = size * ratio if whole else (size - found.start) * (ratio if found.packed else 1)
+    if found.nbytes > available + (HEAD if found.packed or whole else 0):
+        raise NotStandalone(
+            f"{name}: the header declares {found.shape} voxels (x, y, z), {found.nbytes:,} bytes; a file of {size:,} "
+            "bytes cannot contain them: it is truncated or damaged"
+        )
+
+
+def check_standalone(path: Path) -> None:
+    """Checks a file on disk.
+
+    Raises:
+        NotStandalone: the header is malformed or names another file.
+        UserError: the file cannot be read.
+    """
+    ending = path.suffix.lower()
+    if ending not in (".nrrd", ".mha"):  # NIfTI names no other file in these formats; nnU-Net reads no others
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
+    declared(head, ending, str(path))
+
+
+def _fields(
+    lines: list[bytes], pattern: re.Pattern[bytes], allowed: Mapping[str, str], fold: bool, name: str
+) -> dict[str, str]:
+    """The known fields of a text header, in order; others describe the image and are left out."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        match = pattern.fullmatch(line)
+        if match is None:
+            continue
+        key, value = match[1].decode("latin-1"), match[2].decode("latin-1").strip()
+        key = key.lower() if fold else key
+        plain = re.sub("[^a-z]", "", key.lower())
+        if "datafile" in plain and (key, value) != ("ElementDataFile", "LOCAL"):
+            raise NotStandalone(
+                f"{name}: the header names another file as the one with the voxels ({short(value)}). Only files that "
+                "contain their voxels themselves are accepted: save the image as one file, for example as .nii.gz"
+            )
+        if key in fields:
+            raise NotStandalone(f"{name}: the header contains {short(key)} twice")
+        if key in allowed:
+            if not re.fullmatch(allowed[key], value):
+                raise NotStandalone(f"{name}: unsupported value in the header: {short(key)} = {short(value)}")
+            fields[key] = value
+    return fields
+
+
+def _meta(head: bytes, name: str) -> Declared:
+    """MetaImage: lines ``Key = Value``, the last one ``ElementDataFile``, then the voxels."""
+    end = re.search(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*[=:][^\n]*\n", head)
+    if end is None:
+        raise NotStandalone(f"{name}: not a MetaImage file, or its header is damaged: ElementDataFile is missing")
+    lines = head[: end.end()].splitlines()
+    fields = _fields(lines, re.compile(rb"\s*([^=:]+?)\s*[=:](.*)"), META_FIELDS, False, name)
+    missing = [key for key in ("NDims", "DimSize", "ElementType", "ElementDataFile") if key not in fields]
+    if missing or fields["ElementType"] not in META_TYPES:
+        raise NotStandalone(f"{name}: not a supported MetaImage file: {', '.join(missing) or fields['ElementType']}")
+    shape = tuple(_whole(size, name) for size in fields["DimSize"].split())
+    if len(shape) != int(fields["NDims"]):
+        raise NotStandalone(f"{name}: the header declares {fields['NDims']} axes and {len(shape)} sizes")
+    values = _whole(fields.get("ElementNumberOfChannels", "1"), name)
+    for key, needed in (("TransformMatrix", len(shape) ** 2), ("Offset", len(shape)), ("ElementSpacing", len(shape))):
+        if key in fields:
+            _numbers(fields[key], needed, key, name)
+    data = fields.pop("ElementDataFile")
+    ordered = {"ObjectType": "Image", "NDims": fields.pop("NDims"), **fields, "ElementDataFile": data}
+    header = "".join(f"{key} = {value}\n" for key, value in ordered.items()).encode("ascii")
+    nbytes = math.prod(shape) * values * META_TYPES[fields["ElementType"]]
+    return Declared(shape, values, nbytes, fields.get("CompressedData", "").lower() == "true", end.end(), header)
+
+
+def _nrrd(head: bytes, name: str) -> Declared:
+    """NRRD: a line with the version, lines ``field: value``, an empty line, then the voxels."""
+    end = re.search(rb"\r?\n\r?\n", head)
+    if not re.match(rb"NRRD000[1-5]\r?\n", head) or end is None:
+        raise NotStandalone(f"{name}: not an NRRD file, or its header is damaged")
+    lines = [line for line in head[: end.start()].splitlines()[1:] if not line.startswith(b"#") and b":=" not in line]
+    fields = _fields(lines, re.compile(rb"\s*([^:]+?)\s*:(.*)"), NRRD_FIELDS, True, name)
+    missing = [key for key in ("dimension", "type", "sizes", "encoding") if key not in fields]
+    if missing:
+        raise NotStandalone(f"{name}: fields of the NRRD header are missing: {', '.join(missing)}")
+    shape = tuple(_whole(size, name) for size in fields["sizes"].split())
+    if len(shape) != int(fields["dimension"]):
+        raise NotStandalone(f"{name}: the header declares {fields['dimension']} axes and {len(shape)} sizes")
+    size = next((size for names, size in NRRD_TYPES if fields["type"].lower() in names), None)
+    if size is None:
+        raise NotStandalone(f"{name}: unsupported type in the NRRD header: {short(fields['type'])}")
+    text = "".join(f"{key}: {value}\n" for key, value in fields.items())
+    packed = fields["encoding"].lower() != "raw"
+    header = head[:8] + b"\n" + text.encode("ascii") + b"\n"
+    return Declared(shape, 1, math.prod(shape) * size, packed, end.end(), header)
+
+
+def _nifti(head: bytes, name: str) -> Declared:
+    """NIfTI-1 and -2 in one file."""
+    import nibabel  # late: this package must import with numpy alone
+
+    second = head[4:8] == b"n+2\0"
+    if not second and head[344:348] != b"n+1\0":
+        raise NotStandalone(f"{name}: not a NIfTI file that contains its voxels itself")
+    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    try:
+        header: Any = kind.from_fileobj(io.BytesIO(head), check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        size, start = header.get_data_dtype().itemsize, float(header["vox_offset"])
+    except Exception as error:  # nibabel raises errors of many types
+        raise NotStandalone(f"{name}: the NIfTI header is damaged ({error})") from error
+    least = 544 if second else 352
+    if not least <= start < 2**31 or start != int(start):
+        raise NotStandalone(f"{name}: the NIfTI header is damaged: its voxels begin at byte {start:g}")
+    if any(n < 0 for n in shape) or not np.isfinite(header["pixdim"]).all():
+        raise NotStandalone(f"{name}: the NIfTI header is damaged: shape {shape}, pixdim {header['pixdim'][1:4]}")
+    return Declared(shape, 1, math.prod(shape) * size, False, int(start), head[: int(start)])
+
+
+def _whole(text: str, name: str) -> int:
+    if len(text) > 10:
+        raise NotStandalone(f"{name}: the header declares an impossible size, {text[:40]}")
+    return int(text)
+
+
+def _numbers(text: str, count: int, key: str, name: str) -> None:
+    try:
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        values = []
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise NotStandalone(f"{name}: {key} must be {count} numbers, not {short(text)}")

@@ -1,0 +1,152 @@
+"""The steps of a session: what it holds after each of them, and a place among them. Everything here is immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nnsam3d.inference.base import Base
+from nnsam3d.inference.image import Box, PreparedImage, Segmentation
+from nnsam3d.nnunet.reading import image_grid
+from nnsam3d.prompts import Click, PromptError
+from nnsam3d.prompts.channel import DECIMALS
+from nnsam3d.prompts.types import checked_position, checked_space
+
+MASKS = 8
+"""So many masks to start from are kept; steps before them can no longer be undone."""
+
+Step = Click | str
+
+
+@dataclass(frozen=True)
+class State:
+    """What a segmentation depends on, beside the image.
+
+    Attributes:
+        clicks: in order of creation, positions as index i, j, k.
+        base: the mask to start from.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    base: Base | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """States of a session in order, and the place of the current one.
+
+    Attributes:
+        states: at least one.
+        steps: what led from each state to the next one: a click, or a word for anything else.
+        place: of the current state; those behind it can be redone.
+
+    >>> history = History().after("reset", State()).undone()
+    >>> history.can_undo, history.can_redo, history.next_step
+    (False, True, 'reset')
+    """
+
+    states: tuple[State, ...] = (State(),)
+    steps: tuple[Step, ...] = ()
+    place: int = 0
+
+    @classmethod
+    def of_clicks(cls, state: State) -> History:
+        """Begins with the state's mask; each click is a step, and has been made."""
+        states = [replace(state, clicks=state.clicks[:n]) for n in range(len(state.clicks) + 1)]
+        return cls(tuple(states), state.clicks, len(state.clicks))
+
+    @property
+    def state(self) -> State:
+        """The current state."""
+        return self.states[self.place]
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self.place > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a step was taken back."""
+        return self.place < len(self.steps)
+
+    @property
+    def last_step(self) -> Step:
+        """What :meth:`undone` takes back."""
+        return self.steps[self.place - 1]
+
+    @property
+    def next_step(self) -> Step:
+        """What :meth:`redone` puts back."""
+        return self.steps[self.place]
+
+    @property
+    def masks(self) -> tuple[Base, ...]:
+        """The masks to start from, each once."""
+        return tuple({id(state.base): state.base for state in self.states if state.base is not None}.values())
+
+    def after(self, step: Step, state: State) -> History:
+        """With one more step; what could be redone is gone."""
+        place = self.place + 1
+        grown = History((*self.states[:place], state), (*self.steps[: place - 1], step), place)
+        while len(grown.masks) > MASKS:
+            grown = History(grown.states[1:], grown.steps[1:], grown.place - 1)
+        return grown
+
+    def undone(self) -> History:
+        """One step back; there must be one."""
+        return replace(self, place=self.place - 1)
+
+    def redone(self) -> History:
+        """One step forward; there must be one."""
+        return replace(self, place=self.place + 1)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a session holds at one time.
+
+    Attributes:
+        image: None before the first one, and while it is being read.
+        coming: the image that is being read.
+        before: what to return to if it cannot be read.
+        case: its name.
+        history: the steps on this image.
+        result: the last one computed.
+        changed: where it differs from the one before.
+        stale: whether there were steps since.
+    """
+
+    image: PreparedImage | None = None
+    coming: Future[PreparedImage] | None = None
+    before: Snapshot | None = None
+    case: str = "session"
+    history: History = History()
+    result: Segmentation | None = None
+    changed: Box | None = None
+    stale: bool = True
+
+
+def click_at(image: PreparedImage, position: Sequence[float], label: int | str, space: str) -> Click:
+    """A click with its position as index i, j, k.
+
+    Args:
+        position: index i, j, k of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
+
+    Raises:
+        PromptError: no position, no label, or an unknown space.
+        GeometryError: mm, for an image without geometry.
+    """
+    x, y, z = checked_position(position)
+    if space == "array":
+        return Click((z, y, x), label)
+    if space not in ("voxel", "lps", "ras"):
+        raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
+    grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
+    index_N3 = grid.to_index([(x, y, z)], space)
+    # mm are not exact: a click on the centre of a voxel is stored as such
+    i, j, k = (index_N3 if space == "voxel" else np.round(index_N3, DECIMALS))[0].tolist()
+    return Click((i, j, k), label)

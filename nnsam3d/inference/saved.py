@@ -1,0 +1,165 @@
+"""Clicks and the mask to start from, in prompt files: reading, writing, and where the mask's own file lies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnsam3d.errors import UserError
+from nnsam3d.files import replacing
+from nnsam3d.geometry import GridOf, grid_of_file
+from nnsam3d.inference.base import Base, read_base, read_mask
+from nnsam3d.inference.history import State
+from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.reading import image_grid
+from nnsam3d.prompts import ENCODING, CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
+from nnsam3d.prompts.formats import case_of
+from nnsam3d.prompts.labels import resolve_label
+
+# Beside prompt files. A sub-folder, because nnU-Net takes every image in a folder for a case.
+MASKS_FOLDER = "nnsam3d_masks"
+
+
+def write_state(path: Path, case: str, state: State, image: PreparedImage, masks: bool = True) -> None:
+    """Writes a prompt file with the clicks and the mask to start from.
+
+    The file names the mask's own file, or a copy (:func:`mask_beside`) if it was an array or its file has been changed.
+
+    Args:
+        masks: False: the clicks only.
+
+    Raises:
+        UserError: there is nothing to write, or a file cannot be written.
+    """
+    base = state.base if masks else None
+    if not state.clicks and base is None:
+        raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
+    start = [] if base is None else [MaskPrompt(_mask_file(base, path, image))]
+    try:
+        write_prompts(path, CasePrompts(case, "voxel", (*start, *state.clicks)))
+    except OSError as error:
+        raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
+
+
+def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks: bool = True) -> State:
+    """The clicks (index i, j, k) and the mask to start from of a prompt file.
+
+    Args:
+        base: if the file names no mask.
+        masks: False: refuse a file that names a mask.
+
+    Raises:
+        PromptError: the file is wrong.
+        UserError: the mask is wrong, see :func:`read_base`.
+    """
+    model = image.model
+    grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
+    prompts = read_prompts(path, image=grid_of, labels=model.labels)
+    if prompts.masks and not masks:
+        raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
+    asked = ENCODING.usable(prompts.without_masks, str(path), model.prompt_types).to("voxel", grid_of(prompts.space))
+    image.check(asked)
+    return State(asked.clicks, base_of_prompts(prompts, path, image) or base)
+
+
+def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Base | None:
+    """The mask that a prompt file starts from; None if it names none.
+
+    Of several masks, later ones are laid over earlier ones.
+
+    Raises:
+        UserError: as :func:`read_base`.
+    """
+    masks, model = prompts.masks, image.model
+    if not masks:
+        return None
+    if len(masks) == 1 and masks[0].label is None:
+        return read_base(prompt_file.parent / masks[0].path, image)
+    whole = np.zeros(image.shape_ZYX, np.int64)
+    for mask in masks:
+        file = prompt_file.parent / mask.path
+        array = read_mask(str(file), image)
+        if mask.label is not None:
+            label = resolve_label(mask.label, model.labels, str(prompt_file))
+            values = [label] if model.regions is None or not label else sorted(model.regions[label])
+            array = np.where(np.isin(array, values), array, 0)
+        whole = np.where(array != 0, array, whole)
+    return Base(whole, model.labels, model.regions, image.raw_properties["spacing"])
+
+
+def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:
+    """The mask that a prompt file starts from as its clicks change it: what a session shows that has loaded the file.
+
+    Raises:
+        PromptError, UserError: as :func:`read_state`.
+    """
+    grid = image_grid(prompts.space, image.raw_properties, image.shape_ZYX)
+    base = base_of_prompts(prompts, prompt_file, image)
+    assert base is not None
+    return base.correct(image, prompts.without_masks.to("voxel", grid))
+
+
+def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, model: TrainedModel) -> None:
+    """Checks the headers of the masks that a prompt file names, before anything is computed.
+
+    Args:
+        grid: the image's; None if unknown.
+
+    Raises:
+        UserError: a mask is missing, unreadable, or of another shape than the image.
+    """
+    for mask in prompts.masks:
+        file = prompt_file.parent / mask.path
+        if not file.is_file():
+            raise UserError(f"{prompt_file}: the mask to start from, {file}, does not exist")
+        theirs = grid_of_file(file, model.reader_name)("voxel").size_xyz
+        own = None if grid is None else grid("voxel").size_xyz
+        if own is not None and theirs is not None and tuple(own) != tuple(theirs):
+            raise UserError(
+                f"{prompt_file}: the mask to start from, {file}, has the shape {theirs[::-1]} (z, y, x), the image "
+                f"{own[::-1]}"
+            )
+
+
+def mask_beside(prompt_file: Path, ending: str) -> Path:
+    """Where the mask to start from is written for a prompt file that names no other one."""
+    return prompt_file.parent / MASKS_FOLDER / f"{case_of(prompt_file)}{ending}"
+
+
+def _mask_file(base: Base, prompt_file: Path, image: PreparedImage) -> str:
+    """The path of a mask for a prompt file, relative to its folder if possible; written if necessary."""
+    file = base.unchanged_file
+    if file is None:
+        ending = image.model.file_ending
+        file = mask_beside(prompt_file, ending)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            with replacing(file, durable=True, ending=ending) as temporary:
+                image.model.write_labels(base.label_map_ZYX, temporary, _with_a_place(image.raw_properties))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{file}: the mask to start from cannot be written ({error})") from error
+        base.stored_in(file.absolute())
+    # ".." after a symbolic link is not where the path says
+    file, folder = file.parent.resolve() / file.name, prompt_file.parent.resolve()
+    with contextlib.suppress(ValueError):  # another drive
+        return Path(os.path.relpath(file, folder)).as_posix()
+    return file.as_posix()
+
+
+def _with_a_place(properties: dict[str, Any]) -> dict[str, Any]:
+    """For nnU-Net's writers: an array without geometry lies along the axes of the world."""
+    if "sitk_stuff" in properties or "nibabel_stuff" in properties:
+        return properties
+    x, y, z = (float(step) for step in reversed(properties["spacing"]))
+    affine = np.diag([x, y, z, 1.0])
+    return {
+        **properties,
+        "sitk_stuff": {"spacing": (x, y, z), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).reshape(-1))},
+        "nibabel_stuff": {"original_affine": affine, "reoriented_affine": affine},
+    }
