@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 
 LINES = "\n\t"  # control characters that a message may contain
@@ -20,7 +19,10 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    readable = text.encode("utf-8", "surrogateescape" if os.name != "nt" else "backslashreplace")
+    try:
+        readable = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        readable = text.encode("utf-8", "backslashreplace")
     shown = []
     for character in readable.decode("utf-8", "backslashreplace"):
         control = unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in keep

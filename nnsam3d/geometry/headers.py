@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnsam3d.geometry.frames import GeometryError, ImageGrid
-from nnsam3d.geometry.stored import GZIP, NIFTI, check_name
+from nnsam3d.geometry.stored import GZIP, NIFTI, check_dicom, check_name
 
 NIBABEL = "NibabelIO"
 NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
@@ -41,7 +41,7 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
 
     Raises:
         GeometryError: the header cannot be read, or the image is not three-dimensional.
-        UserError: see :func:`check_name`.
+        UserError: see :func:`check_name` and :func:`check_dicom`.
 
     Warns:
         GeometryWarning: no reader is given, and ITK and nibabel differ.
@@ -58,6 +58,7 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
     """
     path = Path(path)
     check_name(path)
+    check_dicom(path)
     if path.suffix.lower() in NO_WORLD:
         return _without_world(path)
     if not path.exists():

@@ -6,11 +6,12 @@ checks run before an image is read.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nnsam3d.tables import counted
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 LARGEST_RATIO = 12  # of decompressed to compressed size; temporary files need that much space
 CHUNK = 2**22  # bytes decompressed at a time
+FILES_SEEN, FOLDERS_SEEN = 20, 5  # in a search for DICOM
 NIFTI = (".nii", ".nii.gz")
 
 
@@ -41,6 +43,56 @@ def check_name(file: str | os.PathLike[str]) -> None:
         ) from None
 
 
+def check_dicom(path: str | os.PathLike[str]) -> None:
+    """Raises UserError for a folder, and for a slice in DICOM format; volumes in one DICOM file are left to ITK."""
+    name = os.fspath(path)
+    advice = f"{printable(name)}: DICOM: convert to NIfTI first (dcm2niix -z y -o FOLDER DICOM_FOLDER)"
+    if os.path.isdir(name):
+        if has_dicom(Path(name)):
+            raise UserError(advice)
+        raise UserError(f"{printable(name)}: is a folder; give the image file in it")
+    if is_dicom(Path(name)) and not _is_volume(name):
+        raise UserError(advice)
+
+
+def has_dicom(folder: Path) -> bool:
+    """Whether there are DICOM files in a folder, or in the folders in it; a few files of each are looked at."""
+    for one in [folder, *itertools.islice(_sorted(folder, Path.is_dir), FOLDERS_SEEN)]:
+        if any(map(is_dicom, itertools.islice(_sorted(one, Path.is_file), FILES_SEEN))):
+            return True
+    return False
+
+
+def _sorted(folder: Path, kind: Callable[[Path], bool]) -> Iterator[Path]:
+    try:
+        return filter(kind, sorted(folder.iterdir()))
+    except OSError:
+        return iter(())
+
+
+def is_dicom(file: Path) -> bool:
+    """By the letters that DICOM files have at byte 128, or by the name."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as content:
+            return content.read(132)[128:] == b"DICM" or file.suffix.lower() == ".dcm"
+    except OSError:
+        return False
+
+
+def _is_volume(file: str) -> bool:
+    import SimpleITK as sitk
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(file)
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return False
+    return len(header.GetSize()) == 3 and header.GetSize()[2] > 1
+
+
 @contextmanager
 def decompressed(file: str) -> Iterator[str]:
     """The file, or the decompressed content of a .nii.gz file, which is read once to check that it is complete.
@@ -48,9 +100,10 @@ def decompressed(file: str) -> Iterator[str]:
     The content is written to a temporary file. If there is no space for it, the file is only checked.
 
     Raises:
-        UserError: truncated or damaged, or see :func:`check_name`.
+        UserError: truncated or damaged, or see :func:`check_name` and :func:`check_dicom`.
     """
     check_name(file)
+    check_dicom(file)
     try:
         with open(file, "rb") as raw:
             packed = raw.read(2) == GZIP

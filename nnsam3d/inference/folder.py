@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import LINES, UserError, printable
 from nnsam3d.files import MACOS, file_sha256, write_json
+from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks, correct_masks
@@ -77,6 +78,8 @@ def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[
         raise UserError(f"{images}: no such folder (-i is the folder with the images)")
     prompts_folder(images, prompts)  # raises an error if it does not exist
     lists = cases_in(images, model.file_ending)
+    if not lists and has_dicom(images):
+        check_dicom(images)
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
     named = {Path(file).name for files in lists for file in files}
@@ -93,7 +96,9 @@ def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[
 
 def _misnamed(image: Path, ending: str) -> Case:
     name = image.name[: -len(ending)]
-    if re.search(r"_\d{4}$", name):
+    if not name.isprintable() and re.search(r"_\d{4}$", name):
+        expected = "names without line breaks and control characters: rename the file"
+    elif re.search(r"_\d{4}$", name):
         expected = f"exactly the model's file ending, {name}{ending}"
     else:
         expected = f"the channel in the name, for example {name}_0000{ending}"
@@ -108,7 +113,12 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
         problem = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; found {', '.join(found)}"
         return Case(name, tuple(files), problem=problem)
     try:
-        path = find_prompt_file(files[0], model.file_ending, folder)
+        for file in files:
+            check_name(file)
+    except UserError as error:
+        return Case(printable(name), tuple(files), problem=str(error))
+    try:
+        path = find_prompt_file(files[0], model.file_ending, folder, model.labels)
         prompts = None
         if path:
             grid = header_grid(files[0], model.reader_name)
@@ -148,9 +158,9 @@ def predict_folder(
         def done(number: int, outcome: Outcome, reported: bool = False) -> None:
             outcomes[number] = outcome
             if outcome.status == "failed" and not reported:
-                progress.write(f"nnsam3d: {outcome.error}")
+                progress.write(f"nnsam3d: {printable(outcome.error, LINES)}")
             for text in outcome.warnings:
-                progress.write(f"nnsam3d: warning: case {outcome.case}: {text}")
+                progress.write(f"nnsam3d: warning: case {printable(outcome.case)}: {text}")
             progress.update()
 
         for number, case in enumerate(cases):

@@ -41,13 +41,16 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
     return Path(folder) if folder else images
 
 
-def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | None = None) -> Path | None:
+def find_prompt_file(
+    image_file: str | Path, file_ending: str, stated: Path | None = None, labels: Collection[str] | None = None
+) -> Path | None:
     """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
 
     Suffixes may be in upper case, and names in any Unicode normalisation.
 
     Args:
         stated: see :func:`prompts_folder`.
+        labels: names of the dataset's labels, see :func:`is_prompt_file`.
 
     Raises:
         PromptError: the case has several; the message lists them.
@@ -62,15 +65,16 @@ def find_prompt_file(image_file: str | Path, file_ending: str, stated: Path | No
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found = []
     for path in candidates:
-        if folder != images or _is_stated(path) or is_prompt_file(path):
+        if folder != images or _is_stated(path) or is_prompt_file(path, labels):
             found.append(path)
-        elif path.suffix.lower() != ".npz" and not beside_tiff:  # probabilities and spacings are nnU-Net's own
+        elif path.suffix.lower() not in (".npz", ".gz") and not beside_tiff:  # probabilities and spacings are nnU-Net's own
             warnings.warn(
                 f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
                 f"also be in a separate folder (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
                 PromptWarning,
                 stacklevel=2,
             )
+    found = [path for path in found if path.suffix.lower() != ".gz"] or found  # a compressed copy beside the file
     if beside_tiff and found and found[0].name == f"{case}.json":
         raise PromptError(
             f"{found[0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the prompt "
@@ -150,7 +154,7 @@ def check_all_prompts(
             continue
         cases.add(case_name(image_file, file_ending))
         try:
-            path = find_prompt_file(image_file, file_ending)
+            path = find_prompt_file(image_file, file_ending, labels=labels)
             if path is None:
                 continue
             found += 1

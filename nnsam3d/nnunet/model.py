@@ -28,6 +28,7 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
+from nnsam3d.geometry.stored import check_name
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.link import trainers_folder
@@ -173,7 +174,8 @@ class TrainedModel:
         return read_label_map(self.plans_manager.image_reader_writer_class(), str(path))
 
     def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
-        """A label map as a file with the image's geometry."""
+        """A label map as a file with the image's geometry. Raises UserError, see :func:`check_name`."""
+        check_name(path)
         self.plans_manager.image_reader_writer_class().write_seg(label_map_ZYX, str(path), properties)
 
     def preprocess(
@@ -313,6 +315,9 @@ def _build(trainer: Any, plans_manager: Any, configuration_manager: Any, dataset
 
 def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:
     missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
+    if missing and folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
+        fold = folder.name.removeprefix("fold_")
+        raise UserError(f"{folder}: is the folder of one fold: use {folder.parent} with fold {fold} (-f {fold})")
     if missing:
         others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
         there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""

@@ -127,7 +127,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         known = geometry_remarks(plans_manager.plans, properties["spacing"], None, image_files)
         for remark in [*remarks(data), *known]:
             print(f"nnsam3d: warning: case {case}: {remark}")
-        path = find_prompt_file(image_files[0], ending)
+        path = find_prompt_file(image_files[0], ending, labels=labels)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds)

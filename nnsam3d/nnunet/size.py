@@ -24,6 +24,20 @@ Triple: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[slice, slice, slice]
 
 
+def shape_on_grid(
+    configuration_manager: Any, forward: Sequence[int], shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]
+) -> list[int]:
+    """Voxels (D, H, W) of an image on the model's grid, without cropping.
+
+    Args:
+        configuration_manager: nnU-Net's. forward: its ``transpose_forward``.
+        shape_ZYX, spacing_ZYX: of the image, voxels and mm.
+    """
+    shape, spacing = tuple(shape_ZYX[axis] for axis in forward), [float(spacing_ZYX[axis]) for axis in forward]
+    target = [float(step) for step in configuration_manager.spacing]
+    return [int(n) for n in compute_new_shape(shape, spacing, target)]
+
+
 def check_grid(
     model_spacing_DHW: Sequence[float], shape_DHW: Sequence[int], spacing_DHW: Sequence[float], where: str
 ) -> None:

@@ -27,12 +27,14 @@ def inspect_file(
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
     image_case: str,
+    remarks: Sequence[str] = (),
 ) -> int:
     """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
 
     Args:
         labels: those of the dataset, which were checked; None: they are unknown.
         image_case: the case of the image if it is given as a file, otherwise that of the prompt file.
+        remarks: warnings about the image.
 
     Raises:
         UserError: a segmentation is unreadable or given without the image.
@@ -55,6 +57,8 @@ def inspect_file(
     grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
+    for text in remarks:
+        print(f"warning: the image: {text}")
     points = prompts.points
     inside = points.inside(grid)
     spaces = _known_spaces(grid_of)
