@@ -14,8 +14,8 @@ def printable(text: str, keep: str = "") -> str:
         text: for example a file name; those of other encodings contain surrogates.
         keep: control characters that stay.
 
-    >>> print(printable("caf\udce9_0000.nii.gz"), printable("two\nlines"))
-    caf\xe9_0000.nii.gz two\x0alines
+    >>> print(printable("\udce9t_0000.nii.gz"), printable("two\nlines"))
+    \xe9t_0000.nii.gz two\x0alines
     """
     if text.isprintable():
         return text

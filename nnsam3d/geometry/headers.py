@@ -160,12 +160,11 @@ def unknown_geometry(path: str | os.PathLike[str]) -> str | None:
     codes = [reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "" for key in ("qform_code", "sform_code")]
     default = (set(reader.GetSpacing()), set(reader.GetOrigin())) == ({1.0}, {0.0})
     turn = np.round(np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1)), 6)
-    ras = np.diag([-1.0, -1.0, 1.0])
+    # numpy.eye(4) as nibabel writes it; with other codes, somebody has set it
+    unturned = [np.eye(len(turn)), *([np.diag([-1.0, -1.0, 1.0])] if codes == ["0", "2"] else [])]
     if codes == ["0", "0"]:
         why = "the header has neither a qform nor a sform"
-    elif default and np.array_equal(turn, np.eye(len(turn))):
-        why = "the header has only defaults (1 mm, origin 0, no rotation)"
-    elif default and codes == ["0", "2"] and np.array_equal(turn, ras):  # numpy.eye(4) as nibabel writes it
+    elif default and any(np.array_equal(turn, one) for one in unturned):
         why = "the header has only defaults (1 mm, origin 0, no rotation)"
     else:
         return None

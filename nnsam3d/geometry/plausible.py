@@ -97,9 +97,7 @@ def _usable(row: Any) -> bool:
     )
 
 
-def spacing_remark(
-    plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None = None
-) -> str | None:
+def spacing_remark(plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None = None) -> str | None:
     """A warning if an image's voxels are far larger or smaller than those that the model was trained on; else None.
 
     Far: a factor of more than 4 of the finest axis or of the geometric mean, or of more than 10 of one axis, from the

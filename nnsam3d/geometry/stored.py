@@ -134,7 +134,7 @@ def _unpacked(file: str, target: Path) -> bool:
 
 
 def _unpack(file: str, target: Path) -> None:
-    """Like zlib's gzread, with which ITK reads: all members, up to the end or to bytes that do not begin another one."""
+    """Like zlib's gzread, with which ITK reads: all members, up to the end or bytes that do not begin another one."""
     from isal import igzip_lib  # late: this package must import with numpy alone
 
     try:
@@ -149,7 +149,7 @@ def _unpack(file: str, target: Path) -> None:
                         raise EOFError("the compressed data end too early")
                 rest = member.unused_data + rest
                 rest += packed.read(CHUNK) if len(rest) < len(GZIP) else b""
-    except (EOFError, igzip_lib.IsalError) as error:
+    except (EOFError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # its stubs
         raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
 
 

@@ -102,7 +102,7 @@ def _misnamed(image: Path, ending: str) -> Case:
         expected = f"exactly the model's file ending, {name}{ending}"
     else:
         expected = f"the channel in the name, for example {name}_0000{ending}"
-    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {expected}")
+    return Case(name, (str(image),), problem=f"{printable(str(image))}: nnU-Net expects {printable(expected)}")
 
 
 def _case(files: list[str], model: Model, folder: Path | None) -> Case:
@@ -110,13 +110,14 @@ def _case(files: list[str], model: Model, folder: Path | None) -> Case:
     wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
     found = [Path(file).name for file in files]
     if found != wanted:
-        problem = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; found {', '.join(found)}"
+        needed, there = (printable(", ".join(names)) for names in (wanted, found))
+        problem = f"case {printable(name)}: the model needs {channels} channels, {needed}; found {there}"
         return Case(name, tuple(files), problem=problem)
     try:
         for file in files:
             check_name(file)
     except UserError as error:
-        return Case(printable(name), tuple(files), problem=str(error))
+        return Case(name, tuple(files), problem=str(error))
     try:
         path = find_prompt_file(files[0], model.file_ending, folder, model.labels)
         prompts = None
@@ -165,7 +166,7 @@ def predict_folder(
 
         for number, case in enumerate(cases):
             if case.problem:
-                done(number, Outcome(case.name, "failed", case.problem), reported=True)
+                done(number, Outcome(printable(case.name), "failed", case.problem), reported=True)
             elif unfit := _unfit(case, options):
                 done(number, Outcome(case.name, "failed", unfit))
             elif _is_there(case.name, model, output, options):
@@ -200,7 +201,7 @@ def _predicted(
         coming = [reader.submit(_prepare, model, case, options) for case in cases[:1]]
         writing: Future[Outcome] | None = None
         for number, case in enumerate(cases):
-            progress.set_postfix_str(case.name)
+            progress.set_postfix_str(printable(case.name))
             reading = coming.pop()
             coming += [reader.submit(_prepare, model, one, options) for one in cases[number + 1 : number + 2]]
             answer = _outcome_of(case, partial(_answered, model, case, reading, options))
@@ -299,7 +300,9 @@ def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
         if not isinstance(error, UserError):  # a bug or a problem of the system: print the traceback
             tqdm.write(traceback.format_exc(), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        message = message if case.name in message else f"case {case.name}: {message}"
+        name = printable(case.name)
+        message = printable(message, LINES)
+        message = message if name in message else f"case {name}: {message}"
         return Outcome(case.name, "failed", message)
 
 

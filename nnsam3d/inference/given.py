@@ -238,8 +238,8 @@ def _of_sitk(image: Any) -> Carried:
 def _of_nibabel(image: Any, reader: str) -> Carried:
     if len(image.shape) != 3:
         raise UserError(
-            f"{_type_name(image)} has the shape {image.shape} (x, y, z): give one volume, or a list with one volume per "
-            "channel"
+            f"{_type_name(image)} has the shape {image.shape} (x, y, z): give one volume, or a list with one volume "
+            "per channel"
         )
     array = _numbers(np.asanyarray(image.dataobj)).transpose(2, 1, 0)
     affine = image.affine
@@ -274,9 +274,7 @@ def _numbers(array: Any) -> NDArray[np.float32]:
         return given_array(array, "the image").astype(np.float32)
 
 
-def _with_geometry(
-    carried: Sequence[Carried], spacing: Any, reader: str
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def _with_geometry(carried: Sequence[Carried], spacing: Any, reader: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """One array of all channels, and the properties that the reader would return for a file."""
     array, grid, affine = carried[0]
     for number, other in enumerate(carried):
@@ -285,8 +283,8 @@ def _with_geometry(
     steps = grid.spacing_xyz[::-1]
     if spacing is not None and not np.allclose(_given_spacing(spacing), steps, rtol=1e-3):
         raise UserError(
-            f"the image carries the spacing {steps} mm (z, y, x), but spacing={short(spacing)} was given: leave it out, "
-            "or correct the image"
+            f"the image carries the spacing {steps} mm (z, y, x), but spacing={short(spacing)} was given: leave it "
+            "out, or correct the image"
         )
     checked_spacing(steps, "the image")
     if len(carried) > 1:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
 from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
@@ -24,7 +24,7 @@ REPORT_VERSION = 1
 def print_stray_prompts(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
     """Print warnings about prompt files that match no case."""
     for text in strays(images, {case.name for case in cases}, prompts):
-        print(f"nnsam3d: warning: {text}")
+        print(f"nnsam3d: warning: {printable(text)}")
 
 
 def print_prompt_summary(cases: Sequence[Case]) -> None:
@@ -54,7 +54,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
         f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
         f"computed (the sliding window: {stock}); {where}"
     )
-    doubtful = [outcome.case for outcome in done if outcome.warnings]
+    doubtful = [printable(outcome.case) for outcome in done if outcome.warnings]
     if doubtful:
         print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:

@@ -67,7 +67,7 @@ def find_prompt_file(
     for path in candidates:
         if folder != images or _is_stated(path) or is_prompt_file(path, labels):
             found.append(path)
-        elif path.suffix.lower() not in (".npz", ".gz") and not beside_tiff:  # probabilities and spacings are nnU-Net's own
+        elif not path.name.lower().endswith((".npz", ".gz")) and not beside_tiff:  # those may be nnU-Net's own
             warnings.warn(
                 f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
                 f"also be in a separate folder (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",

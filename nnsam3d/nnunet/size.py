@@ -1,7 +1,7 @@
 """Refuses images whose segmentation cannot fit into memory, before anything is allocated.
 
-A wrong spacing in a header of a few bytes makes an image of terabytes on a model's grid. The estimates are lower bounds,
-so that only what could not work is refused.
+A wrong spacing in a header of a few bytes makes an image of terabytes on a model's grid. The estimates are lower
+bounds, so that only what could not work is refused.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def _new_shape(
     longest = any(n > max(LONGEST_AXIS, old) for n, old in zip(new, shape_DHW, strict=True))
     if longest or math.prod(new) > max(MOST_VOXELS, math.prod(shape_DHW)):
         raise UserError(
-            f"{where}: {_size(shape_DHW)} voxels of {_size(spacing)} mm would be {_size(new)} voxels on the model's grid "
-            f"({_size(target)} mm), {_gigabytes(4 * math.prod(new))} for one channel. {_CURE}"
+            f"{where}: {_size(shape_DHW)} voxels of {_size(spacing)} mm would be {_size(new)} voxels on the model's "
+            f"grid ({_size(target)} mm), {_gigabytes(4 * math.prod(new))} for one channel. {_CURE}"
         )
     return new
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace, grid_of_file
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.formats import SUFFIXES, same_name
@@ -39,7 +39,8 @@ def inspect_file(
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
-    print(f"{file}: case {prompts.case}, {counted(len(prompts.clicks), 'click')}, in space {prompts.space}")
+    clicks = counted(len(prompts.clicks), "click")
+    print(f"{printable(str(file))}: case {printable(prompts.case)}, {clicks}, in space {prompts.space}")
     _print_others(prompts)
     if labels is None:
         print("(the labels were not checked; use --dataset dataset.json to check them)")

@@ -121,7 +121,7 @@ def test_what_a_reader_cannot_represent_is_refused(model: Model) -> None:
         session.set_image(nibabel.Nifti1Image(np.stack([array] * 3), np.eye(4)))
     with pytest.raises(UserError, match="3 values in every voxel"):
         session.set_image(sitk.GetImageFromArray(np.stack([array] * 3, axis=-1), isVector=True))
-    with pytest.raises(UserError, match="single slice|2 axes"):
+    with pytest.raises(UserError, match=r"single slice|2 axes"):
         session.set_image(sitk.GetImageFromArray(array[0]))
     with pytest.raises(UserError, match="SimpleITKIOWithReorient"):
         given_image(sitk.GetImageFromArray(array), None, None, "SimpleITKIOWithReorient")
@@ -196,7 +196,9 @@ def test_arrays_of_any_kind_are_the_same_image(model: Model, image: Any) -> None
         np.testing.assert_array_equal(mask, masks[0])
 
 
-@pytest.mark.parametrize("spacing", [1.0, "1 1 1", b"111", {1.0, 2.0, 3.0}, {"z": 1, "y": 1, "x": 1}, [1, 1], "abc", None])
+@pytest.mark.parametrize(
+    "spacing", [1.0, "1 1 1", b"111", {1.0, 2.0, 3.0}, {"z": 1, "y": 1, "x": 1}, [1, 1], "abc", None]
+)
 def test_spacing_is_three_numbers(model: Model, spacing: Any) -> None:
     with pytest.raises(UserError, match=r"mm"):
         Session(model).set_image(FULL, spacing=spacing)

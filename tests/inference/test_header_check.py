@@ -1,4 +1,4 @@
-"""Doubtful headers are told before anything is computed: in `predict`, in `prompts inspect`, in sessions and reports."""
+"""Doubtful headers are told before anything is computed: in `predict`, `prompts inspect`, sessions and reports."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.cli import main
+from nnsam3d.errors import UserError
 from nnsam3d.geometry.plausible import FINGERPRINT
 from nnsam3d.inference import Session
 from nnsam3d.inference.header_check import sliding_windows
@@ -31,7 +32,11 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
 def test_wrong_units_are_told_everywhere(
-    model_folder: Path, write_image: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], factor: float
+    model_folder: Path,
+    write_image: Callable[..., Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    factor: float,
 ) -> None:
     shape = (12, 12, 12)
     good, bad = write_image("good_0000.nii.gz", shape), write_image("bad_0000.nii.gz", shape, spacing_xyz=(factor,) * 3)
@@ -67,15 +72,19 @@ def test_what_a_case_without_click_will_cost_is_said_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     image = write_image(spacing_xyz=(10.0, 10.0, 10.0))
-    monkeypatch.setattr(PreparedImage, "segment", None)  # enough of it
+
+    def unreadable(*arguments: Any) -> None:
+        raise UserError("enough of it")
+
+    monkeypatch.setattr(Model, "read", unreadable)
     arguments = ("predict", "-i", image.parent, "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu")
     _, text = run(capfd, *arguments)
-    assert "because it has no positive click: up to 19,800 windows" in text
+    assert "because it has no positive click: up to 19,008 windows" in text
     (image.parent / "case.json").write_text(json.dumps(CLICK))
     _, text = run(capfd, *arguments)
     assert "windows, each" not in text
     _, text = run(capfd, *arguments, "--scope", "everything")
-    assert "is segmented as a whole: up to 19,800 windows" in text
+    assert "is segmented as a whole: up to 19,008 windows" in text
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])

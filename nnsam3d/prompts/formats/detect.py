@@ -54,6 +54,8 @@ def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
     if found:
         names = ", ".join(f.name for f in found)
         raise PromptError(f"{path}: the format could be {names}; state it, for example --format {found[0].name}")
+    if holds == "json" and wrapped(content):
+        raise PromptError(f"{path}: a prompt file inside of another JSON object: remove what is around it")
     raise _Unknown(f"{path}: {_nothing_known(holds, content)}. Known prompt formats: {', '.join(FORMATS)}")
 
 
@@ -175,8 +177,6 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
         if wrapped(content):
             raise PromptError(f"{text} around a prompt file: remove what is around the object")
         raise _Unknown(text)
-    if not recognised("json", content) and wrapped(content):
-        raise PromptError(f"{path}: a prompt file inside of another JSON object: remove what is around it")
     return content
 
 

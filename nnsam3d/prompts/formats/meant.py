@@ -71,15 +71,15 @@ def wrapped(content: Any) -> bool:
     """
     if isinstance(content, str):
         return OURS in content
-    return any(_says_so(node) for node in itertools.islice(_objects(content, MAX_DEPTH), MAX_NODES))
+    seen = itertools.islice(_nodes(content, MAX_DEPTH), MAX_NODES)
+    return any(_says_so(node) for node in seen if isinstance(node, dict))
 
 
-def _objects(content: Any, depth: int) -> Iterator[dict[str, Any]]:
-    if isinstance(content, dict):
-        yield content
+def _nodes(content: Any, depth: int) -> Iterator[Any]:
+    yield content
     if depth and isinstance(content, (list, dict)):
         for value in content.values() if isinstance(content, dict) else content:
-            yield from _objects(value, depth - 1)
+            yield from _nodes(value, depth - 1)
 
 
 def _says_so(content: dict[str, Any]) -> bool:

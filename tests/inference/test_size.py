@@ -18,10 +18,7 @@ from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet import lazy, size
 
-from ..inference.conftest import model as model  # noqa: PLC0414
-from ..inference.conftest import model_folder as model_folder  # noqa: PLC0414
-from ..inference.conftest import volume, write_model
-from ..inference.conftest import write_image as write_image  # noqa: PLC0414
+from .conftest import volume, write_model
 
 ABSURD = [
     ((30, 40, 40), (1e8, 1, 1)),
