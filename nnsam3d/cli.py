@@ -19,6 +19,7 @@ from types import ModuleType
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
+from nnsam3d.files import CURES
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except UserError as error:
         print(f"nnsam3d: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in CURES or error.filename is None:
+            raise
+        print(f"nnsam3d: error: {error.filename}: {error.strerror}: {CURES[error.errno]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("nnsam3d: stopped", file=sys.stderr)

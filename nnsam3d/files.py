@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,58 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnsam3d.errors import UserError
+
 MACOS = "._"  # prefix of the files in which macOS stores metadata on other file systems
+CURES = {
+    errno.ENOSPC: "free space, or choose another folder",
+    errno.EDQUOT: "free space, or choose another folder",
+    errno.EFBIG: "raise the limit for the size of a file (ulimit -f), or choose another disk",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.EIO: "check the disk, or choose another folder",
+    errno.ENOENT: "create its folder first",
+    errno.EISDIR: "choose another name",
+}
+"""What the user can do about an error of the system, as an end of a sentence."""
+
+
+class WriteError(UserError, OSError):
+    """A file could not be written. The message names the file, the system's reason and a cure.
+
+    It is also an :class:`OSError` with the system's ``errno`` and ``strerror``.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """
+        Args:
+            path: the file that should have been written, under its final name. error: the system's.
+        """
+        reason = error.strerror or str(error)
+        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
+            reason = f"{reason} ({error.filename})"  # another file, for example the source of a copy
+        cure = CURES.get(error.errno or 0)
+        super().__init__(f"{path}: cannot be written: {reason}" + (f": {cure}" if cure else ""))
+        self.errno, self.strerror = error.errno, error.strerror
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns errors of the system into :class:`WriteError` that names ``path``, the final name of what is written.
+
+    Raises:
+        WriteError: the block has raised an OSError.
+    """
+    try:
+        yield
+    except WriteError:
+        raise  # it names its file
+    except OSError as error:
+        raise WriteError(path, error) from error
 
 
 @contextmanager
@@ -23,27 +75,49 @@ def replacing(path: Path, durable: bool = False, keep: Path | None = None, endin
     All result files are written through this function.
 
     Args:
+        path: the final name. Until the end, what is there stays.
         durable: flush the file to disk first, so that it survives a power cut.
         keep: a second name in the same folder, under which the old content of ``path`` is kept. At any time,
             there is a complete file at ``path``.
         ending: of the temporary file, for writers that choose the format by it. The file then lies in a temporary
             folder: if the process is killed, no search of the folder for files with this ending finds it.
+
+    Raises:
+        WriteError: the system refuses: a full disk, missing permissions, a missing folder.
     """
     hidden = _beside(path)
     temporary = hidden / f"unfinished{ending}" if ending else hidden
-    if ending:
-        hidden.mkdir()
-    try:
-        yield temporary
-        if durable:
-            _flush(temporary)
-        if keep is not None and path.is_file():
-            keep_as(path, keep)
-        os.replace(temporary, path)
-        if durable:
-            _flush(path.parent)  # the new name, too
-    finally:
-        _remove(hidden)
+    with writing(path):
+        if ending:
+            hidden.mkdir()
+        try:
+            yield temporary
+            if durable:
+                flush(temporary)
+            if keep is not None and path.is_file():
+                keep_as(path, keep)
+            os.replace(temporary, path)
+            if durable:
+                flush(path.parent)  # the new name, too
+        finally:
+            _remove(hidden)
+
+
+def ask_system(file: Path, size: int = 2**20) -> None:
+    """Appends zeros to a file that a library could not complete. Such libraries do not say why; the system does.
+
+    Args:
+        file: a temporary file, which is deleted afterwards.
+        size: bytes to append; at most 64 MiB are.
+
+    Raises:
+        OSError: the system's reason, for example that the disk is full. Nothing is raised if there is space now.
+    """
+    left = min(size, 2**26)
+    with file.open("ab", buffering=0) as end:
+        while left > 0:
+            left -= end.write(bytes(min(left, 2**20)))
+        os.fsync(end.fileno())
 
 
 def remove_unfinished(path: Path) -> None:
@@ -72,8 +146,12 @@ def keep_as(path: Path, keep: Path) -> None:
     os.replace(second, keep)
 
 
-def _flush(path: Path) -> None:
-    """Flushes a file to disk, or a folder if the system supports it."""
+def flush(path: Path) -> None:
+    """Flushes a file to disk, or a folder if the system supports it.
+
+    Raises:
+        OSError: the file does not reach the disk. Some file systems report a full disk only here.
+    """
     is_folder = path.is_dir()
     # Windows cannot open folders, and some network file systems cannot flush them
     with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
@@ -89,6 +167,9 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
 
     Args:
         durable: flush to disk; for data created by a person.
+
+    Raises:
+        WriteError: see :func:`replacing`.
     """
     with replacing(path, durable) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.write(text)

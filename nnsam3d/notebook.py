@@ -114,7 +114,9 @@ class SessionWidget(ipywidgets.VBox):
         mask.set_colormap_label(_colours(max(self.session.labels.values())))
         self.viewer.volumes = [self._image, mask]
         clicks = len(self.session.clicks)
-        self.undo_button.disabled = self.reset_button.disabled = not clicks
+        self.undo_button.disabled = not self.session.can_undo
+        self.redo_button.disabled = not self.session.can_redo
+        self.reset_button.disabled = not (clicks or self.session.started)
         parts = [f"{clicks} click{'' if clicks == 1 else 's'}, {seconds:.2f} s", *self._facts(segmentation)]
         self.status.value = " · ".join([*parts, *self.session.remarks])
 

@@ -45,6 +45,7 @@ signalled=
 trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1 TERM
 {command} &
 child=$!
+[ -z "$signalled" ] || kill -USR1 "$child" 2>/dev/null  # it came before the number was known
 # a signal interrupts "wait", not the command
 while kill -0 "$child" 2>/dev/null; do wait "$child"; done
 wait "$child"; status=$?

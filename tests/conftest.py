@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from .fake_slurm import fake_slurm as fake_slurm
@@ -22,7 +24,23 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# an example that takes long on a busy machine is no failure
+hypothesis.settings.register_profile("nnsam3d", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("nnsam3d")
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # of pytest-xdist, which would begin with the files of the most tests
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, the long files come first: the last one must not keep one process busy while the others idle."""
+    if hasattr(config, "workerinput"):
+        sizes = Counter(item.path for item in items if item.get_closest_marker("e2e"))
+        items.sort(key=lambda item: -sizes[item.path])
 
 
 @pytest.fixture(scope="session")

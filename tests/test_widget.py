@@ -110,6 +110,7 @@ def test_labels_undo_redo_reset(widget: Any) -> None:
     widget.click((20, 10, 5))
     assert [one.label for one in widget.session.clicks] == ["organ", "background"]
     two = mask(widget)
+    assert widget.redo_button.disabled
     widget.undo_button.click()
     widget.undo_button.click()
     assert not mask(widget).any()
@@ -118,6 +119,21 @@ def test_labels_undo_redo_reset(widget: Any) -> None:
     np.testing.assert_array_equal(mask(widget), two)
     widget.reset_button.click()
     assert not widget.session.clicks
+    assert widget.reset_button.disabled
+    widget.undo_button.click()
+    np.testing.assert_array_equal(mask(widget), two)
+
+
+def test_a_mask_to_start_from_can_be_undone(widget: Any) -> None:
+    start = np.zeros(SHAPE, np.uint8)
+    start[3:6, 3:6, 3:6] = 2
+    widget.session.start_from(start)
+    widget.refresh()
+    np.testing.assert_array_equal(mask(widget), start)
+    assert not widget.undo_button.disabled
+    assert not widget.reset_button.disabled
+    widget.undo_button.click()
+    assert not mask(widget).any()
     assert widget.undo_button.disabled
 
 

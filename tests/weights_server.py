@@ -74,7 +74,7 @@ class WeightsServer:
         request.wfile.flush()
         self.asked.set()
         if how == "slow":
-            self.hold.wait(5)
+            self.hold.wait(120)
             request.wfile.write(body[len(sent) :])
         if how == "reset":  # the connection is torn, not closed
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

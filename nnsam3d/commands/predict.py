@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
+from nnsam3d.files import WriteError
 from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
 
 
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
         return _submit(args, folder)
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
-    from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+    from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
     from nnsam3d.inference.header_check import print_header_remarks
     from nnsam3d.inference.model import Model
     from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
@@ -64,9 +65,10 @@ def main(args: argparse.Namespace) -> int:
         folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta, args.trust_checkpoint
     )
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
-    cases = find_cases(args.images, model, args.prompts)
-    print_stray_prompts(cases, args.images, args.prompts)
-    cases = cases[args.part_id :: args.num_parts]
+    listed = listed_cases(args.images, model)
+    own = listed[args.part_id :: args.num_parts]
+    cases = find_cases(args.images, model, args.prompts, own)
+    print_stray_prompts(listed, args.images, args.prompts, own, args.part_id)
     print_prompt_summary(cases)
     print_header_remarks(cases, model, args.scope)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
@@ -75,11 +77,16 @@ def main(args: argparse.Namespace) -> int:
         _make_folder(needed)
     options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
     start = time.perf_counter()
-    outcomes = predict_folder(model, cases, args.output, options)
+    unwritten: list[str] = []
+    outcomes = predict_folder(model, cases, args.output, options, unwritten=unwritten)
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
-        write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
-    return conclude(outcomes, args.output)
+        try:
+            write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
+        except WriteError as error:  # the summary is printed all the same
+            print(f"nnsam3d: error: {error}", file=sys.stderr)
+            unwritten.append(str(error))
+    return conclude(outcomes, args.output, unwritten)
 
 
 def _submit(args: argparse.Namespace, model: Path) -> int:

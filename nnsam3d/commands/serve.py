@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--copy",
         action="store_true",
-        help="copy images to --output; by default, they are linked, and share their content",
+        help="copy images to --output (default: hard links)",
     )
     how = parser.add_argument_group("server")
     how.add_argument(

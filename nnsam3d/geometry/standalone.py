@@ -188,8 +188,8 @@ def _fields(
         plain = re.sub("[^a-z]", "", key.lower())
         if "datafile" in plain and (key, value) != ("ElementDataFile", "LOCAL"):
             raise NotStandalone(
-                f"{name}: the header names another file as the one with the voxels ({short(value)}). Only files that "
-                "contain their voxels themselves are accepted: save the image as one file, for example as .nii.gz"
+                f"{name}: the header names another file as the one with the voxels. Only files that contain their "
+                "voxels themselves are accepted: save the image as one file, for example as .nii.gz"
             )
         if key in fields:
             raise NotStandalone(f"{name}: the header contains {short(key)} twice")
@@ -204,7 +204,7 @@ def _meta(head: bytes, name: str) -> Declared:
     """MetaImage: lines ``Key = Value``, the last one ``ElementDataFile``, then the voxels."""
     end = re.search(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*[=:][^\n]*\n", head)
     if end is None:
-        raise NotStandalone(f"{name}: not a MetaImage file, or its header is damaged: ElementDataFile is missing")
+        raise NotStandalone(f"{name} is not an image: it has no MetaImage header, or a damaged one")
     lines = head[: end.end()].splitlines()
     fields = _fields(lines, re.compile(rb"\s*([^=:]+?)\s*[=:](.*)"), META_FIELDS, False, name)
     missing = [key for key in ("NDims", "DimSize", "ElementType", "ElementDataFile") if key not in fields]
@@ -228,7 +228,7 @@ def _nrrd(head: bytes, name: str) -> Declared:
     """NRRD: a line with the version, lines ``field: value``, an empty line, then the voxels."""
     end = re.search(rb"\r?\n\r?\n", head)
     if not re.match(rb"NRRD000[1-5]\r?\n", head) or end is None:
-        raise NotStandalone(f"{name}: not an NRRD file, or its header is damaged")
+        raise NotStandalone(f"{name} is not an image: it has no NRRD header, or a damaged one")
     lines = [line for line in head[: end.start()].splitlines()[1:] if not line.startswith(b"#") and b":=" not in line]
     fields = _fields(lines, re.compile(rb"\s*([^:]+?)\s*:(.*)"), NRRD_FIELDS, True, name)
     missing = [key for key in ("dimension", "type", "sizes", "encoding") if key not in fields]
@@ -252,7 +252,9 @@ def _nifti(head: bytes, name: str) -> Declared:
 
     second = head[4:8] == b"n+2\0"
     if not second and head[344:348] != b"n+1\0":
-        raise NotStandalone(f"{name}: not a NIfTI file that contains its voxels itself")
+        elsewhere = head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
+        reason = "its voxels are in another file" if elsewhere else "it has no NIfTI header"
+        raise NotStandalone(f"{name} is not an image: {reason}")
     kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
     try:
         header: Any = kind.from_fileobj(io.BytesIO(head), check=False)

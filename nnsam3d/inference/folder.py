@@ -22,13 +22,15 @@ import torch
 from tqdm import tqdm
 
 from nnsam3d.errors import LINES, UserError, printable
-from nnsam3d.files import MACOS, file_sha256, write_json
+from nnsam3d.files import MACOS, WriteError, file_sha256, flush, write_json, writing
 from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
+from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks, correct_masks
-from nnsam3d.nnunet.cases import case_name, find_prompt_file, header_grid, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import case_name, header_grid, open_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
+from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.prompts import CasePrompts
 
 T = TypeVar("T")
@@ -65,33 +67,44 @@ class Outcome:
     peak_memory_mb: float = 0.0  # of the GPU for this case; without one, of the process until now
 
 
-def find_cases(images: Path, model: Model, prompts: Path | None = None) -> list[Case]:
-    """The cases of a folder with their prompts; only headers and prompt files are read.
-
-    Args:
-        prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
+def listed_cases(images: Path, model: Model) -> list[Case]:
+    """The cases of a folder by the names of its files, in nnU-Net's order; misnamed ones follow. No file is opened.
 
     Raises:
-        UserError: a folder does not exist, or contains no images.
+        UserError: the folder does not exist, or contains no images.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (-i is the folder with the images)")
-    prompts_folder(images, prompts)  # raises an error if it does not exist
     lists = cases_in(images, model.file_ending)
     if not lists and has_dicom(images):
         check_dicom(images)
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
-    named = {Path(file).name for files in lists for file in files}
+    named = {os.path.basename(file) for files in lists for file in files}
     others = sorted(
-        path.name
-        for path in images.iterdir()
-        if path.name.lower().endswith(model.file_ending.lower())
-        and path.name not in named
-        and not path.name.startswith(MACOS)
+        name
+        for name in os.listdir(images)
+        if name.lower().endswith(model.file_ending.lower()) and name not in named and not name.startswith(MACOS)
     )
-    cases = [_case(files, model, prompts) for files in lists]
+    cases = [_named(files, model) for files in lists]
     return cases + [_misnamed(images / name, model.file_ending) for name in others]
+
+
+def find_cases(
+    images: Path, model: Model, prompts: Path | None = None, listed: Sequence[Case] | None = None
+) -> list[Case]:
+    """The cases of a folder with their prompts; only headers and prompt files are read, each once.
+
+    Args:
+        prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
+        listed: the cases of interest, from :func:`listed_cases`; None: all. Files of others are not opened.
+
+    Raises:
+        UserError: a folder does not exist, or contains no images.
+    """
+    listed = listed_cases(images, model) if listed is None else listed
+    files = list_prompt_files(prompts_folder(images, prompts))  # once for all cases
+    return [case if case.problem else _case(case, model, files) for case in listed]
 
 
 def _misnamed(image: Path, ending: str) -> Case:
@@ -105,29 +118,30 @@ def _misnamed(image: Path, ending: str) -> Case:
     return Case(name, (str(image),), problem=f"{printable(str(image))}: nnU-Net expects {printable(expected)}")
 
 
-def _case(files: list[str], model: Model, folder: Path | None) -> Case:
+def _named(files: Sequence[str], model: Model) -> Case:
     name, channels = case_name(files[0], model.file_ending), model.num_channels
     wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
-    found = [Path(file).name for file in files]
+    found = [os.path.basename(file) for file in files]
+    problem = ""
     if found != wanted:
         needed, there = (printable(", ".join(names)) for names in (wanted, found))
         problem = f"case {printable(name)}: the model needs {channels} channels, {needed}; found {there}"
-        return Case(name, tuple(files), problem=problem)
+    return Case(name, tuple(files), problem=problem)
+
+
+def _case(case: Case, model: Model, files: PromptFiles) -> Case:
     try:
-        for file in files:
+        for file in case.images:
             check_name(file)
-    except UserError as error:
-        return Case(name, tuple(files), problem=str(error))
-    try:
-        path = find_prompt_file(files[0], model.file_ending, folder, model.labels)
+        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.labels)
         prompts = None
         if path:
-            grid = header_grid(files[0], model.reader_name)
-            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True)
+            grid = header_grid(case.images[0], model.reader_name)
+            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True, loaded=loaded)
             check_masks(prompts, path, grid, model)
     except UserError as error:
-        return Case(name, tuple(files), problem=str(error))
-    return Case(name, tuple(files), path, prompts)
+        return replace(case, problem=str(error))
+    return replace(case, prompt_file=path, prompts=prompts)
 
 
 @dataclass(frozen=True)
@@ -141,17 +155,32 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool = True
+    model: Model,
+    cases: Sequence[Case],
+    output: Path,
+    options: FolderOptions,
+    ahead: bool = True,
+    unwritten: list[str] | None = None,
 ) -> list[Outcome]:
     """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
+        output: folder for the masks, dataset.json and plans.json; it is created.
         ahead: read the next case and write the last one in threads, at most one of each.
+        unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
+
+    Raises:
+        WriteError: the folder cannot be created, or without ``unwritten``, dataset.json or plans.json.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    # needed by nnUNetv2_ensemble and nnUNetv2_apply_postprocessing
-    write_json(output / "dataset.json", model.dataset_json)
-    write_json(output / "plans.json", model.plans_manager.plans)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_model_files(model, output)
+    except WriteError as error:
+        if unwritten is None:
+            raise
+        unwritten.append(str(error))
+        print(f"nnsam3d: error: {error}", file=sys.stderr)
     outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:
@@ -169,7 +198,12 @@ def predict_folder(
                 done(number, Outcome(printable(case.name), "failed", case.problem), reported=True)
             elif unfit := _unfit(case, options):
                 done(number, Outcome(case.name, "failed", unfit))
-            elif _is_there(case.name, model, output, options):
+            elif options.continue_prediction and _is_there(case.name, model, output, options):
+                why = unfinished(model, case.images[0], output, case.name, options.probabilities)
+                if why:
+                    progress.write(f"nnsam3d: case {printable(case.name)} is computed again: {why}")
+                    todo.append(number)
+                    continue
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
                 done(number, Outcome(case.name, "skipped"))
             else:
@@ -192,6 +226,12 @@ def _unfit(case: Case, options: FolderOptions) -> str:
     names = ", ".join(name for name, is_given in given.items() if is_given)
     starts = f"{case.prompt_file}: starts from a mask, which clicks correct where they are"
     return f"{starts}; that is not possible with {names}" if names else ""
+
+
+def _write_model_files(model: Model, output: Path) -> None:
+    """nnUNetv2_ensemble and nnUNetv2_apply_postprocessing need them."""
+    write_json(output / "dataset.json", model.dataset_json)
+    write_json(output / "plans.json", model.plans_manager.plans)
 
 
 def _predicted(
@@ -307,8 +347,6 @@ def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
 
 
 def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> bool:
-    if not options.continue_prediction:
-        return False
     endings = [model.file_ending] + ([".npz"] if options.probabilities else [])
     return all((output / f"{name}{ending}").is_file() for ending in endings)
 
@@ -316,18 +354,34 @@ def _is_there(name: str, model: Model, output: Path, options: FolderOptions) -> 
 def _write(model: Model, name: str, answer: _Answer, output: Path) -> None:
     """Write the files of a case to a temporary folder, then rename them; the segmentation last, to mark completion."""
     temporary = _unfinished(name, output)
+    mask = f"{name}{model.file_ending}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
         if answer.result.probabilities is not None:
-            np.savez_compressed(temporary / f"{name}.npz", probabilities=answer.result.probabilities)
-            with open(temporary / f"{name}.pkl", "wb") as file:
+            with _writing_to(output / f"{name}.npz", temporary) as path:
+                np.savez_compressed(path, probabilities=answer.result.probabilities)
+            with _writing_to(output / f"{name}.pkl", temporary) as path, path.open("wb") as file:
                 pickle.dump(answer.properties, file)
-        model.write_labels(answer.result.label_map, temporary / f"{name}{model.file_ending}", answer.properties)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == f"{name}{model.file_ending}"):
-            os.replace(path, output / path.name)
+        with _writing_to(output / mask, temporary) as path:
+            model.write_labels(answer.result.label_map, path, answer.properties)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == mask):
+            with writing(output / path.name):
+                os.replace(path, output / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing_to(final: Path, folder: Path) -> Iterator[Path]:
+    """The temporary name in ``folder`` of a file that will be called ``final``; its content reaches the disk.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    with writing(final):
+        folder.mkdir(exist_ok=True)
+        yield folder / final.name
+        flush(folder / final.name)
 
 
 def _unfinished(name: str, output: Path) -> Path:

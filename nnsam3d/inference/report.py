@@ -21,9 +21,19 @@ from nnsam3d.tables import counted
 REPORT_VERSION = 1
 
 
-def print_stray_prompts(cases: Sequence[Case], images: Path, prompts: Path | None) -> None:
-    """Print warnings about prompt files that match no case."""
-    for text in strays(images, {case.name for case in cases}, prompts):
+def print_stray_prompts(
+    cases: Sequence[Case], images: Path, prompts: Path | None, own: Sequence[Case] | None = None, part: int = 0
+) -> None:
+    """Print warnings about prompt files that match no case or are not read.
+
+    Args:
+        cases: all cases of the folder.
+        prompts: folder of the prompt files, as for :func:`nnsam3d.inference.folder.find_cases`.
+        own: the cases of this part, whose files are looked at; None: all cases.
+        part: its number; only part 0 looks at files that match no case.
+    """
+    looked_at = None if own is None else {case.name for case in own}
+    for text in strays(images, {case.name for case in cases}, prompts, looked_at, others=part == 0):
         print(f"nnsam3d: warning: {printable(text)}")
 
 
@@ -43,13 +53,19 @@ def print_prompt_summary(cases: Sequence[Case]) -> None:
         print(f"nnsam3d: {counted(len(bad), 'case')} will be skipped; the others continue", file=sys.stderr)
 
 
-def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
-    """Print the final summary; returns the exit status."""
+def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str] = ()) -> int:
+    """Print the final summary; returns the exit status.
+
+    Args:
+        output: the folder of the results.
+        unwritten: what could not be written beside the masks, as errors that were printed.
+    """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     done = [outcome for outcome in outcomes if outcome.status == "done"]
     skipped = len(outcomes) - len(failed) - len(done)
     windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
     where = f"results in {output}" if done or skipped else "nothing was written"
+    where += f"; {counted(len(unwritten), 'other file')} could not be written: see above" if unwritten else ""
     print(
         f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
         f"computed (the sliding window: {stock}); {where}"
@@ -59,7 +75,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path) -> int:
         print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:
         print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or unwritten else 0
 
 
 def write_report(

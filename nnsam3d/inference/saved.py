@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing
+from nnsam3d.files import writing
 from nnsam3d.geometry import GridOf, grid_of_file
 from nnsam3d.inference.base import Base, read_base, read_mask
 from nnsam3d.inference.history import State
@@ -40,11 +40,12 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
     base = state.base if masks else None
     if not state.clicks and base is None:
         raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
+    in_mm = path.name.lower().endswith(".mrk.json")  # Slicer's
+    if in_mm and base is not None:
+        raise UserError(f"{path}: 3D Slicer's format holds no mask to start from: end the name in .json")
     start = [] if base is None else [MaskPrompt(_mask_file(base, path, image))]
-    try:
-        write_prompts(path, CasePrompts(case, "voxel", (*start, *state.clicks)))
-    except OSError as error:
-        raise UserError(f"{path}: the clicks cannot be written ({error.strerror})") from error
+    grid = image_grid("lps", image.raw_properties, image.shape_ZYX) if in_mm else None
+    write_prompts(path, CasePrompts(case, "voxel", (*start, *state.clicks)), image=grid, labels=image.model.labels)
 
 
 def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks: bool = True) -> State:
@@ -136,14 +137,10 @@ def _mask_file(base: Base, prompt_file: Path, image: PreparedImage) -> str:
     """The path of a mask for a prompt file, relative to its folder if possible; written if necessary."""
     file = base.unchanged_file
     if file is None:
-        ending = image.model.file_ending
-        file = mask_beside(prompt_file, ending)
-        try:
+        file = mask_beside(prompt_file, image.model.file_ending)
+        with writing(file):
             file.parent.mkdir(exist_ok=True)
-            with replacing(file, durable=True, ending=ending) as temporary:
-                image.model.write_labels(base.label_map_ZYX, temporary, _with_a_place(image.raw_properties))
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{file}: the mask to start from cannot be written ({error})") from error
+        image.model.save_labels(base.label_map_ZYX, file, _with_a_place(image.raw_properties))
         base.stored_in(file.absolute())
     # ".." after a symbolic link is not where the path says
     file, folder = file.parent.resolve() / file.name, prompt_file.parent.resolve()

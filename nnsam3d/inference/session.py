@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.given import given_image, given_model
@@ -282,10 +282,12 @@ class Session:
         beside the prompt file, if it was an array or its file has been changed.
 
         Args:
+            path: ending in .json (our format), or in .mrk.json (3D Slicer's: clicks only, in mm).
             masks: False: the clicks only; the segmentation to start from is not part of the file.
 
         Raises:
-            UserError: there is nothing to save, or the file cannot be written.
+            UserError: there is nothing to save, another ending, .mrk.json for an array without geometry or with a
+                segmentation to start from, or the file cannot be written.
         """
         write_state(Path(path), self._now.case, self._now.history.state, self._prepared, masks)
 
@@ -293,15 +295,12 @@ class Session:
         """Writes the label map as an image file with the geometry of the image.
 
         Raises:
-            UserError: the image is an array without geometry, or the file cannot be written.
+            UserError: the image is an array without geometry, the ending cannot hold a segmentation, or the file cannot
+                be written; a file that was there stays.
         """
         _ = self.grid  # raises where there is none
-        target = Path(path)
-        try:
-            with replacing(target, ending="".join(target.suffixes)) as temporary:
-                self._model.write_labels(np.array(self.segmentation), temporary, self._prepared.raw_properties)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: the segmentation cannot be written ({error})") from error
+        check_ending(Path(path), self._model.reader_name)
+        self._model.save_labels(np.array(self.segmentation), Path(path), self._prepared.raw_properties)
 
     def load_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
         """Replaces all clicks by those of a prompt file, and the segmentation to start from if the file names one.
@@ -331,11 +330,15 @@ class Session:
         return (*self._prepared.remarks, *self._update().remarks)
 
     @property
+    def image_bytes(self) -> int:
+        """Memory of the image and of the masks that undo needs; 0 while an image is being read."""
+        image, masks = self._now.image, self._now.history.masks
+        return 0 if image is None else image.nbytes + sum(base.nbytes for base in masks)
+
+    @property
     def kept_bytes(self) -> int:
-        """Memory of the image and of what is kept for further clicks and undo; 0 while an image is being read."""
-        image = self._now.image
-        masks = sum(base.nbytes for base in self._now.history.masks)
-        return 0 if image is None else image.nbytes + image.windows.kept_bytes + masks
+        """The same, with what is kept for further clicks."""
+        return self.image_bytes + (0 if self._now.image is None else self._now.image.windows.kept_bytes)
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""

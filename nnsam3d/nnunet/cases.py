@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,12 +11,13 @@ from pathlib import Path
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.nnunet.prompt_files import PromptFiles, has_own_suffix, list_prompt_files, misplaced, unmatched
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.convert import FIRST_CHANNEL
-from nnsam3d.prompts.formats import SUFFIXES, case_of, is_prompt_file, same_name
+from nnsam3d.prompts.files import prompts_of
+from nnsam3d.prompts.formats import Loaded, load_if_prompts
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
-POINTS = (".mrk.json", ".fcsv")  # unambiguous suffixes; other programs use the others, too
 
 
 def case_name(image_file: str | Path, file_ending: str) -> str:
@@ -42,7 +42,11 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
 
 
 def find_prompt_file(
-    image_file: str | Path, file_ending: str, stated: Path | None = None, labels: Collection[str] | None = None
+    image_file: str | Path,
+    file_ending: str,
+    stated: Path | None = None,
+    files: PromptFiles | None = None,
+    labels: Collection[str] | None = None,
 ) -> Path | None:
     """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
 
@@ -50,6 +54,7 @@ def find_prompt_file(
 
     Args:
         stated: see :func:`prompts_folder`.
+        files: those of :func:`prompts_folder`, listed before (:func:`list_prompt_files`); None: they are listed now.
         labels: names of the dataset's labels, see :func:`is_prompt_file`.
 
     Raises:
@@ -59,41 +64,49 @@ def find_prompt_file(
     Warns:
         PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
+    path, _ = open_prompt_file(image_file, file_ending, stated, files, labels)
+    return path
+
+
+def open_prompt_file(
+    image_file: str | Path,
+    file_ending: str,
+    stated: Path | None = None,
+    files: PromptFiles | None = None,
+    labels: Collection[str] | None = None,
+) -> tuple[Path | None, Loaded | PromptError | None]:
+    """:func:`find_prompt_file`, and what :func:`load_if_prompts` returned if the file had to be read to recognise it.
+
+    For :func:`read_case_prompts`, so that the file is opened once.
+    """
     images = Path(image_file).parent
-    folder, case = prompts_folder(images, stated), case_name(image_file, file_ending)
-    candidates = [path for path in _named_like_prompts(folder) if same_name(case_of(path), case)]
+    files = list_prompt_files(prompts_folder(images, stated)) if files is None else files
+    folder, case = files.folder, case_name(image_file, file_ending)
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
-    found = []
-    for path in candidates:
-        if folder != images or _is_stated(path) or is_prompt_file(path, labels):
-            found.append(path)
+    found: list[tuple[Path, Loaded | PromptError | None]] = []
+    for path in files.of(case):
+        sure = folder != images or has_own_suffix(path)
+        content = None if sure else load_if_prompts(path, labels)
+        if sure or content is not None:
+            found.append((path, content))
         elif not path.name.lower().endswith((".npz", ".gz")) and not beside_tiff:  # those may be nnU-Net's own
             warnings.warn(
                 f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
                 f"also be in a separate folder (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
                 PromptWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-    found = [path for path in found if path.suffix.lower() != ".gz"] or found  # a compressed copy beside the file
-    if beside_tiff and found and found[0].name == f"{case}.json":
+    found = [one for one in found if one[0].suffix.lower() != ".gz"] or found  # a compressed copy beside the file
+    if beside_tiff and found and found[0][0].name == f"{case}.json":
         raise PromptError(
-            f"{found[0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the prompt "
-            f"files into a separate folder and specify it (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})."
+            f"{found[0][0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the "
+            "prompt files into a separate folder and specify it (--prompts, or the variable "
+            f"{PROMPTS_FOLDER_VARIABLE})."
         )
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(path.name for path, _ in found)
         raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one and move the others.")
-    return found[0] if found else None
-
-
-def _named_like_prompts(folder: Path) -> list[Path]:
-    # a dangling link is an unreadable file, not a missing one
-    entries = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-    return [folder / name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith(MACOS)]
-
-
-def _is_stated(path: Path) -> bool:
-    return path.name.lower().endswith(POINTS)
+    return found[0] if found else (None, None)
 
 
 def read_case_prompts(
@@ -102,18 +115,25 @@ def read_case_prompts(
     labels: Mapping[str, int],
     kinds: Sequence[str] | None = None,
     masks: bool = False,
+    loaded: Loaded | PromptError | None = None,
 ) -> CasePrompts:
     """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
 
     Args:
         kinds: the types of prompts that it supports; by default all that are encoded.
         masks: whether the caller corrects masks to start from, which are no prompts for the network.
+        loaded: from :func:`open_prompt_file`; None: the file is read now.
 
     Raises:
         PromptError: see :func:`nnsam3d.prompts.read_prompts`; also if there are no prompts, or none that can be
             used, or a mask that the caller cannot correct.
     """
-    prompts = read_prompts(path, image=grid, labels=dict(labels))
+    if isinstance(loaded, PromptError):
+        raise loaded
+    if loaded is None:
+        prompts = read_prompts(path, image=grid, labels=labels)
+    else:
+        prompts = prompts_of(path, loaded, grid, labels)
     if not prompts.prompts:
         raise PromptError(
             f"{path}: the list of clicks is empty. Add a click or remove the file; a case without a prompt file is "
@@ -149,53 +169,47 @@ def check_all_prompts(
     problems = []
     cases = set()
     found = 0
+    files = list_prompt_files(prompts_folder(images))
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
         if image_file.name.startswith(MACOS):
             continue
         cases.add(case_name(image_file, file_ending))
         try:
-            path = find_prompt_file(image_file, file_ending, labels=labels)
+            path, loaded = open_prompt_file(image_file, file_ending, files=files, labels=labels)
             if path is None:
                 continue
             found += 1
-            read_case_prompts(path, header_grid(image_file, reader), labels, kinds)
+            read_case_prompts(path, header_grid(image_file, reader), labels, kinds, loaded=loaded)
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise PromptError("\n".join(problems))
-    where = prompts_folder(images)
-    lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {where}; the others are automatic"]
-    lines += [f"nnsam3d: warning: {text}" for text in strays(images, cases)]
+    lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {files.folder}; the others are automatic"]
+    lines += [f"nnsam3d: warning: {text}" for text in strays(images, cases, files=files)]
     return "\n".join(lines)
 
 
-def strays(images: Path, cases: Collection[str], stated: Path | None = None) -> Iterator[str]:
-    """A message for every prompt file that matches no case, with a similar case name, if any."""
-    folder = prompts_folder(images, stated)
-    if folder != images:
-        for path in _named_like_prompts(images):
-            if any(same_name(case_of(path), known) for known in cases) and (_is_stated(path) or is_prompt_file(path)):
-                yield f"{path} is beside the images, but prompt files are read from {folder}"
-    for path in sorted(folder.glob("*.txt")):  # some systems hide the file extension
-        if any(path.name.startswith(known) for known in cases) and is_prompt_file(path):
-            yield f"{path} ends in .txt and is not read; rename it to <case>.json (or .csv, .fcsv)"
-    for path in _named_like_prompts(folder):
-        case = case_of(path)
-        if any(same_name(case, known) for known in cases):
-            continue
-        if not _is_stated(path) and not is_prompt_file(path):
-            continue  # unrelated files
-        base = case.removesuffix(FIRST_CHANNEL)
-        near = base if base in cases else _nearest(base, cases)
-        meant = f"did you mean {near}.json?" if near else "its name must be <case>.json"
-        yield f"{path} matches no image in {images}; {meant}"
+def strays(
+    images: Path,
+    cases: Collection[str],
+    stated: Path | None = None,
+    own: Collection[str] | None = None,
+    others: bool = True,
+    files: PromptFiles | None = None,
+) -> Iterator[str]:
+    """A message for every prompt file that is not read although it names a case, or that matches no case.
 
-
-def _nearest(name: str, cases: Collection[str]) -> str | None:
-    """The most similar name; None if several are, such as those of the other numbers in a series."""
-    near = difflib.get_close_matches(name, cases, n=2)
-    likeness = [difflib.SequenceMatcher(None, case, name).ratio() for case in near]
-    return near[0] if near and likeness[0] > max(likeness[1:], default=0.0) else None
+    Args:
+        cases: the names of all cases.
+        stated: see :func:`prompts_folder`.
+        own: the cases whose files are looked at; None: all.
+        others: whether files that match no case are looked at.
+        files: see :func:`find_prompt_file`.
+    """
+    files = list_prompt_files(prompts_folder(images, stated)) if files is None else files
+    yield from misplaced(images, files, cases, cases if own is None else own)
+    if others:
+        yield from unmatched(images, files, cases)
 
 
 def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:

@@ -28,9 +28,9 @@ from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
-from nnsam3d.geometry.stored import check_name
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
+from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
 from nnsam3d.nnunet.reading import read_label_map, read_volume
@@ -174,9 +174,12 @@ class TrainedModel:
         return read_label_map(self.plans_manager.image_reader_writer_class(), str(path))
 
     def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
-        """A label map as a file with the image's geometry. Raises UserError, see :func:`check_name`."""
-        check_name(path)
-        self.plans_manager.image_reader_writer_class().write_seg(label_map_ZYX, str(path), properties)
+        """A label map as a file with the image's geometry, under a temporary name; see :func:`write_label_map`."""
+        write_label_map(self.plans_manager.image_reader_writer_class(), label_map_ZYX, path, properties)
+
+    def save_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
+        """A label map as a file with the image's geometry, complete or not at all; see :func:`save_label_map`."""
+        save_label_map(self.plans_manager.image_reader_writer_class(), label_map_ZYX, path, properties)
 
     def preprocess(
         self, image_CZYX: NDArray[Any], properties: dict[str, Any], prompts: CasePrompts | None = None

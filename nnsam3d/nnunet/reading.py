@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             data, properties = _read(reader, files)
         except Exception as error:  # readers raise different errors
             names = ", ".join(image_files)
-            text = str(error)
+            text = plain_error(error)
             for file, name in zip(files, image_files, strict=True):
                 text = text.replace(file, name)
             fix = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
@@ -69,8 +70,20 @@ def read_label_map(reader: Any, path: str) -> NDArray[Any]:
         try:
             array = np.asarray(reader.read_seg(file)[0][0])
         except Exception as error:  # readers raise different errors
-            raise UserError(f"{path}: the label map cannot be read: {str(error).replace(file, path)}") from error
+            raise UserError(
+                f"{path}: the label map cannot be read: {plain_error(error).replace(file, path)}"
+            ) from error
     return whole_labels(array, path)
+
+
+def plain_error(error: Exception) -> str:
+    """A reader's message without the places in ITK's sources and in memory that ITK adds.
+
+    >>> plain_error(RuntimeError("Exception in Reader: /tmp/itkNrrd.cxx:935:\\nITK ERROR: IO(0x7f7b): Read: no"))
+    'Read: no'
+    """
+    text = " ".join(str(error).split())
+    return re.sub(r"(?:Exception [\w ]*: )?/\S+\.\w+:\d+: |(?:ITK|sitk::)\W?ERROR: |\w+ ?\(0x[0-9a-f]+\): ", "", text)
 
 
 def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None) -> None:

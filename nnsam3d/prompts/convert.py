@@ -175,12 +175,12 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
         prompts, grid_of = stated.read(file, check=True)
         default: Space = "lps" if to == "slicer" and prompts.space == "voxel" else prompts.space
         space = to_space or (parts[0].space if parts else default)
-        parts.append(_moved(in_space(prompts, space, grid_of, file), file.parent, output))
+        parts.append(with_moved_masks(in_space(prompts, space, grid_of, file), file.parent, output))
     return replace(parts[0], prompts=sum((part.prompts for part in parts), ()))
 
 
-def _moved(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
-    """With relative paths of masks adapted to the new folder of the prompt file."""
+def with_moved_masks(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
+    """The prompts with relative paths of masks adapted to the new folder of the prompt file."""
     if old.resolve() == new.resolve():
         return prompts
 

@@ -17,7 +17,7 @@ from nnsam3d.files import write_text
 from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.prompts.formats.base import MISSING, Found, FoundBox, FoundClick, FoundMask, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
-from nnsam3d.prompts.formats.detect import case_of, load
+from nnsam3d.prompts.formats.detect import Loaded, case_of, load
 from nnsam3d.prompts.formats.ours import text_of
 from nnsam3d.prompts.formats.slicer import markups_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
@@ -40,6 +40,7 @@ from nnsam3d.prompts.types import (
 MAX_PROBLEMS = 50  # in one message
 WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}
 """Writable formats and their suffixes."""
+OWN, SLICER = "nnsam3d", "slicer"
 
 
 def read_prompts(
@@ -79,9 +80,30 @@ def read_prompts(
     path = Path(path)
     stated = None if space is None else checked_space(space)
     grid = grid_of_file(image) if isinstance(image, (str, os.PathLike)) else image
-    file_format, content, problems = load(path, format)
-    reading = file_format.parse(content, stated)
-    problems += reading.problems
+    return prompts_of(path, load(path, format), grid, labels, stated, label)
+
+
+def prompts_of(
+    path: Path,
+    loaded: Loaded,
+    grid: ImageGrid | GridOf | None = None,
+    labels: Mapping[str, int] | None = None,
+    space: str | None = None,
+    label: LabelMap | None = None,
+) -> CasePrompts:
+    """The prompts of a file that has been loaded already.
+
+    Args:
+        path: of the file, for the name of the case and messages.
+        loaded: its format and content.
+        grid, labels, space, label: see :func:`read_prompts`.
+
+    Raises:
+        PromptError: see :func:`read_prompts`.
+    """
+    file_format, content, found = loaded
+    reading = file_format.parse(content, space)
+    problems = [*found, *reading.problems]
     if callable(grid):
         grid = _grid_for(reading.space, grid, problems)
     prompts: list[Prompt] = []
@@ -109,7 +131,12 @@ def _grid_for(space: str | None, grid_of: GridOf, problems: list[str]) -> ImageG
 
 
 def write_prompts(
-    path: str | os.PathLike[str], prompts: CasePrompts, *, format: str = "nnsam3d", image: ImageGrid | None = None
+    path: str | os.PathLike[str],
+    prompts: CasePrompts,
+    *,
+    format: str | None = None,
+    image: ImageGrid | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> None:
     """Write a file that :func:`read_prompts` can read; an existing file is replaced atomically.
 
@@ -117,13 +144,15 @@ def write_prompts(
     voxels are mapped with ``image``. grand-challenge's format does not record the space: positions are unchanged.
 
     Args:
-        format: one of :data:`WRITABLE`.
+        path: its ending is that of the format, so that :func:`read_prompts` and predictions find the file.
+        format: one of :data:`WRITABLE`; None: as the name says, ``.mrk.json`` for "slicer", ``.json`` for "nnsam3d".
         image: the image's grid, for "slicer" and positions in voxels.
+        labels: names and values of dataset.json; formats that cannot hold numbers get the names.
 
     Raises:
-        PromptError: more than 10,000 clicks (the file could not be read back), an unknown format, or a missing
-            ``image``.
-        OSError: the folder does not exist or is not writable.
+        PromptError: more than 10,000 clicks (the file could not be read back), an unknown format, an ending that is not
+            the format's, or a missing ``image``.
+        WriteError: the folder does not exist or is not writable, or the disk is full.
 
     >>> import tempfile
     >>> prompts = CasePrompts("liver_003", "ras", [Click((10.5, -20, 30), "tumour")])
@@ -135,20 +164,37 @@ def write_prompts(
     path = Path(path)
     if len(prompts.prompts) > MAX_CLICKS:
         raise PromptError(f"{path}: {len(prompts.prompts)} clicks; at most {MAX_CLICKS} are allowed")
-    text = _text_of(prompts, format, image, path)
+    text = _text_of(prompts, _format_for(path, format), image, labels, path)
     write_text(path, text, durable=True)
 
 
-def _text_of(prompts: CasePrompts, format: str, image: ImageGrid | None, path: Path) -> str:
-    if format not in WRITABLE:
+def _format_for(path: Path, format: str | None) -> str:
+    """The format to write. A name that says another one would be read as that, or not be found by a prediction."""
+    if format is not None and format not in WRITABLE:
         raise PromptError(f"{path}: format {format!r} cannot be written; possible: {', '.join(WRITABLE)}")
-    if format == "nnsam3d":
+    name = path.name.lower()
+    said = SLICER if name.endswith(WRITABLE[SLICER]) else OWN if name.endswith(WRITABLE[OWN]) else None
+    if said is None:
+        raise PromptError(
+            f"{path}: prompts cannot be written as {path.suffix or 'a file without ending'}; end the name in "
+            f"{WRITABLE[format or OWN]}{'' if format else f', or in {WRITABLE[SLICER]} for 3D Slicer'}"
+        )
+    if said == SLICER and format not in (None, SLICER):
+        raise PromptError(f"{path}: {WRITABLE[SLICER]} is 3D Slicer's ending; end the name of format {format} in .json")
+    return format or said
+
+
+def _text_of(
+    prompts: CasePrompts, format: str, image: ImageGrid | None, labels: Mapping[str, int] | None, path: Path
+) -> str:
+    if format == OWN:
         return text_of(prompts)
     if others := sorted(set(prompts.kinds) - {"click"}):
         raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
     positions = [click.position for click in prompts.clicks]
     # numbers would be read as the other program's numbering; only background has the same name everywhere
-    words = ["background" if click.label == 0 else str(click.label) for click in prompts.clicks]
+    names: dict[int | str, str] = {0: "background", **{value: name for name, value in (labels or {}).items() if value}}
+    words = [names.get(click.label, str(click.label)) for click in prompts.clicks]
     if format == "grand-challenge":
         return grand_challenge_text(positions, words, prompts.case)
     if prompts.space == "voxel":

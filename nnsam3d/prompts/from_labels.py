@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts.convert import refuse_existing
+from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
@@ -24,7 +24,7 @@ from nnsam3d.prompts.labels import click_labels
 from nnsam3d.prompts.refine import error_centres
 from nnsam3d.prompts.simulate import case_rng
 from nnsam3d.prompts.simulator import PromptSimulator
-from nnsam3d.prompts.types import CasePrompts, VoxelClick
+from nnsam3d.prompts.types import CasePrompts, MaskPrompt, VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 
@@ -70,7 +70,9 @@ def simulate_folder(
     for file, target in progress:
         progress.set_postfix_str(target.stem, refresh=False)
         prompts = simulate_case(file, target.stem, dataset, simulation)
-        if prompts.clicks:
+        if simulation.add_to is not None:
+            prompts = with_moved_masks(prompts, simulation.add_to, output)
+        if prompts.prompts:
             write_prompts(target, prompts)
         else:
             target.unlink(missing_ok=True)  # from an earlier simulation
@@ -82,7 +84,7 @@ def simulate_folder(
 
 
 def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
-    """The clicks of one case, in space "voxel"; earlier ones first.
+    """The clicks of one case, in space "voxel"; earlier ones first, behind the masks that they start from.
 
     Args:
         file: ground truth. dataset: content of dataset.json.
@@ -90,7 +92,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
     names = click_labels(dataset)
     ignore = dataset["labels"].get("ignore")
     truth, grid = read_segmentation(file)
-    earlier = _earlier_clicks(case, grid, names, simulation.add_to)
+    masks, earlier = _earlier(case, grid, names, simulation.add_to)
     labels = sorted(set(names.values()) - {0})
     spacing = grid.spacing_xyz[::-1]
     new: list[VoxelClick] = []
@@ -109,20 +111,24 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
         new = [click for click in drawn if click not in earlier][: simulation.n]
     name_of = {value: name for name, value in names.items()}
     every = earlier + new
-    return CasePrompts.of_array(case, [click.voxel for click in every], [name_of[click.label] for click in every])
+    prompts = CasePrompts.of_array(case, [click.voxel for click in every], [name_of[click.label] for click in every])
+    return replace(prompts, prompts=(*masks, *prompts.prompts))
 
 
-def _earlier_clicks(case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None) -> list[VoxelClick]:
-    """The clicks of the case's prompt file in ``folder`` at their nearest voxels, if there is one."""
+def _earlier(
+    case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None
+) -> tuple[tuple[MaskPrompt, ...], list[VoxelClick]]:
+    """The masks of the case's prompt file in ``folder``, if there is one, and its clicks at their nearest voxels."""
     if folder is None:
-        return []
+        return (), []
     named = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SUFFIXES)]
     path = next((path for path in named if same_name(case_of(path), case)), None)
     if path is None:
-        return []
-    prompts = ENCODING.usable(read_prompts(path, grid, names), str(path))
+        return (), []
+    read = read_prompts(path, grid, names)
+    prompts = ENCODING.usable(read.without_masks, str(path))
     voxels_N3 = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
-    return VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
+    return read.masks, VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
 
 
 def _prediction(path: Path, truth: NDArray) -> NDArray:

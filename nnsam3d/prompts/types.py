@@ -241,26 +241,30 @@ def checked_position(position: object) -> tuple[float, float, float]:
     Raises:
         PromptError: anything else: booleans, strings, and sets and mappings, which have no order.
     """
-    wrong = PromptError(f"position must be three finite numbers, got {short(position)}")
+    values = _three_finite(position)
+    if values is None:  # the text is made only now: thousands of positions are right
+        raise PromptError(f"position must be three finite numbers, got {short(position)}")
+    return values
+
+
+def _three_finite(position: object) -> tuple[float, float, float] | None:
     try:
         if isinstance(position, (str, bytes, Mapping, AbstractSet)):
-            raise wrong
-        listed = _as_python(position)
+            return None
+        listed = position if isinstance(position, (list, tuple)) else _as_python(position)
         if len(listed) != 3:
-            raise wrong
-        values = [_as_python(value) for value in listed]
+            return None
+        values = [value if isinstance(value, Real) else _as_python(value) for value in listed]
     except TypeError:
-        raise wrong from None
+        return None
     # Python's bool is a Real; it is not a coordinate.
     if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
-        raise wrong
+        return None
     try:
         x, y, z = (float(v) for v in values)
     except OverflowError:  # an integer with hundreds of digits
-        raise wrong from None
-    if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
-        raise wrong
-    return x, y, z
+        return None
+    return (x, y, z) if math.isfinite(x) and math.isfinite(y) and math.isfinite(z) else None
 
 
 def _as_python(value: Any) -> Any:

@@ -69,7 +69,7 @@ class Call:
 
     def json(self) -> dict[str, Any]:
         """The body. Raises Refusal (400) if it is not a JSON object."""
-        return as_object(self.body or b"{}", "the body")
+        return as_object(bytes(self.body) or b"{}", "the body")
 
     def meta(self) -> dict[str, Any]:
         """The header X-Meta. Raises Refusal (400) if it is not a JSON object."""
@@ -98,8 +98,8 @@ class Call:
 
         future = self.app.worker.submit(whole, quick=conversation.is_quick)
         lease.job = future
-        waiting = asyncio.wrap_future(future)
-        gone = asyncio.ensure_future(_until_gone(self.request.receive))
+        waiting: asyncio.Future[Any] = asyncio.wrap_future(future)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(self.request.receive))
         try:
             while True:
                 await asyncio.wait({waiting, gone}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +108,7 @@ class Call:
                 if waiting.cancelled():
                     raise Refusal(409, "cancelled: everything is as before this request")
                 if waiting.done():
-                    return waiting.result()
+                    return waiting.result()  # type: ignore[no-any-return]
                 if gone.done() and future.cancel():
                     raise Disconnected
                 if gone.done():

@@ -14,6 +14,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import replacing, write_json
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
+from nnsam3d.inference.watch import Cancelled
 from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.server.conversation import Conversation
@@ -134,9 +135,11 @@ class Cases:
             return False
         try:
             conversation.session.load_prompts(self._click_file(case))
+            return np.array_equal(conversation.session.segmentation, saved)
+        except Cancelled:
+            raise
         except UserError:  # damaged, or of a model with other labels: the mask remains
             return False
-        return np.array_equal(conversation.session.segmentation, saved)
 
     def save(self, conversation: Conversation, overwrite: bool = False) -> list[str]:
         """Adds the conversation's case to the dataset, with its clicks and the mask they start from.
@@ -176,9 +179,8 @@ class Cases:
                 mask_beside(clicks, self._model.file_ending).unlink(missing_ok=True)
             self._write_dataset_json()
         except OSError as error:
-            raise Refusal(
-                500, f"{error.filename or self.output}: the case cannot be saved: {error.strerror}"
-            ) from error
+            where = error.filename or self.output
+            raise Refusal(500, f"{where}: the case cannot be saved: {error.strerror}") from error
         conversation.version = self.version(case)
         return [str(path.relative_to(self.output)) for path in written]
 
@@ -215,6 +217,6 @@ def _signature(file: Path) -> str:
     """Changes when the file is written again; empty if there is none."""
     try:
         found = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return ""
     return f"{file.name}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"

@@ -5,7 +5,7 @@ Everything here runs in the worker's thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,14 @@ class Conversation:
         keeps: an object that must exist as long as the image.
     """
 
-    def __init__(self, model: Model, cache_bytes: int) -> None:
+    def __init__(self, model: Model, cache_bytes: int, between_windows: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            cache_bytes: for windows that are kept for further clicks.
+            between_windows: called before every window that is computed.
+        """
         self.model = model
+        self._between_windows = between_windows
         self.session = Session(model, cache_bytes=cache_bytes, progress=self._progress)
         self.doing: tuple[str, int] | None = None
         self.files: tuple[Path, ...] = ()
@@ -61,11 +67,23 @@ class Conversation:
 
     def _progress(self, what: str, number: int) -> None:
         self.doing = what, number
+        if what == "window":
+            self._between_windows()
+
+    @property
+    def image_bytes(self) -> int:
+        """Memory that is needed as long as the image is open. May be read from any thread."""
+        return self.session.image_bytes + (0 if self._buffer is None else self._buffer.nbytes)
 
     @property
     def nbytes(self) -> int:
-        """Memory used by the image and everything computed from it."""
+        """Memory used by the image and everything computed from it. May be read from any thread."""
         return self.session.kept_bytes + (0 if self._buffer is None else self._buffer.nbytes)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether windows of the image are kept, so that the next step is quick."""
+        return self.session.kept_bytes > self.session.image_bytes
 
     # ------------------------------------------------------------------ image
 
@@ -99,6 +117,11 @@ class Conversation:
     @property
     def can_redo(self) -> bool:
         return self.session.can_redo
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a mask to start from."""
+        return self.session.started
 
     def add(self, positions: Sequence[Sequence[float]], label: int | str, space: str) -> None:
         """Adds a step of one or more clicks.

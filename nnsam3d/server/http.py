@@ -108,7 +108,7 @@ def web(app: App, access: Access, local: bool) -> Starlette:
 def refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """The message is also the reason phrase, because viewers show that and not the body."""
     phrase = "".join(letter if letter.isprintable() else " " for letter in " ".join(message.split()))
-    phrase = phrase.encode("latin-1", "replace").decode("latin-1")[:PHRASE]
+    phrase = phrase.encode("latin-1", "replace").decode("latin-1")[:PHRASE].strip()
     message = message.encode("utf-8", "backslashreplace").decode()
     return JSONResponse({"detail": message}, status, {**(headers or {}), "Reason": phrase})
 

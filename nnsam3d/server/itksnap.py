@@ -73,7 +73,7 @@ async def refuse_lasso(call: Call) -> Response:
 
 
 async def reset_interactions(call: Call) -> Response:
-    await call.work(Conversation.reset)
+    await call.work(Conversation.next_object)
     return JSONResponse(SUCCESS)
 
 

@@ -102,11 +102,7 @@ async def set_do_autozoom(call: Call) -> Response:
 
 
 async def reset_interactions(call: Call) -> Response:
-    def job(conversation: Conversation) -> None:
-        conversation.reset()
-        conversation.clear_buffer()
-
-    await call.work(job)
+    await call.work(Conversation.next_object)
     return _json()
 
 

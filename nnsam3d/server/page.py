@@ -122,7 +122,7 @@ async def open_case(call: Call) -> Response:
         return _opened(call, conversation, case)
 
     await call.reserve(await asyncio.to_thread(bytes_to_read, files))
-    return await call.work(job)
+    return await call.work(as_step(job))
 
 
 async def upload(call: Call) -> Response:
@@ -136,7 +136,7 @@ async def upload(call: Call) -> Response:
         conversation.keeps = folder  # deleted with the conversation or when the next image is opened
         return _opened(call, conversation, case)
 
-    return await call.work(job)
+    return await call.work(as_step(job))
 
 
 def _folder(call: Call) -> Cases:
@@ -214,9 +214,7 @@ async def clicks(call: Call) -> Response:
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
         path = Path(folder) / f"clicks{ending}"
         path.write_bytes(call.body)
-        return await _changed(
-            call, lambda conversation: _hiding(path, name, lambda: conversation.load_prompts(path, masks=False))
-        )
+        return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.load_prompts(path)))
 
 
 async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:

@@ -53,32 +53,40 @@ async def stored(call: Call, folder: Path) -> tuple[Path, str]:
     if max(found.nbytes, 4 * voxels) > limit:
         raise Refusal(413, f"the image needs more than the limit of {limit / 2**20:,.0f} MiB")
     path = folder / f"{case.removesuffix('_0000')}_0000{'.nii' if packed else ending}"
-    await call.unpacked(READING * voxels, lambda: _write(path, call.body, found, packed))
+    await call.unpacked(READING * voxels, lambda: _write(path, call.body, found, limit if packed else 0))
     return path, case.removesuffix("_0000")
 
 
 def _unpacked_head(body: bytearray) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(memoryview(body)[: 2 * HEAD], HEAD)
+        head = stream.decompress(memoryview(body)[: 2 * HEAD], HEAD)
     except zlib.error as error:
         raise Refusal(400, "the file is damaged: it cannot be decompressed") from error
+    if len(head) < 352 and not stream.eof:
+        raise Refusal(400, "the file is truncated")
+    return head
 
 
-def _write(path: Path, body: bytearray, found: Declared, packed: bool) -> None:
-    """Writes the clean header and the voxels, and nothing that follows them."""
+def _write(path: Path, body: bytearray, found: Declared, limit: int) -> None:
+    """Writes the clean header and the voxels, and nothing that follows them.
+
+    Args:
+        limit: of the decompressed bytes; 0: the body is not compressed as a whole.
+    """
     with path.open("wb") as file:
         file.write(found.header)
-        if not packed:
+        if not limit:
             file.write(memoryview(body)[found.start : None if found.packed else found.start + found.nbytes])
             return
-        skip, left = found.start, found.nbytes
-        for part in _pieces(body):
-            part, skip = part[skip:], max(0, skip - len(part))
-            file.write(part[:left])
-            left -= len(part[:left])
-            if not left:
-                return
-    raise Refusal(400, "the file is truncated")
+        first, last, read = found.start, found.start + found.nbytes, 0
+        for piece in _pieces(body):  # to its end, where the checksum is
+            file.write(piece[max(0, first - read) : max(0, last - read)])
+            read += len(piece)
+            if read > limit:
+                raise Refusal(413, f"the file contains more than the limit of {limit / 2**20:,.0f} MiB")
+        if read < last:
+            raise Refusal(400, "the file is truncated")
 
 
 def _pieces(body: bytearray) -> Iterator[bytes]:

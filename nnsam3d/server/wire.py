@@ -61,10 +61,10 @@ class Wire(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._tick = self.loop.call_later(TICK, self._look)
-        if len(self.connections) > CONNECTIONS:
-            idle = [one for one in self.connections if isinstance(one, Wire) and one.is_idle and one is not self]
-            if idle:
-                min(idle, key=lambda one: one._since).transport.abort()
+        others = [one for one in self.connections if isinstance(one, Wire) and not one.transport.is_closing()]
+        idle = [one for one in others if one.is_idle and one is not self]
+        if len(others) > CONNECTIONS and idle:
+            min(idle, key=lambda one: one._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._tick is not None:
@@ -127,6 +127,14 @@ class Wire(H11Protocol):
         super().on_response_complete()
         self._advance()
 
+    def send_400_response(self, msg: str) -> None:
+        """Of h11: a malformed chunked body. An answer may have begun."""
+        begun = self.cycle is not None and self.cycle.response_started
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        return self.transport.close() if begun else self._refuse(400, "malformed body")
+
     def _refuse(self, status: int, words: str) -> None:
         body = b'{"detail": "%s"}' % words.encode("ascii")
         head = f"HTTP/1.1 {status} {words}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -173,7 +181,7 @@ class Wire(H11Protocol):
 class _Connection(h11.Connection):
     """Sends the header ``Reason`` as the reason phrase."""
 
-    def send(self, event: Any) -> bytes | None:
+    def send(self, event: Any) -> Any:
         if isinstance(event, h11.Response):
             phrases = [value for name, value in event.headers if name == b"reason"]
             others = [(name, value) for name, value in event.headers.raw_items() if name.lower() != b"reason"]

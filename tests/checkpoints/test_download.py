@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +94,14 @@ def test_server_errors_pass(server, target):
 
 
 def test_a_silent_server_is_left_and_asked_again(server, target, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "TIMEOUT", 1.0)
+    say = module._say
+
+    def patient(text: str) -> None:  # the second answer may take its time: a busy machine is no silent server
+        say(text)
+        monkeypatch.setattr(module, "TIMEOUT", 120.0)
+
+    monkeypatch.setattr(module, "_say", patient)
     server.script = ["slow"]
     fetch(server, target)
     assert_complete(server, target)
@@ -204,18 +210,26 @@ def test_a_place_that_cannot_be_written(server, tmp_path):
         fetch(server, tmp_path / "file" / "sam.pth")
 
 
-def test_two_at_once_download_once(server, target, capfd):
+def test_two_at_once_download_once(server, target, capfd, monkeypatch):
+    waiting, say = threading.Event(), module._say
+
+    def heard(text: str) -> None:
+        say(text)
+        if text.startswith("waiting for another process"):
+            waiting.set()
+
+    monkeypatch.setattr(module, "_say", heard)
     server.script = ["slow"]
     first, second = (threading.Thread(target=fetch, args=(server, target)) for _ in range(2))
     first.start()
-    assert server.asked.wait(5)
+    assert server.asked.wait(120)
     second.start()
-    time.sleep(0.2)
+    assert waiting.wait(120)
     assert not target.exists(), "nothing half-written under the final name"
     assert second.is_alive()
     server.hold.set()
     for thread in (first, second):
-        thread.join(5)
+        thread.join(120)
         assert not thread.is_alive()
     assert_complete(server, target)
     assert len(server.served) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.commands import prompts as prompts_command
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts import CasePrompts, Click, clicks_to_index, read_prompts, write_prompts
+from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, clicks_to_index, read_prompts, write_prompts
 from nnsam3d.prompts.files import WRITABLE
 from nnsam3d.prompts.simulate import STRATEGIES
 
@@ -222,6 +223,12 @@ def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.Cap
     assert second.clicks[1] != first.clicks[0]
     index = clicks_to_index(second, grid)
     assert all(truth()[int(k), int(j), int(i)] != wrong[int(k), int(j), int(i)] for i, j, k in index)
+    # clicks that correct a mask go on correcting it
+    started = replace(first, prompts=(MaskPrompt("start.nii.gz"), *first.prompts))
+    write_prompts(dataset / "round1" / "a.json", started)
+    run("simulate", dataset / "labelsTr", "-o", dataset / "round3", "--add-to", dataset / "round1", *correct)
+    third = read_prompts(dataset / "round3" / "a.json")
+    assert third.prompts == (MaskPrompt("../round1/start.nii.gz"), *second.prompts)
 
 
 def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

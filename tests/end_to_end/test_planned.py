@@ -34,7 +34,7 @@ def test_planned_trained_predicted(workspace: Workspace, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "3d_fullres: " in done.stdout
     preprocessed = workspace.root / "preprocessed" / "Dataset990_PhantomCT"
-    workspace.run("nnUNetv2_preprocess", "-d", "990", "-plans_name", "nnUNetSAM3DPlans", "-np", "2", "2", "2")
+    workspace.run("nnUNetv2_preprocess", "-d", "990", "-plans_name", "nnUNetSAM3DPlans", "-np", "1", "1", "1")
     assert (preprocessed / "nnUNetSAM3DPlans_3d_fullres").is_dir()
     assert (preprocessed / "nnUNetPlans_3d_fullres").is_dir(), "the default plans' data are still there"
 

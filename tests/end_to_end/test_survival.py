@@ -54,10 +54,10 @@ def test_stopped_and_continued_is_bit_for_bit_the_training_without_a_stop(
                 os.killpg(process.pid, signal.SIGTERM)
             else:
                 process.send_signal(signal.SIGUSR1)
-            assert process.wait(timeout=120) == STOPPED
+            assert process.wait(timeout=600) == STOPPED
             stored = open_checkpoint(logs / LATEST, trusted=None)
             assert stored["optimizer_state"]["nnsam3d"]["updates"] < 12
             process = start(space, trainer, "--c")
-        assert process.wait(timeout=300) == 0
+        assert process.wait(timeout=600) == 0
         weights.append(torch.load(fold(space, trainer) / FINAL, weights_only=False)["network_weights"])
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())

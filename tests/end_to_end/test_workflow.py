@@ -114,7 +114,16 @@ def test_recorded_validation_prompts_repeat_the_validation(trained: Workspace, t
         assert (ours != theirs).mean() < 1e-4
 
 
-def test_every_way_of_predicting_gives_the_same(trained: Workspace, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def automatic_folder(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predicted with a folder of prompts that has none, after the training has gone on."""
+    folder, nothing = tmp_path_factory.mktemp("automatic"), tmp_path_factory.mktemp("no prompts")
+    trained.run("nnUNetv2_predict", "-i", trained.test_images, "--save_probabilities", "-o", folder, *PREDICT,
+                *PARALLEL, nnsam3d_prompts=str(nothing))  # fmt: skip
+    return folder
+
+
+def test_every_way_of_predicting_gives_the_same(trained: Workspace, automatic_folder: Path, tmp_path: Path) -> None:
     """Parallel, sequential, from the model folder, Python predictor; no prompt file means automatic."""
     prompts = write_prompts(tmp_path / "prompts", test_000=[click(20, 20, 10), click(5, 20, 10, label=0)])
     common = {"nnsam3d_prompts": str(prompts)}
@@ -126,16 +135,14 @@ def test_every_way_of_predicting_gives_the_same(trained: Workspace, tmp_path: Pa
         "nnUNetv2_predict_from_modelfolder", *inputs, "-o", tmp_path / "folder", "-m", trained.model,
         "-f", "0", "-device", "cpu", "--disable_tta", **common,
     )  # fmt: skip
-    trained.run("nnUNetv2_predict", *inputs, "-o", tmp_path / "automatic", *PREDICT, *PARALLEL,
-                nnsam3d_prompts=str(tmp_path))  # fmt: skip
     for case in ("test_000", "test_001"):
         reference = probabilities(tmp_path / "parallel", case)
         for way in ("sequential", "folder"):
             np.testing.assert_allclose(probabilities(tmp_path / way, case), reference, atol=ROUNDED)
     assert not np.array_equal(
-        probabilities(tmp_path / "automatic", "test_000"), probabilities(tmp_path / "parallel", "test_000")
+        probabilities(automatic_folder, "test_000"), probabilities(tmp_path / "parallel", "test_000")
     )
-    automatic, unclicked = (probabilities(tmp_path / way, "test_001") for way in ("automatic", "parallel"))
+    automatic, unclicked = (probabilities(way, "test_001") for way in (automatic_folder, tmp_path / "parallel"))
     np.testing.assert_allclose(automatic, unclicked, atol=ROUNDED)
     _check_python_predictor(trained, probabilities(tmp_path / "parallel", "test_000"))
 
@@ -206,7 +213,9 @@ def test_truncated_weights_and_other_networks_are_refused(trained: Workspace, tm
     assert plans["configurations"]["3d_fullres"]["nnsam3d"]["window"] == 0
 
 
-def test_best_configuration_ensemble_postprocessing_export_and_install(trained: Workspace, tmp_path: Path) -> None:
+def test_best_configuration_ensemble_postprocessing_export_and_install(
+    trained: Workspace, automatic_folder: Path, tmp_path: Path
+) -> None:
     """Both trainers; the trainer is found by the link this time."""
     unet = "nnUNetBaselineTrainer"
     trained.run(
@@ -216,8 +225,7 @@ def test_best_configuration_ensemble_postprocessing_export_and_install(trained: 
         "nnUNetv2_find_best_configuration", "990", "-c", "3d_fullres", "-tr", "SAM3DAdapterTrainer", unet, "-f", "0"
     )
     inputs = ("-i", trained.test_images, "--save_probabilities", *MODEL_FLAGS, *PARALLEL)
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    trained.run("nnUNetv2_predict", *inputs, "-o", ours, "-tr", "SAM3DAdapterTrainer")
+    ours, theirs = automatic_folder, tmp_path / "theirs"
     trained.run("nnUNetv2_predict", *inputs, "-o", theirs, "-tr", unet)
     trained.run("nnUNetv2_ensemble", "-i", ours, theirs, "-o", tmp_path / "ensemble", "-np", "2")
     assert masks(tmp_path / "ensemble") == ["test_000.nii.gz", "test_001.nii.gz"]
@@ -268,24 +276,27 @@ def test_regions_channels_ignore_label_and_two_folds(workspace: Workspace, tmp_p
     """Overlapping regions, an ignore label, two channels and another file format; two folds, mirrored."""
     target, images = workspace.root / "raw" / "Dataset991_Regions", tmp_path / "images"
     _write_region_dataset(workspace.root / "raw" / "Dataset990_PhantomCT", target, images)
-    workspace.run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", "3d_fullres")
-    for fold in ("0", "1"):
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", "3d_fullres", "-npfp", "1", "-np", "1")
+    for fold, more in (("0", ""), ("1", " final_validation=0")):
         workspace.run(
             "nnUNetv2_train", "991", "3d_fullres", fold, "-tr", "SAM3DAdapterTrainer", "-device", "cpu",
-            nnsam3d_options=QUICK,
+            nnsam3d_options=QUICK + more,
         )  # fmt: skip
 
-    def predict(name: str, label: Any) -> np.ndarray:
-        prompts = write_prompts(tmp_path / name, test_000=[click(20, 20, 10, label=label), click(5, 20, 10, label=0)])
-        workspace.run(
-            "nnUNetv2_predict", "-i", images, "-o", tmp_path / f"out_{name}", "-d", "991", "-c", "3d_fullres",
-            "-f", "0", "1", "-device", "cpu", "-tr", "SAM3DAdapterTrainer", *SEQUENTIAL, "--save_probabilities",
-            nnsam3d_prompts=str(prompts),
-        )  # fmt: skip
-        assert {"test_000.mha", "test_001.mha"} <= set(outputs(tmp_path / f"out_{name}"))
-        return probabilities(tmp_path / f"out_{name}", "test_000")
-
-    whole, core = predict("whole", "whole"), predict("core", 2)
+    for channel in ("0000", "0001"):  # the same image once more, for a click with another label
+        (images / f"again_{channel}.mha").symlink_to(images / f"test_000_{channel}.mha")
+    clicks = {"test_000": "whole", "again": 2}
+    prompts = write_prompts(
+        tmp_path / "prompts",
+        **{case: [click(20, 20, 10, label=label), click(5, 20, 10, label=0)] for case, label in clicks.items()},
+    )
+    workspace.run(
+        "nnUNetv2_predict", "-i", images, "-o", tmp_path / "out", "-d", "991", "-c", "3d_fullres",
+        "-f", "0", "1", "-device", "cpu", "-tr", "SAM3DAdapterTrainer", *SEQUENTIAL, "--save_probabilities",
+        nnsam3d_prompts=str(prompts),
+    )  # fmt: skip
+    assert {"again.mha", "test_000.mha", "test_001.mha"} <= set(outputs(tmp_path / "out"))
+    whole, core = (probabilities(tmp_path / "out", case) for case in clicks)
     assert whole.shape[0] == 2, "one map per region"
     assert not np.array_equal(whole, core), "the label of a click matters"
 

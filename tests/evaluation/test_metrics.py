@@ -33,7 +33,7 @@ masks = st.builds(blob, st.integers(0, 10**6), st.sampled_from([0.0, 0.7, 1.5]),
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 4.8])] * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks, masks, spacings)
 def test_agrees_with_a_second_implementation(a, b, spacing):
     if not a.any() or not b.any():
@@ -47,7 +47,7 @@ def test_agrees_with_a_second_implementation(a, b, spacing):
     assert scores["dice"] == pytest.approx(surface_distance.compute_dice_coefficient(a, b))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(masks, masks, spacings)
 def test_symmetry_and_bounds(a, b, spacing):
     there, back = score_mask(a, b, spacing), score_mask(b, a, spacing)

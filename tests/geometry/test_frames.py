@@ -34,7 +34,7 @@ def sitk_image(grid: ImageGrid) -> sitk.Image:
     return image
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), space=st.sampled_from(["lps", "ras"]))
 def test_world_round_trip_is_exact(seed: int, space: str) -> None:
     grid = random_grid(seed)

@@ -50,7 +50,7 @@ def grids(draw: st.DrawFn) -> ImageGrid:
     return ImageGrid(size, spacing, origin, tuple(map(tuple, draw(directions()))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(grid=grids(), first=st.sampled_from(SPACES), second=st.sampled_from(SPACES), seed=seeds)
 def test_every_way_through_the_spaces_comes_back(grid: ImageGrid, first: str, second: str, seed: int) -> None:
     index = Points(np.random.default_rng(seed).uniform(-10, 510, (20, 3)), "voxel")
@@ -60,7 +60,7 @@ def test_every_way_through_the_spaces_comes_back(grid: ImageGrid, first: str, se
     assert (away.inside(grid) == index.inside(grid)).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(grid=grids(), space=st.sampled_from(SPACES), order=st.permutations([0, 1, 2]), data=st.data())
 def test_from_the_users_mm_to_a_window_of_the_network_and_back(grid: ImageGrid, space: str, order, data) -> None:
     """All steps of a prediction on a random image: below 1e-6 voxel before anything is rounded."""
@@ -83,7 +83,7 @@ def test_from_the_users_mm_to_a_window_of_the_network_and_back(grid: ImageGrid, 
     assert np.abs(back.to("voxel", grid).values_N3 - index.values_N3).max() < 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(direction=directions(), seed=seeds)
 def test_negative_steps_of_a_nifti_affine(direction: np.ndarray, seed: int) -> None:
     """nibabel's affine has no spacing of its own: a negative diagonal is a flipped direction."""
@@ -100,7 +100,7 @@ def test_negative_steps_of_a_nifti_affine(direction: np.ndarray, seed: int) -> N
     assert np.abs(ras.to("voxel", grid).values_N3 - index).max() < 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     direction=directions(),
     pitch=st.tuples(*[st.floats(0.7, 2.0)] * 3),

@@ -33,7 +33,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(chain=st.lists(steps, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_chains_are_inverted_exactly(chain: list, seed: int) -> None:
     points = np.random.default_rng(seed).uniform(-1, 500, (10, 3))
@@ -42,7 +42,7 @@ def test_chains_are_inverted_exactly(chain: list, seed: int) -> None:
     assert np.abs(both.invert(both.apply(points)) - points).max() < 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(order=st.permutations([0, 1, 2]), start=st.tuples(*[st.integers(0, 3)] * 3), seed=st.integers(0, 999))
 def test_transpose_and_crop_follow_numpy(order: list[int], start: tuple, seed: int) -> None:
     array = np.arange(5 * 6 * 7).reshape(5, 6, 7)

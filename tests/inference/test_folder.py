@@ -216,12 +216,14 @@ def test_what_is_there_is_left_alone(predict: Any, capfd: pytest.CaptureFixture[
     _, out = predict()
     before = contents(out)
     (out / "case_2.nii.gz").unlink()
-    (out / "case_3.nii.gz").write_bytes(b"mine")
+    sitk.WriteImage(sitk.ReadImage(str(out / "case_3.nii.gz")) * 0, str(out / "case_3.nii.gz"))  # somebody else's
+    mine = (out / "case_3.nii.gz").read_bytes()
+    assert mine != before["case_3.nii.gz"]
     (out / ".case_4.unfinished").mkdir()
     capfd.readouterr()
     assert predict("--continue_prediction")[0] == 0
     assert "1 predicted, 5 skipped, 0 failed" in capfd.readouterr().out
-    assert contents(out) == before | {"case_3.nii.gz": b"mine"}
+    assert contents(out) == before | {"case_3.nii.gz": mine}
     assert not (out / ".case_4.unfinished").exists()
     # the probabilities are not there
     assert predict("--continue_prediction", "--save_probabilities")[0] == 0

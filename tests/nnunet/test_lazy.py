@@ -106,7 +106,7 @@ def compare(made: Any, data: np.ndarray, spacing: list[float], seed: int) -> Non
 spacings = st.lists(st.sampled_from([0.7, 1.0, 1.3, 2.0, 6.0]), min_size=3, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 999),
     shape=st.tuples(*[st.integers(3, 30)] * 3),

@@ -70,7 +70,7 @@ def test_patches_suit_the_images(facts: DatasetFacts) -> None:
     assert full_batch(facts) >= 2
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(FACTS, st.lists(st.floats(3.0, 100.0), min_size=2, max_size=5))
 def test_more_memory_never_gives_less(quick_estimate, facts: DatasetFacts, budgets: list[float]) -> None:
     found = [choose(facts, budget) for budget in sorted(budgets)]

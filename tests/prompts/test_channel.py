@@ -23,7 +23,7 @@ def test_the_middle_between_two_voxels_is_stable_against_noise() -> None:
         assert list(place_clicks((9, 9, 9), [[2.5 + noise, 3.5 - noise, 4.0]], [1])) == [(3, 4, 4)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 40))
 def test_round_trip_in_raster_order(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def test_round_trip_in_raster_order(seed: int, n: int) -> None:
     assert np.array_equal(back_labels, labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 30))
 def test_colliding_clicks_are_never_dropped(seed: int, n: int) -> None:
     """Clicks of n different labels crowded into a few voxels: each is still there, and near."""

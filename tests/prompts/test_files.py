@@ -69,7 +69,7 @@ def test_no_clicks_are_allowed(tmp_path: Path) -> None:
     assert clicks_to_labels(result, LABELS).shape == (0,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompts=prompts)
 def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, prompts: CasePrompts) -> None:
     path = tmp_path_factory.mktemp("round") / "case_1.json"

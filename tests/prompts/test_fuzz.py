@@ -24,7 +24,6 @@ from .by_hand import WRITERS
 LABELS = {"background": 0, "lesion": 1}
 GRID = ImageGrid((60, 50, 40), (0.7, 0.9, 3.0), (-100.0, 40.0, 10.0), ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0, 0, -1)))
 CLICKS = [((51.0, 7.0, 30.0), "lesion"), ((3.0, 22.0, 11.0), "background"), ((40.0, 44.0, 2.0), "lesion")]
-SECONDS = 2.0  # for one file, on a loaded machine
 QUICK, FULL = 300, 10_000
 
 # What breaks readers: other types, huge and odd numbers, odd text, deep nesting, paths, pickles of other things.
@@ -39,6 +38,18 @@ TOKENS = [
 
 _opened: list[str] = []
 _watching = False
+
+
+@pytest.fixture(scope="module")
+def at_once() -> float:
+    """What reading one file may cost, in seconds of this thread's CPU: five times a list of a million small lists.
+
+    A busy machine, or much for the garbage collector to look through, makes both slower. An attack takes thousands of
+    times as long, or for ever.
+    """
+    start = time.thread_time()
+    assert len([[str(number)] for number in range(10**6)]) == 10**6
+    return 5 * (time.thread_time() - start)
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -120,7 +131,7 @@ def mutations(path: Path, rng: np.random.Generator) -> Iterator[bytes]:
             yield mutated(data, rng)
 
 
-def fuzz(folder: Path, name: str, count: int) -> dict[str, int]:
+def fuzz(folder: Path, name: str, count: int, at_once: float) -> dict[str, int]:
     """Read ``count`` mutations; how many were read, and how many refused."""
     rng = np.random.default_rng(list(WRITERS).index(name))
     original = WRITERS[name](folder, CLICKS, GRID)
@@ -134,10 +145,10 @@ def fuzz(folder: Path, name: str, count: int) -> dict[str, int]:
         path.unlink(missing_ok=True)  # some file systems flush a file that is cut short and written anew
         path.write_bytes(data)
         _opened.clear()
-        start = time.perf_counter()
+        start = time.thread_time()
         outcome = read_watched(path, space)
         what = f"{name}, mutation {number}: {outcome!r:.2000} from {data[:2000]!r}"
-        assert time.perf_counter() - start < SECONDS, what
+        assert time.thread_time() - start < at_once, what
         assert set(_opened) <= {f"open {path}"}, f"{_opened}, {what}"
         if isinstance(outcome, PromptError):
             counts["refused"] += 1
@@ -164,15 +175,15 @@ def read_watched(path: Path, space: str | None) -> CasePrompts | BaseException:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_damaged_files(tmp_path: Path, name: str) -> None:
-    counts = fuzz(tmp_path, name, QUICK)
+def test_damaged_files(tmp_path: Path, name: str, at_once: float) -> None:
+    counts = fuzz(tmp_path, name, QUICK, at_once)
     assert min(counts.values()) > 0, "mutations that are all refused, or all read, test nothing"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_ten_thousand_damaged_files(tmp_path: Path, name: str) -> None:
-    fuzz(tmp_path, name, FULL)
+def test_ten_thousand_damaged_files(tmp_path: Path, name: str, at_once: float) -> None:
+    fuzz(tmp_path, name, FULL, at_once)
 
 
 def opcodes(*parts: bytes) -> bytes:
@@ -195,16 +206,16 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_pickles_made_to_hang(tmp_path: Path, name: str) -> None:
+def test_pickles_made_to_hang(tmp_path: Path, name: str, at_once: float) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": (1,)})
     path = tmp_path / "case.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("clicks.npy", header.getvalue() + opcodes(ATTACKS[name]))
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(PromptError):
         read_prompts(path, GRID, LABELS)
-    assert time.perf_counter() - start < SECONDS
+    assert time.thread_time() - start < at_once
 
 
 @pytest.mark.parametrize(
@@ -220,13 +231,13 @@ def test_pickles_made_to_hang(tmp_path: Path, name: str) -> None:
     ],
     ids=["lists", "zeros", "markups", "a long position", "a long number", "rows", "brackets"],
 )
-def test_large_files_are_refused_at_once(tmp_path: Path, text: str) -> None:
+def test_large_files_are_refused_at_once(tmp_path: Path, text: str, at_once: float) -> None:
     path = tmp_path / "case.txt"
     path.write_text(text)
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(PromptError) as caught:
         read_prompts(path, GRID, LABELS)
-    assert time.perf_counter() - start < 2 * SECONDS
+    assert time.thread_time() - start < at_once
     assert len(str(caught.value)) < 20_000
 
 

@@ -24,7 +24,7 @@ def blobs(seed: int, shape: tuple[int, int, int] = (8, 15, 13)) -> np.ndarray:
     return volume
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=seeds)
 def test_a_click_lies_deepest_in_the_largest_error_and_tells_the_truth(seed: int) -> None:
     """Against the definition, computed the slow way on the whole volume."""
@@ -46,7 +46,7 @@ def test_a_click_lies_deepest_in_the_largest_error_and_tells_the_truth(seed: int
     assert depth[voxel] == pytest.approx(depth.max())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_following_the_clicks_never_repeats_and_ends(seed: int) -> None:
     truth, prediction = blobs(seed)[:4, :7, :6], blobs(seed + 1)[:4, :7, :6]
@@ -58,7 +58,7 @@ def test_following_the_clicks_never_repeats_and_ends(seed: int) -> None:
     assert sorted(clicked) == sorted(map(tuple, np.argwhere(errors).tolist()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_it_does_not_matter_where_in_the_volume_the_error_lies(seed: int) -> None:
     """The distance transform is computed in the piece's own box: the whole volume must give the same."""
@@ -120,7 +120,7 @@ def test_shapes_must_agree() -> None:
         next_click(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), (1, 1, 1), labels=[1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_simulate_clicks_begins_with_the_same_click(seed: int) -> None:
     truth, prediction = (np.where(blobs(s) == 1, 1, 0) for s in (seed, seed + 1))

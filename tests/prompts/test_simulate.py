@@ -33,7 +33,7 @@ def at(seg: np.ndarray, clicks: np.ndarray) -> list[int]:
     return seg[tuple(clicks.T)].tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, n=st.integers(0, 12), strategy=st.sampled_from(["uniform", "center"]))
 def test_clicks_hit_the_label_in_the_number_asked_for_and_replay(seed: int, n: int, strategy: str) -> None:
     seg = volume(seed)
@@ -132,7 +132,7 @@ def test_no_clicks_ask_nothing_of_the_segmentation() -> None:
     assert simulate_clicks(np.zeros((2, 2, 2), int), 3, 0, np.random.default_rng(0)).shape == (0, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, n=st.integers(0, 20), near=st.sampled_from([0.0, 0.5, 1.0]))
 def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
     seg = volume(seed)
@@ -143,7 +143,7 @@ def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
     assert len({tuple(c) for c in clicks.tolist()}) == n
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, margin=st.sampled_from([0.1, 2.0, 6.0]))
 def test_near_negatives_lie_in_the_band(seed: int, margin: float) -> None:
     seg = volume(seed, (12, 30, 40))
@@ -165,7 +165,7 @@ def test_negatives_where_there_is_little_or_no_background() -> None:
         Negatives((1,)).draw(seg, -1, rng)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, most=st.integers(1, 8), strategy=st.sampled_from(["uniform", "center"]))
 def test_prompt_sets(seed: int, most: int, strategy: str) -> None:
     seg = volume(seed)
@@ -216,7 +216,7 @@ def test_impossible_prompt_sets(options: dict) -> None:
         PromptSimulator(**({"labels": (1,), "max_clicks": 2} | options))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, n=st.integers(0, 9), strategy=st.sampled_from(["uniform", "center"]))
 def test_fixed_sets_are_prefixes_of_larger_ones(seed: int, n: int, strategy: str) -> None:
     seg = volume(seed)

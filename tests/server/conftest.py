@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from nnsam3d.inference.model import Model
 from nnsam3d.server.app import App, Limits
 from nnsam3d.server.cases import Cases
-from nnsam3d.server.http import Server
+from nnsam3d.server.http import Access, Server
 
 from ..inference.conftest import volume, write_model
 
@@ -63,7 +63,7 @@ class Running:
 
     @property
     def port(self) -> int:
-        return int(self.server.server_address[1])
+        return self.server.port
 
     @property
     def url(self) -> str:
@@ -111,11 +111,15 @@ def start(served_model: Model) -> Iterator[Start]:
     running: list[Running] = []
 
     def started(
-        model: Model = served_model, cases: Cases | None = None, key: str | None = None, **limits: Any
+        model: Model = served_model,
+        cases: Cases | None = None,
+        key: str | None = None,
+        access: Access | None = None,
+        **limits: Any,
     ) -> Running:
-        app = App(model, Limits(**limits), cases)
-        server = Server(("127.0.0.1", 0), app, key)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        app = App(model, Limits(**limits), cases, key)
+        server = Server(("127.0.0.1", 0), app, access)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(Running(server, app))
         return running[-1]
 

@@ -137,6 +137,10 @@ def test_words_reach_the_viewer(running: Running) -> None:
         ):
             with pytest.raises(Exception, match=words):
                 call()
+        # the viewer shows an image that was refused: its clicks must not be answered from the one before
+        with pytest.raises(Exception, match="no image"):
+            client.add_point_interaction(CLICKS[0][0], True)
+        client.set_image(image_array()[None], {"spacing": list(SPACING)})
         client.set_target_buffer(np.zeros(SHAPE, np.uint8))
         assert client.add_point_interaction(CLICKS[0][0], True) is not None
         assert client.supported_interactions == {

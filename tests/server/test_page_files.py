@@ -25,9 +25,10 @@ def test_the_page_holds_no_inline_script_and_names_no_other_server() -> None:
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"https?://", text), file.name
+        assert not re.search(r"""["'`(]/(api|page)\b""", text), f"{file.name}: addresses are relative, for proxies"
         assert len(text.splitlines()) <= 400, file.name
     html = (FOLDER / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r"<script[^>]*>", html) == ['<script type="module" src="/page/app.js">']
+    assert re.findall(r"<script[^>]*>", html) == ['<script type="module" src="page/app.js">']
     assert not re.search(r"\son\w+=|<style|style=", html)
     used = set(re.findall(r'\$\("([\w-]+)"\)', "".join(f.read_text() for f in files if f.suffix == ".js")))
     assert used <= set(re.findall(r'id="([\w-]+)"', html))

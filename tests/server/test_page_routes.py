@@ -67,7 +67,7 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
         change = running.change(f"/api/{path}", {}, lease)
         step()
         np.testing.assert_array_equal(painted(change, mask), session.segmentation)
-    assert (change[0]["can_undo"], change[0]["clicks"], change[0]["facts"]) == (False, [], {})
+    assert (change[0]["can_undo"], change[0]["clicks"], change[0]["facts"]) == (True, [], {}), "a reset can be undone"
     stored = tmp_path / "mask.nii.gz"
     stored.write_bytes(running.ask("GET", f"/api/mask/a.nii.gz?lease={lease}").body)
     assert gzip.decompress(stored.read_bytes())
@@ -128,7 +128,7 @@ def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, serve
     assert running.ask("POST", "/api/save", {}, lease).status == 400
     for name, body, words in (
         ("x.txt", b"", "unsupported file type"),
-        ("x.nii.gz", b"no image", "cannot be read"),
+        ("x.nii.gz", b"no image", "x.nii.gz is not an image"),
         ("x.nii.gz", stored.read_bytes()[:100], "truncated"),
     ):
         reply = running.ask("POST", f"/api/upload?name={name}", body, lease)

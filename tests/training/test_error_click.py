@@ -91,7 +91,7 @@ def depth(mask: np.ndarray) -> np.ndarray:
     return ndimage.distance_transform_edt(np.pad(mask, 1), sampling=SPACING)[1:-1, 1:-1, 1:-1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seed=seeds, shape=shapes)
 def check_against_definition(seed: int, shape: Shape) -> None:
     truth, prediction = pair(seed, shape)
@@ -139,7 +139,7 @@ def all_voxels(mask: np.ndarray) -> list[Shape]:
     return [(z, y, x) for z, y, x in np.argwhere(mask).tolist()]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, shape=shapes)
 def test_both_ways_give_the_same(seed: int, shape: Shape) -> None:
     truths, predictions = (np.stack(maps) for maps in zip(*[pair(seed + i, shape) for i in range(3)], strict=True))

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from nnsam3d.prompts.formats.detect import FORMATS, SUFFIXES, case_of, is_prompt_file, recognised, same_name
+from nnsam3d.prompts.formats.detect import (
+    FORMATS,
+    SUFFIXES,
+    Loaded,
+    case_of,
+    is_prompt_file,
+    load_if_prompts,
+    recognised,
+    same_name,
+)
 
-__all__ = ["FORMATS", "SUFFIXES", "case_of", "is_prompt_file", "recognised", "same_name"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Loaded",
+    "case_of",
+    "is_prompt_file",
+    "load_if_prompts",
+    "recognised",
+    "same_name",
+]

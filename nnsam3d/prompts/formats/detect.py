@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnsam3d.prompts.formats.base import Format, json_type
 from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
@@ -23,9 +23,13 @@ from nnsam3d.prompts.types import PromptError, short
 FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
 MAX_BYTES = 16 * 2**20
 GZIP = b"\x1f\x8b"
+START = 4096  # bytes, from which the kind of content is recognised
+
+Loaded: TypeAlias = tuple[Format, Any, list[str]]
+"""A file's format and content, and problems found while reading (duplicate keys)."""
 
 
-def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
+def load(path: Path, name: str | None) -> Loaded:
     """The file's format and content, and problems found while reading (duplicate keys).
 
     Args:
@@ -38,12 +42,13 @@ def load(path: Path, name: str | None) -> tuple[Format, Any, list[str]]:
         raise PromptError(f"unknown prompt format {short(name)}; known: {', '.join(FORMATS)}")
     stated = FORMATS[name] if name else None
     problems: list[str] = []
-    holds = stated.holds if stated else _what_it_holds(path)
+    raw = b"" if stated and stated.holds == "npz" else _bytes(path, whole=stated is not None)
+    holds = stated.holds if stated else _what_it_holds(path, raw)
     content: Any
     if holds == "npz":
         content = open_parts(path)
     else:
-        content = _text(path)
+        content = _text(path, raw)
         if holds == "json":
             content = _json_object(path, content, problems)
     if stated:
@@ -70,13 +75,24 @@ def is_prompt_file(path: Path, labels: Collection[str] | None = None) -> bool:
     Args:
         labels: names of the dataset's labels, see :func:`is_meant`.
     """
+    return load_if_prompts(path, labels) is not None
+
+
+def load_if_prompts(path: Path, labels: Collection[str] | None = None) -> Loaded | PromptError | None:
+    """What :func:`load` returns, or raises for an invalid prompt file; None for unrelated files.
+
+    For callers that go on to read the file, so that it is opened and parsed once.
+
+    Args:
+        labels: see :func:`is_prompt_file`.
+    """
     try:
-        found, content, _ = load(path, None)
+        loaded = load(path, None)
     except _Unknown:
-        return False
-    except PromptError:
-        return True
-    return is_meant(found.name, content, labels)
+        return None
+    except PromptError as error:
+        return error
+    return loaded if is_meant(loaded[0].name, loaded[1], labels) else None
 
 
 class _Unknown(PromptError):
@@ -95,8 +111,8 @@ def _nothing_known(holds: str, content: Any) -> str:
     )
 
 
-def _what_it_holds(path: Path) -> str:
-    start = _bytes(path, 4096)
+def _what_it_holds(path: Path, raw: bytes) -> str:
+    start = raw[:START]
     if start.startswith(MAGIC):
         return "npz"
     text = start.decode(_encoding(start), errors="replace").lstrip("\ufeff \t\r\n")
@@ -105,16 +121,18 @@ def _what_it_holds(path: Path) -> str:
     return "text" if path.suffix.lower() in (".fcsv", ".csv", ".txt") else "json"
 
 
-def _bytes(path: Path, limit: int) -> bytes:
+def _bytes(path: Path, whole: bool) -> bytes:
+    """The content up to just above the largest allowed size; only the start of npz files, unless ``whole``."""
     try:
         with open(path, "rb") as file:
-            return file.read(limit)
+            start = file.read(START)
+            more = len(start) == START and (whole or not start.startswith(MAGIC))
+            return start + file.read(max(0, MAX_BYTES + 1 - START)) if more else start
     except OSError as error:
         raise PromptError(f"{path}: the prompt file cannot be read ({error.strerror})") from None
 
 
-def _text(path: Path) -> str:
-    raw = _bytes(path, MAX_BYTES + 1)
+def _text(path: Path, raw: bytes) -> str:
     if len(raw) > MAX_BYTES:
         raise _Unknown(f"{path}: larger than {MAX_BYTES // 2**20} MB, so not a prompt file")
     if raw.startswith(GZIP):
@@ -160,9 +178,11 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
     """The object in the file; duplicate keys are added to ``problems``, other errors are raised."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        problems.extend(f"key {json.dumps(key[:80])} appears more than once in one object" for key in repeated)
-        return dict(pairs)
+        once = dict(pairs)
+        if len(once) < len(pairs):
+            repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+            problems.extend(f"key {json.dumps(key[:80])} appears more than once in one object" for key in repeated)
+        return once
 
     try:
         content = json.loads(text, object_pairs_hook=unique)
@@ -182,7 +202,7 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
 
 def case_of(path: str | os.PathLike[str]) -> str:
     """The case in the name of a prompt file: ``liver_003.mrk.json`` -> ``liver_003``."""
-    name = Path(path).name
+    name = os.path.basename(path)
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

@@ -1,4 +1,5 @@
 // The server's routes and the format of its responses. The only module that sends requests.
+// Addresses are relative to the page's: the server may be behind a proxy, under a path of its own.
 
 export class ServerError extends Error {
   // status: of HTTP; 0 if the server cannot be reached
@@ -21,19 +22,19 @@ export class Server {
     this.key = key;
     this.onLost = onLost;
     this.lease = null;
-    this.clock = new Worker("/page/clock.js");
+    this.clock = new Worker(new URL("clock.js", import.meta.url));
     this.clock.addEventListener("message", () => this.lease && this.heartbeat());
   }
 
   async claim() {
-    const info = await this.json("POST", "/api/claim", {});
+    const info = await this.json("POST", "api/claim", {});
     this.lease = info.lease_token;
     return info;
   }
 
   async heartbeat() {
     try {
-      await this.json("POST", "/api/heartbeat", {});
+      await this.json("POST", "api/heartbeat", {});
     } catch (error) {
       // only the server itself can end the session: other errors may be temporary
       if (error.status === 410) this.lost(error);
@@ -49,7 +50,7 @@ export class Server {
   release() {
     if (!this.lease) return;
     const query = new URLSearchParams({ lease: this.lease, ...(this.key && { key: this.key }) });
-    navigator.sendBeacon(`/api/release?${query}`);
+    navigator.sendBeacon(`api/release?${query}`);
     this.lease = null;
   }
 
@@ -76,54 +77,73 @@ export class Server {
     return (await this.send("GET", path)).arrayBuffer();
   }
 
-  // A step of the session: sends JSON or a file and receives a change.
+  // A step of the session: sends JSON and receives a change.
   async change(path, body) {
-    const sent = body instanceof Blob ? body : JSON.stringify(body ?? {});
-    return decodeChange(await (await this.send("POST", path, sent)).arrayBuffer());
+    return changeOf(await this.send("POST", path, JSON.stringify(body ?? {})));
+  }
+
+  // Sends a file of the user. The server stores it under another name, which the errors do not mention.
+  async file(path, file) {
+    try {
+      return await this.send("POST", `${path}?name=${encodeURIComponent(file.name)}`, file);
+    } catch (error) {
+      error.message = error.message.replace(/[\w.-]*_0000\.(nii|nrrd|mha)(\.gz)?/g, file.name);
+      throw error;
+    }
   }
 
   cases() {
-    return this.json("GET", "/api/cases");
+    return this.json("GET", "api/cases");
   }
 
   openCase(name) {
-    return this.json("POST", "/api/open", { case: name });
+    return this.json("POST", "api/open", { case: name });
   }
 
   async upload(file) {
-    const response = await this.send("POST", `/api/upload?name=${encodeURIComponent(file.name)}`, file);
-    return response.json();
+    return (await this.file("api/upload", file)).json();
   }
 
   image(number, name) {
-    return this.bytes(`/api/image/${number}/${encodeURIComponent(name)}`);
+    return this.bytes(`api/image/${number}/${encodeURIComponent(name)}`);
   }
 
   mask(name) {
-    return this.bytes(`/api/mask/${encodeURIComponent(name)}.nii.gz`);
+    return this.bytes(`api/mask/${encodeURIComponent(name)}.nii.gz`);
   }
 
   prompts(name) {
-    return this.bytes(`/api/prompts/${encodeURIComponent(name)}.json`);
+    return this.bytes(`api/prompts/${encodeURIComponent(name)}.json`);
   }
 
   click(position, label, space) {
-    return this.change("/api/click", { position, label, space });
+    return this.change("api/click", { position, label, space });
   }
 
   clicks(file) {
-    return this.change(`/api/clicks?name=${encodeURIComponent(file.name)}`, file);
+    return this.file("api/clicks", file).then(changeOf);
   }
 
   segmentation(file) {
-    return this.change(`/api/segmentation?name=${encodeURIComponent(file.name)}`, file);
+    return this.file("api/segmentation", file).then(changeOf);
   }
+}
+
+async function changeOf(response) {
+  return decodeChange(await response.arrayBuffer());
 }
 
 async function reason(response) {
   try {
-    return (await response.json()).detail;
+    return plain((await response.json()).detail);
   } catch {
     return `The server answered with status ${response.status}.`;
   }
+}
+
+// What a reader's library adds, and folders, tell the user nothing: those of uploads are temporary.
+export function plain(text) {
+  return text
+    .replace(/[:,]?\s*(Exception thrown in|ITK ERROR|itk::|sitk::)[^]*/, "")
+    .replace(/(?<![\w.:/\\])(?:[A-Za-z]:)?(?:[\\/][^\s\\/"':]+)+[\\/]([^\s\\/"':]*)/g, "$1");
 }

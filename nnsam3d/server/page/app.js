@@ -1,16 +1,17 @@
 // The entry point: connects keys, buttons and mouse to their actions, and starts the page.
 
-import { choose, chooseNeighbour, chooseValue, setContrast, setFill, setView } from "./choices.js";
+import { bindCases } from "./cases.js";
+import { chooseNeighbour, chooseValue, setContrast, setFill, setHidden, setView } from "./choices.js";
 import { connect, failed, lost } from "./connection.js";
 import { askFirst, download, next, openFile, save, showChannel } from "./files.js";
 import { bindKeys } from "./keys.js";
 import { $ } from "./panel.js";
 import { busy, empty, hideNotice, markers, say, where } from "./show.js";
-import { on, page, server, viewer, work } from "./state.js";
-import { clicked, correct, loadClicks, redo, reset, undo } from "./steps.js";
+import { isUnsaved, on, page, server, viewer, work } from "./state.js";
+import { clicked, correct, giveUpLost, loadClicks, redo, reset, undo } from "./steps.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click: clicked, missed, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click, missed, drawn: markers, moved: where });
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -29,12 +30,31 @@ function open() {
   return say("This model needs several images per case: select a case of the server's folder (nnsam3d serve --images).");
 }
 
+function click(mm, negative) {
+  if (viewer.hidden) setHidden(false); // what the click does would not be seen
+  clicked(mm, negative);
+}
+
 function missed() {
   say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
 }
 
 function isImage(file) {
   return /\.(nii|nii\.gz|nrrd|mha)$/i.test(file.name);
+}
+
+function cancel() {
+  if ($("display-button").ariaExpanded === "true") {
+    expandDisplay(false);
+    return $("display-button").focus();
+  }
+  giveUpLost();
+  return work.cancel();
+}
+
+// In a narrow window, the settings of the display are in a menu.
+function expandDisplay(open) {
+  $("display-button").setAttribute("aria-expanded", String(open));
 }
 
 function help() {
@@ -48,24 +68,28 @@ const does = {
   prompts: () => download("prompts"),
   open,
   load: () => (page.image ? $("segmentation-file").click() : say("Open an image first.")),
-  cancel: () => work.cancel(),
+  cancel,
+  hide: () => viewer.image && setHidden(!viewer.hidden),
   label: chooseValue,
   labelBefore: () => chooseNeighbour(-1),
   labelAfter: () => chooseNeighbour(1),
   step: (...move) => viewer.image && viewer.step(...move),
-  clickHere: (negative) => viewer.image && clicked(viewer.mm, negative),
+  clickHere: (negative) => viewer.image && click(viewer.mm, negative),
   zoomIn: () => viewer.zoom(1.2),
   zoomOut: () => viewer.zoom(1 / 1.2),
   fit: () => viewer.fit(),
   view: () => setView(VIEWS[(VIEWS.indexOf(viewer.view) + 1) % VIEWS.length]),
 };
 bindKeys(does, $("view"));
+bindCases();
 for (const [id, action] of [
   ["undo", "undo"], ["redo", "redo"], ["reset", "reset"], ["save", "save"], ["save-next", "next"], ["next", "next"],
-  ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"],
+  ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"], ["hide", "hide"],
 ]) {
   $(id).addEventListener("click", () => does[action]());
 }
+$("display-button").addEventListener("click", ({ target }) => expandDisplay(target.ariaExpanded !== "true"));
+window.addEventListener("pointerdown", ({ target }) => target.closest("#display, #display-button") || expandDisplay(false));
 $("notice-close").addEventListener("click", hideNotice);
 $("image-file").addEventListener("change", ({ target }) => {
   const [file] = target.files;
@@ -95,7 +119,7 @@ $("stage").addEventListener("drop", (event) => {
   if (file && page.image && !isImage(file)) loadClicks(file);
   else if (file && page.info?.upload) askFirst(() => openFile(file));
 });
-window.addEventListener("beforeunload", (event) => page.dirty && event.preventDefault());
+window.addEventListener("beforeunload", (event) => isUnsaved() && event.preventDefault());
 window.addEventListener("pagehide", () => server.release());
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 new ResizeObserver(() => viewer.image && markers()).observe($("stage"));

@@ -27,7 +27,13 @@ export function chooseNeighbour(by) {
 
 export function setFill(fill) {
   $("fill").value = fill;
-  viewer.setFill(fill === "pattern");
+  viewer.setFill(fill);
+}
+
+export function setHidden(hidden) {
+  viewer.setHidden(hidden);
+  $("hide").setAttribute("aria-pressed", String(hidden));
+  if (viewer.image) say(hidden ? "The mask is hidden." : "The mask is shown.");
 }
 
 export function fillContrasts(channels) {

@@ -4,10 +4,11 @@ import { ServerError } from "./api.js";
 import { choose, fillContrasts, setFill } from "./choices.js";
 import { listCases, openCase } from "./files.js";
 import { buildHelp } from "./keys.js";
+import { recall } from "./memory.js";
 import { $, buildLabels, count } from "./panel.js";
 import { empty, hideNotice, notice, say, show, summary } from "./show.js";
-import { resend } from "./steps.js";
-import { BACKGROUND, everyClick, page, server, viewer, work } from "./state.js";
+import { isUnsure, keepWaiting, restore, sendWaiting } from "./steps.js";
+import { BACKGROUND, everyClick, isUnsaved, page, server, viewer, work } from "./state.js";
 
 export async function connect() {
   let info;
@@ -36,7 +37,8 @@ export async function connect() {
   show();
   if (info.folder) {
     await listCases();
-    const first = page.cases.find((one) => !one.saved) ?? page.cases[0];
+    const last = recall("case");
+    const first = page.cases.find((one) => one.case === last) ?? page.cases.find((one) => !one.saved) ?? page.cases[0];
     if (first) return openCase(first.case);
     empty(info.upload ? "The server's folder contains no cases. Open a file, or drop one here." : "The server's folder contains no cases.");
   } else {
@@ -45,21 +47,28 @@ export async function connect() {
   say("Connected.");
 }
 
+// Statuses of requests that may succeed if they are sent again: no connection, a busy server, or one behind a proxy that is away.
+const TEMPORARY = [0, 408, 429, 502, 503, 504];
+
 export function failed(error, what) {
   if (error.status === 410) lost(error);
-  page.unsure ||= ![400, 409, 410].includes(error.status);
-  page.waiting = [];
+  page.unsure ||= isUnsure(error);
+  const temporary = TEMPORARY.includes(error.status);
+  const kept = temporary && !page.restoring ? keepWaiting() : 0;
+  if (!kept) page.waiting = [];
   show();
   if (error.status === 410) return undefined;
-  if (error.status === 409) return say(`Stopped: ${what}.`);
+  if (error.status === 409 && work.stopping) return say(`Stopped: ${what}.`);
   if (!(error instanceof ServerError)) console.error(error);
-  if (error.status === 0 && page.restoring) return notice(error.message, "Try again", reconnect);
-  return notice(error.message);
+  if (temporary && page.restoring) return notice(error.message, "Try again", reconnect);
+  if (!kept) return notice(error.message);
+  const clicks = kept === 1 ? "The click is" : `${kept} clicks are`;
+  return notice(`${error.message} ${clicks} not lost.`, kept === 1 ? "Retry" : `Retry ${kept} clicks`, sendWaiting);
 }
 
 export function lost(error) {
   // if reconnecting is interrupted, the next attempt restores the same state
-  page.restoring ??= page.source && { source: page.source, base: page.base, clicks: everyClick() };
+  page.restoring ??= page.source && { source: page.source, base: page.base, clicks: everyClick(), dirty: isUnsaved() };
   const clicks = page.restoring?.clicks.length ?? 0;
   const restores = page.restoring ? ` and restore ${clicks ? count(clicks, "click") : "the image"}` : "";
   notice(`The server has closed this session: ${error.message}`, `Reconnect${restores}`, reconnect);
@@ -68,13 +77,14 @@ export function lost(error) {
 async function reconnect() {
   hideNotice();
   if (!page.restoring) return connect();
-  const { source, base, clicks } = page.restoring;
+  const { source } = page.restoring;
   return work.add("Reconnecting", async () => {
     await server.claim();
     const image = source.case ? await server.openCase(source.case) : await server.upload(source.file);
     await viewer.replace(await server.mask(image.case));
-    page.clicks = [];
-    await resend(clicks, base);
+    page.waiting = [];
+    page.unsure = false;
+    await restore(image, page.restoring);
     page.restoring = null;
     say(`Reconnected. ${summary()}`);
   });

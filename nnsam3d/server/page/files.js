@@ -2,9 +2,13 @@
 
 import { ServerError } from "./api.js";
 import { setContrast } from "./choices.js";
-import { $, showCases } from "./panel.js";
-import { empty, say, show } from "./show.js";
-import { canSave, later, page, server, viewer, work } from "./state.js";
+import { showCases } from "./cases.js";
+import { remember } from "./memory.js";
+import { $ } from "./panel.js";
+import { markSaved, OPENED, startPast } from "./past.js";
+import { ask, empty, hideNotice, say, show } from "./show.js";
+import { canSave, isUnsaved, later, page, server, viewer, work } from "./state.js";
+import { after, withValues } from "./steps.js";
 
 export async function listCases() {
   page.cases = await server.cases();
@@ -32,16 +36,20 @@ async function shown(image, source) {
   try {
     await viewer.load(bytes, source.file?.name ?? name, mask);
   } catch (error) {
-    Object.assign(page, { image: null, source: null, clicks: [], facts: {}, dirty: false });
+    Object.assign(page, { image: null, source: null, clicks: [], waiting: [], facts: {}, dirty: false });
     viewer.unload();
     empty("This image cannot be displayed.");
     throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
-  const base = image.saved ? new File([mask], `${image.case}.nii.gz`) : null; // Undo after Reset sends it again
-  Object.assign(page, { image, source, clicks: [], waiting: [], beforeReset: null, restoring: null, dirty: false });
-  Object.assign(page, { base, saved: base, facts: image.facts });
-  page.can = { undo: false, redo: false };
-  page.remarks = image.remarks;
+  const clicks = withValues(image.clicks ?? []);
+  const started = image.started ?? image.saved;
+  Object.assign(page, { image, source, clicks, waiting: [], restoring: null, unsure: false, facts: image.facts });
+  Object.assign(page, { remarks: image.remarks, also: image.also_open ?? 0 });
+  page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
+  // beneath clicks, the mask from which a saved case starts is not visible
+  startPast(!started ? null : clicks.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
+  if (source.case) remember("case", source.case);
+  hideNotice();
   $("empty").hidden = true;
   const [z, y, x] = image.shape;
   $("image-name").textContent = image.case;
@@ -68,32 +76,44 @@ export function showChannel(number) {
 
 // Asks for confirmation if unsaved work would be lost.
 export async function askFirst(then) {
-  if (!page.dirty || !page.image) return then();
-  const dialog = $("unsaved");
-  $("unsaved-text").textContent = `The segmentation of ${page.image.case} is not saved.`;
+  if (!isUnsaved()) return then();
   $("unsaved-save").hidden = !canSave();
-  dialog.returnValue = "stay";
-  dialog.showModal();
-  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-  if (dialog.returnValue === "save" && !(await save())) return undefined;
-  if (dialog.returnValue === "stay") return undefined;
+  const answer = await ask("unsaved", `The segmentation of ${page.image.case} is not saved.`);
+  if (answer === "stay" || (answer === "save" && !(await save()))) return undefined;
   return then();
 }
 
 function isEmpty() {
-  return !viewer.labels.some((value) => value);
+  return !page.waiting.length && !viewer.labels.some((value) => value);
 }
 
+// Returns whether the case has been saved.
 export async function save() {
   if (!canSave()) return download("mask");
-  if (isEmpty() && !confirm(`The mask of ${page.image.case} is empty. Save it as a case without any label?`)) return false;
-  return later("Saving", async () => {
-    const { saved } = await server.json("POST", "/api/save", {});
-    page.dirty = false;
-    await listCases();
-    show();
-    say(`Saved: ${saved.join(", ")}`);
-    return true;
+  const name = page.image.case;
+  if (isEmpty() && !confirm(`The mask of ${name} is empty. Save it as a case without any label?`)) return false;
+  const { saved, conflict } = (await store("api/save")) ?? {};
+  if (!conflict) return Boolean(saved);
+  const answer = await ask("conflict", `${name} has been saved elsewhere since it was opened here. ${conflict}`);
+  if (answer === "overwrite") return Boolean((await store("api/save?overwrite=1"))?.saved);
+  if (answer === "reload") openCase(name);
+  return false;
+}
+
+// {saved}, or {conflict} if somebody else saved the case since it was opened; undefined if it failed
+function store(path) {
+  return after("Saving", async () => {
+    try {
+      const { saved } = await server.json("POST", path, {});
+      markSaved();
+      await listCases();
+      show();
+      say(`Saved: ${saved.join(", ")}`);
+      return { saved: true };
+    } catch (error) {
+      if (error.status === 409 && !work.stopping) return { conflict: error.message };
+      throw error;
+    }
   });
 }
 
@@ -101,8 +121,8 @@ export async function save() {
 export async function next() {
   if (!page.info) return say("Not connected.");
   if (!page.info.folder) return say("There are no further cases: the server was started without --images.");
-  if (!page.dirty && page.image && isEmpty()) return followUp();
-  if (canSave() && (page.dirty || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
+  if (!isUnsaved() && page.image && isEmpty()) return followUp();
+  if (canSave() && (isUnsaved() || !page.cases.some((one) => one.case === page.source.case && one.saved))) {
     if (!(await save())) return;
     followUp();
   } else {
@@ -121,16 +141,17 @@ function followUp() {
 
 export function download(what) {
   if (!page.image) return undefined;
-  if (what === "prompts" && !page.clicks.length) return say("There are no clicks to download.");
+  if (what === "prompts" && !page.clicks.length && !page.waiting.length) return say("There are no clicks to download.");
   const name = page.image.case;
-  return later(what === "mask" ? "Preparing the mask" : "Preparing the clicks", async () => {
+  return after(what === "mask" ? "Preparing the mask" : "Preparing the clicks", async () => {
     const bytes = what === "mask" ? await server.mask(name) : await server.prompts(name);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));
     link.download = what === "mask" ? `${name}.nii.gz` : `${name}.json`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    page.dirty = false;
+    if (what === "mask" && !canSave()) markSaved();
+    show();
     say(`Downloaded ${link.download}.`);
     return true;
   });

@@ -1,6 +1,9 @@
 // The keyboard shortcuts, and the help that lists them.
 
+import { recall, remember } from "./memory.js";
 import { $, element } from "./panel.js";
+
+let characters = true; // letters, digits and signs are shortcuts: speech input and stray keys would trigger them
 
 // does: {name: function}; canvas: must have the focus for keys that move the crosshair
 export function bindKeys(does, canvas) {
@@ -10,6 +13,7 @@ export function bindKeys(does, canvas) {
       if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
       const on = document.activeElement;
       if (on?.matches("select, input:not([type=radio], [type=range]), textarea")) return;
+      if (!characters && event.key.length === 1) return;
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const free = on === canvas || on === document.body || on === null;
       const ranged = on?.matches("input[type=radio], input[type=range]");
@@ -20,11 +24,27 @@ export function bindKeys(does, canvas) {
     },
     { capture: true },
   );
+  $("letters").addEventListener("change", ({ target }) => {
+    remember("letters", target.checked ? "on" : "off");
+    setCharacters(target.checked);
+  });
+  setCharacters(recall("letters") !== "off");
+}
+
+function setCharacters(on) {
+  characters = on;
+  $("letters").checked = on;
+  document.body.classList.toggle("no-letters", !on);
+  for (const button of document.querySelectorAll("button:has(kbd)")) {
+    button.dataset.key ??= button.getAttribute("aria-keyshortcuts");
+    if (on || button.dataset.key.length > 1) button.setAttribute("aria-keyshortcuts", button.dataset.key);
+    else button.removeAttribute("aria-keyshortcuts");
+  }
 }
 
 const LETTERS = {
   z: "undo", y: "redo", r: "reset", s: "save", n: "next", o: "open", l: "load", m: "mask", p: "prompts", v: "view",
-  f: "fit", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
+  f: "fit", h: "hide", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
 };
 const MOVES = {
   ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
@@ -52,7 +72,7 @@ const KEYS = [
   ["0", "background"],
   ["[ ]", "previous, next label"],
   ["Z Y", "undo, redo"],
-  ["R", "reset: remove all clicks (Z restores them)"],
+  ["R", "reset: remove clicks and loaded mask (Z restores them)"],
   ["S", "save the case, or download the mask"],
   ["N", "save and open the next case"],
   ["O L", "open an image, load a segmentation or clicks"],
@@ -62,6 +82,7 @@ const KEYS = [
   ["Enter", "click at the crosshair (Shift: background)"],
   ["+ - F", "zoom in, zoom out, fit"],
   ["V", "next view"],
+  ["H", "hide or show the mask"],
   ["Esc", "cancel the computation"],
   ["?", "this help"],
 ];

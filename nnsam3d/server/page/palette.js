@@ -54,7 +54,10 @@ const DARK = {
 };
 
 // Sets the colour table entry of every voxel of a box (i fastest).
-export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
+// fill: "solid", "pattern", or "outline": the rim of each label in the slices of the file
+export function paint(labels, shown, shape_ijk, box, steps_ijk, fill) {
+  const patterned = fill === "pattern";
+  const outline = fill === "outline";
   const [[i0, i1], [j0, j1], [k0, k1]] = box;
   const [ni, nj] = shape_ijk;
   for (let k = k0; k < k1; k++) {
@@ -62,7 +65,8 @@ export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
       const row = ni * (j + nj * k);
       for (let i = i0; i < i1; i++) {
         const label = labels[row + i];
-        if (label === 0 || label > MOST) {
+        const inside = label !== 0 && label <= MOST;
+        if (!inside || (outline && !isRim(labels, row + i, i, j, ni, nj))) {
           shown[row + i] = 0;
           continue;
         }
@@ -71,4 +75,11 @@ export function paint(labels, shown, shape_ijk, box, steps_ijk, patterned) {
       }
     }
   }
+}
+
+// Whether a neighbour in the slice has another label, or there is none.
+function isRim(labels, at, i, j, ni, nj) {
+  const label = labels[at];
+  const within = i > 0 && i < ni - 1 && j > 0 && j < nj - 1;
+  return !within || labels[at - 1] !== label || labels[at + 1] !== label || labels[at - ni] !== label || labels[at + ni] !== label;
 }

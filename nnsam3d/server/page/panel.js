@@ -1,4 +1,4 @@
-// The panel beside the image: cases, labels, clicks, warnings. Only builds elements, without logic.
+// The panel beside the image: labels, clicks, warnings. Only builds elements, without logic.
 
 import { css, pattern } from "./palette.js";
 
@@ -84,30 +84,4 @@ export function showClicks(clicks, onGo) {
 export function showRemarks(remarks) {
   const before = [...$("remarks").children].map((row) => row.textContent).join("\n");
   if (before !== remarks.join("\n")) $("remarks").replaceChildren(...remarks.map((text) => element("li", { text })));
-}
-
-// ---------------------------------------------------------------- cases
-
-// A list with a single tab stop: arrow keys move within it, Enter opens a case.
-export function showCases(cases, current, onOpen) {
-  const saved = cases.filter((one) => one.saved).length;
-  $("cases-count").textContent = `${count(cases.length, "case")}, ${saved} saved`;
-  const rows = cases.map(({ case: name, saved: done }) => {
-    const row = element("li", { role: "option", tabindex: "-1", "aria-selected": String(name === current) });
-    row.append(element("span", { class: "name", text: name }), element("span", { class: "facts", text: done ? "✓ saved" : "" }));
-    row.addEventListener("click", () => onOpen(name));
-    row.addEventListener("keydown", (event) => {
-      const to = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
-      if (to) to.focus();
-      else if (event.key === "Enter" || event.key === " ") onOpen(name);
-      else return;
-      event.preventDefault();
-      event.stopPropagation();
-    });
-    return row;
-  });
-  const chosen = rows.find((row) => row.getAttribute("aria-selected") === "true") ?? rows[0];
-  if (chosen) chosen.tabIndex = 0;
-  $("cases").replaceChildren(...rows);
-  chosen?.scrollIntoView({ block: "nearest" });
 }

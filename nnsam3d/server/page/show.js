@@ -32,6 +32,16 @@ export function say(text) {
   if ($("notice-action").hidden) hideNotice(); // something has worked since
 }
 
+// Asks in one of the page's dialogs. Returns the value of the pressed button: "stay" to change nothing.
+export async function ask(id, text) {
+  const dialog = $(id);
+  $(`${id}-text`).textContent = text;
+  dialog.returnValue = "stay";
+  dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  return dialog.returnValue;
+}
+
 export function summary() {
   const parts = Object.entries(page.facts).map(
     ([name, { ml, components }]) => `${name}: ${volume(ml)} in ${count(components, "part")}`,
@@ -62,12 +72,14 @@ export function where() {
 }
 
 export function show() {
-  const { image, can, clicks } = page;
+  const { image, can, clicks, also } = page;
   showClicks(everyClick(), ({ ras }) => viewer.goTo(ras));
   if (page.info) showFacts(page.info.model.labels, page.facts);
   showRemarks(page.remarks);
+  $("also").hidden = !also;
+  $("also").textContent = `Also open elsewhere${also > 1 ? `, ${also} times` : ""}: nothing is saved over others' work without asking.`;
   const usable = {
-    undo: can.undo || page.waiting.length > 0 || page.beforeReset !== null,
+    undo: can.undo || page.waiting.length > 0,
     redo: can.redo,
     reset: clicks.length > 0 || page.base !== null,
     save: canSave(),
@@ -75,6 +87,7 @@ export function show() {
     mask: image,
     prompts: clicks.length,
     load: image,
+    hide: image,
   };
   for (const [id, yes] of Object.entries(usable)) $(id).disabled = !yes;
   document.title = image ? `${page.dirty ? "• " : ""}${image.case} – nnsam3d` : "nnsam3d";

@@ -27,14 +27,14 @@ export const page = {
   cases: [],
   label: "",
   clicks: [], // [{ras, position, label, value, seconds}]
-  waiting: [], // clicks without a response yet
+  waiting: [], // clicks without a response yet: {queued}, {sent} if the server may have it, {lost} by the network
   facts: {},
-  base: null, // the file of the initial segmentation
-  saved: null, // that with which a saved case was opened
-  beforeReset: null, // {clicks, base}, for undo
+  base: null, // the file of the initial segmentation; OPENED if only the server has it
+  past: { at: 0, bases: {} }, // of past.js
+  also: 0, // other clients that have the case open
   remarks: [],
   unsure: false, // the displayed mask may differ from the server's
-  restoring: null, // {source, base, clicks} of a session that the server has ended
+  restoring: null, // {source, base, clicks, dirty} of a session that the server has ended
   can: { undo: false, redo: false },
   dirty: false, // there are unsaved changes
 };
@@ -47,6 +47,11 @@ export function later(what, job) {
 
 export function canSave() {
   return Boolean(page.info?.saves && page.source?.case && page.image);
+}
+
+// Whether leaving the image loses work.
+export function isUnsaved() {
+  return Boolean(page.image) && (page.dirty || page.waiting.length > 0);
 }
 
 export function everyClick() {

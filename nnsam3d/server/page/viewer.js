@@ -29,14 +29,18 @@ const ZOOMS = [0.5, 12];
 const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
 
 export class Viewer {
+  #drawNow; // NiiVue's own drawScene
+  #coming = false; // a redraw has been requested
+
   // callbacks: {click(mm, negative), missed(), drawn(), moved()}
   constructor(canvas, callbacks) {
     this.canvas = canvas;
     this.callbacks = callbacks;
     this.view = "all";
     this.slab = "whole";
-    this.patterned = false;
+    this.fill = "solid";
     this.opacity = 0.45;
+    this.hidden = false; // the mask is not shown
     this.plane = PLANES.axial; // in which the arrow keys move
     this.labels = null; // of all voxels, in the file's order
     this.nv = new Niivue({
@@ -69,21 +73,24 @@ export class Viewer {
   async start() {
     await this.nv.attachToCanvas(this.canvas);
     this.#listen();
-    const draw = this.nv.drawScene.bind(this.nv);
-    let coming = false;
+    this.#drawNow = this.nv.drawScene.bind(this.nv);
     // A click requests five redraws: draw once per frame.
     this.nv.drawScene = () => {
-      if (coming) return;
-      coming = true;
-      requestAnimationFrame(() => {
-        coming = false;
-        this.#placeSlab();
-        draw();
-        this.callbacks.drawn();
-      });
+      if (this.#coming) return;
+      this.#coming = true;
+      requestAnimationFrame(() => this.#draw());
     };
     this.nv.onLocationChange = () => this.callbacks.moved();
     this.show("all");
+  }
+
+  // Draws if a redraw has been requested.
+  #draw() {
+    if (!this.#coming) return;
+    this.#coming = false;
+    this.#placeSlab();
+    this.#drawNow();
+    this.callbacks.drawn();
   }
 
   get image() {
@@ -108,7 +115,7 @@ export class Viewer {
     below.calculateRAS();
     above.img = Uint8Array.from(above.img);
     above.setColormapLabel(colourTable());
-    above.opacity = this.opacity;
+    above.opacity = this.hidden ? 0 : this.opacity;
     this.unload();
     this.nv.addVolume(below);
     this.nv.addVolume(above);
@@ -142,7 +149,8 @@ export class Viewer {
         from += i1 - i0;
       }
     }
-    this.#paint(box);
+    // one voxel more: outlines depend on the neighbours
+    this.#paint(box.map(([from, to], axis) => [Math.max(from - 1, 0), Math.min(to + 1, this.shape_ijk[axis])]));
   }
 
   // mask: bytes of a NIfTI file on the grid of the current mask
@@ -158,21 +166,27 @@ export class Viewer {
   #paint(box) {
     const { shape_ijk, spacing_ijk } = this;
     const steps = spacing_ijk.map((step) => step / period(shape_ijk, spacing_ijk));
-    paint(this.labels, this.mask.img, shape_ijk, box, steps, this.patterned);
+    paint(this.labels, this.mask.img, shape_ijk, box, steps, this.fill);
     // updates the mask only, because uploading the image to the GPU is slow
     this.nv.refreshLayers(this.mask, 1);
     this.nv.drawScene();
   }
 
-  setFill(patterned) {
-    this.patterned = patterned;
+  // fill: "solid", "pattern" or "outline"
+  setFill(fill) {
+    this.fill = fill;
     this.repaint();
+  }
+
+  setHidden(hidden) {
+    this.hidden = hidden;
+    this.setOpacity(this.opacity);
   }
 
   setOpacity(share) {
     this.opacity = share;
     if (!this.mask) return;
-    this.mask.opacity = share;
+    this.mask.opacity = this.hidden ? 0 : share;
     this.#paint([[0, 0], [0, 0], [0, 0]]);
   }
 
@@ -319,17 +333,24 @@ export class Viewer {
     const { canvas } = this;
     let down = null;
     canvas.addEventListener("pointerdown", (event) => {
-      const range = this.image ? [this.image.cal_min, this.image.cal_max] : null;
-      down = { id: event.pointerId, button: event.button, x: event.clientX, y: event.clientY, range };
+      down = null;
+      if (!this.image || !event.isPrimary) return; // a second finger zooms or scrolls
+      // Where the planes are now, not where a slow renderer has drawn them last. And it stays where the pointer went down,
+      // whatever is drawn before it goes up.
+      this.#draw();
+      const range = [this.image.cal_min, this.image.cal_max];
+      const { pointerId, button, clientX, clientY } = event;
+      down = { pointerId, button, clientX, clientY, range, image: this.image, place: this.#tileAt(event) };
     });
     canvas.addEventListener("pointerup", (event) => {
       const start = down;
       down = null;
-      if (!start || start.id !== event.pointerId || start.button !== event.button || !this.image) return;
-      if (Math.hypot(event.clientX - start.x, event.clientY - start.y) > CLICK_PIXELS || event.button === 1) return;
-      const place = this.#tileAt(event);
-      if (event.button === 2 && start.range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
-        this.setContrast(start.range, this.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
+      if (!start || start.pointerId !== event.pointerId || start.button !== event.button || this.image !== start.image) return;
+      const moved = Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY);
+      if (moved > CLICK_PIXELS || event.button === 1) return;
+      const { place, range } = start;
+      if (event.button === 2 && range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
+        this.setContrast(range, this.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
       }
       if (!place) {
         this.callbacks.missed();

@@ -7,6 +7,7 @@ const WHAT = {
   reading: () => "Reading the image",
   window: (number) => `Segmenting part ${number + 1} of the image`,
   "warming up": () => "Warming up the model",
+  waiting: (number) => (number ? `Waiting: ${number} request${number === 1 ? "" : "s"} before this one` : "Waiting"),
 };
 
 export class Work {
@@ -16,6 +17,7 @@ export class Work {
     this.callbacks = callbacks;
     this.queue = [];
     this.running = null;
+    this.stopping = false; // the running step is being cancelled
   }
 
   // job: an async function. The promise resolves to its value, or to undefined if it failed or was dropped.
@@ -33,8 +35,9 @@ export class Work {
   async cancel() {
     this.drop();
     if (!this.running) return;
+    this.stopping = true;
     try {
-      await this.server.json("POST", "/api/cancel", {});
+      await this.server.json("POST", "api/cancel", {});
     } catch {
       // the running step reports the error
     }
@@ -48,6 +51,7 @@ export class Work {
     while (this.queue.length) {
       const step = this.queue.shift();
       this.running = step;
+      this.stopping = false;
       const watch = this.#watch(step);
       let value;
       try {
@@ -73,7 +77,7 @@ export class Work {
     };
     const look = async () => {
       try {
-        const progress = await this.server.json("GET", "/api/progress");
+        const progress = await this.server.json("GET", "api/progress");
         what = WHAT[progress.what]?.(progress.number) ?? step.what;
       } catch {
         // not reported: the step itself fails too

@@ -1,0 +1,69 @@
+"""Whether the results of an earlier run are complete, for `--continue_prediction`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference.model import Model
+from nnsam3d.nnunet.cases import header_grid
+from nnsam3d.nnunet.label_files import check_finished, last_line
+
+PICKLE_END = b"."  # the last byte of every pickle
+
+
+def unfinished(model: Model, image: str, output: Path, name: str, probabilities: bool) -> str:
+    """Why a case must be computed again: a file is incomplete or does not fit the image; "" if nothing is wrong.
+
+    Args:
+        image: the case's first image; only its header is read.
+        output: the folder that contains the case's files; the label map must exist.
+        name: of the case.
+        probabilities: whether the .npz and .pkl files are needed, too.
+    """
+    shape = _shape_of(image, model)
+    try:
+        check_finished(model.plans_manager.image_reader_writer_class(), output / f"{name}{model.file_ending}", shape)
+        if probabilities:
+            _check_probabilities(output / f"{name}.npz", shape)
+            _check_pickle(output / f"{name}.pkl")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _shape_of(image: str, model: Model) -> tuple[int, ...] | None:
+    """(z, y, x); None if the header cannot be read."""
+    grid_of = header_grid(image, model.reader_name)
+    size = None if grid_of is None else grid_of("voxel").size_xyz
+    return None if size is None else tuple(size[::-1])
+
+
+def _check_probabilities(file: Path, shape_ZYX: tuple[int, ...] | None) -> None:
+    """By its directory, which is at the end of the file, and the array's header.
+
+    Raises:
+        UserError: it is incomplete, damaged or has another shape.
+    """
+    try:
+        with zipfile.ZipFile(file) as parts, parts.open("probabilities.npy") as part:
+            version = np.lib.format.read_magic(part)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape = read(part)[0][1:]
+    except Exception as error:  # of zipfile, zlib, NumPy or the system
+        raise UserError(f"{file} is incomplete or damaged ({last_line(error)})") from error
+    if shape_ZYX is not None and shape != shape_ZYX:
+        raise UserError(f"{file} has the shape {shape} (z, y, x), the image {shape_ZYX}")
+
+
+def _check_pickle(file: Path) -> None:
+    """By its last byte; it is not loaded, because that could execute code.
+
+    Raises:
+        UserError: it is missing or incomplete.
+    """
+    if not file.is_file() or not file.read_bytes().endswith(PICKLE_END):
+        raise UserError(f"{file} is missing or incomplete")

@@ -1,0 +1,273 @@
+"""The folder of cases and the dataset that grows: reopening, saving twice, two people, images of the same name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.model import Model
+from nnsam3d.inference.saved import MASKS_FOLDER
+from nnsam3d.nnunet.cases import strays
+from nnsam3d.prompts import read_prompts
+from nnsam3d.server.cases import Cases
+from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.refusal import Refusal
+
+from .conftest import SHAPE, write_cases
+
+AT = (15, 20, 10)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_cases(tmp_path / "images", geometry="oblique")
+
+
+@pytest.fixture
+def cases(images: Path, served_model: Model, tmp_path: Path) -> Cases:
+    return Cases(images, served_model, tmp_path / "Dataset600_Clicked")
+
+
+def opened(cases: Cases, model: Model, case: str = "a") -> Conversation:
+    talk = Conversation(model, 2**30)
+    talk.open_files(cases.files(case), case)
+    cases.reopen(case, talk)
+    return talk
+
+
+def dataset(cases: Cases) -> Path:
+    assert cases.output is not None
+    return cases.output
+
+
+def label_map(cases: Cases, case: str = "a") -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(dataset(cases) / "labelsTr" / f"{case}.nii.gz")))
+
+
+def replayed(cases: Cases, model: Model, output: Path) -> np.ndarray:
+    """What `predict` makes of the saved clicks."""
+    there = find_cases(dataset(cases) / "imagesTr", model, dataset(cases) / "clicks")
+    assert not [case.problem for case in there if case.problem]
+    assert not list(strays(dataset(cases) / "imagesTr", [case.name for case in there], dataset(cases) / "clicks"))
+    outcomes = predict_folder(model, there, output, FolderOptions())
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(output / "a.nii.gz")))
+
+
+def edit(cases: Cases, case: str = "a") -> np.ndarray:
+    """As another program changes a saved mask: voxels that no clicks give."""
+    file = dataset(cases) / "labelsTr" / f"{case}.nii.gz"
+    image = sitk.ReadImage(str(file))
+    array = sitk.GetArrayFromImage(image)
+    array[:] = 0
+    array[2:6, 25:36, 2:9] = 2
+    array[14:18, 3:9, 3:9] = 1
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(file))
+    return array
+
+
+def test_a_saved_case_opens_with_its_clicks_again_and_again(cases: Cases, served_model: Model, tmp_path: Path) -> None:
+    talk = opened(cases, served_model)
+    assert not cases.reopen("a", talk)
+    talk.add([AT], "lesion", "voxel")
+    talk.add([(20, 18, 10), (22, 18, 10)], "organ", "voxel")
+    cases.save(talk)
+    clicks = talk.session.clicks
+    for number, (position, label) in enumerate((((5, 30, 4), "lesion"), ((14, 21, 9), "background"))):
+        again = opened(cases, served_model)
+        assert again.session.clicks == clicks
+        np.testing.assert_array_equal(again.segmentation(), label_map(cases))
+        assert set(again.volumes()) == {"lesion", "organ"}
+        assert (again.can_undo, again.can_redo, again.session.started) == (True, False, False)
+        again.add([position], label, "voxel")
+        cases.save(again)
+        clicks = again.session.clicks
+        np.testing.assert_array_equal(label_map(cases), again.segmentation())
+        np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / f"out{number}"), label_map(cases))
+    assert len(clicks) == 5
+    again = opened(cases, served_model)
+    while again.undo():
+        clicks = clicks[:-1]
+        assert again.session.clicks == clicks
+    assert clicks == ()
+    assert not (dataset(cases) / "clicks" / MASKS_FOLDER).exists()
+
+
+@pytest.mark.parametrize("how", ["edited", "no clicks", "damaged clicks"])
+def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
+    cases: Cases, served_model: Model, tmp_path: Path, how: str
+) -> None:
+    talk = opened(cases, served_model)
+    talk.add([AT], "lesion", "voxel")
+    cases.save(talk)
+    file = dataset(cases) / "clicks" / "a.json"
+    if how == "edited":
+        edit(cases)
+    elif how == "no clicks":
+        file.unlink()
+    else:
+        file.write_text("{")
+    start = label_map(cases)
+    again = opened(cases, served_model)
+    assert (again.session.clicks, again.session.started, again.can_undo) == ((), True, False)
+    np.testing.assert_array_equal(again.segmentation(), start)
+    again.add([(20, 18, 10)], "organ", "voxel")
+    cases.save(again)
+    for number in range(2):  # and the mask that it started from stays, however often it is opened and saved
+        np.testing.assert_array_equal(label_map(cases), again.segmentation())
+        assert read_prompts(file).masks[0].path == f"{MASKS_FOLDER}/a.nii.gz"
+        kept = sitk.GetArrayFromImage(sitk.ReadImage(str(file.parent / MASKS_FOLDER / "a.nii.gz")))
+        np.testing.assert_array_equal(kept, start)
+        np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / f"out{number}"), label_map(cases))
+        again = opened(cases, served_model)
+        assert len(again.session.clicks) == number + 1
+        assert again.session.started
+        again.add([(10 + number, 30, 12)], 0, "voxel")
+        cases.save(again)
+    np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "last"), again.segmentation())
+
+
+def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tmp_path: Path) -> None:
+    talk = opened(cases, served_model)
+    start = np.zeros(SHAPE, np.uint8)
+    start[2:5, 2:8, 2:8] = 1
+    talk.start_from(start)
+    talk.add([AT], "lesion", "voxel")
+    cases.save(talk)
+    assert (dataset(cases) / "clicks" / MASKS_FOLDER / "a.nii.gz").is_file()
+    talk.reset()
+    written = cases.save(talk)
+    assert [path for path in written if path.startswith("clicks")] == []
+    assert [path for path in (dataset(cases) / "clicks").rglob("*") if path.is_file()] == []
+    assert not label_map(cases).any()
+    talk.undo()  # and what was reset can still be brought back, and saved
+    cases.save(talk)
+    np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "out"), label_map(cases))
+
+
+def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> None:
+    first, second = opened(cases, served_model), opened(cases, served_model)
+    first.add([AT], "lesion", "voxel")
+    second.add([(20, 18, 10)], "organ", "voxel")
+    cases.save(first)
+    saved = label_map(cases)
+    with pytest.raises(Refusal, match="saved elsewhere") as refused:
+        cases.save(second)
+    assert refused.value.status == 409
+    np.testing.assert_array_equal(label_map(cases), saved)
+    cases.save(first)  # one's own saving is not somebody else's
+    cases.save(second, overwrite=True)
+    np.testing.assert_array_equal(label_map(cases), second.segmentation())
+    cases.save(second)
+    with pytest.raises(Refusal, match="saved elsewhere"):
+        cases.save(first)
+    third = opened(cases, served_model)
+    edit(cases)
+    with pytest.raises(Refusal, match="saved elsewhere"):
+        cases.save(third)
+
+
+def test_another_image_of_the_same_name_and_size_is_refused(
+    cases: Cases, images: Path, served_model: Model, tmp_path: Path
+) -> None:
+    talk = opened(cases, served_model)
+    talk.add([AT], "lesion", "voxel")
+    there = dataset(cases) / "imagesTr" / "a_0000.nii.gz"
+    there.parent.mkdir(parents=True)
+    content = bytearray((images / "a_0000.nii.gz").read_bytes())
+    content[len(content) // 2] ^= 1
+    there.write_bytes(content)
+    with pytest.raises(Refusal, match=r"a_0000\.nii\.gz: the dataset already contains a different image") as refused:
+        cases.save(talk)
+    assert refused.value.status == 400
+    assert there.read_bytes() == content
+    assert not (dataset(cases) / "labelsTr" / "a.nii.gz").exists()
+    there.write_bytes((images / "a_0000.nii.gz").read_bytes())
+    cases.save(talk)
+    cases.save(talk)
+
+
+def test_copies_do_not_share_their_content_with_the_source(images: Path, served_model: Model, tmp_path: Path) -> None:
+    for copy in (False, True):
+        cases = Cases(images, served_model, tmp_path / f"out{copy}", copy=copy)
+        talk = opened(cases, served_model)
+        talk.add([AT], "lesion", "voxel")
+        cases.save(talk)
+        made, source = dataset(cases) / "imagesTr" / "a_0000.nii.gz", images / "a_0000.nii.gz"
+        assert made.read_bytes() == source.read_bytes()
+        if copy:
+            assert not made.samefile(source)
+        cases.save(talk)
+
+
+def test_what_cannot_be_written_is_named(cases: Cases, served_model: Model) -> None:
+    talk = opened(cases, served_model)
+    talk.add([AT], "lesion", "voxel")
+    dataset(cases).mkdir()
+    (dataset(cases) / "clicks").write_text("in the way")
+    with pytest.raises(Refusal, match=r"Dataset600_Clicked/clicks: the case cannot be saved: File exists") as refused:
+        cases.save(talk)
+    assert refused.value.status == 500
+
+
+def test_the_list_of_two_thousand_cases_opens_no_file(
+    tmp_path: Path, served_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, output = tmp_path / "images", tmp_path / "out"
+    (output / "labelsTr").mkdir(parents=True)
+    images.mkdir()
+    for number in range(2000):
+        (images / f"case_{number:04d}_0000.nii.gz").touch()
+        (images / f"case_{number:04d}.json").write_text("{")
+        if number % 2:
+            (output / "labelsTr" / f"case_{number:04d}.nii.gz").touch()
+    cases = Cases(images, served_model, output)
+    listings: list[str] = []
+    for name in ("scandir", "listdir"):
+        original = getattr(os, name)
+
+        def counted(path: Any = ".", original: Any = original) -> Any:
+            listings.append(str(path))
+            return original(path)
+
+        monkeypatch.setattr(os, name, counted)
+
+    def refused(*given: Any, **more: Any) -> Any:
+        raise AssertionError(f"opened {given}")
+
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr("io.open", refused)
+    overview = cases.overview()
+    following = cases.following("case_1998")
+    files = cases.files("case_1999")
+    monkeypatch.undo()
+    assert len(overview) == 2000
+    assert sum(case["saved"] for case in overview) == 1000
+    assert following == "case_0000"
+    assert files == (images / "case_1999_0000.nii.gz",)
+    assert len(listings) <= 8
+
+
+def test_only_complete_cases_are_listed(images: Path, served_model: Model, tmp_path: Path) -> None:
+    (images / "c_0001.nii.gz").touch()
+    (images / "._d_0000.nii.gz").touch()
+    cases = Cases(images, served_model)
+    assert [case["case"] for case in cases.overview()] == ["a", "b"]
+    assert cases.following("b") == "a"
+    for case in ("../a", "c", "._d", "", "a_0000"):
+        with pytest.raises(Refusal, match="no case"):
+            cases.files(case)
+    with pytest.raises(UserError, match="no such folder"):
+        Cases(tmp_path / "none", served_model)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"<case>_0000\.nii\.gz"):
+        Cases(tmp_path / "empty", served_model)

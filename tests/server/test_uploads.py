@@ -1,0 +1,333 @@
+"""Uploaded files: nothing is read but the upload itself, and nothing is allocated that it cannot contain."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnsam3d.inference.model import Model
+from nnsam3d.server.arrays import pack
+from nnsam3d.server.cases import Cases
+
+from .conftest import GEOMETRIES, SHAPE, Running, Start, image_array, write_cases
+from .test_itksnap import FORM, form
+
+META = {"X-Meta": '{"image_properties":{"spacing":[2,1,1.5]}}'}
+
+
+def content_of(folder: Path, ending: str, packed: bool = False, geometry: str = "oblique") -> bytes:
+    image = sitk.GetImageFromArray(image_array())
+    image.SetDirection(GEOMETRIES[geometry])
+    image.SetSpacing((1.5, 1.0, 2.0))
+    path = folder / f"image_{packed}{ending}"
+    sitk.WriteImage(image, str(path), packed)
+    return path.read_bytes()
+
+
+def labels_of(folder: Path, ending: str) -> bytes:
+    """A label map of the same place."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[8:13, 15:25, 10:20] = 1
+    image = sitk.GetImageFromArray(labels)
+    image.SetDirection(GEOMETRIES["oblique"])
+    image.SetSpacing((1.5, 1.0, 2.0))
+    path = folder / f"labels{ending}"
+    sitk.WriteImage(image, str(path))
+    return path.read_bytes()
+
+
+def claimed(running: Running) -> str:
+    return str(running.ask("POST", "/api/claim").json()["lease_token"])
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_honest_files_are_opened(running: Running, tmp_path: Path, ending: str, packed: bool) -> None:
+    lease = claimed(running)
+    content = content_of(tmp_path, ending, packed)
+    opened = running.ask("POST", f"/api/upload?name=x{ending}", content, lease)
+    assert opened.status == 200, opened.body
+    assert opened.json()["shape"] == list(SHAPE)
+    assert opened.json()["spacing"] == pytest.approx([2.0, 1.0, 1.5])
+    reply = running.ask("POST", f"/api/segmentation?name=y{ending}", labels_of(tmp_path, ending), lease)
+    assert reply.status == 200, reply.body
+
+
+def test_gzip_streams_of_several_members_and_bytes_behind_them(running: Running, tmp_path: Path) -> None:
+    """As their readers do; a stream that is cut is still found."""
+    plain = content_of(tmp_path, ".nii")
+    lease = claimed(running)
+    members = gzip.compress(plain[:1000]) + gzip.compress(plain[1000:])
+    for content, status in ((members, 200), (gzip.compress(plain) + bytes(100), 200), (members[:-20], 400)):
+        assert running.ask("POST", "/api/upload?name=x.nii.gz", content, lease).status == status
+
+
+def secrets_in(reply: Any) -> bool:
+    return b"SECRET" in reply.body or "SECRET" in reply.reason
+
+
+def naming_others(folder: Path, target: Path) -> dict[str, bytes]:
+    """Headers that name another file, in every way that a reader may understand."""
+    mha, nrrd = content_of(folder, ".mha"), content_of(folder, ".nrrd")
+    nifti = bytearray(content_of(folder, ".nii"))
+    nifti[344:348] = b"ni1\0"
+    local = b"ElementDataFile = LOCAL\n"
+    start = mha.index(local)
+    head, voxels = mha[:start], mha[start + len(local) :]
+    name = str(target).encode()
+    size = len(voxels)
+    found = {
+        "plain.mha": head + b"ElementDataFile = " + name + b"\n",
+        "skip.mha": head + b"HeaderSize = %d\nElementDataFile = " % 10 + name + b"\n",
+        "list.mha": head + b"ElementDataFile = LIST\n" + name + b"\n" * size,
+        "pattern.mha": head + b"ElementDataFile = " + name + b"%d 1 1 1\n",
+        "twice.mha": head + b"ElementDataFile = LOCAL\nElementDataFile = " + name + b"\n",
+        "comment.mha": b"Comment = x\r" + head + b"ElementDataFile = " + name + b"\n" + local + voxels,
+        "colon.mha": head + b"ElementDataFile : " + name + b"\n",
+        "tight.mha": head + b"ElementDataFile=" + name + b"\n",
+        "case.mha": head + b"elementdatafile = " + name + b"\n" + local + voxels,
+        "space.mha": head + b" ElementDataFile = " + name + b" \n",
+        "local.mha": head + b"ElementDataFile = local\n" + voxels,
+        "relative.mha": head + b"ElementDataFile = ../../../../../.." + name + b"\n",
+        "single.nii": bytes(nifti),
+    }
+    first, rest = nrrd.split(b"\n", 1)
+    for number, field in enumerate(
+        (b"data file: ", b"datafile: ", b"data file:", b"Data File: ", b"DATAFILE: ", b" data file: ", b"data  file: ")
+    ):
+        found[f"field{number}.nrrd"] = first + b"\n" + field + name + b"\n" + rest
+    found["list.nrrd"] = first + b"\ndata file: LIST\n" + name + b"\n" + rest
+    found["skip.nrrd"] = first + b"\nbyte skip: -1\n" + rest
+    return found
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "missing"])
+def test_headers_that_name_other_files(start: Start, served_model: Model, tmp_path: Path, kind: str) -> None:
+    """A1: refused before any reader sees them. A FIFO would hang it for ever."""
+    target = tmp_path / "secret.raw"
+    if kind == "file":
+        target.write_bytes(b"SECRET" * 20_000)
+    elif kind == "fifo":
+        os.mkfifo(target)
+    running = start()
+    lease = claimed(running)
+    assert running.ask("POST", "/api/upload?name=x.mha", content_of(tmp_path, ".mha"), lease).status == 200
+    for name, content in naming_others(tmp_path, target).items():
+        for path in ("upload", "segmentation"):
+            reply = running.ask("POST", f"/api/{path}?name={name}", content, lease)
+            assert reply.status == 400, name
+            assert not secrets_in(reply)
+            assert "/tmp" not in reply.reason
+    for ending in (".mhd", ".nhdr", ".hdr", ".img", ".raw", ".png", ".dcm", ".pickle", ""):
+        assert running.ask("POST", f"/api/upload?name=x{ending}", b"ElementDataFile = x", lease).status == 400
+
+
+def test_cases_of_the_server_are_read_with_the_same_care(start: Start, served_model: Model, tmp_path: Path) -> None:
+    """A folder of images may have been filled by somebody else."""
+    images = write_cases(tmp_path / "images", ("a",))
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(b"SECRET" * 20_000)
+    (images / "b_0000.nii.gz").write_bytes(naming_others(tmp_path, secret)["plain.mha"])
+    cases = Cases(images, served_model)
+    cases.files = lambda case: (tmp_path / "b_0000.mha",)  # type: ignore[method-assign]
+    (tmp_path / "b_0000.mha").write_bytes(naming_others(tmp_path, secret)["plain.mha"])
+    running = start(cases=cases)
+    reply = running.ask("POST", "/api/open", {"case": "b"}, claimed(running))
+    assert reply.status == 400
+    assert "names another file" in reply.json()["detail"]
+    assert not secrets_in(reply)
+
+
+def test_prompt_files_name_no_files_either(running: Running, tmp_path: Path) -> None:
+    lease = claimed(running)
+    running.ask("POST", "/api/upload?name=x.nii", content_of(tmp_path, ".nii"), lease)
+    labels = tmp_path / "labels.nii.gz"
+    labels_of(tmp_path, ".nii.gz")
+    prompts = {"nnsam3d_prompts": 2, "space": "voxel", "prompts": [{"type": "mask", "path": str(labels)}]}
+    reply = running.ask("POST", "/api/clicks?name=x.json", json.dumps(prompts).encode(), lease)
+    assert reply.status == 400
+    assert not running.change("/api/undo", {}, lease)[0]["started"]
+
+
+def header_only(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1, 1, 1)) -> dict[str, bytes]:
+    """Headers of a few hundred bytes that declare large images."""
+    sizes, steps = " ".join(map(str, shape)), " ".join(map(str, spacing))
+    meta = f"ObjectType = Image\nNDims = 3\nElementSpacing = {steps}\nDimSize = {sizes}\nElementType = MET_SHORT\n"
+    nrrd = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {sizes}\nspacings: {steps}\nendian: little\n"
+    nifti = bytearray(352)
+    struct.pack_into("<i", nifti, 0, 348)
+    struct.pack_into("<8h", nifti, 40, 3, *shape, 1, 1, 1, 1)
+    struct.pack_into("<hh", nifti, 70, 4, 16)
+    struct.pack_into("<8f", nifti, 76, 1, *spacing, 1, 1, 1, 1)
+    struct.pack_into("<f", nifti, 108, 352)
+    nifti[344:348] = b"n+1\0"
+    return {
+        "x.mha": (meta + "ElementDataFile = LOCAL\n").encode(),
+        "packed.mha": (meta + "CompressedData = True\nElementDataFile = LOCAL\n").encode() + zlib.compress(bytes(100)),
+        "x.nrrd": (nrrd + "encoding: raw\n\n").encode(),
+        "packed.nrrd": (nrrd + "encoding: gzip\n\n").encode() + gzip.compress(bytes(100)),
+        "x.nii": bytes(nifti),
+        "x.nii.gz": gzip.compress(bytes(nifti)),
+    }
+
+
+def test_headers_that_declare_what_the_file_cannot_contain(running: Running) -> None:
+    """A6: refused by size, without an allocation of that size."""
+    lease = claimed(running)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, content in header_only((700, 700, 1000)).items():
+        assert len(content) < 500
+        for path in ("upload", "segmentation"):
+            assert running.ask("POST", f"/api/{path}?name={name}", content, lease).status in (400, 413)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_implausible_spacing_takes_no_memory(running: Running, tmp_path: Path) -> None:
+    """A2: one click on 48,000 voxels took 18.8 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lease = claimed(running)
+    array = pack(image_array()[None])
+    for spacing in ([1e8, 1, 1], [1, 1e8, 1], [1e-8, 1, 1], [1e8, 1e8, 1e8], [1e300, 1, 1], [5e-324, 1, 1]):
+        meta = {"X-Meta": json.dumps({"image_properties": {"spacing": spacing}})}
+        assert running.ask("POST", "/set_image", array, lease, meta).status == 400, spacing
+        token = running.ask("GET", "/start_session").json()["session_id"]
+        body = form(image_array(), spacing=spacing[::-1])
+        assert running.ask("POST", f"/upload_raw/{token}", body, headers=FORM).status == 400, spacing
+        running.ask("GET", f"/end_session/{token}")
+    for name, content in header_only((30, 40, 20), (1, 1, 1e8)).items():
+        if "packed" not in name:
+            whole = content + bytes(48_000)
+            whole = gzip.compress(gzip.decompress(content) + bytes(48_000)) if name.endswith(".gz") else whole
+            assert running.ask("POST", f"/api/upload?name={name}", whole, lease).status == 400, name
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_spacing_of_itksnap_that_is_no_number(running: Running) -> None:
+    for spacing in (["a", 1, 1], [1, 1], None, "x", [None] * 3, [True] * 3, [0, 1, 1], {"x": 1}, [[1]] * 3):
+        token = running.ask("GET", "/start_session").json()["session_id"]
+        reply = running.ask("POST", f"/upload_raw/{token}", form(image_array(), spacing=spacing), headers=FORM)
+        assert reply.status == 400, spacing
+        running.ask("GET", f"/end_session/{token}")
+
+
+def test_one_budget_for_bodies_arrays_and_images(start: Start) -> None:
+    """A3: small frames that unpack to much, and many large bodies, do not take more than --memory together."""
+    running = start(memory_bytes=64 * 2**20, array_bytes=64 * 2**20, sessions=30)
+    bomb = pack(np.zeros((1, 40, 1000, 1000), np.uint8))
+    assert len(bomb) < 2**17
+    leases = [running.ask("POST", "/claim").json()["lease_token"] for _ in range(8)]
+    statuses = [running.ask("POST", "/set_image", bomb, lease, META).status for lease in leases]
+    assert set(statuses) == {503}, "40 MB, and 160 MB as float32"
+    assert running.app.leases.free == 64 * 2**20, "everything was given back"
+    small = pack(image_array()[None])
+    assert running.ask("POST", "/set_image", small, leases[0], META).status == 200
+
+
+FAMILIES = {"mha": "mha", "mhd": "mha", "nrrd": "nrrd", "nhdr": "nrrd", "nii": "nii", "hdr": "nii"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_thousand_damaged_headers(start: Start, tmp_path: Path, family: str, capsys: Any) -> None:
+    """Never an internal error, and no file is read but the upload; detached headers under both of their names."""
+    secret, kind = tmp_path / "secret.raw", FAMILIES[family]
+    secret.write_bytes(b"SECRET" * 20_000)
+    os.utime(secret, (0, 2e9))  # reading it would change the first of these times
+    running = start(sessions=1, array_bytes=2**24)
+    seeds = {**naming_others(tmp_path, secret), **header_only((9, 9, 9), (1, 1, 3))}
+    contents = [content for name, content in seeds.items() if name.endswith(kind)]
+    contents.append(content_of(tmp_path, f".{kind}", True)[:20_000])
+    rng, statuses = random.Random(family), set()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        client.headers["X-Lease-Token"] = claimed(running)
+        for number in range(2000):
+            content = mutated(rng, rng.choice(contents))
+            name = f"x.{rng.choice((family, kind))}"
+            reply = client.post(f"/api/{rng.choice(('upload', 'segmentation'))}?name={name}", content=content)
+            assert reply.status_code in (200, 400, 413), (number, reply.content, content[:600])
+            assert "SECRET" not in reply.text, content[:600]
+            assert "/tmp" not in reply.reason_phrase, reply.reason_phrase
+            statuses.add(reply.status_code)
+    assert secret.stat().st_atime == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kB
+    assert 400 in statuses
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def mutated(rng: random.Random, content: bytes) -> bytes:
+    """A file like this one, damaged in its first kilobyte, mostly."""
+    data = bytearray(content)
+    for _ in range(rng.randrange(4)):
+        place = rng.randrange(min(len(data), 700))
+        action = rng.randrange(5)
+        if action == 0:
+            data[place] = rng.randrange(256)
+        elif action == 1:
+            del data[place : place + rng.randrange(1, 30)]
+        elif action == 2:
+            data[place:place] = rng.choice(
+                [b"\n", b"\r\n", b" ", b"-", b"9" * 20, b"nan", b"1e308", b"0", b"\0", b"=", b":"]
+            )
+        elif action == 3:
+            lines = bytes(data[:2000]).split(b"\n")
+            rng.shuffle(lines)
+            data[:2000] = b"\n".join(lines)
+        else:
+            data = data[: rng.randrange(1, len(data) + 1)]
+        if not data:
+            break
+    return bytes(data)
+
+
+def test_folders_of_killed_servers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A8: uploads are patients' images. Those of a server that is running stay."""
+    from nnsam3d.server.temporary import own_temporary_folder
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        "import sys, time, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from nnsam3d.server.temporary import own_temporary_folder\n"
+        "with own_temporary_folder() as folder:\n"
+        "    (folder / 'SMITH.nii').write_bytes(b'x'); print(folder, flush=True); time.sleep(600)\n"
+    )
+    servers = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    folders = [Path(server.stdout.readline().strip()) for server in servers if server.stdout]
+    servers[0].kill()
+    servers[0].wait()
+    (tmp_path / "nnsam3d_serve_foreign").mkdir()
+    with own_temporary_folder() as own:
+        assert not folders[0].exists()
+        assert (folders[1] / "SMITH.nii").exists()
+        assert tempfile.mkdtemp().startswith(str(own))
+        assert own.stat().st_mode & 0o77 == 0
+    assert not own.exists()
+    servers[1].kill()
+    servers[1].wait()
+
+
+def test_parts_of_a_form_are_not_copied() -> None:
+    from nnsam3d.server.itksnap import multipart
+
+    body = bytearray(b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + bytes(10**6) + b"\r\n--x--\r\n")
+    found = multipart("multipart/form-data; boundary=x", body)["a"]
+    assert len(found) == 10**6
+    assert found.obj is body
+    assert io.BytesIO(found).read(3) == b"\0\0\0"
