@@ -58,10 +58,10 @@ def objects_of(path: Path) -> dict[str, Any]:
 def test_objects_with_geometry_are_as_their_file(
     reading_model: Model, write_image: Callable[..., Path], direction: str, tmp_path: Path
 ) -> None:
-    path = write_image(shape=(20, 30, 26), spacing_xyz=(0.7, 1.3, 2.5), direction=DIRECTIONS[direction])
+    path = write_image(shape=(7, 16, 18), spacing_xyz=(0.7, 1.3, 2.5), direction=DIRECTIONS[direction])
     by_file = Session(reading_model)
     by_file.set_image(path)
-    world = by_file.grid.index_to_world([[13, 15, 10]])[0]
+    world = by_file.grid.index_to_world([[9, 8, 3]])[0]
     by_file.add_click(world, "lesion", space="lps")
     assert by_file.segmentation.any()
     by_file.save_segmentation(tmp_path / "file.nii.gz")
@@ -250,7 +250,6 @@ def test_positions_of_any_kind(model: Model, position: Any) -> None:
         torch.tensor([[13, 15, 10]]),
         torch.tensor(3),
     ],
-    ids=str,
 )
 def test_no_position_is_refused(position: Any) -> None:
     with pytest.raises(PromptError, match="position must be three finite numbers"):
