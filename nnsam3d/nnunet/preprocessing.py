@@ -20,9 +20,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid, preprocessing_steps
-from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
-from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
@@ -91,7 +90,6 @@ class PromptedPreprocessor(DefaultPreprocessor):
         self.prediction = prediction
         self.worker_messages = worker_messages or WorkerMessages()
         self._checked: set[Path] = set()
-        self._files: dict[Path, PromptFiles] = {}
 
     def run_case(
         self,
@@ -127,7 +125,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
         for remark in remarks(data):
             print(f"nnsam3d: warning: case {case}: {remark}")
-        path, loaded = open_prompt_file(image_files[0], ending, files=self._listed(folder))
+        path, loaded = open_prompt_file(image_files[0], ending)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds, loaded=loaded)
@@ -138,13 +136,6 @@ class PromptedPreprocessor(DefaultPreprocessor):
             )
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
-
-    def _listed(self, images: Path) -> PromptFiles:
-        """The prompt files for a folder of images; listed again only if something in the folder has changed."""
-        folder = prompts_folder(images)
-        files = self._files.get(folder)
-        self._files[folder] = list_prompt_files(folder) if files is None else files.current()
-        return self._files[folder]
 
     def _check_folder(self, folder: Path, check: Callable[[], str]) -> None:
         """Checks the prompt files of all cases in a folder, in one of the workers; the others wait for it."""
