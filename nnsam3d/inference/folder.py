@@ -30,8 +30,8 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks, correct_masks
 from nnsam3d.nnunet.cases import case_name, header_grid, open_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
-from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts.listing import Listing, list_folder
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def find_cases(
         UserError: a folder does not exist, or contains no images.
     """
     listed = listed_cases(images, model) if listed is None else listed
-    files = list_prompt_files(prompts_folder(images, prompts))  # once for all cases
+    files = list_folder(prompts_folder(images, prompts))  # once for all cases
     return [case if case.problem else _case(case, model, files) for case in listed]
 
 
@@ -129,7 +129,7 @@ def _named(files: Sequence[str], model: Model) -> Case:
     return Case(name, tuple(files), problem=problem)
 
 
-def _case(case: Case, model: Model, files: PromptFiles) -> Case:
+def _case(case: Case, model: Model, files: Listing) -> Case:
     try:
         for file in case.images:
             check_name(file)

@@ -11,11 +11,11 @@ from pathlib import Path
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
-from nnsam3d.nnunet.prompt_files import PromptFiles, has_own_suffix, list_prompt_files, misplaced, unmatched
+from nnsam3d.nnunet.strays import has_own_suffix, misplaced, unmatched
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
-from nnsam3d.prompts.convert import FIRST_CHANNEL
 from nnsam3d.prompts.files import prompts_of
 from nnsam3d.prompts.formats import Loaded, load_if_prompts
+from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 
@@ -45,7 +45,7 @@ def find_prompt_file(
     image_file: str | Path,
     file_ending: str,
     stated: Path | None = None,
-    files: PromptFiles | None = None,
+    files: Listing | None = None,
     labels: Collection[str] | None = None,
 ) -> Path | None:
     """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
@@ -54,7 +54,7 @@ def find_prompt_file(
 
     Args:
         stated: see :func:`prompts_folder`.
-        files: those of :func:`prompts_folder`, listed before (:func:`list_prompt_files`); None: they are listed now.
+        files: those of :func:`prompts_folder`, from :func:`list_folder`; None: it is called for each case.
         labels: names of the dataset's labels, see :func:`is_prompt_file`.
 
     Raises:
@@ -72,7 +72,7 @@ def open_prompt_file(
     image_file: str | Path,
     file_ending: str,
     stated: Path | None = None,
-    files: PromptFiles | None = None,
+    files: Listing | None = None,
     labels: Collection[str] | None = None,
 ) -> tuple[Path | None, Loaded | PromptError | None]:
     """:func:`find_prompt_file`, and what :func:`load_if_prompts` returned if the file had to be read to recognise it.
@@ -80,11 +80,11 @@ def open_prompt_file(
     For :func:`read_case_prompts`, so that the file is opened once.
     """
     images = Path(image_file).parent
-    files = list_prompt_files(prompts_folder(images, stated)) if files is None else files
+    files = list_folder(prompts_folder(images, stated)) if files is None else files
     folder, case = files.folder, case_name(image_file, file_ending)
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found: list[tuple[Path, Loaded | PromptError | None]] = []
-    for path in files.of(case):
+    for path in files.prompts_of(case):
         sure = folder != images or has_own_suffix(path)
         content = None if sure else load_if_prompts(path, labels)
         if sure or content is not None:
@@ -169,7 +169,7 @@ def check_all_prompts(
     problems = []
     cases = set()
     found = 0
-    files = list_prompt_files(prompts_folder(images))
+    files = list_folder(prompts_folder(images))
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
         if image_file.name.startswith(MACOS):
             continue
@@ -195,7 +195,7 @@ def strays(
     stated: Path | None = None,
     own: Collection[str] | None = None,
     others: bool = True,
-    files: PromptFiles | None = None,
+    files: Listing | None = None,
 ) -> Iterator[str]:
     """A message for every prompt file that is not read although it names a case, or that matches no case.
 
@@ -206,7 +206,7 @@ def strays(
         others: whether files that match no case are looked at.
         files: see :func:`find_prompt_file`.
     """
-    files = list_prompt_files(prompts_folder(images, stated)) if files is None else files
+    files = list_folder(prompts_folder(images, stated)) if files is None else files
     yield from misplaced(images, files, cases, cases if own is None else own)
     if others:
         yield from unmatched(images, files, cases)

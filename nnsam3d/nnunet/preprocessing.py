@@ -20,9 +20,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid, preprocessing_steps
-from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
-from nnsam3d.nnunet.prompt_files import PromptFiles, list_prompt_files
 from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
 from nnsam3d.nnunet.size import check_whole
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
@@ -92,7 +91,6 @@ class PromptedPreprocessor(DefaultPreprocessor):
         self.prediction = prediction
         self.worker_messages = worker_messages or WorkerMessages()
         self._checked: set[Path] = set()
-        self._files: dict[Path, PromptFiles] = {}
 
     def run_case(
         self,
@@ -129,7 +127,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         known = geometry_remarks(plans_manager.plans, properties["spacing"], None, image_files)
         for remark in [*remarks(data), *known]:
             print(f"nnsam3d: warning: case {case}: {remark}")
-        path, loaded = open_prompt_file(image_files[0], ending, files=self._listed(folder), labels=labels)
+        path, loaded = open_prompt_file(image_files[0], ending, labels=labels)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds, loaded=loaded)
@@ -140,13 +138,6 @@ class PromptedPreprocessor(DefaultPreprocessor):
             )
         seg = reader.read_seg(seg_file)[0] if seg_file is not None else None
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
-
-    def _listed(self, images: Path) -> PromptFiles:
-        """The prompt files for a folder of images; listed again only if something in the folder has changed."""
-        folder = prompts_folder(images)
-        files = self._files.get(folder)
-        self._files[folder] = list_prompt_files(folder) if files is None else files.current()
-        return self._files[folder]
 
     def _check_folder(self, folder: Path, check: Callable[[], str]) -> None:
         """Checks the prompt files of all cases in a folder, in one of the workers; the others wait for it."""

@@ -18,12 +18,11 @@ from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.geometry.headers import unknown_geometry
 from nnsam3d.geometry.plausible import spacing_remark
 from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
-from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
+from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import LabelMap, click_labels
+from nnsam3d.prompts.listing import FIRST_CHANNEL, list_folder
 from nnsam3d.prompts.types import CasePrompts, MaskPrompt, Prompt, PromptError, Space
 from nnsam3d.tables import counted
-
-FIRST_CHANNEL = "_0000"
 
 
 @dataclass(frozen=True)
@@ -252,13 +251,7 @@ def image_of(case: str, place: Path | None) -> Path | None:
     """
     if place is None or not place.is_dir():
         return place
-    found = sorted(
-        path
-        for path in place.iterdir()
-        if f"{FIRST_CHANNEL}." in path.name
-        and same_name(path.name.rpartition(f"{FIRST_CHANNEL}.")[0], case)
-        and not path.name.lower().endswith(SUFFIXES)  # prompts, and files that converters write beside an image
-    )
+    found = list_folder(place).images_of(case)
     if len(found) != 1:
         raise UserError(
             f"{place}: contains {len(found)} images named {case}{FIRST_CHANNEL}...; expected one for this case"

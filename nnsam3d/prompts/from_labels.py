@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
-from nnsam3d.prompts.formats import SUFFIXES, case_of, same_name
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.labels import click_labels
+from nnsam3d.prompts.listing import Listing, list_folder
 from nnsam3d.prompts.refine import error_centres
 from nnsam3d.prompts.simulate import case_rng
 from nnsam3d.prompts.simulator import PromptSimulator
@@ -45,6 +46,11 @@ class Simulation:
     seed: int
     predictions: Path | None = None
     add_to: Path | None = None
+
+    @cached_property
+    def earlier(self) -> Listing | None:
+        """What ``add_to`` holds before the first file is written, perhaps into the same folder."""
+        return None if self.add_to is None else list_folder(self.add_to)
 
 
 def simulate_folder(
@@ -92,7 +98,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
     names = click_labels(dataset)
     ignore = dataset["labels"].get("ignore")
     truth, grid = read_segmentation(file)
-    masks, earlier = _earlier(case, grid, names, simulation.add_to)
+    masks, earlier = _earlier(case, grid, names, simulation.earlier)
     labels = sorted(set(names.values()) - {0})
     spacing = grid.spacing_xyz[::-1]
     new: list[VoxelClick] = []
@@ -116,13 +122,10 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
 
 
 def _earlier(
-    case: str, grid: ImageGrid, names: Mapping[str, int], folder: Path | None
+    case: str, grid: ImageGrid, names: Mapping[str, int], files: Listing | None
 ) -> tuple[tuple[MaskPrompt, ...], list[VoxelClick]]:
-    """The masks of the case's prompt file in ``folder``, if there is one, and its clicks at their nearest voxels."""
-    if folder is None:
-        return (), []
-    named = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SUFFIXES)]
-    path = next((path for path in named if same_name(case_of(path), case)), None)
+    """The masks of the case's prompt file among ``files``, if any, and its clicks at their nearest voxels."""
+    path = None if files is None else next(iter(files.prompts_of(case)), None)
     if path is None:
         return (), []
     read = read_prompts(path, grid, names)
