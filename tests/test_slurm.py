@@ -118,7 +118,7 @@ def test_a_script_goes_back_into_the_queue_when_its_command_was_stopped(fake_slu
             if "ready" in command:
                 assert process.stdout.readline() == "ready\n"
                 process.send_signal(sent)
-            process.wait(timeout=120)
+            process.wait(timeout=600)
         assert process.returncode == status
         assert (told.read_text() if told.is_file() else "") == ("requeue 10_3\n" if requeued else "")
 

@@ -35,7 +35,7 @@ def command(*arguments: object, errors: str = "strict") -> subprocess.CompletedP
     """In a process of its own, which a crash in C++ would end."""
     names = [os.fsencode(str(one)) for one in (sys.executable, "-m", "nnsam3d", *arguments)]
     environment = {**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run(names, capture_output=True, timeout=300, env=environment)
+    return subprocess.run(names, capture_output=True, timeout=600, env=environment)
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
