@@ -272,6 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     plain, warnings.formatwarning = warnings.formatwarning, _formatted
+    for stream in (sys.stdout, sys.stderr):  # names of files may contain bytes that are not UTF-8
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except UserError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
+import os
 import subprocess
 import sys
 import types
@@ -24,7 +27,7 @@ COMMANDS = {*OPTIONS, "demo"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nnsam3d", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "nnsam3d", *arguments], capture_output=True, text=True, timeout=600)
 
 
 def test_commands_are_the_promised_ones():
@@ -48,7 +51,7 @@ def test_help_imports_nothing_heavy(command):
         "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'nnunetv2', 'SimpleITK'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
 
 
@@ -60,7 +63,7 @@ def test_help_answers_at_once():
         "except SystemExit as end: assert not end.code\n"
         "print('\\n'.join(['', 'loaded', *sorted(set(sys.modules) - before)]))\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     loaded = result.stdout.split("\nloaded\n")[1].split()
     others = {name.split(".")[0] for name in loaded} - {*sys.stdlib_module_names, "nnsam3d"}
@@ -194,3 +197,21 @@ def test_a_command_that_misses_a_package(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(cli.COMMANDS, "needs-more", cli.Command("do it", "Does it.", "nnsam3d needs-more"))
     assert cli.main(["needs-more"]) == 1
     assert "needs the Python package 'a_package_that_is_nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.ECHILD, False)])
+def test_errors_of_the_disk_are_one_line(monkeypatch, capsys, number, told):
+    """Wherever a command writes; other errors of the system are bugs, with a traceback."""
+
+    def full(args):
+        raise OSError(number, os.strerror(number), "/data/overlay.png")
+
+    monkeypatch.setattr(importlib.import_module("nnsam3d.commands.doctor"), "main", full)
+    if told:
+        assert cli.main(["doctor"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith(f"nnsam3d: error: /data/overlay.png: {os.strerror(number)}: ")
+    else:
+        with pytest.raises(OSError, match="overlay"):
+            cli.main(["doctor"])

@@ -94,7 +94,7 @@ def test_import_law():
     command = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which("lint-imports")
     if command is None:
         pytest.skip("import-linter is not installed")
-    result = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -104,7 +104,7 @@ def test_the_light_parts_load_no_torch():
         "heavy = {'torch', 'nnunetv2'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
 
 
 def test_versions_agree():
@@ -115,7 +115,7 @@ def test_versions_agree():
 
 @pytest.mark.parametrize("package", ["nnsam3d.trainers", "nnsam3d.planners"])
 def test_remapped_packages_are_importable_from_anywhere(package, tmp_path):
-    subprocess.run([sys.executable, "-c", f"import {package}"], check=True, cwd=tmp_path, timeout=60)
+    subprocess.run([sys.executable, "-c", f"import {package}"], check=True, cwd=tmp_path, timeout=600)
 
 
 def test_the_doctor_and_the_packaging_name_the_same_nnunet():

@@ -164,7 +164,7 @@ def test_arrays_have_no_place_in_the_world(model: Model) -> None:
 
 def test_the_package_stays_light() -> None:
     script = "import sys, nnsam3d; nnsam3d.widget; assert not {'torch', 'numpy', 'ipywidgets'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600)
 
 
 def test_the_example_is_executed_and_names_no_machine() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 from nnsam3d.files import WriteError
+from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
+    from nnsam3d.inference.header_check import print_header_remarks
     from nnsam3d.inference.model import Model
     from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
 
@@ -68,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
     cases = find_cases(args.images, model, args.prompts, own)
     print_stray_prompts(listed, args.images, args.prompts, own, args.part_id)
     print_prompt_summary(cases)
+    print_header_remarks(cases, model, args.scope)
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
         print(f"nnsam3d: warning: {args.prompts} contains no prompt file for these cases (<case>.json, ...)")
     for needed in [*([args.report.parent] if args.report else []), args.output]:
@@ -136,12 +139,21 @@ def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.num_parts < 1 or not 0 <= args.part_id < args.num_parts:
+    if args.num_parts < 1:
+        raise UserError(f"-num_parts {args.num_parts}: must be at least 1, the number of commands that share the cases")
+    if not 0 <= args.part_id < args.num_parts:
         raise UserError(f"-part_id {args.part_id} with -num_parts {args.num_parts}: parts are numbered from 0")
     if not 0 < args.step_size <= 1:
         raise UserError(f"-step_size {args.step_size}: must be larger than 0 and at most 1 (a fraction of the window)")
     if args.prompts is not None and not args.prompts.is_dir():
         raise UserError(f"--prompts {args.prompts}: {_no_folder(args.prompts)}")
+    for name, path in (("-i", args.images), ("-o", args.output)):
+        if path.is_file() and is_dicom(path):
+            check_dicom(path)
+        try:
+            check_name(path)
+        except UserError as error:
+            raise UserError(f"{name} {error}") from error
     if not args.images.is_dir():
         raise UserError(f"-i {args.images}: {_no_folder(args.images)}")
     if args.output.resolve() == args.images.resolve():

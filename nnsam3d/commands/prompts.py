@@ -97,7 +97,9 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.prompts.inspection import inspect_file
 
     case = target_case(args.file, args.image)
-    return inspect_file(args.file, *stated.read(args.file), args.segmentation, stated.labels, case)
+    prompts, grid_of = stated.read(args.file)
+    remarks = stated.remarks(args.file)
+    return inspect_file(args.file, prompts, grid_of, args.segmentation, stated.labels, case, remarks)
 
 
 def _simulate(args: argparse.Namespace) -> int:

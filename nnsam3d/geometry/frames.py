@@ -166,6 +166,14 @@ class ImageGrid:
     # ------------------------------------------------------------------ mapping
 
     @property
+    def ras_affine(self) -> NDArray[np.float64]:
+        """4x4, index i, j, k -> RAS mm (nibabel's ``affine``)."""
+        affine = np.eye(4)
+        affine[:3, :3] = _LPS_RAS[:, None] * self._matrix()
+        affine[:3, 3] = _LPS_RAS * np.asarray(self.origin_xyz)
+        return affine
+
+    @property
     def shape_zyx(self) -> tuple[int, int, int]:
         """Shape of the array (z, y, x). Raises GeometryError if the size is unknown."""
         x, y, z = self._known_size()

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnsam3d.geometry.frames import GeometryError, ImageGrid
-from nnsam3d.geometry.stored import GZIP, NIFTI
+from nnsam3d.geometry.stored import GZIP, NIFTI, check_dicom, check_name
 
 NIBABEL = "NibabelIO"
 NO_WORLD = (".tif", ".tiff", ".png", ".bmp")
@@ -41,6 +41,7 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
 
     Raises:
         GeometryError: the header cannot be read, or the image is not three-dimensional.
+        UserError: see :func:`check_name` and :func:`check_dicom`.
 
     Warns:
         GeometryWarning: no reader is given, and ITK and nibabel differ.
@@ -56,6 +57,8 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
     ((4, 5, 6), (1.0, 1.0, 3.0))
     """
     path = Path(path)
+    check_name(path)
+    check_dicom(path)
     if path.suffix.lower() in NO_WORLD:
         return _without_world(path)
     if not path.exists():
@@ -137,3 +140,32 @@ def _without_world(path: Path) -> GridOf:
         return grid
 
     return grid_of
+
+
+def unknown_geometry(path: str | os.PathLike[str]) -> str | None:
+    """A warning if an image file says nothing about orientation and spacing, or only what writers set by default.
+
+    Only the header is read; None if it cannot be read, which is reported elsewhere.
+    """
+    import SimpleITK as sitk  # late: this package must import with numpy alone
+
+    if Path(path).suffix.lower() in NO_WORLD:
+        return f"orientation and spacing unknown: {Path(path).suffix.lower()} files record neither"
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    codes = [reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "" for key in ("qform_code", "sform_code")]
+    default = (set(reader.GetSpacing()), set(reader.GetOrigin())) == ({1.0}, {0.0})
+    turn = np.round(np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1)), 6)
+    # numpy.eye(4) as nibabel writes it; with other codes, somebody has set it
+    unturned = [np.eye(len(turn)), *([np.diag([-1.0, -1.0, 1.0])] if codes == ["0", "2"] else [])]
+    if codes == ["0", "0"]:
+        why = "the header has neither a qform nor a sform"
+    elif default and any(np.array_equal(turn, one) for one in unturned):
+        why = "the header has only defaults (1 mm, origin 0, no rotation)"
+    else:
+        return None
+    return f"orientation and spacing unknown: {why}; the left side may be the right one, and sizes may be wrong"

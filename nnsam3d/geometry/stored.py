@@ -6,12 +6,12 @@ checks run before an image is read.
 
 from __future__ import annotations
 
-import gzip
+import itertools
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,78 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
+from nnsam3d.geometry.declared import check_data_files, check_declared
+from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.tables import counted
 
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 LARGEST_RATIO = 12  # of decompressed to compressed size; temporary files need that much space
+CHUNK = 2**22  # bytes decompressed at a time
+FILES_SEEN, FOLDERS_SEEN = 20, 5  # in a search for DICOM
 NIFTI = (".nii", ".nii.gz")
+
+
+def check_name(file: str | os.PathLike[str]) -> None:
+    """Raises UserError for a name with bytes that are not UTF-8: ITK ends the whole process then, without a message."""
+    name = os.fspath(file)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{printable(name)}: the name contains bytes that are not UTF-8, with which images cannot be read or "
+            "written: rename the file, or the folder"
+        ) from None
+
+
+def check_dicom(path: str | os.PathLike[str]) -> None:
+    """Raises UserError for a folder, and for a slice in DICOM format; volumes in one DICOM file are left to ITK."""
+    name = os.fspath(path)
+    advice = f"{printable(name)}: DICOM: convert to NIfTI first (dcm2niix -z y -o FOLDER DICOM_FOLDER)"
+    if os.path.isdir(name):
+        if has_dicom(Path(name)):
+            raise UserError(advice)
+        raise UserError(f"{printable(name)}: is a folder; give the image file in it")
+    if is_dicom(Path(name)) and not _is_volume(name):
+        raise UserError(advice)
+
+
+def has_dicom(folder: Path) -> bool:
+    """Whether there are DICOM files in a folder, or in the folders in it; a few files of each are looked at."""
+    for one in [folder, *itertools.islice(_sorted(folder, Path.is_dir), FOLDERS_SEEN)]:
+        if any(map(is_dicom, itertools.islice(_sorted(one, Path.is_file), FILES_SEEN))):
+            return True
+    return False
+
+
+def _sorted(folder: Path, kind: Callable[[Path], bool]) -> Iterator[Path]:
+    try:
+        return filter(kind, sorted(folder.iterdir()))
+    except OSError:
+        return iter(())
+
+
+def is_dicom(file: Path) -> bool:
+    """By the letters that DICOM files have at byte 128, or by the name."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as content:
+            return content.read(132)[128:] == b"DICM" or file.suffix.lower() == ".dcm"
+    except OSError:
+        return False
+
+
+def _is_volume(file: str) -> bool:
+    import SimpleITK as sitk
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(file)
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return False
+    return len(header.GetSize()) == 3 and header.GetSize()[2] > 1
 
 
 @contextmanager
@@ -34,8 +100,10 @@ def decompressed(file: str) -> Iterator[str]:
     The content is written to a temporary file. If there is no space for it, the file is only checked.
 
     Raises:
-        UserError: truncated or damaged.
+        UserError: truncated or damaged, or see :func:`check_name` and :func:`check_dicom`.
     """
+    check_name(file)
+    check_dicom(file)
     try:
         with open(file, "rb") as raw:
             packed = raw.read(2) == GZIP
@@ -66,12 +134,22 @@ def _unpacked(file: str, target: Path) -> bool:
 
 
 def _unpack(file: str, target: Path) -> None:
-    from isal import igzip, igzip_lib  # late: this package must import with numpy alone
+    """Like zlib's gzread, with which ITK reads: all members, up to the end or bytes that do not begin another one."""
+    from isal import igzip_lib  # late: this package must import with numpy alone
 
     try:
-        with igzip.open(file) as content, target.open("wb") as copy:  # two to three times as fast as zlib
-            shutil.copyfileobj(content, copy, 2**22)
-    except (EOFError, igzip_lib.IsalError, gzip.BadGzipFile) as error:  # type: ignore[misc]  # its stubs
+        with open(file, "rb") as packed, target.open("wb") as copy:
+            rest = packed.read(CHUNK)
+            while rest.startswith(GZIP):
+                member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)  # two to three times as fast as zlib
+                while not member.eof:
+                    copy.write(member.decompress(rest, CHUNK))  # type: ignore[arg-type]  # its stubs
+                    rest = packed.read(CHUNK) if member.needs_input else b""
+                    if member.needs_input and not rest and not member.eof:
+                        raise EOFError("the compressed data end too early")
+                rest = member.unused_data + rest
+                rest += packed.read(CHUNK) if len(rest) < len(GZIP) else b""
+    except (EOFError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # its stubs
         raise UserError(f"{file}: the image cannot be read, it is truncated or damaged: {error}") from error
 
 
@@ -93,6 +171,7 @@ def check_stored(file: str, name: str, wanted: str = "one volume") -> None:
 def _check_header(file: str, name: str, wanted: str) -> None:
     import SimpleITK as sitk
 
+    there = check_data_files(file, name)
     header = sitk.ImageFileReader()
     header.SetFileName(file)
     try:
@@ -107,6 +186,8 @@ def _check_header(file: str, name: str, wanted: str) -> None:
     elif len(size) != 3:
         holds = f"{len(size)} axes, {size} voxels"
     else:
+        checked_spacing(header.GetSpacing()[::-1], name)
+        check_declared(header, there, file, name)
         return
     raise UserError(
         f"{name}: contains {holds}; expected {wanted}. Save each required volume to a separate file "

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, grid_of_file
+from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation
 from nnsam3d.nnunet.preprocessing import clicked_voxels
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
-from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import VoxelClick
 
 Voxel = tuple[int, int, int]
@@ -174,7 +174,7 @@ def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedI
     if isinstance(segmentation, (str, os.PathLike)):
         array, file = read_mask(os.fspath(segmentation), image), Path(segmentation).absolute()
     else:
-        array, file = whole_labels(np.asarray(segmentation), "the segmentation"), None
+        array, file = given_labels(segmentation, "the segmentation"), None
         _check_shape(array, "the segmentation", image)
     return Base(array, image.model.labels, image.model.regions, image.raw_properties["spacing"], file)
 

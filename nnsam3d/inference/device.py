@@ -8,8 +8,8 @@ from typing import Any
 from nnsam3d.errors import UserError
 
 
-def choose_device(name: str) -> str:
-    """ "auto" is a CUDA GPU if available, else the CPU; other names are torch's.
+def choose_device(name: Any) -> str:
+    """ "auto" (or None) is a CUDA GPU if available, else the CPU; others are torch's names, devices and numbers.
 
     Raises:
         UserError: the device is not available.
@@ -22,14 +22,14 @@ def choose_device(name: str) -> str:
     """
     import torch
 
-    if name == "auto":
+    if name is None or name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        return str(torch.device(name))
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name}: {reason}. Without a GPU: cpu") from error
-    return name
 
 
 def choose_devices(names: Sequence[str], jobs: int | None = None) -> list[str]:

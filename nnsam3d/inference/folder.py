@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import LINES, UserError, printable
 from nnsam3d.files import MACOS, WriteError, file_sha256, flush, write_json, writing
+from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
 from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
@@ -75,6 +76,8 @@ def listed_cases(images: Path, model: Model) -> list[Case]:
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (-i is the folder with the images)")
     lists = cases_in(images, model.file_ending)
+    if not lists and has_dicom(images):
+        check_dicom(images)
     if not lists:
         raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
     named = {os.path.basename(file) for files in lists for file in files}
@@ -106,11 +109,13 @@ def find_cases(
 
 def _misnamed(image: Path, ending: str) -> Case:
     name = image.name[: -len(ending)]
-    if re.search(r"_\d{4}$", name):
+    if not name.isprintable() and re.search(r"_\d{4}$", name):
+        expected = "names without line breaks and control characters: rename the file"
+    elif re.search(r"_\d{4}$", name):
         expected = f"exactly the model's file ending, {name}{ending}"
     else:
         expected = f"the channel in the name, for example {name}_0000{ending}"
-    return Case(name, (str(image),), problem=f"{image}: nnU-Net expects {expected}")
+    return Case(name, (str(image),), problem=f"{printable(str(image))}: nnU-Net expects {printable(expected)}")
 
 
 def _named(files: Sequence[str], model: Model) -> Case:
@@ -119,13 +124,16 @@ def _named(files: Sequence[str], model: Model) -> Case:
     found = [os.path.basename(file) for file in files]
     problem = ""
     if found != wanted:
-        problem = f"case {name}: the model needs {channels} channels, {', '.join(wanted)}; found {', '.join(found)}"
+        needed, there = (printable(", ".join(names)) for names in (wanted, found))
+        problem = f"case {printable(name)}: the model needs {channels} channels, {needed}; found {there}"
     return Case(name, tuple(files), problem=problem)
 
 
 def _case(case: Case, model: Model, files: Listing) -> Case:
     try:
-        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files)
+        for file in case.images:
+            check_name(file)
+        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.labels)
         prompts = None
         if path:
             grid = header_grid(case.images[0], model.reader_name)
@@ -180,20 +188,20 @@ def predict_folder(
         def done(number: int, outcome: Outcome, reported: bool = False) -> None:
             outcomes[number] = outcome
             if outcome.status == "failed" and not reported:
-                progress.write(f"nnsam3d: {outcome.error}")
+                progress.write(f"nnsam3d: {printable(outcome.error, LINES)}")
             for text in outcome.warnings:
-                progress.write(f"nnsam3d: warning: case {outcome.case}: {text}")
+                progress.write(f"nnsam3d: warning: case {printable(outcome.case)}: {text}")
             progress.update()
 
         for number, case in enumerate(cases):
             if case.problem:
-                done(number, Outcome(case.name, "failed", case.problem), reported=True)
+                done(number, Outcome(printable(case.name), "failed", case.problem), reported=True)
             elif unfit := _unfit(case, options):
                 done(number, Outcome(case.name, "failed", unfit))
             elif options.continue_prediction and _is_there(case.name, model, output, options):
                 why = unfinished(model, case.images[0], output, case.name, options.probabilities)
                 if why:
-                    progress.write(f"nnsam3d: case {case.name} is computed again: {why}")
+                    progress.write(f"nnsam3d: case {printable(case.name)} is computed again: {why}")
                     todo.append(number)
                     continue
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
@@ -233,7 +241,7 @@ def _predicted(
         coming = [reader.submit(_prepare, model, case, options) for case in cases[:1]]
         writing: Future[Outcome] | None = None
         for number, case in enumerate(cases):
-            progress.set_postfix_str(case.name)
+            progress.set_postfix_str(printable(case.name))
             reading = coming.pop()
             coming += [reader.submit(_prepare, model, one, options) for one in cases[number + 1 : number + 2]]
             answer = _outcome_of(case, partial(_answered, model, case, reading, options))
@@ -263,7 +271,7 @@ def _pool(threads: bool) -> Executor:
 
 
 def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
-    image = PreparedImage(model, *model.read(case.images))
+    image = PreparedImage(model, *model.read(case.images), files=case.images)
     if case.prompts is None or not case.prompts.masks:
         image.prepare_for(case.prompts, options.scope)
     return image
@@ -332,7 +340,9 @@ def _outcome_of(case: Case, action: Callable[[], T]) -> T | Outcome:
         if not isinstance(error, UserError):  # a bug or a problem of the system: print the traceback
             tqdm.write(traceback.format_exc(), file=sys.stderr)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        message = message if case.name in message else f"case {case.name}: {message}"
+        name = printable(case.name)
+        message = printable(message, LINES)
+        message = message if name in message else f"case {name}: {message}"
         return Outcome(case.name, "failed", message)
 
 

@@ -18,7 +18,8 @@ from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import clicked_voxels, network_prompts
-from nnsam3d.nnunet.reading import remarks
+from nnsam3d.nnunet.reading import geometry_remarks, remarks
+from nnsam3d.nnunet.size import check_windows
 from nnsam3d.prompts import CasePrompts, clicks_to_labels
 from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -63,20 +64,31 @@ class PreparedImage:
         properties: dict[str, Any],
         cache_bytes: int = 0,
         on_window: Callable[[int], None] = lambda number: None,
+        files: Sequence[str] = (),
     ) -> None:
         """
         Args:
             image_CZYX: as returned by nnU-Net's reader, with its ``properties``.
             cache_bytes: memory for the features of windows that are kept for further clicks.
             on_window: see :class:`Windows`.
+            files: with the image, for messages and remarks about their headers; none for arrays.
+
+        Raises:
+            UserError: see :func:`volume_of`.
         """
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.nbytes = image_CZYX.nbytes
         self.raw_properties = dict(properties)
-        self.remarks = remarks(image_CZYX)
-        self.volume = volume_of(model, image_CZYX, properties)
+        where = ", ".join(files) or "the image"
+        self.volume = volume_of(model, image_CZYX, properties, where)
+        known = geometry_remarks(model.plans_manager.plans, properties["spacing"], model.folder, files)
+        self.remarks = [*remarks(image_CZYX), *known]
         self.properties = self.volume.properties
+        cropped = self.properties["shape_after_cropping_and_before_resampling"]
+        steps = [float(properties["spacing"][axis]) for axis in model.plans_manager.transpose_forward]
+        heads = model.label_manager.num_segmentation_heads
+        check_windows(model.patch_size, heads, self.volume.shape, cropped, steps, where)
         self.windows = Windows(model, self.volume, cache_bytes, on_window)
         self.exporter = Exporter(model, self.properties, self.volume.shape)
         self._whole: NDArray[np.float32] | None = None

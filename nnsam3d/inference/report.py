@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
 from nnsam3d.files import write_json
 from nnsam3d.inference.folder import Case, Outcome
 from nnsam3d.inference.model import Model
@@ -34,7 +34,7 @@ def print_stray_prompts(
     """
     looked_at = None if own is None else {case.name for case in own}
     for text in strays(images, {case.name for case in cases}, prompts, looked_at, others=part == 0):
-        print(f"nnsam3d: warning: {text}")
+        print(f"nnsam3d: warning: {printable(text)}")
 
 
 def print_prompt_summary(cases: Sequence[Case]) -> None:
@@ -70,7 +70,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
         f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
         f"computed (the sliding window: {stock}); {where}"
     )
-    doubtful = [outcome.case for outcome in done if outcome.warnings]
+    doubtful = [printable(outcome.case) for outcome in done if outcome.warnings]
     if doubtful:
         print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
     for outcome in failed:

@@ -18,6 +18,7 @@ from nnsam3d.geometry import ImageGrid
 from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
+from nnsam3d.inference.given import given_image, given_model
 from nnsam3d.inference.history import History, Snapshot, State, click_at
 from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
@@ -52,13 +53,13 @@ class Session:
         self,
         model: Model | str | os.PathLike[str],
         folds: Sequence[int | str] | int | str | None = None,
-        device: str = "auto",
+        device: str | None = "auto",
         cache_bytes: int = CACHE_BYTES,
         progress: Progress = lambda what, number: None,
     ) -> None:
         """
         Args:
-            model: nnU-Net's model folder, or a loaded model to share between sessions.
+            model: nnU-Net's model folder, that of one fold, or a loaded model to share between sessions.
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
@@ -68,9 +69,9 @@ class Session:
         Raises:
             UserError: no such model, or no such device.
         """
-        folds = [folds] if isinstance(folds, (int, str)) else folds
         if not isinstance(model, Model):
-            model = Model(Path(model), folds, device=choose_device(device), mirroring=False)
+            folder, folds, checkpoint = given_model(model, folds)
+            model = Model(folder, folds, checkpoint, choose_device(device), mirroring=False)
         self._model = model
         self._cache_bytes = cache_bytes
         self._progress = progress
@@ -82,7 +83,7 @@ class Session:
 
     def set_image(
         self,
-        image: ArrayLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        image: Any,
         spacing: Sequence[float] | None = None,
         properties: dict[str, Any] | None = None,
         background: bool = False,
@@ -90,7 +91,8 @@ class Session:
         """Takes a new image and begins a new history. It is read, and preprocessed later where it is looked at.
 
         Args:
-            image: an image file, a list of files (one per channel), or an array (z, y, x) or (C, z, y, x).
+            image: an image file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), or an image of
+                SimpleITK, nibabel or MONAI with its geometry; see :func:`given_image`.
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
             background: return at once, and read in a thread; whatever needs the image waits for it, and raises what
@@ -99,13 +101,8 @@ class Session:
         Raises:
             UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
         """
-        given = [image] if isinstance(image, (str, os.PathLike)) else image
-        files: list[str] = []
-        if isinstance(given, Sequence) and given and isinstance(given[0], (str, os.PathLike)):
-            files = [os.fspath(file) for file in given]  # type: ignore[arg-type]
-        properties = properties or ({} if files else {"spacing": _checked_spacing(spacing)})
         # a copy: windows are cut from it later, whatever becomes of the caller's
-        array = None if files else np.array(given, np.float32)
+        files, array, properties = given_image(image, spacing, properties, self._model.reader_name)
         coming = self._reader.submit(self._open, files, array, properties)
         if not background:
             coming.result()  # before anything is forgotten: a wrong image leaves the session as it was
@@ -122,7 +119,7 @@ class Session:
         else:
             data = array[None] if array.ndim == 3 else array
             check_image(data, "the image", self._model.num_channels)
-        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch)
+        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch, files)
 
     def warm_up(self) -> None:
         """Runs both halves of the network on an empty window: what is compiled or tuned at first use is done then."""
@@ -391,12 +388,3 @@ class Session:
             self._now = now = replace(now, result=result, changed=changed_box(now.result, result), stale=False)
         assert now.result is not None
         return now.result
-
-
-def _checked_spacing(spacing: Sequence[float] | None) -> list[float]:
-    if spacing is None:
-        raise UserError("an array does not know the size of its voxels: give spacing=(z, y, x) in mm")
-    values = [float(value) for value in spacing]
-    if len(values) != 3 or not all(0 < value < float("inf") for value in values):
-        raise UserError(f"spacing {tuple(spacing)}: three positive numbers are needed, mm along z, y, x")
-    return values

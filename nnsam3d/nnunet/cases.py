@@ -42,7 +42,11 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
 
 
 def find_prompt_file(
-    image_file: str | Path, file_ending: str, stated: Path | None = None, files: Listing | None = None
+    image_file: str | Path,
+    file_ending: str,
+    stated: Path | None = None,
+    files: Listing | None = None,
+    labels: Collection[str] | None = None,
 ) -> Path | None:
     """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
 
@@ -51,6 +55,7 @@ def find_prompt_file(
     Args:
         stated: see :func:`prompts_folder`.
         files: those of :func:`prompts_folder`, from :func:`list_folder`; None: it is called for each case.
+        labels: names of the dataset's labels, see :func:`is_prompt_file`.
 
     Raises:
         PromptError: the case has several; the message lists them.
@@ -59,12 +64,16 @@ def find_prompt_file(
     Warns:
         PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
-    path, _ = open_prompt_file(image_file, file_ending, stated, files)
+    path, _ = open_prompt_file(image_file, file_ending, stated, files, labels)
     return path
 
 
 def open_prompt_file(
-    image_file: str | Path, file_ending: str, stated: Path | None = None, files: Listing | None = None
+    image_file: str | Path,
+    file_ending: str,
+    stated: Path | None = None,
+    files: Listing | None = None,
+    labels: Collection[str] | None = None,
 ) -> tuple[Path | None, Loaded | PromptError | None]:
     """:func:`find_prompt_file`, and what :func:`load_if_prompts` returned if the file had to be read to recognise it.
 
@@ -77,16 +86,17 @@ def open_prompt_file(
     found: list[tuple[Path, Loaded | PromptError | None]] = []
     for path in files.prompts_of(case):
         sure = folder != images or has_own_suffix(path)
-        content = None if sure else load_if_prompts(path)
+        content = None if sure else load_if_prompts(path, labels)
         if sure or content is not None:
             found.append((path, content))
-        elif path.suffix.lower() != ".npz" and not beside_tiff:  # probabilities and spacings are nnU-Net's own
+        elif not path.name.lower().endswith((".npz", ".gz")) and not beside_tiff:  # those may be nnU-Net's own
             warnings.warn(
                 f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
                 f"also be in a separate folder (--prompts, or the variable {PROMPTS_FOLDER_VARIABLE})",
                 PromptWarning,
                 stacklevel=3,
             )
+    found = [one for one in found if one[0].suffix.lower() != ".gz"] or found  # a compressed copy beside the file
     if beside_tiff and found and found[0][0].name == f"{case}.json":
         raise PromptError(
             f"{found[0][0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the "
@@ -165,7 +175,7 @@ def check_all_prompts(
             continue
         cases.add(case_name(image_file, file_ending))
         try:
-            path, loaded = open_prompt_file(image_file, file_ending, files=files)
+            path, loaded = open_prompt_file(image_file, file_ending, files=files, labels=labels)
             if path is None:
                 continue
             found += 1

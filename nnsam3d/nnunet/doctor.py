@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -40,6 +41,9 @@ OTHER_PACKAGES = {
     "jinja2": "jinja2",
     "pandas": "pandas",
 }
+
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_SHARED, ENOUGH_SHARED = 2**27, 2**30  # bytes; Docker's default is 64 MiB, a batch of 2 x 128 cubed takes 34
 
 FOLDERS = {
     "nnUNet_raw": "your images",
@@ -288,6 +292,27 @@ def check_device() -> Iterator[Finding]:
         )
 
 
+def check_workers() -> Iterator[Finding]:
+    """What nnU-Net's worker processes need: shared memory, and a number of them that its commands support."""
+    given = os.environ.get("nnUNet_n_proc_DA")
+    if given is not None and not (given.strip().isdigit() and int(given) > 0):
+        yield problem(
+            f"nnUNet_n_proc_DA={given}: nnU-Net's planner stops with it, which takes it as the number of threads",
+            "export nnUNet_n_proc_DA=1   (or unset it)",
+        )
+    if not SHARED_MEMORY.is_dir():
+        return
+    size = shutil.disk_usage(SHARED_MEMORY)
+    text = f"{SHARED_MEMORY}: {size.free / 2**20:.0f} of {size.total / 2**20:.0f} MiB of shared memory are free"
+    fix = "docker run --shm-size=8g   (or --ipc=host); else remove what other programs left there"
+    if size.free < LEAST_SHARED:
+        yield problem(f"{text}: too few, workers die when they hand over images, and a training waits for ever", fix)
+    elif size.free < ENOUGH_SHARED:
+        yield note(f"{text}: too few for large windows, with which workers die and a training waits for ever", fix)
+    else:
+        yield ok(text)
+
+
 Check = Callable[[], Iterator[Finding]]
 
 CHECKS: dict[str, Check] = {
@@ -300,6 +325,7 @@ CHECKS: dict[str, Check] = {
     "options": check_options,
     "weights": check_weights,
     "device": check_device,
+    "workers": check_workers,
 }
 
 

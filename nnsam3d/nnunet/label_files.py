@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.files import ask_system, replacing
 from nnsam3d.geometry.label_files import check_ending, check_written, stored_slices
+from nnsam3d.geometry.stored import check_name
 
 IN_FILE_ORDER = ("SimpleITKIO", "NibabelIO")  # the others turn the axes, or write files without geometry
 
@@ -27,7 +28,9 @@ def write_label_map(writer: Any, label_map_ZYX: NDArray[Any], file: Path, proper
 
     Raises:
         OSError: the file is incomplete; with the system's reason, if it can be found.
+        UserError: see :func:`check_name`.
     """
+    check_name(file)
     try:
         writer.write_seg(label_map_ZYX, str(file), properties)
     except RuntimeError as error:  # ITK's

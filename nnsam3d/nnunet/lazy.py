@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from nnunetv2.configuration import ANISO_THRESHOLD
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
+from nnsam3d.nnunet.size import Box, Triple, check_grid, nonzero_box
 
-Triple: TypeAlias = tuple[int, int, int]
-Box: TypeAlias = tuple[slice, slice, slice]
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored
 
@@ -51,10 +51,20 @@ class Volume(Protocol):
         """(C, D, H, W)."""
 
 
-def volume_of(model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Volume:
-    """An image as returned by nnU-Net's reader, on the network's grid; computed lazily if possible."""
+def volume_of(
+    model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], where: str = "the image"
+) -> Volume:
+    """An image as returned by nnU-Net's reader, on the network's grid; computed lazily if possible.
+
+    Args:
+        where: the image, for messages.
+
+    Raises:
+        UserError: an implausible spacing, or a size on the network's grid for which there is not enough memory.
+    """
+    checked_spacing(properties["spacing"], where)
     if can_be_lazy(model):
-        return LazyVolume(model, image_CZYX, properties)
+        return LazyVolume(model, image_CZYX, properties, where)
     _warn_whole()
     return WholeVolume(model, image_CZYX, properties)
 
@@ -103,10 +113,12 @@ class LazyVolume:
     """Boxes are computed on request.
 
     Raises:
-        UserError: the image is too thin for the model's spacing.
+        UserError: the image is too thin for the model's spacing, or too large on its grid.
     """
 
-    def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
+    def __init__(
+        self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], where: str = "the image"
+    ) -> None:
         self._model = model
         self._image_CZYX, self._raw_properties = image_CZYX, dict(properties)
         forward = model.plans_manager.transpose_forward
@@ -122,6 +134,7 @@ class LazyVolume:
             "shape_after_cropping_and_before_resampling": self._crop_CIJK.shape[1:],
         }
         target = list(model.configuration_manager.spacing)
+        check_grid(target, self._crop_CIJK.shape[1:], spacing, where)
         d, h, w = (int(n) for n in compute_new_shape(self._crop_CIJK.shape[1:], spacing, target))
         self.shape: Triple = (d, h, w)
         if 0 in self.shape:
@@ -233,25 +246,6 @@ class LazyVolume:
 
 
 # ---------------------------------------------------------------------- geometry
-
-
-def nonzero_box(data_CDHW: NDArray[Any]) -> Box:
-    """The box to which nnU-Net crops: the non-zero voxels of any channel, or the whole image if all are zero.
-
-    nnU-Net fills holes first, which does not change a box.
-    """
-    shape = data_CDHW.shape[1:]
-    used = [np.zeros(length, bool) for length in shape]
-    for number in range(shape[0]):  # slice by slice, without a mask of the image's size
-        marked_HW = (data_CDHW[:, number] != 0).any(axis=0)
-        used[0][number] = marked_HW.any()
-        used[1] |= marked_HW.any(axis=1)
-        used[2] |= marked_HW.any(axis=0)
-    sides = []
-    for axis, length in enumerate(shape):
-        places = np.flatnonzero(used[axis])
-        sides.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, length))
-    return sides[0], sides[1], sides[2]
 
 
 @lru_cache(maxsize=64)

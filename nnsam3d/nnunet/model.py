@@ -324,6 +324,9 @@ def _build(trainer: Any, plans_manager: Any, configuration_manager: Any, dataset
 
 def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:
     missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
+    if missing and folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
+        fold = folder.name.removeprefix("fold_")
+        raise UserError(f"{folder}: is the folder of one fold: use {folder.parent} with fold {fold} (-f {fold})")
     if missing:
         others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
         there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""

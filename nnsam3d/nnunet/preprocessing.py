@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from nnsam3d.geometry import inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
-from nnsam3d.nnunet.reading import check_image, image_grid, read_volume, remarks
+from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
+from nnsam3d.nnunet.size import check_whole
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
 from nnsam3d.prompts.channel import DECIMALS
@@ -123,9 +124,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
         self._check_folder(folder, partial(check_all_prompts, folder, ending, labels, type(reader).__name__, kinds))
         case = case_name(image_files[0], ending)
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
-        for remark in remarks(data):
+        known = geometry_remarks(plans_manager.plans, properties["spacing"], None, image_files)
+        for remark in [*remarks(data), *known]:
             print(f"nnsam3d: warning: case {case}: {remark}")
-        path, loaded = open_prompt_file(image_files[0], ending)
+        path, loaded = open_prompt_file(image_files[0], ending, labels=labels)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
             properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds, loaded=loaded)
@@ -173,6 +175,8 @@ class PromptedPreprocessor(DefaultPreprocessor):
                 "nnsam3d.prompts.read_prompts, or CasePrompts(case, space, [Click(position, label)])"
             )
         check_image(data, "the image", num_channels(dataset_json))
+        heads = max(1, len(click_labels(dataset_json)) - 1)
+        check_whole(data, properties["spacing"], plans_manager, configuration_manager, heads)
         properties = {key: value for key, value in properties.items() if key != PROPERTIES_KEY}
         shape_zyx = data.shape[1:]
         data, seg, properties = super().run_case_npy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
-from nnsam3d.geometry.headers import NOT_ORTHONORMAL
+from nnsam3d.geometry.headers import NOT_ORTHONORMAL, unknown_geometry
+from nnsam3d.geometry.plausible import checked_spacing, spacing_remark
 from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
 from nnsam3d.nnunet.streaming import stream_images
 from nnsam3d.prompts.labels import whole_labels
@@ -45,6 +46,7 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
                 text = text.replace(file, name)
             fix = f". {NOT_ORTHONORMAL}" if "orthonormal" in text else ""
             raise UserError(f"{names}: the image cannot be read: {text}{fix}") from error
+    checked_spacing(properties["spacing"], ", ".join(image_files))
     check_image(data, ", ".join(image_files), channels)
     return data, properties
 
@@ -120,6 +122,20 @@ def remarks(data_CZYX: NDArray[Any]) -> list[str]:
             which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
             found.append(f"{which} is {first:g} in every voxel: it contains no information")
     return found
+
+
+def geometry_remarks(
+    plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None, files: Sequence[str | Path] = ()
+) -> list[str]:
+    """Warnings about an image's header: voxels of another size than the model's, and no geometry at all.
+
+    Args:
+        plans: content of the model's plans.json. folder: of the model, see :func:`spacing_remark`.
+        spacing_zyx: mm.
+        files: with the image; only the headers are read. None for arrays, whose geometry is the caller's.
+    """
+    found = [spacing_remark(plans, spacing_zyx, folder), unknown_geometry(files[0]) if files else None]
+    return [text for text in found if text]
 
 
 def read_labelled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GridOf, ImageGrid, grid_of_file
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.geometry.headers import unknown_geometry
+from nnsam3d.geometry.plausible import spacing_remark
 from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import LabelMap, click_labels
@@ -67,6 +70,23 @@ class Stated:
             return prompts, grid_of
         return read_prompts(path, grid_of if check else None, labels, **how), grid_of
 
+    def remarks(self, path: Path) -> list[str]:
+        """Warnings about the header of a prompt file's image: no geometry, or voxels of another size than the model's.
+
+        Raises:
+            UserError: see :meth:`read`.
+        """
+        image = image_of(case_of(path), self.image)
+        if image is None:
+            return []
+        found = [unknown_geometry(image)]
+        if self.model is not None:
+            with contextlib.suppress(GeometryError):  # no world geometry
+                x, y, z = grid_of_file(image, self._reader())("lps").spacing_xyz
+                folder = self.model if self.model.is_dir() else self.model.parent
+                found.append(spacing_remark(self._plans(), (z, y, x), folder))
+        return [text for text in found if text]
+
     @property
     def labels(self) -> dict[str, int] | None:
         """Those of the dataset, or else of the model; None without both."""
@@ -75,13 +95,18 @@ class Stated:
         return dataset_labels(self.dataset or (own if own is not None and own.is_file() else None))
 
     def _reader(self) -> str | None:
-        if self.model is None:
-            return None
+        return None if self.model is None else str(self._plans()["image_reader_writer"])
+
+    def _plans(self) -> dict[str, Any]:
+        """The content of the model's plans.json."""
+        assert self.model is not None
         path = self.model / "plans.json" if self.model.is_dir() else self.model
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["image_reader_writer"])
-        except (OSError, ValueError, KeyError) as error:
+            plans: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            _ = plans["image_reader_writer"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"-m {self.model}: the plans do not name a reader ({error})") from None
+        return plans
 
 
 def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CasePrompts:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace, grid_of_file
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.formats import SUFFIXES, same_name
@@ -27,17 +27,20 @@ def inspect_file(
     segmentation: Path | None,
     labels: Mapping[str, int] | None,
     image_case: str,
+    remarks: Sequence[str] = (),
 ) -> int:
     """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
 
     Args:
         labels: those of the dataset, which were checked; None: they are unknown.
         image_case: the case of the image if it is given as a file, otherwise that of the prompt file.
+        remarks: warnings about the image.
 
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
-    print(f"{file}: case {prompts.case}, {counted(len(prompts.clicks), 'click')}, in space {prompts.space}")
+    clicks = counted(len(prompts.clicks), "click")
+    print(f"{printable(str(file))}: case {printable(prompts.case)}, {clicks}, in space {prompts.space}")
     _print_others(prompts)
     if labels is None:
         print("(the labels were not checked; use --dataset dataset.json to check them)")
@@ -55,6 +58,8 @@ def inspect_file(
     grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
+    for text in remarks:
+        print(f"warning: the image: {text}")
     points = prompts.points
     inside = points.inside(grid)
     spaces = _known_spaces(grid_of)

@@ -178,8 +178,11 @@ def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
     """
     if array.dtype.kind in "iub":
         return array
+    if array.dtype.kind != "f":
+        raise PromptError(f"{where}: is no label map of whole numbers, but holds values of type {array.dtype}")
     rounded = np.rint(array)
-    off = np.abs(array - rounded)
+    with np.errstate(invalid="ignore"):  # infinite values are refused below
+        off = np.abs(array - rounded)
     if not np.isfinite(array).all() or off.max(initial=0.0) > NEARLY_WHOLE:
         worst = float(array.reshape(-1)[int(np.argmax(off))])
         raise PromptError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -235,7 +236,11 @@ def checked_space(space: object) -> str:
 
 
 def checked_position(position: object) -> tuple[float, float, float]:
-    """Three finite floats. Raises PromptError for anything else (booleans and strings included)."""
+    """Three finite floats, from a sequence, an array or a tensor.
+
+    Raises:
+        PromptError: anything else: booleans, strings, and sets and mappings, which have no order.
+    """
     values = _three_finite(position)
     if values is None:  # the text is made only now: thousands of positions are right
         raise PromptError(f"position must be three finite numbers, got {short(position)}")
@@ -244,9 +249,12 @@ def checked_position(position: object) -> tuple[float, float, float]:
 
 def _three_finite(position: object) -> tuple[float, float, float] | None:
     try:
-        if isinstance(position, (str, bytes, dict)) or len(position) != 3:  # type: ignore[arg-type]
+        if isinstance(position, (str, bytes, Mapping, AbstractSet)):
             return None
-        values = list(position)  # type: ignore[call-overload]
+        listed = position if isinstance(position, (list, tuple)) else _as_python(position)
+        if len(listed) != 3:
+            return None
+        values = [value if isinstance(value, Real) else _as_python(value) for value in listed]
     except TypeError:
         return None
     # Python's bool is a Real; it is not a coordinate.
@@ -259,10 +267,16 @@ def _three_finite(position: object) -> tuple[float, float, float] | None:
     return (x, y, z) if math.isfinite(x) and math.isfinite(y) and math.isfinite(z) else None
 
 
+def _as_python(value: Any) -> Any:
+    """Arrays, tensors and their scalars as lists and numbers of Python; everything else as it is."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
 def checked_label(label: object) -> int | str:
     """A name or a whole number >= 0. Raises PromptError for anything else (booleans and floats included)."""
+    label = label if isinstance(label, str) else _as_python(label)
     if isinstance(label, str) and label:
-        return label
+        return str(label)
     if isinstance(label, Integral) and not isinstance(label, bool) and int(label) >= 0:
         return int(label)
     raise PromptError(f"label must be a name or a whole number >= 0, got {short(label)}")

@@ -17,7 +17,8 @@ from nnsam3d.server.refusal import Refusal
 
 T = TypeVar("T")
 BUSY_SECONDS = 5  # Retry-After when the queue is full
-LONGEST = 30.0  # seconds that quick jobs may delay a slow one; after that, both kinds take turns
+LONGEST = 10.0  # seconds that quick jobs may delay a slow one; after that, both kinds take turns
+SHARE = 2.0  # of quick jobs between two windows, in units of the time that the last window took
 
 _Job = tuple[Callable[[], Any], "Future[Any]", float]
 
@@ -39,7 +40,8 @@ class Worker:
         self._slow: deque[_Job] = deque()
         self._changed = Condition()  # guards the queues
         self.closed = False
-        self._nested = False  # whether a quick job runs between two windows of a slow one
+        self._nested = False  # whether quick jobs run between two windows of a slow one
+        self._resumed = 0.0  # when the running job began or continued
         self._slow_turn = False
         self._thread = Thread(target=self._run, name="nnsam3d-model", daemon=True)
         self._thread.start()
@@ -73,18 +75,23 @@ class Worker:
         return order.index(future) + 1 if future in order and not future.cancelled() else 0
 
     def let_others(self) -> None:
-        """Called between two windows, in the model's thread: answers the quick jobs that are waiting."""
+        """Called between two windows, in the model's thread: answers quick jobs; the slow one also moves on."""
         if self._nested or get_ident() != self._thread.ident:
             return
+        now = self._clock()
+        ends = now + SHARE * (now - self._resumed)
         self._nested = True
         try:
-            for _ in range(len(self._quick)):  # not those that arrive meanwhile: the slow job continues, too
+            for _ in range(len(self._quick)):  # not those that arrive meanwhile
                 with self._changed:
                     job = self._quick.popleft() if self._quick else None
                 if job is not None:
                     _perform(job)
+                if self._clock() > ends:
+                    break
         finally:
             self._nested = False
+            self._resumed = self._clock()
 
     def _run(self) -> None:
         while True:
@@ -94,6 +101,7 @@ class Worker:
                 if self.closed:
                     return
                 job = self._next()
+            self._resumed = self._clock()
             _perform(job)
             del job  # frees what it holds
 

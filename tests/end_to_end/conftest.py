@@ -33,7 +33,7 @@ class Workspace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
         if ok != (done.returncode == 0):
             pytest.fail(f"{command} {arguments} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)

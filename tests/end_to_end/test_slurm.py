@@ -70,7 +70,7 @@ class Cluster:
     environment: dict[str, str]
 
     def tell(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -104,7 +104,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             pytest.skip(f"*** SLURM DOES NOT START HERE, so nothing here was tested: {error}\n{logs}")
         yield made
     finally:
-        subprocess.run(["scancel", "-u", getpass.getuser()], env=made.environment, timeout=60)
+        subprocess.run(["scancel", "-u", getpass.getuser()], env=made.environment, timeout=600)
         time.sleep(2)
         for name in ("slurmd", "slurmctld"):
             pid = folder / "run" / f"{name}.pid"

@@ -133,7 +133,7 @@ def test_every_way_of_predicting_gives_the_same(trained: Workspace, automatic_fo
     trained.run("nnUNetv2_predict", *inputs, "-o", tmp_path / "sequential", *PREDICT, *SEQUENTIAL, **common)
     trained.run(
         "nnUNetv2_predict_from_modelfolder", *inputs, "-o", tmp_path / "folder", "-m", trained.model,
-        "-f", "0", "-device", "cpu", "--disable_tta", **common,
+        "-f", "0", "-device", "cpu", "--disable_tta", *PARALLEL, **common,
     )  # fmt: skip
     for case in ("test_000", "test_001"):
         reference = probabilities(tmp_path / "parallel", case)
@@ -224,9 +224,9 @@ def test_best_configuration_ensemble_postprocessing_export_and_install(
     trained.run(
         "nnUNetv2_find_best_configuration", "990", "-c", "3d_fullres", "-tr", "SAM3DAdapterTrainer", unet, "-f", "0"
     )
-    inputs = ("-i", trained.test_images, "--save_probabilities", *MODEL_FLAGS, *PARALLEL)
     ours, theirs = automatic_folder, tmp_path / "theirs"
-    trained.run("nnUNetv2_predict", *inputs, "-o", theirs, "-tr", unet)
+    trained.run("nnUNetv2_predict", "-i", trained.test_images, "-o", theirs, "--save_probabilities", *MODEL_FLAGS,
+                "-tr", unet, *SEQUENTIAL)  # fmt: skip
     trained.run("nnUNetv2_ensemble", "-i", ours, theirs, "-o", tmp_path / "ensemble", "-np", "2")
     assert masks(tmp_path / "ensemble") == ["test_000.nii.gz", "test_001.nii.gz"]
 

@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(bench, bench_folders, h
     output = tmp_path / "killed"
     command = [sys.executable, "-m", "nnsam3d.cli", *arguments(bench, output), *few]
     with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(output.rglob("seed_*/*.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.kill()

@@ -198,7 +198,7 @@ def test_predict_into_a_full_disk(predict: Any, small_disk: Path, capfd: pytest.
 def limited(limit: int, where: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
     """`nnsam3d predict` while files may have ``limit`` bytes in one function."""
     command = [sys.executable, "-c", LIMITED, str(limit), where, "predict", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
 
 
 needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="no limits for the size of a file")

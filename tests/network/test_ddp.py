@@ -98,7 +98,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     """Half of the batch each: identical on both sides, and equal to the whole batch in one process."""
     command = [sys.executable, "-m", "tests.network.test_ddp", str(tmp_path)]
     processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(PROCESSES)]
-    assert [process.wait(timeout=300) for process in processes] == [0] * PROCESSES
+    assert [process.wait(timeout=600) for process in processes] == [0] * PROCESSES
     for frozen in (False, True):
         net = network()
         if frozen:

@@ -261,6 +261,29 @@ def test_device_with_a_gpu(monkeypatch):
 # ---- the report ----
 
 
+@pytest.mark.parametrize(("free_MiB", "level"), [(0, "problem"), (64, "problem"), (512, "note"), (8192, "ok")])
+def test_shared_memory(monkeypatch, tmp_path, free_MiB, level):
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    usage = types.SimpleNamespace(total=64 * 2**20, used=0, free=free_MiB * 2**20)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    (found,) = doctor.check_workers()
+    assert found.level == level
+    assert f"{free_MiB} of 64 MiB" in found.text
+    assert ("--shm-size" in found.fix) == (level != "ok")
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "missing")
+    assert list(doctor.check_workers()) == [], "not on this system"
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two", ""])
+def test_a_number_of_workers_with_which_nnunet_stops(monkeypatch, tmp_path, count):
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "missing")
+    monkeypatch.setenv("nnUNet_n_proc_DA", count)
+    assert f"nnUNet_n_proc_DA={count}:" in only_problem(doctor.CHECKS["workers"]()).text
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    assert levels(doctor.check_workers()) == []
+
+
 def test_a_failing_check_takes_no_other_with_it():
     def broken():
         raise OSError("disk gone")

@@ -161,6 +161,7 @@ def test_a_constant_image_is_not_divided_by_zero() -> None:
     compare(model([1.0, 1.0, 1.0], [0, 1, 2], ["ZScoreNormalization"]), data, [1.5, 1.0, 1.0], 0)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:(nnunetv2|numpy)")  # nnU-Net's mean over an empty mask
 def test_a_mask_with_holes_and_without_anything() -> None:
     data = image(4, (14, 15, 16), 2, 2)
     data[:, 5:8, 5:8, 5:8] = 0  # a hole, which nnU-Net fills

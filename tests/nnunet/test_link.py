@@ -239,7 +239,7 @@ def find_in_a_process(preparation: str, arguments: str, **environment: str) -> s
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip().splitlines()[-1]
@@ -290,11 +290,11 @@ def test_nnunet_finds_the_real_trainer(tmp_path, way):
     )
     environment = {**os.environ, "PYTHONPATH": str(site), "nnUNet_extTrainer": ""}
     if way == "linked":
-        subprocess.run([sys.executable, "-m", "nnsam3d", "link"], env=environment, check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "nnsam3d", "link"], env=environment, check=True, timeout=600)
     else:
         environment["nnUNet_extTrainer"] = str(link.trainers_folder())
     result = subprocess.run(
-        [sys.executable, "-c", search], env=environment, capture_output=True, text=True, timeout=180
+        [sys.executable, "-c", search], env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f"{site / 'nnunetv2'} nnsam3d.training.trainer"

@@ -152,3 +152,30 @@ def test_gzip(tmp_path: Path, reader: str) -> None:
     with pytest.raises(UserError, match=r"case_0000\.nii\.gz: the image cannot be read"):
         read_volume(READERS[reader](), [str(good)])
     assert not list(tmp_path.glob("nnsam3d_*")), "temporary files are gone"
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_gzip_is_read_as_its_readers_do(tmp_path: Path, reader: str) -> None:
+    """Several members are one file, and what follows the last one does not count; a cut member is an error."""
+    array = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    plain = Path(write(tmp_path / "plain.nii", array)).read_bytes()
+    path = tmp_path / "case_0000.nii.gz"
+    whole = gzip.compress(plain)
+    members = gzip.compress(plain[:500]) + gzip.compress(b"") + gzip.compress(plain[500:])
+    for content in (whole, members):
+        for after in (b"", b"\0" * 512, b"\0", b"some text after the end", b"\x1f", gzip.compress(b"")):
+            path.write_bytes(content + after)
+            np.testing.assert_array_equal(read_volume(READERS[reader](), [str(path)])[0][0], array)
+            assert read_segmentation_like(path).shape == (8, 9, 10)
+    damaged = bytearray(whole)
+    damaged[-6] ^= 255  # the checksum
+    for content in (members[:-1], members[: len(members) // 2], whole[:-9], bytes(damaged), whole + members[:20]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"case_0000\.nii\.gz.*truncated or damaged"):
+            read_volume(READERS[reader](), [str(path)])
+
+
+def read_segmentation_like(path: Path) -> np.ndarray:
+    """Through the same decompression as label maps."""
+    with stored.decompressed(str(path)) as file:
+        return sitk.GetArrayFromImage(sitk.ReadImage(file))

@@ -786,6 +786,8 @@ def test_in_small_windows_everything_is_in_reach(work: Any, visit: Open, size: t
         "() => document.body.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth"
     )
     assert page.tab.locator("header").bounding_box()["height"] <= 56
+    for part in ("header", "#views", "#labels .name"):
+        assert page.tab.locator(part).last.evaluate("(one) => one.scrollWidth <= one.clientWidth"), part
     stage = page.tab.locator("#stage").bounding_box()
     assert stage["width"] * stage["height"] > 0.4 * size[0] * size[1]
     hit = """(wanted) => {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+import zlib
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from nnsam3d.prompts.formats.base import Format, json_type
 from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
 from nnsam3d.prompts.formats.challenges import AUTOPET, GRAND_CHALLENGE, MONAI
+from nnsam3d.prompts.formats.meant import is_meant, wrapped
 from nnsam3d.prompts.formats.napari import NAPARI
 from nnsam3d.prompts.formats.ours import OURS
 from nnsam3d.prompts.formats.slicer import FCSV, MARKUPS, TABLE
@@ -19,6 +22,7 @@ from nnsam3d.prompts.types import PromptError, short
 
 FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
 MAX_BYTES = 16 * 2**20
+GZIP = b"\x1f\x8b"
 START = 4096  # bytes, from which the kind of content is recognised
 
 Loaded: TypeAlias = tuple[Format, Any, list[str]]
@@ -55,6 +59,8 @@ def load(path: Path, name: str | None) -> Loaded:
     if found:
         names = ", ".join(f.name for f in found)
         raise PromptError(f"{path}: the format could be {names}; state it, for example --format {found[0].name}")
+    if holds == "json" and wrapped(content):
+        raise PromptError(f"{path}: a prompt file inside of another JSON object: remove what is around it")
     raise _Unknown(f"{path}: {_nothing_known(holds, content)}. Known prompt formats: {', '.join(FORMATS)}")
 
 
@@ -63,22 +69,30 @@ def recognised(holds: str, content: Any) -> list[Format]:
     return [f for f in FORMATS.values() if f.holds == holds and f.recognises(content)]
 
 
-def is_prompt_file(path: Path) -> bool:
-    """Whether this is a prompt file, valid or not. False for unrelated files."""
-    return load_if_prompts(path) is not None
+def is_prompt_file(path: Path, labels: Collection[str] | None = None) -> bool:
+    """Whether this is a prompt file, valid or not. False for unrelated files.
+
+    Args:
+        labels: names of the dataset's labels, see :func:`is_meant`.
+    """
+    return load_if_prompts(path, labels) is not None
 
 
-def load_if_prompts(path: Path) -> Loaded | PromptError | None:
+def load_if_prompts(path: Path, labels: Collection[str] | None = None) -> Loaded | PromptError | None:
     """What :func:`load` returns, or raises for an invalid prompt file; None for unrelated files.
 
     For callers that go on to read the file, so that it is opened and parsed once.
+
+    Args:
+        labels: see :func:`is_prompt_file`.
     """
     try:
-        return load(path, None)
+        loaded = load(path, None)
     except _Unknown:
         return None
     except PromptError as error:
         return error
+    return loaded if is_meant(loaded[0].name, loaded[1], labels) else None
 
 
 class _Unknown(PromptError):
@@ -121,6 +135,9 @@ def _bytes(path: Path, whole: bool) -> bytes:
 def _text(path: Path, raw: bytes) -> str:
     if len(raw) > MAX_BYTES:
         raise _Unknown(f"{path}: larger than {MAX_BYTES // 2**20} MB, so not a prompt file")
+    if raw.startswith(GZIP):
+        kind = PromptError if _packed_prompts(raw) else _Unknown
+        raise kind(f"{path}: compressed prompt files are not read: decompress it (gunzip)")
     try:
         return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
@@ -132,6 +149,15 @@ def _text(path: Path, raw: bytes) -> str:
         ) from None
 
 
+def _packed_prompts(raw: bytes) -> bool:
+    """Whether a gzip file contains prompts, as far as its start shows."""
+    try:
+        start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(raw, 2**20)
+    except zlib.error:
+        return False
+    return _recognised_somehow(start.lstrip(b"\xef\xbb\xbf"))
+
+
 def _encoding(raw: bytes) -> str:
     """UTF-8, 16 or 32, by the byte order mark or the zeros of ASCII characters."""
     return json.detect_encoding(raw[:4]) if raw else "utf-8"  # uses only these bytes
@@ -139,7 +165,7 @@ def _encoding(raw: bytes) -> str:
 
 def _recognised_somehow(raw: bytes) -> bool:
     text = raw.decode("latin-1")
-    if text.lstrip().startswith("{"):
+    if text.lstrip().startswith(("{", "[")):
         return _has_our_words(text)
     return bool(recognised("text", text))
 
@@ -167,7 +193,10 @@ def _json_object(path: Path, text: str, problems: list[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # numbers with thousands of digits, thousands of brackets
         raise PromptError(f"{path}: malformed JSON: {error}") from None
     if not isinstance(content, dict):
-        raise _Unknown(f"{path}: must hold one JSON object, not {json_type(content)}")
+        text = f"{path}: must hold one JSON object, not {json_type(content)}"
+        if wrapped(content):
+            raise PromptError(f"{text} around a prompt file: remove what is around the object")
+        raise _Unknown(text)
     return content
 
 
@@ -185,5 +214,6 @@ def same_name(first: str, second: str) -> bool:
     return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
-SUFFIXES = (".mrk.json", ".json", ".fcsv", ".npz", ".csv")
-"""Suffixes of prompt files (``<case><suffix>``), longer ones first."""
+PACKED = (".mrk.json.gz", ".json.gz", ".fcsv.gz", ".csv.gz")
+SUFFIXES = (".mrk.json", ".json", ".fcsv", ".npz", ".csv", *PACKED)
+"""Suffixes of prompt files (``<case><suffix>``), longer ones first; compressed files are found to be refused."""
