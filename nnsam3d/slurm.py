@@ -82,6 +82,17 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(f"--{word}" for word in words)
 
 
+def _quoted(option: str) -> str:
+    """An option for a line of a script, where sbatch splits at spaces, and honours quotes and backslashes."""
+    name, equals, value = option.partition("=")
+    if not re.search(r"[\s\"'\\#]", value):
+        return option
+    if "\n" in value:
+        raise UserError(f"--slurm: the value of {name.removeprefix('--')} must be one line")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}{equals}"{escaped}"'
+
+
 def exports() -> list[str]:
     """Shell commands that set the variables of nnU-Net and nnsam3d as they are now."""
     exported = {key: value for key, value in sorted(os.environ.items()) if EXPORTED.match(key)}
@@ -133,7 +144,7 @@ class Script:
             submitted=shlex.join(submitted),
             name=f"nnsam3d-{self.path.stem}",
             log=self.path.with_name(f"{self.path.stem}_%a.log" if array else f"{self.path.stem}.log"),
-            options="\n".join(f"#SBATCH {option}" for option in options),
+            options="\n".join(f"#SBATCH {_quoted(option)}" for option in options),
             exports="\n".join(exports()),
             folder=shlex.quote(os.getcwd()),
             command=self.command,

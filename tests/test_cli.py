@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
+import os
 import subprocess
 import sys
 import types
@@ -194,3 +197,21 @@ def test_a_command_that_misses_a_package(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(cli.COMMANDS, "needs-more", cli.Command("do it", "Does it.", "nnsam3d needs-more"))
     assert cli.main(["needs-more"]) == 1
     assert "needs the Python package 'a_package_that_is_nowhere'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EACCES, True), (errno.ECHILD, False)])
+def test_errors_of_the_disk_are_one_line(monkeypatch, capsys, number, told):
+    """Wherever a command writes; other errors of the system are bugs, with a traceback."""
+
+    def full(args):
+        raise OSError(number, os.strerror(number), "/data/overlay.png")
+
+    monkeypatch.setattr(importlib.import_module("nnsam3d.commands.doctor"), "main", full)
+    if told:
+        assert cli.main(["doctor"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith(f"nnsam3d: error: /data/overlay.png: {os.strerror(number)}: ")
+    else:
+        with pytest.raises(OSError, match="overlay"):
+            cli.main(["doctor"])

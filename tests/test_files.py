@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nnsam3d import files
-from nnsam3d.files import keep_as, remove_unfinished, replacing, write_text
+from nnsam3d.errors import UserError
+from nnsam3d.files import WriteError, ask_system, keep_as, remove_unfinished, replacing, write_text
 
 
 def write(path: Path, text: str, keep: Path | None = None) -> None:
@@ -73,3 +75,42 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_unfinished(tmp_path / "a")
     assert {one.name for one in tmp_path.iterdir()} == set(names[1:])
+
+
+@pytest.mark.parametrize("number", sorted(files.CURES))
+def test_errors_of_the_system_name_the_file_and_a_cure(tmp_path: Path, number: int) -> None:
+    """Also as an OSError, for those who ask for its number; what was there stays."""
+    write_text(tmp_path / "a", "old")
+
+    def refuse() -> None:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise OSError(number, os.strerror(number), str(temporary))
+
+    with pytest.raises(UserError) as caught:
+        refuse()
+    error = caught.value
+    assert isinstance(error, OSError)
+    assert (error.errno, error.strerror) == (number, os.strerror(number))
+    assert str(error) == f"{tmp_path / 'a'}: cannot be written: {os.strerror(number)}: {files.CURES[number]}"
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a", "old")]
+
+
+def test_another_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match=r"/copy: cannot be written: No such file or directory \(/nowhere/source\)"),
+        replacing(tmp_path / "copy") as temporary,
+    ):
+        shutil.copyfile("/nowhere/source", temporary)
+
+
+def test_a_full_device_says_so(tmp_path: Path) -> None:
+    """Libraries that write without looking do not."""
+    if not Path("/dev/full").exists():
+        pytest.skip("the system has no /dev/full")
+    (tmp_path / "file").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        ask_system(tmp_path / "file")
+    (tmp_path / "other").write_bytes(b"x")
+    ask_system(tmp_path / "other", 5)
+    assert (tmp_path / "other").read_bytes() == b"x" + bytes(5)

@@ -26,6 +26,27 @@ def test_options_are_sbatchs_and_ours_are_left_alone():
             parse(text)
 
 
+@pytest.mark.parametrize("value", ["a b", "it's", 'say "x"', "a\\b c", "#1", "node[1-3]", "a=b c"])
+def test_values_keep_their_quotes(tmp_path, value):
+    """sbatch reads the lines of a script like a shell: at spaces, with quotes and backslashes."""
+    options = parse(f"partition=gpu comment={shlex.quote(value)} exclusive")
+    assert options[1] == f"--comment={value}"
+    script = Script(tmp_path / "x.sh", "true", options, "")
+    script.write(["sbatch"])
+    lines = [line.removeprefix("#SBATCH ") for line in script.path.read_text().splitlines() if "--comment" in line]
+    assert [shlex.split(line) for line in lines] == [[f"--comment={value}"]]
+    if value == "a b":
+        assert lines == ['--comment="a b"']
+    plain = "\n#SBATCH --partition=gpu\n"
+    assert plain in script.path.read_text()
+    assert script.path.read_text().count("#SBATCH") == 4 + 3 + 1, "a line each: ours, theirs, and --signal"
+
+
+def test_a_value_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="comment must be one line"):
+        Script(tmp_path / "x.sh", "true", parse("comment='a\nb'"), "").write(["sbatch"])
+
+
 @pytest.mark.parametrize(
     ("numbers", "text"), [((), ""), ((4,), "4"), ((0, 1, 2, 5), "0-2,5"), ((7, 3, 4), "3-4,7"), ((0, 2, 4), "0,2,4")]
 )

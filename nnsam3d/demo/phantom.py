@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.files import write_json
+from nnsam3d.geometry.label_files import write_image
 
 SIZE_XYZ = (40, 40, 20)
 SPACING_XYZ = (2.4, 2.4, 4.8)  # mm
@@ -79,8 +80,8 @@ def write_dataset(
     for number in range(num_training):
         bridged = int((number + 1) * bridged_share) > int(number * bridged_share)
         case = make_bridged_case(rng, both=bool(rng.random() < BOTH)) if bridged else make_case(rng)
-        sitk.WriteImage(case.image, str(folder / "imagesTr" / f"phantom_{number:03d}_0000.nii.gz"))
-        sitk.WriteImage(label_image(case), str(folder / "labelsTr" / f"phantom_{number:03d}.nii.gz"))
+        write_image(case.image, folder / "imagesTr" / f"phantom_{number:03d}_0000.nii.gz")
+        write_image(label_image(case), folder / "labelsTr" / f"phantom_{number:03d}.nii.gz")
     tests = {f"test_{number:03d}": make_case(rng) for number in range(num_test)}
     _write_images(folder / "imagesTs", tests)
     dataset = {
@@ -111,7 +112,7 @@ def label_image(case: PhantomCase) -> sitk.Image:
 def _write_images(folder: Path, cases: dict[str, PhantomCase]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, case in cases.items():
-        sitk.WriteImage(case.image, str(folder / f"{name}_0000.nii.gz"))
+        write_image(case.image, folder / f"{name}_0000.nii.gz")
 
 
 def _body(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

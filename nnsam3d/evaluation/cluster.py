@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from nnsam3d.evaluation.executors import Work
@@ -44,13 +45,24 @@ class Task:
         checkpoint = self.jobs[0].checkpoint
         if self.stage == TRAIN or not checkpoint.is_file():
             return checkpoint.is_file()
-        digest = file_sha256(checkpoint)
+        digest = _digest(checkpoint)
         return all(
             is_done(job.unit_file(output, case.name, seed), digest)
             for job in self.jobs
             for case in cases_of(setting, job)
             for seed in setting.seeds
         )
+
+
+def _digest(checkpoint: Path) -> str:
+    """Its SHA-256. Hashed once as long as it stays the same file, because ``--watch`` asks again and again."""
+    state = checkpoint.stat()
+    return _digest_of(checkpoint, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest_of(checkpoint: Path, *_: int) -> str:
+    return file_sha256(checkpoint)
 
 
 def tasks_of(setting: Setting) -> list[Task]:

@@ -15,6 +15,7 @@ from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.prompts import ENCODING
+from nnsam3d.training.started_from import is_frozen
 
 
 def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
     """
     configuration = arm.model.configuration_manager
     record = configuration.configuration.get(RECORD_KEY, {"source": SCRATCH})
-    total, trained = _parameters(arm.network, pretrained=record["source"] != SCRATCH)
+    total, trained = _parameters(arm.network, pretrained=is_frozen(record))
     window = [int(size) for size in configuration.patch_size]
     forward, click = _flop(arm, window)
     return {

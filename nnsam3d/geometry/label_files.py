@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import ask_system, flush
+from nnsam3d.files import ask_system, flush, replacing
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.stored import GZIP, NIFTI
 
@@ -65,6 +65,19 @@ def check_written(file: Path, volume_ZYX: NDArray[Any]) -> None:
     if not same:
         ask_system(file, volume_ZYX.size * 4)
         raise OSError(errno.EIO, "what was written cannot be read back")
+
+
+def write_image(image: Any, path: Path) -> None:
+    """Write a SimpleITK image of three dimensions, complete or not at all.
+
+    Raises:
+        WriteError: the system refuses, for example because the disk is full; what was at ``path`` stays.
+    """
+    import SimpleITK as sitk
+
+    with replacing(path, ending="".join(path.suffixes)) as temporary:
+        sitk.WriteImage(image, str(temporary))
+        check_written(temporary, sitk.GetArrayViewFromImage(image))
 
 
 def stored_slices(file: Path) -> tuple[tuple[int, ...], Slices]:

@@ -255,7 +255,7 @@ def _of_nibabel(image: Any, reader: str) -> Carried:
 
 def _of_monai(image: Any) -> Carried:
     """A MetaTensor (x, y, z) or (C, x, y, z), with the affine of its voxels."""
-    affine = np.array(image.affine.detach().cpu(), np.float64)
+    affine = np.array(image.affine.detach().cpu().tolist(), np.float64)
     if affine.shape != (4, 4) or image.ndim not in (3, 4):
         raise UserError(
             f"MONAI's MetaTensor has the shape {tuple(image.shape)} and an affine of {affine.shape}: give a volume "

@@ -127,7 +127,8 @@ class PreparedImage:
         regions: list[Region] = []
         if scope == "clicked":
             predicted = partial(is_label, self.model)
-            regions = segment_clicked(self.windows, placed, predicted, background_logits(self.model))
+            background, spacing = background_logits(self.model), self.model.spacing
+            regions = segment_clicked(self.windows, placed, predicted, background, spacing)
         if regions:
             result = self._export(regions, probabilities)
         elif scope == "everything" or automatic:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import Triple
@@ -47,6 +46,7 @@ def segment_clicked(
     prompts: VoxelPrompts,
     is_label: IsLabel,
     background: NDArray[np.float32],
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> list[Region]:
     """Segment the targets of the positive clicks; without any, the result is empty.
 
@@ -63,6 +63,7 @@ def segment_clicked(
         prompts: on the voxels of the preprocessed image.
         is_label: logits (K, D, H, W) and a label -> where they predict this label (D, H, W).
         background: (K,) the logits of background.
+        spacing: mm along D, H, W of the preprocessed image; depths are distances in mm.
     """
     clicks = prompts.shifted(windows.offset)
     positive = np.flatnonzero(clicks.labels_N > 0)
@@ -73,7 +74,7 @@ def segment_clicked(
         for group in groups:
             key = tuple(group.tolist())
             if key not in grown:
-                grown[key] = _grown(windows, clicks, group, is_label, background)
+                grown[key] = _grown(windows, clicks, group, is_label, background, spacing)
         canvases = [grown[tuple(group.tolist())] for group in groups]
         joined = _touching([canvas.box for canvas in canvases])
         if len(joined) == len(groups):
@@ -83,10 +84,15 @@ def segment_clicked(
 
 
 def _grown(
-    windows: Windows, clicks: VoxelPrompts, group: NDArray[np.int64], is_label: IsLabel, background: NDArray[np.float32]
+    windows: Windows,
+    clicks: VoxelPrompts,
+    group: NDArray[np.int64],
+    is_label: IsLabel,
+    background: NDArray[np.float32],
+    spacing: Sequence[float],
 ) -> _Canvas:
     """The windows of some of the positive clicks, given by their indices in ``clicks``."""
-    canvas = _Canvas(windows, clicks, np.unique(clicks.labels_N[group]).tolist(), is_label, background)
+    canvas = _Canvas(windows, clicks, np.unique(clicks.labels_N[group]).tolist(), is_label, background, spacing)
     for voxel in clicks.voxels_N3[group]:
         if not canvas.in_core(voxel):
             canvas.add(_around(voxel, windows))
@@ -132,12 +138,14 @@ class _Canvas:
         labels: list[int],
         is_label: IsLabel,
         background: NDArray[np.float32],
+        spacing: Sequence[float],
     ) -> None:
         self.windows = windows
         self.clicks = clicks
         self.labels = labels
         self.is_label = is_label
         self.background = background
+        self.spacing = spacing
         self.origin = np.zeros(3, np.int64)
         self.total = np.zeros((len(background), 0, 0, 0), np.float32)
         self.weight = np.zeros((0, 0, 0), np.float32)
@@ -229,7 +237,8 @@ class _Canvas:
             return
         part = self._place(_slices(low, high))
         for label in self.labels:
-            for voxel, size in _unclicked_middles(self.clicked(label)[part], clicks.of_label(label) - low):
+            local_N3 = clicks.of_label(label) - low
+            for voxel, size in _unclicked_middles(self.clicked(label)[part], local_N3, self.spacing):
                 yield voxel + low, label, size
 
     # ------------------------------------------------------------------ positions
@@ -324,14 +333,15 @@ def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _unclicked_middles(
-    mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64]
+    mask: NDArray[np.bool_], clicks_N3: NDArray[np.int64], spacing: Sequence[float]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """The deepest voxel and the size in voxels of every component without a click."""
+    # relative, so that rounding decides between equally deep voxels only where the axes differ
+    pitch = [length / min(spacing) for length in spacing]
     for component in Components(mask):
         local_N3 = clicks_N3 - component.low
         inside = ((local_N3 >= 0) & (local_N3 < component.box.shape)).all(axis=1)
         if not component.box[tuple(local_N3[inside].T)].any():
             # the border of the window counts as outside, so that the voxel is well inside the window
-            depth = ndimage.distance_transform_edt(np.pad(component.box, 1))[1:-1, 1:-1, 1:-1]
-            deepest = np.array(np.unravel_index(np.argmax(depth), depth.shape), np.int64)
-            yield component.low + deepest, int(component.box.sum())
+            voxels_N3 = component.voxels()
+            yield voxels_N3[int(np.argmax(component.depth(pitch)))], len(voxels_N3)

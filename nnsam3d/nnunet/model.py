@@ -157,6 +157,12 @@ class TrainedModel:
         return d, h, w
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm along D, H, W of the preprocessed image."""
+        d, h, w = (float(length) for length in self.configuration_manager.spacing)
+        return d, h, w
+
+    @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Spatial axes (0 = D) that test-time mirroring flips."""
         axes = self.predictor.allowed_mirroring_axes if self.predictor.use_mirroring else None

@@ -193,7 +193,8 @@ def _text_of(
         raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
     positions = [click.position for click in prompts.clicks]
     # numbers would be read as the other program's numbering; only background has the same name everywhere
-    names: dict[int | str, str] = {0: "background", **{value: name for name, value in (labels or {}).items() if value}}
+    names: dict[int | str, str] = {0: "background"}
+    names.update({value: name for name, value in (labels or {}).items() if value != 0})
     words = [names.get(click.label, str(click.label)) for click in prompts.clicks]
     if format == "grand-challenge":
         return grand_challenge_text(positions, words, prompts.case)

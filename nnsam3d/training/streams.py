@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 WORKERS = "nnUNet_n_proc_DA"
@@ -103,6 +105,17 @@ def repeatable(loader: Any, seed: Sequence[int], first: int, workers: int, pin_m
     return MultiThreadedAugmenter(
         batches, None, workers, num_cached_per_queue=3, pin_memory=pin_memory, wait_time=0.002
     )
+
+
+def end_workers(*loaders: Any) -> None:
+    """Ends the processes of nnU-Net's augmenters, as nnU-Net does after a training.
+
+    Otherwise, the augmenters' threads would report them as missing when this process exits.
+    """
+    for loader in loaders:
+        if isinstance(loader, (NonDetMultiThreadedAugmenter, MultiThreadedAugmenter)):
+            with redirect_stdout(io.StringIO()):
+                loader._finish()
 
 
 @contextmanager

@@ -23,17 +23,19 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.backends import cudnn
 
+from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.errors import UserError
-from nnsam3d.files import keep_as, remove_unfinished, replacing
+from nnsam3d.files import ask_system, keep_as, remove_unfinished, replacing
 from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
 from nnsam3d.training.options import TrainingOptions
-from nnsam3d.training.streams import repeatable, seed_streams, stored_streams, use_streams, without_workers
+from nnsam3d.training.started_from import being_loaded, innermost, record_of
+from nnsam3d.training.streams import end_workers, repeatable, seed_streams, stored_streams, use_streams, without_workers
 
 STATE = "nnsam3d"  # key in the optimiser's part of a checkpoint
 MOST_SKIPPED = 20  # consecutive updates without a finite loss or gradient
-# sent by schedulers before they kill a job; Windows has no SIGUSR1
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# sent by schedulers before they kill a job, and by Ctrl-C; Windows has no SIGUSR1
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 PATIENCE = 2.0  # seconds to wait for a signal in this process after it has ended the data workers
 
 
@@ -69,9 +71,28 @@ class SurvivingTrainer(nnUNetTrainer):
         if self.options.seed >= 0:
             seed_streams(self.options.seed)
         super().initialize()
+        innermost(self.network).register_load_state_dict_post_hook(self._note_pretrained)
         self.optimizer.register_state_dict_post_hook(self._put_state)
         self.optimizer.register_load_state_dict_pre_hook(self._take_state)
         self.optimizer.register_step_pre_hook(self._drop_invalid_gradients)
+
+    @property
+    def frozen_backbone(self) -> bool:
+        """Whether a part of the network stays as it was loaded."""
+        return False
+
+    @property
+    def _plans_entry(self) -> dict[str, Any]:
+        """The configuration in the plans that the model's folder and the checkpoints contain."""
+        return self.plans_manager.plans["configurations"][self.configuration_name]  # type: ignore[no-any-return]
+
+    def _note_pretrained(self, *_: Any) -> None:
+        """After weights were loaded: the log and the plans record those of -pretrained_weights."""
+        file = being_loaded()
+        if file is not None:
+            record = record_of(file, self.frozen_backbone)
+            self._plans_entry[RECORD_KEY] = record
+            self.print_to_log_file(f"nnsam3d: starts from the weights of {file} (SHA-256 {record['sha256']})")
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's; with a seed, batch n is always the same, regardless of interruptions."""
@@ -106,7 +127,9 @@ class SurvivingTrainer(nnUNetTrainer):
         self._saved = time.monotonic()
 
     def run_training(self) -> None:
-        """nnU-Net's loop; on SIGTERM or SIGUSR1 it saves a checkpoint after the current iteration and exits.
+        """nnU-Net's loop; on SIGTERM, SIGUSR1 or Ctrl-C it saves a checkpoint after the current iteration and exits.
+
+        A second Ctrl-C ends the process at once.
 
         Raises:
             SystemExit: with status ``STOPPED``: continue with --c.
@@ -138,12 +161,21 @@ class SurvivingTrainer(nnUNetTrainer):
         owner = os.getpid()
 
         def note(number: int, _: Any) -> None:
-            if os.getpid() != owner:  # a forked data worker inherits this handler, but needs the default one
+            if number == signal.SIGINT:
+                # the next one ends the process, even within a long operation of torch. A terminal sends Ctrl-C to the
+                # data workers, too: the current iteration still needs them
+                signal.signal(number, signal.SIG_DFL)
+            if os.getpid() == owner:
+                self._stop_signal = signal.Signals(number).name
+                if number == signal.SIGINT:  # not by print, which the signal may have interrupted
+                    os.write(2, b"nnsam3d: Ctrl-C: stopping after this iteration (again: at once, without saving)\n")
+            elif number != signal.SIGINT:  # a forked data worker inherits this handler, but needs the default one
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-            self._stop_signal = signal.Signals(number).name
 
-        before = {one: signal.signal(one, note) for one in SIGNALS}
+        # a shell starts background jobs with Ctrl-C ignored
+        heard = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+        before = {one: signal.signal(one, note) for one in heard}
         try:
             yield
         finally:
@@ -251,6 +283,7 @@ class SurvivingTrainer(nnUNetTrainer):
         self.print_to_log_file(
             f"nnsam3d: stopped by {self._stop_signal}: {what}; exit status {STOPPED}, continue with --c"
         )
+        end_workers(self.dataloader_train, self.dataloader_val)
         raise SystemExit(STOPPED)
 
     def on_train_end(self) -> None:
@@ -270,7 +303,12 @@ class SurvivingTrainer(nnUNetTrainer):
         latest = path.name == LATEST
         keep = path.with_name(PREVIOUS) if latest and self._ours else None
         with replacing(path, durable=True, keep=keep) as temporary:
-            super().save_checkpoint(str(temporary))
+            try:
+                super().save_checkpoint(str(temporary))
+            except RuntimeError:  # torch does not say that the disk is full
+                if temporary.exists():
+                    ask_system(temporary)
+                raise
         if latest:
             self._ours = True
             self._saved = time.monotonic()
@@ -334,6 +372,9 @@ class SurvivingTrainer(nnUNetTrainer):
             path = self._undamaged(path)
         open_checkpoint(path, mapped=True)
         self._restore(str(path))
+        entry = self.my_init_kwargs["plans"]["configurations"][self.configuration_name]  # the checkpoint's
+        if RECORD_KEY in entry:
+            self._plans_entry[RECORD_KEY] = entry[RECORD_KEY]
         # an interrupted epoch repeats its log entries
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]

@@ -14,8 +14,6 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH, find_weights
 from nnsam3d.errors import UserError
@@ -41,6 +39,7 @@ from nnsam3d.training.options import (
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out
+from nnsam3d.training.started_from import innermost, is_frozen, will_be_loaded
 
 FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes determined by the dataset
 CHECKPOINT_NAMES = (FINAL, LATEST, BEST)
@@ -109,10 +108,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     @property
     def bare_network(self) -> SAM3D:
         """The network without the wrappers of DistributedDataParallel and torch.compile."""
-        network = self.network
-        if isinstance(network, DistributedDataParallel):
-            network = network.module
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return innermost(self.network)  # type: ignore[return-value]
+
+    @property
+    def frozen_backbone(self) -> bool:
+        return self.pretrained_from is not None
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Does nothing: the network has a single output."""
@@ -128,11 +128,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             self.print_to_log_file("Using torch.compile for encode and decode separately...")
             self.bare_network.compile_halves()
         total, trainable = parameter_counts(self.bare_network)
+        origin = "frozen SAM backbone" if self.pretrained_from else f"everything, from {will_be_loaded() or SCRATCH}"
         self.print_to_log_file(
             f"nnsam3d options: {self.options}\n"
             f"nnsam3d network: {self.bare_network.config}\n"
-            f"parameters: {total:,}, trained: {trainable:,} "
-            f"({'frozen SAM backbone' if self.pretrained_from else 'everything, from scratch'})",
+            f"parameters: {total:,}, trained: {trainable:,} ({origin})",
             also_print_to_console=True,
         )
 
@@ -146,7 +146,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             report = load_sam(self.bare_network, self.pretrained_from)
             self.print_to_log_file(report.summary())
             record = {"source": str(self.pretrained_from), "sha256": report.sha256}
-        self.plans_manager.plans["configurations"][self.configuration_name][RECORD_KEY] = record
+        self._plans_entry[RECORD_KEY] = record
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW over the trainable parameters; the backbone is frozen if it is pretrained, and only then."""
@@ -190,7 +190,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         self._use(options)
         record = entry.get(RECORD_KEY, {"source": SCRATCH})
-        self.pretrained_from = None if record["source"] == SCRATCH else Path(record["source"])
+        self.pretrained_from = Path(record["source"]) if is_frozen(record) else None
 
     # ------------------------------------------------------------------ training
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation import training
+from nnsam3d.evaluation import cluster, training
 from nnsam3d.evaluation.cluster import EVALUATE, TRAIN, prepare, tasks_of
 from nnsam3d.evaluation.plan import Setting, open_setting, read_setting
 from nnsam3d.evaluation.worker import record_file, work
 from nnsam3d.nnunet.datasets import STOPPED
+from nnsam3d.slurm import Queue
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 FAKE_TRAINING = """#!{python}
@@ -184,3 +186,22 @@ def test_status_says_what_the_queue_and_the_files_say(bench, output, no_check, f
 def test_a_number_too_large_is_refused(bench, output):
     with pytest.raises(UserError, match="has the jobs 0 to 7"):
         work(output, 8, "cpu")
+
+
+def test_watching_reads_every_checkpoint_once(bench, output, monkeypatch):
+    """Until it is another file. The bytes of several models are not read again at every refresh."""
+    hashed = []
+    stock = cluster.file_sha256
+    monkeypatch.setattr(cluster, "file_sha256", lambda path: (hashed.append(path), stock(path))[1])
+    cluster._digest_of.cache_clear()
+    rows = [cluster.status_rows(setting(bench), output, Queue((), {})) for _ in range(3)]
+    assert rows[0] == rows[1] == rows[2]
+    assert len(hashed) == len(set(hashed)) > 0
+    before = len(hashed)
+    stamp = hashed[0].stat().st_mtime_ns
+    try:
+        os.utime(hashed[0], ns=(stamp, stamp + 10**9))
+        cluster.status_rows(setting(bench), output, Queue((), {}))
+        assert hashed[before:] == [hashed[0]], "a new checkpoint is another one"
+    finally:
+        os.utime(hashed[0], ns=(stamp, stamp))

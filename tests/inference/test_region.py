@@ -185,3 +185,64 @@ def test_memory_follows_what_is_looked_at() -> None:
     clicks = VoxelPrompts.of([((102, 152, 152), 1)])
     (region,) = segment_clicked(windows, clicks, is_label, BACKGROUND)  # type: ignore[arg-type]
     assert region.logits_KDHW.shape[1:] == SIZE
+
+
+class Recording(PerfectWindows):
+    """Also keeps the clicks that each window was given."""
+
+    def __init__(self, truth: NDArray[np.int64]) -> None:
+        super().__init__(truth)
+        self.given: list[tuple[Triple, list[tuple[Triple, int]]]] = []
+
+    def logits(self, start: Triple, prompts: VoxelPrompts) -> NDArray[np.float32]:
+        self.given.append((start, prompts.clicks()))
+        return super().logits(start, prompts)
+
+
+@pytest.mark.parametrize(
+    "spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 0.7), (5.0, 1.0, 1.0), (1.0, 4.0, 1.0), (3.0, 0.5, 2.0)]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_an_implied_click_is_on_the_deepest_voxel_in_mm(spacing: tuple[float, float, float], seed: int) -> None:
+    """A long blob of several windows: all windows but the first get a click that nobody made."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((16, 24, 120), int)
+    noise = ndimage.gaussian_filter(rng.normal(size=truth.shape), 2)
+    truth[2:14, 3:21, 6:114] = (noise / noise.std() > -1)[2:14, 3:21, 6:114]
+    truth[7:9, 11:13, 6:114] = 1  # in one piece
+    windows = Recording(truth)
+    clicks = VoxelPrompts.of([((8, 12, 10), 1)])
+    segment_clicked(windows, clicks, is_label, BACKGROUND, spacing)  # type: ignore[arg-type]
+    implied = []
+    for start, given in windows.given:
+        box = tuple(slice(a, a + n) for a, n in zip(start, SIZE, strict=True))
+        for voxel, _ in given:
+            if voxel != (8, 12, 10):
+                implied.append((start, box, voxel))
+    assert implied
+    start, box, voxel = implied[0]
+    known = np.zeros(truth.shape, int)
+    first = windows.given[0][0]
+    seen = tuple(slice(a, a + n) for a, n in zip(first, SIZE, strict=True))
+    known[seen] = truth[seen]
+    high = first[2] + SIZE[2]  # of what is known
+    part = known[box][:, :, : high - start[2]] > 0
+    numbers, _ = ndimage.label(part, np.ones((3, 3, 3)))
+    local = tuple(np.subtract(voxel, start))
+    own = numbers == numbers[local]
+    depth = ndimage.distance_transform_edt(np.pad(own, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    assert depth[local] == pytest.approx(depth.max())
+
+
+def test_equal_spacing_changes_no_implied_click() -> None:
+    """Which of several equally deep voxels it is must not depend on rounding in mm."""
+    truth = np.zeros((16, 24, 120), int)
+    truth[1:15, 2:22, 6:114] = 1
+    given = []
+    for spacing in ((1.0, 1.0, 1.0), (0.7, 0.7, 0.7), (1 / 3, 1 / 3, 1 / 3)):
+        windows = Recording(truth)
+        clicks = VoxelPrompts.of([((8, 12, 10), 1)])
+        segment_clicked(windows, clicks, is_label, BACKGROUND, spacing)  # type: ignore[arg-type]
+        given.append(windows.given)
+    assert given[0] == given[1] == given[2]
+    assert len(given[0]) > 1

@@ -224,3 +224,44 @@ def test_image_as_a_path(tmp_path: Path) -> None:
     assert "4 x 4 x 4" in failure(save(tmp_path, click([4, 0, 0])), image=tmp_path / "case_1_0000.nrrd")
     with pytest.raises(GeometryError, match=r"none\.nrrd"):
         read_prompts(path, image=tmp_path / "none.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "written"),
+    [
+        ("a.json", None, "nnsam3d_prompts"),
+        ("a.JSON", None, "nnsam3d_prompts"),
+        ("a.mrk.json", None, "markups"),
+        ("a.mrk.json", "slicer", "markups"),
+        ("a.json", "slicer", "markups"),
+        ("a.json", "grand-challenge", "points"),
+        ("a.mrk.json", "nnsam3d", None),
+        ("a.mrk.json", "grand-challenge", None),
+        ("a.txt", None, None),
+        ("a.txt", "nnsam3d", None),
+        ("a.csv", "slicer", None),
+        ("a.fcsv", None, None),
+        ("a.npz", None, None),
+        ("a", None, None),
+        ("a.json.gz", None, None),
+    ],
+)
+def test_the_name_says_the_format(tmp_path: Path, name: str, format: str | None, written: str | None) -> None:
+    """A file is found by predictions, and holds what its name says; otherwise nothing is written."""
+    prompts = CasePrompts("a", "ras", [Click((1.0, 2.0, 3.0), "tumour"), Click((4.0, 5.0, 6.0), 0)])
+    if written is None:
+        with pytest.raises(PromptError, match=r"\.json") as caught:
+            write_prompts(tmp_path / name, prompts, format=format)
+        assert str(tmp_path / name) in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        write_prompts(tmp_path / name, prompts, format=format)
+        assert written in json.loads((tmp_path / name).read_text())
+
+
+def test_numbers_become_names_where_a_format_has_no_numbers(tmp_path: Path) -> None:
+    prompts = CasePrompts("a", "lps", [Click((1.0, 2.0, 3.0), 1), Click((4.0, 5.0, 6.0), 0)])
+    labels = {"background": 0, "tumour": 1}
+    write_prompts(tmp_path / "a.mrk.json", prompts, labels=labels)
+    clicks = read_prompts(tmp_path / "a.mrk.json", labels=labels).clicks
+    assert [click.label for click in clicks] == ["tumour", "background"]

@@ -1,19 +1,22 @@
 """Trainings of seconds, without nnU-Net's folders of data: what is tested is what happens between two updates.
 
-``python small.py FOLDER TRAINER [--c]`` trains in a process of its own, to be killed.
+``python small.py FOLDER TRAINER [--c|--workers]`` trains in a process of its own, to be killed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -130,7 +133,7 @@ def make(name: str, go_on: bool = False) -> Any:
     plans = {
         "plans_name": "nnUNetPlans",
         "dataset_name": "Dataset999_Test",
-        "configurations": {"3d_fullres": CONFIGURATION},
+        "configurations": {"3d_fullres": deepcopy(CONFIGURATION)},
         "continue_training": go_on,
         "transpose_forward": [0, 1, 2],
     }
@@ -168,5 +171,30 @@ def main(root: Path, name: str, go_on: bool) -> None:
         trainer.run_training()
 
 
+def with_workers(root: Path, name: str) -> None:
+    """Batches come from two processes, as nnU-Net's do. Says "asking for batch N" before each."""
+    os.environ |= folders(root)
+    stock = nnUNetTrainer.train_step
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+
+        def loaders(self: Any) -> tuple[Any, Any]:
+            clicks, scales = (0 if type(self) is nnUNetBaselineTrainer else 1), 2 if self.enable_deep_supervision else 1
+            made = [Loader(clicks, scales, lambda: None) for _ in range(2)]
+            return tuple(NonDetMultiThreadedAugmenter(one, None, 2, 1, None) for one in made)  # type: ignore[return-value]
+
+        def step(self: Any, batch: Any) -> Any:
+            print(f"asking for batch {self._iteration}", flush=True)
+            time.sleep(0.5)  # long enough for a second Ctrl-C
+            return stock(self, batch)
+
+        patch.setattr(nnUNetTrainer, "get_dataloaders", loaders)
+        patch.setattr(nnUNetTrainer, "train_step", step)
+        make(name).run_training()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], "--c" in sys.argv)
+    if "--workers" in sys.argv:
+        with_workers(Path(sys.argv[1]), sys.argv[2])
+    else:
+        main(Path(sys.argv[1]), sys.argv[2], "--c" in sys.argv)

@@ -209,6 +209,31 @@ def test_a_full_disk_costs_no_checkpoint(batches: Interruptions, monkeypatch: py
     assert sorted(path.name for path in Path(trainer.output_folder).glob("*checkpoint*")) == [LATEST, PREVIOUS]
 
 
+def test_a_full_disk_of_which_torch_does_not_tell(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = small.make(NAMES[0])
+    trainer.initialize()
+    latest = Path(trainer.output_folder) / LATEST
+    trainer.save_checkpoint(str(latest))
+    old = latest.read_bytes()
+
+    def limited(what: Any, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 512 vs 406")
+
+    def full(file: Path, size: int = 0) -> None:
+        assert file.read_bytes() == b"half"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", limited)
+    with pytest.raises(RuntimeError, match="enforce fail"):  # there is space: something else is wrong
+        trainer.save_checkpoint(str(latest))
+    monkeypatch.setattr(survival, "ask_system", full)
+    with pytest.raises(UserError, match="No space left on device: free space") as caught:
+        trainer.save_checkpoint(str(latest))
+    assert str(caught.value).startswith(str(latest))
+    assert latest.read_bytes() == old
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_that_is_no_number_changes_nothing_and_stops_in_the_end(
     batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str
@@ -309,6 +334,62 @@ def test_the_clock_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPat
     continued.on_train_epoch_start()
     assert continued.num_iterations_per_epoch == small.ITERATIONS - 3
     assert continued._done == small.ITERATIONS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ctrl_c_saves_like_other_signals(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    batches.at, batches.action = 2 + 3, lambda: os.kill(os.getpid(), signal.SIGINT)
+    trainer = small.make(name)
+    assert run(trainer) == STOPPED
+    assert content(trainer, LATEST)["optimizer_state"]["nnsam3d"]["epoch"]["iteration"] == 3
+    assert log_of(trainer).count("stopped by SIGINT: saved") == 1
+    assert capfd.readouterr().err.count("stopping after this iteration") == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    batches.at = -1
+    small.make(name, go_on=True).run_training()
+
+
+def test_an_ignored_ctrl_c_stays_ignored(batches: Interruptions) -> None:
+    """As of a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        batches.at, batches.action = 2 + 3, lambda: os.kill(os.getpid(), signal.SIGINT)
+        assert run(small.make(NAMES[0])) is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no groups of processes")
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_at_a_terminal_reaches_the_data_workers_too(tmp_path: Path, times: int) -> None:
+    """The first one saves, with the workers' help; the second one ends all of them at once."""
+    endless = small.LENGTH.replace(f"num_epochs={small.EPOCHS}", "num_epochs=9999")
+    environment = os.environ | {ENVIRONMENT_VARIABLE: endless, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, small.__file__, str(tmp_path), NAMES[2], "--workers"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        said = iter(process.stdout.readline, "")
+        assert any(line.startswith("asking for batch 3") for line in said)
+        os.killpg(process.pid, signal.SIGINT)
+        if times == 2:
+            assert any("stopping after this iteration" in line for line in said)
+            os.killpg(process.pid, signal.SIGINT)
+        rest = "".join(said)  # ends when the last process has closed it
+        status = process.wait(timeout=120)
+    assert "Traceback" not in rest
+    saved = list(tmp_path.glob(f"results/*/*/fold_0/{LATEST}"))
+    if times == 1:
+        assert status == STOPPED, rest
+        assert "stopped by SIGINT: saved" in rest
+        open_checkpoint(saved[0], trusted=None)
+    else:
+        assert status == -signal.SIGINT, rest
+        assert not saved
 
 
 @pytest.mark.slow

@@ -1,0 +1,64 @@
+"""The weights a training starts from, for its log and its plans: SAM's, nnU-Net's -pretrained_weights, or none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnsam3d.checkpoints.pretrained import SCRATCH
+from nnsam3d.files import file_sha256
+
+# nnU-Net's functions that know the file of -pretrained_weights, and the names that they give it. They load it into the
+# network without telling the trainer.
+_LOADING = {"load_pretrained_weights": "fname"}
+_COMING = {"maybe_load_checkpoint": "pretrained_weights_file"}
+
+
+def being_loaded() -> Path | None:
+    """The file of -pretrained_weights if nnU-Net is loading it now, in this thread; else None."""
+    return _known_to_a_caller(_LOADING)
+
+
+def will_be_loaded() -> Path | None:
+    """The file of -pretrained_weights if nnU-Net initialises the network in order to load it; else None."""
+    return _known_to_a_caller(_COMING)
+
+
+def _known_to_a_caller(names: dict[str, str]) -> Path | None:
+    """
+    Args:
+        names: of functions, and of the variables of each that may hold a file.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        variable = names.get(frame.f_code.co_name)
+        if variable is not None and frame.f_locals.get(variable) is not None:
+            return Path(frame.f_locals[variable])
+    return None
+
+
+def record_of(file: Path, frozen: bool) -> dict[str, Any]:
+    """The record of -pretrained_weights.
+
+    Args:
+        frozen: whether the backbone stays as it is in the file.
+    """
+    return {"source": str(file), "sha256": file_sha256(file), "frozen": frozen}
+
+
+def is_frozen(record: dict[str, Any]) -> bool:
+    """Whether a recorded training kept its backbone. SAM's weights are frozen; those of a training need not be."""
+    return bool(record.get("frozen", record["source"] != SCRATCH))
+
+
+def innermost(network: nn.Module) -> nn.Module:
+    """The network without the wrappers of DistributedDataParallel and torch.compile."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
