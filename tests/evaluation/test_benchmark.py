@@ -209,7 +209,7 @@ def test_the_report_is_complete_and_stands_alone(bench, finished):
     assert costs[ARMS[1]]["parameters"] > costs[ARMS[2]]["parameters"] > 0
     assert all(row["training_seconds"] == 150 and row["epochs"] == 2 for row in costs.values())
     assert all(row["seconds_per_case"] > 0 and row["peak_memory_mb"] > 50 for row in costs.values())
-    lines = list(csv.DictReader((finished / "report.csv").open()))
+    lines = list(csv.DictReader((finished / "report.csv").read_text().splitlines()))
     scores = [row for row in report["scores"] if (row["arm"], row["protocol"]) == (ARMS[0], "iterative")]
     for clicks in (0, 1):
         own = [float(r["dice"]) for r in lines if (r["arm"], r["protocol"]) == (ARMS[0], "iterative")
