@@ -104,6 +104,7 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m benchmarks.bench --output docs/performance.md $(BENCH_ARGS)
 	$(PY) -m benchmarks.opening --into docs/performance.md
+	$(PY) -m benchmarks.headers --into docs/performance.md
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

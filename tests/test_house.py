@@ -126,7 +126,8 @@ def test_the_doctor_and_the_packaging_name_the_same_nnunet():
 
 def test_every_package_that_is_imported_is_required():
     """Under its distribution's name, with a lower bound."""
-    extras = ("monai", "blosc2", "ipyniivue", "ipywidgets")  # "benchmark", "serve" and "notebook"
+    # "benchmark", "notebook" and "serve"
+    extras = ("monai", "ipyniivue", "ipywidgets", "blosc2", "starlette", "uvicorn", "h11")
     names = dict.fromkeys(extras)
     own = {"nnsam3d", "benchmarks", "__future__", *sys.stdlib_module_names}
     imported = {name.partition(".")[0] for file in PACKAGE for name in imports_of(file)} - own

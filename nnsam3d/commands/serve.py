@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import secrets
 import ssl
@@ -13,6 +14,7 @@ from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
 KEY_VARIABLE = "NNSAM3D_KEY"
+PACKAGES = ("starlette", "uvicorn", "blosc2")
 GIB = 2**30
 
 
@@ -92,6 +94,9 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     folder = chosen_model(args)
     local_key = _key(args)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"nnsam3d serve needs {', '.join(missing)}: pip install 'nnsam3d[serve]'")
     # imported late so that `nnsam3d serve --help` is fast
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.model import Model

@@ -95,17 +95,13 @@ class ImageGrid:
         Raises:
             GeometryError: SimpleITK cannot read the header, or the image is not three-dimensional.
         """
-        import SimpleITK as sitk  # late: this package must import with numpy alone
+        return cls.from_header(path, open_header(path))
 
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(os.fspath(path))
+    @classmethod
+    def from_header(cls, path: str | os.PathLike[str], header: Any) -> ImageGrid:
+        """From the ``header`` of ``path``, by :func:`open_header`. Raises GeometryError: not three-dimensional."""
         try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise GeometryError(f"{os.fspath(path)}: the image header cannot be read ({reason})") from None
-        try:
-            return cls.from_sitk(reader)
+            return cls.from_sitk(header)
         except GeometryError as error:
             raise GeometryError(f"{os.fspath(path)}: {error}") from None
 
@@ -256,3 +252,21 @@ def _unsupported(reader: str, properties: Mapping[str, Any]) -> GeometryError:
     return GeometryError(
         f"the image geometry of {reader} cannot be used for prompts (properties: {found}); {_SUPPORTED}"
     )
+
+
+def open_header(path: str | os.PathLike[str]) -> Any:
+    """A SimpleITK ``ImageFileReader`` that has read the header of an image file; the voxels are not read.
+
+    Raises:
+        GeometryError: SimpleITK cannot read the header.
+    """
+    import SimpleITK as sitk  # late: this package must import with numpy alone
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise GeometryError(f"{os.fspath(path)}: the image header cannot be read ({reason})") from None
+    return reader

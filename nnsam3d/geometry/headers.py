@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnsam3d.geometry.frames import GeometryError, ImageGrid
+from nnsam3d.geometry.frames import GeometryError, ImageGrid, open_header
 from nnsam3d.geometry.stored import GZIP, NIFTI, check_dicom, check_name
 
 NIBABEL = "NibabelIO"
@@ -27,6 +28,19 @@ TOLERANCE_MM = 0.01  # between the corners of an image in two readers
 
 GridOf: TypeAlias = Callable[[str], ImageGrid]
 """From a coordinate space to the grid of the image; raises an error if the image does not have that space."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says.
+
+    Attributes:
+        grid_of: its grid, see :func:`grid_of_file`.
+        unknown: a warning if it says nothing about orientation and spacing, see :func:`unknown_geometry`.
+    """
+
+    grid_of: GridOf
+    unknown: str | None
 
 
 class GeometryWarning(UserWarning):
@@ -56,26 +70,35 @@ def grid_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Gri
     >>> grid.size_xyz, grid.spacing_xyz
     ((4, 5, 6), (1.0, 1.0, 3.0))
     """
+    return header_of_file(path, reader).grid_of
+
+
+def header_of_file(path: str | os.PathLike[str], reader: str | None = None) -> Header:
+    """Grid and geometry of an image file, from one reading of its header.
+
+    Args and errors as for :func:`grid_of_file`.
+    """
     path = Path(path)
     check_name(path)
     check_dicom(path)
     if path.suffix.lower() in NO_WORLD:
-        return _without_world(path)
+        return Header(_without_world(path), _no_world(path))
     if not path.exists():
         raise GeometryError(f"{path}: no such file")
     nifti = path.name.lower().endswith(NIFTI)
     if reader is not None and reader.startswith(NIBABEL):
         grid = nibabel_grid(path)
-        return lambda space: grid
+        return Header(lambda space: grid, unknown_geometry(path))
     try:
-        grid = ImageGrid.from_file(path)
+        header = open_header(path)
+        grid = ImageGrid.from_header(path, header)
     except GeometryError as error:
         if nifti and "dimensions" not in str(error):
             raise GeometryError(f"{error}. {NOT_ORTHONORMAL}") from None
         raise
     if nifti and reader is None:
         _compare(path, grid)
-    return lambda space: grid
+    return Header(lambda space: grid, _unknown(header))
 
 
 def nibabel_grid(path: Path) -> ImageGrid:
@@ -147,16 +170,20 @@ def unknown_geometry(path: str | os.PathLike[str]) -> str | None:
 
     Only the header is read; None if it cannot be read, which is reported elsewhere.
     """
-    import SimpleITK as sitk  # late: this package must import with numpy alone
-
     if Path(path).suffix.lower() in NO_WORLD:
-        return f"orientation and spacing unknown: {Path(path).suffix.lower()} files record neither"
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
+        return _no_world(Path(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+        return _unknown(open_header(path))
+    except GeometryError:
         return None
+
+
+def _no_world(path: Path) -> str:
+    return f"orientation and spacing unknown: {path.suffix.lower()} files record neither"
+
+
+def _unknown(reader: Any) -> str | None:
+    """Of a SimpleITK ``ImageFileReader`` that has read the header."""
     codes = [reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "" for key in ("qform_code", "sform_code")]
     default = (set(reader.GetSpacing()), set(reader.GetOrigin())) == ({1.0}, {0.0})
     turn = np.round(np.reshape(reader.GetDirection(), (len(reader.GetSize()), -1)), 6)

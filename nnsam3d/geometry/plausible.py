@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nnsam3d.errors import UserError
 
@@ -17,6 +17,9 @@ FACTOR = 4.0  # of the finest axis, or of the mean of all three; thick slices ch
 ONE_AXIS = 10.0  # of any single axis
 UNITS = {0.001: "metres", 0.1: "centimetres", 1000.0: "micrometres"}  # the number of them in 1 mm
 CLOSE = 3.0  # how far a factor may be from one of these
+
+Ranges: TypeAlias = list[tuple[float, float]]
+"""The smallest and the largest value for each axis."""
 
 
 def checked_spacing(spacing: Any, where: str) -> tuple[float, float, float]:
@@ -55,7 +58,7 @@ def checked_spacing(spacing: Any, where: str) -> tuple[float, float, float]:
     return values[0], values[1], values[2]
 
 
-def trained_spacings(plans: Mapping[str, Any], folder: Path | None = None) -> list[tuple[float, float]]:
+def trained_spacings(plans: Mapping[str, Any], folder: Path | None = None) -> Ranges:
     """The smallest and the largest spacing that a model knows, mm, for each axis of its grid.
 
     Args:
@@ -97,7 +100,9 @@ def _usable(row: Any) -> bool:
     )
 
 
-def spacing_remark(plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None = None) -> str | None:
+def spacing_remark(
+    plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None = None, known: Ranges | None = None
+) -> str | None:
     """A warning if an image's voxels are far larger or smaller than those that the model was trained on; else None.
 
     Far: a factor of more than 4 of the finest axis or of the geometric mean, or of more than 10 of one axis, from the
@@ -106,13 +111,14 @@ def spacing_remark(plans: Mapping[str, Any], spacing_zyx: Sequence[float], folde
     Args:
         plans, folder: see :func:`trained_spacings`.
         spacing_zyx: of the image, mm, axes as read.
+        known: from :func:`trained_spacings`, for callers with many images; None: it is called.
 
     >>> spacing_remark({"original_median_spacing_after_transp": [1, 1, 1]}, (3.0, 0.7, 0.7))
     >>> print(spacing_remark({"original_median_spacing_after_transp": [1, 1, 1]}, (0.1, 0.1, 0.1)))
     its voxels measure 0.1 x 0.1 x 0.1 mm (z, y, x), those of the training data about 1 x 1 x 1 mm: 10 times smaller. \
 Is the spacing in centimetres instead of mm? The segmentation is probably wrong
     """
-    known = trained_spacings(plans, folder)
+    known = trained_spacings(plans, folder) if known is None else known
     if not known:
         return None
     forward = [int(axis) for axis in plans.get("transpose_forward", (0, 1, 2))]

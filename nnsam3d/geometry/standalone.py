@@ -194,7 +194,7 @@ def _fields(
         if key in fields:
             raise NotStandalone(f"{name}: the header contains {short(key)} twice")
         if key in allowed:
-            if not re.fullmatch(allowed[key], value):
+            if not re.fullmatch(allowed[key], value, re.ASCII):
                 raise NotStandalone(f"{name}: unsupported value in the header: {short(key)} = {short(value)}")
             fields[key] = value
     return fields

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import re
 import shutil
 import sys
 import time
@@ -22,29 +21,16 @@ import torch
 from tqdm import tqdm
 
 from nnsam3d.errors import LINES, UserError, printable
-from nnsam3d.files import MACOS, WriteError, file_sha256, flush, write_json, writing
-from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
+from nnsam3d.files import WriteError, file_sha256, flush, write_json, writing
+from nnsam3d.inference.cases import Case
+from nnsam3d.inference.cases import find_cases as find_cases
+from nnsam3d.inference.cases import listed_cases as listed_cases
 from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.saved import check_masks, correct_masks
-from nnsam3d.nnunet.cases import case_name, header_grid, open_prompt_file, prompts_folder, read_case_prompts
-from nnsam3d.nnunet.datasets import cases_in
-from nnsam3d.prompts import CasePrompts
-from nnsam3d.prompts.listing import Listing, list_folder
+from nnsam3d.inference.saved import correct_masks
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Case:
-    """The files of a case. ``problem`` is the reason why it cannot be predicted."""
-
-    name: str
-    images: tuple[str, ...]
-    prompt_file: Path | None = None
-    prompts: CasePrompts | None = None
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,83 +51,6 @@ class Outcome:
     stock_windows: int = 0
     seconds: float = 0.0  # until the result is available; the next case is read and the last one written meanwhile
     peak_memory_mb: float = 0.0  # of the GPU for this case; without one, of the process until now
-
-
-def listed_cases(images: Path, model: Model) -> list[Case]:
-    """The cases of a folder by the names of its files, in nnU-Net's order; misnamed ones follow. No file is opened.
-
-    Raises:
-        UserError: the folder does not exist, or contains no images.
-    """
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder (-i is the folder with the images)")
-    lists = cases_in(images, model.file_ending)
-    if not lists and has_dicom(images):
-        check_dicom(images)
-    if not lists:
-        raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
-    named = {os.path.basename(file) for files in lists for file in files}
-    others = sorted(
-        name
-        for name in os.listdir(images)
-        if name.lower().endswith(model.file_ending.lower()) and name not in named and not name.startswith(MACOS)
-    )
-    cases = [_named(files, model) for files in lists]
-    return cases + [_misnamed(images / name, model.file_ending) for name in others]
-
-
-def find_cases(
-    images: Path, model: Model, prompts: Path | None = None, listed: Sequence[Case] | None = None
-) -> list[Case]:
-    """The cases of a folder with their prompts; only headers and prompt files are read, each once.
-
-    Args:
-        prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
-        listed: the cases of interest, from :func:`listed_cases`; None: all. Files of others are not opened.
-
-    Raises:
-        UserError: a folder does not exist, or contains no images.
-    """
-    listed = listed_cases(images, model) if listed is None else listed
-    files = list_folder(prompts_folder(images, prompts))  # once for all cases
-    return [case if case.problem else _case(case, model, files) for case in listed]
-
-
-def _misnamed(image: Path, ending: str) -> Case:
-    name = image.name[: -len(ending)]
-    if not name.isprintable() and re.search(r"_\d{4}$", name):
-        expected = "names without line breaks and control characters: rename the file"
-    elif re.search(r"_\d{4}$", name):
-        expected = f"exactly the model's file ending, {name}{ending}"
-    else:
-        expected = f"the channel in the name, for example {name}_0000{ending}"
-    return Case(name, (str(image),), problem=f"{printable(str(image))}: nnU-Net expects {printable(expected)}")
-
-
-def _named(files: Sequence[str], model: Model) -> Case:
-    name, channels = case_name(files[0], model.file_ending), model.num_channels
-    wanted = [f"{name}_{channel:04d}{model.file_ending}" for channel in range(channels)]
-    found = [os.path.basename(file) for file in files]
-    problem = ""
-    if found != wanted:
-        needed, there = (printable(", ".join(names)) for names in (wanted, found))
-        problem = f"case {printable(name)}: the model needs {channels} channels, {needed}; found {there}"
-    return Case(name, tuple(files), problem=problem)
-
-
-def _case(case: Case, model: Model, files: Listing) -> Case:
-    try:
-        for file in case.images:
-            check_name(file)
-        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.labels)
-        prompts = None
-        if path:
-            grid = header_grid(case.images[0], model.reader_name)
-            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True, loaded=loaded)
-            check_masks(prompts, path, grid, model)
-    except UserError as error:
-        return replace(case, problem=str(error))
-    return replace(case, prompt_file=path, prompts=prompts)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
-from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid
+from nnsam3d.geometry.headers import Header, header_of_file
 from nnsam3d.nnunet.strays import has_own_suffix, misplaced, unmatched
 from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.files import prompts_of
@@ -214,7 +215,17 @@ def strays(
 
 def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:
     """The image's grid; None if the header cannot be read, which is reported later as an error of the image."""
+    header = case_header(image_file, reader)
+    return None if header is None else header.grid_of
+
+
+def case_header(image_file: str | Path, reader: str | None = None) -> Header | None:
+    """The image's header; None if it cannot be read, which is reported later as an error of the image.
+
+    Raises:
+        UserError: see :func:`grid_of_file`.
+    """
     try:
-        return grid_of_file(image_file, reader)
+        return header_of_file(image_file, reader)
     except GeometryError:
         return None

@@ -6,7 +6,8 @@ axes z, y, x.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,6 +72,7 @@ def error_centres(
     spacing: Sequence[float],
     values: Iterable[int | None],
     clicked: Iterable[Sequence[int]] = (),
+    grain: int = 1,
 ) -> Iterator[VoxelClick]:
     """The centres of all errors as defined by :func:`next_click`, largest error first.
 
@@ -79,6 +81,7 @@ def error_centres(
     Args:
         error_DHW: True where the prediction is wrong.
         values: truth values on which an error counts.
+        grain: equally large errors of one value follow each other in raster order of blocks of this many voxels a side.
     """
     taken = np.array([as_voxel(voxel) for voxel in clicked], dtype=np.int64).reshape(-1, 3)
     box = bounding_box(error_DHW)
@@ -90,10 +93,27 @@ def error_centres(
     for value in sorted(occurring & {v for v in values if v is not None}):
         components[value] = Components(error & (truth == value))
         pieces += [(-volume, value, number) for number, volume in enumerate(components[value].volumes.tolist())]
-    for _, value, number in sorted(pieces):
+    pieces.sort()
+    ordered = pieces if grain == 1 else _by_blocks(pieces, components, offset, grain)
+    for _, value, number in ordered:
         centre = _centre(components[value][number], spacing, taken - offset)
         if centre is not None:
             yield VoxelClick(as_voxel(centre + offset), int(value))
+
+
+def _by_blocks(
+    pieces: Iterable[tuple[int, int, int]],
+    components: Mapping[int, Components],
+    offset: NDArray[np.int64],
+    grain: int,
+) -> Iterator[tuple[int, int, int]]:
+    """Sorted (volume, value, number) of pieces; those that differ in the number only, by their first block."""
+    for (_, value), alike in itertools.groupby(pieces, key=lambda piece: piece[:2]):
+        tied = list(alike)
+        if len(tied) > 1:
+            found = components[value]
+            tied.sort(key=lambda piece: min(map(tuple, ((found[piece[2]].voxels() + offset) // grain).tolist())))
+        yield from tied
 
 
 def _centre(component: Component, spacing: Sequence[float], taken_N3: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -66,7 +66,10 @@ async def mask_file(call: Call) -> Response:
 
 
 async def prompt_file(call: Call) -> Response:
-    return await call.work(lambda conversation: _file(conversation.session.save_prompts, "clicks.json"))
+    # without the mask to start from, which is a temporary file of the server
+    return await call.work(
+        lambda conversation: _file(lambda path: conversation.session.save_prompts(path, masks=False), "clicks.json")
+    )
 
 
 def _file(write: Callable[[Path], None], name: str) -> Response:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ class Wire(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio does so for sockets of one kind only; without it, every answer waits 40 ms for a delayed ACK
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tick = self.loop.call_later(TICK, self._look)
         others = [one for one in self.connections if isinstance(one, Wire) and not one.transport.is_closing()]
         idle = [one for one in others if one.is_idle and one is not self]

@@ -1,8 +1,8 @@
 """The click in the centre of the largest error, computed on the tensors' device without synchronising with the CPU.
 
-The definition is :func:`nnsam3d.prompts.next_click`; this is an equivalent for the training step. It processes whole
-batches, and on an accelerator no operation has a shape or control flow that depends on values. On the CPU there is
-nothing to synchronise, so the same operations are restricted to a bounding box and stop as soon as they converge.
+The definition is :func:`nnsam3d.prompts.next_click`, which serves on the CPU: there is nothing to synchronise, and it
+visits only the voxels of errors. For an accelerator, the rest of this file is an equivalent for whole batches, in which
+no operation has a shape or control flow that depends on values.
 
 Components are labelled on blocks of 2 x 2 x 2 voxels. All voxels of a block touch each other, so a block and a truth
 value together form one node, with an eighth as many nodes as voxels. Two blocks are connected if both have a voxel at
@@ -17,13 +17,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnsam3d.prompts.components import bounding_box
+from nnsam3d.prompts.refine import error_centres
 
 # Rounds on an accelerator. In patches of 128^3, errors of all kinds need 3 to 7, a path winding through the patch 9.
 # With too few rounds a component would remain split and its parts count separately; the click is still in an error.
@@ -68,20 +68,8 @@ def error_clicks(
     values = sorted({0, *labels} - {ignore_label})
     at_once = truth_BDHW.device.type == "cpu"
     clicked_BDHW = _marked(clicks_BN3, labels_BN, truth_BDHW.shape)
-    with _one_thread() if at_once else nullcontext():
-        positions_B3, found_B = _clicks(truth_BDHW, predicted_BDHW, clicked_BDHW, spacing, values, at_once)
+    positions_B3, found_B = _clicks(truth_BDHW, predicted_BDHW, clicked_BDHW, spacing, values, at_once)
     return positions_B3.to(clicks_BN3.dtype), found_B.to(labels_BN.dtype)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Many operations of microseconds: threads bring no gain, and wait for each other if the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _clicks(
@@ -93,23 +81,36 @@ def _clicks(
     at_once: bool,
 ) -> tuple[Tensor, Tensor]:
     """Positions (B, 3) and labels (B,), int64. ``at_once``: control flow may depend on values, as on the CPU."""
-    errors_BDHW = truth_BDHW != predicted_BDHW
-    box = _box(errors_BDHW, at_once)
-    truth_BDHW, errors_BDHW, clicked_BDHW = (t[(..., *box)] for t in (truth_BDHW, errors_BDHW, clicked_BDHW))
-    masks = [errors_BDHW & (truth_BDHW == value) for value in values]
     if at_once:
-        masks = [mask_BDHW for mask_BDHW in masks if bool(mask_BDHW.any())]
-    if not masks:
+        return _defined(truth_BDHW, predicted_BDHW, clicked_BDHW, spacing, values)
+    errors_BDHW = truth_BDHW != predicted_BDHW
+    if not values:
         nothing_B = truth_BDHW.new_full(truth_BDHW.shape[:1], -1, dtype=torch.int64)
         return nothing_B.new_zeros(len(nothing_B), 3), nothing_B
-    piece_BDHW = _largest_pieces(torch.stack(masks, 1), clicked_BDHW, at_once)
-    inner = _box(piece_BDHW, at_once)
-    truth_BDHW, piece_BDHW, clicked_BDHW = (t[(..., *inner)] for t in (truth_BDHW, piece_BDHW, clicked_BDHW))
-    index_B, found_B = _centres(piece_BDHW, piece_BDHW & ~clicked_BDHW, spacing, at_once)
+    masks_BVDHW = torch.stack([errors_BDHW & (truth_BDHW == value) for value in values], 1)
+    piece_BDHW = _largest_pieces(masks_BVDHW, clicked_BDHW)
+    index_B, found_B = _centres(piece_BDHW, piece_BDHW & ~clicked_BDHW, spacing)
     label_B = truth_BDHW.flatten(1).gather(1, index_B[:, None])[:, 0].long()
-    starts = [outer.start + start.start for outer, start in zip(box, inner, strict=True)]
-    position_B3 = _unravelled(index_B, piece_BDHW.shape, starts)
-    return position_B3 * found_B[:, None], torch.where(found_B, label_B, -1)
+    return _unravelled(index_B, piece_BDHW.shape) * found_B[:, None], torch.where(found_B, label_B, -1)
+
+
+def _defined(
+    truth_BDHW: Tensor,
+    predicted_BDHW: Tensor,
+    clicked_BDHW: Tensor,
+    spacing: Sequence[float],
+    values: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """By the definition, with the accelerator's order of errors of the same volume."""
+    positions_B3 = torch.zeros(len(truth_BDHW), 3, dtype=torch.int64)
+    found_B = torch.full((len(truth_BDHW),), -1, dtype=torch.int64)
+    items = zip(truth_BDHW.numpy(), predicted_BDHW.numpy(), clicked_BDHW.numpy(), strict=True)
+    for item, (truth, predicted, clicked) in enumerate(items):
+        taken = np.argwhere(clicked) if clicked.any() else ()
+        click = next(error_centres(truth, truth != predicted, spacing, values, taken, grain=2), None)
+        if click is not None:
+            positions_B3[item], found_B[item] = torch.tensor(click.voxel), click.label
+    return positions_B3, found_B
 
 
 def _marked(clicks_BN3: Tensor, labels_BN: Tensor, shape: torch.Size) -> Tensor:
@@ -125,31 +126,19 @@ def _marked(clicks_BN3: Tensor, labels_BN: Tensor, shape: torch.Size) -> Tensor:
     return marked.scatter_(1, torch.where(valid_BN, index_BN, size), True)[:, :size].reshape(shape)
 
 
-def _box(mask_BDHW: Tensor, at_once: bool) -> tuple[slice, ...]:
-    """A box (D, H, W) that contains all True voxels of all items; everything if there are none or not ``at_once``.
-
-    It starts at even voxels, so that blocks of 2 x 2 x 2 and their order are the same as without a box.
-    """
-    box = bounding_box(mask_BDHW.any(0).numpy()) if at_once else ()
-    if not any(axis.stop for axis in box):
-        return tuple(slice(0, n) for n in mask_BDHW.shape[1:])
-    return tuple(slice(axis.start // 2 * 2, axis.stop) for axis in box)
-
-
-def _unravelled(index_B: Tensor, shape: torch.Size, starts: Sequence[int]) -> Tensor:
-    """(B, 3) voxels for raster indices in a box of ``shape`` (B, D, H, W) that starts at ``starts``."""
+def _unravelled(index_B: Tensor, shape: torch.Size) -> Tensor:
+    """(B, 3) voxels for raster indices in a volume of ``shape`` (B, D, H, W)."""
     _, _, height, width = shape
-    axes = index_B // (height * width), index_B // width % height, index_B % width
-    return torch.stack([axis_B + start for axis_B, start in zip(axes, starts, strict=True)], 1)
+    return torch.stack([index_B // (height * width), index_B // width % height, index_B % width], 1)
 
 
 # ---- The largest component ----
 
 
-def _largest_pieces(masks_BVDHW: Tensor, clicked_BDHW: Tensor, at_once: bool) -> Tensor:
+def _largest_pieces(masks_BVDHW: Tensor, clicked_BDHW: Tensor) -> Tensor:
     """(B, D, H, W) each item's largest 26-connected component of one mask that has an unclicked voxel."""
     code_BVdhw, clicked_B1dhw = _packed(masks_BVDHW), _packed(clicked_BDHW[:, None])
-    number_M = _numbered(code_BVdhw, at_once).long()
+    number_M = _numbered(code_BVdhw).long()
     volume_M = torch.zeros_like(number_M).scatter_add_(0, number_M, _bits(code_BVdhw).long().reshape(-1))
     # By volume, then by the smaller number, so that ranks are unique.
     rank_M = volume_M.gather(0, number_M) * len(number_M) - number_M
@@ -186,17 +175,15 @@ def _bits(code: Tensor) -> Tensor:
     return (code + (code >> 4)) & 0x0F
 
 
-def _numbered(code_BVdhw: Tensor, at_once: bool) -> Tensor:
+def _numbered(code_BVdhw: Tensor) -> Tensor:
     """(M,) int32 number of each node's component: the smallest index of its nodes."""
     links = list(_links(code_BVdhw))
     number_M = torch.arange(code_BVdhw.numel(), device=code_BVdhw.device, dtype=torch.int32)
-    for _ in itertools.count() if at_once else range(_ROUNDS):
+    for _ in range(_ROUNDS):
         before_M, number_M = number_M, _swept(number_M, links)
         number_M = number_M.scatter_reduce(0, before_M.long(), number_M, "amin")
         for _ in range(2):
             number_M = number_M.gather(0, number_M.long())
-        if at_once and torch.equal(before_M, number_M):
-            break
     return number_M
 
 
@@ -226,7 +213,7 @@ def _swept(number_M: Tensor, links: Sequence[tuple[int, Tensor]]) -> Tensor:
     number_M = number_M.clone()
     for step, gap in links:
         low, high = number_M[:-step], number_M[step:]
-        # Across a gap the other number becomes the largest int32; on a CPU, this is much faster than torch.where.
+        # Across a gap the other number becomes the largest int32.
         torch.minimum(low, high | gap, out=low)
         torch.minimum(high, low | gap, out=high)
     return number_M
@@ -235,12 +222,12 @@ def _swept(number_M: Tensor, links: Sequence[tuple[int, Tensor]]) -> Tensor:
 # ---- The centre of the component ----
 
 
-def _centres(piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> tuple[Tensor, Tensor]:
+def _centres(piece_BDHW: Tensor, free_BDHW: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
     """(B,) raster index of the deepest unclicked voxel of a component, and whether there is one.
 
     Ties are resolved by the distance to the mean of the component's voxels.
     """
-    depth_BDHW = _squared_depth(piece_BDHW, spacing, at_once) * free_BDHW
+    depth_BDHW = _squared_depth(piece_BDHW, spacing) * free_BDHW
     best_B111 = depth_BDHW.amax((1, 2, 3), keepdim=True)
     near_BDHW = free_BDHW & (depth_BDHW >= best_B111 * (1 - _TIE))
     from_mean_BN = torch.where(near_BDHW, _squared_from_mean(piece_BDHW, spacing), torch.inf).flatten(1)
@@ -264,17 +251,14 @@ def _squared_from_mean(piece_BDHW: Tensor, spacing: Sequence[float]) -> Tensor:
     return squared
 
 
-def _squared_depth(piece_BDHW: Tensor, spacing: Sequence[float], at_once: bool) -> Tensor:
+def _squared_depth(piece_BDHW: Tensor, spacing: Sequence[float]) -> Tensor:
     """(B, D, H, W) float32: squared distance, in mm², to the nearest voxel outside the component; 0 outside.
 
     Exact: the distance along one axis, then the lower envelope of parabolas along the others, over relevant offsets.
     """
-    lines = [_line_depth(piece_BDHW, axis) * pitch for axis, pitch in enumerate(spacing, 1)]
-    # The depth is at most the distance along any one axis, and at most half the smallest extent of the volume.
+    # The depth is at most half the smallest extent of the volume.
     reach = min(pitch * (length + 1) / 2 for pitch, length in zip(spacing, piece_BDHW.shape[1:], strict=True))
-    if at_once:
-        reach = float(torch.minimum(torch.minimum(lines[0], lines[1]), lines[2]).max())
-    squared_BDHW = lines[2] ** 2
+    squared_BDHW = (_line_depth(piece_BDHW, 3) * spacing[2]) ** 2
     for axis in (2, 1):
         squared_BDHW = _lowest_parabola(squared_BDHW, axis, spacing[axis - 1], reach)
     return squared_BDHW

@@ -35,11 +35,18 @@ def fold(space: Workspace, trainer: str) -> Path:
     return Path(space.environment["nnUNet_results"]) / DATASET_NAME / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_2"
 
 
-@pytest.mark.parametrize(("trainer", "all_processes"), [("SAM3DAdapterTrainer", False), ("nnUNetClickTrainer", True)])
+@pytest.mark.parametrize(
+    ("trainer", "sent", "all_processes"),
+    [
+        ("SAM3DAdapterTrainer", signal.SIGUSR1, False),
+        ("nnUNetClickTrainer", signal.SIGTERM, True),
+        ("nnUNetBaselineTrainer", signal.SIGINT, True),
+    ],
+)
 def test_stopped_and_continued_is_bit_for_bit_the_training_without_a_stop(
-    workspace: Workspace, tmp_path: Path, trainer: str, all_processes: bool
+    workspace: Workspace, tmp_path: Path, trainer: str, sent: int, all_processes: bool
 ) -> None:
-    """The signal comes to the process alone, or, as from a scheduler, to its data workers as well."""
+    """The signal comes to the process alone, or, as from a scheduler or a terminal, to its data workers as well."""
     weights = []
     for name in ("without", "with"):
         (tmp_path / name).mkdir()
@@ -51,9 +58,9 @@ def test_stopped_and_continued_is_bit_for_bit_the_training_without_a_stop(
                 assert process.poll() is None
                 time.sleep(0.1)
             if all_processes:
-                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, sent)
             else:
-                process.send_signal(signal.SIGUSR1)
+                process.send_signal(sent)
             assert process.wait(timeout=600) == STOPPED
             stored = open_checkpoint(logs / LATEST, trusted=None)
             assert stored["optimizer_state"]["nnsam3d"]["updates"] < 12

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference.folder import find_cases, listed_cases
+from nnsam3d.inference.header_check import print_header_remarks
 from nnsam3d.nnunet import strays as strays_module
 from nnsam3d.nnunet.cases import check_all_prompts, find_prompt_file, strays
 from nnsam3d.prompts import read_prompts
@@ -29,8 +29,15 @@ from nnsam3d.prompts.listing import list_folder
 LABELS = {"background": 0, "lesion": 1}
 GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
 LISTINGS = ("os.scandir", "os.listdir")
+PLANS = SimpleNamespace(plans={"original_median_spacing_after_transp": [1, 1, 1]})
 MODEL: Any = SimpleNamespace(
-    file_ending=".nii.gz", num_channels=1, labels=LABELS, reader_name="SimpleITKIO", prompt_types=None
+    file_ending=".nii.gz",
+    num_channels=1,
+    labels=LABELS,
+    reader_name="SimpleITKIO",
+    prompt_types=None,
+    plans_manager=PLANS,
+    folder=Path("/nowhere"),
 )
 _seen: list[Counter[tuple[str, str]]] = []
 
@@ -59,22 +66,22 @@ def listings(counts: Counter[tuple[str, str]], folder: Path) -> int:
 
 
 def opened(counts: Counter[tuple[str, str]], folder: Path) -> dict[str, int]:
-    """How often each file of a folder was opened."""
-    files = {path: number for (event, path), number in counts.items() if event == "open"}
-    return {Path(path).name: number for path, number in files.items() if Path(path).parent == folder}
+    """How often each file of a folder was opened, except for images."""
+    files = {Path(path): number for (event, path), number in counts.items() if event == "open"}
+    return {path.name: number for path, number in files.items() if path.parent == folder and path.suffix != ".gz"}
 
 
 @pytest.fixture
 def headers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each header was read."""
     counts: Counter[str] = Counter()
-    read = ImageGrid.from_file
+    read = sitk.ImageFileReader.ReadImageInformation
 
-    def counted(path: Any) -> ImageGrid:
-        counts[Path(path).name] += 1
-        return read(path)
+    def counted(self: sitk.ImageFileReader) -> None:
+        counts[Path(self.GetFileName()).name] += 1
+        read(self)
 
-    monkeypatch.setattr(ImageGrid, "from_file", staticmethod(counted))
+    monkeypatch.setattr(sitk.ImageFileReader, "ReadImageInformation", counted)
     return counts
 
 
@@ -122,6 +129,17 @@ def test_the_header_check_lists_once_and_opens_each_file_once(
         assert opened(counts, images) == {f"case_{number:03d}.json": 1 for number in range(count)}
     assert headers == {f"case_{number:03d}_0000.nii.gz": 1 + (number < 5) for number in range(25)}
     assert len(numbers) == 1
+
+
+def test_what_the_model_knows_is_read_once_for_all_headers(tmp_path: Path) -> None:
+    """Its file grows with the number of training cases."""
+    images, folder = write_cases(tmp_path / "images", 6), tmp_path / "model"
+    folder.mkdir()
+    (folder / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 1, 1]] * 9}), encoding="utf-8")
+    model: Any = SimpleNamespace(**vars(MODEL) | {"folder": folder})
+    with watched() as counts:
+        print_header_remarks(find_cases(images, model), model)
+    assert opened(counts, folder) == {"dataset_fingerprint.json": 1}
 
 
 def test_workers_that_look_for_one_case_each_list_once_and_notice_changes(tmp_path: Path) -> None:

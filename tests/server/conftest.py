@@ -19,6 +19,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.server.app import App, Limits
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.http import Access, Server
+from nnsam3d.server.worker import Worker
 
 from ..inference.conftest import volume, write_model
 
@@ -90,6 +91,19 @@ class Running:
         assert reply.status == 200, reply.body
         (length,) = struct.unpack_from("<I", reply.body)
         return json.loads(reply.body[4 : 4 + length]), np.frombuffer(reply.body[4 + length :], np.uint8)
+
+
+class Gate:
+    """A job that runs until it is told to end, and has begun."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.begun, self.over = threading.Event(), threading.Event()
+        self.future = worker.submit(self)
+        assert self.begun.wait(60)
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.over.wait(60)
 
 
 Start = Callable[..., Running]

@@ -46,7 +46,7 @@ class Viewer(threading.Thread):
         super().__init__(daemon=True)
         self.running, self.masks, self.until = running, masks, until
         self.rng, self.seed = random.Random(seed), seed % 2
-        self.steps, self.seconds, self.wrong = 0, [], []  # type: tuple[int, list[float], list[str]]
+        self.steps, self.wrong = 0, []  # type: tuple[int, list[str]]
 
     def run(self) -> None:
         try:
@@ -65,7 +65,6 @@ class Viewer(threading.Thread):
         self._ask("/set_image", pack(image_array(self.seed)[None]))
         mask, done = np.zeros(SHAPE, np.uint8), 0
         while time.monotonic() < self.until:
-            start = time.perf_counter()
             if done < len(CLICKS) and self.rng.random() < 0.7:
                 position, positive = CLICKS[done]
                 reply = self._ask("/add_point_interaction", {"coordinates": position, "include_interaction": positive})
@@ -77,7 +76,6 @@ class Viewer(threading.Thread):
                 self._ask("/reset_interactions", {})
                 mask, done = np.zeros(SHAPE, np.uint8), 0
                 continue
-            self.seconds.append(time.perf_counter() - start)
             box = json.loads(reply.headers["x-meta"])["bbox"]
             if box is not None:
                 mask[tuple(slice(low, high) for low, high in box)] = unpack(reply.body, 2**24)
@@ -109,9 +107,6 @@ def together(start: Start, model: Model, clients: int, seconds: float) -> list[V
     assert all(viewer.steps for viewer in viewers)
     assert resident_mb() - before < 200
     assert not len(running.app.leases)
-    times = sorted(time for viewer in viewers for time in viewer.seconds)
-    median, p95 = (times[int(share * (len(times) - 1))] for share in (0.5, 0.95))
-    print(f"{clients} clients: {len(times)} answers, median {median:.3f} s, p95 {p95:.3f} s")
     return viewers
 
 
@@ -125,10 +120,11 @@ def test_sixteen_clients_for_two_minutes(start: Start, served_model: Model) -> N
 
 
 def test_a_client_that_vanishes_in_the_middle_frees_its_place(start: Start) -> None:
-    running = start(sessions=1, liveness_seconds=0.5)
+    running = start(sessions=1)
     lease = running.ask("POST", "/claim").json()["lease_token"]
     running.ask("POST", "/set_image", pack(image_array()[None]), lease, META)
-    deadline = time.monotonic() + 10
+    running.app.leases.liveness = 0.2
+    deadline = time.monotonic() + 60
     while len(running.app.leases) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert running.ask("POST", "/claim").status == 200

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -239,6 +240,7 @@ def test_one_budget_for_bodies_arrays_and_images(start: Start) -> None:
     assert running.ask("POST", "/set_image", small, leases[0], META).status == 200
 
 
+OF_THE_SERVER = re.compile(r"nnsam3d_|SimpleITK|\.cxx|0x[0-9a-f]{6}")  # temporary folders, ITK's sources, addresses
 FAMILIES = {"mha": "mha", "mhd": "mha", "nrrd": "nrrd", "nhdr": "nrrd", "nii": "nii", "hdr": "nii"}
 
 
@@ -262,7 +264,7 @@ def test_two_thousand_damaged_headers(start: Start, tmp_path: Path, family: str,
             reply = client.post(f"/api/{rng.choice(('upload', 'segmentation'))}?name={name}", content=content)
             assert reply.status_code in (200, 400, 413), (number, reply.content, content[:600])
             assert "SECRET" not in reply.text, content[:600]
-            assert "/tmp" not in reply.reason_phrase, reply.reason_phrase
+            assert not OF_THE_SERVER.search(reply.reason_phrase), reply.reason_phrase
             statuses.add(reply.status_code)
     assert secret.stat().st_atime == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kB

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -90,8 +91,6 @@ def test_heads_without_an_end(running: Running) -> None:
 
 def test_heads_and_bodies_in_any_pieces(running: Running) -> None:
     """The answers do not depend on where the network cuts."""
-    import socket
-
     body = b'{"a": 1}'
     request = b"POST /claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     whole = request + b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
@@ -159,3 +158,12 @@ def test_ten_thousand_raw_requests(start: Start, monkeypatch: pytest.MonkeyPatch
     assert running.ask("GET", "/healthz").status == 200
     assert not running.app.leases.budget - running.app.leases.free, "nothing is reserved any more"
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_answers_do_not_wait_for_a_delayed_acknowledgement(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
+        connection.sendall(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        connection.recv(100)
+        (wire,) = running.server.server_state.connections
+        own = wire.transport.get_extra_info("socket")
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

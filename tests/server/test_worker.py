@@ -9,18 +9,7 @@ import pytest
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.worker import LONGEST, Worker
 
-
-class Gate:
-    """A job that runs until it is told to end."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.begun, self.over = threading.Event(), threading.Event()
-        self.future = worker.submit(self)
-        assert self.begun.wait(60)
-
-    def __call__(self) -> None:
-        self.begun.set()
-        assert self.over.wait(60)
+from .conftest import Gate
 
 
 def test_quick_jobs_go_first_and_the_place_in_the_queue_is_known() -> None:
