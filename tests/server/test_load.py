@@ -160,7 +160,7 @@ def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_p
             saver.start()
             time.sleep(0.3)
             server.send_signal(end)
-            code = server.wait(30)
+            code = server.wait(120)
         finally:
             server.kill()
             threading.excepthook = threading.__excepthook__

@@ -678,8 +678,9 @@ def test_two_pages_on_one_case_do_not_overwrite_each_other(work: Any, visit: Ope
         second.tab.keyboard.press("s")
         second.tab.click(f"#conflict button[value={answer}]")
         second.idle()
-        if answer == "reload":
+        if answer != "stay":
             second.until("() => !nnsam3d.page.dirty && !nnsam3d.work.running")
+        if answer == "reload":
             np.testing.assert_array_equal(second.labels(), theirs)
         assert second.js("() => nnsam3d.page.dirty") is (answer == "stay")
         np.testing.assert_array_equal(saved_labels(there), own if answer == "overwrite" else theirs, err_msg=answer)
