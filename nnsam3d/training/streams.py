@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import random
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -16,6 +19,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 WORKERS = "nnUNet_n_proc_DA"
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def stored_streams() -> dict[str, Any]:
@@ -105,6 +109,34 @@ def repeatable(loader: Any, seed: Sequence[int], first: int, workers: int, pin_m
     return MultiThreadedAugmenter(
         batches, None, workers, num_cached_per_queue=3, pin_memory=pin_memory, wait_time=0.002
     )
+
+
+_training: int | None = None  # the process whose data workers end with it
+
+
+@contextmanager
+def workers_end_with_this_process() -> Iterator[None]:
+    """In this context, processes that are forked end with this one, however it ends (Linux).
+
+    Otherwise a data worker that waits for the training would wait for ever after kill -9 or a second Ctrl-C.
+    """
+    global _training
+    before, _training = _training, os.getpid()
+    try:
+        yield
+    finally:
+        _training = before
+
+
+def _end_with_the_training() -> None:
+    if _training is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != _training:  # it ended before that call
+        os._exit(1)
+
+
+os.register_at_fork(after_in_child=_end_with_the_training)
 
 
 def end_workers(*loaders: Any) -> None:

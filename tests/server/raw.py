@@ -9,7 +9,7 @@ import threading
 from .conftest import Running
 
 
-def raw(running: Running, data: bytes, seconds: float = 2) -> bytes:
+def raw(running: Running, data: bytes, seconds: float = 60) -> bytes:
     """All that comes back until the server closes, or nothing has come for some seconds."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=seconds) as connection:
 
