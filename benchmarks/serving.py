@@ -1,8 +1,10 @@
 """Time of a click through the server, until a viewer on the same computer has the updated mask.
 
     python -m benchmarks.serving -m MODEL_FOLDER --image case_0000.nii.gz --labels case.nii.gz [--clicks 30]
+    python -m benchmarks.serving -m MODEL_FOLDER --image ... --labels ... --clients 16 --seconds 120
 
-A sequence consists of five clicks on a newly opened image, each in the middle of the largest error.
+A sequence consists of five clicks on a newly opened image, each in the middle of the largest error. With several
+clients, all of them do so without a pause, so that first clicks of some run while others make further ones.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +57,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-m", dest="model", type=Path, required=True)
     parser.add_argument("--image", required=True)
     parser.add_argument("--labels", required=True, help="ground truth, for placing the clicks")
-    parser.add_argument("--clicks", type=int, default=30)
+    parser.add_argument("--clicks", type=int, default=30, help="of each client (default: 30)")
+    parser.add_argument("--clients", type=int, default=1, help="at the same time (default: 1)")
+    parser.add_argument("--seconds", type=float, help="instead of a number of clicks")
     given = parser.parse_args(arguments)
     model = Model(given.model, device=choose_device("auto"), mirroring=False)
     image_CZYX, properties = model.read([given.image])
     truth = model.read_labels(given.labels) == 1
-    server = Server(("127.0.0.1", 0), App(model, Limits()))
+    server = Server(("127.0.0.1", 0), App(model, Limits(sessions=given.clients)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     spacing = [float(step) for step in properties["spacing"]]
-    first, further = measure(Viewer(server.server_address[1]), image_CZYX, truth, spacing, given.clicks)
+    ends = None if given.seconds is None else time.monotonic() + given.seconds
+
+    def goes_on(made: int) -> bool:
+        return made < given.clicks if ends is None else time.monotonic() < ends
+
+    with ThreadPoolExecutor(given.clients) as pool:
+        client = partial(measure, server.port, image_CZYX, truth, spacing, goes_on)
+        results = [one.result() for one in [pool.submit(client) for _ in range(given.clients)]]
+    first, further = ([seconds for result in results for seconds in result[kind]] for kind in range(2))
     server.close()
     print(conditions(" ".join(["python", "-m", "benchmarks.serving", *(arguments or sys.argv[1:])])))
     for name, seconds in (("first click", first), ("further click", further)):
@@ -70,11 +85,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(
-    viewer: Viewer, image_CZYX: np.ndarray, truth: np.ndarray, spacing: list[float], clicks: int
+    port: int, image_CZYX: np.ndarray, truth: np.ndarray, spacing: list[float], goes_on: Callable[[int], bool]
 ) -> tuple[list[float], list[float]]:
-    """Seconds of first clicks (on a newly opened image) and of further clicks."""
-    first, further = [], []
-    while len(first) + len(further) < clicks:
+    """Seconds of one client's first clicks (on a newly opened image) and further clicks.
+
+    Args:
+        image_CZYX: the image. truth: (z, y, x), the target. spacing: mm along z, y, x.
+        goes_on: whether another sequence follows after so many clicks.
+
+    Raises:
+        RuntimeError: the server refused a request.
+    """
+    viewer = Viewer(port)
+    first: list[float] = []
+    further: list[float] = []
+    while goes_on(len(first) + len(further)):
         viewer.ask("/set_image", pack(image_CZYX), image_properties={"spacing": spacing})
         mask = np.zeros(truth.shape, np.uint8)
         for number in range(SEQUENCE):

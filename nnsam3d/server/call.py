@@ -82,10 +82,12 @@ class Call:
         is dropped.
 
         Raises:
-            Refusal: the job was cancelled (409), the queue is full or the server is stopping (503).
+            Refusal: the job was cancelled (409), the queue is full, the memory is taken, or the server is stopping
+                (503).
             Disconnected: the client has gone.
         """
         lease, conversation = self.lease, self.lease.conversation
+        await self.stack.enter_async_context(self.app.reserved(conversation.working_bytes))
         ticket = conversation.session.ticket()  # it can be cancelled from now on
 
         def whole() -> T:

@@ -5,6 +5,7 @@ Everything here runs in the worker's thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,14 @@ class Conversation:
     def nbytes(self) -> int:
         """Memory used by the image and everything computed from it. May be read from any thread."""
         return self.session.kept_bytes + (0 if self._buffer is None else self._buffer.nbytes)
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that a step takes beside that, at least: the label map before and after it, and a window."""
+        model = self.model
+        voxels = self.session.image_bytes // (4 * model.num_channels)  # images are float32
+        maps = model.num_channels + 3 * model.label_manager.num_segmentation_heads  # sums and weights of windows, too
+        return 2 * voxels + 4 * maps * math.prod(model.patch_size)
 
     @property
     def is_quick(self) -> bool:

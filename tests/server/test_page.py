@@ -26,7 +26,7 @@ from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.http import Access
 
-from .conftest import Running, Start
+from .conftest import Gate, Running, Start
 
 FOLDER = page_routes.FOLDER
 LIBRARY = FOLDER / page_routes.LIBRARY
@@ -685,6 +685,19 @@ def test_two_pages_on_one_case_do_not_overwrite_each_other(work: Any, visit: Ope
         assert second.js("() => nnsam3d.page.dirty") is (answer == "stay")
         np.testing.assert_array_equal(saved_labels(there), own if answer == "overwrite" else theirs, err_msg=answer)
     first.expect = "status of 409"
+
+
+def test_a_click_of_minutes_is_waited_for(work: Any, visit: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interim responses do not disturb the browser, and the page says how many requests are before this one."""
+    monkeypatch.setattr("nnsam3d.server.call.PATIENCE", 0.05)
+    there = work()
+    page = visit(there.running)
+    gate = Gate(there.running.app.worker)
+    page.tab.mouse.click(*page.pixel(there.ras(TARGET), "axial"))
+    page.until("() => document.querySelector('#busy-text').textContent.startsWith('Waiting: 1 request before')")
+    gate.over.set()
+    page.idle()
+    assert page.clicks() == [(list(TARGET), "lesion")]
 
 
 @pytest.mark.parametrize("lost", ["the request", "the answer"])

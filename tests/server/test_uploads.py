@@ -240,6 +240,22 @@ def test_one_budget_for_bodies_arrays_and_images(start: Start) -> None:
     assert running.ask("POST", "/set_image", small, leases[0], META).status == 200
 
 
+def test_the_window_of_a_click_is_part_of_the_budget(start: Start) -> None:
+    """Refused before it is computed; the clicks are as before, and the next one finds the memory free again."""
+    running = start()
+    lease = running.ask("POST", "/claim").json()["lease_token"]
+    running.ask("POST", "/set_image", pack(image_array()[None]), lease, META)
+    conversation = running.app.leases.find(lease).conversation
+    assert conversation.working_bytes > 4 * 16 * 24 * 24
+    whole, running.app.leases.budget = running.app.leases.budget, conversation.image_bytes + conversation.working_bytes
+    point = {"coordinates": [10, 20, 15]}
+    running.app.leases.budget -= 1
+    assert running.ask("POST", "/add_point_interaction", point, lease).status == 503
+    assert not conversation.session.clicks
+    running.app.leases.budget = whole
+    assert running.ask("POST", "/add_point_interaction", point, lease).status == 200
+
+
 OF_THE_SERVER = re.compile(r"nnsam3d_|SimpleITK|\.cxx|0x[0-9a-f]{6}")  # temporary folders, ITK's sources, addresses
 FAMILIES = {"mha": "mha", "mhd": "mha", "nrrd": "nrrd", "nhdr": "nrrd", "nii": "nii", "hdr": "nii"}
 
