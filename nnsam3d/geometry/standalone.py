@@ -21,7 +21,8 @@ from nnsam3d.errors import UserError
 
 HEAD = 2**16  # bytes that are looked at; headers are shorter
 LARGEST_RATIO = 1100  # of deflate: a stream cannot decompress to more
-NUMBERS = r"[-+0-9.eE ]+"
+NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"  # one way to match: no backtracking
+NUMBERS = rf"{NUMBER}(?: +{NUMBER})*"
 WORDS = r"[-\w .,()+\"%?]*"
 META_FIELDS = {
     "ObjectType": "Image",
@@ -44,9 +45,11 @@ META_FIELDS = {
     "DimSize": "[0-9 ]+",
     "ElementNumberOfChannels": "[0-9]+",
     "ElementType": "MET_[A-Z_]+",
-    "HeaderSize": "0",
     "ElementDataFile": "LOCAL",
 }
+# With fewer values, MetaIO would take the next line, ElementDataFile, for one of them, and the voxels for more header.
+VECTORS = ("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize")
+MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 META_TYPES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
     "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
@@ -94,6 +97,9 @@ def short(text: str, limit: int = 40) -> str:
     return repr(text[:limit])
 
 
+HEADER_SIZE = re.compile(rb"(?:^|\n)[ \t]*HeaderSize[ \t]*[=:]([^\n]*)")
+
+
 class NotStandalone(UserError):
     """A header that is malformed, names another file, or declares what the file cannot contain."""
 
@@ -109,6 +115,7 @@ class Declared:
         packed: whether they are compressed.
         start: of the voxels in the (decompressed) file, in bytes.
         header: to be written instead of the first ``start`` bytes.
+        stored: bytes of the compressed voxels, if stated.
     """
 
     shape: tuple[int, ...]
@@ -117,6 +124,7 @@ class Declared:
     packed: bool
     start: int
     header: bytes
+    stored: int = 0
 
 
 def declared(head: bytes, ending: str, name: str) -> Declared:
@@ -149,7 +157,7 @@ def check_contained(found: Declared, size: int, name: str, ratio: float = LARGES
     """
     whole = not found.packed and ratio > 1 and name.lower().endswith(".gz")
     available = size * ratio if whole else (size - found.start) * (ratio if found.packed else 1)
-    if found.nbytes > available + (HEAD if found.packed or whole else 0):
+    if found.nbytes > available + (HEAD if found.packed or whole else 0) or found.stored > size:
         raise NotStandalone(
             f"{name}: the header declares {found.shape} voxels (x, y, z), {found.nbytes:,} bytes; a file of {size:,} "
             "bytes cannot contain them: it is truncated or damaged"
@@ -167,6 +175,8 @@ def check_standalone(path: Path) -> None:
     if ending not in (".nrrd", ".mha"):  # NIfTI names no other file in these formats; nnU-Net reads no others
         return
     try:
+        if not path.is_file():
+            raise NotStandalone(f"{path}: not a regular file")
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
@@ -214,14 +224,22 @@ def _meta(head: bytes, name: str) -> Declared:
     if len(shape) != int(fields["NDims"]):
         raise NotStandalone(f"{name}: the header declares {fields['NDims']} axes and {len(shape)} sizes")
     values = _whole(fields.get("ElementNumberOfChannels", "1"), name)
-    for key, needed in (("TransformMatrix", len(shape) ** 2), ("Offset", len(shape)), ("ElementSpacing", len(shape))):
-        if key in fields:
-            _numbers(fields[key], needed, key, name)
+    for key, needed in [*((key, len(shape)) for key in VECTORS), *((key, len(shape) ** 2) for key in MATRICES)]:
+        if key in fields and len(fields[key].split()) != needed:
+            raise NotStandalone(f"{name}: {key} in the header must be {needed} numbers, not {short(fields[key])}")
+    if (skipped := HEADER_SIZE.search(head[: end.end()])) and skipped[1].strip() != b"0":
+        raise NotStandalone(
+            f"{name}: unsupported value in the header: HeaderSize = {short(skipped[1].decode('latin-1'))}"
+        )
     data = fields.pop("ElementDataFile")
     ordered = {"ObjectType": "Image", "NDims": fields.pop("NDims"), **fields, "ElementDataFile": data}
     header = "".join(f"{key} = {value}\n" for key, value in ordered.items()).encode("ascii")
     nbytes = math.prod(shape) * values * META_TYPES[fields["ElementType"]]
-    return Declared(shape, values, nbytes, fields.get("CompressedData", "").lower() == "true", end.end(), header)
+    packed, stored = (
+        fields.get("CompressedData", "").lower() == "true",
+        _whole(fields.get("CompressedDataSize", "0"), name),
+    )
+    return Declared(shape, values, nbytes, packed, end.end(), header, stored)
 
 
 def _nrrd(head: bytes, name: str) -> Declared:
@@ -250,10 +268,11 @@ def _nifti(head: bytes, name: str) -> Declared:
     """NIfTI-1 and -2 in one file."""
     import nibabel  # late: this package must import with numpy alone
 
-    second = head[4:8] == b"n+2\0"
-    if not second and head[344:348] != b"n+1\0":
-        elsewhere = head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
-        reason = "its voxels are in another file" if elsewhere else "it has no NIfTI header"
+    sizes = {int.from_bytes(head[:4], order) for order in ("little", "big")}  # type: ignore[arg-type]
+    second = 540 in sizes  # as ITK decides it
+    magic = head[4:8] if second else head[344:348] if 348 in sizes else b""
+    if magic != (b"n+2\0" if second else b"n+1\0"):
+        reason = "its voxels are in another file" if magic in (b"ni1\0", b"ni2\0") else "it has no NIfTI header"
         raise NotStandalone(f"{name} is not an image: {reason}")
     kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
     try:
@@ -263,7 +282,7 @@ def _nifti(head: bytes, name: str) -> Declared:
     except Exception as error:  # nibabel raises errors of many types
         raise NotStandalone(f"{name}: the NIfTI header is damaged ({error})") from error
     least = 544 if second else 352
-    if not least <= start < 2**31 or start != int(start):
+    if not least <= start <= len(head) or start != int(start):  # the whole header, with its extensions, is passed on
         raise NotStandalone(f"{name}: the NIfTI header is damaged: its voxels begin at byte {start:g}")
     if any(n < 0 for n in shape) or not np.isfinite(header["pixdim"]).all():
         raise NotStandalone(f"{name}: the NIfTI header is damaged: shape {shape}, pixdim {header['pixdim'][1:4]}")
@@ -274,12 +293,3 @@ def _whole(text: str, name: str) -> int:
     if len(text) > 10:
         raise NotStandalone(f"{name}: the header declares an impossible size, {text[:40]}")
     return int(text)
-
-
-def _numbers(text: str, count: int, key: str, name: str) -> None:
-    try:
-        values = [float(word) for word in text.split()]
-    except ValueError:
-        values = []
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise NotStandalone(f"{name}: {key} must be {count} numbers, not {short(text)}")

@@ -46,6 +46,11 @@ class Segmentation:
     ignored_clicks: tuple[int, ...] = ()
 
     @property
+    def nbytes(self) -> int:
+        """Memory of the label map and the computed parts."""
+        return int(self.label_map.nbytes) + sum(int(region.logits_KDHW.nbytes) for region in self.regions)
+
+    @property
     def remarks(self) -> list[str]:
         """Warnings for the user."""
         return [

@@ -331,19 +331,28 @@ class Session:
 
     @property
     def image_bytes(self) -> int:
-        """Memory of the image and of the masks that undo needs; 0 while an image is being read."""
-        image, masks = self._now.image, self._now.history.masks
-        return 0 if image is None else image.nbytes + sum(base.nbytes for base in masks)
+        """Memory of the image and of the masks that undo needs; 0 while an image is being read. From any thread."""
+        now = self._now
+        return 0 if now.image is None else now.image.nbytes + sum(base.nbytes for base in now.history.masks)
 
     @property
     def kept_bytes(self) -> int:
-        """The same, with what is kept for further clicks."""
-        return self.image_bytes + (0 if self._now.image is None else self._now.image.windows.kept_bytes)
+        """The same, with the result and what is kept for further clicks."""
+        now = self._now
+        result = 0 if now.result is None else now.result.nbytes
+        return self.image_bytes + result + (0 if now.image is None else now.image.windows.kept_bytes)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether the next click can be quick. From any thread."""
+        image = self._now.image
+        return image is not None and image.windows.kept_bytes > 0
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""
-        if self._now.image is not None:
-            self._now.image.windows.forget()
+        image = self._now.image
+        if image is not None:
+            image.windows.forget()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:

@@ -78,8 +78,7 @@ class Call:
     async def work(self, job: Callable[[Conversation], T]) -> T:
         """The result of a job, computed in the model's thread.
 
-        Meanwhile, the client is told that the request is being processed. If it disconnects, a job that has not begun
-        is dropped.
+        Meanwhile, the client is told that the request is being processed. If it disconnects, the job is cancelled.
 
         Raises:
             Refusal: the job was cancelled (409), the queue is full, the memory is taken, or the server is stopping
@@ -113,8 +112,9 @@ class Call:
                     return waiting.result()  # type: ignore[no-any-return]
                 if gone.done() and future.cancel():
                     raise Disconnected
-                if gone.done():
-                    gone = asyncio.ensure_future(asyncio.sleep(3600))  # the job has begun and is finished
+                if gone.done():  # the job has begun: it stops at the next window
+                    conversation.session.cancel()
+                    gone = asyncio.ensure_future(asyncio.sleep(3600))
                 elif processing := self.request.scope.get("extensions", {}).get(PROCESSING):
                     await processing()
         finally:
@@ -200,36 +200,37 @@ class Endpoint:
         # what clients request again and again, or with every page, is logged only when it fails
         routine = self.lease in ("lives", "looks") or (self.lease == "none" and self.method == "GET")
         scope["nnsam3d"].update(name=self.path, routine=routine)
-        response = await self._response(request.app.state.served, request)
-        await response(scope, receive, send)
+        await self._answer(request.app.state.served, request, send)
 
-    async def _response(self, app: App, request: Request) -> Response:
+    async def _answer(self, app: App, request: Request, send: Send) -> None:
         if self.keyed and app.key is not None:
             _check_key(app.key, request)
         if self.lease == "none":
-            return await self._served(app, request, None)
+            return await self._serve(app, request, None, send)
         token = _token(request)  # its lease is found before a large body is read
         client = app.kept(token) if self.claims else app.leases.find(token, looks=True)
         if self.lease != "acts":
             app.leases.find(client.token, acts=False, looks=self.lease == "looks")
-            return await self._served(app, request, client)
+            return await self._serve(app, request, client, send)
         app.leases.touch(client, 1)
         try:
             async with client.lock:  # the requests of a client are served one at a time
                 app.leases.find(client.token)
-                return await self._served(app, request, client)
+                return await self._serve(app, request, client, send)
         finally:
             app.leases.touch(client, -1)
 
-    async def _served(self, app: App, request: Request, client: Lease | None) -> Response:
+    async def _serve(self, app: App, request: Request, client: Lease | None, send: Send) -> None:
+        """The answer is sent before memory is given back and the client's next request begins."""
         async with AsyncExitStack() as stack:
             try:
                 body = await _body(app, request, app.limits.array_bytes if self.large else SMALL_BODY, stack)
-                return await self.serve(Call(app, request, client, body, stack))
+                response = await self.serve(Call(app, request, client, body, stack))
             except Exception:
                 if self.opens and client is not None:
                     client.conversation.close_image()
                 raise
+            await response(request.scope, request.receive, send)
 
 
 def _token(request: Request) -> str:
@@ -253,8 +254,9 @@ async def _body(app: App, request: Request, limit: int, stack: AsyncExitStack) -
         raise Refusal(413, f"the body has {length:,} bytes; the limit is {limit:,}")
     await stack.enter_async_context(app.reserved(length))
     body = bytearray()
-    ends = time.monotonic() + BODY_SECONDS + length / SLOWEST
+    start = time.monotonic()
     while len(body) < length:
+        ends = start + BODY_SECONDS + len(body) / SLOWEST  # by what has arrived: announcing much gives no time
         try:
             message = await asyncio.wait_for(request.receive(), max(0.0, ends - time.monotonic()))
         except asyncio.TimeoutError as error:  # not the built-in one before Python 3.11

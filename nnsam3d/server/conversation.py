@@ -74,12 +74,14 @@ class Conversation:
     @property
     def image_bytes(self) -> int:
         """Memory that is needed as long as the image is open. May be read from any thread."""
-        return self.session.image_bytes + (0 if self._buffer is None else self._buffer.nbytes)
+        buffer = self._buffer
+        return self.session.image_bytes + (0 if buffer is None else buffer.nbytes)
 
     @property
     def nbytes(self) -> int:
         """Memory used by the image and everything computed from it. May be read from any thread."""
-        return self.session.kept_bytes + (0 if self._buffer is None else self._buffer.nbytes)
+        buffer = self._buffer
+        return self.session.kept_bytes + (0 if buffer is None else buffer.nbytes)
 
     @property
     def working_bytes(self) -> int:
@@ -92,18 +94,20 @@ class Conversation:
     @property
     def is_quick(self) -> bool:
         """Whether windows of the image are kept, so that the next step is quick."""
-        return self.session.kept_bytes > self.session.image_bytes
+        return self.session.keeps_windows
 
     # ------------------------------------------------------------------ image
 
     def open_array(self, array: NDArray[Any], spacing: Sequence[float]) -> None:
         """Opens a new image (C, z, y, x) and discards everything about the old one."""
         self.session.set_image(array, spacing=spacing)
+        _ = self.session.shape  # the old image goes now, and the memory of the new one counts
         self._opened((), "")
 
     def open_files(self, files: Sequence[Path], case: str) -> None:
         """Opens a new image, one file per channel."""
         self.session.set_image([str(file) for file in files])
+        _ = self.session.shape  # as above
         self._opened(tuple(files), case)
 
     def close_image(self) -> None:

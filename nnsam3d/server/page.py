@@ -56,9 +56,9 @@ async def index(call: Call) -> Response:
 
 async def image_file(call: Call) -> Response:
     number, files = call.request.path_params["number"], call.lease.conversation.files
-    if number >= len(files):
+    if number not in map(str, range(len(files))):
         raise Refusal(404, "no such image")
-    return FileResponse(files[number], media_type=BINARY)
+    return FileResponse(files[int(number)], media_type=BINARY)
 
 
 async def mask_file(call: Call) -> Response:
@@ -117,7 +117,7 @@ async def open_case(call: Call) -> Response:
     folder, case = _folder(call), str(call.json().get("case"))
     files = await asyncio.to_thread(folder.files, case)
     for file in files:
-        check_standalone(file)
+        await asyncio.to_thread(check_standalone, file)
 
     def job(conversation: Conversation) -> Response:
         conversation.open_files(files, case)
@@ -300,7 +300,7 @@ ROUTES = [
     route("GET", "/api/cases", cases, "lives"),
     route("POST", "/api/open", open_case),
     route("POST", "/api/upload", upload, large=True),
-    route("GET", "/api/image/{number:int}/{name:path}", image_file),
+    route("GET", "/api/image/{number}/{name:path}", image_file),
     route("GET", "/api/mask/{name:path}", mask_file),
     route("GET", "/api/prompts/{name:path}", prompt_file),
     route("POST", "/api/click", click),

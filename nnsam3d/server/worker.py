@@ -64,9 +64,17 @@ class Worker:
             if self.waiting >= self._limit:
                 busy = "the server is busy: too many requests are waiting"
                 raise Refusal(503, busy, {"Retry-After": str(BUSY_SECONDS)})
-            (self._quick if quick else self._slow).append((job, future, self._clock()))
+            queue = self._quick if quick else self._slow
+            queue.append((job, future, self._clock()))
             self._changed.notify()
+        future.add_done_callback(lambda future: self._drop(queue, future) if future.cancelled() else None)
         return future
+
+    def _drop(self, queue: deque[_Job], future: Future[Any]) -> None:
+        """Removes a cancelled job, and what it holds, from the queue."""
+        with self._changed:
+            for one in [one for one in queue if one[1] is future]:
+                queue.remove(one)
 
     def place(self, future: Future[Any]) -> int:
         """How many waiting jobs are before a job; 0 once it has begun."""

@@ -6,6 +6,7 @@ import http.client
 import json
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,13 @@ class Running:
             return Reply(reply.status, reply.reason, {k.lower(): v for k, v in reply.getheaders()}, reply.read())
         finally:
             connection.close()
+
+    def reserved(self) -> int:
+        """Bytes that requests hold when none is being served; an answer arrives just before they are given back."""
+        deadline = time.monotonic() + 60
+        while self.app.leases._reserved and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.app.leases._reserved
 
     def change(self, path: str, body: Any, lease: str) -> tuple[dict[str, Any], np.ndarray]:
         """A step through the page's routes: what is told, and the voxels."""
