@@ -185,15 +185,15 @@ def check_standalone(path: Path) -> None:
 
 
 def _fields(
-    lines: list[bytes], pattern: re.Pattern[bytes], allowed: Mapping[str, str], fold: bool, name: str
+    lines: list[bytes], separators: tuple[bytes, ...], allowed: Mapping[str, str], fold: bool, name: str
 ) -> dict[str, str]:
     """The known fields of a text header, in order; others describe the image and are left out."""
     fields: dict[str, str] = {}
     for line in lines:
-        match = pattern.fullmatch(line)
-        if match is None:
+        place = min((found for sign in separators if (found := line.find(sign)) >= 0), default=-1)
+        if place < 0:
             continue
-        key, value = match[1].decode("latin-1"), match[2].decode("latin-1").strip()
+        key, value = (part.decode("latin-1").strip() for part in (line[:place], line[place + 1 :]))
         key = key.lower() if fold else key
         plain = re.sub("[^a-z]", "", key.lower())
         if "datafile" in plain and (key, value) != ("ElementDataFile", "LOCAL"):
@@ -216,7 +216,7 @@ def _meta(head: bytes, name: str) -> Declared:
     if end is None:
         raise NotStandalone(f"{name} is not an image: it has no MetaImage header, or a damaged one")
     lines = head[: end.end()].splitlines()
-    fields = _fields(lines, re.compile(rb"\s*([^=:]+?)\s*[=:](.*)"), META_FIELDS, False, name)
+    fields = _fields(lines, (b"=", b":"), META_FIELDS, False, name)
     missing = [key for key in ("NDims", "DimSize", "ElementType", "ElementDataFile") if key not in fields]
     if missing or fields["ElementType"] not in META_TYPES:
         raise NotStandalone(f"{name}: not a supported MetaImage file: {', '.join(missing) or fields['ElementType']}")
@@ -248,7 +248,7 @@ def _nrrd(head: bytes, name: str) -> Declared:
     if not re.match(rb"NRRD000[1-5]\r?\n", head) or end is None:
         raise NotStandalone(f"{name} is not an image: it has no NRRD header, or a damaged one")
     lines = [line for line in head[: end.start()].splitlines()[1:] if not line.startswith(b"#") and b":=" not in line]
-    fields = _fields(lines, re.compile(rb"\s*([^:]+?)\s*:(.*)"), NRRD_FIELDS, True, name)
+    fields = _fields(lines, (b":",), NRRD_FIELDS, True, name)
     missing = [key for key in ("dimension", "type", "sizes", "encoding") if key not in fields]
     if missing:
         raise NotStandalone(f"{name}: fields of the NRRD header are missing: {', '.join(missing)}")
