@@ -59,6 +59,11 @@ class Call:
         return self.client
 
     @property
+    def token(self) -> str:
+        """The client's lease as sent, which need not exist."""
+        return _token(self.request)
+
+    @property
     def query(self) -> dict[str, str]:
         return dict(self.request.query_params)
 

@@ -101,7 +101,7 @@ async def claim(call: Call) -> Response:
 
 
 async def release(call: Call) -> Response:
-    call.app.leases.release(call.request.headers.get("X-Lease-Token") or call.query.get("lease", ""))
+    call.app.leases.release(call.token)
     return JSONResponse({})
 
 
