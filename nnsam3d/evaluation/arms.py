@@ -21,7 +21,7 @@ from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, capability
-from nnsam3d.nnunet.preprocessing import clicked_voxels
+from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, VoxelClick
 from nnsam3d.prompts.components import hit
 
@@ -135,7 +135,7 @@ class Hit:
         label_map = self.automatic.answer(None)
         if prompts is None:
             return label_map
-        clicked = clicked_voxels(prompts, self.model.labels, label_map.shape, self.properties)
+        clicked = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
         return reduce_to_hit(label_map, clicked.clicks(), self.model.regions)
 
 

@@ -14,7 +14,6 @@ from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
-from nnsam3d.prompts import ENCODING
 from nnsam3d.training.started_from import is_frozen
 
 
@@ -60,7 +59,7 @@ def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
     if isinstance(arm.network, SAM3D):
         cost = measure(arm.network)
         return cost.forward_flop, cost.click_flop
-    channels = arm.model.num_channels + (ENCODING.num_channels if arm.kind == "clicks" else 0)
+    channels = arm.model.num_channels + (arm.model.codec.num_channels if arm.kind == "clicks" else 0)
     network = as_built(arm.network).eval()
     with torch.no_grad():
         forward = count_flop(lambda: network(torch.empty(1, channels, *window, device="meta")))

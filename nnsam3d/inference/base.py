@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, grid_of_file
 from nnsam3d.inference.given import given_labels
-from nnsam3d.inference.image import Box, PreparedImage, Segmentation
-from nnsam3d.nnunet.preprocessing import clicked_voxels
+from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
@@ -81,7 +81,7 @@ class Base:
         self._file = file, signature(file)
 
     @cached_property
-    def _boxes(self) -> tuple[Box, ...]:
+    def _boxes(self) -> tuple[Slices, ...]:
         return (bounding_box(self.label_map_ZYX > 0),) if self.label_map_ZYX.any() else ()
 
     def correct(self, image: PreparedImage, prompts: CasePrompts) -> Segmentation:
@@ -90,12 +90,13 @@ class Base:
         Raises:
             PromptError, UserError: as :meth:`PreparedImage.segment`.
         """
-        placed = clicked_voxels(prompts, image.model.labels, image.shape_ZYX, image.raw_properties)
+        placed = image_prompts(prompts, image.model.labels, image.shape_ZYX, image.raw_properties)
         last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
         implied, removed = self._reading(last)
         more = [click for click in (Click((i, j, k), label) for (k, j, i), label in implied) if _seen(image, click)]
         # behind the user's own, which remarks number
-        result = image.segment(replace(prompts, prompts=(*prompts.prompts, *more)), automatic=False)
+        asked = replace(prompts, prompts=(*prompts.prompts, *more))
+        result = image.segment(asked, automatic=False, components="all", mask_ZYX=self.label_map_ZYX)
         label_map = self.label_map_ZYX.astype(result.label_map.dtype)
         for component in removed:
             label_map[component.place][component.box] = 0

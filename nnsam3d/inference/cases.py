@@ -111,7 +111,7 @@ def _case(case: Case, model: Model, files: Listing) -> Case:
             if isinstance(header, UserError):
                 raise header
             grid = None if header is None else header.grid_of
-            prompts = read_case_prompts(path, grid, model.labels, model.prompt_types, masks=True, loaded=loaded)
+            prompts = read_case_prompts(path, grid, model.labels, model.codec, masks=True, loaded=loaded)
             check_masks(prompts, path, grid, model)
     except UserError as error:
         return replace(case, problem=str(error))

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.region import Box, Region
+from nnsam3d.inference.region import Region, Slices
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.resampling import resampling_of
 
-Part = tuple[Box, NDArray[Any], NDArray[np.float32] | None]
+Part = tuple[Slices, NDArray[Any], NDArray[np.float32] | None]
 BACKGROUND_LOGIT = 10.0  # outside of computed windows
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnsam3d.inference.base import Base
-from nnsam3d.inference.image import Box, PreparedImage, Segmentation
+from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
 from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import Click, PromptError
+from nnsam3d.prompts import Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS
-from nnsam3d.prompts.types import checked_position, checked_space
+from nnsam3d.prompts.types import checked_space
 
 MASKS = 8
 """So many masks to start from are kept; steps before them can no longer be undone."""
 
-Step = Click | str
+Step = Prompt | str
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,11 @@ class State:
     """What a segmentation depends on, beside the image.
 
     Attributes:
-        clicks: in order of creation, positions as index i, j, k.
+        prompts: in order of creation, positions as index i, j, k.
         base: the mask to start from.
     """
 
-    clicks: tuple[Click, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
     base: Base | None = None
 
 
@@ -40,7 +39,7 @@ class History:
 
     Attributes:
         states: at least one.
-        steps: what led from each state to the next one: a click, or a word for anything else.
+        steps: what led from each state to the next one: a prompt, or a word for anything else.
         place: of the current state; those behind it can be redone.
 
     >>> history = History().after("reset", State()).undone()
@@ -53,10 +52,10 @@ class History:
     place: int = 0
 
     @classmethod
-    def of_clicks(cls, state: State) -> History:
-        """Begins with the state's mask; each click is a step, and has been made."""
-        states = [replace(state, clicks=state.clicks[:n]) for n in range(len(state.clicks) + 1)]
-        return cls(tuple(states), state.clicks, len(state.clicks))
+    def of_prompts(cls, state: State) -> History:
+        """Begins with the state's mask; each prompt is a step, and has been made."""
+        states = [replace(state, prompts=state.prompts[:n]) for n in range(len(state.prompts) + 1)]
+        return cls(tuple(states), state.prompts, len(state.prompts))
 
     @property
     def state(self) -> State:
@@ -126,27 +125,31 @@ class Snapshot:
     case: str = "session"
     history: History = History()
     result: Segmentation | None = None
-    changed: Box | None = None
+    changed: Slices | None = None
     stale: bool = True
 
 
-def click_at(image: PreparedImage, position: Sequence[float], label: int | str, space: str) -> Click:
-    """A click with its position as index i, j, k.
+def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
+    """A prompt with its positions as index i, j, k.
 
     Args:
-        position: index i, j, k of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
+        prompt: with positions as index i, j, k of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
 
     Raises:
-        PromptError: no position, no label, or an unknown space.
+        PromptError: the model was not trained with this kind, or an unknown space.
         GeometryError: mm, for an image without geometry.
     """
-    x, y, z = checked_position(position)
+    kinds = image.model.codec.kinds
+    if prompt.kind not in kinds:
+        raise PromptError(f"this model was trained with prompts of type {', '.join(kinds)}, not {prompt.kind}")
     if space == "array":
-        return Click((z, y, x), label)
+        return prompt.at(prompt.points("voxel")[:, ::-1], "voxel")
     if space not in ("voxel", "lps", "ras"):
         raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
-    grid = image_grid(checked_space(space), image.raw_properties, image.shape_ZYX)
-    index_N3 = grid.to_index([(x, y, z)], space)
+    known = checked_space(space)
+    grid = image_grid(known, image.raw_properties, image.shape_ZYX)
+    if space == "voxel":
+        return prompt
     # mm are not exact: a click on the centre of a voxel is stored as such
-    i, j, k = (index_N3 if space == "voxel" else np.round(index_N3, DECIMALS))[0].tolist()
-    return Click((i, j, k), label)
+    index_N3 = grid.to_index(prompt.points(known), known)
+    return prompt.at(np.round(index_N3, DECIMALS), "voxel")

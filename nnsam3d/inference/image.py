@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.geometry import preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.export import Exporter, background_logits, is_label
-from nnsam3d.inference.region import Box, Region, segment_clicked
+from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
+from nnsam3d.inference.region import Region, Slices, segment_clicked
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
-from nnsam3d.nnunet.preprocessing import clicked_voxels, network_prompts
+from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
 from nnsam3d.nnunet.reading import geometry_remarks, remarks
 from nnsam3d.nnunet.size import check_windows
-from nnsam3d.prompts import CasePrompts, clicks_to_labels
-from nnsam3d.prompts.encoding import ENCODING
-from nnsam3d.prompts.voxels import VoxelPrompts
+from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts.voxels import VoxelMask, VoxelPrompts
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Segmentation:
     """
 
     label_map: NDArray[Any]
-    boxes: tuple[Box, ...]
+    boxes: tuple[Slices, ...]
     windows: int
     regions: tuple[Region, ...] = ()
     probabilities: NDArray[np.float32] | None = None
@@ -105,7 +106,7 @@ class PreparedImage:
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
-        positive = prompts is not None and clicks_to_labels(prompts, self.model.labels).any()
+        positive = prompts is not None and self._network_prompts(prompts).any_positive
         if scope == "everything" or not positive:
             self._whole = self.volume.whole()
 
@@ -116,19 +117,26 @@ class PreparedImage:
         bind: bool = True,
         probabilities: bool = False,
         automatic: bool = True,
+        components: str | None = None,
+        mask_ZYX: NDArray[Any] | None = None,
     ) -> Segmentation:
-        """A segmentation with these clicks; deterministic.
+        """A segmentation with these prompts; deterministic.
 
         Args:
-            scope: "clicked": only around the positive clicks; "everything": the sliding window.
-            automatic: for "clicked" without positive clicks: True: the sliding window; False: background.
-            bind: make the result agree with the clicks (:func:`bind_clicks`).
+            scope: "clicked": only around the positive prompts; "everything": the sliding window.
+            automatic: for "clicked" without positive prompts: True: the sliding window; False: background.
+            bind: make the result agree with the prompts: clicks (:func:`bind_clicks`), boxes and components
+                (:mod:`nnsam3d.inference.extent`).
+            components: for "clicked": "prompted": only those with a positive prompt; "all"; None: the model's default.
+            mask_ZYX: a label map on the image's grid that the network corrects, if it was trained with masks.
 
         Raises:
             PromptError: an unknown label, or a click outside the image.
             UserError: the network's output contains NaN.
         """
         placed = self._network_prompts(prompts)  # refuses unsupported prompts
+        if mask_ZYX is not None and "mask" in self.model.codec.kinds:
+            placed = replace(placed, mask=self._network_mask(mask_ZYX))
         regions: list[Region] = []
         if scope == "clicked":
             predicted = partial(is_label, self.model)
@@ -140,15 +148,23 @@ class PreparedImage:
             result = self._everywhere(placed, probabilities)
         else:
             result = Segmentation(self.exporter.empty(), (), 0)
-        if prompts is None or not prompts.clicks:
+        if prompts is None or not prompts.prompts:
             return result
-        raw = clicked_voxels(prompts, self.model.labels, self.shape_ZYX, self.raw_properties)
+        used = self.model.codec.usable(prompts, f"case {prompts.case}")
+        raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
         result = replace(result, ignored_clicks=ignored_clicks(result.label_map, raw, self.model.regions))
         if bind:
             result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
+            only_prompted = bool(regions) and (components or self.model.components) == "prompted"
+            limited = limits(raw, self.shape_ZYX) if regions else {}
             for box in result.boxes:  # everything outside is background
-                local = raw.cropped([side.start for side in box], [side.stop - side.start for side in box])
-                bind_clicks(result.label_map[box], local, self.model.regions, self.raw_properties["spacing"])
+                start, part = [side.start for side in box], result.label_map[box]
+                local = raw.cropped(start, part.shape)
+                clip_to_boxes(part, limited, start, self.model.regions)
+                clear_background(part, local)
+                bind_clicks(part, local, self.model.regions, self.raw_properties["spacing"])
+                if only_prompted:
+                    keep_prompted(part, local, self.model.regions)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
@@ -166,9 +182,23 @@ class PreparedImage:
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """Prompts on the voxels of the preprocessed image."""
         shape = self.volume.shape
+        model = self.model
         return network_prompts(
-            prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
+            prompts, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
         )
+
+    def _network_mask(self, mask_ZYX: NDArray[Any]) -> VoxelMask:
+        """A label map of the image on the voxels of the preprocessed image."""
+        transpose, shape = self.model.plans_manager.transpose_forward, self.volume.shape
+        steps = preprocessing_steps(self.properties, transpose, shape)
+        places = []
+        for axis, length in enumerate(shape):
+            along = np.zeros((length, 3))
+            along[:, axis] = np.arange(length)
+            index = np.rint(steps.invert(along)[:, transpose[axis]]).astype(np.int64)
+            places.append(np.clip(index, 0, mask_ZYX.shape[transpose[axis]] - 1))
+        d, h, w = (int(axis) for axis in transpose)
+        return VoxelMask(mask_ZYX, (d, h, w), (places[0], places[1], places[2]))
 
     def _export(self, regions: Sequence[Region], probabilities: bool) -> Segmentation:
         label_map = self.exporter.empty()
@@ -183,16 +213,16 @@ class PreparedImage:
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
         image_CDHW = self.volume.whole() if self._whole is None else self._whole
         self._whole = None
-        channels = ENCODING.write(image_CDHW.shape[1:], placed)
+        channels = self.model.codec.write(image_CDHW.shape[1:], placed)
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, ((d, h, w),), self.stock_windows, (), maps)
 
 
-def _with_voxels(boxes: Sequence[Box], voxels_N3: NDArray[np.int64]) -> tuple[Box, ...]:
+def _with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[Slices, ...]:
     """The boxes, with additional ones for voxels outside of them."""
-    more: list[Box] = []
+    more: list[Slices] = []
     for voxel in voxels_N3.tolist():
         if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):
             z, y, x = (slice(n, n + 1) for n in voxel)
@@ -200,7 +230,7 @@ def _with_voxels(boxes: Sequence[Box], voxels_N3: NDArray[np.int64]) -> tuple[Bo
     return (*boxes, *more)
 
 
-def changed_box(before: Segmentation | None, after: Segmentation) -> Box | None:
+def changed_box(before: Segmentation | None, after: Segmentation) -> Slices | None:
     """The smallest box that holds every voxel in which two results differ; None if they do not."""
     changed = []
     for box in (*(before.boxes if before else ()), *after.boxes):

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.nnunet.model import TrainedModel, capability
-from nnsam3d.nnunet.preprocessing import prompt_channels
+from nnsam3d.nnunet.preprocessing import network_prompts
 from nnsam3d.prompts import CasePrompts
-from nnsam3d.prompts.encoding import ENCODING
 
 
 class Prepared(Protocol):
@@ -56,12 +55,12 @@ class WholeImage:
             if self._automatic is None:
                 self._automatic = self._segment(self.data_CDHW)
             return self._automatic.copy()
-        shape = self.data_CDHW.shape[1:]
-        channels = prompt_channels(
-            prompts, self.model.labels, self.shape_ZYX, self.properties, self.model.plans_manager, shape
+        shape, model = self.data_CDHW.shape[1:], self.model
+        placed = network_prompts(
+            prompts, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
         )
-        image_CDHW, _ = ENCODING.split(self.data_CDHW)
-        return self._segment(np.concatenate([image_CDHW, channels]))
+        image_CDHW, _ = model.codec.split(self.data_CDHW)
+        return self._segment(np.concatenate([image_CDHW, model.codec.write(shape, placed)]))
 
     def _segment(self, data_CDHW: NDArray[np.float32]) -> NDArray[Any]:
         logits = self.model.everywhere(np.ascontiguousarray(data_CDHW))

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.inference.extent import allowed, limits, prompted_voxels
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import Triple
 from nnsam3d.nnunet.resampling import window_weights
 from nnsam3d.prompts.components import Components, hit
+from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 RIM = 8  # the outer 1 / RIM of a window is its rim; components that reach it get another window
 GRID = 4  # further windows are on a grid of 1 / GRID of a window, so that sessions can reuse them
 CLEAR = 27  # voxels; smaller parts do not cause a window to be computed again
-Box = tuple[slice, slice, slice]
+Slices = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
 
 
@@ -48,16 +50,18 @@ def segment_clicked(
     background: NDArray[np.float32],
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> list[Region]:
-    """Segment the targets of the positive clicks; without any, the result is empty.
+    """Segment the targets of the positive prompts; without any, the result is empty.
 
-    1. A window is placed around every positive click that is not in the core of an earlier window.
+    1. Windows are placed along every positive shape that does not act by clicks, and around every positive click that
+       is not in the core of an earlier window.
     2. While a component with a positive click reaches the rim of all windows there, another window is placed around
        that position. If the component has no click in the new window, its deepest voxel there becomes one.
     3. A window that was computed before such a component reached it, and that disagrees, is computed again with this
        information; then step 2 is repeated until nothing changes.
 
-    Distant clicks make separate regions, which do not touch: memory grows with the computed volume, not with the
-    distance of the clicks.
+    A component is clicked if a positive prompt speaks of one of its voxels. Where boxes say how far a label reaches,
+    its components end there (:func:`limits`). Distant prompts make separate regions, which do not touch: memory grows
+    with the computed volume, not with the distance of the prompts.
 
     Args:
         prompts: on the voxels of the preprocessed image.
@@ -66,42 +70,68 @@ def segment_clicked(
         spacing: mm along D, H, W of the preprocessed image; depths are distances in mm.
     """
     clicks = prompts.shifted(windows.offset)
-    positive = np.flatnonzero(clicks.labels_N > 0)
-    seeds = [_box(_around(voxel, windows), windows.size) for voxel in clicks.voxels_N3[positive]]
-    groups = [positive[members] for members in _touching(seeds)]
+    seeds = [*_along_shapes(clicks, windows)]
+    seeds += [_Seed(label, voxel, (_around(voxel, windows),)) for voxel, label in _positive(clicks)]
+    groups = [np.array(members) for members in _touching([seed.box(windows.size) for seed in seeds])]
     grown: dict[tuple[int, ...], _Canvas] = {}
     while True:
         for group in groups:
             key = tuple(group.tolist())
             if key not in grown:
-                grown[key] = _grown(windows, clicks, group, is_label, background, spacing)
+                own = [seeds[number] for number in key]
+                grown[key] = _grown(windows, clicks, own, is_label, background, spacing)
         canvases = [grown[tuple(group.tolist())] for group in groups]
         joined = _touching([canvas.box for canvas in canvases])
         if len(joined) == len(groups):
             return [canvas.region() for canvas in canvases]
-        # regions that now touch are computed again with all their clicks, mostly from cached results
+        # regions that now touch are computed again with all their seeds, mostly from cached results
         groups = [np.sort(np.concatenate([groups[member] for member in members])) for members in joined]
 
 
 def _grown(
     windows: Windows,
     clicks: VoxelPrompts,
-    group: NDArray[np.int64],
+    seeds: Sequence[_Seed],
     is_label: IsLabel,
     background: NDArray[np.float32],
     spacing: Sequence[float],
 ) -> _Canvas:
-    """The windows of some of the positive clicks, given by their indices in ``clicks``."""
-    canvas = _Canvas(windows, clicks, np.unique(clicks.labels_N[group]).tolist(), is_label, background, spacing)
-    for voxel in clicks.voxels_N3[group]:
-        if not canvas.in_core(voxel):
-            canvas.add(_around(voxel, windows))
+    """The windows of some of the positive prompts."""
+    labels = sorted({seed.label for seed in seeds})
+    canvas = _Canvas(windows, clicks, labels, is_label, background, spacing)
+    for seed in seeds:
+        if seed.voxel is None or not canvas.in_core(seed.voxel):
+            for start in seed.starts:
+                canvas.add(start)
     while canvas.grow() or canvas.reconsider():
         pass
     return canvas
 
 
-def _touching(boxes: Sequence[Box]) -> list[list[int]]:
+def _positive(clicks: VoxelPrompts) -> Iterator[tuple[NDArray[np.int64], int]]:
+    for voxel, label in zip(clicks.voxels_N3, clicks.labels_N.tolist(), strict=True):
+        if label > 0:
+            yield voxel, label
+
+
+def _along_shapes(prompts: VoxelPrompts, windows: Windows) -> Iterator[_Seed]:
+    """The windows of the positive shapes that do not act by clicks: evenly along each axis, so that cores overlap."""
+    for shape in prompts.shapes:
+        kind = KINDS[shape.kind]
+        if shape.label == 0 or len(kind.clicks(shape.points_N3, shape.label, windows.model.codec.pitch)):
+            continue
+        low, high = (np.clip(end, 0, np.asarray(windows.shape) - 1) for end in kind.bounds(shape.points_N3))
+        middles = []
+        for first, last, size in zip(low.tolist(), high.tolist(), windows.size, strict=True):
+            core = max(1, size - 2 * (size // RIM))
+            count = max(1, int(np.ceil((last - first + 1) / core)))
+            middles.append(first + (np.arange(count) + 0.5) * (last - first) / count)
+        places = itertools.product(*(np.rint(along).astype(np.int64) for along in middles))
+        starts = dict.fromkeys(_around(np.array(place), windows) for place in places)
+        yield _Seed(shape.label, None, tuple(starts))
+
+
+def _touching(boxes: Sequence[Slices]) -> list[list[int]]:
     """Groups of boxes (by index) that overlap or touch, directly or through others; ordered by their first."""
     groups: list[list[int]] = []
     for number, box in enumerate(boxes):
@@ -112,8 +142,21 @@ def _touching(boxes: Sequence[Box]) -> list[list[int]]:
     return sorted(groups)
 
 
-def _touch(first: Box, second: Box) -> bool:
+def _touch(first: Slices, second: Slices) -> bool:
     return all(a.start <= b.stop and b.start <= a.stop for a, b in zip(first, second, strict=True))
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """A positive prompt: its label, its first windows, and its voxel if it is a click."""
+
+    label: int
+    voxel: NDArray[np.int64] | None
+    starts: tuple[Triple, ...]
+
+    def box(self, size: Triple) -> Slices:
+        """The smallest box around its windows."""
+        return _slices(np.min(self.starts, axis=0), np.max(self.starts, axis=0) + size)
 
 
 @dataclass
@@ -152,6 +195,9 @@ class _Canvas:
         self.core = np.zeros((0, 0, 0), bool)
         self.claims = np.zeros((len(self.labels), 0, 0, 0), bool)
         self._clicked: dict[int, NDArray[np.bool_]] = {}
+        self._prompted = {label: prompted_voxels(clicks, label, windows.shape) for label in labels}
+        limited = limits(clicks, windows.shape)
+        self._boxes: dict[int, tuple[Shape, ...]] = {label: limited[label] for label in labels if label in limited}
         self.computed: list[_Window] = []
         self.order: list[Triple] = []
         self.gaussian = window_weights(windows.size)
@@ -203,15 +249,17 @@ class _Canvas:
         mean = self.total[(slice(None), *place)] / self.weight[place]
         for claim, label in zip(self.claims, self.labels, strict=True):
             claim[place] = self.is_label(mean, label)
+            if label in self._boxes:
+                claim[place] &= allowed(self._boxes[label], start, self.windows.size)
         self.order.append(start)
         self._clicked.clear()
 
     # ------------------------------------------------------------------ what is known
 
     def clicked(self, label: int) -> NDArray[np.bool_]:
-        """The components of a label that contain a click with this label."""
+        """The components of a label of which a prompt with this label speaks."""
         if label not in self._clicked:
-            voxels_N3 = self.clicks.of_label(label) - self.origin
+            voxels_N3 = self._prompted[label] - self.origin
             here = ((voxels_N3 >= 0) & (voxels_N3 < self.core.shape)).all(axis=1)
             self._clicked[label] = hit(self.claims[self.labels.index(label)], voxels_N3[here])
         return self._clicked[label]
@@ -237,6 +285,8 @@ class _Canvas:
             return
         part = self._place(_slices(low, high))
         for label in self.labels:
+            if label in self._boxes:
+                continue  # a box is seen in every window
             local_N3 = clicks.of_label(label) - low
             for voxel, size in _unclicked_middles(self.clicked(label)[part], local_N3, self.spacing):
                 yield voxel + low, label, size
@@ -244,7 +294,7 @@ class _Canvas:
     # ------------------------------------------------------------------ positions
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Slices:
         """The smallest box around all windows, in the padded image."""
         return _slices(self.origin, self.origin + self.core.shape)
 
@@ -253,7 +303,7 @@ class _Canvas:
         inside = (local >= 0).all() and (local < self.core.shape).all()
         return bool(inside and self.core[tuple(local)])
 
-    def _place(self, box: Box) -> Box:
+    def _place(self, box: Slices) -> Slices:
         low = np.array([side.start for side in box]) - self.origin
         return _slices(low, low + [side.stop - side.start for side in box])
 
@@ -288,17 +338,17 @@ class _Canvas:
         return Region((d, h, w), self.total[(slice(None), *self._place(_slices(low, high)))], tuple(self.order))
 
 
-def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Box:
+def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Slices:
     d, h, w = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
     return d, h, w
 
 
-def _box(start: Triple, size: Triple) -> Box:
+def _box(start: Triple, size: Triple) -> Slices:
     low = np.array(start, np.int64)
     return _slices(low, low + np.array(size, np.int64))
 
 
-def _core(start: Triple, windows: Windows) -> Box:
+def _core(start: Triple, windows: Windows) -> Slices:
     """A window without its rim; there is no rim at the border of the image."""
     sides = []
     for low, size, length in zip(start, windows.size, windows.shape, strict=True):

@@ -18,7 +18,7 @@ from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import ENCODING, CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
+from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import resolve_label
 
@@ -38,18 +38,18 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
         UserError: there is nothing to write, or a file cannot be written.
     """
     base = state.base if masks else None
-    if not state.clicks and base is None:
-        raise UserError("there are no clicks to save: without a prompt file a case is segmented automatically")
+    if not state.prompts and base is None:
+        raise UserError("there are no prompts to save: without a prompt file a case is segmented automatically")
     in_mm = path.name.lower().endswith(".mrk.json")  # Slicer's
     if in_mm and base is not None:
         raise UserError(f"{path}: 3D Slicer's format holds no mask to start from: end the name in .json")
     start = [] if base is None else [MaskPrompt(_mask_file(base, path, image))]
     grid = image_grid("lps", image.raw_properties, image.shape_ZYX) if in_mm else None
-    write_prompts(path, CasePrompts(case, "voxel", (*start, *state.clicks)), image=grid, labels=image.model.labels)
+    write_prompts(path, CasePrompts(case, "voxel", (*start, *state.prompts)), image=grid, labels=image.model.labels)
 
 
 def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks: bool = True) -> State:
-    """The clicks (index i, j, k) and the mask to start from of a prompt file.
+    """The prompts (index i, j, k) and the mask to start from of a prompt file.
 
     Args:
         base: if the file names no mask.
@@ -64,9 +64,9 @@ def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks
     prompts = read_prompts(path, image=grid_of, labels=model.labels)
     if prompts.masks and not masks:
         raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
-    asked = ENCODING.usable(prompts.without_masks, str(path), model.prompt_types).to("voxel", grid_of(prompts.space))
+    asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", grid_of(prompts.space))
     image.check(asked)
-    return State(asked.clicks, base_of_prompts(prompts, path, image) or base)
+    return State(asked.prompts, base_of_prompts(prompts, path, image) or base)
 
 
 def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Base | None:

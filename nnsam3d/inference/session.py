@@ -19,14 +19,15 @@ from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.given import given_image, given_model
-from nnsam3d.inference.history import History, Snapshot, State, click_at
-from nnsam3d.inference.image import Box, PreparedImage, Segmentation, changed_box
+from nnsam3d.inference.history import History, Snapshot, State, Step, prompt_at
+from nnsam3d.inference.image import PreparedImage, Segmentation, Slices, changed_box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
-from nnsam3d.prompts import CasePrompts, Click
+from nnsam3d.prompts import Box, CasePrompts, Click, Lasso, Line, Prompt, PromptError, Scribble
 from nnsam3d.prompts.convert import FIRST_CHANNEL
+from nnsam3d.prompts.kinds.base import checked_position, checked_positions
 
 __all__ = ["CACHE_BYTES", "Cancelled", "Session"]
 
@@ -175,7 +176,7 @@ class Session:
         """
         return image_grid("lps", self._prepared.raw_properties, self.shape)
 
-    # ------------------------------------------------------------------ clicks
+    # ------------------------------------------------------------------ prompts
 
     def add_click(self, position: Sequence[float], label: int | str, space: str = "voxel") -> None:
         """One more click.
@@ -187,7 +188,7 @@ class Session:
         Raises:
             PromptError: a position outside the image or an unknown label; the session stays as it was.
         """
-        self.add_clicks([position], label, space)
+        self.add([Click(checked_position(position), label)], space)
 
     def add_clicks(self, positions: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
         """Several clicks of one label, which are one step; without any, there is no step.
@@ -198,12 +199,61 @@ class Session:
         Raises:
             PromptError: as for :meth:`add_click`; none of them is added.
         """
-        added = [click_at(self._prepared, position, label, space) for position in positions]
+        self.add([Click(checked_position(position), label) for position in positions], space)
+
+    def add_box(self, low: Sequence[float], high: Sequence[float], label: int | str, space: str = "voxel") -> None:
+        """A box around the target: two opposite corners, see :class:`nnsam3d.prompts.Box`.
+
+        With equal values along one axis it is a rectangle on one slice. Other arguments and errors as for
+        :meth:`add_click`; also if the model was not trained with boxes.
+        """
+        self.add([Box(checked_position(low), checked_position(high), label)], space)
+
+    def add_line(self, start: Sequence[float], end: Sequence[float], label: int | str, space: str = "voxel") -> None:
+        """A line across the target, from border to border; arguments and errors as for :meth:`add_box`."""
+        self.add([Line(checked_position(start), checked_position(end), label)], space)
+
+    def add_scribble(
+        self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel", joined: bool = True
+    ) -> None:
+        """A curve in the target, or single voxels (``joined=False``); arguments and errors as for :meth:`add_box`."""
+        self.add([Scribble(checked_positions(points, 1), label, joined)], space)
+
+    def add_lasso(self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
+        """A closed curve around the target on one slice; arguments and errors as for :meth:`add_box`."""
+        self.add([Lasso(checked_positions(points, 3), label)], space)
+
+    def add(self, prompts: Sequence[Prompt], space: str = "voxel") -> None:
+        """Prompts of any kind, which are one step; without any, there is no step.
+
+        Args:
+            prompts: with positions in ``space``, see :meth:`add_click`.
+
+        Raises:
+            PromptError: a prompt outside the image, of an unknown label or of a kind that the model was not trained
+                with; none of them is added.
+        """
+        added = [prompt_at(self._prepared, prompt, space) for prompt in prompts]
         if not added:
             return
-        state = replace(self._now.history.state, clicks=(*self._now.history.state.clicks, *added))
-        self._prepared.check(self._prompts(state.clicks))
-        self._go(self._now.history.after(added[0] if len(added) == 1 else "clicks", state))
+        state = replace(self._now.history.state, prompts=(*self.prompts, *added))
+        self._prepared.check(self._prompts(state.prompts))
+        words = "clicks" if all(isinstance(prompt, Click) for prompt in added) else "prompts"
+        self._go(self._now.history.after(added[0] if len(added) == 1 else words, state))
+
+    def remove(self, number: int) -> None:
+        """Takes one prompt out, whenever it was made; this is a step.
+
+        Args:
+            number: its place in :attr:`prompts`, from 0.
+
+        Raises:
+            PromptError: there is no such prompt.
+        """
+        if not 0 <= number < len(self.prompts):
+            raise PromptError(f"there is no prompt {number}: there are {len(self.prompts)}, counted from 0")
+        left = (*self.prompts[:number], *self.prompts[number + 1 :])
+        self._go(self._now.history.after("removed", replace(self._now.history.state, prompts=left)))
 
     @property
     def can_undo(self) -> bool:
@@ -215,12 +265,12 @@ class Session:
         """Whether there is a step to put back."""
         return self._now.history.can_redo
 
-    def undo(self) -> Click | str | None:
+    def undo(self) -> Step | None:
         """Takes the last step back.
 
         Returns:
-            The click (position as index i, j, k) if the step was one; else "clicks" (several), "prompts"
-            (:meth:`load_prompts`), "segmentation" (:meth:`start_from`) or "reset"; None if there is no step.
+            The prompt (positions as index i, j, k) if the step was one; else "clicks" (several), "prompts" (several, or
+            :meth:`load_prompts`), "removed", "segmentation" (:meth:`start_from`) or "reset"; None if there is no step.
         """
         if not self._now.history.can_undo:
             return None
@@ -228,7 +278,7 @@ class Session:
         self._go(self._now.history.undone())
         return step
 
-    def redo(self) -> Click | str | None:
+    def redo(self) -> Step | None:
         """Puts the step back that was taken back last, and returns it as :meth:`undo` does; None if there is none."""
         if not self._now.history.can_redo:
             return None
@@ -242,7 +292,7 @@ class Session:
 
     def begin_here(self) -> None:
         """Begins a new history with what there is: only the clicks themselves can be undone, one by one."""
-        self._now = replace(self._now, history=History.of_clicks(self._now.history.state))
+        self._now = replace(self._now, history=History.of_prompts(self._now.history.state))
 
     def start_from(self, segmentation: ArrayLike | str | os.PathLike[str]) -> None:
         """Takes a segmentation that clicks will correct, see :class:`Base`, in place of all clicks.
@@ -266,9 +316,19 @@ class Session:
         self._now = snapshot
 
     @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts in the order they were made, positions as index i, j, k."""
+        return self._now.history.state.prompts
+
+    @property
     def clicks(self) -> tuple[Click, ...]:
-        """In the order they were made, positions as index i, j, k."""
-        return self._now.history.state.clicks
+        """The clicks among them."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Click))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of prompts that the model was trained with: "click", "box", ..."""
+        return self._model.codec.kinds
 
     @property
     def started(self) -> bool:
@@ -360,7 +420,7 @@ class Session:
         return self._prepared.probabilities(self._update())
 
     @property
-    def changed_box(self) -> Box | None:
+    def changed_box(self) -> Slices | None:
         """The smallest box (slices z, y, x) that holds what the last change altered; None if nothing changed."""
         self._update()
         return self._now.changed
@@ -382,8 +442,8 @@ class Session:
             raise UserError("the session has no image yet: call set_image first")
         return self._now.image
 
-    def _prompts(self, clicks: Sequence[Click]) -> CasePrompts:
-        return CasePrompts(self._now.case, "voxel", tuple(clicks))
+    def _prompts(self, prompts: Sequence[Prompt]) -> CasePrompts:
+        return CasePrompts(self._now.case, "voxel", prompts)
 
     def _go(self, history: History) -> None:
         self._now = replace(self._now, history=history, stale=True)
@@ -392,7 +452,7 @@ class Session:
         image, now = self._prepared, self._now
         if now.result is None or now.stale:
             self._watch.start(image.windows.computed)
-            base, prompts = now.history.state.base, self._prompts(self.clicks)
+            base, prompts = now.history.state.base, self._prompts(self.prompts)
             result = base.correct(image, prompts) if base else image.segment(prompts, automatic=False)
             self._now = now = replace(now, result=result, changed=changed_box(now.result, result), stale=False)
         assert now.result is not None

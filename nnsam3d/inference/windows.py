@@ -144,10 +144,29 @@ class Windows:
         features = self._features.get((fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features)
         points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
         labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
+        dense_BMDHW = self._dense(start, flip, local)
         self.decoded += 1
         with half_precision_of(self.model.device):
-            logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN))[0].float()
+            logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN, dense_BMDHW))[0].float()
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
+
+    def _dense(self, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor | None:
+        """The maps of prompts with an extent; zero in the padding, as nnU-Net pads all channels."""
+        codec = self.model.codec
+        if not codec.maps:
+            return None
+        if not local.shapes and local.mask is None:
+            return torch.zeros(1, len(codec.maps), *self.size, device=self.model.device)
+        maps_MDHW = codec.dense(self.size, local)
+        for axis, low in enumerate(start):
+            before = self.offset[axis] - low
+            behind = before + self.shape[axis] - self.padding[axis]  # of the image's last voxel
+            sides = [(0, max(0, before)), (behind, self.size[axis])]
+            if axis in flip:
+                sides = [(self.size[axis] - high, self.size[axis] - low) for low, high in sides]
+            for first, last in sides:
+                maps_MDHW[(slice(None),) * (axis + 1) + (slice(max(first, 0), max(last, 0)),)] = 0
+        return torch.from_numpy(maps_MDHW)[None].to(self.model.device)
 
     def image(self, start: Triple) -> NDArray[np.float32]:
         """The window's part (C, d, h, w) of the padded image."""

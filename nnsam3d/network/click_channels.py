@@ -1,6 +1,6 @@
 """The prompt channel as balls around the clicks, for networks that take clicks as image channels.
 
-Shape suffixes: B batch, C image channels, L click labels (0 = background), D H W voxels.
+Shape suffixes: B batch, C image channels, L click labels (0 = background), M dense maps, D H W voxels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from nnsam3d.prompts.encoding import ENCODING
 
 from .config import Triple
 
@@ -25,32 +23,35 @@ def ball_radius(spacing_DHW: Sequence[float]) -> Triple:
 
 
 class ClickChannels(nn.Module):
-    """(B, C + 1, D, H, W) with the click channel last -> (B, C + L, D, H, W) with one channel of balls per label.
+    """(B, C + 1 + M, D, H, W) -> (B, C + L + M, D, H, W): the click channel becomes one channel of balls per label.
 
     A ball is a distance transform: 1 at the click, falling linearly to 0 at one voxel beyond its radius. Balls of one
-    label add up to 1 at most. Without clicks the channels are zero. No parameters.
+    label add up to 1 at most. Without clicks the channels are zero. The dense maps stay as they are. No parameters.
     """
 
-    def __init__(self, labels: int, radius: Sequence[int]) -> None:
+    def __init__(self, labels: int, radius: Sequence[int], maps: int = 0) -> None:
         """
         Args:
             labels: number of labels, background included.
             radius: (D, H, W) voxels.
+            maps: number M of dense maps behind the click channel.
         """
         super().__init__()
         self.labels = labels
+        self.maps = maps
         self.radius = tuple(int(r) for r in radius)
         axes = [torch.arange(-r, r + 1) / (r + 1) for r in self.radius]
         distance_DHW = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("ball", (1 - distance_DHW).clamp(min=0)[None, None], persistent=False)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
-        image_BCDHW, prompt_B1DHW = ENCODING.split(x_BCDHW, axis=1)
+        clicks = x_BCDHW.shape[1] - 1 - self.maps
+        image_BCDHW, prompt_B1DHW, maps_BMDHW = x_BCDHW.split([clicks, 1, self.maps], dim=1)
         values = torch.arange(1, self.labels + 1, device=x_BCDHW.device).reshape(1, -1, 1, 1, 1)
         clicked_BLDHW = ((prompt_B1DHW - values).abs() < 0.5).to(x_BCDHW.dtype)
         one_by_one = clicked_BLDHW.flatten(0, 1)[:, None]
         balls = F.conv3d(one_by_one, self.ball.to(x_BCDHW.dtype), padding=self.radius).clamp(max=1)
-        return torch.cat([image_BCDHW, balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype)], 1)
+        return torch.cat([image_BCDHW, balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype), maps_BMDHW], 1)
 
 
 class WithClickChannels(nn.Module):

@@ -67,6 +67,7 @@ class SAM3DConfig(Execution):
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
     # 0: none. Zero-initialised, so a new network computes the same function with and without.
     fine_click_maps: int = 0
+    extent_maps: int = 0  # dense maps of prompts with an extent (boxes, lassos, ...) that the network gets; 0: none
     # (D, H, W) edges of a token relative to each other: what is round in mm
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -79,7 +80,7 @@ class SAM3DConfig(Execution):
                 self._set(name, default)
         self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
         for one in fields(self):
-            if one.type == "int" and one.name != "fine_click_maps":  # which may be zero
+            if one.type == "int" and one.name not in ("fine_click_maps", "extent_maps"):  # which may be zero
                 self._set(one.name, _ints(one.name, getattr(self, one.name), 1)[0])
         self._check()
         derived = self.pos_embed_size is None or tuple(self.pos_embed_size) == (0, 0)
@@ -103,6 +104,8 @@ class SAM3DConfig(Execution):
     def _check(self) -> None:
         if self.fine_click_maps not in range(len(FINE_SIGMAS) + 1):
             raise ValueError(f"fine_click_maps is {self.fine_click_maps!r}: use 0 to {len(FINE_SIGMAS)} widths")
+        if isinstance(self.extent_maps, bool) or not isinstance(self.extent_maps, int) or self.extent_maps < 0:
+            raise ValueError(f"extent_maps is {self.extent_maps!r}: use a whole number, 0 or more")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing is {self.checkpointing!r}: use one of {', '.join(CHECKPOINTING)}")
         if self.depth % 4:
@@ -137,6 +140,11 @@ class SAM3DConfig(Execution):
         """Tokens of one patch, (D, H, W); patches that are not multiples of the stride are padded."""
         d, h, w = (-(-p // s) for p, s in zip(self.patch_size, self.token_stride, strict=True))
         return d, h, w
+
+    @property
+    def prompt_channels(self) -> int:
+        """Channels behind those of the image: one with clicks, then the maps of prompts with an extent."""
+        return 1 + self.extent_maps
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:

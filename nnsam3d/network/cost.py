@@ -54,7 +54,8 @@ def measure(
     with on_shapes(build) as net, torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         image = torch.empty(batch, config.num_image_channels, *config.patch_size)
         positions = torch.empty(batch, config.max_clicks, 3)
-        prompts = PromptTensors(positions, torch.zeros(batch, config.max_clicks, dtype=torch.long))
+        dense = torch.empty(batch, config.extent_maps, *config.patch_size) if config.extent_maps else None
+        prompts = PromptTensors(positions, torch.zeros(batch, config.max_clicks, dtype=torch.long), dense)
         with torch.no_grad():
             features = net.encode(image)
             click_flop = count_flop(lambda: net.decode(features, prompts))

@@ -79,6 +79,8 @@ class PaperDecoder:
         "prompt_encoder.no_click",
         "prompt_encoder.click_map.",
         "mask_decoder.click_map.",
+        "mask_decoder.extent_map.",
+        "mask_decoder.extent_logits.",
     )
 
     def __init__(self, config: SAM3DConfig) -> None:
@@ -97,6 +99,9 @@ class PaperDecoder:
         return PaperFeatures(levels[3], fused, (pd, ph, pw), (d, h, w))
 
     def answer(self, features: PaperFeatures, prompts: PromptTensors) -> Tensor:
+        if prompts.dense_BMDHW is not None:
+            padded_BMDHW = pad_to_tokens(prompts.dense_BMDHW, self.config.token_stride)
+            prompts = prompts._replace(dense_BMDHW=padded_BMDHW)
         prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, prompts)
         logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size, prompts)
         d, h, w = features.size

@@ -8,7 +8,9 @@ levels, everything that does not depend on the clicks can be kept between clicks
 Outside paper mode, clicks are also marked here, at high resolution, one convolution before the logits, so that the
 information about a clicked voxel does not have to pass through the coarse grid.
 
-Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, H W D token
+Prompts with an extent are maps beside the clicks, and also act directly on the logits.
+
+Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, M maps, H W D token
 grid, X Y Z fine grid (between tokens and voxels) of the same axes.
 """
 
@@ -128,6 +130,12 @@ def fine_click_maps(
     return torch.cat(maps, 1)
 
 
+def resized(maps_BMDHW: Tensor, fine_XYZ: Sequence[int]) -> Tensor:
+    """Maps at the crop's voxels on the fine grid, (B, M, X, Y, Z); logits are up-sampled in the same way."""
+    maps_BMHWD = maps_BMDHW.permute(0, 1, 3, 4, 2)
+    return F.interpolate(maps_BMHWD, size=tuple(fine_XYZ), mode="trilinear", align_corners=True)
+
+
 class MaskDecoder(nn.Module):
     """Levels (B, C, H, W, D), the last one prompted, and image (B, I, D, H, W) to logits (B, K, D, H, W)."""
 
@@ -153,6 +161,12 @@ class MaskDecoder(nn.Module):
             maps = config.num_click_labels * len(self.sigmas)
             self.click_map = nn.Conv3d(maps, channels, 3, padding=1, bias=False)
             nn.init.zeros_(self.click_map.weight)
+        self.extent_map: nn.Conv3d | None = None
+        if config.extent_maps:  # zero, too; the way straight to the logits carries most of what extents say
+            self.extent_map = nn.Conv3d(config.extent_maps, channels, 3, padding=1, bias=False)
+            self.extent_logits = nn.Conv3d(config.extent_maps, config.num_classes, 3, padding=1, bias=False)
+            nn.init.zeros_(self.extent_map.weight)
+            nn.init.zeros_(self.extent_logits.weight)
 
     def fusion_weight(self) -> Tensor:
         """Of `cls.0`, (O, 4 * O + I, 3, 3, 3): levels 0, 1, 2, the prompted level, the image."""
@@ -206,7 +220,14 @@ class MaskDecoder(nn.Module):
         fused = fused_BOXYZ + conv3d_of_upsampled(level, weight, fused_BOXYZ.shape[2:])
         if self.click_map is not None and prompts is not None:
             fused = fused + self.mark(prompts, size_DHW, fused_BOXYZ.shape[2:])
+        straight: Tensor | None = None
+        if self.extent_map is not None and prompts is not None and prompts.dense_BMDHW is not None:
+            extents_BMXYZ = resized(prompts.dense_BMDHW.to(self.extent_map.weight.dtype), fused.shape[2:])
+            fused = fused + self.extent_map(extents_BMXYZ)
+            straight = self.extent_logits(extents_BMXYZ)
         logits_BKXYZ = self.cls[1:](fused)
+        if straight is not None:
+            logits_BKXYZ = logits_BKXYZ + straight
         logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
         return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
 

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnsam3d.prompts.encoding import ENCODING
-
 from .config import SAM3DConfig
 from .cost import on_shapes
 from .prompts import PromptTensors
@@ -108,7 +106,7 @@ def step_memory(
         for tensor in [*net.parameters(), *net.buffers()]:
             live.watch(tensor)
         sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
-        data_BCDHW = torch.empty(batch, config.num_image_channels + ENCODING.num_channels, *config.patch_size)
+        data_BCDHW = torch.empty(batch, config.num_image_channels + config.prompt_channels, *config.patch_size)
         target = torch.empty(batch, 1, *config.patch_size, dtype=torch.int16)
         task = RollOut(rounds, slots, lambda logits: loss(logits, target), _no_correction)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):

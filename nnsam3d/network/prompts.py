@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnsam3d.prompts.encoding import ENCODING
-
 
 class PromptTensors(NamedTuple):
     """The prompts for the prompt encoder and the mask decoder.
@@ -20,12 +18,12 @@ class PromptTensors(NamedTuple):
     Attributes:
         points_BN3: click positions in (D, H, W) voxels of the crop, floating point.
         labels_BN: their labels, int64; -1 = padding.
-        dense_BPDHW: maps of prompts with an extent, or None. Current networks do not use them.
+        dense_BMDHW: maps of prompts with an extent (:class:`nnsam3d.prompts.PromptCodec`), or None: there are none.
     """
 
     points_BN3: Tensor
     labels_BN: Tensor
-    dense_BPDHW: Tensor | None = None
+    dense_BMDHW: Tensor | None = None
 
     @classmethod
     def of(cls, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> PromptTensors:
@@ -39,7 +37,8 @@ class PromptTensors(NamedTuple):
     @classmethod
     def read(cls, channels_BPDHW: Tensor, slots: int | None) -> PromptTensors:
         """From the prompt channels of a batch; see :func:`read_prompt_channel` for ``slots``."""
-        return cls(*read_prompt_channel(channels_BPDHW[:, 0], slots))
+        dense_BMDHW = channels_BPDHW[:, 1:] if channels_BPDHW.shape[1] > 1 else None
+        return cls(*read_prompt_channel(channels_BPDHW[:, 0], slots), dense_BMDHW)
 
     @property
     def slots(self) -> int:
@@ -47,13 +46,27 @@ class PromptTensors(NamedTuple):
         return self.labels_BN.shape[1]
 
     def empty(self) -> PromptTensors:
-        """The same number of slots, all empty."""
-        return self._replace(labels_BN=torch.full_like(self.labels_BN, -1))
+        """The same number of slots, all empty, and empty maps."""
+        dense_BMDHW = None if self.dense_BMDHW is None else torch.zeros_like(self.dense_BMDHW)
+        return PromptTensors(self.points_BN3, torch.full_like(self.labels_BN, -1), dense_BMDHW)
 
     def with_room(self, slots: int) -> PromptTensors:
         """The same prompts with ``slots`` additional empty slots."""
         labels_BN = F.pad(self.labels_BN, (0, slots), value=-1)
         return self._replace(points_BN3=F.pad(self.points_BN3, (0, 0, 0, slots)), labels_BN=labels_BN)
+
+    def started(self, chosen_B: Tensor, mask_BLDHW: Tensor) -> PromptTensors:
+        """A copy in which the chosen items have no prompts except a mask to start from.
+
+        Args:
+            mask_BLDHW: for every foreground label 1 inside and -1 outside; the last maps.
+        """
+        assert self.dense_BMDHW is not None
+        other = self.dense_BMDHW.shape[1] - mask_BLDHW.shape[1]
+        only_mask_BMDHW = F.pad(mask_BLDHW, (0, 0, 0, 0, 0, 0, other, 0)).to(self.dense_BMDHW.dtype)
+        dense_BMDHW = torch.where(chosen_B[:, None, None, None, None], only_mask_BMDHW, self.dense_BMDHW)
+        labels_BN = torch.where(chosen_B[:, None], -1, self.labels_BN)
+        return self._replace(labels_BN=labels_BN, dense_BMDHW=dense_BMDHW)
 
     def with_click(self, slot: int, position_B3: Tensor, label_B: Tensor) -> PromptTensors:
         """A copy with a click in a slot; label -1 leaves it empty."""
@@ -90,12 +103,14 @@ def read_prompt_channel(prompt_BDHW: Tensor, max_clicks: int | None) -> tuple[Te
 
 
 def with_prompts(data_BCDHW: Tensor, prompts: PromptTensors) -> Tensor:
-    """The data (image and prompt channels) with these clicks instead of those in its prompt channels."""
-    image_BCDHW, channels_BPDHW = ENCODING.split(data_BCDHW, axis=1)
+    """The data (image and prompt channels) with these prompts instead of those in its prompt channels."""
+    maps = 0 if prompts.dense_BMDHW is None else prompts.dense_BMDHW.shape[1]
+    image_BCDHW, channels_BPDHW = data_BCDHW[:, : -1 - maps], data_BCDHW[:, -1 - maps :]
     _, height, width = data_BCDHW.shape[2:]
     d, h, w = prompts.points_BN3.round().long().unbind(-1)
     index_BN = torch.where(prompts.labels_BN >= 0, (d * height + h) * width + w, 0)
     # padding writes nothing: zero, and the largest value of a voxel holds
     value_BN = (prompts.labels_BN + 1).clamp(min=0).to(data_BCDHW.dtype)
     clicks_BV = torch.zeros_like(channels_BPDHW[:, 0]).flatten(1).scatter_reduce(1, index_BN, value_BN, "amax")
-    return torch.cat([image_BCDHW, clicks_BV.view_as(channels_BPDHW[:, :1])], 1)
+    dense = [] if prompts.dense_BMDHW is None else [prompts.dense_BMDHW.to(data_BCDHW.dtype)]
+    return torch.cat([image_BCDHW, clicks_BV.view_as(channels_BPDHW[:, :1]), *dense], 1)

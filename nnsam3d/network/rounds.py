@@ -33,6 +33,9 @@ class RollOut:
         loss: logits of an answer -> scalar.
         correct: logits (B, K, D, H, W) and the prompts so far -> one more click for every item, label -1 where there is
             nothing to correct. Called without gradients.
+        start: number of an answer, its logits and the prompts -> the prompts from which to go on; some items may go on
+            from their answer as a mask. None: all items keep their prompts.
+        first_weight: share of the first answer in the loss; 0: as every other answer.
         scale: factor for losses before their gradients are computed, equal to that of the outer gradient; avoids
             underflow in half precision.
     """
@@ -42,23 +45,33 @@ class RollOut:
     loss: Callable[[Logits], Tensor]
     correct: Callable[[Tensor, PromptTensors], Click]
     scale: Tensor | float = 1.0
+    start: Callable[[int, Tensor, PromptTensors], PromptTensors] | None = None
+    first_weight: float = 0.0
+
+    def weight(self, number: int) -> float:
+        """Of an answer in the loss; the weights of all answers add up to 1."""
+        if self.first_weight == 0 or self.rounds == 0:
+            return 1 / (self.rounds + 1)
+        return self.first_weight if number == 0 else (1 - self.first_weight) / self.rounds
 
 
 @torch.no_grad()
-def corrected(prompts: PromptTensors, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
-    """A copy of the prompts with one more click in a slot, on an error of the logits."""
-    finest = logits[0] if isinstance(logits, list) else logits
-    return prompts.with_click(slot, *roll_out.correct(finest.detach(), prompts))
+def corrected(prompts: PromptTensors, number: int, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
+    """A copy of the prompts with one more click in a slot, on an error of the logits of answer ``number``."""
+    finest = (logits[0] if isinstance(logits, list) else logits).detach()
+    if roll_out.start is not None:
+        prompts = roll_out.start(number, finest, prompts)
+    return prompts.with_click(slot, *roll_out.correct(finest, prompts))
 
 
 def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_out: RollOut) -> Iterator[Tensor]:
-    """The contribution of each round to the loss, which is the mean over all rounds."""
+    """The contribution of each round to the loss, which is a mean over all rounds."""
     prompts = first.with_room(max(roll_out.rounds, roll_out.slots))
     for number in range(roll_out.rounds + 1):
         logits = answer(prompts)
-        yield roll_out.loss(logits) / (roll_out.rounds + 1)
+        yield roll_out.loss(logits) * roll_out.weight(number)
         if number < roll_out.rounds:
-            prompts = corrected(prompts, first.slots + number, roll_out, logits)
+            prompts = corrected(prompts, number, first.slots + number, roll_out, logits)
         del logits  # frees memory before the next round
 
 

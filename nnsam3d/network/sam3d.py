@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from nnsam3d.prompts.encoding import ENCODING
-
 from .config import SAM3DConfig
 from .decoder import Decoder, Features, PaperDecoder, pad_to_tokens
 from .image_encoder import ImageEncoder
@@ -55,9 +53,10 @@ class SAM3D(nn.Module):
         With a ``roll_out``, the mean loss of its rounds instead: a complete training step in one forward pass.
         """
         channels = self.config.num_image_channels
-        meaning = f"{channels} image channel(s) and the prompt channel"
-        self._check_volume(x_BCDHW, channels + ENCODING.num_channels, meaning)
-        image_BCDHW, prompts_BPDHW = ENCODING.split(x_BCDHW, axis=1)
+        prompt_channels = self.config.prompt_channels
+        meaning = f"{channels} image channel(s) and {prompt_channels} prompt channel(s)"
+        self._check_volume(x_BCDHW, channels + prompt_channels, meaning)
+        image_BCDHW, prompts_BPDHW = x_BCDHW[:, :channels], x_BCDHW[:, channels:]
         if roll_out is not None:
             first = PromptTensors.read(prompts_BPDHW, self.config.max_clicks)
             return self.rolled_out(self.encode(image_BCDHW), first, roll_out)
@@ -127,6 +126,9 @@ class SAM3D(nn.Module):
             raise ValueError(
                 f"expected one label per click, shape {tuple(clicks.shape[:2])}, got {tuple(labels.shape)}"
             )
+        dense = prompts.dense_BMDHW
+        if dense is not None and dense.shape[:2] != (batch, self.config.extent_maps):
+            raise ValueError(f"expected {self.config.extent_maps} maps of prompts, got shape {tuple(dense.shape)}")
         # On an accelerator the check would wait for the device, in every training step; compilation and
         # `cost` run on tensors without values.
         cheap = labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -13,7 +12,7 @@ from nnsam3d.files import MACOS
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid
 from nnsam3d.geometry.headers import Header, header_of_file
 from nnsam3d.nnunet.strays import has_own_suffix, misplaced, unmatched
-from nnsam3d.prompts import ENCODING, CasePrompts, PromptError, PromptWarning, read_prompts
+from nnsam3d.prompts import CasePrompts, PromptCodec, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.files import prompts_of
 from nnsam3d.prompts.formats import Loaded, load_if_prompts
 from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder
@@ -114,14 +113,14 @@ def read_case_prompts(
     path: Path,
     grid: ImageGrid | GridOf | None,
     labels: Mapping[str, int],
-    kinds: Sequence[str] | None = None,
+    codec: PromptCodec | None = None,
     masks: bool = False,
     loaded: Loaded | PromptError | None = None,
 ) -> CasePrompts:
     """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
 
     Args:
-        kinds: the types of prompts that it supports; by default all that are encoded.
+        codec: of the model; None: it supports all kinds.
         masks: whether the caller corrects masks to start from, which are no prompts for the network.
         loaded: from :func:`open_prompt_file`; None: the file is read now.
 
@@ -145,8 +144,7 @@ def read_case_prompts(
             f"{path}: starts from a mask ({prompts.masks[0].path}), which nnUNetv2_predict cannot correct: use "
             "`nnsam3d predict`"
         )
-    usable = ENCODING.usable(prompts.without_masks, str(path), kinds)
-    return replace(usable, prompts=(*prompts.masks, *usable.prompts))
+    return prompts if codec is None else codec.usable(prompts, str(path))
 
 
 def check_all_prompts(
@@ -154,13 +152,13 @@ def check_all_prompts(
     file_ending: str,
     labels: Mapping[str, int],
     reader: str | None = None,
-    kinds: Sequence[str] | None = None,
+    codec: PromptCodec | None = None,
 ) -> str:
     """Validate the prompt files of every case in a folder of images against the images' headers.
 
     Args:
         reader: nnU-Net's name of the reader that will read the images.
-        kinds: see :func:`read_case_prompts`.
+        codec: see :func:`read_case_prompts`.
 
     Returns a message for the log: how many were found and where, and which files match no image.
 
@@ -180,7 +178,7 @@ def check_all_prompts(
             if path is None:
                 continue
             found += 1
-            read_case_prompts(path, header_grid(image_file, reader), labels, kinds, loaded=loaded)
+            read_case_prompts(path, header_grid(image_file, reader), labels, codec, loaded=loaded)
         except UserError as error:
             problems.append(str(error))
     if problems:

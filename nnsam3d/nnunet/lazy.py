@@ -27,7 +27,7 @@ from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
-from nnsam3d.nnunet.size import Box, Triple, check_grid, nonzero_box
+from nnsam3d.nnunet.size import Slices, Triple, check_grid, nonzero_box
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored
@@ -163,7 +163,7 @@ class LazyVolume:
     def box(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.float32]:
         return _padded_box(self.shape, start, size, self._inside)
 
-    def _inside(self, box: Box) -> NDArray[np.float32]:
+    def _inside(self, box: Slices) -> NDArray[np.float32]:
         old = self._crop_CIJK.shape[1:]
         if tuple(old) == self.shape:
             return np.stack([self._normalised(c, box) for c in range(len(self._crop_CIJK))])
@@ -174,10 +174,10 @@ class LazyVolume:
             used = np.flatnonzero((np.abs(rows) > NEGLIGIBLE).any(axis=0))
             seen.append(slice(int(used[0]), int(used[-1]) + 1))
             matrices.append(rows[:, seen[-1]])
-        source: Box = (seen[0], seen[1], seen[2])
+        source: Slices = (seen[0], seen[1], seen[2])
         return np.stack([self._resampled(c, source, matrices) for c in range(len(self._crop_CIJK))])
 
-    def _resampled(self, channel: int, source: Box, matrices: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+    def _resampled(self, channel: int, source: Slices, matrices: list[NDArray[np.float64]]) -> NDArray[np.float32]:
         part = self._normalised(channel, source).astype(np.float64)
         fine = [axis for axis in range(3) if axis != self._coarse]
         for axis in fine:
@@ -195,7 +195,7 @@ class LazyVolume:
 
     # ------------------------------------------------------------------ intensities
 
-    def _normalised(self, channel: int, box: Box) -> NDArray[np.float32]:
+    def _normalised(self, channel: int, box: Slices) -> NDArray[np.float32]:
         raw = self._crop_CIJK[(channel, *box)].astype(np.float32)
         values = self._normalisations[channel](raw)
         return np.where(self._mask_IJK[box], values, raw) if self._masked[channel] else values
@@ -266,7 +266,7 @@ def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[n
 
 
 def _padded_box(
-    shape: Triple, start: Sequence[int], size: Sequence[int], inside: Callable[[Box], NDArray[np.float32]]
+    shape: Triple, start: Sequence[int], size: Sequence[int], inside: Callable[[Slices], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """The part of a box inside the image, padded with zeros."""
     low = [max(0, first) for first in start]

@@ -29,12 +29,12 @@ from torch import nn
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import FINAL, PROMPT_TYPES_KEY, num_channels
+from nnsam3d.nnunet.datasets import COMPONENTS_KEY, FINAL, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
-from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor
+from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
-from nnsam3d.prompts import CasePrompts, click_labels
+from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
 
 Triple = tuple[int, int, int]
 
@@ -106,6 +106,7 @@ class TrainedModel:
         )
         self.labels = click_labels(dataset_json)
         self.regions = click_regions(dataset_json, self.label_manager)
+        self.codec: PromptCodec = codec_of(self.configuration_manager.configuration, self.labels)
 
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
         """Hook for subclasses: raises UserError for unsupported networks."""
@@ -115,6 +116,11 @@ class TrainedModel:
         """Types of prompts that the network supports, for example ("click",); () if it only segments automatically."""
         types = self.configuration_manager.configuration.get(PROMPT_TYPES_KEY, capability(self.trainer, "prompt_types"))
         return tuple(types)
+
+    @property
+    def components(self) -> str:
+        """Which components a prediction around prompts keeps by default: "prompted", or "all" (earlier versions)."""
+        return str(self.configuration_manager.configuration.get(COMPONENTS_KEY, "all"))
 
     @property
     def checkpoint_files(self) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
-from nnsam3d.geometry import inside_grid, preprocessing_steps
+from nnsam3d.geometry import Points, inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
 from nnsam3d.nnunet.size import check_whole
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
-from nnsam3d.prompts import CasePrompts, Click, PromptError, click_labels, clicks_to_labels
+from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, PromptCodec, PromptError, click_labels, clicks_to_labels
 from nnsam3d.prompts.channel import DECIMALS
-from nnsam3d.prompts.encoding import ENCODING
+from nnsam3d.prompts.codec import CLICKS_ONLY
+from nnsam3d.prompts.kinds import KINDS, Prompt, Shape
+from nnsam3d.prompts.labels import resolve_label
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 PROPERTIES_KEY = "nnsam3d_prompts"
+IN_AIR = "outside the non-zero part of the image, to which nnU-Net crops: there is nothing to segment."
 _predictions = itertools.count()
 LONGEST_CHECK = 60.0  # seconds that a worker waits for another one to check the prompt files
 
@@ -118,10 +121,10 @@ class PromptedPreprocessor(DefaultPreprocessor):
 
     def _run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):  # type: ignore[no-untyped-def]
         labels, ending = click_labels(dataset_json), dataset_json["file_ending"]
-        kinds = configuration_manager.configuration.get(PROMPT_TYPES_KEY)
+        codec = codec_of(configuration_manager.configuration, labels)
         reader = plans_manager.image_reader_writer_class()
         folder = Path(image_files[0]).parent
-        self._check_folder(folder, partial(check_all_prompts, folder, ending, labels, type(reader).__name__, kinds))
+        self._check_folder(folder, partial(check_all_prompts, folder, ending, labels, type(reader).__name__, codec))
         case = case_name(image_files[0], ending)
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
         known = geometry_remarks(plans_manager.plans, properties["spacing"], None, image_files)
@@ -130,7 +133,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         path, loaded = open_prompt_file(image_files[0], ending, labels=labels)
         if path is not None:
             grid = partial(image_grid, properties=properties, shape_zyx=data.shape[1:])
-            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, kinds, loaded=loaded)
+            properties[PROPERTIES_KEY] = read_case_prompts(path, grid, labels, codec, loaded=loaded)
         elif self.worker_messages.first_time("automatic"):
             print(
                 f"nnsam3d: case {case} has no prompt file and is segmented automatically, without clicks "
@@ -183,83 +186,106 @@ class PromptedPreprocessor(DefaultPreprocessor):
             data, seg, properties, plans_manager, configuration_manager, dataset_json
         )
         labels = click_labels(dataset_json)
-        channels = prompt_channels(prompts, labels, shape_zyx, properties, plans_manager, data.shape[1:])
+        codec = codec_of(configuration_manager.configuration, labels)
+        placed = network_prompts(prompts, labels, shape_zyx, properties, plans_manager, data.shape[1:], codec)
+        channels = codec.write(data.shape[1:], placed)
         return np.concatenate([data, channels]), seg, properties
 
 
-def prompt_channels(
-    prompts: CasePrompts | None,
-    labels: dict[str, int],
-    shape_zyx: tuple[int, ...],
-    properties: dict[str, Any],
-    plans_manager: PlansManager,
-    shape_DHW: tuple[int, ...],
-) -> NDArray[np.float32]:
-    """:func:`network_prompts` as the channels (P, D, H, W) in which they travel with the preprocessed voxels."""
-    placed = network_prompts(prompts, labels, shape_zyx, properties, plans_manager, shape_DHW)
-    return ENCODING.write(shape_DHW, placed)
+def codec_of(configuration: Mapping[str, Any], labels: Mapping[str, int]) -> PromptCodec:
+    """The prompts that a model supports.
+
+    Args:
+        configuration: of its plans, resolved.
+        labels: :func:`nnsam3d.prompts.click_labels`.
+    """
+    return PromptCodec.of(configuration.get(PROMPT_TYPES_KEY, CLICKS_ONLY), labels, configuration["spacing"])
 
 
 def network_prompts(
     prompts: CasePrompts | None,
-    labels: dict[str, int],
+    labels: Mapping[str, int],
     shape_zyx: tuple[int, ...],
     properties: dict[str, Any],
     plans_manager: PlansManager,
     shape_DHW: tuple[int, ...],
+    codec: PromptCodec,
 ) -> VoxelPrompts:
-    """Map the prompts of an image to voxels of the preprocessed image.
+    """Map the prompts of an image to voxels of the preprocessed image, with the clicks by which shapes act.
 
     Args:
         labels: :func:`nnsam3d.prompts.click_labels`.
         shape_zyx: of the image as read.
         properties: after nnU-Net's preprocessing.
         shape_DHW: of the preprocessed image.
+        codec: of the model.
 
     Raises:
-        PromptError: a click outside the image or with an unknown label, or only prompts of unsupported types.
+        PromptError: a prompt outside the image or with an unknown label, or only prompts of unsupported kinds.
     """
     if prompts is None or not prompts.prompts:
         return VoxelPrompts.of()
-    prompts = ENCODING.usable(prompts, f"case {prompts.case}")
-    clicked = clicked_voxels(prompts, labels, shape_zyx, properties)
+    prompts = codec.usable(prompts, f"case {prompts.case}")
+    placed = image_prompts(prompts, labels, shape_zyx, properties)
     steps = preprocessing_steps(properties, plans_manager.transpose_forward, shape_DHW)
-    kept_N = inside_grid(steps.apply(clicked.voxels_N3), shape_DHW)
-    for number, click in enumerate(prompts.clicks, start=1):
-        if not kept_N[number - 1] and clicked.labels_N[number - 1] != 0:
-            raise PromptError(
-                f"{_where(prompts, number, click)} is outside the non-zero part of the image, to which nnU-Net crops: "
-                "there is nothing to segment."
-            )
-    counting = clicked.last_of_each_voxel()
+    kept_N = inside_grid(steps.apply(placed.voxels_N3), shape_DHW)
+    for number, click in enumerate(prompts.clicks):
+        if not kept_N[number] and placed.labels_N[number] != 0:
+            raise PromptError(f"{_where(prompts, click)} is {IN_AIR}")
+    shapes = [shape._replace(points_N3=steps.apply(shape.points_N3)) for shape in placed.shapes]
+    for shape, prompt in zip(shapes, _with_extent(prompts), strict=True):
+        if shape.label and not _reaches(shape, shape_DHW):
+            raise PromptError(f"{_where(prompts, prompt)} is {IN_AIR}")
+    counting = placed.last_of_each_voxel()
     # the others are background clicks in air: the nearest remaining voxel is background as well
     positions_N3 = np.clip(steps.apply(counting.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
-    return VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
+    clicks = VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
+    return codec.with_clicks_of_shapes(clicks + VoxelPrompts.of((), shapes), shape_DHW)
 
 
-def clicked_voxels(
-    prompts: CasePrompts, labels: dict[str, int], shape_zyx: tuple[int, ...], properties: dict[str, Any]
+def image_prompts(
+    prompts: CasePrompts, labels: Mapping[str, int], shape_zyx: Sequence[int], properties: dict[str, Any]
 ) -> VoxelPrompts:
-    """The voxel (z, y, x) of each click in the image as read, in the order of the file.
+    """The prompts on the image as read, in the order of the file: the voxel (z, y, x) of each click, and all shapes.
 
     Everything else is derived from these voxels, so that the same clicks, exact or rounded, in mm or voxels, give the
     same mask. Of several clicks in one voxel, the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
 
     Raises:
-        PromptError: a click outside the image, or with an unknown label.
+        PromptError: a prompt outside the image, or with an unknown label; a lasso that lies on no slice.
     """
     labels_N = clicks_to_labels(prompts, labels)
-    grid = image_grid(prompts.space, properties, shape_zyx)
-    for number, (click, inside) in enumerate(zip(prompts.clicks, prompts.points.inside(grid), strict=True), start=1):
+    grid = image_grid(prompts.space, properties, tuple(shape_zyx))
+    for click, inside in zip(prompts.clicks, prompts.points.inside(grid), strict=True):
         if not inside:
-            raise PromptError(
-                f"{_where(prompts, number, click)} is outside the image of size (x, y, z) {grid.size_xyz}."
-            )
+            raise PromptError(f"{_where(prompts, click)} is outside the image of size (x, y, z) {grid.size_xyz}.")
     # halfway between two voxels, rounding errors must not decide
     positions_N3 = np.round(prompts.points.to("array", grid).values_N3, DECIMALS)
-    voxels_N3 = np.floor(positions_N3 + 0.5).astype(np.int64)
-    return VoxelPrompts(np.clip(voxels_N3, 0, np.asarray(shape_zyx) - 1), labels_N)
+    voxels_N3 = np.clip(np.floor(positions_N3 + 0.5).astype(np.int64), 0, np.asarray(shape_zyx) - 1)
+    shapes = []
+    for prompt in _with_extent(prompts):
+        label = resolve_label(prompt.label, labels, _where(prompts, prompt))
+        points = Points(prompt.points(prompts.space), prompts.space).to("array", grid)
+        try:
+            shape = prompt.shape(np.round(points.values_N3, DECIMALS), label)
+        except PromptError as error:
+            raise PromptError(f"{_where(prompts, prompt)}: {error}") from None
+        if not _reaches(shape, shape_zyx):
+            raise PromptError(f"{_where(prompts, prompt)} is outside the image of size (x, y, z) {grid.size_xyz}.")
+        shapes.append(shape)
+    return VoxelPrompts(voxels_N3, labels_N, tuple(shapes))
 
 
-def _where(prompts: CasePrompts, number: int, click: Click) -> str:
-    return f"case {prompts.case}, click {number} at {click.position} ({prompts.space})"
+def _with_extent(prompts: CasePrompts) -> list[Prompt]:
+    return [prompt for prompt in prompts.prompts if not isinstance(prompt, (Click, MaskPrompt))]
+
+
+def _reaches(shape: Shape, size: Sequence[int]) -> bool:
+    """Whether a shape reaches into an array of this size."""
+    low, high = KINDS[shape.kind].bounds(shape.points_N3)
+    return bool((high >= -0.5).all() and (low <= np.asarray(size) - 0.5).all())
+
+
+def _where(prompts: CasePrompts, prompt: Prompt) -> str:
+    number = 1 + [one for one in prompts.prompts if one.kind == prompt.kind].index(prompt)
+    return f"case {prompts.case}, {prompt.kind} {number} {prompt.describe()} ({prompts.space})"

@@ -21,7 +21,7 @@ from nnsam3d.geometry.plausible import checked_spacing
 LONGEST_AXIS = 2**16  # voxels on the model's grid, if the image has not as many itself
 MOST_VOXELS = 2**34  # on the model's grid: a cube of 2580
 Triple: TypeAlias = tuple[int, int, int]
-Box: TypeAlias = tuple[slice, slice, slice]
+Slices: TypeAlias = tuple[slice, slice, slice]
 
 
 def shape_on_grid(
@@ -137,7 +137,7 @@ def _gigabytes(count: float) -> str:
     return f"{count / 1e9:,.1f} GB"
 
 
-def nonzero_box(data_CDHW: NDArray[Any]) -> Box:
+def nonzero_box(data_CDHW: NDArray[Any]) -> Slices:
     """The box to which nnU-Net crops: the non-zero voxels of any channel, or the whole image if all are zero.
 
     nnU-Net fills holes first, which does not change a box.

@@ -15,6 +15,7 @@ from nnsam3d.network import SAM3DConfig, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.planning.facts import DatasetFacts, Triple
 from nnsam3d.planning.memory import estimate_gb
+from nnsam3d.prompts import PromptCodec
 from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.plans import token_aspect, token_stride, window_edge
 
@@ -125,6 +126,7 @@ def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DCon
         max_clicks=max_clicks(facts),
         checkpointing=checkpointing,
         fine_click_maps=TrainingOptions().fine_click_maps,
+        extent_maps=len(PromptCodec(TrainingOptions().kinds, facts.click_labels).maps),
         token_aspect=token_aspect(stride, facts.spacing_DHW),
     )
 

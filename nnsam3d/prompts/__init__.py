@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
-from nnsam3d.prompts.encoding import ENCODING, PromptEncoding
+from nnsam3d.prompts.codec import PromptCodec
 from nnsam3d.prompts.files import clicks_to_index, clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.refine import next_click
@@ -13,25 +13,30 @@ from nnsam3d.prompts.types import (
     Box,
     CasePrompts,
     Click,
+    Lasso,
+    Line,
     MaskPrompt,
     Prompt,
     PromptError,
     PromptWarning,
+    Scribble,
     VoxelClick,
 )
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 __all__ = [
-    "ENCODING",
     "Box",
     "CasePrompts",
     "Click",
+    "Lasso",
+    "Line",
     "MaskPrompt",
     "Prompt",
-    "PromptEncoding",
+    "PromptCodec",
     "PromptError",
     "PromptSimulator",
     "PromptWarning",
+    "Scribble",
     "VoxelClick",
     "VoxelPrompts",
     "case_rng",

@@ -119,7 +119,9 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
         raise UserError(
             f"case {prompts.case}: --scaled applies to positions in voxels; these are in space {prompts.space}"
         )
-    return replace(prompts, prompts=tuple(prompt.at(prompt.corners() / spacing_xyz) for prompt in prompts.prompts))
+    return replace(
+        prompts, prompts=tuple(prompt.at(prompt.points("voxel") / spacing_xyz, "voxel") for prompt in prompts.prompts)
+    )
 
 
 def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:

@@ -15,24 +15,23 @@ from numpy.typing import NDArray
 
 from nnsam3d.files import write_text
 from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_file
-from nnsam3d.prompts.formats.base import MISSING, Found, FoundBox, FoundClick, FoundMask, Reading
+from nnsam3d.prompts.formats.base import MISSING, Found, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
 from nnsam3d.prompts.formats.ours import text_of
 from nnsam3d.prompts.formats.slicer import markups_text
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
     MAX_CLICKS,
-    Box,
     CasePrompts,
     Click,
-    MaskPrompt,
     Position,
     Prompt,
     PromptError,
     PromptWarning,
+    Space,
     checked_label,
-    checked_position,
     checked_space,
     short,
 )
@@ -239,14 +238,14 @@ def _checked_prompts(
     """The valid prompts; problems of the others are added to ``problems``."""
     prompts: list[Prompt] = []
     untranslated: list[str] = []
-    clicked = any(isinstance(found, FoundClick) for found in reading.found)
+    clicked = any(found.kind == "click" for found in reading.found)
     for found in reading.found:
         own: list[str] = []
         words: list[str] = []
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
-            own += _outside(prompt, reading.space, grid, found.where)
-        if own and clicked and isinstance(found, FoundBox) and found.meaning != "exact":
+            own += _outside(prompt, checked_space(reading.space), grid, found.where)
+        if own and clicked and found.kind == "box" and found.meaning != "exact":
             reading.left_out += own  # another program's box beside clicks, which are sufficient
             continue
         problems += own
@@ -271,35 +270,19 @@ def _checked_prompt(
     untranslated: list[str],
 ) -> Prompt | None:
     """The prompt, or None after adding all its problems."""
-    places = _places(found, problems)
-    label: int | str = 0
+    label: int | str | None = 0
     try:
-        if found.label is not MISSING and not (isinstance(found, FoundMask) and found.label is None):
-            label = _label_of(found, labels, translation)
+        if found.label is not MISSING:
+            label = None if found.label is None and found.kind == "mask" else _label_of(found, labels, translation)
     except PromptError as error:
         text = str(error)
         problems.append(text if text.startswith(found.where) else f"{found.where}: {text}")
         if found.meaning != "exact" and (found.label is None or isinstance(found.label, (str, int, float))):
             untranslated.append(str("" if found.label is None else found.label)[:80])
-    if isinstance(found, FoundMask):
-        if not isinstance(found.path, str) or not found.path:
-            problems.append(f"{found.where}: a mask needs the path of an image file, got {short(found.path)}")
-            return None
-        return MaskPrompt(found.path, None if found.label is None else label)
-    if places is None:
-        return None
-    return Click(places[0], label) if isinstance(found, FoundClick) else Box(places[0], places[1], label)
-
-
-def _places(found: Found, problems: list[str]) -> list[Position] | None:
-    """The positions, or None after adding their problems."""
-    if isinstance(found, FoundMask):
-        return []
-    given = [found.position] if isinstance(found, FoundClick) else [found.low, found.high]
-    if any(place is MISSING for place in given):
+    if any(value is MISSING for value in found.values.values()):
         return None
     try:
-        return [checked_position(place) for place in given]
+        return KINDS[found.kind].parse({**found.values, "label": label})
     except PromptError as error:
         problems.append(f"{found.where}: {error}")
         return None
@@ -314,13 +297,19 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
     return label
 
 
-def _outside(prompt: Prompt, space: str, grid: ImageGrid, where: str) -> list[str]:
-    """One line for every position outside the image."""
-    if isinstance(prompt, Box):
-        places = {"corner": prompt.low, "opposite corner": prompt.high}
-    else:
-        places = {"position": prompt.position} if isinstance(prompt, Click) else {}
-    return [text for name, place in places.items() for text in _place_outside(name, place, space, grid, where)]
+def _outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
+    """A line if nothing of the prompt lies in the image."""
+    if isinstance(prompt, Click):
+        return list(_place_outside("position", prompt.position, space, grid, where))
+    corners = prompt.corners_in(space)
+    if not len(corners):
+        return []
+    index_N3, size = grid.to_index(corners, space), np.array(grid.size_xyz or ())
+    if not size.size or ((index_N3.max(axis=0) >= -0.5) & (index_N3.min(axis=0) < size - 0.5)).all():
+        return []
+    x, y, z = np.clip(index_N3.mean(axis=0), index_N3.min(axis=0), index_N3.max(axis=0)).tolist()
+    middle = (x, y, z) if space == "voxel" else tuple(grid.index_to_world([(x, y, z)], space)[0].tolist())
+    return list(_place_outside("middle", middle, space, grid, where)) or [f"{where}: is outside the image"]
 
 
 def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, where: str) -> Iterator[str]:

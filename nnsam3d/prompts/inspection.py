@@ -14,7 +14,7 @@ from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpac
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.formats import SUFFIXES, same_name
 from nnsam3d.prompts.labels import whole_labels
-from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt
+from nnsam3d.prompts.types import CasePrompts, Click
 from nnsam3d.tables import columns, counted
 
 _SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
@@ -90,12 +90,10 @@ def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
 
 
 def _print_others(prompts: CasePrompts) -> None:
-    """Print boxes and masks in the file's space."""
+    """Print prompts of other kinds than clicks in the file's space."""
     for prompt in prompts.prompts:
-        if isinstance(prompt, Box):
-            print(f"  box {prompt.label}: {_numbers(prompt.low)} to {_numbers(prompt.high)}")
-        elif isinstance(prompt, MaskPrompt):
-            print(f"  mask {prompt.path}, label {'all' if prompt.label is None else prompt.label}")
+        if not isinstance(prompt, Click):
+            print(f"  {prompt.kind}, {'all labels' if prompt.label is None else prompt.label}: {prompt.describe()}")
 
 
 def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:

@@ -15,15 +15,22 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from nnsam3d.prompts.centres import as_voxel
+from nnsam3d.prompts.components import Components
+from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.negatives import Negatives
 from nnsam3d.prompts.refine import next_click
 from nnsam3d.prompts.simulate import STRATEGIES, as_volume, check_strategy, present_labels, round_robin
 from nnsam3d.prompts.types import VoxelClick
+from nnsam3d.prompts.voxels import VoxelPrompts
+
+EXTENT_WEIGHTS = {"scribble": 0.1, "box": 0.325, "line": 0.1, "lasso": 0.125}
+"""How often training draws each kind, relative to the others."""
+COMPONENT_SHARE = 0.5  # of extents that are drawn around one component; others around all of the label
 
 
 @dataclass(frozen=True)
 class PromptSimulator:
-    """Draws clicks from a ground truth (D, H, W).
+    """Draws prompts from a ground truth (D, H, W).
 
     Attributes:
         labels: foreground values that may be clicked; 0 and the ignore label are skipped.
@@ -33,6 +40,8 @@ class PromptSimulator:
         max_clicks: maximum per training sample.
         zero_share: share of training samples without clicks.
         negative_share: share of background clicks in a training sample.
+        kinds: of prompts in training samples, see :data:`nnsam3d.prompts.kinds.KINDS`.
+        extent_share: share of training samples that begin with a prompt of another kind than clicks.
 
     Raises:
         ValueError: max_clicks negative, a share outside 0..1, or an unknown strategy.
@@ -54,12 +63,14 @@ class PromptSimulator:
     max_clicks: int = 8
     zero_share: float = 0.2
     negative_share: float = 0.25
+    kinds: tuple[str, ...] = ("click",)
+    extent_share: float = 0.0
     negatives: Negatives = field(init=False)
 
     def __post_init__(self) -> None:
         if self.max_clicks < 0:
             raise ValueError(f"max_clicks must not be negative, got {self.max_clicks}")
-        for name in ("zero_share", "negative_share"):
+        for name in ("zero_share", "negative_share", "extent_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         check_strategy(self.strategy, STRATEGIES[:2])
@@ -99,6 +110,43 @@ class PromptSimulator:
             drawn = round_robin(present, volume.shape, rng, self.strategy, self.spacing)
             clicks += itertools.islice(drawn, positives)
         return [clicks[i] for i in rng.permutation(len(clicks))]
+
+    def sample_prompts(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> VoxelPrompts:
+        """The prompts of a training sample: with probability ``extent_share`` a single one with an extent, drawn around
+        a label that occurs, or else clicks (:meth:`sample`).
+
+        Args:
+            segmentation, image: see :meth:`sample`.
+        """
+        volume = as_volume(segmentation)
+        kinds = [kind for kind in EXTENT_WEIGHTS if kind in self.kinds]
+        if kinds and rng.random() < self.extent_share:
+            shape = self.extent(volume, rng, kinds)
+            if shape is not None:
+                return VoxelPrompts.of((), [shape])
+        return VoxelPrompts.of(self.sample(volume, rng, image))
+
+    def extent(self, segmentation: ArrayLike, rng: Generator, kinds: Sequence[str]) -> Shape | None:
+        """One prompt of one of these kinds around a label, or one of its components; None where there is no label, or
+        where nothing can be drawn.
+
+        Larger components are chosen more often.
+        """
+        volume = as_volume(segmentation)
+        present = present_labels(volume, self.labels, self.ignore_label)
+        if not present:
+            return None
+        label = list(present)[int(rng.integers(len(present)))]
+        target = volume == label
+        if rng.random() < COMPONENT_SHARE:
+            found = Components(target)
+            one = found[int(rng.choice(len(found), p=found.volumes / found.volumes.sum()))]
+            target = np.zeros_like(target)
+            target[one.place] = one.box
+        weights = np.array([EXTENT_WEIGHTS[kind] for kind in kinds])
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        shape = KINDS[kind].simulate(target, rng, self.spacing)
+        return None if shape is None else shape._replace(label=label)
 
     def fixed(self, segmentation: ArrayLike, n: int, rng: Generator) -> list[VoxelClick]:
         """Exactly n positive clicks, alternating between the ``labels`` that occur; none if there are no such labels.

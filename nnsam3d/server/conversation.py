@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.inference.history import Snapshot as SessionSnapshot
-from nnsam3d.inference.image import Box
+from nnsam3d.inference.image import Slices
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts.components import volume_and_count
@@ -31,7 +31,7 @@ class Snapshot:
     version: str
     keeps: Any
     buffer: NDArray[np.uint8] | None
-    touched: Box | None
+    touched: Slices | None
 
 
 class Conversation:
@@ -64,7 +64,7 @@ class Conversation:
         self.version = ""
         self._buffer: NDArray[np.uint8] | None = None
         self._synchronised = False
-        self._touched: Box | None = None
+        self._touched: Slices | None = None
 
     def _progress(self, what: str, number: int) -> None:
         self.doing = what, number
@@ -195,7 +195,7 @@ class Conversation:
         """The label map (z, y, x)."""
         return self.session.segmentation
 
-    def change(self) -> tuple[Box, NDArray[Any]] | None:
+    def change(self) -> tuple[Slices, NDArray[Any]] | None:
         """The part of the label map that the last step changed: a box and its contents; None if nothing changed."""
         segmentation, box = self.segmentation(), self.session.changed_box
         if box is None:
@@ -215,7 +215,7 @@ class Conversation:
                 found[name] = volume_and_count(mask, self.session.spacing)
         return found
 
-    def mask(self, label: int, box: Box | None = None) -> NDArray[np.uint8]:
+    def mask(self, label: int, box: Slices | None = None) -> NDArray[np.uint8]:
         """1 inside a label (a region: any of its values), for a box or the whole image."""
         part = self.segmentation() if box is None else self.segmentation()[box]
         return np.isin(part, self.values(label)).astype(np.uint8)
@@ -233,7 +233,7 @@ class Conversation:
         """Call this when the viewer has replaced its mask."""
         self._buffer, self._synchronised = mask.copy(), False
 
-    def repaint(self, label: int) -> tuple[Box, NDArray[np.uint8]] | None:
+    def repaint(self, label: int) -> tuple[Slices, NDArray[np.uint8]] | None:
         """The update of the viewer's mask of a label: a box and the mask in it; None if nothing changed."""
         segmentation = self.segmentation()
         box = self.session.changed_box
@@ -255,6 +255,6 @@ class Conversation:
         return (z, y, x), np.ascontiguousarray(part[inner])
 
 
-def _hull(one: Box, other: Box) -> Box:
+def _hull(one: Slices, other: Slices) -> Slices:
     z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
     return z, y, x

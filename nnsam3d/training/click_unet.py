@@ -20,15 +20,15 @@ from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, bal
 from nnsam3d.network.prompts import PromptTensors, with_prompts
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
-from nnsam3d.prompts import click_labels
-from nnsam3d.prompts.encoding import ENCODING
+from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.options import PLANS_KEY, environment_overrides, resolve_options
 from nnsam3d.training.plans import refuse_unsupported
-from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, truth_labels
+from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, starting, truth_labels
 
 CLICK_OPTIONS = ("max_clicks", "zero_click_share", "negative_click_share", "click_strategy")
+EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share")
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
 
@@ -43,7 +43,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         UserError: an unsupported configuration or dataset (2D, cascade, re-orienting reader, no foreground).
     """
 
-    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", *CLICK_OPTIONS)
+    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", *CLICK_OPTIONS, *EXTENT_OPTIONS)
 
     def __init__(
         self,
@@ -56,12 +56,14 @@ class nnUNetClickTrainer(ClickedTrainer):
         resolved = refuse_unsupported(plans, configuration, dataset_json, type(self).__name__)
         options = resolve_options(resolved, configuration).resolved(device.type)
         plans = deepcopy(plans)
+        codec = PromptCodec.of(options.kinds, click_labels(dataset_json), resolved["spacing"])
         plans["configurations"][configuration] |= {
             CLICK_CHANNELS_KEY: {
-                "labels": max(click_labels(dataset_json).values()) + 1,
+                "labels": codec.labels,
                 "radius": list(ball_radius(resolved["spacing"])),
+                "maps": len(codec.maps),
             },
-            PROMPT_TYPES_KEY: list(ENCODING.kinds),
+            PROMPT_TYPES_KEY: list(codec.kinds),
         }
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options)
@@ -84,7 +86,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         network = nnUNetTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
-            num_input_channels + channels.labels,
+            num_input_channels + channels.labels + channels.maps,
             num_output_channels,
             enable_deep_supervision,
         )
@@ -108,11 +110,16 @@ class nnUNetClickTrainer(ClickedTrainer):
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:
         """The batch with ``rounds`` additional clicks, each on the errors of the previous answer."""
         answer, simulation = self.answers(data_BCDHW), self._click_simulation()
-        first = PromptTensors.read(ENCODING.split(data_BCDHW, axis=1)[1], self.options.max_clicks)
+        channels_BPDHW = simulation.codec.split(data_BCDHW, axis=1)[1]
+        first = PromptTensors.read(channels_BPDHW, self.options.max_clicks)
         prompts = first.with_room(rounds)
+        start = starting(self.options, self.current_epoch, self._iteration, rounds, self.label_manager, simulation)
         for slot in range(first.slots, prompts.slots):
             with self.half_precision():
-                predicted_BDHW = predicted_labels(answer(prompts), self.label_manager)
+                logits = answer(prompts)
+            predicted_BDHW = predicted_labels(logits, self.label_manager)
+            if start is not None:
+                prompts = start(slot - first.slots, logits, prompts)
             prompts = prompts.with_click(slot, *next_clicks(truth_BDHW, predicted_BDHW, prompts, simulation))
         return with_prompts(data_BCDHW, prompts)
 

@@ -16,7 +16,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.prompts import click_labels
-from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
@@ -28,7 +27,7 @@ OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net 
 class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer with the prompt channels in its data; ``options`` define how clicks are simulated."""
 
-    prompt_types = ("click",)
+    prompt_types: tuple[str, ...] = ("click",)
 
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
@@ -56,11 +55,10 @@ class ClickedTrainer(TimedTrainer):
         target = [one.to(self.device) for one in target] if isinstance(target, list) else target.to(self.device)
         finest = target[0] if isinstance(target, list) else target
         with self.half_precision():
-            channels_BPDHW = ENCODING.split(data_BCDHW, axis=1)[1]
+            simulation = self._click_simulation()
+            channels_BPDHW = simulation.codec.split(data_BCDHW, axis=1)[1]
             first = PromptTensors.read(channels_BPDHW, max(1, self.options.validation_clicks))
-            found, kept = click_through(
-                self.answers(data_BCDHW), first, finest, self.label_manager, self._click_simulation()
-            )
+            found, kept = click_through(self.answers(data_BCDHW), first, finest, self.label_manager, simulation)
             loss = self._loss_of_finest(found[1], target)
         counts = [hard_counts(logits, finest, self.label_manager) for logits in found]
         tp, fp, fn = counts[1]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from nnsam3d.geometry import preprocessing_steps
 from nnsam3d.prompts import (
-    ENCODING,
     CasePrompts,
+    PromptCodec,
     PromptSimulator,
     VoxelClick,
     VoxelPrompts,
@@ -37,14 +37,18 @@ class ClickSimulation:
     """The click options for one dataset.
 
     Attributes:
-        simulator: draws clicks from a segmentation.
+        simulator: draws prompts from a segmentation.
+        codec: of the model.
         validation_clicks: number of clicks per case or patch in validation.
         max_rounds: maximum number of corrections in a training step.
+        corrupted_share: see :class:`TrainingOptions`.
     """
 
     simulator: PromptSimulator
+    codec: PromptCodec
     validation_clicks: int
     max_rounds: int
+    corrupted_share: float = 0.0
 
     @classmethod
     def of(
@@ -67,8 +71,12 @@ class ClickSimulation:
             max_clicks=options.max_clicks,
             zero_share=options.zero_click_share,
             negative_share=options.negative_click_share,
+            kinds=options.kinds,
+            extent_share=options.extent_share,
         )
-        return cls(simulator, options.validation_clicks, options.rounds_range[1])
+        codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
+        corrupted = options.corrupted_share
+        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], corrupted)
 
     def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
         """``validation_clicks`` clicks on the labels present."""
@@ -76,10 +84,11 @@ class ClickSimulation:
 
 
 class AppendClicks(BasicTransform):
-    """Append prompt channels, with clicks drawn from the segmentation of the same patch, to the image.
+    """Append prompt channels, with prompts drawn from the segmentation of the same patch, to the image.
 
-    A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch therefore
-    has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
+    In some of the patches with a prompt of an extent, the image is of little help, so that a network learns to heed the
+    prompt. A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch
+    therefore has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
     """
 
     def __init__(self, simulation: ClickSimulation, training: bool, rng: np.random.Generator | None = None) -> None:
@@ -90,13 +99,19 @@ class AppendClicks(BasicTransform):
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
+        simulation, corrupted = self.simulation, None
         if self.training:
-            clicks = self.simulation.simulator.sample(segmentation, rng, data_dict["image"].numpy())
+            prompts = simulation.simulator.sample_prompts(segmentation, rng, data_dict["image"].numpy())
+            if prompts.shapes and rng.random() < simulation.corrupted_share:
+                corrupted = corrupt(data_dict["image"], rng)
         else:
-            clicks = self.simulation.for_validation(segmentation, rng)
-        return {"channels": ENCODING.write(segmentation.shape, VoxelPrompts.of(clicks))}
+            prompts = VoxelPrompts.of(simulation.for_validation(segmentation, rng))
+        prompts = simulation.codec.with_clicks_of_shapes(prompts, segmentation.shape)
+        return {"channels": simulation.codec.write(segmentation.shape, prompts), "image": corrupted}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        if params["image"] is not None:
+            data_dict["image"] = params["image"]
         channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
         data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict
@@ -105,6 +120,17 @@ class AppendClicks(BasicTransform):
         if self._rng is not None:
             return self._rng
         return np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
+
+
+def corrupt(image_CDHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """The image flattened, inverted or noisy, with equal probability."""
+    how = int(rng.integers(3))
+    if how == 0:
+        return image_CDHW * float(rng.uniform(0, 0.3))
+    if how == 1:
+        return -image_CDHW
+    noise = torch.from_numpy(rng.standard_normal(tuple(image_CDHW.shape), dtype=np.float32))
+    return image_CDHW + noise.to(image_CDHW.dtype) * image_CDHW.std() * float(rng.uniform(0.5, 2))
 
 
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:
@@ -143,7 +169,7 @@ def with_simulated_clicks(
             clicks = simulation.for_validation(np.asarray(seg[0]), case_rng(identifier))
             shape = tuple(seg.shape[1:])
             record(identifier, clicks, properties, shape)
-            channels = ENCODING.write(shape, VoxelPrompts.of(clicks))
+            channels = simulation.codec.write(shape, VoxelPrompts.of(clicks))
             return np.concatenate([data[:], channels]), seg, seg_prev, properties
 
     return ClickedDataset

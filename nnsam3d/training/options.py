@@ -21,6 +21,7 @@ ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
 MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
+PROMPT_KINDS = ("click", "scribble", "box", "line", "lasso", "mask")
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
 
@@ -42,6 +43,8 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "prompt_learning_rate_factor": 1.0,
     "fine_click_maps": 0,
     "cpu_bfloat16": 0,
+    "prompt_kinds": "click",
+    "first_answer_weight": 0.0,
 }
 RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
 
@@ -67,7 +70,15 @@ class TrainingOptions:
     gradient_clip: float = 1.0  # L2 norm, separately for image encoder, prompt encoder and mask decoder
     oversample_foreground: float = 0.5  # share of patches that must contain foreground
     max_clicks: int = 8  # clicks simulated per training patch: 0, or n of 1..max_clicks with weight 1/n
-    zero_click_share: float = 0.5  # share of training patches whose first answer has no clicks (automatic)
+    zero_click_share: float = 0.5  # share of the patches below whose first answer has no clicks (automatic)
+    # Kinds of prompts that the network is trained with, "click" among them; models of earlier versions: click.
+    prompt_kinds: str = ",".join(PROMPT_KINDS)
+    extent_share: float = (
+        0.5  # share of training patches that begin with a box, line, lasso or scribble; others: clicks
+    )
+    corrupted_share: float = 0.3  # of these: image flattened, inverted or noisy, so that the prompt must be heeded
+    start_share: float = 0.25  # share of training patches that go on from an answer of the network as a mask
+    first_answer_weight: float = 0.4  # share of the first answer in the loss; 0 = as every other answer
     # Corrections per iteration, each a click on the network's largest error: a number, or a range to draw from ("1-6").
     rounds: str = "1-6"
     prompt_learning_rate_factor: float = 10.0  # for the zero-initialised parameters through which clicks act
@@ -85,7 +96,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "max_clicks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("zero_click_share", "negative_click_share", "oversample_foreground"):
+        for name in ("zero_click_share", "negative_click_share", "oversample_foreground", "extent_share"):
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("gradient_clip", "prompt_learning_rate_factor"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
@@ -95,6 +106,15 @@ class TrainingOptions:
             *("num_iterations_per_epoch", "num_val_iterations_per_epoch"),
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
+        for name in ("corrupted_share", "start_share", "first_answer_weight"):
+            _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
+        kinds = self.prompt_kinds.split(",")
+        _require(
+            "click" in kinds and set(kinds) <= set(PROMPT_KINDS),
+            "prompt_kinds",
+            self.prompt_kinds,
+            f'"click", with or without others of {", ".join(PROMPT_KINDS[1:])}, separated by commas',
+        )
         _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
         for name in ("final_validation", "cpu_bfloat16"):
@@ -107,6 +127,11 @@ class TrainingOptions:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy, as stored in the plans."""
         return asdict(self)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of prompts, in the order of their channels."""
+        return tuple(kind for kind in PROMPT_KINDS if kind in self.prompt_kinds.split(","))
 
     @property
     def rounds_range(self) -> tuple[int, int]:

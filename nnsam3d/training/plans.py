@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
-from nnsam3d.prompts import ENCODING, click_labels
+from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.training.decision import Decision, read_decision
 from nnsam3d.training.options import PLANS_KEY, TrainingOptions
 
@@ -107,7 +107,7 @@ def rewrite_plans(
         "_kw_requires_import": [],
     }
     entry[PLANS_KEY] = options.as_dict()
-    entry[PROMPT_TYPES_KEY] = list(ENCODING.kinds)
+    entry[PROMPT_TYPES_KEY] = list(options.kinds)
     return plans
 
 
@@ -153,6 +153,7 @@ def network_config(
             max_clicks=options.max_clicks,
             checkpointing=options.checkpointing,
             fine_click_maps=options.fine_click_maps,
+            extent_maps=len(PromptCodec.of(options.kinds, click_labels(dataset_json), spacing_DHW).maps),
             token_aspect=token_aspect(stride, spacing_DHW) if options.fine_click_maps else (1.0, 1.0, 1.0),
         )
     except ValueError as error:

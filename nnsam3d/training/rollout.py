@@ -19,6 +19,7 @@ from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
+Start: TypeAlias = Callable[[int, Tensor, PromptTensors], PromptTensors]
 Target: TypeAlias = Tensor | list[Tensor]  # for nnU-Net's loss; a list with deep supervision, full resolution first
 
 
@@ -47,6 +48,8 @@ def make_roll_out(
     label_manager: Any,
     simulation: ClickSimulation,
     scale: Tensor | float = 1.0,
+    start: Start | None = None,
+    first_weight: float = 0.0,
 ) -> RollOut:
     """The roll-out of one batch.
 
@@ -57,6 +60,7 @@ def make_roll_out(
         label_manager: nnU-Net's.
         simulation: its labels, ignore label and spacing also apply to error clicks.
         scale: the factor of the gradient scaler.
+        start, first_weight: see :class:`RollOut`.
     """
     truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
 
@@ -66,7 +70,30 @@ def make_roll_out(
     def of_logits(logits: Logits) -> Tensor:
         return loss(logits, target)
 
-    return RollOut(rounds, simulation.max_rounds, of_logits, correct, scale)
+    return RollOut(rounds, simulation.max_rounds, of_logits, correct, scale, start, first_weight)
+
+
+def starting(
+    options: TrainingOptions, epoch: int, iteration: int, rounds: int, label_manager: Any, simulation: ClickSimulation
+) -> Start | None:
+    """See :attr:`RollOut.start`: some items forget their prompts and go on from one of their answers as a mask.
+
+    Networks' own answers are what users start from; perturbed truths teach nothing about them. The number of the
+    answer is drawn from those before the last one.
+    """
+    if rounds == 0 or options.start_share == 0 or "mask" not in options.kinds:
+        return None
+    labels = torch.arange(1, simulation.codec.labels)
+
+    def start(number: int, logits_BKDHW: Tensor, prompts: PromptTensors) -> PromptTensors:
+        rng, batch = _stream(options, epoch, iteration, 2, 2), len(logits_BKDHW)  # the same draws after every answer
+        starts_B, answers_B = rng.random(batch) < options.start_share, rng.integers(rounds, size=batch)
+        chosen_B = torch.from_numpy(starts_B & (answers_B == number)).to(logits_BKDHW.device)
+        label_map_B1DHW = predicted_labels(logits_BKDHW, label_manager)[:, None]
+        inside = label_map_B1DHW == labels.to(logits_BKDHW.device).view(1, -1, 1, 1, 1)
+        return prompts.started(chosen_B, torch.where(inside, 1.0, -1.0))
+
+    return start
 
 
 def next_clicks(

@@ -25,7 +25,6 @@ from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
-from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
@@ -38,7 +37,7 @@ from nnsam3d.training.options import (
     resolve_options,
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
-from nnsam3d.training.rollout import drawn_rounds, make_roll_out
+from nnsam3d.training.rollout import drawn_rounds, make_roll_out, starting
 from nnsam3d.training.started_from import innermost, is_frozen, will_be_loaded
 
 FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes determined by the dataset
@@ -223,7 +222,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         scaler = self.grad_scaler
         scale = 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
         rounds = drawn_rounds(self.options, self.current_epoch, self._iteration)
-        task = make_roll_out(rounds, target, self.loss, self.label_manager, self._click_simulation(), scale)
+        simulation = self._click_simulation()
+        start = starting(self.options, self.current_epoch, self._iteration, rounds, self.label_manager, simulation)
+        task = make_roll_out(
+            rounds, target, self.loss, self.label_manager, simulation, scale, start, self.options.first_answer_weight
+        )
         with self.half_precision():
             loss = self.network(data_BCDHW, task)
         if scaler is not None:
@@ -241,7 +244,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     def answers(self, data_BCDHW: torch.Tensor) -> Callable[[PromptTensors], torch.Tensor]:
         """Maps prompts to logits for a batch, which is encoded once."""
         network = self.bare_network
-        features = network.encode(ENCODING.split(data_BCDHW, axis=1)[0])
+        features = network.encode(data_BCDHW[:, : network.config.num_image_channels])
         return lambda prompts: network.decode(features, prompts)
 
 
@@ -269,7 +272,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
         there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
-        shaping = ("preset", "window", "fine_click_maps")
+        shaping = ("preset", "window", "fine_click_maps", "prompt_kinds")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
             f"{where} contains another network than this run requests ({details}). {_remedy(differing, options)} Or "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, short
@@ -20,44 +20,33 @@ MISSING = object()
 
 
 @dataclass(frozen=True)
-class FoundClick:
-    """A click as found in a file, not validated.
+class Found:
+    """A prompt as found in a file, not validated.
 
     Attributes:
         where: its place in the file, for messages, for example "click 2".
-        position: should be three numbers in the space of its Reading, order i, j, k or x, y, z.
+        kind: see :data:`nnsam3d.prompts.kinds.KINDS`.
+        values: by the kind's keys, without the label; positions should be in the space of its Reading, order i, j, k or
+            x, y, z. :data:`MISSING` where a parser has reported already that a value is missing.
         label: the file's word or number.
         meaning: see :data:`nnsam3d.prompts.labels.Meaning`; the label of another program's file may be missing ("").
     """
 
     where: str
-    position: Any
+    kind: str
+    values: Mapping[str, Any]
     label: Any
     meaning: Meaning = "word"
 
 
-@dataclass(frozen=True)
-class FoundBox:
-    """A box as found in a file, see :class:`FoundClick`; two opposite corners, which belong to it."""
-
-    where: str
-    low: Any
-    high: Any
-    label: Any
-    meaning: Meaning = "word"
+def found_click(where: str, position: Any, label: Any, meaning: Meaning = "word") -> Found:
+    """A click, see :class:`Found`."""
+    return Found(where, "click", {"position": position}, label, meaning)
 
 
-@dataclass(frozen=True)
-class FoundMask:
-    """An initial segmentation as found in a file, see :class:`FoundClick`; the label may be None."""
-
-    where: str
-    path: Any
-    label: Any
-    meaning: Meaning = "word"
-
-
-Found: TypeAlias = FoundClick | FoundBox | FoundMask
+def found_box(where: str, low: Any, high: Any, label: Any, meaning: Meaning = "word") -> Found:
+    """A box, see :class:`Found`."""
+    return Found(where, "box", {"low": low, "high": high}, label, meaning)
 
 
 @dataclass
@@ -114,7 +103,7 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return
     for number, position in enumerate(bounded(value), start=1):
-        reading.found.append(FoundClick(f"{short(name)} {number}", position, label, meaning))
+        reading.found.append(found_click(f"{short(name)} {number}", position, label, meaning))
 
 
 def bounded(entries: Iterable[T]) -> Iterator[T]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from nnsam3d.prompts.formats.base import (
     Format,
-    FoundBox,
-    FoundClick,
     Reading,
+    found_box,
+    found_click,
     json_type,
     reversed_position,
     stated_space,
@@ -137,7 +137,7 @@ def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
             faults.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
             continue
         low, high = ([box[key] for key in keys] for keys in (_BOX_KEYS[:3], _BOX_KEYS[3:]))
-        reading.found.append(FoundBox(where, low, high, names[number - 1], meaning))
+        reading.found.append(found_box(where, low, high, names[number - 1], meaning))
 
 
 def _length(value: Any) -> int:
@@ -185,9 +185,9 @@ def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: R
         position = reversed_position(next(remaining[kind]))
         found = f'{where}, click {place} ("{kind}")'
         if kind == "fg":
-            reading.found.append(FoundClick(found, position, name, meaning))
+            reading.found.append(found_click(found, position, name, meaning))
         else:
-            reading.found.append(FoundClick(found, position, negative, "word" if len(names) == 1 else "negative"))
+            reading.found.append(found_click(found, position, negative, "word" if len(names) == 1 else "negative"))
 
 
 NPZ = Format("challenge-npz", "npz", recognises, parse)

@@ -9,9 +9,9 @@ from nnsam3d.prompts.formats.base import (
     FOREGROUND,
     MISSING,
     Format,
-    FoundClick,
     Reading,
     bounded,
+    found_click,
     is_point_list,
     json_type,
     point_list,
@@ -119,7 +119,7 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
             where += f" {short(point['name'], 40)}"
         if "point" not in point:
             reading.problems.append(f'{where}: missing "point"')
-        reading.found.append(FoundClick(where, point.get("point", MISSING), point.get("name")))
+        reading.found.append(found_click(where, point.get("point", MISSING), point.get("name")))
     return reading
 
 

@@ -7,9 +7,9 @@ import csv
 from nnsam3d.prompts.formats.base import (
     FOREGROUND,
     Format,
-    FoundClick,
     Reading,
     bounded,
+    found_click,
     stated_space,
 )
 from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
@@ -56,7 +56,7 @@ def parse(text: str, stated: str | None) -> Reading:
                 continue
             position = [number_of(row[axis]) for axis in _AXES]
             label, meaning = (row.get("label", ""), _VALUE) if "label" in columns else (FOREGROUND, _FOREGROUND)
-            reading.found.append(FoundClick(f"row {number}", position, label, meaning))
+            reading.found.append(found_click(f"row {number}", position, label, meaning))
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading

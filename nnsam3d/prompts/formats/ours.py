@@ -13,6 +13,9 @@ Version 2 holds prompts of all types, in order of creation:
 {"nnsam3d_prompts": 2, "space": "voxel",
  "prompts": [{"type": "mask", "path": "before.nii.gz"},
              {"type": "box", "low": [90, 80, 40], "high": [120, 99, 45], "label": "tumour"},
+             {"type": "line", "start": [92, 88, 41], "end": [118, 90, 41], "label": "tumour"},
+             {"type": "scribble", "points": [[95, 85, 41], [100, 90, 41]], "label": "tumour"},
+             {"type": "lasso", "points": [[90, 80, 43], [120, 85, 43], [110, 99, 43]], "label": "tumour"},
              {"type": "click", "position": [102.0, 88.0, 41.0], "label": "background"}]}
 ```
 """
@@ -27,24 +30,16 @@ from nnsam3d.prompts.formats.base import (
     MISSING,
     Format,
     Found,
-    FoundBox,
-    FoundClick,
-    FoundMask,
     Reading,
     bounded,
     json_type,
 )
-from nnsam3d.prompts.types import Box, CasePrompts, MaskPrompt, Prompt, PromptError, checked_space, short
+from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.types import CasePrompts, Prompt, PromptError, checked_space, short
 
 VERSION = 2
 
 _LISTS = {1: "clicks", 2: "prompts"}  # version -> key of the prompts
-_KEYS = {
-    "click": ("position", "label"),
-    "box": ("low", "high", "label"),
-    "mask": ("path", "label"),
-}
-_OPTIONAL = {"mask": ("label",)}
 
 
 def recognises(content: dict[str, Any]) -> bool:
@@ -88,21 +83,18 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
 
 def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) -> Found | None:
     kind = "click" if version == 1 else entry.get("type")
-    if not isinstance(kind, str) or kind not in _KEYS:
-        allowed = ", ".join(f'"{name}"' for name in _KEYS)
+    if not isinstance(kind, str) or kind not in KINDS:
+        allowed = ", ".join(f'"{name}"' for name in KINDS)
         reason = "missing" if kind is None else f"unknown {short(kind)}"
         reading.problems.append(f'{where}: {reason} "type"; allowed: {allowed}')
         return None
-    keys = _KEYS[kind]
-    _check_keys(entry, (*keys, *(("type",) if version > 1 else ())), f"{where}: ", reading, _OPTIONAL.get(kind, ()))
+    keys, optional = KINDS[kind].keys, KINDS[kind].optional
+    _check_keys(entry, (*keys, *(("type",) if version > 1 else ())), f"{where}: ", reading, optional)
     if not any(key in entry for key in keys):
         return None
-    values = {key: entry.get(key, MISSING) for key in keys}
-    if kind == "click":
-        return FoundClick(where, values["position"], values["label"], "exact")
-    if kind == "box":
-        return FoundBox(where, values["low"], values["high"], values["label"], "exact")
-    return FoundMask(where, values["path"], entry.get("label"), "exact")
+    values = {key: entry.get(key, MISSING) for key in keys if key != "label" and (key in entry or key not in optional)}
+    label = entry.get("label", None if "label" in optional else MISSING)
+    return Found(where, kind, values, label, "exact")
 
 
 def text_of(prompts: CasePrompts) -> str:
@@ -114,12 +106,7 @@ def text_of(prompts: CasePrompts) -> str:
 
 
 def _entry(prompt: Prompt, version: int) -> dict[str, Any]:
-    kind = {"type": prompt.kind} if version > 1 else {}
-    if isinstance(prompt, Box):
-        return {**kind, "low": list(prompt.low), "high": list(prompt.high), "label": prompt.label}
-    if isinstance(prompt, MaskPrompt):
-        return {**kind, "path": prompt.path, **({} if prompt.label is None else {"label": prompt.label})}
-    return {**kind, "position": list(prompt.position), "label": prompt.label}
+    return {**({"type": prompt.kind} if version > 1 else {}), **prompt.entry()}
 
 
 def _check_keys(

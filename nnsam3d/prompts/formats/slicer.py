@@ -18,10 +18,10 @@ import numpy as np
 from nnsam3d.prompts.formats.base import (
     MISSING,
     Format,
-    FoundBox,
-    FoundClick,
     Reading,
     bounded,
+    found_box,
+    found_click,
     json_type,
     stated_space,
 )
@@ -119,7 +119,7 @@ def _control_points(markup: dict[str, Any], where: str, space: str, wanted: str,
         position = point.get("position", MISSING)
         if position is not MISSING and {space, wanted} == {"lps", "ras"}:
             position = _other_signs(position)
-        reading.found.append(FoundClick(place, position, label))
+        reading.found.append(found_click(place, position, label))
 
 
 def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading: Reading) -> None:
@@ -144,7 +144,7 @@ def _region(markup: dict[str, Any], where: str, space: str, wanted: str, reading
         reading.left_out.append(f"{where} (ROI) has not been placed in the image")
         return
     label = next((name for point in points if (name := point.get("label"))), None)
-    reading.found.append(FoundBox(f"{where} (ROI)", low, high, label))
+    reading.found.append(found_box(f"{where} (ROI)", low, high, label))
 
 
 def _other_signs(position: Any) -> Any:
@@ -268,7 +268,7 @@ def _fcsv_point(row: dict[str, str], where: str, reading: Reading) -> None:
     if status in _UNPLACED:
         reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
         return
-    reading.found.append(FoundClick(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
+    reading.found.append(found_click(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
 
 
 # ---------------------------------------------------------------------- the table of a point list, .csv
@@ -302,7 +302,7 @@ def parse_table(text: str, stated: str | None) -> Reading:
                 reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
             else:
                 position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
-                reading.found.append(FoundClick(where, position, row.get("label", "")))
+                reading.found.append(found_click(where, position, row.get("label", "")))
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
     return reading

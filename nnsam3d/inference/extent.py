@@ -1,0 +1,96 @@
+"""How far boxes let a segmentation reach, and which of its components somebody asked for.
+
+Axis letters: D, H, W = axes of the array: an image as read, or preprocessed, or a part of it; N voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.prompts.components import hit
+from nnsam3d.prompts.kinds import KINDS, Box, Shape
+from nnsam3d.prompts.voxels import VoxelPrompts
+
+BEYOND = 1.0  # voxels that an answer may reach beyond its box
+
+
+def prompted_voxels(prompts: VoxelPrompts, label: int, shape_DHW: Sequence[int]) -> NDArray[np.int64]:
+    """(N, 3) the voxels of which positive prompts with this label speak."""
+    voxels = [KINDS[one.kind].inside(one.points_N3, shape_DHW) for one in prompts.shapes if one.label == label]
+    return np.concatenate([prompts.of_label(label), *voxels])
+
+
+def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:
+    """The labels that stay inside boxes, and these boxes.
+
+    A box says how far its target reaches, unless a positive click, scribble, line or lasso with its label lies outside.
+    """
+    found = {}
+    for label in sorted({one.label for one in prompts.shapes if one.kind == Box.kind and one.label}):
+        boxes = tuple(one for one in prompts.shapes if one.kind == Box.kind and one.label == label)
+        others = VoxelPrompts(
+            prompts.voxels_N3, prompts.labels_N, tuple(one for one in prompts.shapes if one.kind != Box.kind)
+        )
+        voxels_N3 = prompted_voxels(others, label, shape_DHW)
+        inside_N = np.zeros(len(voxels_N3), dtype=bool)
+        for box in boxes:
+            inside_N |= Box.holds_voxels(box.points_N3, voxels_N3, BEYOND)
+        if inside_N.all():
+            found[label] = boxes
+    return found
+
+
+def allowed(boxes: Sequence[Shape], start: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
+    """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it."""
+    found = np.zeros(tuple(size), dtype=bool)
+    for box in boxes:
+        found |= Box.holds(box.points_N3 - np.asarray(start), size, BEYOND)
+    return found
+
+
+def clip_to_boxes(
+    segmentation: NDArray[Any],
+    boxes: Mapping[int, Sequence[Shape]],
+    start: Sequence[int],
+    regions: Mapping[int, frozenset[int]] | None,
+) -> None:
+    """Removes from a part of a label map (D, H, W), in place, what lies outside the boxes that limit a label.
+
+    Args:
+        boxes: :func:`limits` of the whole array.
+        start: first voxel of the part.
+    """
+    for label, own in boxes.items():
+        values = [label] if regions is None else sorted(regions[label])
+        beyond = np.isin(segmentation, values) & ~allowed(own, start, segmentation.shape)
+        segmentation[beyond] = 0
+
+
+def clear_background(segmentation: NDArray[Any], prompts: VoxelPrompts) -> None:
+    """Makes background, in place, of what boxes, lassos, lines and scribbles with the label background contain."""
+    for shape in prompts.shapes:
+        if shape.label == 0:
+            segmentation[tuple(KINDS[shape.kind].inside(shape.points_N3, segmentation.shape).T)] = 0
+
+
+def keep_prompted(
+    segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Mapping[int, frozenset[int]] | None
+) -> None:
+    """Removes from a label map (D, H, W), in place, the components (26-connected) without a positive prompt.
+
+    Args:
+        regions: with regions, components are those of all foreground, and any positive prompt keeps them.
+    """
+    labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
+    voxels = {label: prompted_voxels(prompts, label, segmentation.shape) for label in labels}
+    kept = np.zeros(segmentation.shape, dtype=bool)
+    if regions is None:
+        for label in labels:
+            kept |= hit(segmentation == label, voxels[label])
+    elif labels:
+        kept = hit(segmentation > 0, np.concatenate(list(voxels.values())))
+    segmentation[~kept] = 0

@@ -1,0 +1,282 @@
+"""What all kinds of prompts share: checked values, and the steps of a prompt's way to the network.
+
+A kind is one file. Its class holds a prompt as the user gave it: in a file's space, with a name or a number as label.
+What it says is fixed by a few points, which every change of space, resampling, crop and mirroring moves in the same
+way. On an array, a prompt is therefore a :class:`Shape`: kind, label and points.
+
+Axis letters: D, H, W = array axes; N points. T is the unit of length of the network's maps, about one token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nnsam3d.errors import UserError
+
+Space = Literal["voxel", "lps", "ras"]
+Position = tuple[float, float, float]
+Voxels = NDArray[np.int64]  # (N, 3)
+P = TypeVar("P", bound="Prompt")
+
+MAX_POINTS = 10_000
+"""The maximum of a single prompt."""
+
+
+class PromptError(UserError):
+    """An invalid prompt; the message names the file or case, the prompt and what is allowed."""
+
+
+class PromptWarning(UserWarning):
+    """A part of a prompt file that cannot be used and was skipped."""
+
+
+class Shape(NamedTuple):
+    """A prompt on an array.
+
+    Attributes:
+        kind: a key of :data:`nnsam3d.prompts.kinds.KINDS`.
+        label: a value; 0 = background.
+        points_N3: (N, 3) float64 voxels of the array, fractions allowed, integers at voxel centres; also outside it.
+    """
+
+    kind: str
+    label: int
+    points_N3: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an array on which maps are computed.
+
+    Attributes:
+        start, size: (D, H, W) voxels; the start may be negative.
+        pitch: edges of a voxel along D, H, W in T.
+    """
+
+    start: tuple[int, int, int]
+    size: tuple[int, int, int]
+    pitch: tuple[float, float, float]
+
+    def axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Positions of the voxels' centres in T, broadcastable to (D, H, W)."""
+        d, h, w = (
+            (np.arange(low, low + n, dtype=np.float64) * edge).reshape([-1 if a == axis else 1 for a in range(3)])
+            for axis, (low, n, edge) in enumerate(zip(self.start, self.size, self.pitch, strict=True))
+        )
+        return d, h, w
+
+
+class Prompt:
+    """Base of all kinds, which are frozen dataclasses.
+
+    Attributes:
+        label: name or number from dataset.json, as given by the user; 0 and "background" mean "this is not it".
+    """
+
+    kind: ClassVar[str]
+    keys: ClassVar[tuple[str, ...]]  # in a prompt file, beside "type"
+    optional: ClassVar[tuple[str, ...]] = ()
+    maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
+
+    label: Any
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def parse(cls: type[P], values: Mapping[str, Any]) -> P:
+        """From the values of a file, by key. Raises PromptError."""
+        return cls(**values)
+
+    def entry(self) -> dict[str, Any]:
+        """The inverse, JSON-ready."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """In a few words, without the label: for tables."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ spaces
+
+    def points(self, space: Space) -> NDArray[np.float64]:
+        """(N, 3) that determine the prompt, in its own space."""
+        raise NotImplementedError
+
+    def at(self: P, points_N3: NDArray[np.float64], space: Space) -> P:
+        """The same prompt with these points, in another space."""
+        raise NotImplementedError
+
+    def corners_in(self, space: Space) -> NDArray[np.float64]:
+        """(n, 3) positions in its own space between which everything lies of which it speaks."""
+        return self.points(space)
+
+    def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
+        """On the array of the image.
+
+        Args:
+            points_N3: those of :meth:`points`, mapped to the array.
+            label: its value.
+        """
+        return Shape(self.kind, label, points_N3)
+
+    # ------------------------------------------------------------------ on an array
+
+    @classmethod
+    def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
+        """(n, 3) positions that the network gets as clicks with this label; none by default.
+
+        Args:
+            pitch: edges of a voxel in T.
+        """
+        return np.zeros((0, 3))
+
+    @classmethod
+    def bounds(cls, points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The lowest and highest positions (3,) of which the prompt speaks."""
+        return points_N3.min(axis=0), points_N3.max(axis=0)
+
+    @classmethod
+    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+        """(n, 3) voxels of an array (D, H, W) of this shape of which the prompt speaks."""
+        raise NotImplementedError
+
+    @classmethod
+    def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
+        """Its maps (D, H, W) on a window, by name."""
+        return {}
+
+    @classmethod
+    def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
+        """What a user might draw around a target, with label 1; None where nothing can be drawn.
+
+        Args:
+            target: (D, H, W), not empty.
+            spacing: mm along D, H, W.
+        """
+        raise NotImplementedError
+
+
+def points_to_voxels(points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+    """The voxels of an array that contain these points, each once, in the points' order."""
+    voxels = np.floor(np.round(points_N3, 6) + 0.5).astype(np.int64)
+    voxels = voxels[((voxels >= 0) & (voxels < np.asarray(shape))).all(axis=1)]
+    _, first = np.unique(voxels, axis=0, return_index=True)
+    return voxels[np.sort(first)]
+
+
+def along(points_N3: NDArray[np.float64], step: float = 0.5) -> NDArray[np.float64]:
+    """Points of a polyline, at most ``step`` apart along every axis, with its corners."""
+    parts = [points_N3[:1]]
+    for start, end in itertools.pairwise(points_N3):
+        count = max(1, math.ceil(np.abs(end - start).max() / step))
+        parts.append(start + (end - start) * (np.arange(1, count + 1) / count)[:, None])
+    return np.concatenate(parts)
+
+
+def spread(points_N3: NDArray[np.float64], pitch: Sequence[float], count: int, apart: float) -> NDArray[np.float64]:
+    """Up to ``count`` of the points: the one nearest to their mean, then always the one farthest from those chosen.
+
+    Args:
+        pitch: edges of a voxel in T.
+        apart: smallest distance between them in T.
+    """
+    scaled = points_N3 * np.asarray(pitch)
+    chosen = [int(np.linalg.norm(scaled - scaled.mean(axis=0), axis=1).argmin())]
+    distance = np.linalg.norm(scaled - scaled[chosen[0]], axis=1)
+    while len(chosen) < count and distance.max() >= apart:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], axis=1))
+    return points_N3[chosen]
+
+
+# ---------------------------------------------------------------------- checked values
+
+
+def checked_position(position: object) -> Position:
+    """Three finite floats, from a sequence, an array or a tensor.
+
+    Raises:
+        PromptError: anything else: booleans, strings, and sets and mappings, which have no order.
+    """
+    values = _three_finite(position)
+    if values is None:  # the text is made only now: thousands of positions are right
+        raise PromptError(f"position must be three finite numbers, got {short(position)}")
+    return values
+
+
+def checked_positions(positions: object, least: int, name: str = "points") -> tuple[Position, ...]:
+    """At least ``least`` positions, from a list, an array or a tensor.
+
+    Raises:
+        PromptError: see :func:`checked_position`; fewer, or more than :data:`MAX_POINTS`.
+    """
+    listed = as_python(positions)
+    if not isinstance(listed, (list, tuple)):
+        raise PromptError(f"{name} must be a list of positions, got {short(positions)}")
+    if not least <= len(listed) <= MAX_POINTS:
+        raise PromptError(f"{name} must be {least} to {MAX_POINTS} positions, got {len(listed)}")
+    return tuple(checked_position(position) for position in listed)
+
+
+def _three_finite(position: object) -> Position | None:
+    try:
+        if isinstance(position, (str, bytes, Mapping, AbstractSet)):
+            return None
+        listed = position if isinstance(position, (list, tuple)) else as_python(position)
+        if len(listed) != 3:
+            return None
+        values = [value if isinstance(value, Real) else as_python(value) for value in listed]
+    except TypeError:
+        return None
+    # Python's bool is a Real; it is not a coordinate.
+    if any(isinstance(v, bool) or not isinstance(v, Real) for v in values):
+        return None
+    try:
+        x, y, z = (float(v) for v in values)
+    except OverflowError:  # an integer with hundreds of digits
+        return None
+    return (x, y, z) if math.isfinite(x) and math.isfinite(y) and math.isfinite(z) else None
+
+
+def as_python(value: Any) -> Any:
+    """Arrays, tensors and their scalars as lists and numbers of Python; everything else as it is."""
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value
+
+
+def checked_label(label: object) -> int | str:
+    """A name or a whole number >= 0. Raises PromptError for anything else (booleans and floats included)."""
+    label = label if isinstance(label, str) else as_python(label)
+    if isinstance(label, str) and label:
+        return str(label)
+    if isinstance(label, Integral) and not isinstance(label, bool) and int(label) >= 0:
+        return int(label)
+    raise PromptError(f"label must be a name or a whole number >= 0, got {short(label)}")
+
+
+class _Short(reprlib.Repr):
+    def repr_dict(self, x: dict, level: int) -> str:
+        return f"<object with {len(x)} keys>"  # reprlib would sort all keys
+
+
+_SHORT = _Short()
+
+
+def short(value: object, limit: int = 80) -> str:
+    """``repr(value)`` for a message, at most ``limit`` characters; fast for any value, and never fails."""
+    if isinstance(value, str):
+        value = value[:limit]
+    try:
+        text = _SHORT.repr(value) if not isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # Python does not print integers with more than 4300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

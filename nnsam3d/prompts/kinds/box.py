@@ -1,0 +1,219 @@
+"""A box around the target; on one slice, it is a rectangle.
+
+Maps: ``box_sd``, the signed distance to the nearest face, and ``box_el``, the ellipsoid inscribed in the box. A box on
+one slice says nothing about the other slices: on an array, it is a lasso with four corners.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nnsam3d.prompts.components import bounding_box
+from nnsam3d.prompts.kinds.base import (
+    Position,
+    Prompt,
+    PromptError,
+    Shape,
+    Space,
+    Voxels,
+    Window,
+    checked_label,
+    checked_position,
+)
+from nnsam3d.prompts.kinds.lasso import Lasso, some_slice
+
+REACH = 2.0  # T; the distance to a face is clipped there
+FLAT = 1.01  # voxels of the image; a box this thin lies on one slice
+JITTER = 0.25  # largest error of a face in training, as a share of the box's edge
+BEYOND = 0.8  # where the target leaves the patch, its box ends up to this share of the patch farther out
+FLAT_SHARE = 0.4  # of simulated boxes
+
+
+@dataclass(frozen=True)
+class Box(Prompt):
+    """A box around the target. Between spaces it is turned with the image's axes, never enlarged.
+
+    Attributes:
+        low, high: two opposite corners, in any order. In voxels, both belong to the box, so that its faces lie half a
+            voxel beyond them; in mm, they lie on its faces.
+        label: see :class:`Click`; background: nothing in the box is the target.
+        axes: three half edges from the box's middle to its faces, in its space; None: parallel to the axes of the
+            space. With them, ``low`` and ``high`` only say where its middle is.
+
+    Raises:
+        PromptError: see :class:`Click`; half edges in one plane.
+
+    >>> Box((120, 80, 41), (90, 99, 40), "tumour")
+    Box(low=(90.0, 80.0, 40.0), high=(120.0, 99.0, 41.0), label='tumour', axes=None)
+    """
+
+    kind: ClassVar[str] = "box"
+    keys: ClassVar[tuple[str, ...]] = ("low", "high", "label", "axes")
+    optional: ClassVar[tuple[str, ...]] = ("axes",)
+    maps: ClassVar[tuple[str, ...]] = ("box_sd", "box_el", *Lasso.maps)
+    low: Position
+    high: Position
+    label: int | str
+    axes: tuple[Position, Position, Position] | None = None
+
+    def __post_init__(self) -> None:
+        both = np.array([checked_position(self.low), checked_position(self.high)])
+        object.__setattr__(self, "low", tuple(both.min(axis=0).tolist()))
+        object.__setattr__(self, "high", tuple(both.max(axis=0).tolist()))
+        object.__setattr__(self, "label", checked_label(self.label))
+        if self.axes is not None:
+            if not isinstance(self.axes, (list, tuple)) or len(self.axes) != 3:
+                raise PromptError("axes of a box must be three half edges of three numbers each")
+            axes = tuple(checked_position(axis) for axis in self.axes)
+            if abs(np.linalg.det(axes)) <= 1e-9 * max(1.0, float(np.abs(axes).max())) ** 3:
+                raise PromptError("axes of a box must not lie in one plane")
+            object.__setattr__(self, "axes", axes)
+
+    def entry(self) -> dict[str, Any]:
+        turned = {} if self.axes is None else {"axes": [list(axis) for axis in self.axes]}
+        return {"low": list(self.low), "high": list(self.high), "label": self.label, **turned}
+
+    def describe(self) -> str:
+        if self.axes is not None:
+            edges = 2 * np.linalg.norm(self.axes, axis=1)
+            middle = (np.add(self.low, self.high) / 2).tolist()
+            return f"turned, {' x '.join(f'{v:g}' for v in edges)} around {', '.join(f'{v:g}' for v in middle)}"
+        return " to ".join(", ".join(f"{v:g}" for v in corner) for corner in (self.low, self.high))
+
+    def points(self, space: Space) -> NDArray[np.float64]:
+        """(4, 3): the middle, and the middles of three faces."""
+        low, high = np.array(self.low), np.array(self.high)
+        middle = (low + high) / 2
+        if self.axes is not None:
+            return np.vstack([middle, middle + np.array(self.axes)])
+        half = (high - low) / 2 + (0.5 if space == "voxel" else 0.0)
+        return np.vstack([middle, middle + np.diag(half)])
+
+    def corners_in(self, space: Space) -> NDArray[np.float64]:
+        middle, *half = self.points(space)
+        signs = np.array([*itertools.product((-1, 1), repeat=3)])
+        return middle + signs @ (np.array(half) - middle)
+
+    def at(self, points_N3: NDArray[np.float64], space: Space) -> Box:
+        middle, half = points_N3[0], points_N3[1:] - points_N3[0]
+        order = np.abs(half).argmax(axis=1)
+        parallel = np.zeros((3, 3))
+        parallel[np.arange(3), order] = half[np.arange(3), order]
+        if sorted(order.tolist()) != [0, 1, 2] or np.abs(half - parallel).max() > 1e-6 * max(np.abs(half).max(), 1e-9):
+            axes = tuple(tuple(row) for row in half.tolist())
+            return replace(self, low=tuple(middle.tolist()), high=tuple(middle.tolist()), axes=axes)  # type: ignore[arg-type]
+        edges = np.abs(parallel).max(axis=0) - (0.5 if space == "voxel" else 0.0)
+        edges = np.maximum(edges, 0.0)
+        return replace(self, low=tuple((middle - edges).tolist()), high=tuple((middle + edges).tolist()), axes=None)
+
+    def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
+        """A box that is one voxel thick, along an axis of the array, as the rectangle that it is."""
+        middle, half = points_N3[0], points_N3[1:] - points_N3[0]
+        reach = np.abs(half).max(axis=1)
+        thin = int(reach.argmin())
+        if 2 * reach[thin] <= FLAT and reach[thin] < np.delete(reach, thin).min():
+            first, second = np.delete(half, thin, axis=0)
+            corners = [middle - first - second, middle - first + second, middle + first + second]
+            return Shape(Lasso.kind, label, np.array([*corners, middle + first - second]))
+        # no thinner than a voxel
+        short = reach < 0.5
+        half = np.where(short[:, None], half * (0.5 / np.maximum(reach, 1e-9))[:, None], half)
+        return Shape(self.kind, label, np.vstack([middle, middle + half]))
+
+    @classmethod
+    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+        return np.argwhere(cls.holds(points_N3, shape))
+
+    @classmethod
+    def bounds(cls, points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        reach = np.abs(points_N3[1:] - points_N3[0]).sum(axis=0)
+        return points_N3[0] - reach, points_N3[0] + reach
+
+    @classmethod
+    def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
+        """(D, H, W) whether a voxel's centre lies in the box, or at most ``beyond`` voxels outside of it."""
+        d, h, w = (int(n) for n in shape)
+        window = Window((0, 0, 0), (d, h, w), (1.0, 1.0, 1.0))
+        return np.broadcast_to(_to_faces(points_N3, window.axes(), window.pitch)[0], window.size) >= -beyond - 1e-6
+
+    @classmethod
+    def holds_voxels(
+        cls, points_N3: NDArray[np.float64], voxels_N3: NDArray[np.int64], beyond: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """(N,) the same for single voxels."""
+        z, y, x = voxels_N3.astype(np.float64).T
+        return _to_faces(points_N3, (z, y, x), (1.0, 1.0, 1.0))[0] >= -beyond - 1e-6
+
+    @classmethod
+    def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
+        distance, square = _to_faces(points_N3, window.axes(), window.pitch)
+        return {
+            "box_sd": np.clip(distance / REACH, -1, 1).astype(np.float32),
+            "box_el": np.clip(1 - square, -1, 1).astype(np.float32),
+        }
+
+    @classmethod
+    def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
+        if rng.random() < FLAT_SHARE:
+            return cls._simulate_flat(target, rng, spacing)
+        share = rng.uniform(0, JITTER)
+        ends = [(side.start - 0.5, side.stop - 0.5) for side in bounding_box(target)]
+        faces = np.array([_moved(low, high, n, share, rng) for (low, high), n in zip(ends, target.shape, strict=True)])
+        return Shape(cls.kind, 1, _points_of_faces(faces))
+
+    @classmethod
+    def _simulate_flat(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
+        axis, number, area = some_slice(target, rng, spacing)
+        share = rng.uniform(0, JITTER)
+        first, second = (
+            _moved(float(np.flatnonzero(line)[0]) - 0.5, float(np.flatnonzero(line)[-1]) + 0.5, len(line), share, rng)
+            for line in (np.asarray(area.any(axis=1)), np.asarray(area.any(axis=0)))
+        )
+        corners = np.array([*itertools.product(first, second)])[[0, 1, 3, 2]]
+        return Shape(Lasso.kind, 1, np.insert(corners, axis, number, axis=1))
+
+
+def _to_faces(
+    points_N3: NDArray[np.float64],
+    places: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    pitch: tuple[float, float, float],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance to the nearest face, positive inside, and square of the place's radius in units of the ellipsoid's.
+
+    Args:
+        places: positions along the three axes, in units of ``1 / pitch`` voxels; of shapes that fit together.
+        pitch: edges of a voxel.
+    """
+    middle, half = points_N3[0] * pitch, (points_N3[1:] - points_N3[0]) * pitch
+    to_share = np.linalg.inv(half)  # (x - middle) @ to_share is -1..1 between opposite faces
+    distances, square = [], np.zeros(())
+    for face in to_share.T:
+        share = sum((axis - m) * f for axis, m, f in zip(places, middle, face, strict=True))
+        distances.append((1 - np.abs(share)) / np.linalg.norm(face))
+        square = square + np.square(share)
+    return np.minimum(np.minimum(distances[0], distances[1]), distances[2]), square
+
+
+def _points_of_faces(faces_32: NDArray[np.float64]) -> NDArray[np.float64]:
+    middle = faces_32.mean(axis=1)
+    return np.vstack([middle, middle + np.diag((faces_32[:, 1] - faces_32[:, 0]) / 2)])
+
+
+def _moved(low: float, high: float, length: int, share: float, rng: Generator) -> tuple[float, float]:
+    """A user's faces along one axis of a patch: not exact, and somewhere outside where the target leaves the patch."""
+    error = max(1.0, share * (high - low))
+    moved_low, moved_high = low + rng.uniform(-error, error), high + rng.uniform(-error, error)
+    if low <= 0:
+        moved_low = low - rng.uniform(0, BEYOND * length)
+    if high >= length - 1:
+        moved_high = high + rng.uniform(0, BEYOND * length)
+    if moved_high - moved_low < 1:
+        moved_low, moved_high = low, high
+    return moved_low, moved_high

@@ -1,0 +1,232 @@
+"""A lasso: a closed curve around the target on one slice of any orientation.
+
+Maps: ``plane_near`` and ``plane_far``, the signed distance to the curve in its plane, fading with the distance from the
+plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnsam3d.prompts.kinds.base import (
+    Position,
+    Prompt,
+    PromptError,
+    Shape,
+    Space,
+    Voxels,
+    Window,
+    checked_label,
+    checked_positions,
+    points_to_voxels,
+    spread,
+)
+
+REACH = 2.0  # T; the distance to the curve is clipped there
+FADING = {"plane_near": 0.5, "plane_far": 2.0}  # T; standard deviation across the plane
+CORNERS = 64  # of a curve, at most; a hand-drawn one has hundreds
+BACKGROUND_CLICKS = 4  # into a lasso around background
+NOT_FLAT = 0.25  # a curve's largest distance from its plane, as a share of its extent
+LARGE_SLICE = 0.3  # share of the largest slice's area that a slice needs to be drawn on
+ANY_AXIS = 0.5  # share of simulated slices that are not those of the image's coarsest axis
+OUTLINE = (-1.2, 1.8)  # voxels; range of a simulated lasso's distance from the target
+WIGGLE, WIGGLE_WIDTH = 1.2, 2.0  # voxels; how far and how smoothly a hand trembles
+
+
+@dataclass(frozen=True)
+class Lasso(Prompt):
+    """A closed curve on a slice: "on this slice, the target is inside".
+
+    Attributes:
+        corners: three or more corners in order; the last is joined to the first.
+        label: see :class:`Click`; background: nothing inside is the target.
+
+    Raises:
+        PromptError: see :class:`Click`; fewer than three points, points on a line, or points far from one plane.
+
+    >>> lasso = Lasso([(10, 10, 5), (20, 10, 5), (20, 20, 5)], "tumour")
+    >>> lasso.describe()
+    '3 points around 16.6667, 13.3333, 5'
+    """
+
+    kind: ClassVar[str] = "lasso"
+    keys: ClassVar[tuple[str, ...]] = ("points", "label")
+    maps: ClassVar[tuple[str, ...]] = tuple(FADING)
+    corners: tuple[Position, ...]
+    label: int | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corners", checked_positions(self.corners, 3))
+        object.__setattr__(self, "label", checked_label(self.label))
+        extent = np.linalg.svd(np.array(self.corners) - np.mean(self.corners, axis=0), compute_uv=False)
+        if extent[1] <= 1e-6 * max(extent[0], 1e-9):
+            raise PromptError("the points of a lasso lie on a line: it has nothing inside")
+
+    @classmethod
+    def parse(cls, values: Any) -> Lasso:
+        return cls(values["points"], values["label"])
+
+    def entry(self) -> dict[str, Any]:
+        return {"points": [list(corner) for corner in self.corners], "label": self.label}
+
+    def describe(self) -> str:
+        middle = np.mean(self.corners, axis=0).tolist()
+        return f"{len(self.corners)} points around {', '.join(f'{v:g}' for v in middle)}"
+
+    def points(self, space: Space) -> NDArray[np.float64]:
+        return np.array(self.corners)
+
+    def at(self, points_N3: NDArray[np.float64], space: Space) -> Lasso:
+        return replace(self, corners=tuple(map(tuple, points_N3.tolist())))
+
+    def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
+        """Raises PromptError: the curve does not lie on a slice."""
+        flat_N3, away = flattened(points_N3)
+        if away > 1.0 and away > NOT_FLAT * float(np.ptp(points_N3, axis=0).max()):
+            raise PromptError(f"the points of a lasso must lie on one slice; one is {away:.1f} voxels away")
+        return Shape(self.kind, label, simplified(flat_N3))
+
+    @classmethod
+    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+        plane = Plane.of(points_N3)
+        low, high = plane.corners_M2.min(axis=0), plane.corners_M2.max(axis=0)
+        step = 0.5
+        u, v = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
+        grid_N2 = np.stack(np.meshgrid(u, v, indexing="ij"), -1).reshape(-1, 2)
+        grid_N2 = grid_N2[signed_distance(grid_N2, plane.corners_M2) >= -1e-6]
+        return points_to_voxels(plane.origin + grid_N2 @ plane.basis_23, shape)
+
+    @classmethod
+    def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
+        pitch = np.asarray(window.pitch)
+        plane = Plane.of(points_N3 * pitch)
+        axes = window.axes()
+        away = sum((axis - o) * n for axis, o, n in zip(axes, plane.origin, plane.normal, strict=True))
+        away = np.broadcast_to(np.abs(away), window.size)
+        near = away < 3.5 * max(FADING.values())  # the maps are zero beyond
+        signed = np.zeros(window.size)
+        across = int(np.abs(plane.normal).argmax())
+        if np.abs(plane.normal[across]) > 1 - 1e-9:  # the usual case: all slices have the same distances
+            slices = tuple(slice(0, 1) if axis == across else slice(None) for axis in range(3))
+            places = np.stack(np.broadcast_arrays(*axes), -1)[slices]
+            found = signed_distance(plane.project(places.reshape(-1, 3)), plane.corners_M2)
+            signed = np.broadcast_to(found.reshape(places.shape[:3]), window.size)
+        elif near.any():
+            places_N3 = np.stack([np.broadcast_to(axis, window.size)[near] for axis in axes], -1)
+            signed[near] = signed_distance(plane.project(places_N3), plane.corners_M2)
+        clipped = np.clip(signed / REACH, -1, 1)
+        return {
+            name: np.where(near, clipped * np.exp(-(away**2) / (2 * width**2)), 0).astype(np.float32)
+            for name, width in FADING.items()
+        }
+
+    @classmethod
+    def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
+        from skimage.measure import find_contours
+
+        axis, number, area = some_slice(target, rng, spacing)
+        margin = 4
+        padded = np.pad(area, margin)
+        field = ndimage.distance_transform_edt(padded) - ndimage.distance_transform_edt(~padded)
+        tremble = ndimage.gaussian_filter(rng.standard_normal(padded.shape), WIGGLE_WIDTH)
+        field = field + WIGGLE * rng.random() * tremble / max(np.abs(tremble).max(), 1e-9) + rng.uniform(*OUTLINE)
+        curves = find_contours(np.pad(field, 1, constant_values=-1.0), 0.0)
+        if not curves:
+            return None
+        curve = max(curves, key=len) - margin - 1
+        if len(curve) < 4 or np.linalg.svd(curve - curve.mean(axis=0), compute_uv=False)[1] < 0.5:
+            return None
+        return Shape(cls.kind, 1, simplified(np.insert(curve[:-1], axis, number, axis=1)))
+
+    @classmethod
+    def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
+        """Inside a curve around background, for which there are no maps."""
+        if label:
+            return np.zeros((0, 3))
+        size = np.ceil(points_N3.max(axis=0)).astype(int).clip(min=0) + 2
+        inside = cls.inside(points_N3, size)
+        return spread(inside.astype(np.float64), pitch, BACKGROUND_CLICKS, 1.0) if len(inside) else np.zeros((0, 3))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane of a curve.
+
+    Attributes:
+        origin: (3,) the mean of its points.
+        normal: (3,) of length 1.
+        basis_23: two directions in it, orthonormal.
+        corners_M2: the curve in these directions.
+    """
+
+    origin: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    basis_23: NDArray[np.float64]
+    corners_M2: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64]) -> Plane:
+        origin = points_N3.mean(axis=0)
+        _, _, directions = np.linalg.svd(points_N3 - origin, full_matrices=True)
+        normal = directions[2]
+        across = int(np.abs(normal).argmax())
+        if abs(normal[across]) > 1 - 1e-9:  # a slice of the array: exactly its axes
+            normal = np.eye(3)[across]
+            basis = np.delete(np.eye(3), across, axis=0)
+        else:
+            basis = directions[:2]
+        return cls(origin, normal, basis, (points_N3 - origin) @ basis.T)
+
+    def project(self, places_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 2) in its directions."""
+        return (places_N3 - self.origin) @ self.basis_23.T
+
+
+def flattened(points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The points moved into their plane, and the largest distance that one was moved."""
+    plane = Plane.of(points_N3)
+    away_N = (points_N3 - plane.origin) @ plane.normal
+    return points_N3 - away_N[:, None] * plane.normal, float(np.abs(away_N).max())
+
+
+def simplified(points_N3: NDArray[np.float64], most: int = CORNERS) -> NDArray[np.float64]:
+    """At most so many corners, evenly chosen."""
+    if len(points_N3) <= most:
+        return points_N3
+    return points_N3[np.linspace(0, len(points_N3), most, endpoint=False).astype(int)]
+
+
+def signed_distance(places_N2: NDArray[np.float64], corners_M2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) distance to a closed polygon, positive inside (even-odd rule)."""
+    nearest_N = np.full(len(places_N2), np.inf)
+    inside_N = np.zeros(len(places_N2), dtype=bool)
+    for start, end in zip(corners_M2, np.roll(corners_M2, -1, axis=0), strict=True):
+        edge, to_N2 = end - start, places_N2 - start
+        share_N = np.clip(to_N2 @ edge / max(float(edge @ edge), 1e-12), 0, 1)
+        nearest_N = np.minimum(nearest_N, ((to_N2 - share_N[:, None] * edge) ** 2).sum(axis=1))
+        crosses_N = (start[1] > places_N2[:, 1]) != (end[1] > places_N2[:, 1])
+        if crosses_N.any():
+            at_N = start[0] + (places_N2[:, 1] - start[1]) / (end[1] - start[1]) * edge[0]
+            inside_N ^= crosses_N & (places_N2[:, 0] < at_N)
+    return np.where(inside_N, 1, -1) * np.sqrt(nearest_N)
+
+
+def some_slice(
+    target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]
+) -> tuple[int, int, NDArray[np.bool_]]:
+    """A slice on which a user might draw: its axis and number, and the largest component of the target on it."""
+    axis = int(rng.integers(3)) if rng.random() < ANY_AXIS else int(np.argmax(spacing))
+    areas = target.sum(axis=tuple({0, 1, 2} - {axis}))
+    number = int(rng.choice(np.flatnonzero(areas >= max(1, LARGE_SLICE * areas.max()))))
+    area = np.take(target, number, axis=axis)
+    numbered, count = ndimage.label(area, structure=np.ones((3, 3)))
+    if count > 1:
+        area = numbered == 1 + int(np.argmax(np.bincount(numbered.reshape(-1))[1:]))
+    return axis, number, area
