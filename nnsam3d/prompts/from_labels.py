@@ -16,8 +16,8 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.codec import PromptCodec
+from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.labels import click_labels
