@@ -33,7 +33,7 @@ MAX_POINTS = 10_000
 """The maximum of a single prompt."""
 MAX_COORDINATE = 1e9
 """No image is that large, in voxels or mm; products of such numbers can still be computed."""
-MAX_LENGTH = 100_000
+MAX_LENGTH = 20_000
 """The maximum of a curve, in voxels: a mistaken number must not fill the memory."""
 
 
