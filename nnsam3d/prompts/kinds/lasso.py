@@ -95,13 +95,21 @@ class Lasso(Prompt):
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+        """The voxels with their centres inside; in an oblique plane, or if there are none, all that it touches."""
         plane = Plane.of(points_N3)
         low, high = plane.corners_M2.min(axis=0), plane.corners_M2.max(axis=0)
-        step = 0.5
-        u, v = (np.arange(a, b + step, step) for a, b in zip(low, high, strict=True))
-        grid_N2 = np.stack(np.meshgrid(u, v, indexing="ij"), -1).reshape(-1, 2)
-        grid_N2 = grid_N2[signed_distance(grid_N2, plane.corners_M2) >= -1e-6]
-        return points_to_voxels(plane.origin + grid_N2 @ plane.basis_23, shape)
+        sides = [[np.arange(a, b + 0.5, 0.5) for a, b in zip(low, high, strict=True)]]
+        if plane.aligned:
+            offset = plane.basis_23 @ plane.origin
+            ends = zip(np.ceil(low + offset - 1e-6), np.floor(high + offset + 1e-6), offset, strict=True)
+            sides.insert(0, [np.arange(a, b + 1) - middle for a, b, middle in ends])
+        found = np.zeros((0, 2))
+        for u, v in sides:
+            grid_N2 = np.stack(np.meshgrid(u, v, indexing="ij"), -1).reshape(-1, 2)
+            found = grid_N2[signed_distance(grid_N2, plane.corners_M2) >= -1e-6]
+            if len(found):
+                break
+        return points_to_voxels(plane.origin + found @ plane.basis_23, shape)
 
     @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
@@ -113,7 +121,7 @@ class Lasso(Prompt):
         near = away < 3.5 * max(FADING.values())  # the maps are zero beyond
         signed = np.zeros(window.size)
         across = int(np.abs(plane.normal).argmax())
-        if np.abs(plane.normal[across]) > 1 - 1e-9:  # the usual case: all slices have the same distances
+        if plane.aligned:  # the usual case: all slices have the same distances
             slices = tuple(slice(0, 1) if axis == across else slice(None) for axis in range(3))
             places = np.stack(np.broadcast_arrays(*axes), -1)[slices]
             found = signed_distance(plane.project(places.reshape(-1, 3)), plane.corners_M2)
@@ -183,6 +191,11 @@ class Plane:
         else:
             basis = directions[:2]
         return cls(origin, normal, basis, (points_N3 - origin) @ basis.T)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it is a slice of the array."""
+        return bool(np.abs(self.normal).max() == 1.0)
 
     def project(self, places_N3: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, 2) in its directions."""
