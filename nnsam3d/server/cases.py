@@ -170,7 +170,7 @@ class Cases:
                 self._place(image, copy)
             # in this order: a mask to start from that was read from the label file is no longer there, and is copied
             session.save_segmentation(label_file)
-            if session.clicks or session.started:
+            if session.prompts or session.started:
                 session.save_prompts(clicks)
                 written.append(clicks)
             else:

@@ -18,7 +18,9 @@ from nnsam3d.inference.history import Snapshot as SessionSnapshot
 from nnsam3d.inference.image import Slices
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
+from nnsam3d.prompts import Prompt
 from nnsam3d.prompts.components import volume_and_count
+from nnsam3d.server.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Snapshot:
 class Conversation:
     """A session, and what a viewer shows of it.
 
-    A step of its history is one action of the user: a click, or a scribble, which is converted to several clicks.
+    A step of its history is one action of the user: a click, a box, or a scribble, which can become several prompts.
 
     Attributes:
         doing: what the session is doing, and the number of windows it has finished; None while it is idle. May be read
@@ -136,13 +138,38 @@ class Conversation:
         """Whether there is a mask to start from."""
         return self.session.started
 
-    def add(self, positions: Sequence[Sequence[float]], label: int | str, space: str) -> None:
-        """Adds a step of one or more clicks.
+    def add(self, prompts: Sequence[Prompt], space: str) -> None:
+        """Adds a step of one or more prompts.
+
+        Args:
+            prompts: with positions in ``space``, see :meth:`Session.add`.
 
         Raises:
-            PromptError: a click is invalid; then none is added.
+            PromptError: a prompt is invalid, or of a kind that the model does not support; then none is added.
         """
-        self.session.add_clicks(positions, label, space)
+        self.session.add(prompts, space)
+
+    def replace_last(self, prompts: Sequence[Prompt], space: str) -> None:
+        """Adds prompts in place of the last one, as if that had never been made.
+
+        Raises:
+            Refusal: the last step was not a prompt (409).
+            PromptError: as for :meth:`add`; the last prompt is gone then, if the caller does not restore it.
+        """
+        if not isinstance(self.session.undo(), Prompt):
+            raise Refusal(409, "the prompt to replace was not the last step")
+        self.session.add(prompts, space)
+
+    def remove(self, number: int) -> None:
+        """Takes one prompt out, which is a step.
+
+        Args:
+            number: its place in :attr:`Session.prompts`, from 0.
+
+        Raises:
+            PromptError: there is no such prompt.
+        """
+        self.session.remove(number)
 
     def undo(self) -> bool:
         """Undoes the last step. Returns whether there was one."""
@@ -153,7 +180,7 @@ class Conversation:
         return self.session.redo() is not None
 
     def reset(self) -> None:
-        """Removes all clicks and the initial segmentation, a step that can be undone, and clears the buffer."""
+        """Removes all prompts and the initial segmentation, a step that can be undone, and clears the buffer."""
         self.session.reset()
         self.clear_buffer()
 
@@ -168,10 +195,10 @@ class Conversation:
         self._synchronised = False
 
     def load_prompts(self, path: Path) -> None:
-        """Replaces all clicks by those of a prompt file that a client has sent.
+        """Replaces all prompts by those of a prompt file that a client has sent.
 
         Raises:
-            PromptError: the file is invalid, or names a mask, which would be one of the server's files; the clicks
+            PromptError: the file is invalid, or names a mask, which would be one of the server's files; the prompts
                 remain.
         """
         self.session.load_prompts(path, masks=False)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
+from nnsam3d.prompts import Click, Prompt
 from nnsam3d.server.call import Call, as_object, route
 from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.scribbles import spread_voxels
 from nnsam3d.server.steps import as_step
 
 SUCCESS = {"status": "success"}
@@ -54,22 +55,15 @@ async def process_point(call: Call) -> Response:
         x, y, z = (round(float(call.query[name])) for name in "xyz")
     except (KeyError, ValueError, OverflowError) as error:
         raise Refusal(400, "a point must have the numbers x, y and z") from error
-    return await _added(call, lambda conversation: [(z, y, x)])
+    return await _added(call, lambda conversation, label: [Click((z, y, x), label)])
 
 
 async def process_scribble(call: Call) -> Response:
-    array, _ = await _volume(call)
-
-    def positions(conversation: Conversation) -> list[tuple[int, int, int]]:
-        if array.shape != conversation.session.shape:
-            raise Refusal(400, f"the scribble has shape {array.shape}, the image {conversation.session.shape}")
-        return spread_voxels(array != 0)
-
-    return await _added(call, positions)
+    return await _added_mask(call, "scribble", scribble_prompts)
 
 
-async def refuse_lasso(call: Call) -> Response:
-    raise Refusal(400, "lasso is not supported: use clicks or scribbles")
+async def process_lasso(call: Call) -> Response:
+    return await _added_mask(call, "lasso", lasso_prompts)
 
 
 async def reset_interactions(call: Call) -> Response:
@@ -80,15 +74,27 @@ async def reset_interactions(call: Call) -> Response:
 # ---------------------------------------------------------------------- helpers
 
 
-async def _added(call: Call, positions: Callable[[Conversation], list[tuple[int, int, int]]]) -> Response:
+async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prompt]]) -> Response:
     label, positive = call.label, call.query.get("foreground", "true").lower() == "true"
 
     def job(conversation: Conversation) -> Response:
-        conversation.add(positions(conversation), label if positive else 0, "array")
+        conversation.add(prompts_of(conversation, label if positive else 0), "array")
         packed = gzip.compress(conversation.mask(label).astype(np.int8).tobytes(), 1)
         return JSONResponse({**SUCCESS, "result": base64.b64encode(packed).decode()})
 
     return await call.work(as_step(job))
+
+
+async def _added_mask(call: Call, what: str, prompts_of: Callable[..., list[Prompt]]) -> Response:
+    array, _ = await _volume(call)
+
+    def prompts(conversation: Conversation, label: int) -> list[Prompt]:
+        session = conversation.session
+        if array.shape != session.shape:
+            raise Refusal(400, f"the {what} has shape {array.shape}, the image {session.shape}")
+        return prompts_of(array != 0, (0, 0, 0), label, session.kinds)
+
+    return await _added(call, prompts)
 
 
 async def _volume(call: Call) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -169,6 +175,6 @@ ROUTES = [
     route("POST", "/upload_raw/{token}", upload_raw, large=True, claims=True, opens=True),
     route("GET", "/process_point_interaction/{token}", process_point),
     route("POST", "/process_scribble_interaction/{token}", process_scribble, large=True),
-    route("POST", "/process_lasso_interaction/{token}", refuse_lasso, large=True),
+    route("POST", "/process_lasso_interaction/{token}", process_lasso, large=True),
     route("GET", "/reset_interactions/{token}", reset_interactions),
 ]

@@ -7,6 +7,7 @@ the path (/label/NAME), otherwise the model's first label.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
+from nnsam3d.prompts import Box, Click, Lasso, Prompt
 from nnsam3d.server.arrays import pack, read_header, unpack
 from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.drawn import box_prompts, lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.scribbles import spread_voxels
 from nnsam3d.server.steps import as_step
 
 PROTOCOL = "2.5.1"
@@ -41,8 +43,17 @@ async def claim(call: Call) -> Response:
 
 
 async def capabilities(call: Call) -> Response:
+    kinds = call.app.model.codec.kinds
+    boxes = Box.kind in kinds
     return _json(
-        supported_interactions={"points": True, "bbox2d": False, "bbox3d": False, "scribble": True, "lasso": False},
+        # without scribbles in the training, they become clicks
+        supported_interactions={
+            "points": True,
+            "bbox2d": boxes,
+            "bbox3d": boxes,
+            "scribble": True,
+            "lasso": Lasso.kind in kinds,
+        },
         channel_mapping={},
         num_interaction_channels=0,
         supports_initial_label=True,
@@ -107,28 +118,28 @@ async def reset_interactions(call: Call) -> Response:
 
 async def add_point(call: Call) -> Response:
     given = call.json()
-    position = _numbers(given.get("coordinates"), "coordinates")
-    return await _add(call, [tuple(round(value) for value in position)], given)
+    a, b, c = _numbers(given.get("coordinates"), "coordinates")
+    position = round(a), round(b), round(c)
+    return await _add(call, given, lambda conversation, label: conversation.add([Click(position, label)], "array"))
+
+
+async def add_box(call: Call) -> Response:
+    given = call.json()
+    ends = _ends(given.get("bbox_coords"))
+
+    def add(conversation: Conversation, label: int) -> None:
+        session = conversation.session
+        conversation.add(box_prompts(ends, session.shape, label, session.kinds), "array")
+
+    return await _add(call, given, add)
 
 
 async def add_scribble(call: Call) -> Response:
-    given = call.meta()
-    array = await _unpacked(call)
-    if array.ndim != 3:
-        raise Refusal(400, f"the scribble must have three axes, not shape {array.shape}")
-    low = _corner(given.get("interaction_bbox"), array)
-    voxels = [tuple(a + b for a, b in zip(low, voxel, strict=True)) for voxel in spread_voxels(array != 0)]
-    if not voxels:
-        raise Refusal(400, "the scribble is empty")
-    return await _add(call, voxels, given)
+    return await _add_mask(call, "scribble", scribble_prompts)
 
 
-async def refuse_box(call: Call) -> Response:
-    raise Refusal(400, "boxes are not supported: use clicks or scribbles")
-
-
-async def refuse_lasso(call: Call) -> Response:
-    raise Refusal(400, "lasso is not supported: use clicks or scribbles")
+async def add_lasso(call: Call) -> Response:
+    return await _add_mask(call, "lasso", lasso_prompts)
 
 
 async def add_initial_segmentation(call: Call) -> Response:
@@ -164,15 +175,35 @@ async def predict(call: Call) -> Response:
 # ---------------------------------------------------------------------- helpers
 
 
-async def _add(call: Call, positions: list[tuple[int, ...]], given: dict[str, Any]) -> Response:
+async def _add(call: Call, given: dict[str, Any], add: Callable[[Conversation, int], None]) -> Response:
+    """A step of prompts.
+
+    Args:
+        given: what the client says about it.
+        add: adds the prompts with a label.
+    """
     label = call.label
     positive, run = bool(given.get("include_interaction", True)), bool(given.get("run_prediction", True))
 
     def job(conversation: Conversation) -> Response:
-        conversation.add(positions, label if positive else 0, "array")
+        add(conversation, label if positive else 0)
         return _painted(conversation, label) if run else _nothing(ran=False)
 
     return await call.work(as_step(job))
+
+
+async def _add_mask(call: Call, what: str, prompts_of: Callable[..., list[Prompt]]) -> Response:
+    """A step of prompts that were drawn as a mask of the image, or of a part of it."""
+    given = call.meta()
+    mask = await _unpacked(call) != 0
+    if mask.ndim != 3:
+        raise Refusal(400, f"the {what} must have three axes, not shape {mask.shape}")
+    first = _corner(given.get("interaction_bbox"), mask)
+
+    def add(conversation: Conversation, label: int) -> None:
+        conversation.add(prompts_of(mask, first, label, conversation.session.kinds), "array")
+
+    return await _add(call, given, add)
 
 
 async def _unpacked(call: Call) -> NDArray[Any]:
@@ -229,8 +260,16 @@ def _spacing(values: Any) -> list[float]:
     return spacing
 
 
+def _ends(values: Any) -> list[tuple[int, int]]:
+    """Three half-open ranges of whole numbers. Raises Refusal (400)."""
+    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, list) and len(v) == 2 for v in values):
+        raise Refusal(400, "bbox_coords must be [[a0, a1], [b0, b1], [c0, c1]]")
+    low, high = (_numbers([pair[end] for pair in values], "bbox_coords") for end in (0, 1))
+    return [(round(a), round(b)) for a, b in zip(low, high, strict=True)]
+
+
 def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
-    """The position of a cropped scribble in the volume: its first voxel."""
+    """The position of a cropped mask in the volume: its first voxel."""
     if box is None:
         return (0, 0, 0)
     try:
@@ -238,7 +277,7 @@ def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
     except (TypeError, ValueError, OverflowError) as error:
         raise Refusal(400, "interaction_bbox must be [[a0, a1], [b0, b1], [c0, c1]]") from error
     if tuple(b - a for a, b in zip(low, high, strict=True)) != array.shape or min(low) < 0:
-        raise Refusal(400, f"interaction_bbox {box} does not match the scribble's shape {array.shape}")
+        raise Refusal(400, f"interaction_bbox {box} does not match the mask's shape {array.shape}")
     return low
 
 
@@ -254,9 +293,9 @@ ROUTES = [
     route("POST", "/set_do_autozoom", set_do_autozoom),
     route("POST", "/reset_interactions", reset_interactions),
     route("POST", "/add_point_interaction", add_point),
-    route("POST", "/add_bbox_interaction", refuse_box),
+    route("POST", "/add_bbox_interaction", add_box),
     route("POST", "/add_scribble_interaction", add_scribble, large=True),
-    route("POST", "/add_lasso_interaction", refuse_lasso, large=True),
+    route("POST", "/add_lasso_interaction", add_lasso, large=True),
     route("POST", "/add_initial_seg_interaction", add_initial_segmentation, large=True),
     route("POST", "/undo", undo),
     route("POST", "/predict", predict),

@@ -20,7 +20,11 @@ from starlette.staticfiles import StaticFiles
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
+from nnsam3d.inference.session import Session
+from nnsam3d.prompts import Box, MaskPrompt, Prompt
 from nnsam3d.prompts.formats import SUFFIXES
+from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.labels import resolve_label
 from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
@@ -29,7 +33,7 @@ from nnsam3d.server.steps import as_step
 from nnsam3d.server.uploads import bytes_to_read, stored
 
 FOLDER = Path(__file__).parent / "page"
-KINDS = (".html", ".js", ".css", ".svg", ".png")
+ENDINGS = (".html", ".js", ".css", ".svg", ".png")
 LIBRARY = "niivue.js"
 NO_LIBRARY = """<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
 <p>The page itself needs NiiVue, which this installation does not contain. In a checkout, install it with
@@ -43,7 +47,7 @@ class PageFiles(StaticFiles):
     """The page's own files, and nothing below its folder."""
 
     def lookup_path(self, path: str) -> Any:
-        known = Path(path).suffix in KINDS and path == Path(path).name
+        known = Path(path).suffix in ENDINGS and path == Path(path).name
         return super().lookup_path(path) if known else ("", None)
 
 
@@ -68,7 +72,7 @@ async def mask_file(call: Call) -> Response:
 async def prompt_file(call: Call) -> Response:
     # without the mask to start from, which is a temporary file of the server
     return await call.work(
-        lambda conversation: _file(lambda path: conversation.session.save_prompts(path, masks=False), "clicks.json")
+        lambda conversation: _file(lambda path: conversation.session.save_prompts(path, masks=False), "prompts.json")
     )
 
 
@@ -92,7 +96,12 @@ async def claim(call: Call) -> Response:
             "idle_timeout_seconds": app.leases.idle,
             "liveness_timeout_seconds": app.leases.liveness,
             "version": __version__,
-            "model": {"name": app.model.folder.name, "labels": app.model.labels, "channels": list(channels.values())},
+            "model": {
+                "name": app.model.folder.name,
+                "labels": app.model.labels,
+                "channels": list(channels.values()),
+                "kinds": list(app.model.codec.kinds),
+            },
             "folder": app.cases is not None,
             "upload": app.model.num_channels == 1,
             "saves": app.cases is not None and app.cases.output is not None,
@@ -184,12 +193,35 @@ def _hiding(path: Path, name: str, action: Callable[[], Any]) -> None:
 # ---------------------------------------------------------------------- interactions
 
 
-async def click(call: Call) -> Response:
+async def prompt(call: Call) -> Response:
+    """A prompt of any kind but a mask, as in a prompt file, with "space" and "replace" beside its own keys."""
     given = call.json()
-    position, label, space = given.get("position"), given.get("label"), given.get("space", "ras")
-    if not isinstance(position, list) or len(position) != 3 or not isinstance(label, (str, int)):
-        raise Refusal(400, "a click must have a position of three numbers and a label")
-    return await _changed(call, lambda conversation: conversation.add([position], label, str(space)))
+    space, replace = str(given.pop("space", "ras")), bool(given.pop("replace", False))
+    made = _prompt(given)
+
+    def job(conversation: Conversation) -> None:
+        (conversation.replace_last if replace else conversation.add)([made], space)
+
+    return await _changed(call, job)
+
+
+def _prompt(given: dict[str, Any]) -> Prompt:
+    """Raises Refusal (400), PromptError."""
+    drawn = {name: kind for name, kind in KINDS.items() if name != MaskPrompt.kind}
+    kind = drawn.get(str(given.get("type")))
+    if kind is None:
+        raise Refusal(400, f"a prompt must have a type: {', '.join(drawn)}")
+    missing = [key for key in kind.keys if key not in given and key not in kind.optional]
+    if missing:
+        raise Refusal(400, f"a prompt of type {kind.kind} must have {' and '.join(missing)}")
+    return kind.parse({key: given[key] for key in kind.keys if key in given})
+
+
+async def remove(call: Call) -> Response:
+    number = call.json().get("number")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise Refusal(400, "the number of a prompt must be a whole number, from 0")
+    return await _changed(call, lambda conversation: conversation.remove(number))
 
 
 async def undo(call: Call) -> Response:
@@ -211,11 +243,11 @@ async def segmentation(call: Call) -> Response:
         return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.start_from(path)))
 
 
-async def clicks(call: Call) -> Response:
+async def load_prompts(call: Call) -> Response:
     name = call.query.get("name", "the file")[-100:]
     ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), ".json")
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
-        path = Path(folder) / f"clicks{ending}"
+        path = Path(folder) / f"prompts{ending}"
         path.write_bytes(call.body)
         return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.load_prompts(path)))
 
@@ -248,20 +280,33 @@ def _message(call: Call, conversation: Conversation, seconds: float) -> Response
 def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
     """What the page shows beside the mask."""
     session = conversation.session
-    clicks = session.clicks
-    points_N3 = session.grid.index_to_world([one.position for one in clicks], "ras").tolist() if clicks else []
     facts = conversation.volumes()
     return {
-        "clicks": [
-            {"position": list(one.position), "ras": point, "label": one.label}
-            for one, point in zip(clicks, points_N3, strict=True)
-        ],
+        "prompts": [_shown(one, session) for one in session.prompts],
         "can_undo": conversation.can_undo,
         "can_redo": conversation.can_redo,
         "started": conversation.started,
         "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
         "remarks": list(session.remarks),
         "also_open": call.app.leases.opened_by_others(conversation.case, call.lease),
+    }
+
+
+def _shown(one: Prompt, session: Session) -> dict[str, Any]:
+    """A prompt for the list and the planes.
+
+    "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw: points in
+    order, or the eight corners of a box.
+    """
+    points_N3 = one.corners_in("voxel") if isinstance(one, Box) else one.points("voxel")
+    value = resolve_label(one.label, session.labels, one.kind)  # a loaded file may have used the number
+    return {
+        "type": one.kind,
+        "label": next(name for name, known in session.labels.items() if known == value),
+        "value": value,
+        "text": one.describe(),
+        "entry": {"type": one.kind, **one.entry()},
+        "ras": np.round(session.grid.index_to_world(points_N3, "ras"), 4).tolist(),
     }
 
 
@@ -303,12 +348,13 @@ ROUTES = [
     route("GET", "/api/image/{number}/{name:path}", image_file),
     route("GET", "/api/mask/{name:path}", mask_file),
     route("GET", "/api/prompts/{name:path}", prompt_file),
-    route("POST", "/api/click", click),
+    route("POST", "/api/prompt", prompt),
+    route("POST", "/api/remove", remove),
     route("POST", "/api/undo", undo),
     route("POST", "/api/redo", redo),
     route("POST", "/api/reset", reset),
     route("POST", "/api/segmentation", segmentation, large=True),
-    route("POST", "/api/clicks", clicks),
+    route("POST", "/api/prompts", load_prompts),
     route("POST", "/api/save", save),
     route("GET", "/api/progress", progress, "looks"),
     route("POST", "/api/cancel", cancel, "lives"),

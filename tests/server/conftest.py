@@ -15,8 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from nnsam3d.inference.model import Model
+from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
+from nnsam3d.prompts import PromptCodec
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.app import App, Limits
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.http import Access, Server
@@ -126,6 +131,35 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served_model(served_folder: Path) -> Model:
     return Model(served_folder, mirroring=False)
+
+
+@pytest.fixture(scope="session")
+def drawing_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model that listens to prompts of all kinds; what it answers makes no sense."""
+    folder = write_model(tmp_path_factory.mktemp("drawing") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
+    return Model(with_kinds(folder, tuple(KINDS)), mirroring=False)
+
+
+def with_kinds(folder: Path, kinds: tuple[str, ...]) -> Path:
+    """The same model, trained with these kinds of prompts."""
+    plans = json.loads((folder / "plans.json").read_text())
+    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration[PROMPT_TYPES_KEY] = list(kinds)
+    architecture = configuration["architecture"]["arch_kwargs"]
+    architecture["extent_maps"] = len(PromptCodec.of(kinds, labels, configuration["spacing"]).maps)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    torch.manual_seed(0)
+    network = SAM3D(SAM3DConfig(**architecture, num_image_channels=1, num_classes=len(labels)))
+    network.load_state_dict(checkpoint["network_weights"], strict=False)
+    with torch.no_grad():  # the maps' layers begin with zeros
+        for name, parameter in network.named_parameters():
+            if ".extent_" in name and not name.endswith(".lr"):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    torch.save(checkpoint | {"network_weights": network.state_dict()}, file)
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import MASKS_FOLDER
 from nnsam3d.nnunet.cases import strays
-from nnsam3d.prompts import read_prompts
+from nnsam3d.prompts import Click, read_prompts
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
@@ -78,8 +78,8 @@ def edit(cases: Cases, case: str = "a") -> np.ndarray:
 def test_a_saved_case_opens_with_its_clicks_again_and_again(cases: Cases, served_model: Model, tmp_path: Path) -> None:
     talk = opened(cases, served_model)
     assert not cases.reopen("a", talk)
-    talk.add([AT], "lesion", "voxel")
-    talk.add([(20, 18, 10), (22, 18, 10)], "organ", "voxel")
+    talk.add([Click(AT, "lesion")], "voxel")
+    talk.add([Click((20, 18, 10), "organ"), Click((22, 18, 10), "organ")], "voxel")
     cases.save(talk)
     clicks = talk.session.clicks
     for number, (position, label) in enumerate((((5, 30, 4), "lesion"), ((14, 21, 9), "background"))):
@@ -88,7 +88,7 @@ def test_a_saved_case_opens_with_its_clicks_again_and_again(cases: Cases, served
         np.testing.assert_array_equal(again.segmentation(), label_map(cases))
         assert set(again.volumes()) == {"lesion", "organ"}
         assert (again.can_undo, again.can_redo, again.session.started) == (True, False, False)
-        again.add([position], label, "voxel")
+        again.add([Click(position, label)], "voxel")
         cases.save(again)
         clicks = again.session.clicks
         np.testing.assert_array_equal(label_map(cases), again.segmentation())
@@ -107,7 +107,7 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
     cases: Cases, served_model: Model, tmp_path: Path, how: str
 ) -> None:
     talk = opened(cases, served_model)
-    talk.add([AT], "lesion", "voxel")
+    talk.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     file = dataset(cases) / "clicks" / "a.json"
     if how == "edited":
@@ -120,7 +120,7 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
     again = opened(cases, served_model)
     assert (again.session.clicks, again.session.started, again.can_undo) == ((), True, False)
     np.testing.assert_array_equal(again.segmentation(), start)
-    again.add([(20, 18, 10)], "organ", "voxel")
+    again.add([Click((20, 18, 10), "organ")], "voxel")
     cases.save(again)
     for number in range(2):  # and the mask that it started from stays, however often it is opened and saved
         np.testing.assert_array_equal(label_map(cases), again.segmentation())
@@ -131,7 +131,7 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
         again = opened(cases, served_model)
         assert len(again.session.clicks) == number + 1
         assert again.session.started
-        again.add([(10 + number, 30, 12)], 0, "voxel")
+        again.add([Click((10 + number, 30, 12), 0)], "voxel")
         cases.save(again)
     np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "last"), again.segmentation())
 
@@ -141,7 +141,7 @@ def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tm
     start = np.zeros(SHAPE, np.uint8)
     start[2:5, 2:8, 2:8] = 1
     talk.start_from(start)
-    talk.add([AT], "lesion", "voxel")
+    talk.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     assert (dataset(cases) / "clicks" / MASKS_FOLDER / "a.nii.gz").is_file()
     talk.reset()
@@ -156,8 +156,8 @@ def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tm
 
 def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> None:
     first, second = opened(cases, served_model), opened(cases, served_model)
-    first.add([AT], "lesion", "voxel")
-    second.add([(20, 18, 10)], "organ", "voxel")
+    first.add([Click(AT, "lesion")], "voxel")
+    second.add([Click((20, 18, 10), "organ")], "voxel")
     cases.save(first)
     saved = label_map(cases)
     with pytest.raises(Refusal, match="saved elsewhere") as refused:
@@ -180,7 +180,7 @@ def test_another_image_of_the_same_name_and_size_is_refused(
     cases: Cases, images: Path, served_model: Model, tmp_path: Path
 ) -> None:
     talk = opened(cases, served_model)
-    talk.add([AT], "lesion", "voxel")
+    talk.add([Click(AT, "lesion")], "voxel")
     there = dataset(cases) / "imagesTr" / "a_0000.nii.gz"
     there.parent.mkdir(parents=True)
     content = bytearray((images / "a_0000.nii.gz").read_bytes())
@@ -200,7 +200,7 @@ def test_copies_do_not_share_their_content_with_the_source(images: Path, served_
     for copy in (False, True):
         cases = Cases(images, served_model, tmp_path / f"out{copy}", copy=copy)
         talk = opened(cases, served_model)
-        talk.add([AT], "lesion", "voxel")
+        talk.add([Click(AT, "lesion")], "voxel")
         cases.save(talk)
         made, source = dataset(cases) / "imagesTr" / "a_0000.nii.gz", images / "a_0000.nii.gz"
         assert made.read_bytes() == source.read_bytes()
@@ -211,7 +211,7 @@ def test_copies_do_not_share_their_content_with_the_source(images: Path, served_
 
 def test_what_cannot_be_written_is_named(cases: Cases, served_model: Model) -> None:
     talk = opened(cases, served_model)
-    talk.add([AT], "lesion", "voxel")
+    talk.add([Click(AT, "lesion")], "voxel")
     dataset(cases).mkdir()
     (dataset(cases) / "clicks").write_text("in the way")
     with pytest.raises(Refusal, match=r"Dataset600_Clicked/clicks: the case cannot be saved: File exists") as refused:

@@ -46,9 +46,9 @@ class Viewer:
 
 
 def test_a_scribble_is_one_step_and_a_wrong_one_none(talk: Conversation) -> None:
-    talk.add([(8, 8, 5), (9, 9, 5), (10, 10, 5)], LABEL, "voxel")
+    talk.add([Click((8, 8, 5), LABEL), Click((9, 9, 5), LABEL), Click((10, 10, 5), LABEL)], "voxel")
     with pytest.raises(PromptError):
-        talk.add([(8, 8, 5), (99, 9, 5)], LABEL, "voxel")
+        talk.add([Click((8, 8, 5), LABEL), Click((99, 9, 5), LABEL)], "voxel")
     assert len(talk.session.clicks) == 3
     assert talk.undo()
     assert talk.session.clicks == ()
@@ -60,13 +60,13 @@ def test_a_scribble_is_one_step_and_a_wrong_one_none(talk: Conversation) -> None
 
 def test_the_viewers_mask_follows_through_every_step_and_back(talk: Conversation) -> None:
     viewer = Viewer(talk)
-    talk.add([(12, 12, 8)], LABEL, "voxel")
+    talk.add([Click((12, 12, 8), LABEL)], "voxel")
     viewer.update()
     viewer.mask = block()  # the viewer has replaced its mask, and sends it
     talk.start_from(block())
     talk.fill_buffer(block())
     viewer.update()
-    talk.add([(5, 5, 4)], 0, "voxel")
+    talk.add([Click((5, 5, 4), 0)], "voxel")
     viewer.update()
     for back in (talk.undo, talk.undo, talk.undo, talk.redo, talk.redo, talk.redo):
         assert back()
@@ -81,7 +81,7 @@ def test_the_viewers_mask_follows_through_every_step_and_back(talk: Conversation
 
 def test_undo_of_a_mask_that_was_never_computed_repaints_what_was_there(talk: Conversation) -> None:
     viewer = Viewer(talk)
-    talk.add([(12, 12, 8)], LABEL, "voxel")
+    talk.add([Click((12, 12, 8), LABEL)], "voxel")
     viewer.update()
     viewer.mask = block()
     talk.start_from(block())
@@ -93,7 +93,7 @@ def test_undo_of_a_mask_that_was_never_computed_repaints_what_was_there(talk: Co
 
 def test_the_next_object_knows_nothing_of_the_last_one(talk: Conversation) -> None:
     viewer = Viewer(talk)
-    talk.add([(12, 12, 8)], LABEL, "voxel")
+    talk.add([Click((12, 12, 8), LABEL)], "voxel")
     viewer.update()
     viewer.mask[:] = 0
     talk.next_object()
@@ -109,7 +109,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     viewer = Viewer(talk)
     talk.files, talk.case, talk.version, talk.keeps = (tmp_path,), "a", "1", object()
     for position in ((12, 12, 8), (4, 4, 4), (20, 20, 12)):
-        talk.add([position], LABEL, "voxel")
+        talk.add([Click(position, LABEL)], "voxel")
     talk.undo()
     viewer.update()
     talk.change()
@@ -119,7 +119,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     before = talk.snapshot()
     write_prompts(tmp_path / "c.json", CasePrompts("c", "voxel", [Click((1, 1, 1), 1)]))
     does: dict[str, Any] = {
-        "click": lambda: talk.add([(7, 7, 7)], 0, "voxel"),
+        "click": lambda: talk.add([Click((7, 7, 7), 0)], "voxel"),
         "start": lambda: talk.start_from(block()),
         "load": lambda: talk.load_prompts(tmp_path / "c.json"),
         "open": lambda: talk.open_array(volume((18, 26, 26))[None], (1, 1, 1)),
@@ -140,11 +140,15 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
 
 
 def test_without_an_image_clicks_are_refused(talk: Conversation) -> None:
-    talk.add([(12, 12, 8)], LABEL, "voxel")
+    talk.add([Click((12, 12, 8), LABEL)], "voxel")
     assert talk.segmentation().any()
     assert talk.nbytes > 0
     talk.close_image()
-    for ask in (lambda: talk.add([(1, 1, 1)], LABEL, "voxel"), talk.segmentation, lambda: talk.start_from(block())):
+    for ask in (
+        lambda: talk.add([Click((1, 1, 1), LABEL)], "voxel"),
+        talk.segmentation,
+        lambda: talk.start_from(block()),
+    ):
         with pytest.raises(UserError, match="no image"):
             ask()
     assert (talk.can_undo, talk.can_redo, talk.nbytes, talk.files, talk.case) == (False, False, 0, (), "")
@@ -156,7 +160,7 @@ def test_a_clients_file_of_clicks_is_one_step_and_names_no_file_of_the_server(
     talk: Conversation, tmp_path: Path
 ) -> None:
     talk.start_from(block())
-    talk.add([(12, 12, 8)], LABEL, "voxel")
+    talk.add([Click((12, 12, 8), LABEL)], "voxel")
     file = tmp_path / "c.json"
     write_prompts(file, CasePrompts("c", "voxel", [MaskPrompt("/etc/passwd"), Click((1, 1, 1), 1)]))
     with pytest.raises(PromptError, match="load the mask itself"):

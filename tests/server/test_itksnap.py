@@ -10,9 +10,10 @@ import numpy as np
 
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
+from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.itksnap import multipart
 
-from .conftest import SHAPE, SPACING, Running, image_array
+from .conftest import SHAPE, SPACING, Running, Start, image_array
 
 FORM = {"Content-Type": "multipart/form-data; boundary=----edge"}
 
@@ -63,6 +64,27 @@ def test_a_session(running: Running, served_model: Model) -> None:
     assert running.ask("POST", f"/process_lasso_interaction/{token}", b"").status == 400
     assert running.ask("GET", f"/end_session/{token}").status == 200
     assert running.ask("GET", address).status == 410
+
+
+def test_drawings_for_a_model_with_all_kinds(start: Start, drawing_model: Model) -> None:
+    running = start(drawing_model)
+    token = running.ask("GET", "/start_session").json()["session_id"]
+    running.ask("POST", f"/upload_raw/{token}?filename=x.nii", form(image_array()), headers=FORM)
+    session = Session(drawing_model)
+    session.set_image(image_array(), spacing=SPACING)
+    drawing = np.zeros(SHAPE, np.float32)
+    drawing[10, 18:22, 8:20] = 1
+    for what, foreground in (("scribble", "true"), ("lasso", "true"), ("scribble", "false")):
+        address = f"/process_{what}_interaction/{token}?foreground={foreground}"
+        mask = mask_of(running.ask("POST", address, form(drawing), headers=FORM).json())
+        drawn = lasso_prompts if what == "lasso" else scribble_prompts
+        session.add(drawn(drawing > 0, (0, 0, 0), int(foreground == "true"), session.kinds), "array")
+        np.testing.assert_array_equal(mask, session.segmentation == 1)
+        assert mask.any()
+    assert [prompt.kind for prompt in session.prompts] == ["scribble", "lasso", "scribble"]
+    assert not mask[drawing > 0].any()
+    reply = running.ask("POST", f"/process_lasso_interaction/{token}", form(drawing[1:]), headers=FORM)
+    assert (reply.status, "the lasso has shape" in reply.reason) == (400, True)
 
 
 def test_uploads_that_are_not_what_they_announce(running: Running) -> None:

@@ -155,7 +155,7 @@ def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_p
 
             lease = json.loads(ask("/api/claim", {}))["lease_token"]
             ask("/api/open", {"case": "a"}, lease)
-            ask("/api/click", {"position": [15, 20, 10], "space": "voxel", "label": "lesion"}, lease)
+            ask("/api/prompt", {"type": "click", "position": [15, 20, 10], "space": "voxel", "label": "lesion"}, lease)
             ask("/api/save", {}, lease)
             saver = threading.Thread(
                 target=lambda lease=lease: [ask("/api/save", {}, lease) for _ in range(50)], daemon=True

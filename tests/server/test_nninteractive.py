@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.opening import write_model
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
+from nnsam3d.prompts import Scribble
 
 from .conftest import SHAPE, SPACING, Running, Start, image_array
 
@@ -129,8 +131,14 @@ def test_words_reach_the_viewer(running: Running) -> None:
     with connect(running) as client:
         for call, words in (
             (lambda: client.add_point_interaction([99, 0, 0], True), "outside the image"),
-            (lambda: client.add_bbox_interaction([[0, 5], [0, 5], [0, 5]], True), "boxes are not supported"),
-            (lambda: client.add_lasso_interaction(np.ones((2, 2, 2), np.uint8), True), "lasso is not supported"),
+            (
+                lambda: client.add_bbox_interaction([[0, 5], [0, 5], [0, 5]], True),
+                "not trained with prompts of type box",
+            ),
+            (
+                lambda: client.add_lasso_interaction(np.ones((2, 2, 2), np.uint8), True),
+                "not trained with prompts of type lasso",
+            ),
             (lambda: client.set_target_buffer(np.zeros((3, 3, 3), np.uint8)), "the buffer has shape"),
             (lambda: client.set_image(np.zeros((2, *SHAPE), np.int16), {"spacing": [1, 1, 1]}), "must have the shape"),
             (lambda: client.set_image(np.zeros((1, *SHAPE), np.int16), {}), "spacing must"),
@@ -183,3 +191,113 @@ def test_a_large_image(start: Start, tmp_path: Path) -> None:
         client.add_point_interaction([100, 100, 100], True)
         assert client.target_buffer[100, 100, 100]
         assert not client.target_buffer[:40].any()
+
+
+# ---------------------------------------------------------------------- a model that was trained with all kinds
+
+LOW, HIGH = (8, 15, 12), (12, 25, 20)  # z, y, x, both inside
+
+
+@pytest.fixture
+def drawing(start: Start, drawing_model: Model) -> Iterator[tuple[Any, Session]]:
+    """A client, and a session that says what is right."""
+    session = Session(drawing_model)
+    session.set_image(image_array(), spacing=SPACING)
+    with connect(start(drawing_model)) as client:
+        yield client, session
+
+
+def shows(client: Any, session: Session) -> None:
+    np.testing.assert_array_equal(client.target_buffer, session.segmentation == 1)
+
+
+def test_a_client_enables_what_the_model_supports(running: Running, drawing: tuple[Any, Session]) -> None:
+    with connect(running) as client:
+        expected = {"points": True, "scribble": True, "bbox2d": False, "bbox3d": False, "lasso": False}
+        assert client.supported_interactions == expected
+    assert drawing[0].supported_interactions == dict.fromkeys(expected, True)
+
+
+def test_boxes_are_half_open(drawing: tuple[Any, Session]) -> None:
+    client, session = drawing
+    client.add_bbox_interaction([[a, b + 1] for a, b in zip(LOW, HIGH, strict=True)], True)
+    session.add_box(LOW, HIGH, 1, "array")
+    assert session.segmentation.any()
+    shows(client, session)
+    # on a slice, with a thickness of one; an empty range and one beyond the image's end mean the voxels that there are
+    for ends in ([[10, 11], [15, 26], [12, 99]], [[10, 10], [26, 15], [12, 99]]):
+        client.add_bbox_interaction(ends, False)
+        session.add_box((10, 15, 12), (10, 25, SHAPE[2] - 1), 0, "array")
+        assert not session.segmentation[10, 15:26, 12:].any()
+        shows(client, session)
+        assert client.undo()
+        session.undo()
+        shows(client, session)
+    for ends, words in (
+        ([[30, 40], [15, 26], [12, 21]], "outside the image"),
+        ([[8, 13], [15, 26]], "bbox_coords must be"),
+        ([[8, 13], [15, 26], [12, None]], "bbox_coords must be"),
+        ([[8, 13], [15, 26], [12, 1e12]], "bbox_coords must be"),
+    ):
+        with pytest.raises(Exception, match=words):
+            client.add_bbox_interaction(ends, True)
+    shows(client, session)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_lasso_is_the_outline_of_its_mask(drawing: tuple[Any, Session], axis: int, filled: bool) -> None:
+    client, session = drawing
+    plane = tuple(slice(10, 11) if one == axis else slice(8, 17) for one in range(3))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[plane] = 1
+    drawn = mask.copy()
+    if not filled:
+        drawn[tuple(slice(10, 11) if one == axis else slice(10, 15) for one in range(3))] = 0
+    ends = [[0, n] if one == axis else [5, n - 2] for one, n in enumerate(SHAPE)]
+    client.add_lasso_interaction(drawn[tuple(slice(*end) for end in ends)], True, interaction_bbox=ends)
+    corners = np.array([[7.5, 7.5], [7.5, 16.5], [16.5, 16.5], [16.5, 7.5]])
+    session.add_lasso(np.insert(corners, axis, 10, axis=1), 1, "array")
+    wanted = session.segmentation == 1
+    # the corners of the traced outline are cut
+    assert wanted.any()
+    assert (client.target_buffer != wanted).sum() <= 0.02 * wanted.sum()
+    session.add_lasso(np.insert(corners, axis, 10, axis=1), 0, "array")
+    client.add_lasso_interaction(drawn, False)
+    assert not client.target_buffer[mask > 0].any()
+    assert not session.segmentation[mask > 0].any()
+
+
+def test_a_scribble_keeps_all_its_voxels(drawing: tuple[Any, Session]) -> None:
+    client, session = drawing
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[10, 18:22, 8:20] = 1
+    client.add_scribble_interaction(drawn, True)
+    session.add([Scribble(np.argwhere(drawn), 1, joined=False)], "array")
+    assert session.segmentation.any()
+    shows(client, session)
+    drawn[9:11, 25:30, 8:20] = 1
+    client.add_scribble_interaction(drawn, False)
+    assert not client.target_buffer[drawn > 0].any()
+    assert client.undo()
+    shows(client, session)
+    with pytest.raises(Exception, match="the scribble is empty"):
+        client.add_scribble_interaction(0 * drawn, True)
+
+
+def test_the_network_sees_an_initial_segmentation(
+    drawing: tuple[Any, Session], running: Running, served_model: Model
+) -> None:
+    client, session = drawing
+    start = np.zeros(SHAPE, np.uint8)
+    start[6:14, 15:25, 10:20] = 1
+    client.add_initial_seg_interaction(start)
+    client.add_point_interaction(CLICKS[0][0], True)
+    session.start_from(start)
+    np.testing.assert_array_equal(client.target_buffer, click(session, CLICKS[0][0], True))
+    session.reset()
+    assert (click(session, CLICKS[0][0], True) != client.target_buffer).any()
+    client.add_bbox_interaction([[8, 13], [15, 26], [12, 21]], True)
+    client.reset_interactions()
+    client.add_point_interaction(CLICKS[0][0], True)
+    shows(client, session)

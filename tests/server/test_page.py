@@ -113,8 +113,8 @@ class Opened:
         return np.array(self.js("() => [...nnsam3d.viewer.labels]"), np.uint8).reshape(SHAPE)
 
     def clicks(self) -> list[tuple[list[int], str]]:
-        found = self.js("() => nnsam3d.page.clicks")
-        return [([round(n) for n in one["position"]], one["label"]) for one in found]
+        found = self.js("() => nnsam3d.page.prompts")
+        return [([round(n) for n in one["entry"]["position"]], one["label"]) for one in found]
 
     def pixel(self, ras: list[float], plane: str) -> tuple[float, float]:
         """Where a place is drawn, after the planes were put through it."""
@@ -239,7 +239,7 @@ def test_beside_the_planes_a_click_does_nothing(work: Any, visit: Open) -> None:
     page.tab.mouse.dblclick(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     page.idle()
     assert page.clicks() == []
-    assert [url for url in page.requests[sent:] if "/api/click" in url] == []
+    assert [url for url in page.requests[sent:] if "/api/prompt" in url] == []
 
 
 def test_undo_redo_and_reset_which_undo_takes_back(work: Any, visit: Open) -> None:
@@ -389,7 +389,7 @@ def test_a_file_is_opened_corrected_and_downloaded(
     page.tab.click("#reset")
     page.idle()
     page.tab.set_input_files("#segmentation-file", tmp_path / "down" / "scan.json")
-    page.until("() => nnsam3d.page.clicks.length && !nnsam3d.work.running")
+    page.until("() => nnsam3d.page.prompts.length && !nnsam3d.work.running")
     assert page.clicks() == [(list(TARGET), "lesion")]
     np.testing.assert_array_equal(page.labels(), replayed.segmentation)
     page.tab.keyboard.press("z")
@@ -489,7 +489,7 @@ def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -
     page.click(there.ras((12, 28, 13)))
     assert page.text("#notice-action") == "Reconnect and restore 2 clicks"
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.clicks.length === 2 && !nnsam3d.work.running")
+    page.until("() => nnsam3d.page.prompts.length === 2 && !nnsam3d.work.running")
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((12, 28, 13), "lesion")
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
@@ -505,7 +505,7 @@ def test_a_lost_session_of_a_saved_case_is_found_again_as_it_was(work: Any, visi
             there.running.app.leases.release(lease)
         page.click(there.ras((12, 28, 13)))
         page.tab.click("#notice-action")
-        page.until("() => nnsam3d.page.clicks.length && !nnsam3d.work.running")
+        page.until("() => nnsam3d.page.prompts.length && !nnsam3d.work.running")
 
     page.click(there.ras(TARGET))
     page.tab.keyboard.press("s")
@@ -547,7 +547,7 @@ def test_a_lost_session_of_a_case_that_started_from_a_mask_is_found_again(
         there.running.app.leases.release(lease)
     page.click(there.ras((20, 10, 6)))
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.clicks.length === 2 && !nnsam3d.work.running")
+    page.until("() => nnsam3d.page.prompts.length === 2 && !nnsam3d.work.running")
     there.session.start_from(base)
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((20, 10, 6), "lesion")
@@ -644,7 +644,7 @@ def test_a_click_that_is_still_computed_is_not_left_without_a_word(work: Any, vi
     def hold(route: Any) -> None:
         held.append(route)
 
-    page.tab.route("**/api/click", hold)
+    page.tab.route("**/api/prompt", hold)
     page.tab.route("**/api/progress", lambda route: route.fulfill(json={"what": "waiting", "number": 2}))
     page.tab.mouse.click(*page.pixel(there.ras(TARGET), "axial"))
     page.until("() => /Waiting: 2 requests before this one/.test(document.getElementById('busy-text').textContent)")
@@ -711,14 +711,14 @@ def test_a_click_lost_with_the_network_is_sent_again(work: Any, visit: Open, los
         route.abort()
 
     page.click(there.ras(TARGET))
-    page.tab.route("**/api/click", lose)
+    page.tab.route("**/api/prompt", lose)
     for index in ((12, 28, 13), (20, 10, 6)):  # the second one goes after the first one, and both are lost again
         page.click(there.ras(index), button="right" if index[0] == 20 else "left")
     assert page.text("#notice-action") == "Retry 2 clicks"
     assert page.js("() => nnsam3d.page.waiting.length") == 2
-    page.tab.unroute("**/api/click")
+    page.tab.unroute("**/api/prompt")
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.clicks.length === 3 && !nnsam3d.work.running")
+    page.until("() => nnsam3d.page.prompts.length === 3 && !nnsam3d.work.running")
     assert page.clicks() == [(list(TARGET), "lesion"), ([12, 28, 13], "lesion"), ([20, 10, 6], "background")]
     for index, label in ((TARGET, "lesion"), ((12, 28, 13), "lesion"), ((20, 10, 6), 0)):
         there.session.add_click(index, label)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ from nnsam3d.server.cases import Cases
 from .conftest import GEOMETRIES, SHAPE, Running, Start, write_cases
 
 AT = (15, 20, 10)  # i, j, k
+
+
+def click(position: Sequence[float], label: str, space: str = "voxel") -> dict[str, Any]:
+    return {"type": "click", "position": list(position), "space": space, "label": label}
 
 
 def painted(change: tuple[dict, np.ndarray], mask: np.ndarray) -> np.ndarray:
@@ -47,15 +53,17 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
     session = Session(served_model)
     session.set_image(file)
     mask = np.zeros(SHAPE, np.uint8)
-    change = running.change("/api/click", {"position": ras, "space": "ras", "label": "lesion"}, lease)
+    change = running.change("/api/prompt", click(ras, "lesion", "ras"), lease)
     session.add_click(AT, "lesion")
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert mask[AT[::-1]] == 1
     told = change[0]
-    np.testing.assert_allclose(told["clicks"][0]["position"], AT, atol=1e-6)
-    np.testing.assert_allclose(told["clicks"][0]["ras"], ras, atol=1e-6)
+    np.testing.assert_allclose(told["prompts"][0]["entry"]["position"], AT, atol=1e-6)
+    np.testing.assert_allclose(told["prompts"][0]["ras"][0], ras, atol=1e-6)
     assert told["facts"]["lesion"]["ml"] == pytest.approx((mask == 1).sum() * 3 / 1000)
-    change = running.change("/api/click", {"position": [14, 22, 9], "space": "voxel", "label": "background"}, lease)
+    change = running.change(
+        "/api/prompt", {"type": "click", "position": [14, 22, 9], "space": "voxel", "label": "background"}, lease
+    )
     session.add_click((14, 22, 9), 0)
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     for path, step in (
@@ -67,7 +75,7 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
         change = running.change(f"/api/{path}", {}, lease)
         step()
         np.testing.assert_array_equal(painted(change, mask), session.segmentation)
-    assert (change[0]["can_undo"], change[0]["clicks"], change[0]["facts"]) == (True, [], {}), "a reset can be undone"
+    assert (change[0]["can_undo"], change[0]["prompts"], change[0]["facts"]) == (True, [], {}), "a reset can be undone"
     stored = tmp_path / "mask.nii.gz"
     stored.write_bytes(running.ask("GET", f"/api/mask/a.nii.gz?lease={lease}").body)
     assert gzip.decompress(stored.read_bytes())
@@ -85,8 +93,10 @@ def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
     for case, following in (("a", "b"), ("b", None)):
         running.ask("POST", "/api/open", {"case": case}, lease)
-        running.change("/api/click", {"position": AT, "space": "voxel", "label": "lesion"}, lease)
-        running.change("/api/click", {"position": [20, 18, 10], "space": "voxel", "label": "organ"}, lease)
+        running.change("/api/prompt", click(AT, "lesion", "voxel"), lease)
+        running.change(
+            "/api/prompt", {"type": "click", "position": [20, 18, 10], "space": "voxel", "label": "organ"}, lease
+        )
         saved = running.ask("POST", "/api/save", {}, lease).json()
         assert saved["next"] == following
         assert f"labelsTr/{case}.nii.gz" in saved["saved"]
@@ -122,7 +132,9 @@ def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, serve
         running.change("/api/segmentation?name=start.nii.gz", stored.read_bytes(), lease), np.zeros(SHAPE, np.uint8)
     )
     np.testing.assert_array_equal(mask, start)
-    change = running.change("/api/click", {"position": AT, "space": "voxel", "label": "lesion"}, lease)
+    change = running.change(
+        "/api/prompt", {"type": "click", "position": AT, "space": "voxel", "label": "lesion"}, lease
+    )
     session.add_click(AT, "lesion")
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert running.ask("POST", "/api/save", {}, lease).status == 400
@@ -146,7 +158,10 @@ def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, 
     for case in ("../secret", "/etc/passwd", "a_0000", None, ["a"]):
         assert running.ask("POST", "/api/open", {"case": case}, lease).status == 404
     assert running.ask("GET", f"/api/image/0/x?lease={lease}").status == 404
-    assert running.ask("POST", "/api/click", {"position": [1, 2, 3], "label": "lesion"}, lease).status == 400
+    assert (
+        running.ask("POST", "/api/prompt", click([1, 2, 3], "lesion"), lease).status
+        == 400
+    )
 
 
 def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
@@ -155,21 +170,21 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
     file = write_cases(tmp_path / "images") / "a_0000.nii.gz"
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
     running.ask("POST", "/api/upload?name=a.nii.gz", file.read_bytes(), lease)
-    running.change("/api/click", {"position": AT, "space": "voxel", "label": "organ"}, lease)
+    running.change("/api/prompt", click(AT, "organ", "voxel"), lease)
     session = Session(served_model)
     session.set_image(file)
     session.add_click(AT, "organ")
     before = session.segmentation.copy()
     clicks = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [999, 0, 0], "label": "lesion"}]}
-    reply = running.ask("POST", "/api/clicks?name=../bad.json", json.dumps(clicks).encode(), lease)
+    reply = running.ask("POST", "/api/prompts?name=../bad.json", json.dumps(clicks).encode(), lease)
     assert reply.status == 400
     assert "bad.json" in reply.reason
     assert "/tmp" not in reply.reason
-    kept = running.change("/api/redo", {}, lease)[0]["clicks"]
+    kept = running.change("/api/redo", {}, lease)[0]["prompts"]
     assert [one["label"] for one in kept] == ["organ"]
     clicks["clicks"] = [{"position": AT, "label": "lesion"}, {"position": [20, 18, 10], "label": "background"}]
-    change = running.change("/api/clicks?name=good.json", json.dumps(clicks).encode(), lease)
-    assert [(one["position"], one["label"]) for one in change[0]["clicks"]] == [
+    change = running.change("/api/prompts?name=good.json", json.dumps(clicks).encode(), lease)
+    assert [(one["entry"]["position"], one["label"]) for one in change[0]["prompts"]] == [
         (list(AT), "lesion"),
         ([20, 18, 10], "background"),
     ]
@@ -177,7 +192,7 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
     session.add_click(AT, "lesion")
     session.add_click((20, 18, 10), "background")
     np.testing.assert_array_equal(painted(change, before), session.segmentation)
-    assert len(running.change("/api/undo", {}, lease)[0]["clicks"]) == 1
+    assert len(running.change("/api/undo", {}, lease)[0]["prompts"]) == 1
 
 
 def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from nnsam3d.server.cases import Cases
 from .conftest import SPACING, Gate, Reply, Running, Start, image_array, write_cases
 from .test_page_routes import AT
 
-CLICK = {"position": list(AT), "space": "voxel", "label": "lesion"}
-OTHER = {"position": [20, 18, 10], "space": "voxel", "label": "organ"}
+CLICK = {"type": "click", "position": list(AT), "space": "voxel", "label": "lesion"}
+OTHER = {"type": "click", "position": [20, 18, 10], "space": "voxel", "label": "organ"}
 
 
 @pytest.fixture
@@ -30,18 +30,18 @@ def opened(start: Start, served_model: Model, tmp_path: Any) -> tuple[Running, s
     running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
     running.ask("POST", "/api/open", {"case": "a"}, lease)
-    for path, body in (("click", CLICK), ("click", OTHER), ("undo", {})):
+    for path, body in (("prompt", CLICK), ("prompt", OTHER), ("undo", {})):
         running.change(f"/api/{path}", body, lease)
     return running, lease
 
 
 STEPS = {
-    "click": ("/api/click", {"position": [5, 5, 5], "space": "voxel", "label": "organ"}),
+    "click": ("/api/prompt", {"type": "click", "position": [5, 5, 5], "space": "voxel", "label": "organ"}),
     "undo": ("/api/undo", {}),
     "redo": ("/api/redo", {}),
     "reset": ("/api/reset", {}),
     "clicks": (
-        "/api/clicks?name=x.json",
+        "/api/prompts?name=x.json",
         {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [20, 18, 10], "label": "organ"}]},
     ),
 }
@@ -178,12 +178,12 @@ def test_two_tabs_on_one_case(start: Start, served_model: Model, tmp_path: Any) 
     opened = [running.ask("POST", "/api/open", {"case": "a"}, lease).json() for lease in leases]
     assert [one["also_open"] for one in opened] == [0, 1]
     for lease, click in zip(leases, (CLICK, OTHER), strict=True):
-        assert running.change("/api/click", click, lease)[0]["also_open"] == 1
+        assert running.change("/api/prompt", click, lease)[0]["also_open"] == 1
     statuses = [
         running.ask("POST", f"/api/save{query}", {}, lease).status
         for lease, query in zip((leases[0], leases[1], leases[1], leases[0]), ("", "", "?overwrite=1", ""), strict=True)
     ]
     assert statuses == [200, 409, 200, 409]
     again = running.ask("POST", "/api/open", {"case": "a"}, leases[0]).json()
-    assert [one["label"] for one in again["clicks"]] == ["organ"]
+    assert [one["label"] for one in again["prompts"]] == ["organ"]
     assert (again["saved"], again["can_undo"]) == (True, True)

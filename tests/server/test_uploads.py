@@ -216,7 +216,7 @@ def test_prompt_files_name_no_files_either(running: Running, tmp_path: Path) -> 
     labels = tmp_path / "labels.nii.gz"
     labels_of(tmp_path, ".nii.gz")
     prompts = {"nnsam3d_prompts": 2, "space": "voxel", "prompts": [{"type": "mask", "path": str(labels)}]}
-    reply = running.ask("POST", "/api/clicks?name=x.json", json.dumps(prompts).encode(), lease)
+    reply = running.ask("POST", "/api/prompts?name=x.json", json.dumps(prompts).encode(), lease)
     assert reply.status == 400
     assert not running.change("/api/undo", {}, lease)[0]["started"]
 

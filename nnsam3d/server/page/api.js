@@ -116,12 +116,17 @@ export class Server {
     return this.bytes(`api/prompts/${encodeURIComponent(name)}.json`);
   }
 
-  click(position, label, space) {
-    return this.change("api/click", { position, label, space });
+  // entry: as in a prompt file; replace: in place of the last prompt
+  prompt(entry, space = "voxel", replace = false) {
+    return this.change("api/prompt", { ...entry, space, replace });
   }
 
-  clicks(file) {
-    return this.file("api/clicks", file).then(changeOf);
+  remove(number) {
+    return this.change("api/remove", { number });
+  }
+
+  load(file) {
+    return this.file("api/prompts", file).then(changeOf);
   }
 
   segmentation(file) {

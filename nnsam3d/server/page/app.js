@@ -8,10 +8,11 @@ import { bindKeys } from "./keys.js";
 import { $ } from "./panel.js";
 import { busy, empty, hideNotice, markers, say, where } from "./show.js";
 import { isUnsaved, on, page, server, viewer, work } from "./state.js";
-import { clicked, correct, giveUpLost, loadClicks, redo, reset, undo } from "./steps.js";
+import { clicked, correct, drew, giveUpLost, loadPrompts, redo, remove, reset, sketch, undo } from "./steps.js";
+import { bindTools, chooseTool } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click, missed, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click, stroke, sketch, remove, missed, drawn: markers, moved: where });
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -35,6 +36,11 @@ function click(mm, negative) {
   clicked(mm, negative);
 }
 
+function stroke(made, negative) {
+  if (viewer.hidden) setHidden(false);
+  drew(made, negative);
+}
+
 function missed() {
   say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
 }
@@ -48,6 +54,7 @@ function cancel() {
     expandDisplay(false);
     return $("display-button").focus();
   }
+  if (viewer.pointer.dropStroke()) return undefined;
   giveUpLost();
   return work.cancel();
 }
@@ -71,6 +78,7 @@ const does = {
   cancel,
   hide: () => viewer.image && setHidden(!viewer.hidden),
   label: chooseValue,
+  tool: (name) => chooseTool(name),
   labelBefore: () => chooseNeighbour(-1),
   labelAfter: () => chooseNeighbour(1),
   step: (...move) => viewer.image && viewer.step(...move),
@@ -82,6 +90,7 @@ const does = {
 };
 bindKeys(does, $("view"));
 bindCases();
+bindTools();
 for (const [id, action] of [
   ["undo", "undo"], ["redo", "redo"], ["reset", "reset"], ["save", "save"], ["save-next", "next"], ["next", "next"],
   ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"], ["hide", "hide"],
@@ -99,7 +108,7 @@ $("image-file").addEventListener("change", ({ target }) => {
 $("segmentation-file").addEventListener("change", ({ target }) => {
   const [file] = target.files;
   target.value = "";
-  if (file) (isImage(file) ? correct : loadClicks)(file);
+  if (file) (isImage(file) ? correct : loadPrompts)(file);
 });
 $("views").addEventListener("click", ({ target }) => target.dataset.view && setView(target.dataset.view));
 $("slab").addEventListener("change", ({ target }) => viewer.setSlab(target.value));
@@ -116,7 +125,7 @@ for (const select of document.querySelectorAll("select")) {
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 $("stage").addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
-  if (file && page.image && !isImage(file)) loadClicks(file);
+  if (file && page.image && !isImage(file)) loadPrompts(file);
   else if (file && page.info?.upload) askFirst(() => openFile(file));
 });
 window.addEventListener("beforeunload", (event) => isUnsaved() && event.preventDefault());

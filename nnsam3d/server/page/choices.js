@@ -12,7 +12,7 @@ export function choose(name) {
   chooseLabel(name);
   const negative = name === BACKGROUND;
   $("stage").classList.toggle("negative", negative);
-  say(negative ? "Label of the next click: background (not this)." : `Label of the next click: ${name}.`);
+  say(negative ? "Label of the next prompt: background (not this)." : `Label of the next prompt: ${name}.`);
 }
 
 export function chooseValue(value) {

@@ -5,10 +5,11 @@ import { choose, fillContrasts, setFill } from "./choices.js";
 import { listCases, openCase } from "./files.js";
 import { buildHelp } from "./keys.js";
 import { recall } from "./memory.js";
-import { $, buildLabels, count } from "./panel.js";
+import { $, buildLabels, count, countPrompts, nameOf } from "./panel.js";
 import { empty, hideNotice, notice, say, show, summary } from "./show.js";
 import { isUnsure, keepWaiting, restore, sendWaiting } from "./steps.js";
-import { BACKGROUND, everyClick, isUnsaved, page, server, viewer, work } from "./state.js";
+import { BACKGROUND, everyPrompt, isUnsaved, page, server, viewer, work } from "./state.js";
+import { offerTools } from "./tools.js";
 
 export async function connect() {
   let info;
@@ -30,6 +31,7 @@ export async function connect() {
   buildLabels(model.labels, page.label, (name) => choose(name));
   setFill(Object.keys(model.labels).length > 2 ? "pattern" : "solid");
   fillContrasts(model.channels);
+  offerTools();
   $("open").hidden = !info.upload;
   $("cases-row").hidden = !info.folder;
   $("save").hidden = $("save-next").hidden = !info.saves;
@@ -55,6 +57,8 @@ export function failed(error, what) {
   page.unsure ||= isUnsure(error);
   const temporary = TEMPORARY.includes(error.status);
   const kept = temporary && !page.restoring ? keepWaiting() : 0;
+  const name = nameOf(page.waiting);
+  page.flat = null;
   if (!kept) page.waiting = [];
   show();
   if (error.status === 410) return undefined;
@@ -62,15 +66,15 @@ export function failed(error, what) {
   if (!(error instanceof ServerError)) console.error(error);
   if (temporary && page.restoring) return notice(error.message, "Try again", reconnect);
   if (!kept) return notice(error.message);
-  const clicks = kept === 1 ? "The click is" : `${kept} clicks are`;
-  return notice(`${error.message} ${clicks} not lost.`, kept === 1 ? "Retry" : `Retry ${kept} clicks`, sendWaiting);
+  const those = kept === 1 ? `The ${name} is` : `${count(kept, name)} are`;
+  return notice(`${error.message} ${those} not lost.`, kept === 1 ? "Retry" : `Retry ${count(kept, name)}`, sendWaiting);
 }
 
 export function lost(error) {
   // if reconnecting is interrupted, the next attempt restores the same state
-  page.restoring ??= page.source && { source: page.source, base: page.base, clicks: everyClick(), dirty: isUnsaved() };
-  const clicks = page.restoring?.clicks.length ?? 0;
-  const restores = page.restoring ? ` and restore ${clicks ? count(clicks, "click") : "the image"}` : "";
+  page.restoring ??= page.source && { source: page.source, base: page.base, prompts: everyPrompt(), dirty: isUnsaved() };
+  const prompts = page.restoring?.prompts ?? [];
+  const restores = page.restoring ? ` and restore ${prompts.length ? countPrompts(prompts) : "the image"}` : "";
   notice(`The server has closed this session: ${error.message}`, `Reconnect${restores}`, reconnect);
 }
 

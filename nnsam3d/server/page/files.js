@@ -8,7 +8,7 @@ import { $ } from "./panel.js";
 import { markSaved, OPENED, startPast } from "./past.js";
 import { ask, empty, hideNotice, say, show } from "./show.js";
 import { canSave, isUnsaved, later, page, server, viewer, work } from "./state.js";
-import { after, withValues } from "./steps.js";
+import { after } from "./steps.js";
 
 export async function listCases() {
   page.cases = await server.cases();
@@ -36,18 +36,18 @@ async function shown(image, source) {
   try {
     await viewer.load(bytes, source.file?.name ?? name, mask);
   } catch (error) {
-    Object.assign(page, { image: null, source: null, clicks: [], waiting: [], facts: {}, dirty: false });
+    Object.assign(page, { image: null, source: null, prompts: [], waiting: [], flat: null, facts: {}, dirty: false });
     viewer.unload();
     empty("This image cannot be displayed.");
     throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
-  const clicks = withValues(image.clicks ?? []);
+  const prompts = image.prompts ?? [];
   const started = image.started ?? image.saved;
-  Object.assign(page, { image, source, clicks, waiting: [], restoring: null, unsure: false, facts: image.facts });
+  Object.assign(page, { image, source, prompts, waiting: [], flat: null, restoring: null, unsure: false, facts: image.facts });
   Object.assign(page, { remarks: image.remarks, also: image.also_open ?? 0 });
   page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
-  // beneath clicks, the mask from which a saved case starts is not visible
-  startPast(!started ? null : clicks.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
+  // beneath prompts, the mask from which a saved case starts is not visible
+  startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
   if (source.case) remember("case", source.case);
   hideNotice();
   $("empty").hidden = true;
@@ -141,9 +141,9 @@ function followUp() {
 
 export function download(what) {
   if (!page.image) return undefined;
-  if (what === "prompts" && !page.clicks.length && !page.waiting.length) return say("There are no clicks to download.");
+  if (what === "prompts" && !page.prompts.length && !page.waiting.length) return say("There are no prompts to download.");
   const name = page.image.case;
-  return after(what === "mask" ? "Preparing the mask" : "Preparing the clicks", async () => {
+  return after(what === "mask" ? "Preparing the mask" : "Preparing the prompts", async () => {
     const bytes = what === "mask" ? await server.mask(name) : await server.prompts(name);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes]));

@@ -35,7 +35,7 @@ function setCharacters(on) {
   characters = on;
   $("letters").checked = on;
   document.body.classList.toggle("no-letters", !on);
-  for (const button of document.querySelectorAll("button:has(kbd)")) {
+  for (const button of document.querySelectorAll("button[aria-keyshortcuts], button[data-key]")) {
     button.dataset.key ??= button.getAttribute("aria-keyshortcuts");
     if (on || button.dataset.key.length > 1) button.setAttribute("aria-keyshortcuts", button.dataset.key);
     else button.removeAttribute("aria-keyshortcuts");
@@ -46,6 +46,7 @@ const LETTERS = {
   z: "undo", y: "redo", r: "reset", s: "save", n: "next", o: "open", l: "load", m: "mask", p: "prompts", v: "view",
   f: "fit", h: "hide", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
 };
+const TOOL_KEYS = { c: "click", b: "box", e: "line", d: "scribble", a: "lasso" };
 const MOVES = {
   ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
 };
@@ -53,6 +54,7 @@ const MOVES = {
 function actionOf(key, shift, free) {
   if (/^\d$/.test(key)) return ["label", Number(key)];
   if (key in LETTERS) return [LETTERS[key]];
+  if (key in TOOL_KEYS) return ["tool", TOOL_KEYS[key]];
   if (free && key in MOVES) return ["step", ...MOVES[key].map((n) => n * (shift ? 5 : 1))];
   if (free && key === "Enter") return ["clickHere", shift];
   return null;
@@ -61,7 +63,8 @@ function actionOf(key, shift, free) {
 const MOUSE = [
   ["Click", "add a click with the selected label"],
   ["Right-click, or Shift-click", "add a background click"],
-  ["Drag", "move the crosshair; in 3D, rotate"],
+  ["Drag", "draw with the chosen tool, or move the crosshair; in 3D, rotate"],
+  ["Shift-drag", "draw around, or through, background"],
   ["Wheel", "change the slice; in 3D, zoom"],
   ["Ctrl+wheel", "zoom"],
   ["Middle button, drag", "pan"],
@@ -71,19 +74,20 @@ const KEYS = [
   ["1 … 9", "select a label"],
   ["0", "background"],
   ["[ ]", "previous, next label"],
+  ["C B E D A", "tools: click, box, line, scribble, lasso"],
   ["Z Y", "undo, redo"],
-  ["R", "reset: remove clicks and loaded mask (Z restores them)"],
+  ["R", "reset: remove prompts and loaded mask (Z restores them)"],
   ["S", "save the case, or download the mask"],
   ["N", "save and open the next case"],
-  ["O L", "open an image, load a segmentation or clicks"],
-  ["M P", "download the mask, the clicks"],
+  ["O L", "open an image, load a segmentation or prompts"],
+  ["M P", "download the mask, the prompts"],
   ["Arrows", "move the crosshair (Shift: by 5)"],
   ["PageUp PageDown", "change the slice"],
   ["Enter", "click at the crosshair (Shift: background)"],
   ["+ - F", "zoom in, zoom out, fit"],
   ["V", "next view"],
   ["H", "hide or show the mask"],
-  ["Esc", "cancel the computation"],
+  ["Esc", "cancel the computation, or what is being drawn"],
   ["?", "this help"],
 ];
 

@@ -1,4 +1,4 @@
-// The panel beside the image: labels, clicks, warnings. Only builds elements, without logic.
+// The panel beside the image: labels, prompts, warnings. Only builds elements, without logic.
 
 import { css, pattern } from "./palette.js";
 
@@ -57,25 +57,39 @@ export function count(number, what) {
   return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
-// ---------------------------------------------------------------- clicks and warnings
+// "2 clicks", or "2 prompts" if some are of another type
+export function countPrompts(prompts) {
+  return count(prompts.length, nameOf(prompts));
+}
 
-// clicks: [{label, value, ras, seconds, waiting}]
-export function showClicks(clicks, onGo) {
-  $("no-clicks").hidden = clicks.length > 0;
-  $("clicks").hidden = clicks.length === 0;
-  const rows = clicks.map((click, number) => {
-    const time = click.waiting ? "waiting" : click.seconds === undefined ? "" : `${click.seconds.toFixed(2)} s`;
-    const button = element(
+export function nameOf(prompts) {
+  return prompts.every(({ entry }) => entry.type === "click") ? "click" : "prompt";
+}
+
+// ---------------------------------------------------------------- prompts and warnings
+
+// prompts: [{entry, text, label, value, seconds, waiting}]
+export function showPrompts(prompts, onGo, onRemove) {
+  $("no-clicks").hidden = prompts.length > 0;
+  $("clicks").hidden = prompts.length === 0;
+  const rows = prompts.map((prompt, number) => {
+    const { entry, text = "", label, value, seconds, waiting } = prompt;
+    const time = waiting ? "waiting" : seconds === undefined ? "" : `${seconds.toFixed(2)} s`;
+    const go = element(
       "button",
-      { type: "button", class: "click", title: `Go there: ${click.ras.map((mm) => mm.toFixed(1)).join(", ")} mm (R, A, S)` },
+      { type: "button", class: "click", title: `Go there: ${entry.type} ${text}` },
       element("span", { class: "number", text: number + 1 }),
-      element("span", { class: click.value ? "sign plus" : "sign minus", text: click.value ? "+" : "−", "aria-hidden": "true" }),
-      element("span", { class: "name", text: click.label }),
+      element("span", { class: value ? "sign plus" : "sign minus", text: value ? "+" : "−", "aria-hidden": "true" }),
+      element("span", { class: "name", text: label }),
+      element("span", { class: "what", text: `${entry.type} ${text}` }),
       element("span", { class: "facts", text: time }),
     );
-    if (click.value) button.style.setProperty("--colour", css(click.value));
-    button.addEventListener("click", () => onGo(click));
-    return element("li", {}, button);
+    if (value) go.style.setProperty("--colour", css(value));
+    go.addEventListener("click", () => onGo(prompt));
+    const remove = element("button", { type: "button", class: "remove", title: "Remove", "aria-label": `Remove prompt ${number + 1}`, text: "✕" });
+    remove.disabled = Boolean(waiting);
+    remove.addEventListener("click", () => onRemove(prompt));
+    return element("li", {}, go, remove);
   });
   $("clicks").replaceChildren(...rows);
   rows.at(-1)?.scrollIntoView({ block: "nearest" });

@@ -3,7 +3,7 @@
 
 import { page } from "./state.js";
 
-export const OPENED = "opened"; // a base that only the server has: what a saved case starts from, beneath its clicks
+export const OPENED = "opened"; // a base that only the server has: what a saved case starts from, beneath its prompts
 
 // An image was opened. base: a file, null, or OPENED
 export function startPast(base) {
@@ -43,5 +43,5 @@ export function isDirty() {
 }
 
 function print() {
-  return JSON.stringify(page.clicks.map(({ position, label }) => [position, label]));
+  return JSON.stringify(page.prompts.map(({ entry }) => entry));
 }

@@ -1,8 +1,8 @@
 // Displays the page's state: markers, panel and messages.
 
 import { drawMarkers } from "./markers.js";
-import { $, count, element, showClicks, showFacts, showRemarks, volume } from "./panel.js";
-import { canSave, everyClick, page, viewer } from "./state.js";
+import { $, count, element, showFacts, showPrompts, showRemarks, volume } from "./panel.js";
+import { canSave, everyPrompt, on, page, viewer } from "./state.js";
 
 export function busy(text, waiting) {
   $("busy").hidden = text === null;
@@ -50,7 +50,8 @@ export function summary() {
 }
 
 export function markers() {
-  drawMarkers($("marks"), viewer, everyClick());
+  const stroke = viewer.pointer.stroke && on.sketch(viewer.pointer.stroke);
+  drawMarkers($("marks"), viewer, [...everyPrompt(), ...(stroke ? [stroke] : [])]);
   const tiles = viewer.image ? viewer.tiles : [];
   const text = JSON.stringify(tiles);
   if ($("tiles").dataset.shown === text) return;
@@ -71,9 +72,15 @@ export function where() {
   $("where").textContent = `R, A, S: ${mm} mm · value ${+viewer.value.toPrecision(4)} · ${name}`;
 }
 
+// A place in the middle of a prompt, on its slice.
+function middle({ entry, ras }) {
+  if (entry.type === "scribble") return ras[Math.floor(ras.length / 2)];
+  return [0, 1, 2].map((axis) => ras.reduce((sum, point) => sum + point[axis], 0) / ras.length);
+}
+
 export function show() {
-  const { image, can, clicks, also } = page;
-  showClicks(everyClick(), ({ ras }) => viewer.goTo(ras));
+  const { image, can, prompts, also } = page;
+  showPrompts(everyPrompt(), (prompt) => viewer.goTo(middle(prompt)), on.remove);
   if (page.info) showFacts(page.info.model.labels, page.facts);
   showRemarks(page.remarks);
   $("also").hidden = !also;
@@ -81,11 +88,11 @@ export function show() {
   const usable = {
     undo: can.undo || page.waiting.length > 0,
     redo: can.redo,
-    reset: clicks.length > 0 || page.base !== null,
+    reset: prompts.length > 0 || page.base !== null,
     save: canSave(),
     "save-next": canSave(),
     mask: image,
-    prompts: clicks.length,
+    prompts: prompts.length,
     load: image,
     hide: image,
   };

@@ -14,6 +14,7 @@ export const server = new Server(key, (error) => on.lost(error));
 export const work = new Work(server, { busy: (...values) => on.busy(...values), failed: (...values) => on.failed(...values) });
 export const viewer = new Viewer($("view"), {
   click: (...values) => on.click(...values),
+  stroke: (...values) => on.stroke(...values),
   missed: () => on.missed(),
   drawn: () => on.drawn(),
   moved: () => on.moved(),
@@ -26,15 +27,18 @@ export const page = {
   image: null, // about the image, from the server
   cases: [],
   label: "",
-  clicks: [], // [{ras, position, label, value, seconds}]
-  waiting: [], // clicks without a response yet: {queued}, {sent} if the server may have it, {lost} by the network
+  tool: "click", // of tools.js
+  prompts: [], // [{entry, text, ras, label, value, seconds}]: entry as in a prompt file, ras: positions to draw
+  waiting: [], // prompts without a response yet: {queued}, {sent} if the server may have it, {lost} by the network,
+  // {replaces} the one before, {space} of the entry, if it is not the file's voxels
+  flat: null, // the box on a slice that was drawn last, if nothing was done since: a further drag gives it a depth
   facts: {},
   base: null, // the file of the initial segmentation; OPENED if only the server has it
   past: { at: 0, bases: {} }, // of past.js
   also: 0, // other clients that have the case open
   remarks: [],
   unsure: false, // the displayed mask may differ from the server's
-  restoring: null, // {source, base, clicks, dirty} of a session that the server has ended
+  restoring: null, // {source, base, prompts, dirty} of a session that the server has ended
   can: { undo: false, redo: false },
   dirty: false, // there are unsaved changes
 };
@@ -54,6 +58,11 @@ export function isUnsaved() {
   return Boolean(page.image) && (page.dirty || page.waiting.length > 0);
 }
 
-export function everyClick() {
-  return [...page.clicks, ...page.waiting];
+export function everyPrompt() {
+  const made = [...page.prompts];
+  for (const one of page.waiting) {
+    if (one.replaces) made.pop();
+    made.push(one);
+  }
+  return made;
 }

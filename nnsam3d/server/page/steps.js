@@ -1,76 +1,111 @@
 // Steps of the user: each is sent to the server, and the response is displayed.
 
 import { ServerError } from "./api.js";
-import { count } from "./panel.js";
+import { countPrompts } from "./panel.js";
 import { forgetSaved, isDirty, moved, OPENED, startPast, stepped } from "./past.js";
-import { hideNotice, say, show, summary } from "./show.js";
-import { BACKGROUND, later, page, server, viewer } from "./state.js";
+import { hideNotice, markers, say, show, summary } from "./show.js";
+import { BACKGROUND, everyPrompt, later, page, server, viewer } from "./state.js";
+import { shapeOf, TOOLS } from "./tools.js";
 
-// ---------------------------------------------------------------- clicks
+// ---------------------------------------------------------------- prompts
 
 export function clicked(ras, negative) {
+  add({ entry: { type: "click", position: ras }, ras: [ras], space: "ras" }, negative);
+}
+
+// A stroke of the chosen tool.
+export function drew(stroke, negative) {
+  const { tool } = page;
+  const shape = shapeOf(tool, stroke, page.flat);
+  if (!shape) {
+    markers();
+    return say(`Nothing was drawn: the ${tool} is too small.`);
+  }
+  const { entry, ras, flat, deepens } = shape;
+  const label = deepens ? page.flat.label : labelOf(negative);
+  add({ entry, ras, replaces: deepens }, negative, label);
+  page.flat = flat && page.waiting.length ? { ...flat, label } : null;
+  return undefined;
+}
+
+// The stroke that is being drawn, as a prompt to show.
+export function sketch(stroke) {
+  const shape = shapeOf(page.tool, stroke, page.flat);
+  return shape && { ...shape, value: page.info.model.labels[page.label], waiting: true };
+}
+
+function labelOf(negative) {
+  return negative ? BACKGROUND : page.label;
+}
+
+function add(prompt, negative, label = labelOf(negative)) {
   if (!page.image) return;
-  if (page.restoring) return say("Nothing was clicked: reconnect first.");
-  const label = negative ? BACKGROUND : page.label;
-  page.waiting.push({ ras, label, value: page.info.model.labels[label], waiting: true });
+  if (page.restoring) return say("Nothing was added: reconnect first.");
+  page.flat = null;
+  const entry = { ...prompt.entry, label };
+  page.waiting.push({ ...prompt, entry, label, value: page.info.model.labels[label], waiting: true });
   sendWaiting();
   show();
 }
 
-// Queues the clicks that are not queued: a new one, and before it those that the network has lost.
+// Queues the prompts that are not queued: a new one, and before it those that the network has lost.
 export function sendWaiting() {
   if (page.waiting.some((one) => one.lost)) hideNotice();
-  for (const click of page.waiting.filter((one) => !one.queued)) queue(click);
+  for (const prompt of page.waiting.filter((one) => !one.queued)) queue(prompt);
 }
 
-function queue(click) {
-  Object.assign(click, { queued: true, lost: false });
-  later(`Click ${page.clicks.length + page.waiting.indexOf(click) + 1}`, async () => {
+function queue(prompt) {
+  Object.assign(prompt, { queued: true, lost: false });
+  const { title } = TOOLS[prompt.entry.type];
+  later(`${title} ${everyPrompt().indexOf(prompt) + 1}`, async () => {
     const began = performance.now();
-    const change = await changed(once(click));
-    answered(click);
+    const change = await changed(once(prompt));
+    answered(prompt);
+    if (prompt.replaces) moved(-1);
     stepped(page.base);
     await apply(change);
     const whole = (performance.now() - began) / 1000;
-    page.clicks.at(-1).seconds = change.seconds;
-    say(`Click ${page.clicks.length}: ${change.seconds.toFixed(2)} s, ${whole.toFixed(2)} s in total. ${summary()}`);
+    page.prompts.at(-1).seconds = change.seconds;
+    say(`${title} ${page.prompts.length}: ${change.seconds.toFixed(2)} s, ${whole.toFixed(2)} s in total. ${summary()}`);
   }).then(() => {
-    click.queued = false;
-    if (!click.lost) answered(click);
+    prompt.queued = false;
+    if (!prompt.lost) answered(prompt);
     show();
   });
 }
 
-function answered(click) {
-  page.waiting = page.waiting.filter((one) => one !== click);
+function answered(prompt) {
+  page.waiting = page.waiting.filter((one) => one !== prompt);
 }
 
-// Sends a click. If the network lost the answer to it before, but not the click itself, the server now has it twice.
-async function once(click) {
-  const again = click.sent;
-  click.sent = true;
-  let change = await server.click(click.ras, click.label, "ras");
-  while (again && change.clicks.length > page.clicks.length + 1) change = await server.change("api/undo");
+// Sends a prompt. If the network lost the answer to it before, but not the prompt itself, the server now has it twice.
+async function once(prompt) {
+  const again = prompt.sent && !prompt.replaces;
+  prompt.sent = true;
+  let change = await server.prompt(prompt.entry, prompt.space, prompt.replaces);
+  while (again && change.prompts.length > page.prompts.length + 1) change = await server.change("api/undo");
   return change;
 }
 
-// Clicks that the network has lost stay in the list, until they are sent again or given up. Returns how many there are.
+// Prompts that the network has lost stay in the list, until they are sent again or given up. Returns how many there are.
 export function keepWaiting() {
-  for (const click of page.waiting) click.lost = true;
+  for (const prompt of page.waiting) prompt.lost = true;
   return page.waiting.length;
 }
 
 export function giveUpLost() {
   if (!page.waiting.some((one) => one.lost)) return;
   page.waiting = page.waiting.filter((one) => !one.lost);
+  page.flat = null;
   hideNotice();
   show();
 }
 
 // ---------------------------------------------------------------- other steps
 
-// Queues a step after the clicks before it.
+// Queues a step after the prompts before it.
 export function after(what, job) {
+  page.flat = null;
   sendWaiting();
   return later(what, job);
 }
@@ -109,14 +144,31 @@ function walk(what, path, by, done) {
   });
 }
 
+// Takes one prompt out, unless an earlier step has done so.
+export function remove(prompt) {
+  const number = page.prompts.indexOf(prompt);
+  if (number < 0) return;
+  after(`Removing prompt ${number + 1}`, async () => {
+    if (keyOf(page.prompts[number]) !== keyOf(prompt)) return say("It is not there any more.");
+    const change = await changed(server.remove(number));
+    stepped(page.base);
+    await apply(change);
+    return say(`Prompt ${number + 1} (${prompt.entry.type}) removed. Undo restores it. ${summary()}`);
+  });
+}
+
+function keyOf(prompt) {
+  return JSON.stringify(prompt?.entry);
+}
+
 export function reset() {
-  if (!page.clicks.length && !page.waiting.length && !page.base) return;
+  if (!page.prompts.length && !page.waiting.length && !page.base) return;
   after("Reset", async () => {
     const { base } = page;
     const change = await changed(server.change("api/reset"));
     stepped(null);
     await apply(change);
-    say(`${base ? "Clicks and the earlier segmentation" : "All clicks"} removed. Undo restores them.`);
+    say(`${base ? "Prompts and the earlier segmentation" : "All prompts"} removed. Undo restores them.`);
   });
 }
 
@@ -125,49 +177,45 @@ export function correct(file) {
     const change = await changed(server.segmentation(file));
     stepped(file);
     await apply(change);
-    say(`${file.name} loaded; clicks correct it. ${summary()}`);
+    say(`${file.name} loaded; prompts correct it. ${summary()}`);
   });
 }
 
-export function loadClicks(file) {
-  after("Loading the clicks", async () => {
-    const change = await changed(server.clicks(file));
+export function loadPrompts(file) {
+  after("Loading the prompts", async () => {
+    const change = await changed(server.load(file));
     stepped(change.started === false ? null : page.base);
     await apply(change);
-    say(`${count(page.clicks.length, "click")} loaded from ${file.name}. ${summary()}`);
+    say(`${countPrompts(page.prompts)} loaded from ${file.name}. ${summary()}`);
   });
 }
 
 // ---------------------------------------------------------------- the server's state
 
-// Brings a session back. image: what the server said when it opened the image again; clicks, base, dirty: as they were
-export async function restore(image, { clicks, base, dirty }) {
-  page.clicks = withValues(image.clicks ?? []);
+// Brings a session back. image: what the server said when it opened the image again; prompts, base, dirty: as they were
+export async function restore(image, { prompts, base, dirty }) {
+  page.prompts = image.prompts ?? [];
   page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
   if (base === OPENED) {
-    while (!leadTo(clicks) && page.can.undo) await apply(await server.change("api/undo"));
-    if (!leadTo(clicks)) throw new ServerError(400, "The clicks cannot be restored: the case was saved with other clicks since.");
+    while (!leadTo(prompts) && page.can.undo) await apply(await server.change("api/undo"));
+    if (!leadTo(prompts)) throw new ServerError(400, "The prompts cannot be restored: the case was saved with others since.");
   } else {
-    if (!base || page.clicks.length) await apply(await server.change("api/reset"));
+    if (!base || page.prompts.length) await apply(await server.change("api/reset"));
     if (base) await apply(await server.segmentation(base));
   }
-  for (const { position, ras, label } of clicks.slice(page.clicks.length)) {
-    const change = position ? await server.click(position, label, "voxel") : await server.click(ras, label, "ras");
+  for (const { entry, space } of prompts.slice(page.prompts.length)) {
+    const change = await server.prompt(entry, space);
     await apply(change);
-    page.clicks.at(-1).seconds = change.seconds;
+    page.prompts.at(-1).seconds = change.seconds;
   }
   startPast(base);
   if (dirty) forgetSaved();
   show();
 }
 
-// Whether the clicks that the server has are the first of these.
-function leadTo(clicks) {
-  return page.clicks.every(({ label, position }, n) => label === clicks[n]?.label && `${position}` === `${clicks[n].position}`);
-}
-
-export function withValues(clicks) {
-  return clicks.map((click) => ({ ...click, value: page.info.model.labels[click.label] }));
+// Whether the prompts that the server has are the first of these.
+function leadTo(prompts) {
+  return page.prompts.every((prompt, n) => keyOf(prompt) === keyOf(prompts[n]));
 }
 
 async function apply(change) {
@@ -178,8 +226,8 @@ async function apply(change) {
   } else if (change.box) {
     viewer.change(change.box, change.voxels);
   }
-  const times = page.clicks.map((click) => click.seconds);
-  page.clicks = withValues(change.clicks).map((click, n) => ({ ...click, seconds: times[n] }));
+  const times = Object.fromEntries(page.prompts.map((prompt) => [keyOf(prompt), prompt.seconds]));
+  page.prompts = change.prompts.map((prompt) => ({ ...prompt, seconds: times[keyOf(prompt)] }));
   page.can = { undo: change.can_undo, redo: change.can_redo };
   page.facts = change.facts;
   page.remarks = change.remarks;

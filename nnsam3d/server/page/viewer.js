@@ -2,6 +2,7 @@
 
 import { DRAG_MODE, Niivue, NVImage, SLICE_TYPE } from "./niivue.js";
 import { colourTable, paint, period } from "./palette.js";
+import { Pointer } from "./pointer.js";
 
 const RENDER = SLICE_TYPE.RENDER;
 export const PLANES = { axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL };
@@ -16,7 +17,7 @@ const TILES = [
 ];
 export const VIEWS = ["all", "axial", "coronal", "sagittal", "3D"];
 // for each plane, the axes (R, A, S) to the right, up, and across the slices
-const AXES = { [PLANES.axial]: [0, 1, 2], [PLANES.coronal]: [0, 2, 1], [PLANES.sagittal]: [1, 2, 0] };
+export const AXES = { [PLANES.axial]: [0, 1, 2], [PLANES.coronal]: [0, 2, 1], [PLANES.sagittal]: [1, 2, 0] };
 const SLAB = 0.08; // half the thickness, as a share of the image
 // azimuth and elevation of clip planes that keep what is above -depth and below depth along an axis
 const SLABS = {
@@ -28,11 +29,13 @@ const NEVER = [2, 0, 0]; // a clip plane outside the image
 const ZOOMS = [0.5, 12];
 const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
 
+const STROKE_PIXELS = 2; // between points of a stroke
+
 export class Viewer {
   #drawNow; // NiiVue's own drawScene
   #coming = false; // a redraw has been requested
 
-  // callbacks: {click(mm, negative), missed(), drawn(), moved()}
+  // callbacks: {click(mm, negative), stroke(stroke, negative), missed(), drawn(), moved()}; the first three from Pointer
   constructor(canvas, callbacks) {
     this.canvas = canvas;
     this.callbacks = callbacks;
@@ -68,24 +71,24 @@ export class Viewer {
         centerButton: DRAG_MODE.pan,
       },
     });
+    this.pointer = new Pointer(this);
   }
 
   async start() {
     await this.nv.attachToCanvas(this.canvas);
-    this.#listen();
     this.#drawNow = this.nv.drawScene.bind(this.nv);
     // A click requests five redraws: draw once per frame.
     this.nv.drawScene = () => {
       if (this.#coming) return;
       this.#coming = true;
-      requestAnimationFrame(() => this.#draw());
+      requestAnimationFrame(() => this.draw());
     };
     this.nv.onLocationChange = () => this.callbacks.moved();
     this.show("all");
   }
 
-  // Draws if a redraw has been requested.
-  #draw() {
+  // Draws now if a redraw has been requested.
+  draw() {
     if (!this.#coming) return;
     this.#coming = false;
     this.#placeSlab();
@@ -262,15 +265,28 @@ export class Viewer {
     return this.image.getValue(x, y, z, 0);
   }
 
-  // NiiVue's voxel indices increase towards R, A, S; those of the file may not.
   #indexAt(frac) {
-    const vox = this.nv.frac2vox(frac);
+    return this.toFile(this.nv.frac2vox(frac));
+  }
+
+  // NiiVue's voxels, which increase towards R, A, S -> those of the file, which may not.
+  toFile(vox) {
     const { permRAS, dimsRAS } = this.image;
     const index = [0, 0, 0];
     permRAS.forEach((signed, axis) => {
       index[Math.abs(signed) - 1] = signed > 0 ? vox[axis] : dimsRAS[axis + 1] - 1 - vox[axis];
     });
     return index;
+  }
+
+  // NiiVue's voxels -> RAS mm
+  toWorld(vox) {
+    return [...this.nv.frac2mm(vox.map((n, axis) => (n + 0.5) / this.dims[axis]), 0, true).slice(0, 3)];
+  }
+
+  // The size in NiiVue's voxels.
+  get dims() {
+    return [...this.image.dimsRAS.slice(1, 4)];
   }
 
   goTo(mm) {
@@ -290,34 +306,34 @@ export class Viewer {
     this.nv.moveCrosshairInVox(...move);
   }
 
-  #tileAt(event) {
-    const rect = this.canvas.getBoundingClientRect();
+  // The displayed planes: their area in CSS pixels, and where a position is in it; through: signed distance in slices
+  // from the displayed slice.
+  get screens() {
     const ratio = this.nv.uiData.dpr;
-    const x = (event.clientX - rect.left) * ratio;
-    const y = (event.clientY - rect.top) * ratio;
-    const tile = this.nv.tileIndex(x, y);
-    if (tile < 0 || this.nv.screenSlices[tile].axCorSag > PLANES.sagittal) return null;
-    const frac = this.nv.screenXY2TextureFrac(x, y, tile, true);
-    if (frac[0] < 0) return null; // outside the image
-    return { frac: this.nv.vox2frac(this.nv.frac2vox(frac)), plane: this.nv.screenSlices[tile].axCorSag };
+    return this.nv.screenSlices.filter((tile) => tile.axCorSag in AXES).map((tile) => {
+      const [right, up, across] = AXES[tile.axCorSag];
+      const [left, top, width, height] = tile.leftTopWidthHeight;
+      const place = (mm) => {
+        const frac = this.nv.mm2frac(mm, 0, true);
+        const flat = this.nv.frac2mm(frac);
+        const x = (flat[right] - tile.leftTopMM[0]) / tile.fovMM[0];
+        const y = (flat[up] - tile.leftTopMM[1]) / tile.fovMM[1];
+        return {
+          x: (left + (width < 0 ? (1 - x) * width : x * width)) / ratio,
+          y: (top + (1 - y) * height) / ratio,
+          through: this.dims[across] * (frac[across] - this.nv.scene.crosshairPos[across]),
+        };
+      };
+      return { area: [Math.min(left, left + width), top, Math.abs(width), height].map((n) => n / ratio), place };
+    });
   }
 
-  // The position in each displayed plane, in CSS pixels, and the distance from the displayed slice in slices.
+  // The position in each displayed plane that contains it, and the distance from the displayed slice in slices.
   project(mm) {
-    const frac = this.nv.mm2frac(mm, 0, true);
-    const flat = this.nv.frac2mm(frac);
-    const ratio = this.nv.uiData.dpr;
     const found = [];
-    for (const tile of this.nv.screenSlices) {
-      const axes = AXES[tile.axCorSag];
-      if (!axes) continue;
-      const [left, top, width, height] = tile.leftTopWidthHeight;
-      const right = (flat[axes[0]] - tile.leftTopMM[0]) / tile.fovMM[0];
-      const up = (flat[axes[1]] - tile.leftTopMM[1]) / tile.fovMM[1];
-      if (!(right >= 0 && right <= 1 && up >= 0 && up <= 1)) continue;
-      const through = this.image.dimsRAS[axes[2] + 1] * Math.abs(frac[axes[2]] - this.nv.scene.crosshairPos[axes[2]]);
-      const x = width < 0 ? left - right * width + width : left + right * width;
-      found.push({ x: x / ratio, y: (top + (1 - up) * height) / ratio, slices: through });
+    for (const { area: [left, top, width, height], place } of this.screens) {
+      const { x, y, through } = place(mm);
+      if (x >= left && x <= left + width && y >= top && y <= top + height) found.push({ x, y, slices: Math.abs(through) });
     }
     return found;
   }
@@ -325,60 +341,5 @@ export class Viewer {
   // Names of the tiles, and their positions as shares of the canvas: left, top, width, height.
   get tiles() {
     return this.view === "all" ? TILES : [{ name: this.view, position: [0, 0, 1, 1] }];
-  }
-
-  // ---------------------------------------------------------------- mouse
-
-  #listen() {
-    const { canvas } = this;
-    let down = null;
-    canvas.addEventListener("pointerdown", (event) => {
-      down = null;
-      if (!this.image || !event.isPrimary) return; // a second finger zooms or scrolls
-      // Where the planes are now, not where a slow renderer has drawn them last. And it stays where the pointer went down,
-      // whatever is drawn before it goes up.
-      this.#draw();
-      const range = [this.image.cal_min, this.image.cal_max];
-      const { pointerId, button, clientX, clientY } = event;
-      down = { pointerId, button, clientX, clientY, range, image: this.image, place: this.#tileAt(event) };
-    });
-    canvas.addEventListener("pointerup", (event) => {
-      const start = down;
-      down = null;
-      if (!start || start.pointerId !== event.pointerId || start.button !== event.button || this.image !== start.image) return;
-      const moved = Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY);
-      if (moved > CLICK_PIXELS || event.button === 1) return;
-      const { place, range } = start;
-      if (event.button === 2 && range.join() !== [this.image.cal_min, this.image.cal_max].join()) {
-        this.setContrast(range, this.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
-      }
-      if (!place) {
-        this.callbacks.missed();
-        return;
-      }
-      this.plane = place.plane;
-      this.nv.scene.crosshairPos = place.frac;
-      this.nv.drawScene();
-      this.callbacks.moved();
-      this.callbacks.click(this.mm, event.button === 2 || event.shiftKey || event.altKey || event.ctrlKey);
-    });
-    canvas.addEventListener("pointercancel", () => (down = null));
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        if (!this.image) return;
-        const place = this.#tileAt(event);
-        if (place) this.plane = place.plane;
-        if (!event.ctrlKey) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
-        this.zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1);
-      },
-      { capture: true, passive: false },
-    );
-    // disable NiiVue's handlers: they reset the contrast and use keys that have other functions on this page
-    for (const name of ["dblclick", "keydown", "keyup"]) {
-      canvas.addEventListener(name, (event) => event.stopImmediatePropagation(), { capture: true });
-    }
   }
 }

@@ -1,0 +1,103 @@
+"""Prompts from what viewers draw: masks of scribbles and lassos, and boxes. Positions are z, y, x ("array")."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnsam3d.prompts import Box, Click, Lasso, Prompt, Scribble
+from nnsam3d.prompts.kinds.base import MAX_POINTS
+from nnsam3d.server.refusal import Refusal
+from nnsam3d.server.scribbles import spread_voxels
+
+SLICES = 16  # of a lasso on several slices, so many become prompts
+NEEDS = "the model was not trained with prompts of type {}: use {}"
+
+
+def scribble_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kinds: Collection[str]) -> list[Prompt]:
+    """A scribble, with all its voxels; for a model without scribbles, a few clicks.
+
+    Args:
+        mask: of the scribble, or a part of the image that contains it.
+        first: voxel of the image (z, y, x) at which the mask begins.
+        kinds: of prompts that the model was trained with.
+
+    Raises:
+        Refusal: the scribble is empty (400).
+    """
+    if not mask.any():
+        raise Refusal(400, "the scribble is empty")
+    if Scribble.kind not in kinds:
+        return [Click((z, y, x), label) for z, y, x in (np.array(spread_voxels(mask)) + first).tolist()]
+    voxels_N3 = np.argwhere(mask)
+    if len(voxels_N3) > MAX_POINTS:
+        voxels_N3 = voxels_N3[np.linspace(0, len(voxels_N3) - 1, MAX_POINTS).astype(int)]
+    return [Scribble((voxels_N3 + first).tolist(), label, joined=False)]
+
+
+def lasso_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kinds: Collection[str]) -> list[Prompt]:
+    """The outlines of a mask that was drawn on a slice along any axis; it may be filled or not.
+
+    Every area of the slice is a lasso. A mask on several slices was drawn on each of them: along its thinnest axis,
+    every slice has its own lassos, because their outlines are what the drawing says, and a scribble would lose them. Of
+    more than 16 slices, 16 are taken, evenly from the first to the last.
+
+    Args:
+        mask, first, kinds: as for :func:`scribble_prompts`.
+
+    Raises:
+        Refusal: the mask is empty, or the model was not trained with lassos (400).
+    """
+    if Lasso.kind not in kinds:
+        raise Refusal(400, NEEDS.format("lasso", "clicks or scribbles"))
+    if not mask.any():
+        raise Refusal(400, "the lasso is empty")
+    used = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    axis = int(np.argmin([np.ptp(numbers) for numbers in used]))
+    numbers = used[axis]
+    if len(numbers) > SLICES:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, SLICES).astype(int)]
+    return [
+        Lasso((np.insert(curve_N2, axis, number, axis=1) + first).tolist(), label)
+        for number in numbers.tolist()
+        for curve_N2 in outlines(np.take(mask, number, axis=axis))
+    ]
+
+
+def outlines(area: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """The outer outline (N, 2) of every area (8-connected) of a slice, halfway between its pixels and the others."""
+    from skimage.measure import find_contours  # late: it takes long to import
+
+    numbered, count = ndimage.label(area, structure=np.ones((3, 3)))
+    found = []
+    for number in range(1, count + 1):
+        own = np.pad(ndimage.binary_fill_holes(numbered == number), 1)
+        curve = max(find_contours(own.astype(np.float64), 0.5, fully_connected="high"), key=len)
+        found.append(curve[:-1] - 1)  # the last point is the first one
+    return found
+
+
+def box_prompts(ends: Sequence[Sequence[int]], size: Sequence[int], label: int, kinds: Collection[str]) -> list[Prompt]:
+    """A box from half-open ranges; the part of it inside the image.
+
+    Args:
+        ends: first voxel, and the one after the last, along z, y, x. Equal ones mean this voxel: a box on one slice has
+            a thickness of one.
+        size: of the image (z, y, x).
+        label, kinds: as for :func:`scribble_prompts`.
+
+    Raises:
+        Refusal: the box lies outside the image, or the model was not trained with boxes (400).
+    """
+    if Box.kind not in kinds:
+        raise Refusal(400, NEEDS.format("box", "clicks or scribbles"))
+    low_high = [(min(a, b), max(a, b, min(a, b) + 1) - 1) for a, b in ends]
+    if any(high < 0 or low >= n for (low, high), n in zip(low_high, size, strict=True)):
+        raise Refusal(400, f"the box {[list(pair) for pair in ends]} is outside the image of size {list(size)}")
+    low, high = zip(
+        *((max(low, 0), min(high, n - 1)) for (low, high), n in zip(low_high, size, strict=True)), strict=True
+    )
+    return [Box(low, high, label)]
