@@ -18,8 +18,8 @@ from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_f
 from nnsam3d.prompts.formats.base import MISSING, Found, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
+from nnsam3d.prompts.formats.markups import text_of as markups_text
 from nnsam3d.prompts.formats.ours import text_of
-from nnsam3d.prompts.formats.slicer import markups_text
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
@@ -188,20 +188,23 @@ def _text_of(
 ) -> str:
     if format == OWN:
         return text_of(prompts)
-    if others := sorted(set(prompts.kinds) - {"click"}):
-        raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
-    positions = [click.position for click in prompts.clicks]
+    held = {"click"} if format == "grand-challenge" else {*KINDS} - {"mask"}
+    if others := sorted(set(prompts.kinds) - held):
+        raise PromptError(f"{path}: format {format!r} cannot hold {', '.join(others)}: write our own format (.json)")
     # numbers would be read as the other program's numbering; only background has the same name everywhere
-    names: dict[int | str, str] = {0: "background"}
+    names: dict[int | str | None, str] = {0: "background"}
     names.update({value: name for name, value in (labels or {}).items() if value != 0})
-    words = [names.get(click.label, str(click.label)) for click in prompts.clicks]
+    words = [names.get(prompt.label, str(prompt.label)) for prompt in prompts.prompts]
     if format == "grand-challenge":
-        return grand_challenge_text(positions, words, prompts.case)
+        return grand_challenge_text([click.position for click in prompts.clicks], words, prompts.case)
     if prompts.space == "voxel":
         if image is None:
             raise PromptError(f"{path}: converting voxels to Slicer's mm needs the image")
         prompts = prompts.to("lps", image)
-    return markups_text([click.position for click in prompts.clicks], words, prompts.space)
+    try:
+        return markups_text(prompts.prompts, words, prompts.space)
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from None
 
 
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:

@@ -205,8 +205,11 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "Curve"}, "a markup of type 'Curve' is not a prompt"),
-        ({"type": "Line"}, "point lists (Fiducial) and boxes"),
+        ({"type": "Angle"}, "a markup of type 'Angle' is not a prompt"),
+        ({"type": "Plane"}, "point lists (Fiducial), boxes (ROI), lines (Line) and curves"),
+        ({"type": "Line"}, "markup 1 (Line): a line has two points, this one has 3"),
+        ({"type": "Curve", "point_position": [1, 2]}, "markup 1 (Curve): position must be three finite numbers"),
+        ({"type": "ClosedCurve", "point_position": [1, 2]}, "markup 1 (ClosedCurve): position must be three finite"),
         ({"coordinateUnits": "um"}, "coordinateUnits 'um'"),
         ({"controlPoints": 5}, '"controlPoints" must be a list, not a number'),
         ({"controlPoints": [5]}, "markup 1, point 1: must be an object"),

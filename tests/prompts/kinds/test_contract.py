@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nnsam3d.geometry import Points
 from nnsam3d.prompts import (
+    Box,
     CasePrompts,
     PromptCodec,
     PromptError,
@@ -169,6 +170,21 @@ def test_it_is_the_same_in_every_space(kind: str, grid_name: str, seed: int) -> 
     else:
         np.testing.assert_allclose(last.points("voxel"), before.points("voxel"), atol=1e-6)
     assert last.label == before.label
+
+
+@pytest.mark.parametrize("grid_name", GRIDS)
+@pytest.mark.parametrize("size", [(4, 6, 0), (0, 6, 4), (5, 0, 0), (0, 0, 0)])
+def test_a_box_without_thickness_in_mm_can_be_used(grid_name: str, size: tuple) -> None:
+    grid = GRIDS[grid_name]
+    middle = grid.index_to_world([(9, 8, 6)], "ras")[0]
+    first = CasePrompts("c", "ras", [Box(middle - np.array(size) / 2, middle + np.array(size) / 2, "tumour")])
+    maps, _, voxels = says(on_array(first, grid_name))
+    assert np.isfinite(maps).all()
+    assert len(voxels[0])
+    back = first.to("voxel", grid).to("lps", grid).to("ras", grid).prompts[0]
+    corners, own = first.prompts[0].corners_in("ras"), back.corners_in("ras")
+    if grid_name.startswith("oblique") and any(size):  # parallel boxes are at least a voxel thick in voxels
+        assert np.linalg.norm(corners[:, None] - own[None], axis=2).min(axis=1).max() < 5e-3
 
 
 # ---------------------------------------------------------------------- windows of an array
