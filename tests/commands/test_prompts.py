@@ -16,6 +16,7 @@ from nnsam3d.commands import prompts as prompts_command
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, clicks_to_index, read_prompts, write_prompts
 from nnsam3d.prompts.files import WRITABLE
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.simulate import STRATEGIES
 
 DATASET = {
@@ -68,6 +69,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_the_choices_are_those_of_the_library() -> None:
     assert set(WRITABLE) == set(prompts_command.TARGETS)
     assert prompts_command.STRATEGIES == STRATEGIES
+    assert {*prompts_command.SIMULATED, "mask"} == set(KINDS)
 
 
 # ---------------------------------------------------------------------- inspect
@@ -200,6 +202,44 @@ def test_simulated_clicks_lie_on_their_labels_and_replay(dataset: Path, strategy
     assert strategy == "center" or other.clicks[:1] != one.clicks
 
 
+@pytest.mark.parametrize("kind", [kind for kind in prompts_command.SIMULATED if kind != "click"])
+def test_every_kind_can_be_simulated_and_replays(dataset: Path, kind: str) -> None:
+    labels, grid = dataset / "labelsTr", ImageGrid.from_file(dataset / "labelsTr" / "a.nii.gz")
+    names = {"background": 0, "organ": 1, "lesion": 2}
+    for name, n, seed in (("one", 1, 0), ("two", 2, 0), ("again", 2, 0), ("other", 2, 9)):
+        run("simulate", labels, "-o", dataset / name, "-n", n, "--seed", seed, "--kind", kind)
+    run("simulate", labels, "-o", dataset / "grown", "--add-to", dataset / "one", "--kind", kind)
+    read = {name: read_prompts(dataset / name / "a.json", grid, names) for name in ("one", "two", "again", "other")}
+    assert read["two"] == read["again"] == read_prompts(dataset / "grown" / "a.json", grid, names)
+    assert read["two"].prompts[:1] == read["one"].prompts
+    assert read["two"].prompts != read["other"].prompts
+    assert not (dataset / "one" / "empty.json").exists()
+    prompts = read["two"].prompts
+    assert [(prompt.kind, prompt.label) for prompt in prompts] == [(kind, "organ"), (kind, "lesion")]
+    for prompt in prompts:
+        shape = prompt.shape(prompt.points("voxel")[:, ::-1], 1)
+        voxels = KINDS[shape.kind].inside(shape.points_N3, SHAPE_ZYX)
+        hits = truth()[tuple(voxels.T)] == names[str(prompt.label)]
+        assert hits.mean() > 0.3, "around the label; the lesion lies inside of the organ"
+
+
+def test_errors_are_drawn_around(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = dataset / "predictions"
+    predictions.mkdir()
+    wrong = np.where(truth() == 2, 1, truth())  # the lesion is missed
+    wrong[0:2, 18:, :4] = 2  # and invented elsewhere
+    write_image(predictions / "a.nii.gz", wrong)
+    write_image(predictions / "b.nii.gz", truth()[:, ::-1].copy())
+    write_image(predictions / "empty.nii.gz", np.zeros(SHAPE_ZYX, np.uint8))
+    arguments = ("-n", 5, "--predictions", predictions, "--kind", "box")
+    run("simulate", dataset / "labelsTr", "-o", dataset / "out", *arguments)
+    assert "nothing to click on: b, empty" in capsys.readouterr().out
+    invented, missed = read_prompts(dataset / "out" / "a.json").prompts
+    assert (invented.label, missed.label) == ("background", "lesion")
+    np.testing.assert_allclose(invented.points("voxel")[0], (1.5, 18.5, 0.5), atol=3)
+    np.testing.assert_allclose(missed.points("voxel")[0], (8, 8.5, 5.5), atol=3)
+
+
 def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = dataset / "predictions"
     predictions.mkdir()
@@ -241,6 +281,8 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     said = error_of(capsys, "simulate", labels, "-o", out, "--dataset", dataset / "x.json")
     assert "x.json: the dataset.json cannot be read" in said
     assert not out.exists()
+    said = error_of(capsys, "simulate", labels, "-o", out, "--kind", "box", "--strategy", "center")
+    assert "--strategy center places clicks; with --kind box, leave it out" in said
     predictions = dataset / "predictions"
     predictions.mkdir()
     write_image(predictions / "a.nii.gz", truth()[1:])
