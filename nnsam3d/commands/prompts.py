@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        help="of clicks: uniform: at random voxels, one label after another; center: in the middle of each label's largest "
-        "component; largest_error: "
-        "in the middle of the largest errors of --predictions (default: uniform; with --predictions, largest_error)",
+        help="of clicks; uniform: at random voxels, one label after another; center: in the middle of each label's "
+        "largest component; largest_error: "
+        "in the middle of the largest errors of --predictions (default: uniform, or with --predictions this one)",
     )
     simulate.add_argument("--predictions", type=Path, metavar="FOLDER", help="segmentations to correct")
     simulate.add_argument("--add-to", type=Path, metavar="FOLDER", help="existing prompt files to extend")

@@ -21,7 +21,6 @@ from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import CasePrompts, Click, Prompt, PromptError, Space
 from nnsam3d.tables import columns, counted
 
-PLURALS = {"box": "boxes"}
 _SPACES: dict[Space, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
 
@@ -45,9 +44,9 @@ def inspect_file(
         UserError: a segmentation is unreadable or given without the image.
     """
     others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
-    counts = [counted(sum(one.kind == kind for one in others), kind, PLURALS.get(kind)) for kind in prompts.kinds]
-    clicks = counted(len(prompts.clicks), "click")
-    told = ", ".join([clicks, *(text for text, kind in zip(counts, prompts.kinds, strict=True) if kind != Click.kind)])
+    kinds = Counter(prompt.kind for prompt in others)
+    counts = [f"{n} boxes" if kind == "box" and n > 1 else counted(n, kind) for kind, n in kinds.items()]
+    told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
     print(f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}")
     if labels is None:
         print("(the labels were not checked; use --dataset dataset.json to check them)")
@@ -107,12 +106,12 @@ def _print_others(
     The positions in further spaces follow below each prompt.
     """
     grid, numbered = grid_of(space), _described(others)
-    header = ("", "type", "label", "space", "position", "in image", "voxels")
-    rows: list[tuple[str, ...]] = [header + (("segmentation",) if marked else ())]
+    header = ("", "type", "label", "space", "position", "in image", "voxels", *(("segmentation",) if marked else ()))
+    rows: list[tuple[str, ...]] = [header]
     all_inside = True
     for prompt, (number, kind, label, own) in zip(others, numbered, strict=True):
         if not len(prompt.points(space)):  # a mask lies on the image's grid
-            rows.append((number, kind, label, "", own, "", ""))
+            rows.append((number, kind, label, "", own))
             continue
         texts = {}
         for other in spaces:
@@ -123,8 +122,8 @@ def _print_others(
         first, *further = spaces
         row = (number, kind, label, _SPACES[first], texts[first], "yes" if reaches else "NO", str(voxels))
         rows.append((*row, hits) if marked else row)
-        rows += [("", "", "", _SPACES[other], texts[other], "", "") for other in further]
-    print(columns(rows, "  "))
+        rows += [("", "", "", _SPACES[other], texts[other]) for other in further]
+    print(columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "))
     return all_inside
 
 

@@ -14,7 +14,18 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.commands import prompts as prompts_command
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, clicks_to_index, read_prompts, write_prompts
+from nnsam3d.prompts import (
+    Box,
+    CasePrompts,
+    Click,
+    Lasso,
+    Line,
+    MaskPrompt,
+    Scribble,
+    clicks_to_index,
+    read_prompts,
+    write_prompts,
+)
 from nnsam3d.prompts.files import WRITABLE
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.simulate import STRATEGIES
@@ -90,6 +101,43 @@ def test_inspect_shows_every_space_and_what_is_hit(dataset: Path, capsys: pytest
     assert "24 x 20 x 12 voxels of 0.8 x 0.9 x 2.5 mm" in said
     run("inspect", path)
     assert "voxel i, j, k" in capsys.readouterr().out
+
+
+def test_inspect_shows_what_every_kind_holds(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, image = dataset / "a.json", dataset / "imagesTr"
+    prompts = (
+        Box((6, 6, 4), (10, 11, 7), "lesion"),  # exactly the lesion
+        Line((6, 8, 5), (10, 8, 5), "lesion"),
+        Scribble([(3, 4, 2), (3, 16, 2)], "organ"),
+        Lasso([(0, 0, 3), (5, 0, 3), (5, 5, 3), (0, 5, 3)], "background"),
+        Box((40, 6, 4), (50, 11, 7), "lesion"),
+        MaskPrompt("before.nii.gz"),
+    )
+    write_prompts(path, CasePrompts("a", "voxel", prompts))
+    segmentation = ("--segmentation", dataset / "labelsTr" / "a.nii.gz", "--dataset", dataset / "dataset.json")
+    run("inspect", path, "--image", image, *segmentation, status=1)
+    said = capsys.readouterr().out
+    assert "0 clicks, 2 boxes, 1 line, 1 scribble, 1 lasso, 1 mask, in space voxel" in said
+    rows = said.splitlines()
+
+    def row(kind: str, number: int = 1) -> str:
+        return next(line for line in rows if re.match(rf"\s+{number}\s+{kind}", line))
+
+    assert re.search(r"yes +120 +lesion 100%", row("box"))
+    assert "6, 6, 4 to 10, 11, 7" in row("box")
+    low, high = (
+        ImageGrid.from_file(segmentation[1]).index_to_world([ijk])[0] for ijk in ((5.5, 5.5, 3.5), (10.5, 11.5, 7.5))
+    )
+    corners = np.sort([low, high], axis=0)
+    after = rows[rows.index(row("box")) + 1]
+    assert "LPS mm" in after and " to ".join(", ".join(f"{v:g}" for v in corner) for corner in corners) in after
+    assert re.search(r"lesion 100%", row("line"))
+    assert re.search(r"13 +organ 100%", row("scribble"))
+    assert re.search(r"36 +background 75%, organ 25%", row("lasso"))
+    assert re.search(r"NO +0 +outside it", row("box", 2))
+    assert "before.nii.gz" in row("mask")
+    run("inspect", path)
+    assert re.search(r"1 +lasso +background +4 points around 2.5, 2.5, 3", capsys.readouterr().out)
 
 
 def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
