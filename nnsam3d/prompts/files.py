@@ -160,11 +160,20 @@ def write_prompts(
     ...     read_prompts(f"{folder}/liver_003.mrk.json").clicks
     (Click(position=(10.5, -20.0, 30.0), label='tumour'),)
     """
-    path = Path(path)
+    write_text(Path(path), prompts_text(Path(path), prompts, format, image, labels), durable=True)
+
+
+def prompts_text(
+    path: Path,
+    prompts: CasePrompts,
+    format: str | None = None,
+    image: ImageGrid | None = None,
+    labels: Mapping[str, int] | None = None,
+) -> str:
+    """What :func:`write_prompts` writes; arguments and errors as there."""
     if len(prompts.prompts) > MAX_CLICKS:
-        raise PromptError(f"{path}: {len(prompts.prompts)} clicks; at most {MAX_CLICKS} are allowed")
-    text = _text_of(prompts, _format_for(path, format), image, labels, path)
-    write_text(path, text, durable=True)
+        raise PromptError(f"{path}: {len(prompts.prompts)} prompts; at most {MAX_CLICKS} are allowed")
+    return _text_of(prompts, _format_for(path, format), image, labels, path)
 
 
 def _format_for(path: Path, format: str | None) -> str:
@@ -247,7 +256,7 @@ def _checked_prompts(
         words: list[str] = []
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
-            own += _outside(prompt, checked_space(reading.space), grid, found.where)
+            own += outside(prompt, checked_space(reading.space), grid, found.where)
         if own and clicked and found.kind == "box" and found.meaning != "exact":
             reading.left_out += own  # another program's box beside clicks, which are sufficient
             continue
@@ -300,8 +309,8 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
     return label
 
 
-def _outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
-    """A line if nothing of the prompt lies in the image."""
+def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
+    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none."""
     if isinstance(prompt, Click):
         return list(_place_outside("position", prompt.position, space, grid, where))
     corners = prompt.corners_in(space)

@@ -125,12 +125,11 @@ def test_inspect_shows_what_every_kind_holds(dataset: Path, capsys: pytest.Captu
 
     assert re.search(r"yes +120 +lesion 100%", row("box"))
     assert "6, 6, 4 to 10, 11, 7" in row("box")
-    low, high = (
-        ImageGrid.from_file(segmentation[1]).index_to_world([ijk])[0] for ijk in ((5.5, 5.5, 3.5), (10.5, 11.5, 7.5))
-    )
-    corners = np.sort([low, high], axis=0)
+    grid = ImageGrid.from_file(segmentation[1])
+    corners = np.sort(grid.index_to_world([(5.5, 5.5, 3.5), (10.5, 11.5, 7.5)]), axis=0)
     after = rows[rows.index(row("box")) + 1]
-    assert "LPS mm" in after and " to ".join(", ".join(f"{v:g}" for v in corner) for corner in corners) in after
+    assert "LPS mm" in after
+    assert " to ".join(", ".join(f"{v:g}" for v in corner) for corner in corners) in after
     assert re.search(r"lesion 100%", row("line"))
     assert re.search(r"13 +organ 100%", row("scribble"))
     assert re.search(r"36 +background 75%, organ 25%", row("lasso"))
