@@ -174,6 +174,37 @@ def test_there_and_back_over_slicer(dataset: Path, capsys: pytest.CaptureFixture
     assert read_prompts(out / "a.json").space == "lps"
 
 
+def test_every_kind_goes_to_slicer_and_back(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = (
+        Click((8, 8, 5), "lesion"),
+        Box((6, 6, 4), (10, 11, 7), 2),
+        Line((6, 8, 5), (10, 8, 5), "lesion"),
+        Scribble([(3, 4, 2), (3, 16, 2)], "organ"),
+        Scribble([(3, 4, 2), (3, 5, 2)], "organ", joined=False),
+        Lasso([(0, 0, 3), (5, 0, 3), (5, 5, 3)], "background"),
+    )
+    write_prompts(dataset / "a.json", CasePrompts("a", "voxel", kinds))
+    known = ("--image", dataset / "imagesTr", "--dataset", dataset / "dataset.json")
+    run("convert", dataset / "a.json", "-o", dataset / "slicer", "--to", "slicer", *known)
+    types = [one["type"] for one in json.loads((dataset / "slicer" / "a.mrk.json").read_text())["markups"]]
+    assert types == ["Fiducial", "ROI", "Line", "Curve", "Fiducial", "ClosedCurve"]
+    run("convert", dataset / "slicer" / "a.mrk.json", "-o", dataset / "back", "--to-space", "voxel", *known)
+    back = read_prompts(dataset / "back" / "a.json").prompts
+    assert [(one.kind, one.label) for one in back] == [
+        (one.kind, "lesion" if one.label == 2 else one.label) for one in kinds
+    ]
+    for before, after in zip(kinds, back, strict=True):
+        assert after.describe() == before.describe()
+    # all or none: a mask cannot go
+    write_prompts(dataset / "b.json", CasePrompts("b", "voxel", [MaskPrompt("m.nii.gz")]))
+    files = (dataset / "a.json", dataset / "b.json")
+    said = error_of(capsys, "convert", *files, "-o", dataset / "none", "--to", "slicer", *known)
+    assert "b.mrk.json: format 'slicer' cannot hold mask" in said
+    assert not (dataset / "none").exists()
+    said = error_of(capsys, "convert", files[0], "-o", dataset / "none", "--to", "grand-challenge", *known)
+    assert "cannot hold box, lasso, line, scribble" in said
+
+
 def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = dataset / "a.json", dataset / "out"
     points = [{"name": "F", "point": [8, 9, 5]}, {"name": "B", "point": [1, 2, 3]}]
