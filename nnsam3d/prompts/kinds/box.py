@@ -26,6 +26,7 @@ from nnsam3d.prompts.kinds.base import (
     Window,
     checked_label,
     checked_position,
+    points_to_voxels,
 )
 from nnsam3d.prompts.kinds.lasso import Lasso, some_slice
 
@@ -135,7 +136,9 @@ class Box(Prompt):
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        return np.argwhere(cls.holds(points_N3, shape))
+        """Those whose centres it holds; of a box between all centres, as on a coarser array, that around its middle."""
+        found = np.argwhere(cls.holds(points_N3, shape))
+        return found if len(found) else points_to_voxels(points_N3[:1], shape)
 
     @classmethod
     def bounds(cls, points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

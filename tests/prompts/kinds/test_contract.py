@@ -270,6 +270,17 @@ def test_it_lies_within_its_bounds(kind: str, seed: int) -> None:
     assert ((voxels >= low - 0.5 - 1e-6) & (voxels <= high + 0.5 + 1e-6)).all()
 
 
+@every_extent
+@given(seed=seeds)
+def test_on_a_coarser_array_it_still_speaks_of_a_voxel(kind: str, seed: int) -> None:
+    """Nothing that was asked for is removed, because it fell between the voxels' centres."""
+    prompts = on_array(CasePrompts("c", "voxel", [drawn(kind, np.random.default_rng(seed))]))
+    (shape,) = prompts.shapes
+    middle = np.mean(KINDS[shape.kind].bounds(shape.points_N3), axis=0)
+    coarse = (shape.points_N3 - middle) / 25 + (1.3, 1.4, 1.2)
+    assert len(KINDS[shape.kind].inside(coarse, (4, 4, 4)))
+
+
 # ---------------------------------------------------------------------- simulation
 
 DRAWS = 30
