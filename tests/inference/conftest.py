@@ -143,7 +143,9 @@ def literally(net: SAM3D, codec: PromptCodec) -> None:
     decoder = net.mask_decoder
     for convolution in (decoder.cls[-1], decoder.extent_map, decoder.extent_logits):
         torch.nn.init.zeros_(convolution.weight)
-    for name in ("box_el", "plane_near", "line_ball", "mask"):
+    for label in (1, 2):  # a box is stronger than a mask that says otherwise
+        decoder.extent_logits.weight[label, codec.maps.index(("mask", label)), 1, 1, 1] = 8.0
+    for name in ("box_el", "plane_near", "line_ball"):
         number = codec.maps.index((name, 1))
         decoder.extent_logits.weight[1, number, 1, 1, 1] = 20.0
     decoder.extent_logits.weight[0, codec.maps.index(("box_el", 1)), 1, 1, 1] = -1.0  # not a tie where nothing is said
