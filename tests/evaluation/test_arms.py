@@ -10,15 +10,16 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.arms import Work, load_arm, reduce_to_hit
+from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.obedience import bound
-from nnsam3d.evaluation.plan import parse_arm
+from nnsam3d.evaluation.plan import Job
 from nnsam3d.evaluation.protocols import as_prompts
+from nnsam3d.prompts import VoxelPrompts
 
 
 def arm_of(text: str, folders: dict[str, str], dataset: str, mirroring: bool = False):
-    name = parse_arm(text)
-    folder = Path(folders["nnUNet_results"]) / dataset / f"{name.trainer}__{name.plans}__3d_fullres"
-    return load_arm(name, folder, "0", "cpu", mirroring=mirroring), folder
+    job = Job(dataset, "3d_fullres", "0", text, "iterative")
+    return load_arm(parse_arm(text), job, "cpu", mirroring=mirroring), job.model_folder
 
 
 def case_of(folders: dict[str, str], dataset: str, arm):
@@ -45,7 +46,9 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     assert automatic.shape == clicked.shape == (12, 24, 20)
     if not hears:
         np.testing.assert_array_equal(automatic, clicked)
-    assert all(bound(clicked, CLICKS, arm.model.regions, (1, 1, 1))[voxel] == label for voxel, label in CLICKS)
+    assert all(
+        bound(clicked, VoxelPrompts.of(CLICKS), arm.model.regions, (1, 1, 1))[voxel] == label for voxel, label in CLICKS
+    )
     np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS)), clicked)
     np.testing.assert_array_equal(prepared.answer(None), automatic)
 
@@ -67,10 +70,10 @@ def test_the_oracle_keeps_what_is_hit_and_all_where_nothing_is():
     label_map = np.zeros((4, 4, 9), np.uint8)
     label_map[1, 1, 1:3] = label_map[1, 1, 5:8] = 1
     label_map[3, 3, 3] = 2
-    hit = reduce_to_hit(label_map, [((1, 1, 6), 1)])
+    hit = reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 6), 1)]))
     assert hit.sum() == 3 + 2, "the other component of label 1 is gone, label 2 is not asked about"
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)]), label_map)
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 1), 0)]), label_map)
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((0, 0, 0), 1)])), label_map)
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 1), 0)])), label_map)
 
 
 def test_with_regions_the_oracle_keeps_a_tumour_whole():
@@ -78,11 +81,13 @@ def test_with_regions_the_oracle_keeps_a_tumour_whole():
     label_map[1, 1, 1:5] = label_map[3, 1, 1:4] = 1
     label_map[1, 1, 2:4] = label_map[3, 1, 2] = 2  # the cores
     regions = {1: frozenset({1, 2}), 2: frozenset({2})}
-    rim = reduce_to_hit(label_map, [((1, 1, 1), 1)], regions)
+    rim = reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 1), 1)]), regions)
     np.testing.assert_array_equal(rim[1], label_map[1])
     assert not rim[3].any()
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 2), 1)], regions), rim)  # the core is tumour, too
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)], regions), label_map)
+    np.testing.assert_array_equal(
+        reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 2), 1)]), regions), rim
+    )  # the core is tumour, too
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((0, 0, 0), 1)]), regions), label_map)
 
 
 @pytest.mark.parametrize("text", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnsam3d.evaluation.plan import PROTOCOLS
+from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 
 
@@ -24,16 +24,16 @@ def nothing(truth: Truth):
 def test_without_correction_there_is_one_click_on_every_label(name):
     truth = two_labels()
     steps = list(run_protocol(PROTOCOLS[name], truth, 0, nothing(truth)))
-    assert [len(clicks) for clicks, _ in steps] == [0, 2]
-    assert sorted(label for _, label in steps[1][0]) == [1, 2]
-    for voxel, label in steps[1][0]:
+    assert [step.clicks for step in steps] == [len(step.prompts) for step in steps] == [0, 2]
+    assert sorted(label for _, label in steps[1].prompts.clicks()) == [1, 2]
+    for voxel, label in steps[1].prompts.clicks():
         assert truth.segmentation_DHW[voxel] == label
 
 
 def test_center_is_the_deepest_voxel():
     truth = two_labels()
-    *_, (clicks, _) = run_protocol(PROTOCOLS["center"], truth, 0, nothing(truth))
-    z, y, x = next(voxel for voxel, label in clicks if label == 1)
+    *_, last = run_protocol(PROTOCOLS["center"], truth, 0, nothing(truth))
+    z, y, x = next(voxel for voxel, label in last.prompts.clicks() if label == 1)
     assert (4 <= y <= 5, 4 <= x <= 5) == (True, True)
     assert 3 <= z <= 6  # slices are thicker: 4 mm from the border is as deep as 6 mm
 
@@ -42,9 +42,9 @@ def test_seeds_draw_different_first_clicks_and_arms_the_same_ones():
     truth = two_labels()
 
     def first(seed, answer):
-        return [clicks for clicks, _ in run_protocol(PROTOCOLS["iterative"], truth, seed, answer, 1)][-1]
+        return [tuple(s.prompts.clicks()) for s in run_protocol(PROTOCOLS["iterative"], truth, seed, answer, 1)][-1]
 
-    everything = lambda clicks: np.ones_like(truth.segmentation_DHW)  # noqa: E731
+    everything = lambda prompts: np.ones_like(truth.segmentation_DHW)  # noqa: E731
     assert first(0, nothing(truth)) == first(0, everything)
     assert len({first(seed, nothing(truth)) for seed in range(8)}) > 4
 
@@ -65,7 +65,7 @@ def test_corrections_go_where_the_error_is():
 
     steps = list(run_protocol(PROTOCOLS["iterative"], truth, 3, answer, 10))
     assert shown == [0, 1, 2, 3], "it ends where nothing is left to correct"
-    clicks = steps[-1][0]
+    clicks = steps[-1].prompts.clicks()
     assert truth.segmentation_DHW[clicks[0][0]] == clicks[0][1] != 0
     assert clicks[1][1] == 2
     assert truth.segmentation_DHW[clicks[1][0]] == 2
@@ -76,21 +76,21 @@ def test_corrections_go_where_the_error_is():
 def test_no_voxel_is_clicked_twice_and_the_number_has_a_limit():
     truth = two_labels()
     steps = list(run_protocol(PROTOCOLS["iterative"], truth, 0, nothing(truth), 6))
-    clicks = steps[-1][0]
+    clicks = steps[-1].prompts.clicks()
     assert len(clicks) == len({voxel for voxel, _ in clicks}) == 6
 
 
 def test_a_case_without_foreground_is_clicked_only_where_something_is_found():
     truth = Truth("empty", np.zeros((6, 6, 6), np.uint8), (1, 1, 1), (1,))
-    assert [len(c) for c, _ in run_protocol(PROTOCOLS["random"], truth, 0, nothing(truth))] == [0]
+    assert [step.clicks for step in run_protocol(PROTOCOLS["random"], truth, 0, nothing(truth))] == [0]
 
-    def false_alarm(clicks):
+    def false_alarm(prompts):
         result = np.zeros((6, 6, 6), np.uint8)
-        result[1:3, 1:3, 1:3] = not clicks
+        result[1:3, 1:3, 1:3] = not len(prompts)
         return result
 
     steps = list(run_protocol(PROTOCOLS["iterative"], truth, 0, false_alarm))
-    assert [label for _, label in steps[-1][0]] == [0]
+    assert [label for _, label in steps[-1].prompts.clicks()] == [0]
 
 
 def test_prompts_are_in_file_order():
