@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnsam3d.errors import UserError
@@ -291,6 +292,12 @@ def _submit(args: argparse.Namespace, setting: Setting, output: Path, slurm: tup
     """Submit the missing jobs to SLURM, or print their commands."""
     from nnsam3d.evaluation.cluster import Slurm, prepare, printed, works
 
+    starts = [replace(job, arm=setting.start_arm) for job in setting.jobs() if setting.start_arm]
+    if args.train and any(not job.checkpoint.is_file() for job in starts):
+        raise UserError(
+            f"--start {setting.start_arm}: on a cluster, evaluations wait for their own model only. Train this arm "
+            "first, in a run without the protocol start"
+        )
     prepare(setting, output)
     missing = works(setting, output, args.train)
     report = [*(["--reference", args.reference] if args.reference else [])]

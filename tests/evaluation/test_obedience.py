@@ -15,6 +15,7 @@ from nnsam3d.evaluation.protocols import Truth
 from nnsam3d.evaluation.summary import Group
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import VoxelPrompts
+from nnsam3d.prompts.kinds import Shape
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 SPACING = (1.0, 1.0, 1.0)
@@ -95,9 +96,23 @@ def test_binding_leads_to_full_obedience_and_leaves_the_own_answer_alone(regions
         np.testing.assert_array_equal(own, before)
         if obeyed(own, clicks, regions) == 1:
             negative = [voxel for voxel, label in clicks if not label]
-            assert negative or (bound(own, VoxelPrompts.of(clicks), regions, SPACING) == own).all(), (
-                "there was nothing to bind"
-            )
+            unchanged = (bound(own, VoxelPrompts.of(clicks), regions, SPACING) == own).all()
+            assert negative or unchanged, "there was nothing to bind"
+
+
+def test_what_a_box_says_is_enforced_in_networks_that_get_it():
+    own = np.zeros((6, 6, 12), np.uint8)
+    own[1:5, 1:5, 1:4] = own[1:5, 1:5, 8:11] = 1
+    middle = np.array([2.5, 2.5, 2.0])
+    box = Shape("box", 1, np.vstack([middle, middle + np.eye(3) * 2.5]))
+    prompts = VoxelPrompts.of((), [box])
+    np.testing.assert_array_equal(bound(own, prompts, None, SPACING), own)
+    for components in ("all", "prompted"):
+        result = bound(own, prompts, None, SPACING, components)
+        assert (result[:, :, :4].sum(), result[:, :, 8:].sum()) == (48, 0)
+    click = VoxelPrompts.of([((2, 2, 2), 1)])
+    assert bound(own, click, None, SPACING, "all").sum() == 96
+    assert bound(own, click, None, SPACING, "prompted").sum() == 48
 
 
 def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
