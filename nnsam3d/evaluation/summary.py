@@ -327,18 +327,19 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
 def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
     """Seconds and GFLOP from a read image to its first answer, and per further click.
 
-    If the network answers every click, the first answer is that to one click. Otherwise, it is the automatic one, and a
-    click costs almost nothing.
+    If the network answers every click, the first answer is that to the first prompt: a click, where the protocol begins
+    with clicks. Otherwise, it is the automatic one, and a click costs almost nothing.
     """
     asked = cost["kind"] in ("sam", "clicks")
-    begin = [1 if asked and len(u["steps"]) > 1 else 0 for u in units]
+    first = [1 if asked and not PROTOCOLS[u["protocol"]].extent else 0 for u in units]
+    begin = [min(n, len(u["steps"]) - 1) for n, u in zip(first, units, strict=True)]
     gflop = [[_gflop(work, cost) for work in u["work"]] for u in units]
-    ahead = 2 if asked else 1
+    further = [one for n, steps in zip(first, gflop, strict=True) for one in steps[n + 1 :]]
     return {
         "seconds_per_case": _mean([u["prepare"] + u["steps"][n] for u, n in zip(units, begin, strict=True)]),
-        "seconds_per_further_click": _mean([seconds for u in units for seconds in u["steps"][ahead:]]),
+        "seconds_per_further_click": _mean([s for n, u in zip(first, units, strict=True) for s in u["steps"][n + 1 :]]),
         "gflop_per_case": _mean([steps[n] for steps, n in zip(gflop, begin, strict=True)]),
-        "gflop_per_further_click": _mean([one for steps in gflop for one in steps[ahead:]]),
+        "gflop_per_further_click": _mean(further),
         "peak_memory_mb": max((u["peak_memory_mb"] for u in units), default=None),
     }
 

@@ -238,7 +238,7 @@ def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
     for row in differences:
         if row["metric"] != "dice" or row["mean"] is None:
             continue
-        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}"
+        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}" if row["clicks"] else "first answer"
         sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
         word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
         yield (
