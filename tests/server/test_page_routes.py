@@ -158,10 +158,7 @@ def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, 
     for case in ("../secret", "/etc/passwd", "a_0000", None, ["a"]):
         assert running.ask("POST", "/api/open", {"case": case}, lease).status == 404
     assert running.ask("GET", f"/api/image/0/x?lease={lease}").status == 404
-    assert (
-        running.ask("POST", "/api/prompt", click([1, 2, 3], "lesion"), lease).status
-        == 400
-    )
+    assert running.ask("POST", "/api/prompt", click([1, 2, 3], "lesion"), lease).status == 400
 
 
 def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
