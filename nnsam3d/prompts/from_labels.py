@@ -16,8 +16,8 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts.codec import PromptCodec
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
-from nnsam3d.prompts.encoding import ENCODING
 from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.labels import click_labels
@@ -129,7 +129,7 @@ def _earlier(
     if path is None:
         return (), []
     read = read_prompts(path, grid, names)
-    prompts = ENCODING.usable(read.without_masks, str(path))
+    prompts = PromptCodec().usable(read.without_masks, str(path))
     voxels_N3 = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
     return read.masks, VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
 

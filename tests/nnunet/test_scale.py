@@ -21,7 +21,7 @@ from nnsam3d.inference.folder import find_cases, listed_cases
 from nnsam3d.inference.header_check import print_header_remarks
 from nnsam3d.nnunet import strays as strays_module
 from nnsam3d.nnunet.cases import check_all_prompts, find_prompt_file, strays
-from nnsam3d.prompts import read_prompts
+from nnsam3d.prompts import PromptCodec, read_prompts
 from nnsam3d.prompts.convert import Stated, convert
 from nnsam3d.prompts.from_labels import Simulation, simulate_folder
 from nnsam3d.prompts.listing import list_folder
@@ -35,7 +35,7 @@ MODEL: Any = SimpleNamespace(
     num_channels=1,
     labels=LABELS,
     reader_name="SimpleITKIO",
-    prompt_types=None,
+    codec=PromptCodec(),
     plans_manager=PLANS,
     folder=Path("/nowhere"),
 )

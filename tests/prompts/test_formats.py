@@ -358,7 +358,7 @@ def test_npz_boxes_stand_beside_clicks_and_alone(tmp_path: Path) -> None:
     assert both.prompts == (box, Click((3, 2, 1), "lesion"))
     assert read_prompts(npz(tmp_path, boxes=[BOX]), GRID, LABELS).prompts == (box,)
     assert "z_mid_x_min, z_mid_y_min" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
-    assert "opposite corner (9, 6, 300)" in failure(npz(tmp_path, boxes=[BOX | {"z_max": 300}]))
+    assert "middle (8, 5, 250)" in failure(npz(tmp_path, boxes=[BOX | {"z_min": 200, "z_max": 300}]))
     assert 'contains no "clicks"' in failure(npz(tmp_path, probabilities=np.zeros(3)))
 
 

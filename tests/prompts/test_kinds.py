@@ -19,6 +19,7 @@ from nnsam3d.prompts import (
     CasePrompts,
     Click,
     MaskPrompt,
+    PromptCodec,
     PromptError,
     PromptWarning,
     read_prompts,
@@ -66,11 +67,11 @@ def test_a_file_of_version_2_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"type": "scribble"}, "prompt 1: unknown 'scribble'"),
+        ({"type": "ellipse"}, "prompt 1: unknown 'ellipse'"),
         ({"position": [1, 2, 3], "label": 1}, 'prompt 1: missing "type"'),
         ({"type": "box", "low": [1, 2, 3], "label": 1}, 'missing "high"'),
         ({"type": "box", "low": [1, 2, 3], "high": [1, 2], "label": 1}, "three finite numbers"),
-        ({"type": "box", "low": [1, 2, 3], "high": [99, 2, 3], "label": 1}, "opposite corner (99, 2, 3)"),
+        ({"type": "box", "low": [50, 2, 3], "high": [99, 2, 3], "label": 1}, "middle (74.5, 2, 3)"),
         ({"type": "mask", "path": 3}, "path of an image file"),
         ({"type": "mask", "path": "a", "label": "spleen"}, "unknown label 'spleen'"),
         ({"type": "click", "position": [1, 2, 3], "label": 1, "low": 3}, 'unknown key "low"'),
@@ -91,15 +92,19 @@ def test_a_box_in_another_space_holds_what_it_held(grid: ImageGrid) -> None:
     prompts = CasePrompts("c", "voxel", [Click((7, 8, 9), 1), box, MaskPrompt("m.nii.gz")])
     there = prompts.to("ras", grid)
     click, moved, mask = there.prompts
-    inside = np.random.default_rng(0).uniform(box.low, box.high, (200, 3))
-    world = grid.index_to_world(inside, "ras")
-    assert ((world >= np.array(moved.low) - 1e-9) & (world <= np.array(moved.high) + 1e-9)).all()
+    rng = np.random.default_rng(0)
+    places = rng.uniform(np.array(box.low) - 3, np.array(box.high) + 3, (500, 3))
+    inside = ((places >= np.array(box.low) - 0.5) & (places <= np.array(box.high) + 0.5)).all(axis=1)
+    middle, *half = moved.points("ras")
+    share = np.linalg.solve((np.array(half) - middle).T, (grid.index_to_world(places, "ras") - middle).T)
+    assert 0 < inside.mean() < 1
+    assert ((np.abs(share) <= 1).all(axis=0) == inside).all(), "the same box, turned, and not the box around it"
     np.testing.assert_allclose(click.position, grid.index_to_world([(7, 8, 9)], "ras")[0])
     assert mask == MaskPrompt("m.nii.gz")
     back = there.to("voxel", grid)
     np.testing.assert_allclose(back.clicks[0].position, (7, 8, 9))
-    if grid is STRAIGHT:  # its faces stay parallel to the axes
-        np.testing.assert_allclose([back.prompts[1].low, back.prompts[1].high], [box.low, box.high])
+    np.testing.assert_allclose([back.prompts[1].low, back.prompts[1].high], [box.low, box.high])
+    assert back.prompts[1].axes is None
     assert CasePrompts("c", "voxel").to("lps", grid) == CasePrompts("c", "lps")
 
 
@@ -113,17 +118,19 @@ def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path
     path = tmp_path / "c.json"
     box, click = Box((1, 2, 3), (4, 5, 6), 1), Click((1, 2, 3), 1)
     write_prompts(path, CasePrompts("c", "voxel", [box]))
-    with pytest.raises(PromptError, match=r"c\.json: this model supports prompts of type click, not box"):
-        read_case_prompts(path, STRAIGHT, LABELS)
+    codec = PromptCodec()
+    with pytest.raises(PromptError, match=r"c\.json: this model was trained with prompts of type click, not box"):
+        read_case_prompts(path, STRAIGHT, LABELS, codec)
+    assert read_case_prompts(path, STRAIGHT, LABELS, PromptCodec(("click", "box"))).prompts == (box,)
     write_prompts(path, CasePrompts("c", "voxel", [box, click]))
     with pytest.warns(PromptWarning, match="1 skipped"):
-        assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
+        assert read_case_prompts(path, STRAIGHT, LABELS, codec).prompts == (click,)
     write_prompts(path, CasePrompts("c", "voxel", [click]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read_case_prompts(path, STRAIGHT, LABELS).prompts == (click,)
-    with pytest.raises(PromptError, match=r"c\.json: this model supports prompts of type none, not click"):
-        read_case_prompts(path, STRAIGHT, LABELS, kinds=())  # as in the plans of a model
+        assert read_case_prompts(path, STRAIGHT, LABELS, codec).prompts == (click,)
+    with pytest.raises(PromptError, match=r"c\.json: this model was trained with prompts of type none, not click"):
+        read_case_prompts(path, STRAIGHT, LABELS, PromptCodec(()))
 
 
 def test_other_formats_hold_clicks_only(tmp_path: Path) -> None:

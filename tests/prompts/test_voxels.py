@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsam3d.prompts import ENCODING, PromptError, VoxelClick, VoxelPrompts
+from nnsam3d.prompts import PromptCodec, PromptError, VoxelClick, VoxelPrompts
 
 SHAPE = (6, 7, 8)
+CODEC = PromptCodec()
 voxels = st.tuples(*[st.integers(0, size - 1) for size in SHAPE])
 placed = st.dictionaries(voxels, st.integers(0, 5), max_size=8).map(lambda found: VoxelPrompts.of(found.items()))
 
@@ -21,21 +22,21 @@ def as_set(prompts: VoxelPrompts) -> set[VoxelClick]:
 
 @given(prompts=placed)
 def test_channels_hold_the_prompts_and_no_others(prompts: VoxelPrompts) -> None:
-    channels = ENCODING.write(SHAPE, prompts)
-    assert channels.shape == (ENCODING.num_channels, *SHAPE)
-    assert as_set(ENCODING.read(channels)) == as_set(prompts)
+    channels = CODEC.write(SHAPE, prompts)
+    assert channels.shape == (CODEC.num_channels, *SHAPE)
+    assert as_set(CODEC.read(channels)) == as_set(prompts)
 
 
 @given(prompts=placed, axes=st.sets(st.integers(0, 2)), start=voxels)
 def test_what_happens_to_the_array_happens_to_its_prompts(prompts: VoxelPrompts, axes: set, start: tuple) -> None:
-    channels = ENCODING.write(SHAPE, prompts)
+    channels = CODEC.write(SHAPE, prompts)
     mirrored = np.flip(channels, [axis + 1 for axis in axes])
-    assert as_set(ENCODING.read(mirrored)) == as_set(prompts.mirrored(axes, SHAPE))
+    assert as_set(CODEC.read(mirrored)) == as_set(prompts.mirrored(axes, SHAPE))
     size = tuple(length - low for length, low in zip(SHAPE, start, strict=True))
     window = channels[(slice(None), *(slice(low, None) for low in start))]
-    assert as_set(ENCODING.read(window)) == as_set(prompts.cropped(start, size))
+    assert as_set(CODEC.read(window)) == as_set(prompts.cropped(start, size))
     padded = np.pad(channels, [(0, 0), *((low, 0) for low in start)])
-    assert as_set(ENCODING.read(padded)) == as_set(prompts.shifted(start))
+    assert as_set(CODEC.read(padded)) == as_set(prompts.shifted(start))
 
 
 def test_keys_tell_prompts_apart() -> None:
@@ -52,8 +53,8 @@ def test_image_and_prompts_are_taken_apart(axis: int) -> None:
     shape = (4, 2, 3) if axis == 0 else (5, 4, 3)
     array = np.arange(np.prod(shape)).reshape(shape)
     for data in (array, torch.from_numpy(array)):
-        image, prompts = ENCODING.split(data, axis)
+        image, prompts = CODEC.split(data, axis)
         assert image.shape[axis] == 3
-        assert prompts.shape[axis] == ENCODING.num_channels == 1
+        assert prompts.shape[axis] == CODEC.num_channels == 1
     with pytest.raises(PromptError, match="2 prompt channels"):
-        ENCODING.read(np.zeros((2, *SHAPE)))
+        CODEC.read(np.zeros((2, *SHAPE)))

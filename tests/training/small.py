@@ -91,9 +91,13 @@ class Loader:
         target[:, :, 1:5, corner : corner + 6, 4:10] = 1
         image = target + 0.3 * torch.randn_like(target)
         prompts = torch.zeros(2, self.channels, 8, 16, 16)
-        prompts[:, :, 2, corner + 1, 5] = 2
+        prompts[:, :1, 2, corner + 1, 5] = 2
         targets = [target, target[..., ::2, ::2, ::2]][: self.scales]
         return {"data": torch.cat([image, prompts], 1), "target": targets if self.scales > 1 else target}
+
+
+def _prompt_channels(trainer: Any) -> int:
+    return 0 if type(trainer) is nnUNetBaselineTrainer else trainer._click_simulation().codec.num_channels
 
 
 def prepare(patch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> None:
@@ -105,7 +109,7 @@ def prepare(patch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def loaders(self: Any) -> tuple[Any, Any]:
-        clicks, scales = (0 if type(self) is nnUNetBaselineTrainer else 1), 2 if self.enable_deep_supervision else 1
+        clicks, scales = _prompt_channels(self), 2 if self.enable_deep_supervision else 1
         made = [SingleThreadedAugmenter(Loader(clicks, scales, before), None) for _ in range(2)]
         for one in made:
             next(one)
@@ -179,7 +183,7 @@ def with_workers(root: Path, name: str) -> None:
         prepare(patch)
 
         def loaders(self: Any) -> tuple[Any, Any]:
-            clicks, scales = (0 if type(self) is nnUNetBaselineTrainer else 1), 2 if self.enable_deep_supervision else 1
+            clicks, scales = _prompt_channels(self), 2 if self.enable_deep_supervision else 1
             made = [Loader(clicks, scales, lambda: None) for _ in range(2)]
             return tuple(NonDetMultiThreadedAugmenter(one, None, 2, 1, None) for one in made)  # type: ignore[return-value]
 

@@ -34,7 +34,8 @@ def test_the_plans_describe_the_channels_and_build_the_network(plans: dict[str, 
     assert (trainer.num_epochs, trainer.options.max_minutes) == (5, 2)
     saved = trainer.plans_manager.plans
     entry = saved["configurations"]["3d_fullres"][CLICK_CHANNELS_KEY]
-    assert entry == {"labels": 3, "radius": [2, 4, 4]}  # background, organ, tumour; slices twice as far apart
+    # background, organ, tumour; slices twice as far apart; seven maps of prompts with an extent for each of two labels
+    assert entry == {"labels": 3, "radius": [2, 4, 4], "maps": 14}
     assert CLICK_CHANNELS_KEY not in plans["configurations"]["3d_fullres"]
 
     trainer.initialize()
@@ -44,8 +45,8 @@ def test_the_plans_describe_the_channels_and_build_the_network(plans: dict[str, 
     # as nnUNetv2_predict rebuilds it
     rebuilt = nnUNetClickTrainer.build_network_architecture(manager, configuration, 1, 3, False)
     rebuilt.load_state_dict(trainer.network.state_dict())
-    x = torch.randn(1, 2, 16, 32, 32)
-    x[:, 1] = 0
+    x = torch.randn(1, 2 + 14, 16, 32, 32)
+    x[:, 1:] = 0
     with torch.no_grad():
         without = rebuilt.eval()(x)
         torch.testing.assert_close(without, trainer.network.eval()(x))

@@ -26,7 +26,7 @@ def test_only_architecture_and_own_entry_change(plans: dict[str, Any], dataset_j
     entry = rewritten["configurations"]["3d_fullres"]
     kwargs = entry.pop("architecture")["arch_kwargs"]
     assert entry.pop("nnsam3d") == TINY.as_dict()
-    assert entry.pop("nnsam3d_prompt_types") == ["click"]
+    assert entry.pop("nnsam3d_prompt_types") == list(TINY.kinds)
     del before["configurations"]["3d_fullres"]["architecture"]
     assert rewritten == before
 

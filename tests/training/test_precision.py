@@ -51,10 +51,9 @@ def test_a_cpu_trains_in_bfloat16_where_that_is_faster_and_wanted(
     before = [parameter.clone() for parameter in trainer.network.parameters()]
     target = torch.zeros(2, 1, 16, 32, 32)
     target[:, :, 4:9, 8:20, 8:20] = 2
-    data = torch.randn(2, 2, 16, 32, 32)
-    data[:, 1] = 0
-    if kind is nnUNetBaselineTrainer:
-        data = data[:, :1]
+    prompts = 0 if kind is nnUNetBaselineTrainer else trainer._click_simulation().codec.num_channels
+    data = torch.randn(2, 1 + prompts, 16, 32, 32)
+    data[:, 1:] = 0
     loss = float(trainer.train_step({"data": data, "target": target})["loss"])
 
     assert seen

@@ -97,7 +97,7 @@ def test_one_round_is_drawn_evenly_whatever_their_number() -> None:
 @pytest.fixture(autouse=True)
 def _options(monkeypatch: pytest.MonkeyPatch, own_folders: None) -> None:
     monkeypatch.setitem(PRESETS, "nano", NANO)
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=nano weights=scratch rounds=2 cpu_bfloat16=0")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "preset=nano weights=scratch rounds=2 cpu_bfloat16=0 prompt_kinds=click")
 
 
 def make(kind: str, plans: dict[str, Any], trainer: type, folder: Path | None = None) -> Any:

@@ -77,8 +77,9 @@ def test_pretrained_backbone_is_loaded_frozen_and_recorded(
     assert record["sha256"] in Path(trainer.log_file).read_text()
 
     before = {name: p.detach().clone() for name, p in trainer.bare_network.named_parameters()}
-    batch = {"data": torch.randn(2, 2, 16, 32, 32), "target": torch.randint(0, 3, (2, 1, 16, 32, 32))}
-    batch["data"][:, 1] = 0
+    channels = 1 + trainer.bare_network.config.prompt_channels
+    batch = {"data": torch.randn(2, channels, 16, 32, 32), "target": torch.randint(0, 3, (2, 1, 16, 32, 32))}
+    batch["data"][:, 1:] = 0
     batch["data"][0, 1, 3, 4, 5] = 2
     trainer.train_step(batch)
     for name, parameter in trainer.bare_network.named_parameters():

@@ -31,6 +31,10 @@ P = TypeVar("P", bound="Prompt")
 
 MAX_POINTS = 10_000
 """The maximum of a single prompt."""
+MAX_COORDINATE = 1e9
+"""No image is that large, in voxels or mm; products of such numbers can still be computed."""
+MAX_LENGTH = 20_000
+"""The maximum of a curve, in voxels: a mistaken number must not fill the memory."""
 
 
 class PromptError(UserError):
@@ -175,7 +179,14 @@ def points_to_voxels(points_N3: NDArray[np.float64], shape: Sequence[int]) -> Vo
 
 
 def along(points_N3: NDArray[np.float64], step: float = 0.5) -> NDArray[np.float64]:
-    """Points of a polyline, at most ``step`` apart along every axis, with its corners."""
+    """Points of a polyline, at most ``step`` apart along every axis, with its corners.
+
+    Raises:
+        PromptError: it is longer than :data:`MAX_LENGTH`.
+    """
+    length = float(np.abs(np.diff(points_N3, axis=0)).max(axis=1).sum()) if len(points_N3) > 1 else 0.0
+    if length > MAX_LENGTH:
+        raise PromptError(f"a curve must not be longer than {MAX_LENGTH} voxels; this one has {length:.4g}")
     parts = [points_N3[:1]]
     for start, end in itertools.pairwise(points_N3):
         count = max(1, math.ceil(np.abs(end - start).max() / step))
@@ -191,11 +202,16 @@ def spread(points_N3: NDArray[np.float64], pitch: Sequence[float], count: int, a
         apart: smallest distance between them in T.
     """
     scaled = points_N3 * np.asarray(pitch)
-    chosen = [int(np.linalg.norm(scaled - scaled.mean(axis=0), axis=1).argmin())]
-    distance = np.linalg.norm(scaled - scaled[chosen[0]], axis=1)
+
+    def distance_to(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        # rounded: of equal distances, the first point's counts in every window and mirror image
+        return np.round(np.linalg.norm(scaled - place, axis=1), 6)
+
+    chosen = [int(distance_to(scaled.mean(axis=0)).argmin())]
+    distance = distance_to(scaled[chosen[0]])
     while len(chosen) < count and distance.max() >= apart:
         chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], axis=1))
+        distance = np.minimum(distance, distance_to(scaled[chosen[-1]]))
     return points_N3[chosen]
 
 
@@ -206,11 +222,14 @@ def checked_position(position: object) -> Position:
     """Three finite floats, from a sequence, an array or a tensor.
 
     Raises:
-        PromptError: anything else: booleans, strings, and sets and mappings, which have no order.
+        PromptError: anything else: booleans, strings, and sets and mappings, which have no order; or numbers beyond
+            :data:`MAX_COORDINATE`.
     """
     values = _three_finite(position)
     if values is None:  # the text is made only now: thousands of positions are right
         raise PromptError(f"position must be three finite numbers, got {short(position)}")
+    if not -MAX_COORDINATE <= min(values) <= max(values) <= MAX_COORDINATE:
+        raise PromptError(f"position must lie within {MAX_COORDINATE:g} voxels or mm, got {short(position)}")
     return values
 
 

@@ -33,6 +33,7 @@ REACH = 2.0  # T; the distance to the curve is clipped there
 FADING = {"plane_near": 0.5, "plane_far": 2.0}  # T; standard deviation across the plane
 CORNERS = 64  # of a curve, at most; a hand-drawn one has hundreds
 BACKGROUND_CLICKS = 4  # into a lasso around background
+BACKGROUND_PLACES = 64  # along an axis, from which they are chosen
 NOT_FLAT = 0.25  # a curve's largest distance from its plane, as a share of its extent
 LARGE_SLICE = 0.3  # share of the largest slice's area that a slice needs to be drawn on
 ANY_AXIS = 0.5  # share of simulated slices that are not those of the image's coarsest axis
@@ -95,21 +96,8 @@ class Lasso(Prompt):
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        """The voxels with their centres inside; in an oblique plane, or if there are none, all that it touches."""
-        plane = Plane.of(points_N3)
-        low, high = plane.corners_M2.min(axis=0), plane.corners_M2.max(axis=0)
-        sides = [[np.arange(a, b + 0.5, 0.5) for a, b in zip(low, high, strict=True)]]
-        if plane.aligned:
-            offset = plane.basis_23 @ plane.origin
-            ends = zip(np.ceil(low + offset - 1e-6), np.floor(high + offset + 1e-6), offset, strict=True)
-            sides.insert(0, [np.arange(a, b + 1) - middle for a, b, middle in ends])
-        found = np.zeros((0, 2))
-        for u, v in sides:
-            grid_N2 = np.stack(np.meshgrid(u, v, indexing="ij"), -1).reshape(-1, 2)
-            found = grid_N2[signed_distance(grid_N2, plane.corners_M2) >= -1e-6]
-            if len(found):
-                break
-        return points_to_voxels(plane.origin + found @ plane.basis_23, shape)
+        """Those nearest to the curve's plane whose centres lie in the curve; of a tiny one, the voxel that holds it."""
+        return points_to_voxels(_places_inside(points_N3, np.full(3, -0.5), np.asarray(shape) - 0.5), shape)
 
     @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
@@ -121,7 +109,7 @@ class Lasso(Prompt):
         near = away < 3.5 * max(FADING.values())  # the maps are zero beyond
         signed = np.zeros(window.size)
         across = int(np.abs(plane.normal).argmax())
-        if plane.aligned:  # the usual case: all slices have the same distances
+        if np.abs(plane.normal[across]) > 1 - 1e-9:  # the usual case: all slices have the same distances
             slices = tuple(slice(0, 1) if axis == across else slice(None) for axis in range(3))
             places = np.stack(np.broadcast_arrays(*axes), -1)[slices]
             found = signed_distance(plane.project(places.reshape(-1, 3)), plane.corners_M2)
@@ -158,9 +146,9 @@ class Lasso(Prompt):
         """Inside a curve around background, for which there are no maps."""
         if label:
             return np.zeros((0, 3))
-        size = np.ceil(points_N3.max(axis=0)).astype(int).clip(min=0) + 2
-        inside = cls.inside(points_N3, size)
-        return spread(inside.astype(np.float64), pitch, BACKGROUND_CLICKS, 1.0) if len(inside) else np.zeros((0, 3))
+        low, high = cls.bounds(points_N3)
+        places_N3 = _places_inside(points_N3, low, high, BACKGROUND_PLACES)
+        return spread(places_N3, pitch, BACKGROUND_CLICKS, 1.0) if len(places_N3) else places_N3
 
 
 @dataclass(frozen=True)
@@ -192,11 +180,6 @@ class Plane:
             basis = directions[:2]
         return cls(origin, normal, basis, (points_N3 - origin) @ basis.T)
 
-    @property
-    def aligned(self) -> bool:
-        """Whether it is a slice of the array."""
-        return bool(np.abs(self.normal).max() == 1.0)
-
     def project(self, places_N3: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N, 2) in its directions."""
         return (places_N3 - self.origin) @ self.basis_23.T
@@ -207,6 +190,30 @@ def flattened(points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], floa
     plane = Plane.of(points_N3)
     away_N = (points_N3 - plane.origin) @ plane.normal
     return points_N3 - away_N[:, None] * plane.normal, float(np.abs(away_N).max())
+
+
+def _places_inside(
+    points_N3: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], most: int | None = None
+) -> NDArray[np.float64]:
+    """(n, 3) places in the curve's plane and inside the curve, one above each voxel of the axes along which it lies.
+
+    Args:
+        low, high: of the places that are looked at.
+        most: voxels along each of these axes, for a curve of any size; None: all.
+    """
+    plane = Plane.of(points_N3)
+    across = int(np.abs(plane.normal).argmax())
+    lowest, highest = points_N3.min(axis=0), points_N3.max(axis=0)
+    axes = [axis for axis in range(3) if axis != across]
+    ends = [(np.ceil(max(lowest[a], low[a])), np.floor(min(highest[a], high[a]))) for a in axes]
+    first, second = (np.arange(a, b + 1, 1 if most is None else max(1, (b - a) // most)) for a, b in ends)
+    places_N3 = np.zeros((len(first) * len(second), 3))
+    places_N3[:, axes] = np.stack(np.meshgrid(first, second, indexing="ij"), -1).reshape(-1, 2)
+    away_N = (places_N3[:, axes] - plane.origin[axes]) @ plane.normal[axes]
+    places_N3[:, across] = plane.origin[across] - away_N / plane.normal[across]
+    places_N3 = places_N3[signed_distance(plane.project(places_N3), plane.corners_M2) >= -1e-6]
+    tiny = (highest - lowest)[axes].min() < 2
+    return places_N3 if len(places_N3) or not tiny else plane.origin[None]
 
 
 def simplified(points_N3: NDArray[np.float64], most: int = CORNERS) -> NDArray[np.float64]:

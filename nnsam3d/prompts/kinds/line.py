@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
+    MAX_LENGTH,
     Position,
     Prompt,
     PromptError,
@@ -76,6 +77,13 @@ class Line(Prompt):
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Line:
         start, end = map(tuple, points_N3.tolist())
         return replace(self, start=start, end=end)
+
+    def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
+        """Raises PromptError: too long."""
+        length = float(np.abs(points_N3[1] - points_N3[0]).max())
+        if length > MAX_LENGTH:
+            raise PromptError(f"a line must not be longer than {MAX_LENGTH} voxels; this one has {length:.4g}")
+        return Shape(self.kind, label, points_N3)
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
