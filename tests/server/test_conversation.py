@@ -124,9 +124,7 @@ def test_the_next_object_knows_nothing_of_the_last_one(talk: Conversation) -> No
 
 
 @pytest.mark.parametrize(
-@pytest.mark.parametrize(
     "step", ["click", "remove", "replace", "start", "load", "reset", "undo", "redo", "open", "close"]
-)
 )
 def test_a_step_that_fails_leaves_everything_as_it_was(
     talk: Conversation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

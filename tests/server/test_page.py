@@ -641,7 +641,7 @@ def test_loaded_masks_and_clicks_are_steps(work: Any, visit: Open, tmp_path: Pat
     page.idle()
     mask = page.labels()
     states = [mask]
-    for file, has in (("base.nii.gz", "base"), ("clicks.json", "clicks[0]?.label === 'organ'")):
+    for file, has in (("base.nii.gz", "base"), ("clicks.json", "prompts[0]?.label === 'organ'")):
         page.tab.set_input_files("#segmentation-file", tmp_path / file)
         page.until(f"() => nnsam3d.page.{has} && !nnsam3d.work.running")
         assert page.js("() => nnsam3d.page.dirty"), file

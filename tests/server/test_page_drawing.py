@@ -98,7 +98,18 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     page.tab.keyboard.press("y")
     page.idle()
     assert page.prompts() == [deep]
-    assert page.tab.locator("#undo").is_enabled()
+    # drags with other labels are boxes of their own
+    for key, places, plane in (("2", FLAT, "axial"), ("1", DEPTH, "coronal")):
+        page.tab.keyboard.press(key)
+        drag(page, there, places, plane)
+    assert [(one["low"], one["label"]) for one in page.prompts()[1:]] == [
+        ([5, 24, 13], "organ"),
+        ([6, 28, 11], "lesion"),
+    ]
+    for _ in range(2):
+        page.tab.keyboard.press("z")
+        page.idle()
+    assert page.prompts() == [deep]
 
     page.tab.keyboard.press("e")
     page.tab.keyboard.press("2")
