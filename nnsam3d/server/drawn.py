@@ -13,7 +13,7 @@ from nnsam3d.prompts.kinds.base import MAX_POINTS
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
 
-SLICES = 16  # of a lasso on several slices, so many become prompts
+SLICES, AREAS = 16, 16  # of a lasso: so many slices, and areas of each, become prompts
 NEEDS = "the model was not trained with prompts of type {}: use {}"
 
 
@@ -68,15 +68,22 @@ def lasso_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kin
 
 
 def outlines(area: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """The outer outline (N, 2) of every area (8-connected) of a slice, halfway between its pixels and the others."""
+    """The outer outlines (N, 2) of the areas (8-connected) of a slice, halfway between their pixels and the others.
+
+    Of more than 16 areas, those of the 16 largest.
+    """
     from skimage.measure import find_contours  # late: it takes long to import
 
-    numbered, count = ndimage.label(area, structure=np.ones((3, 3)))
+    numbered, _ = ndimage.label(area, structure=np.ones((3, 3)))
+    sizes = np.bincount(numbered.reshape(-1))[1:]
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:AREAS])
+    places = ndimage.find_objects(numbered)
     found = []
-    for number in range(1, count + 1):
-        own = np.pad(ndimage.binary_fill_holes(numbered == number), 1)
+    for number in largest.tolist():
+        place = places[number]
+        own = np.pad(ndimage.binary_fill_holes(numbered[place] == number + 1), 1)
         curve = max(find_contours(own.astype(np.float64), 0.5, fully_connected="high"), key=len)
-        found.append(curve[:-1] - 1)  # the last point is the first one
+        found.append(curve[:-1] - 1 + [side.start for side in place])  # the last point is the first one
     return found
 
 
