@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError
 from nnsam3d.inference.session import Session
 from nnsam3d.nnunet.lazy import LazyVolume
+from nnsam3d.prompts import Click, Prompt
 from nnsam3d.prompts.components import volume_and_count
 
 try:
@@ -33,13 +35,14 @@ class SessionWidget(ipywidgets.VBox):
     """Three planes and a 3D view; every click is added to a session.
 
     A click marks a voxel of the selected label ("background": a voxel of none). Dragging and scrolling only move the
-    crosshair. Other cells can use the session too; call :meth:`refresh` to show their changes.
+    crosshair. Other cells can use the session too, also with prompts of other kinds, which are counted and undone here;
+    call :meth:`refresh` to show their changes.
 
     Attributes:
         session: receives the clicks.
         viewer: the ``ipyniivue.NiiVue`` with image and mask.
         label: drop-down list with the label of the next click.
-        status: number of clicks, time, volumes and warnings after the last step.
+        status: number of prompts, time, volumes and warnings after the last step.
     """
 
     def __init__(self, session: Session, image: ArrayLike | None = None, height: int = 480) -> None:
@@ -113,11 +116,11 @@ class SessionWidget(ipywidgets.VBox):
         mask = self._volume("mask.nii.gz", segmentation.astype(np.uint8), opacity=OPACITY)
         mask.set_colormap_label(_colours(max(self.session.labels.values())))
         self.viewer.volumes = [self._image, mask]
-        clicks = len(self.session.clicks)
+        prompts = self.session.prompts
         self.undo_button.disabled = not self.session.can_undo
         self.redo_button.disabled = not self.session.can_redo
-        self.reset_button.disabled = not (clicks or self.session.started)
-        parts = [f"{clicks} click{'' if clicks == 1 else 's'}, {seconds:.2f} s", *self._facts(segmentation)]
+        self.reset_button.disabled = not (prompts or self.session.started)
+        parts = [f"{_counted(prompts)}, {seconds:.2f} s", *self._facts(segmentation)]
         self.status.value = " · ".join([*parts, *self.session.remarks])
 
     def _facts(self, segmentation: NDArray[Any]) -> list[str]:
@@ -150,6 +153,20 @@ class SessionWidget(ipywidgets.VBox):
     def _volume(self, name: str, array_ZYX: NDArray[Any], **options: Any) -> Any:
         image = nibabel.Nifti1Image(array_ZYX.transpose(2, 1, 0), self._affine)
         return Volume(name=name, data=gzip.compress(image.to_bytes(), 1), **options)
+
+
+def _counted(prompts: Sequence[Prompt]) -> str:
+    """ "2 clicks", or "3 prompts (1 box, 2 clicks)" if there are others."""
+    kinds = Counter(prompt.kind for prompt in prompts)
+    parts = [_number(count, kind) for kind, count in kinds.items()]
+    if set(kinds) <= {Click.kind}:
+        return _number(len(prompts), "click")
+    return f"{_number(len(prompts), 'prompt')} ({', '.join(parts)})"
+
+
+def _number(count: int, what: str) -> str:
+    many = "es" if what.endswith("x") else "s"
+    return f"{count} {what}{'' if count == 1 else many}"
 
 
 def _button(text: str, icon: str, does: Callable[[], None]) -> Any:

@@ -128,7 +128,7 @@ def test_every_package_that_is_imported_is_required():
     """Under its distribution's name, with a lower bound."""
     # "benchmark", "notebook" and "serve"
     extras = ("monai", "ipyniivue", "ipywidgets", "blosc2", "starlette", "uvicorn", "h11")
-    names = dict.fromkeys(extras)
+    names = dict.fromkeys(extras) | {"skimage": "scikit-image"}
     own = {"nnsam3d", "benchmarks", "__future__", *sys.stdlib_module_names}
     imported = {name.partition(".")[0] for file in PACKAGE for name in imports_of(file)} - own
     required = re.findall(r'^    "([\w-]+)>=[\d.]+(?:,<[\d.]+)?",', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -17,8 +17,10 @@ import nnsam3d
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
+from nnsam3d.prompts.kinds import KINDS
 
 from .inference.conftest import volume, write_model
+from .server.conftest import with_kinds
 
 pytest.importorskip("ipyniivue", reason="THE WIDGET IS NOT TESTED: pip install 'nnsam3d[notebook]'")
 pytest.importorskip("ipywidgets")
@@ -142,6 +144,25 @@ def test_steps_of_other_cells_are_shown(widget: Any) -> None:
     widget.refresh()
     np.testing.assert_array_equal(mask(widget), widget.session.segmentation)
     assert not widget.undo_button.disabled
+
+
+def test_prompts_of_other_cells_are_counted_and_undone(tmp_path_factory: pytest.TempPathFactory, file: Path) -> None:
+    folder = with_kinds(write_model(tmp_path_factory.mktemp("drawing") / "model"), tuple(KINDS))
+    session = Session(Model(folder, mirroring=False))
+    session.set_image(file)
+    widget = nnsam3d.widget(session)
+    session.add_box((8, 20, 6), (15, 28, 12), "lesion")
+    widget.refresh()
+    assert widget.status.value.startswith("1 prompt (1 box), ")
+    np.testing.assert_array_equal(mask(widget), session.segmentation)
+    session.add_box((8, 20, 9), (15, 28, 9), "lesion")
+    widget.click(AT)
+    assert widget.status.value.startswith("3 prompts (2 boxes, 1 click), ")
+    for left in ("2 prompts (2 boxes)", "1 prompt (1 box)", "0 clicks"):
+        widget.undo_button.click()
+        assert widget.status.value.startswith(left + ", ")
+    assert not mask(widget).any()
+    assert widget.undo_button.disabled
 
 
 def test_mistakes_are_said_in_the_status(widget: Any) -> None:

@@ -108,7 +108,7 @@ def _wrapped(text: str, indent: str = "") -> str:
 
 def _listed(title: str, rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows) + 4
-    lines = [f"  {name}".ljust(width) + _wrapped(about, " " * width)[width:] for name, about in rows]
+    lines = [f"{'  ' + name:<{width}}" + _wrapped(about, " " * width)[width:] for name, about in rows]
     return "\n".join([f"{title}:", *lines])
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
-from nnsam3d.evaluation.dataset import DatasetReader
 from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, ArmName, Protocol
 from nnsam3d.evaluation.plan import Job
 from nnsam3d.inference.base import Base
@@ -23,6 +22,7 @@ from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted_voxels
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
+from nnsam3d.nnunet.dataset_reader import DatasetReader
 from nnsam3d.nnunet.datasets import FINAL, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts

@@ -18,6 +18,7 @@ from nnsam3d.geometry import ImageGrid
 from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
+from nnsam3d.inference.drawing import Drawing
 from nnsam3d.inference.given import given_image, given_model
 from nnsam3d.inference.history import History, Snapshot, State, Step, prompt_at
 from nnsam3d.inference.image import PreparedImage, Segmentation, Slices, changed_box
@@ -25,16 +26,15 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
-from nnsam3d.prompts import Box, CasePrompts, Click, Lasso, Line, Prompt, PromptError, Scribble
+from nnsam3d.prompts import CasePrompts, Click, Prompt, PromptError
 from nnsam3d.prompts.convert import FIRST_CHANNEL
-from nnsam3d.prompts.kinds.base import checked_position, checked_positions
 
 __all__ = ["CACHE_BYTES", "Cancelled", "Session"]
 
 CACHE_BYTES = 4 * 2**30
 
 
-class Session:
+class Session(Drawing):
     """One image, a list of clicks, and the segmentation that belongs to them.
 
     The segmentation depends on the image, the list of clicks and the mask to start from only: undo, redo and replaying
@@ -128,26 +128,18 @@ class Session:
         self._model.warm_up()
 
     def cancel(self) -> None:
-        """Stops the computation that runs now, from another thread: it raises :class:`Cancelled`.
+        """Stops the computation that runs now, from another thread: it raises :class:`Cancelled`. Prompts stay.
 
-        The clicks stay as they are, and so does what is known: undo the last click, or ask for the segmentation again.
         Without a computation and tickets it does nothing.
         """
         self._watch.cancel()
 
     def ticket(self) -> int:
-        """A ticket for a computation that has to wait, for :meth:`computing`; from any thread.
-
-        :meth:`cancel` concerns all tickets handed out before, also those of computations that have not begun.
-        """
+        """For :meth:`computing`, from any thread; :meth:`cancel` concerns all tickets handed out before."""
         return self._watch.ticket()
 
     def computing(self, ticket: int) -> AbstractContextManager[None]:
-        """A context: what is computed inside belongs to this ticket.
-
-        Raises:
-            Cancelled: on entering it, or when something is computed inside: the ticket was cancelled.
-        """
+        """A context: what is computed inside belongs to this ticket. Raises Cancelled if the ticket was cancelled."""
         return self._watch.computing(ticket)
 
     @property
@@ -177,51 +169,6 @@ class Session:
         return image_grid("lps", self._prepared.raw_properties, self.shape)
 
     # ------------------------------------------------------------------ prompts
-
-    def add_click(self, position: Sequence[float], label: int | str, space: str = "voxel") -> None:
-        """One more click.
-
-        Args:
-            position: index i, j, k (x, y, z) of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
-            label: name or number of dataset.json; "background" or 0 says "this is not it".
-
-        Raises:
-            PromptError: a position outside the image or an unknown label; the session stays as it was.
-        """
-        self.add([Click(checked_position(position), label)], space)
-
-    def add_clicks(self, positions: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
-        """Several clicks of one label, which are one step; without any, there is no step.
-
-        Args:
-            positions, label, space: as for :meth:`add_click`.
-
-        Raises:
-            PromptError: as for :meth:`add_click`; none of them is added.
-        """
-        self.add([Click(checked_position(position), label) for position in positions], space)
-
-    def add_box(self, low: Sequence[float], high: Sequence[float], label: int | str, space: str = "voxel") -> None:
-        """A box around the target: two opposite corners, see :class:`nnsam3d.prompts.Box`.
-
-        With equal values along one axis it is a rectangle on one slice. Other arguments and errors as for
-        :meth:`add_click`; also if the model was not trained with boxes.
-        """
-        self.add([Box(checked_position(low), checked_position(high), label)], space)
-
-    def add_line(self, start: Sequence[float], end: Sequence[float], label: int | str, space: str = "voxel") -> None:
-        """A line across the target, from border to border; arguments and errors as for :meth:`add_box`."""
-        self.add([Line(checked_position(start), checked_position(end), label)], space)
-
-    def add_scribble(
-        self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel", joined: bool = True
-    ) -> None:
-        """A curve in the target, or single voxels (``joined=False``); arguments and errors as for :meth:`add_box`."""
-        self.add([Scribble(checked_positions(points, 1), label, joined)], space)
-
-    def add_lasso(self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
-        """A closed curve around the target on one slice; arguments and errors as for :meth:`add_box`."""
-        self.add([Lasso(checked_positions(points, 3), label)], space)
 
     def add(self, prompts: Sequence[Prompt], space: str = "voxel") -> None:
         """Prompts of any kind, which are one step; without any, there is no step.
@@ -266,7 +213,7 @@ class Session:
         return self._now.history.can_redo
 
     def undo(self) -> Step | None:
-        """Takes the last step back.
+        """Takes the last step back, and returns it.
 
         Returns:
             The prompt (positions as index i, j, k) if the step was one; else "clicks" (several), "prompts" (several, or
@@ -274,24 +221,22 @@ class Session:
         """
         if not self._now.history.can_undo:
             return None
-        step = self._now.history.last_step
         self._go(self._now.history.undone())
-        return step
+        return self._now.history.next_step
 
     def redo(self) -> Step | None:
         """Puts the step back that was taken back last, and returns it as :meth:`undo` does; None if there is none."""
         if not self._now.history.can_redo:
             return None
-        step = self._now.history.next_step
         self._go(self._now.history.redone())
-        return step
+        return self._now.history.last_step
 
     def reset(self) -> None:
         """Takes all clicks back, and the segmentation to start from; the image and what is known about it stay."""
         self._go(self._now.history.after("reset", State()))
 
     def begin_here(self) -> None:
-        """Begins a new history with what there is: only the clicks themselves can be undone, one by one."""
+        """Begins a new history with what there is: only the prompts themselves can be undone, one by one."""
         self._now = replace(self._now, history=History.of_prompts(self._now.history.state))
 
     def start_from(self, segmentation: ArrayLike | str | os.PathLike[str]) -> None:

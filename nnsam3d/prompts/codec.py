@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nnsam3d.geometry import inside_grid
 from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
-from nnsam3d.prompts.kinds import KINDS, Lasso, MaskPrompt, Window
+from nnsam3d.prompts.kinds import KINDS, Lasso, MaskPrompt, Shape, Window
 from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -89,18 +89,21 @@ class PromptCodec:
     def dense(self, shape_DHW: Sequence[int], prompts: VoxelPrompts) -> NDArray[np.float32]:
         """The dense maps (M, D, H, W) of a grid; zero where no prompt says anything.
 
-        Of several shapes with one label, the map with the largest value holds: of a distance, the union.
+        Of several shapes with one label, the map with the largest value holds: of a distance, the union. Of lassos on
+        several slices, the one that says most at a voxel holds.
         """
         d, h, w = (int(n) for n in shape_DHW)
         window = Window((0, 0, 0), (d, h, w), self.pitch)
         place = {key: number for number, key in enumerate(self.maps)}
         found = np.zeros((len(self.maps), d, h, w), np.float32)
         drawn: set[int] = set()
-        for shape in prompts.shapes:
-            if shape.label == 0:
-                continue  # clicks in it say so
-            for name, values in KINDS[shape.kind].render(shape.points_N3, window).items():
-                number = place.get((name, shape.label))
+        for together in _together(prompts.shapes):
+            maps: dict[str, NDArray[np.float32]] = {}
+            for shape in together:
+                for name, values in KINDS[shape.kind].render(shape.points_N3, window).items():
+                    maps[name] = np.maximum(maps[name], values) if name in maps else values
+            for name, values in maps.items():
+                number = place.get((name, together[0].label))
                 if number is not None:
                     found[number] = _joined(found[number], values, name) if number in drawn else values
                     drawn.add(number)
@@ -169,6 +172,16 @@ class PromptCodec:
             raise PromptError(f"{message}; use clicks instead" if "click" in self.kinds else message)
         warnings.warn(f"{message}: {len(prompts.prompts) - len(kept)} skipped", PromptWarning, stacklevel=1)
         return replace(prompts, prompts=tuple(kept))
+
+
+def _together(shapes: Sequence[Shape]) -> list[list[Shape]]:
+    """Shapes of one kind and label, and of lassos in one plane. Shapes around background have no maps, but clicks."""
+    groups: dict[tuple[Any, ...], list[Shape]] = {}
+    for shape in shapes:
+        if shape.label:
+            plane = Lasso.plane(shape.points_N3) if shape.kind == Lasso.kind else ()
+            groups.setdefault((shape.kind, shape.label, *plane), []).append(shape)
+    return list(groups.values())
 
 
 def _joined(before: NDArray[np.float32], more: NDArray[np.float32], name: str) -> NDArray[np.float32]:

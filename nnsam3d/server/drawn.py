@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.prompts import Box, Click, Lasso, Prompt, Scribble
+from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds.base import MAX_POINTS
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
 
-SLICES = 16  # of a lasso on several slices, so many become prompts
+SLICES, AREAS = 16, 16  # of a lasso: so many slices, and areas of each, become prompts
 NEEDS = "the model was not trained with prompts of type {}: use {}"
 
 
@@ -68,15 +69,19 @@ def lasso_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kin
 
 
 def outlines(area: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """The outer outline (N, 2) of every area (8-connected) of a slice, halfway between its pixels and the others."""
+    """The outer outlines (N, 2) of the areas (8-connected) of a slice, halfway between their pixels and the others.
+
+    Of more than 16 areas, those of the 16 largest.
+    """
     from skimage.measure import find_contours  # late: it takes long to import
 
-    numbered, count = ndimage.label(area, structure=np.ones((3, 3)))
+    areas = Components(area[None])
     found = []
-    for number in range(1, count + 1):
-        own = np.pad(ndimage.binary_fill_holes(numbered == number), 1)
+    for number in np.sort(np.argsort(-areas.volumes, kind="stable")[:AREAS]).tolist():
+        one = areas[number]
+        own = np.pad(ndimage.binary_fill_holes(one.box[0]), 1)
         curve = max(find_contours(own.astype(np.float64), 0.5, fully_connected="high"), key=len)
-        found.append(curve[:-1] - 1)  # the last point is the first one
+        found.append(curve[:-1] - 1 + one.low[1:])  # the last point is the first one
     return found
 
 

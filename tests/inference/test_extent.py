@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
-from nnsam3d.inference.image import PreparedImage
+from nnsam3d.inference.image import PreparedImage, network_mask
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.nnunet.preprocessing import network_prompts
@@ -178,7 +178,7 @@ def test_a_mask_to_start_from_reaches_the_network(literal: Model) -> None:
 def test_a_transposed_plan_sees_the_same_mask(literal: Model) -> None:
     image = prepare(literal)
     label_map = np.random.default_rng(0).integers(0, 2, SHAPE)
-    seen = image._network_mask(label_map)
+    seen = network_mask(label_map, literal, image.properties, image.volume.shape)
     assert np.array_equal(seen.array(), label_map)
     part = VoxelPrompts.of() + VoxelPrompts(np.zeros((0, 3), np.int64), np.zeros(0, np.int64), (), seen)
     window = part.cropped((-3, 5, 30), (10, 8, 20)).mask

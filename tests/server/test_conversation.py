@@ -12,6 +12,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, PromptError, write_prompts
 from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.refusal import Refusal
 
 from ..inference.conftest import volume
 
@@ -58,6 +59,26 @@ def test_a_scribble_is_one_step_and_a_wrong_one_none(talk: Conversation) -> None
     assert len(talk.session.clicks) == 3
 
 
+def test_one_prompt_is_taken_out_and_one_replaced(talk: Conversation) -> None:
+    viewer = Viewer(talk)
+    for position in ((8, 8, 5), (12, 12, 8), (16, 16, 8)):
+        talk.add([Click(position, LABEL)], "voxel")
+    talk.remove(1)
+    viewer.update()
+    assert [click.position for click in talk.session.clicks] == [(8, 8, 5), (16, 16, 8)]
+    with pytest.raises(Refusal, match="not the last step"):
+        talk.replace_last([Click((1, 1, 1), LABEL)], "voxel")
+    assert talk.redo()  # a step: the caller restores what was there
+    talk.add([Click((4, 4, 4), LABEL)], "voxel")
+    talk.replace_last([Click((20, 20, 12), 0)], "voxel")
+    viewer.update()
+    assert [click.position for click in talk.session.clicks] == [(8, 8, 5), (16, 16, 8), (20, 20, 12)]
+    assert talk.undo()
+    assert len(talk.session.clicks) == 2
+    with pytest.raises(PromptError, match="there is no prompt 2"):
+        talk.remove(2)
+
+
 def test_the_viewers_mask_follows_through_every_step_and_back(talk: Conversation) -> None:
     viewer = Viewer(talk)
     talk.add([Click((12, 12, 8), LABEL)], "voxel")
@@ -102,7 +123,9 @@ def test_the_next_object_knows_nothing_of_the_last_one(talk: Conversation) -> No
     assert not viewer.mask.any()
 
 
-@pytest.mark.parametrize("step", ["click", "start", "load", "reset", "undo", "redo", "open", "close"])
+@pytest.mark.parametrize(
+    "step", ["click", "remove", "replace", "start", "load", "reset", "undo", "redo", "open", "close"]
+)
 def test_a_step_that_fails_leaves_everything_as_it_was(
     talk: Conversation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -119,6 +142,8 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     before = talk.snapshot()
     write_prompts(tmp_path / "c.json", CasePrompts("c", "voxel", [Click((1, 1, 1), 1)]))
     does: dict[str, Any] = {
+        "remove": lambda: talk.remove(0),
+        "replace": lambda: talk.replace_last([Click((7, 7, 7), 0)], "voxel"),
         "click": lambda: talk.add([Click((7, 7, 7), 0)], "voxel"),
         "start": lambda: talk.start_from(block()),
         "load": lambda: talk.load_prompts(tmp_path / "c.json"),

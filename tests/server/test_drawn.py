@@ -12,7 +12,7 @@ from nnsam3d.prompts import Box, Click, Lasso, Scribble
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.base import MAX_POINTS
 from nnsam3d.prompts.kinds.lasso import CORNERS
-from nnsam3d.server.drawn import SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
+from nnsam3d.server.drawn import AREAS, SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
 from nnsam3d.server.refusal import Refusal
 
 ALL = tuple(KINDS)
@@ -61,6 +61,16 @@ def test_areas_apart_and_slices_have_lassos_of_their_own() -> None:
     assert len(numbers) == SLICES
     assert (numbers[0], numbers[-1]) == (102, 147)
     assert np.ptp(np.diff(numbers)) <= 1
+
+
+def test_of_many_areas_the_largest_are_taken() -> None:
+    mask = np.zeros((1, 200, 200), bool)
+    mask[0, ::3, ::3] = True
+    for n in range(AREAS):
+        mask[0, 12 * n : 12 * n + 2, 100] = True
+    lassos = lasso_prompts(mask, (0, 0, 0), 1, ALL)
+    assert len(lassos) == AREAS
+    assert all(100.5 in np.array(lasso.corners)[:, 2] for lasso in lassos)
 
 
 @given(pixels)

@@ -129,6 +129,26 @@ class Opened:
         self.tab.mouse.click(*self.pixel(ras, plane), **how)
         self.idle()
 
+    def drag(self, ras: list[list[float]], plane: str = "axial", ends: bool = True) -> None:
+        """With the left button through these places, on the slice of the first one.
+
+        Args:
+            ends: also release the button.
+        """
+        self.tab.mouse.move(*self.pixel(ras[0], plane))
+        self.tab.mouse.down()
+        box = self.tab.locator("#view").bounding_box()
+        for place in ras[1:]:
+            shown = self.js("(mm) => nnsam3d.viewer.project(mm)", place)[["axial", "sagittal", "coronal"].index(plane)]
+            self.tab.mouse.move(box["x"] + shown["x"], box["y"] + shown["y"], steps=4)
+        if ends:
+            self.tab.mouse.up()
+            self.idle()
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """What a prompt file would say of them."""
+        return self.js("() => nnsam3d.page.prompts.map((one) => one.entry)")
+
     def colour(self, ras: list[float], plane: str) -> np.ndarray:
         """Mean colour of a few pixels there; without crosshair and markers."""
         from PIL import Image
@@ -184,13 +204,13 @@ class Work:
 
 @pytest.fixture
 def work(start: Start, served_model: Model, tmp_path: Path) -> Callable[..., Work]:
-    def made(geometry: str = "plain", count: int = 1, **limits: Any) -> Work:
+    def made(geometry: str = "plain", count: int = 1, model: Model = served_model, **limits: Any) -> Work:
         images = tmp_path / "images"
         files = [write_image(images / f"{name}_0000.nii.gz", geometry) for name in "abc"[:count]]
         output = tmp_path / "out"
-        session = Session(served_model)
+        session = Session(model)
         session.set_image(files[0])
-        running = start(cases=Cases(images, served_model, output), **limits)
+        running = start(model, cases=Cases(images, model, output), **limits)
         return Work(running, images, output, session, session.grid)
 
     return made
@@ -621,7 +641,7 @@ def test_loaded_masks_and_clicks_are_steps(work: Any, visit: Open, tmp_path: Pat
     page.idle()
     mask = page.labels()
     states = [mask]
-    for file, has in (("base.nii.gz", "base"), ("clicks.json", "clicks[0]?.label === 'organ'")):
+    for file, has in (("base.nii.gz", "base"), ("clicks.json", "prompts[0]?.label === 'organ'")):
         page.tab.set_input_files("#segmentation-file", tmp_path / file)
         page.until(f"() => nnsam3d.page.{has} && !nnsam3d.work.running")
         assert page.js("() => nnsam3d.page.dirty"), file

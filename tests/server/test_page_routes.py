@@ -16,6 +16,7 @@ from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
 from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
 from nnsam3d.inference.model import Model
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.cases import Cases
 
 from .conftest import GEOMETRIES, SHAPE, Running, Start, write_cases
@@ -208,3 +209,112 @@ def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path)
         reply = running.ask("POST", f"/api/upload?name={name}", content, lease)
         assert (reply.status, "more than" in reply.reason) == (413, True)
     assert running.ask("POST", "/api/upload?name=small.nii", (tmp_path / "small.nii").read_bytes(), lease).status == 200
+
+
+# ---------------------------------------------------------------------- prompts of all kinds
+
+DRAWN = [
+    {"type": "box", "low": [5, 24, 8], "high": [12, 32, 13], "label": "lesion"},
+    {"type": "line", "start": [14, 10.5, 9], "end": [20, 15, 9], "label": "organ"},
+    {"type": "lasso", "points": [[14, 18, 9], [22, 18, 9], [22, 25, 9]], "label": 1},
+    {"type": "scribble", "points": [[2, 2, 2], [9, 4, 2]], "label": "background"},
+    {"type": "scribble", "points": [[20, 30, 12], [21, 30, 12]], "label": "organ", "joined": False},
+    {"type": "click", "position": list(AT), "label": "lesion"},
+]
+
+
+def added(session: Session, entry: dict[str, Any]) -> None:
+    values = {key: value for key, value in entry.items() if key != "type"}
+    session.add([KINDS[entry["type"]].parse(values)])
+
+
+@pytest.mark.parametrize("geometry", ["flipped", "oblique"])
+def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
+    start: Start, drawing_model: Model, tmp_path: Path, geometry: str
+) -> None:
+    images = write_cases(tmp_path / "images", geometry=geometry)
+    running = start(drawing_model, cases=Cases(images, drawing_model, tmp_path / "out"))
+    info = running.ask("POST", "/api/claim").json()
+    assert info["model"]["kinds"] == list(KINDS)
+    lease = info["lease_token"]
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    session, mask = Session(drawing_model), np.zeros(SHAPE, np.uint8)
+    session.set_image(images / "a_0000.nii.gz")
+    grid = ImageGrid.from_file(images / "a_0000.nii.gz")
+    for entry in DRAWN:
+        change = running.change("/api/prompt", {**entry, "space": "voxel"}, lease)
+        added(session, entry)
+        np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    told = change[0]["prompts"]
+    for one, entry, prompt in zip(told, DRAWN, session.prompts, strict=True):
+        assert one["entry"] == json.loads(json.dumps({"type": prompt.kind, **prompt.entry()}))
+        assert one["text"] == prompt.describe()
+        assert (one["value"], one["label"]) == ({"background": 0, "organ": 2}.get(entry["label"], 1), one["label"])
+        assert info["model"]["labels"][one["label"]] == one["value"]
+    # as drawn on the planes: the faces of a box lie half a voxel beyond its corners
+    corners = grid.to_index(np.array(told[0]["ras"]), "ras")
+    faces = [[4.5, 23.5, 7.5], [12.5, 32.5, 13.5]]
+    np.testing.assert_allclose([corners.min(axis=0), corners.max(axis=0)], faces, atol=1e-3)
+    np.testing.assert_allclose(grid.to_index(np.array(told[1]["ras"]), "ras"), [[14, 10.5, 9], [20, 15, 9]], atol=1e-3)
+
+    change = running.change("/api/remove", {"number": 1}, lease)
+    session.remove(1)
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    assert [one["type"] for one in change[0]["prompts"]] == ["box", "lasso", "scribble", "scribble", "click"]
+    for number in (-1, 5, True, None, "1"):
+        assert running.ask("POST", "/api/remove", {"number": number}, lease).status == 400
+    np.testing.assert_array_equal(painted(running.change("/api/undo", {}, lease), mask), _undone(session))
+    assert "clicks/a.json" in running.ask("POST", "/api/save", {}, lease).json()["saved"]
+    again = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
+    assert again["prompts"] == told
+    cases = find_cases(tmp_path / "out" / "imagesTr", drawing_model, tmp_path / "out" / "clicks")
+    predict_folder(drawing_model, cases, tmp_path / "replayed", FolderOptions())
+    replayed = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "replayed" / "a.nii.gz")))
+    np.testing.assert_array_equal(replayed, session.segmentation)
+
+
+def _undone(session: Session) -> np.ndarray:
+    session.undo()
+    return session.segmentation
+
+
+def test_a_prompt_in_place_of_the_last_one(start: Start, drawing_model: Model, tmp_path: Path) -> None:
+    running = start(drawing_model, cases=Cases(write_cases(tmp_path / "images"), drawing_model))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    box = {**DRAWN[0], "space": "voxel"}
+    running.change("/api/prompt", {**box, "low": [5, 24, 13]}, lease)
+    told = running.change("/api/prompt", {**box, "replace": True}, lease)[0]
+    assert [one["entry"]["low"] for one in told["prompts"]] == [[5, 24, 8]]
+    # what cannot be done leaves the last one
+    outside = {**box, "low": [99, 99, 99], "high": [99, 99, 99], "replace": True}
+    assert running.ask("POST", "/api/prompt", outside, lease).status == 400
+    told = running.change("/api/undo", {}, lease)[0]
+    assert (told["prompts"], told["can_undo"]) == ([], False)
+    reply = running.ask("POST", "/api/prompt", {**box, "replace": True}, lease)
+    assert (reply.status, "was not the last step" in reply.reason) == (409, True)
+    assert running.change("/api/redo", {}, lease)[0]["prompts"]
+
+
+def test_what_is_no_prompt_is_refused_with_words(start: Start, served_model: Model, tmp_path: Path) -> None:
+    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
+    info = running.ask("POST", "/api/claim").json()
+    assert info["model"]["kinds"] == ["click"]
+    lease = info["lease_token"]
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    for body, words in (
+        ({**DRAWN[0], "space": "voxel"}, "type click, not box"),
+        ({"position": [1, 2, 3], "label": "lesion"}, "must have a type: click, scribble, box, line, lasso"),
+        ({"type": "mask", "path": "/etc/passwd", "label": 1}, "must have a type"),
+        ({"type": ["click"], "position": [1, 2, 3], "label": "lesion"}, "must have a type"),
+        ({"type": "line", "start": [1, 2, 3], "label": "lesion"}, "of type line must have end"),
+        ({"type": "click", "position": [1, 2], "label": "lesion"}, "three finite numbers"),
+        ({"type": "click", "position": [1, 2, 3], "label": "liver", "space": "voxel"}, "unknown label"),
+        ({"type": "click", "position": [1, 2, 3], "label": "lesion", "space": "mm"}, "unknown space"),
+        ({"type": "scribble", "points": [[1, 2, 3]] * 20_000, "label": "lesion"}, "1 to 10000"),
+        ({"type": "lasso", "points": {"a": 1}, "label": "lesion"}, "list of positions"),
+    ):
+        reply = running.ask("POST", "/api/prompt", body, lease)
+        assert reply.status == 400, body["type"]
+        assert words in reply.json()["detail"]
+    assert not running.change("/api/undo", {}, lease)[0]["can_redo"]

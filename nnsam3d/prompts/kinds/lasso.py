@@ -101,6 +101,13 @@ class Lasso(Prompt):
         return points_to_voxels(_places_inside(points_N3, np.full(3, -0.5), np.asarray(shape) - 0.5), shape)
 
     @classmethod
+    def plane(cls, points_N3: NDArray[np.float64]) -> tuple[float, ...]:
+        """Equal for curves in one plane: its normal and its distance from the origin, rounded."""
+        plane = Plane.of(points_N3)
+        normal = plane.normal * np.sign(plane.normal[np.abs(plane.normal).argmax()])
+        return tuple(np.round([*normal, normal @ plane.origin], 3).tolist())
+
+    @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
         pitch = np.asarray(window.pitch)
         plane = Plane.of(points_N3 * pitch)

@@ -16,32 +16,38 @@ export function clicked(ras, negative) {
 // A stroke of the chosen tool.
 export function drew(stroke, negative) {
   const { tool } = page;
-  const shape = shapeOf(tool, stroke, page.flat);
+  const label = labelOf(negative);
+  const shape = shapeOf(tool, stroke, flatOf(label));
   if (!shape) {
     markers();
     return say(`Nothing was drawn: the ${tool} is too small.`);
   }
   const { entry, ras, flat, deepens } = shape;
-  const label = deepens ? page.flat.label : labelOf(negative);
-  add({ entry, ras, replaces: deepens }, negative, label);
+  add({ entry, ras, replaces: deepens }, negative);
   page.flat = flat && page.waiting.length ? { ...flat, label } : null;
   return undefined;
 }
 
 // The stroke that is being drawn, as a prompt to show.
 export function sketch(stroke) {
-  const shape = shapeOf(page.tool, stroke, page.flat);
+  const shape = shapeOf(page.tool, stroke, flatOf(page.label));
   return shape && { ...shape, value: page.info.model.labels[page.label], waiting: true };
+}
+
+// The box to which a further drag can give a depth.
+function flatOf(label) {
+  return page.flat?.label === label ? page.flat : null;
 }
 
 function labelOf(negative) {
   return negative ? BACKGROUND : page.label;
 }
 
-function add(prompt, negative, label = labelOf(negative)) {
+function add(prompt, negative) {
   if (!page.image) return;
   if (page.restoring) return say("Nothing was added: reconnect first.");
   page.flat = null;
+  const label = labelOf(negative);
   const entry = { ...prompt.entry, label };
   page.waiting.push({ ...prompt, entry, label, value: page.info.model.labels[label], waiting: true });
   sendWaiting();
