@@ -128,10 +128,7 @@ class Session(Drawing):
         self._model.warm_up()
 
     def cancel(self) -> None:
-        """Stops the computation that runs now, from another thread: it raises :class:`Cancelled`. Prompts stay.
-
-        Without a computation and tickets it does nothing.
-        """
+        """Stops the computation that runs now, if any, from another thread: it raises :class:`Cancelled`."""
         self._watch.cancel()
 
     def ticket(self) -> int:
@@ -167,8 +164,6 @@ class Session(Drawing):
             GeometryError: the image is an array without the ``properties`` of nnU-Net's reader.
         """
         return image_grid("lps", self._prepared.raw_properties, self.shape)
-
-    # ------------------------------------------------------------------ prompts
 
     def add(self, prompts: Sequence[Prompt], space: str = "voxel") -> None:
         """Prompts of any kind, which are one step; without any, there is no step.
@@ -281,14 +276,14 @@ class Session(Drawing):
         return self._now.history.state.base is not None
 
     def save_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
-        """Writes the clicks as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
+        """Writes the prompts as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
 
         It names the segmentation to start from, if there is one: its file, or a copy in the folder ``nnsam3d_masks``
         beside the prompt file, if it was an array or its file has been changed.
 
         Args:
-            path: ending in .json (our format), or in .mrk.json (3D Slicer's: clicks only, in mm).
-            masks: False: the clicks only; the segmentation to start from is not part of the file.
+            path: ending in .json (our format), or in .mrk.json (3D Slicer's, in mm).
+            masks: False: the prompts only; the segmentation to start from is not part of the file.
 
         Raises:
             UserError: there is nothing to save, another ending, .mrk.json for an array without geometry or with a
