@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.prompts import Box, Click, Lasso, Prompt, Scribble
+from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds.base import MAX_POINTS
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
@@ -70,20 +72,15 @@ def lasso_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kin
 def outlines(area: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """The outer outlines (N, 2) of the areas (8-connected) of a slice, halfway between their pixels and the others.
 
-    Of more than 16 areas, those of the 16 largest.
+    The largest area comes first; of more than 16 areas, the 16 largest are taken.
     """
     from skimage.measure import find_contours  # late: it takes long to import
 
-    numbered, _ = ndimage.label(area, structure=np.ones((3, 3)))
-    sizes = np.bincount(numbered.reshape(-1))[1:]
-    largest = np.sort(np.argsort(-sizes, kind="stable")[:AREAS])
-    places = ndimage.find_objects(numbered)
     found = []
-    for number in largest.tolist():
-        place = places[number]
-        own = np.pad(ndimage.binary_fill_holes(numbered[place] == number + 1), 1)
+    for component in itertools.islice(Components(area[None]).largest_first(), AREAS):
+        own = np.pad(ndimage.binary_fill_holes(component.box[0]), 1)
         curve = max(find_contours(own.astype(np.float64), 0.5, fully_connected="high"), key=len)
-        found.append(curve[:-1] - 1 + [side.start for side in place])  # the last point is the first one
+        found.append(curve[:-1] - 1 + component.low[1:])  # the last point is the first one
     return found
 
 
