@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.plan import (
-    MAX_CLICKS,
-    PROTOCOLS,
-    Setting,
-    open_setting,
-    read_setting,
-)
+from nnsam3d.evaluation.names import MAX_CLICKS, PROTOCOLS, START
+from nnsam3d.evaluation.plan import Setting, open_setting, read_setting
 from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
 from nnsam3d.nnunet.datasets import STOPPED, dataset_name
 from nnsam3d.slurm import parse
 from nnsam3d.tables import columns, counted
 
-ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
+BASELINE = "nnUNetBaselineTrainer"
+ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", BASELINE, f"{BASELINE}+oracle")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run missing jobs and write the report",
         description="Runs every unfinished job (dataset x configuration x fold x arm x protocol), then writes the "
         "report. After an interruption, repeat the command to continue.",
-        epilog="protocols:\n" + "\n".join(f"  {p.name:<10} {p.summary}" for p in PROTOCOLS.values()),
+        epilog=_teaching(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -82,6 +81,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--to", type=Path, metavar="FOLDER", help="destination of the report (default: as -o)")
 
 
+def _teaching() -> str:
+    """The protocols and arms, for the end of `benchmark run --help`."""
+    told = [(one.name, one.summary) for one in PROTOCOLS.values()]
+    begin = (
+        "A protocol says what an arm is told about a case, step by step. Prompts are drawn from the ground truth, "
+        "the same first ones for every arm; further clicks are placed on each arm's own errors."
+    )
+    arms = [
+        ("TRAINER", "a trained model"),
+        ("TRAINER+oracle", "a model without prompts, reduced to the components of its result that prompts hit"),
+        ("ellipsoid", "no model: the ellipsoid in the box, the ball around the line, the inflated lasso"),
+        ("clipped:TRAINER", "a model's result without prompts, clipped to the box, the ball or the inflated lasso"),
+    ]
+    end = (
+        "The last three are controls: what is gained only over a model without prompts, but not over them, is geometry "
+        "and not skill. ellipsoid and clipped: know the first prompt only. An arm whose model was not trained with "
+        "a kind of prompt is reported as not taking it; the run goes on."
+    )
+    return "\n\n".join([_wrapped(begin), _listed("protocols", told), _listed("arms", arms), _wrapped(end)])
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+
+
+def _listed(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows) + 4
+    lines = [f"  {name}".ljust(width) + _wrapped(about, " " * width)[width:] for name, about in rows]
+    return "\n".join([f"{title}:", *lines])
+
+
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="benchmark folder")
 
@@ -96,14 +126,27 @@ def _what(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(ARMS),
         metavar="ARM",
-        help=f"TRAINER, TRAINER:PLANS, or TRAINER+oracle for the oracle control (default: {' '.join(ARMS)})",
+        help=f"TRAINER or TRAINER:PLANS, and the controls below (default: {' '.join(ARMS)})",
     )
     what.add_argument(
         "--protocols",
         nargs="+",
         default=["iterative", "center"],
         choices=list(PROTOCOLS),
-        help="where clicks are placed (default: iterative center)",
+        help="what the arms are told, see below (default: iterative center)",
+    )
+    what.add_argument(
+        "--start",
+        default="",
+        metavar="ARM|FOLDER",
+        help=f"masks for the protocol start: an arm of the run, whose result without prompts is corrected, or a folder "
+        f"with CASE and the dataset's file ending (default: {BASELINE})",
+    )
+    what.add_argument(
+        "--components",
+        default="",
+        choices=["prompted", "all"],
+        help="components that answers to prompts keep, in all arms with prompts (default: as each model's plans say)",
     )
     what.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the clicks (default: 0 1 2)")
     what.add_argument("--clicks", type=int, default=MAX_CLICKS, help="maximum per case (default: %(default)s)")
@@ -205,6 +248,8 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         train_minutes=args.train_minutes,
         options=args.options,
         train_seeds=tuple(args.train_seeds),
+        start=_start(args),
+        components=args.components,
     )
     check(setting, args.train)  # before the setting is stored in the folder
     setting = open_setting(output, setting)
@@ -229,10 +274,30 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     return True
 
 
+def _start(args: argparse.Namespace) -> str:
+    """The arm, or the absolute path of the folder, whose masks are corrected; "" if no protocol starts from masks."""
+    if START not in args.protocols:
+        if args.start:
+            raise UserError(f"--start has no effect without --protocols {START}")
+        return ""
+    if args.start and args.start not in args.arms:
+        folder = Path(args.start).expanduser().absolute()
+        if not folder.is_dir():
+            raise UserError(f"--start {args.start}: is neither an arm of this run nor a folder")
+        return str(folder)
+    return str(args.start or (BASELINE if BASELINE in args.arms else ""))
+
+
 def _submit(args: argparse.Namespace, setting: Setting, output: Path, slurm: tuple[str, ...] | None) -> None:
     """Submit the missing jobs to SLURM, or print their commands."""
     from nnsam3d.evaluation.cluster import Slurm, prepare, printed, works
 
+    starts = [replace(job, arm=setting.start_arm) for job in setting.jobs() if setting.start_arm]
+    if args.train and any(not job.checkpoint.is_file() for job in starts):
+        raise UserError(
+            f"--start {setting.start_arm}: on a cluster, evaluations wait for their own model only. Train this arm "
+            "first, in a run without the protocol start"
+        )
     prepare(setting, output)
     missing = works(setting, output, args.train)
     report = [*(["--reference", args.reference] if args.reference else [])]

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("-i", dest="images", type=Path, required=True, metavar="FOLDER", help="images, <case>_0000...")
     files.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="output folder")
     files.add_argument("--prompts", type=Path, metavar="FOLDER", help="prompt files, if they are not beside the images")
+    files.add_argument(
+        "--start",
+        type=Path,
+        metavar="FOLDER",
+        help="masks to start from, one for every case, named as nnU-Net's results: prompts correct them where they are",
+    )
     files.add_argument("--report", type=Path, metavar="FILE", help="write a JSON report of the run")
 
     add_model_arguments(parser)
@@ -31,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="clicked",
         help="clicked: windows around the positive clicks, extended as far as the target; cases without a positive "
         "click are segmented as a whole. everything: nnU-Net's sliding window (default: clicked)",
+    )
+    how.add_argument(
+        "--components",
+        choices=("prompted", "all"),
+        help="of what is found around the prompts: prompted: only components with a positive prompt; all "
+        "(default: as the model's training data suggest)",
     )
     how.add_argument("--no_binding", action="store_true", help="do not enforce the clicks in the result")
     how.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
@@ -67,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     listed = listed_cases(args.images, model)
     own = listed[args.part_id :: args.num_parts]
-    cases = find_cases(args.images, model, args.prompts, own)
+    cases = find_cases(args.images, model, args.prompts, own, args.start)
     print_stray_prompts(listed, args.images, args.prompts, own, args.part_id)
     print_prompt_summary(cases)
     print_header_remarks(cases, model, args.scope)
@@ -75,7 +87,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"nnsam3d: warning: {args.prompts} contains no prompt file for these cases (<case>.json, ...)")
     for needed in [*([args.report.parent] if args.report else []), args.output]:
         _make_folder(needed)
-    options = FolderOptions(args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction)
+    options = FolderOptions(
+        args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction, args.components
+    )
     start = time.perf_counter()
     unwritten: list[str] = []
     outcomes = predict_folder(model, cases, args.output, options, unwritten=unwritten)
@@ -126,6 +140,8 @@ def _submit(args: argparse.Namespace, model: Path) -> int:
 def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:
     """The arguments of a part except its number, with absolute paths."""
     prompts = ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
+    prompts += ["--start", str(args.start.absolute())] if args.start is not None else []
+    prompts += ["--components", args.components] if args.components is not None else []
     folds = ["-f", *args.folds] if args.folds else []
     flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")
     return [
@@ -147,6 +163,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"-step_size {args.step_size}: must be larger than 0 and at most 1 (a fraction of the window)")
     if args.prompts is not None and not args.prompts.is_dir():
         raise UserError(f"--prompts {args.prompts}: {_no_folder(args.prompts)}")
+    if args.start is not None and not args.start.is_dir():
+        raise UserError(f"--start {args.start}: {_no_folder(args.start)}")
     for name, path in (("-i", args.images), ("-o", args.output)):
         if path.is_file() and is_dicom(path):
             check_dicom(path)

@@ -9,6 +9,7 @@ from nnsam3d.errors import UserError
 
 TARGETS = ("nnsam3d", "slicer", "grand-challenge")
 STRATEGIES = ("uniform", "center", "largest_error")
+SIMULATED = ("click", "scribble", "box", "line", "lasso")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def action(name: str, summary: str) -> argparse.ArgumentParser:
         return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
-    inspect = action("inspect", "show a file's clicks in all spaces; status 1 if one is outside the image")
+    inspect = action("inspect", "show a file's prompts in all spaces; status 1: one is outside the image")
     inspect.add_argument("file", type=Path)
     _add_reading(inspect)
-    inspect.add_argument("--segmentation", type=Path, metavar="FILE", help="show which label each click hits or misses")
+    inspect.add_argument("--segmentation", type=Path, metavar="FILE", help="show which labels each prompt holds")
 
     convert = action("convert", "write prompt files in another format, by default nnsam3d's own")
     convert.add_argument("files", type=Path, nargs="+", metavar="FILE")
@@ -44,18 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="FOLDER", help="output folder for <case>.json"
     )
-    simulate.add_argument("-n", type=int, default=1, help="clicks per case (default: %(default)s)")
+    simulate.add_argument("-n", type=int, default=1, help="prompts per case (default: %(default)s)")
+    simulate.add_argument(
+        "--kind",
+        choices=SIMULATED,
+        default="click",
+        help="kinds other than click are drawn with a hand's errors, around the components of each label, or of the "
+        "errors of --predictions: one label after another, the largest first (default: %(default)s)",
+    )
     simulate.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        default="uniform",
-        help="uniform: at random voxels, one label after another; center: in the middle of each label's largest "
-        "component; largest_error: "
-        "in the middle of the largest errors of --predictions (default: %(default)s)",
+        help="of clicks; uniform: at random voxels, one label after another; center: in the middle of each label's "
+        "largest component; largest_error: "
+        "in the middle of the largest errors of --predictions (default: uniform, or with --predictions this one)",
     )
-    simulate.add_argument("--predictions", type=Path, metavar="FOLDER", help="segmentations to correct (largest_error)")
+    simulate.add_argument("--predictions", type=Path, metavar="FOLDER", help="segmentations to correct")
     simulate.add_argument("--add-to", type=Path, metavar="FOLDER", help="existing prompt files to extend")
-    simulate.add_argument("--seed", type=int, default=0, help="clicks depend on seed and case name only (default: 0)")
+    simulate.add_argument("--seed", type=int, default=0, help="prompts depend on seed and case name only (default: 0)")
     simulate.add_argument("--dataset", type=Path, metavar="FILE", help="dataset.json (default: in the parent folder)")
     simulate.add_argument("--overwrite", action="store_true", help="replace existing files")
 
@@ -106,10 +113,13 @@ def _simulate(args: argparse.Namespace) -> int:
     from nnsam3d.prompts.convert import load_dataset
     from nnsam3d.prompts.from_labels import Simulation, simulate_folder
 
-    if (args.strategy == "largest_error") != (args.predictions is not None):
+    strategy = args.strategy or ("uniform" if args.predictions is None else "largest_error")
+    if (strategy == "largest_error") != (args.predictions is not None):
         raise UserError("--strategy largest_error and --predictions FOLDER must be used together")
+    if args.kind != "click" and args.strategy in ("uniform", "center"):
+        raise UserError(f"--strategy {args.strategy} places clicks; with --kind {args.kind}, leave it out")
     if not args.segmentations.is_dir():
         raise UserError(f"{args.segmentations}: no such folder (expected: ground truth, one label map per case)")
     dataset_file = args.dataset or args.segmentations.absolute().parent / "dataset.json"
-    simulation = Simulation(args.n, args.strategy, args.seed, args.predictions, args.add_to)
+    simulation = Simulation(args.n, strategy, args.seed, args.predictions, args.add_to, args.kind)
     return simulate_folder(args.segmentations, args.output, load_dataset(dataset_file), simulation, args.overwrite)

@@ -5,9 +5,7 @@ Results have the axes of nnU-Net's reader (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,20 @@ import torch
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.plan import ORACLE, ArmName
+from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
+from nnsam3d.evaluation.cost import model_cost
+from nnsam3d.evaluation.dataset import DatasetReader
+from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, ArmName, Protocol
+from nnsam3d.evaluation.plan import Job
+from nnsam3d.inference.base import Base
 from nnsam3d.inference.binding import Regions
+from nnsam3d.inference.extent import prompted_voxels
 from nnsam3d.inference.image import PreparedImage
-from nnsam3d.inference.predictor import Predictor, Prepared, Trained
-from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
+from nnsam3d.nnunet.datasets import FINAL, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
-from nnsam3d.prompts import CasePrompts, VoxelClick
+from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
 from nnsam3d.prompts.components import hit
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
@@ -41,19 +45,19 @@ class Work:
 
 
 class Arm:
-    """A trained model as an arm of the benchmark.
+    """A trained model as an arm of the benchmark, or a control made of a model's answer without prompts.
 
     Attributes:
         model: with a single fold.
-        oracle: a model without clicks, reduced to the components that clicks hit: the information in the clicks without
-            a model that uses it.
+        control: "" or "oracle": reduced to the components that prompts hit, the information in the prompts without a
+            model that uses it; or "clipped": without what lies outside the first prompts.
     """
 
-    def __init__(self, model: TrainedModel, oracle: bool = False) -> None:
+    def __init__(self, model: TrainedModel, control: str = "") -> None:
         self.model = model
-        self.oracle = oracle
+        self.control = control
         trained = Trained(model, CACHE_BYTES)
-        self.predictor: Predictor = Oracle(trained) if oracle else trained
+        self.predictor: Predictor = _Control(trained, control) if control else trained
         self._whole = 0
         self._image: PreparedImage | None = None
         self.network.register_forward_hook(lambda *_: self._count())  # bound methods would be copied
@@ -63,13 +67,13 @@ class Arm:
 
     @property
     def kind(self) -> str:
-        """How clicks are used.
+        """How prompts are used.
 
         "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's sliding window with prompt
-        channels; "automatic": ignored; "oracle".
+        channels; "automatic": ignored; "oracle"; "clipped".
         """
-        if self.oracle:
-            return "oracle"
+        if self.control:
+            return self.control
         if not self.model.prompt_types:
             return "automatic"
         return "sam" if capability(self.model.trainer, "keeps_features") else "clicks"
@@ -77,7 +81,22 @@ class Arm:
     @property
     def listens(self) -> bool:
         """Whether the arm uses clicks."""
-        return self.kind != "automatic"
+        return self.kind not in ("automatic", "clipped")
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether its network gets the prompts."""
+        return self.kind in ("sam", "clicks")
+
+    def refusal(self, protocol: Protocol) -> str:
+        """Why the arm cannot take part in a protocol; "" if it can."""
+        if self.kind == "clipped":
+            return refusal_of_body(protocol)
+        if not protocol.needs or not self.is_prompted:
+            return ""
+        # windows around clicks correct any mask, even if the network does not see it
+        takes = {*self.model.codec.kinds, *([MaskPrompt.kind] if self.kind == "sam" else [])}
+        return "" if protocol.needs in takes else f"does not take {plural(protocol.needs)}"
 
     @property
     def network(self) -> torch.nn.Module:
@@ -89,10 +108,60 @@ class Arm:
         return Work(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
-        """Prepare a case for clicks."""
+        """Prepare a case for prompts."""
         prepared = self.predictor.prepare(image_CZYX, properties)
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
+
+    def cost(self, fold: str) -> dict[str, Any]:
+        """See :func:`model_cost`."""
+        return model_cost(self.model, self.kind, fold)
+
+
+class Ellipsoid:
+    """A control without a model: the bodies of which the first prompts are the outlines (:mod:`.bodies`).
+
+    Attributes:
+        model: the dataset's labels, and how its files are read.
+    """
+
+    kind = ELLIPSOID
+    listens = is_prompted = False
+
+    def __init__(self, model: DatasetReader) -> None:
+        self.model = model
+
+    def refusal(self, protocol: Protocol) -> str:
+        """See :meth:`Arm.refusal`."""
+        return refusal_of_body(protocol)
+
+    def work(self) -> Work:
+        """None."""
+        return Work()
+
+    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
+        """Prepare a case for prompts."""
+        return Answering(Drawn(self.model, image_CZYX.shape[1:], properties))
+
+    def cost(self, fold: str) -> dict[str, Any]:
+        """Nothing, with the keys of :func:`model_cost`."""
+        numbers = ("parameters", "trained_parameters", "window_gflop", "click_gflop", "training_seconds", "epochs")
+        return {"kind": self.kind, **dict.fromkeys(numbers, 0), "window": [], "weights": {}}
+
+
+def plural(kind: str) -> str:
+    """
+    >>> plural("box"), plural("lasso")
+    ('boxes', 'lassos')
+    """
+    return f"{kind}es" if kind.endswith("x") else f"{kind}s"
+
+
+def refusal_of_body(protocol: Protocol) -> str:
+    """Why a control by geometry cannot take part in a protocol; "" if it can."""
+    if protocol.needs in KINDS_WITH_BODY:
+        return ""
+    return f"answers only to {', '.join(plural(kind) for kind in KINDS_WITH_BODY)}"
 
 
 class Answering:
@@ -110,23 +179,50 @@ class Answering:
             self._automatic = self._prepared.answer(None)
         return self._automatic.copy()
 
+    def starting_from(self, start_ZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
+        """The same case, beginning with a mask on its grid that clicks correct."""
+        return Answering(_Corrected(self._prepared, start_ZYX, properties))
+
 
 @dataclass(frozen=True)
-class Oracle:
-    """A control: the answer of a model without clicks, reduced to the components that clicks hit."""
+class _Corrected:
+    """A mask that a model with prompts corrects; without clicks, it is the answer."""
+
+    prepared: Prepared
+    start_ZYX: NDArray[Any]
+    properties: dict[str, Any]
+
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """See :meth:`Prepared.answer`; windows around the clicks bind them."""
+        if prompts is None or not prompts.prompts:
+            return self.start_ZYX.copy()
+        if isinstance(self.prepared, PreparedImage):
+            model = self.prepared.model
+            base = Base(self.start_ZYX, model.labels, model.regions, self.properties["spacing"])
+            return base.correct(self.prepared, prompts).label_map
+        if isinstance(self.prepared, WholeImage):
+            return self.prepared.answer(prompts, self.start_ZYX)
+        return self.prepared.answer(prompts)
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The answer of a model without prompts, changed by the prompts: see :class:`Arm`."""
 
     trained: Trained
+    control: str
 
-    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Hit:
+    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
         """See :meth:`Predictor.prepare`."""
-        return Hit(self.trained.prepare(image_CZYX, properties), self.trained.model, properties)
+        kind = Clipped if self.control == "clipped" else Hit
+        return kind(Answering(self.trained.prepare(image_CZYX, properties)), self.trained.model, properties)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image of :class:`Oracle`."""
+    """The components of a model's answer that prompts hit."""
 
-    automatic: Prepared
+    automatic: Answering
     model: TrainedModel
     properties: dict[str, Any]
 
@@ -135,42 +231,83 @@ class Hit:
         label_map = self.automatic.answer(None)
         if prompts is None:
             return label_map
-        clicked = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
-        return reduce_to_hit(label_map, clicked.clicks(), self.model.regions)
+        placed = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
+        return reduce_to_hit(label_map, placed, self.model.regions)
 
 
-def load_arm(name: ArmName, folder: Path, fold: str, device: str, mirroring: bool = True) -> Arm:
-    """The arm of a trained model, with the capabilities of its trainer.
+@dataclass(frozen=True)
+class Clipped:
+    """A model's answer without what lies outside the prompts."""
+
+    automatic: Answering
+    model: TrainedModel
+    properties: dict[str, Any]
+
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """See :meth:`Prepared.answer`."""
+        label_map = self.automatic.answer(None)
+        if prompts is None:
+            return label_map
+        placed = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
+        return clipped(label_map, placed, spacing_of(self.properties), self.model.regions)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The bodies of prompts on an image (z, y, x) of this shape."""
+
+    model: DatasetReader
+    shape_ZYX: tuple[int, ...]
+    properties: dict[str, Any]
+
+    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
+        """See :meth:`Prepared.answer`."""
+        z, y, x = self.shape_ZYX
+        if prompts is None:
+            return np.zeros((z, y, x), np.uint16)
+        placed = image_prompts(prompts, self.model.labels, self.shape_ZYX, self.properties)
+        return bodies(placed, (z, y, x), spacing_of(self.properties), self.model.regions)
+
+
+def spacing_of(properties: dict[str, Any]) -> tuple[float, float, float]:
+    """mm along z, y, x, from the properties of nnU-Net's reader."""
+    z, y, x = (float(step) for step in properties["spacing"])
+    return z, y, x
+
+
+def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
+    """The arm of a trained model, with the capabilities of its trainer, or a control.
 
     Raises:
         UserError: no such model, or an oracle of a model with clicks.
     """
+    if not name.has_model:
+        return Ellipsoid(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device))
+    folder, fold = job.model_folder, job.fold
     if not (folder / f"fold_{fold}" / FINAL).is_file():
         raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
     model = TrainedModel(folder, [fold], FINAL, device, mirroring=mirroring)
     if name.oracle and model.prompt_types:
         raise UserError(f"arm {name.text}: the oracle control is for models without clicks; remove {ORACLE}")
-    return Arm(model, name.oracle)
+    return Arm(model, name.control)
 
 
-def reduce_to_hit(
-    label_map: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None = None
-) -> NDArray[Any]:
-    """A label map without the components (26-connected) that are not hit by a positive click with their label.
+def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> NDArray[Any]:
+    """A label map without the components (26-connected) that are not hit by a positive prompt with their label.
 
-    If none of its components is hit, a label is kept: the control must not suffer from a click that its model did not
-    receive. With regions, components are those of all foreground, and any positive click keeps them, so that a click on
-    the rim of a tumour keeps its core.
+    If none of its components is hit, a label is kept: the control must not suffer from a prompt that its model did not
+    receive. With regions, components are those of all foreground, and any positive prompt keeps them, so that a click
+    on the rim of a tumour keeps its core.
     """
-    positive = [(voxel, label) for voxel, label in clicks if label > 0]
+    labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
+    voxels = {label: prompted_voxels(prompts, label, label_map.shape) for label in labels}
     if regions is None:
-        labels = sorted({label for _, label in positive})
-        masks = [(label_map == label, [voxel for voxel, clicked in positive if clicked == label]) for label in labels]
+        masks = [(label_map == label, voxels[label]) for label in labels]
     else:
-        masks = [(label_map > 0, [voxel for voxel, _ in positive])]
+        masks = [(label_map > 0, np.concatenate(list(voxels.values())))] if labels else []
     result = label_map.copy()
-    for mask, voxels in masks:
-        kept = hit(mask, np.array(voxels, np.int64).reshape(-1, 3))
+    for mask, voxels_N3 in masks:
+        kept = hit(mask, voxels_N3)
         if kept.any():
             result[mask & ~kept] = 0
     return result

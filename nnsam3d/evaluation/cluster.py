@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from nnsam3d.evaluation.executors import Work
-from nnsam3d.evaluation.plan import Job, Setting, cases_of, parse_arm, remember_cases, splits_file
+from nnsam3d.evaluation.names import parse_arm
+from nnsam3d.evaluation.plan import Job, Setting, cases_of, remember_cases, splits_file
 from nnsam3d.evaluation.processes import failure_file
 from nnsam3d.evaluation.runner import is_done
 from nnsam3d.evaluation.training import by_model, training_name

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nnsam3d.evaluation.figures import Correction, corrections
+from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.overlays import load_case, map_file
-from nnsam3d.evaluation.plan import PROTOCOLS, Setting
+from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
 
@@ -32,7 +33,7 @@ def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) ->
     if not arms:
         return None
     cases = quartile_cases(arms[0], setting.seeds[0])
-    rows = [[_shown(setting, output, _unit_like(unit, group), group) for group in arms] for unit in cases]
+    rows = [[_shown(setting, output, unit_like(unit, group), group) for group in arms] for unit in cases]
     kept = [[shown for shown in row if shown is not None] for row in rows]
     if not rows or any(len(row) != len(arms) for row in kept):
         return None
@@ -58,7 +59,7 @@ def quartile_cases(group: Group, seed: int) -> list[Unit]:
     return [first[case] for case in dict.fromkeys(ranked[place] for place in places if ranked)]
 
 
-def _unit_like(unit: Unit, group: Group) -> Unit:
+def unit_like(unit: Unit, group: Group) -> Unit:
     """The unit of another arm with the same case, fold, training and seed."""
     same = ("case", "fold", "training", "seed")
     return next(other for other in group.units if all(other.get(key) == unit.get(key) for key in same))

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
-from nnsam3d.evaluation.arms import Arm
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.training.started_from import is_frozen
 
 
-def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
+def model_cost(model: TrainedModel, kind: str, fold: str) -> dict[str, Any]:
     """Parameters, arithmetic of one window, and the length of the training.
+
+    Args:
+        kind: of the arm.
 
     Returns:
         ``parameters`` and ``trained_parameters``; ``window`` (D, H, W); ``window_gflop`` and ``click_gflop`` (a
@@ -26,20 +29,20 @@ def model_cost(arm: Arm, fold: str) -> dict[str, Any]:
         ``training_seconds`` (inside epochs, with online validation) and ``epochs``; ``weights``, the
         initial weights of the training.
     """
-    configuration = arm.model.configuration_manager
+    configuration, network = model.configuration_manager, model.networks[0]
     record = configuration.configuration.get(RECORD_KEY, {"source": SCRATCH})
-    total, trained = _parameters(arm.network, pretrained=is_frozen(record))
+    total, trained = _parameters(network, pretrained=is_frozen(record))
     window = [int(size) for size in configuration.patch_size]
-    forward, click = _flop(arm, window)
+    forward, click = _flop(model, kind, window)
     return {
-        "kind": arm.kind,
+        "kind": kind,
         "parameters": total,
         "trained_parameters": trained,
         "window": window,
         "window_gflop": forward / 1e9,
         "click_gflop": click / 1e9,
         "weights": record,
-        **_training(arm.model.folder / f"fold_{fold}" / FINAL),
+        **_training(model.folder / f"fold_{fold}" / FINAL),
     }
 
 
@@ -54,16 +57,16 @@ def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
     return parameter_counts(fresh)
 
 
-def _flop(arm: Arm, window: list[int]) -> tuple[float, float]:
+def _flop(model: TrainedModel, kind: str, window: list[int]) -> tuple[float, float]:
     """FLOP of one window, and of a further click on it, from shapes."""
-    if isinstance(arm.network, SAM3D):
-        cost = measure(arm.network)
+    if isinstance(model.networks[0], SAM3D):
+        cost = measure(model.networks[0])
         return cost.forward_flop, cost.click_flop
-    channels = arm.model.num_channels + (arm.model.codec.num_channels if arm.kind == "clicks" else 0)
-    network = as_built(arm.network).eval()
+    channels = model.num_channels + (model.codec.num_channels if model.prompt_types else 0)
+    network = as_built(model.networks[0]).eval()
     with torch.no_grad():
         forward = count_flop(lambda: network(torch.empty(1, channels, *window, device="meta")))
-    return forward, forward if arm.kind == "clicks" else 0
+    return forward, forward if kind == "clicks" else 0
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:

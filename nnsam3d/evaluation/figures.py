@@ -52,7 +52,8 @@ def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: S
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     with_clicks = {row["arm"] for row in rows if row["clicks"]}
-    handles = [_handle(number, arm, arm in with_clicks or not most) for number, arm in enumerate(arms)]
+    there = {row["arm"] for row in rows}
+    handles = [_handle(n, arm, arm in with_clicks or not most) for n, arm in enumerate(arms) if arm in there]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
     return figure
@@ -109,7 +110,14 @@ def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
 
 @dataclass(frozen=True)
 class Overlay:
-    """One panel: an image, its ground truth, an answer and the clicks (z, y, x, label)."""
+    """One panel: an image, its ground truth, an answer and prompts.
+
+    Attributes:
+        clicks: (z, y, x, label), drawn on every slice.
+        slice: the one shown; None: the one that shows most of the ground truth.
+        curves: (M, 2) positions y, x on it, drawn as lines.
+        dots: (M, 2) positions y, x on it.
+    """
 
     title: str
     image_DHW: NDArray
@@ -117,10 +125,13 @@ class Overlay:
     prediction_DHW: NDArray[np.bool_]
     clicks: Sequence[tuple[int, int, int, int]]
     spacing: tuple[float, float, float]
+    slice: int | None = None
+    curves: Sequence[NDArray] = ()
+    dots: Sequence[NDArray] = ()
 
 
 def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
-    """A row of panels per arm, on the slice that shows most of the ground truth."""
+    """A row of panels per arm."""
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows) + 0.4))
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -133,21 +144,30 @@ def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
     handles = [
         Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
         Line2D([], [], color=TRUTH, lw=2, label="truth"),
-        Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (also on other slices)"),
     ]
+    panels = [panel for row in rows for panel in row]
+    if any(panel.clicks for panel in panels):
+        label = "click (also on other slices)"
+        handles.append(Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label=label))
+    if any(panel.curves or panel.dots for panel in panels):
+        handles.append(Line2D([], [], color=CLICK, lw=2, label="prompt"))
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0.02, 0.3 / (3.1 * len(rows) + 0.4), 1, 1))
     return figure
 
 
 def _overlay(axis: Axes, panel: Overlay) -> None:
-    depth = int(panel.truth_DHW.sum((1, 2)).argmax())
+    depth = int(panel.truth_DHW.sum((1, 2)).argmax()) if panel.slice is None else panel.slice
     aspect = panel.spacing[1] / panel.spacing[2]
     _grey(axis, panel.image_DHW[depth], np.percentile(panel.image_DHW, [1, 99.5]), aspect)
     _fill(axis, panel.prediction_DHW[depth], PREDICTION, aspect)
     _outline(axis, panel.truth_DHW[depth])
     for _, y, x, label in panel.clicks:
         axis.plot(x, y, marker="+" if label else "x", color=CLICK, mew=2.5, ms=11)
+    for curve in panel.curves:
+        axis.plot(curve[:, 1], curve[:, 0], color=CLICK, lw=1.8)
+    for dots in panel.dots:
+        axis.plot(dots[:, 1], dots[:, 0], color=CLICK, marker="o", ms=3.5, ls="")
     axis.set_title(panel.title, fontsize=8.5)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.inference.binding import Regions, bind_clicks
+from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
 from nnsam3d.prompts import VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -36,10 +37,24 @@ def _values(label: int, regions: Regions | None) -> frozenset[int]:
 
 
 def bound(
-    own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions | None, spacing: Sequence[float]
+    own_ZYX: NDArray[Any],
+    prompts: VoxelPrompts,
+    regions: Regions | None,
+    spacing: Sequence[float],
+    components: str = "",
 ) -> NDArray[Any]:
-    """A new label map in which the clicks are enforced (:func:`bind_clicks`), with the same rule for all arms."""
+    """A new label map in which the prompts are enforced, with the same rule for all arms.
+
+    Args:
+        components: of a network that gets the prompts: "prompted" or "all", as in :meth:`PreparedImage.segment`; what
+            boxes and background shapes say is then enforced, too. "": clicks only (:func:`bind_clicks`).
+    """
     result = own_ZYX.copy()
-    if clicks:
-        bind_clicks(result, VoxelPrompts.of(clicks), regions, spacing)
+    if components:
+        clip_to_boxes(result, limits(prompts, result.shape), (0, 0, 0), regions)
+        clear_background(result, prompts)
+    if len(prompts):
+        bind_clicks(result, prompts, regions, spacing)
+    if components == "prompted" and prompts.any_positive:
+        keep_prompted(result, prompts, regions)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.figures import Overlay, overlays
+from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of
 from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
@@ -67,10 +69,14 @@ def map_file(output: Path, unit: Unit) -> Path:
 
 
 def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, float, float]] | None:
-    """First image channel and ground truth (D, H, W), spacing in mm; None if dataset or model is missing."""
+    """First image channel and ground truth (D, H, W), spacing in mm; None if dataset or models are missing."""
     job = _job(unit)
     try:
-        return _load(job, next(case for case in cases_of(setting, job) if case.name == unit["case"]))
+        case = next(case for case in cases_of(setting, job) if case.name == unit["case"])
+        # a control without a model is shown with the reader of another arm's
+        models = [replace(job, arm=arm) for arm in (job.arm, *setting.arms) if parse_arm(arm).has_model]
+        plans = next((one.model_folder / "plans.json" for one in models if one.checkpoint.is_file()), None)
+        return None if plans is None or not plans.is_file() else _load(plans, case)
     except UserError:
         return None
 
@@ -79,9 +85,6 @@ def _job(unit: Unit) -> Job:
     return Job(**{key: unit[key] for key in known(Job) if key in unit})
 
 
-def _load(job: Job, case: BenchCase) -> tuple[Any, Any, tuple[float, float, float]] | None:
-    plans = job.model_folder / "plans.json"
-    if not plans.is_file():
-        return None
+def _load(plans: Path, case: BenchCase) -> tuple[Any, Any, tuple[float, float, float]]:
     image_CZYX, truth_ZYX, spacing = read_labelled(plans, case.images, case.truth)
     return image_CZYX[0], truth_ZYX, spacing

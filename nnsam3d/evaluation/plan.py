@@ -1,10 +1,9 @@
-"""The plan of a benchmark: protocols, settings, jobs and cases. Imports nothing heavy."""
+"""The plan of a benchmark: settings, jobs and cases. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -12,69 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
 from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
 
-MAX_CLICKS = 10
-DEFAULT_PLANS = "nnUNetPlans"
-ORACLE = "+oracle"
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
 FORMAT = 2
 FREE = ("train_minutes", "options")  # may refer to finished trainings: not part of the measurement
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A click protocol.
-
-    Attributes:
-        first: position of the first click on each label: "uniform" (a random voxel) or "center" (the deepest one).
-        corrected: whether more clicks follow, each in the centre of the largest error of the last answer.
-    """
-
-    name: str
-    summary: str
-    first: str
-    corrected: bool
-
-
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("random", "one click on a random voxel of every label (the paper's)", "uniform", False),
-        Protocol("center", "one click on the deepest voxel of every label's largest component", "center", False),
-        Protocol(
-            "iterative",
-            "a random first click, the same for all arms; then repeatedly the centre of the largest error",
-            "uniform",
-            True,
-        ),
-    )
-}
-
-
-@dataclass(frozen=True)
-class ArmName:
-    """``TRAINER[:PLANS][+oracle]``, as given by the user."""
-
-    text: str
-    trainer: str
-    plans: str
-    oracle: bool
-
-
-def parse_arm(text: str) -> ArmName:
-    """
-    Raises:
-        UserError: invalid form.
-    """
-    found = re.fullmatch(r"(\w+)(?::(\w+))?(\+oracle)?", text)
-    if found is None:
-        raise UserError(f"arm {text!r}: write TRAINER, TRAINER:PLANS or TRAINER{ORACLE}")
-    return ArmName(text, found[1], found[2] or DEFAULT_PLANS, bool(found[3]))
 
 
 @dataclass(frozen=True)
@@ -89,6 +35,9 @@ class Setting:
         train_minutes: wall-clock budget of each arm; 0 = none. options: nnsam3d_options of the trainings. Both are
             reported, but do not affect the evaluation.
         train_seeds: each model is trained once per seed; none: once, without a fixed seed.
+        start: for the protocol "start": an arm, whose answers without prompts are corrected, or a folder of masks.
+        components: "prompted": answers keep only components with a positive prompt; "all"; "": as each model's plans
+            say.
     """
 
     datasets: tuple[str, ...]
@@ -104,6 +53,8 @@ class Setting:
     train_minutes: float = 0.0
     options: str = ""
     train_seeds: tuple[int, ...] = ()
+    start: str = ""
+    components: str = ""
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -114,12 +65,22 @@ class Setting:
         if len(set(self.train_seeds)) != len(self.train_seeds) or min(self.train_seeds, default=0) < 0:
             raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: seeds must be distinct and >= 0")
         names = [parse_arm(arm) for arm in self.arms]
-        models = {(name.trainer, name.plans, name.oracle) for name in names}
+        models = {(name.trainer, name.plans, name.control) for name in names}
         if len(models) != len(names) or not self.seeds:
             raise UserError(
                 f"each arm may occur once, and at least one seed is needed (the default plans are {DEFAULT_PLANS}): "
                 f"{' '.join(self.arms)}"
             )
+        if START in self.protocols and not self.start:
+            raise UserError("protocol start: name the arm or the folder with the masks to start from (--start)")
+        if self.start and not Path(self.start).is_absolute():
+            if self.start not in self.arms or parse_arm(self.start).control:
+                raise UserError(f"--start {self.start}: is neither a folder nor one of the models among the arms")
+
+    @property
+    def start_arm(self) -> str:
+        """The arm whose answers are corrected; "" if they are in a folder."""
+        return "" if Path(self.start).is_absolute() else self.start
 
     def jobs(self) -> list[Job]:
         """The jobs in the order of the report."""
@@ -186,6 +147,9 @@ class Job:
 
     @property
     def checkpoint(self) -> Path:
+        """The file on which its results depend; of a control without a model, the description of the dataset."""
+        if not parse_arm(self.arm).has_model:
+            return folder_of("nnUNet_raw") / self.dataset / "dataset.json"
         return self.model_folder / f"fold_{self.fold}" / FINAL
 
 

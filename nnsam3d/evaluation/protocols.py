@@ -1,73 +1,144 @@
-"""Click protocols: seeded, and the same for all arms.
+"""Protocols: seeded, and with the same first prompts for all arms.
 
-Clicks are placed on the grid of the ground truth (voxels of the image file), never on a network's. Axis letters: D, H,
+Prompts are placed on the grid of the ground truth (voxels of the image file), never on a network's. Axis letters: D, H,
 W = array axes z, y, x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnsam3d.evaluation.plan import MAX_CLICKS, Protocol
-from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick, case_rng
+from nnsam3d.evaluation.first import Truth, first_prompts, target_of
+from nnsam3d.evaluation.names import MAX_CLICKS, Protocol
+from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick, VoxelPrompts, case_rng
+from nnsam3d.prompts.centres import TIE, as_voxel
+from nnsam3d.prompts.components import Components
+from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, Prompt, Scribble, Shape
 
-Answer = Callable[[Sequence[VoxelClick]], NDArray]
-"""Clicks (z, y, x) with labels -> label map (D, H, W)."""
+__all__ = ["Answer", "Step", "Truth", "as_prompts", "challenge_click", "run_protocol"]
+
+Answer = Callable[[VoxelPrompts], NDArray]
+"""All prompts so far -> label map (D, H, W)."""
 
 
-@dataclass(frozen=True)
-class Truth:
-    """The ground truth of a case on its grid.
-
+class Step(NamedTuple):
+    """
     Attributes:
-        segmentation_DHW: label map.
-        spacing: mm along D, H, W.
-        labels: foreground values that may be clicked.
-        ignore_label: never clicked, never scored.
+        clicks: number of clicks so far; in the challenge's protocol, of clicks on each label.
+        prompts: the first prompts, and all clicks so far.
+        answer: label map (D, H, W).
     """
 
-    case: str
-    segmentation_DHW: NDArray
-    spacing: tuple[float, float, float]
-    labels: tuple[int, ...]
-    ignore_label: int | None = None
+    clicks: int
+    prompts: VoxelPrompts
+    answer: NDArray
 
 
 def run_protocol(
     protocol: Protocol, truth: Truth, seed: int, answer: Answer, max_clicks: int = MAX_CLICKS
-) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
-    """Yields the clicks so far and the answer to them, starting without clicks; ends early if there is no error.
+) -> Iterator[Step]:
+    """Yields the steps, starting without clicks; ends early if there is no error.
 
     Protocols without corrections have two steps: no click, and one click for every label that occurs. Random draws
-    depend on the name of the case, the seed and the ground truth only: all arms get the same first clicks.
+    depend on the name of the case, the seed and the ground truth only: all arms get the same first prompts.
 
     Args:
-        answer: called once per step, with all clicks.
+        answer: called once per step, with all prompts.
     """
-    clicks: list[VoxelClick] = []
-    result = answer(())
-    yield (), result
+    rng = case_rng(truth.case, seed)
+    shapes = first_prompts(protocol, truth, rng) if protocol.extent else ()
+    given = VoxelPrompts.of((), shapes)
+    result = answer(given)
+    yield Step(0, given, result)
+    most = protocol.limit(max_clicks)
+    if protocol.first == "challenge":
+        yield from _challenge(truth, rng, given, result, answer, most)
+        return
+    clicked = protocol.first in ("uniform", "center")
+    simulator = PromptSimulator(
+        truth.labels, truth.spacing, truth.ignore_label, protocol.first if clicked else "uniform"
+    )
     present = set(np.unique(truth.segmentation_DHW).tolist()) & set(truth.labels)
-    simulator = PromptSimulator(truth.labels, truth.spacing, truth.ignore_label, protocol.first)
-    first = simulator.fixed(truth.segmentation_DHW, len(present), case_rng(truth.case, seed))
+    first = simulator.fixed(truth.segmentation_DHW, len(present), rng) if clicked else []
     if not protocol.corrected:
         if first:
-            yield tuple(first), answer(first)
+            given = VoxelPrompts.of(first)
+            yield Step(len(first), given, answer(given))
         return
-    while len(clicks) < max_clicks:
+    clicks: list[VoxelClick] = []
+    while len(clicks) < most:
         click = first[0] if first and not clicks else None
         click = click or simulator.correction(truth.segmentation_DHW, result, [voxel for voxel, _ in clicks])
         if click is None:
             return
         clicks.append(click)
-        result = answer(tuple(clicks))
-        yield tuple(clicks), result
+        given = VoxelPrompts.of(clicks, shapes)
+        result = answer(given)
+        yield Step(len(clicks), given, result)
 
 
-def as_prompts(case: str, clicks: Sequence[VoxelClick]) -> CasePrompts:
-    """Clicks in voxels (z, y, x) of the image as prompts."""
-    return CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])
+def _challenge(
+    truth: Truth, rng: Generator, given: VoxelPrompts, result: NDArray, answer: Answer, most: int
+) -> Iterator[Step]:
+    """In every step a click on every label that has an error."""
+    for number in range(1, most + 1):
+        found = [challenge_click(truth, result, label, rng) for label in truth.labels]
+        clicks = [click for click in found if click is not None]
+        if not clicks:
+            return
+        given = given + VoxelPrompts.of(clicks)
+        result = answer(given)
+        yield Step(number, given, result)
+
+
+def challenge_click(truth: Truth, answer_DHW: NDArray, label: int, rng: Generator) -> VoxelClick | None:
+    """The click of the CVPR 2025 challenge: in the middle of the largest 26-connected component of all errors of a
+    label, misses and false alarms together; None without an error, or where the label does not occur.
+
+    The middle is the voxel with the largest distance to the outside in voxels, not mm; of several, one is drawn. The
+    click has the ground truth's label there.
+    """
+    target = target_of(truth, label)
+    if not target.any():
+        return None
+    error = np.isin(answer_DHW, truth.values(label)) != target
+    if truth.ignore_label is not None:
+        error &= truth.segmentation_DHW != truth.ignore_label
+    if not error.any():
+        return None
+    components = Components(error)
+    largest = components[int(components.volumes.argmax())]
+    depth_N = largest.depth((1.0, 1.0, 1.0))
+    deepest = np.flatnonzero(depth_N >= depth_N.max() * (1 - TIE))
+    voxel = as_voxel(largest.voxels()[int(deepest[int(rng.integers(len(deepest)))])])
+    value = int(truth.segmentation_DHW[voxel])
+    inside = label if target[voxel] else 0
+    return VoxelClick(voxel, value if value in truth.labels else inside)
+
+
+# ---------------------------------------------------------------------- as a user would give them
+
+
+def as_prompts(case: str, clicks: Sequence[VoxelClick], shapes: Sequence[Shape] = ()) -> CasePrompts:
+    """Clicks (z, y, x) and shapes on the array of the image as prompts in its index i, j, k; the shapes first."""
+    points = CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])
+    return CasePrompts(case, "voxel", [*map(_as_prompt, shapes), *points.prompts])
+
+
+def _as_prompt(shape: Shape) -> Prompt:
+    points_N3 = shape.points_N3[:, ::-1]
+    path = [(float(x), float(y), float(z)) for x, y, z in points_N3.tolist()]
+    if shape.kind == Box.kind:
+        return Box(path[0], path[0], shape.label).at(points_N3, "voxel")
+    if shape.kind == Line.kind:
+        return Line(path[0], path[1], shape.label)
+    if shape.kind == Lasso.kind:
+        return Lasso(tuple(path), shape.label)
+    if shape.kind == Scribble.kind:
+        return Scribble(tuple(path), shape.label, joined=False)
+    return Click(path[0], shape.label)

@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader
 
 from nnsam3d.evaluation.corrections import correction_figure
 from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
+from nnsam3d.evaluation.first_pictures import prompt_figure
+from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.overlays import overlay_figure
-from nnsam3d.evaluation.plan import PROTOCOLS, Setting
+from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.provenance import ENVIRONMENT_FILE
 from nnsam3d.evaluation.summary import Group, collect, groups, paired_values, summarise
 from nnsam3d.evaluation.tables import (
@@ -31,14 +33,15 @@ from nnsam3d.evaluation.tables import (
 from nnsam3d.files import write_json, write_text
 
 CURVE_METRICS = ("dice", "nsd_2mm")
-PAIRED_AT = 1  # clicks
 NOTES = (
-    "All cases were excluded from the training of their models. All arms get the same first clicks; later clicks are "
+    "All cases were excluded from the training of their models. All arms get the same first prompts; later clicks are "
     "placed on each arm's own errors by the same rule. In all arms, clicked voxels keep their label in the answer, and "
     "a negative click in the middle of a component removes the component unless it contains a positive click; nearer "
     "to the rim, it removes only its own voxel.",
     "+oracle is a control for the information in a click: the automatic result reduced to the components that clicks "
-    "hit, without a model that uses them.",
+    "hit, without a model that uses them. ellipsoid (the body of which a box, a line or a lasso is the outline) and "
+    "clipped: (a model's automatic result inside that body, or inside the box) are controls for the geometry of the "
+    "first prompt; they do not use clicks.",
     "Empty masks: Dice and NSD are undefined if ground truth and prediction are empty, and 0 if one of them is; HD95 "
     "is undefined if either is. Undefined values are excluded from means.",
 )
@@ -99,7 +102,7 @@ def write_report(setting: Setting, output: Path, folder: Path, reference: str, c
 def _sections(
     setting: Setting, output: Path, summary: dict[str, Any], results: list[dict[str, Any]]
 ) -> Iterator[Section]:
-    found = list(groups(setting, results))
+    found = [group for group in groups(setting, results) if not group.refused]
     for dataset in setting.datasets:
         for configuration in setting.configurations:
             key = {"dataset": dataset, "configuration": configuration}
@@ -110,7 +113,8 @@ def _sections(
                 tag = f"{dataset}_{configuration}_{protocol}"
                 parts += _protocol_parts(setting, summary["reference"], protocol, rows, here["costs"], tag)
                 own = [g for g in found if g.protocol == protocol and _fits(vars(g), key)]
-                parts += _paired(own, summary["reference"], tag)
+                parts += _paired(own, summary["reference"], PROTOCOLS[protocol].paired, tag)
+                parts += _first_prompts(setting, output, own, tag)
                 parts += _corrections(setting, output, own, tag)
             picture = overlay_figure(setting, output, [g for g in found if _fits(vars(g), key)])
             if picture is not None:
@@ -124,7 +128,7 @@ def _sections(
             yield Section(f"{dataset}, {configuration} ({cases})", list(verdicts(main, summary["reference"])), parts)
 
 
-_BY_PROTOCOL = ("scores", "curves", "differences", "trainings")
+_BY_PROTOCOL = ("scores", "curves", "differences", "trainings", "refused")
 _LISTS = (*_BY_PROTOCOL, "costs")
 
 
@@ -140,32 +144,42 @@ def _protocol_parts(
     costs: list[dict[str, Any]],
     tag: str,
 ) -> Iterator[Table | Picture]:
+    if not rows["scores"]:
+        yield score_table((), protocol, "no arm takes part", rows["refused"])
     for label in dict.fromkeys(row["label"] for row in rows["scores"]):
         own = {name: [row for row in rows[name] if row["label"] == label] for name in rows}
         if PROTOCOLS[protocol].corrected:
             figure = click_curves(own["scores"], setting.arms, CURVE_METRICS)
             name = f"curves_{tag}_{label}".replace(" ", "_")
-            caption = f"{label}: mean over patients with 95 % interval; dashed: an arm without clicks"
+            caption = f"{label}: mean over patients with 95 % interval; dashed: an arm that does not use clicks"
             svg = as_svg(figure)
             yield Picture(name, caption, as_png(figure), svg)
         if own["curves"]:
             yield click_table(own["curves"], costs, label)
-        yield score_table(own["scores"], protocol, label)
+        yield score_table(own["scores"], protocol, label, rows["refused"])
         if own["curves"]:
-            yield curve_table(own["curves"], label, setting.max_clicks)
+            yield curve_table(own["curves"], label, PROTOCOLS[protocol].limit(setting.max_clicks))
         if own["differences"]:
             yield difference_table(own["differences"], reference, label)
         if own["trainings"]:
             yield training_table(own["trainings"], label)
 
 
-def _paired(found: Sequence[Any], reference: str, tag: str) -> Iterator[Picture]:
-    pairs = paired_values(found, reference, PAIRED_AT)
+def _paired(found: Sequence[Any], reference: str, clicks: int, tag: str) -> Iterator[Picture]:
+    pairs = paired_values(found, reference, clicks)
     if pairs:
-        figure = paired_cases(pairs, reference, f"Dice per patient, {PAIRED_AT} click")
+        after = f"{clicks} click" if clicks else "first answer"
+        figure = paired_cases(pairs, reference, f"Dice per patient, {after}")
         svg = as_svg(figure)
         caption = "Every dot is a patient (mean over click seeds); above the diagonal the reference is better."
         yield Picture(f"paired_{tag}", caption, as_png(figure), svg)
+
+
+def _first_prompts(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
+    drawn = prompt_figure(setting, output, found)
+    if drawn is not None:
+        figure, caption = drawn
+        yield Picture(f"prompts_{tag}", caption, as_png(figure, dpi=80))
 
 
 def _corrections(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
@@ -205,7 +219,7 @@ def _facts(summary: dict[str, Any]) -> Iterator[str]:
 
 def other_budgets(costs: Sequence[dict[str, Any]], minutes: float) -> list[dict[str, Any]]:
     """Existing models, which the benchmark has not trained again, whose training took clearly longer or shorter."""
-    models = [row for row in costs if row.get("kind") != "oracle"]
+    models = [row for row in costs if row.get("kind") not in ("oracle", "clipped", "ellipsoid")]
     shares = [row.get("training_seconds", 0) / (60 * minutes) for row in models]  # 0: unknown
     return [row for row, share in zip(models, shares, strict=True) if share and not 1 / OTHER < share < OTHER]
 

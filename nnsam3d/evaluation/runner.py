@@ -22,20 +22,14 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.executors import Executor, Work, raise_failures
 from nnsam3d.evaluation.metrics import score_mask
+from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
-from nnsam3d.evaluation.plan import (
-    PROTOCOLS,
-    BenchCase,
-    Job,
-    Setting,
-    cases_of,
-    parse_arm,
-    remember_cases,
-)
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
 from nnsam3d.evaluation.processes import orphaned
-from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.protocols import Step, Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
-from nnsam3d.prompts import VoxelClick
+from nnsam3d.prompts import VoxelPrompts
+from nnsam3d.prompts.kinds import Shape
 
 READ_OUTS = (0, 1, 3, 5, 10)  # numbers of clicks shown in tables
 KEPT = (0, 1, 2, 3, 5, 10)  # numbers of clicks whose label maps are kept for the first seed; 1 and 2 show a correction
@@ -93,17 +87,21 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
     """Compute the missing units of a job, one case after the other."""
     # imported late: the waiting parent process does not need torch
     from nnsam3d.evaluation.arms import load_arm
-    from nnsam3d.evaluation.cost import model_cost
 
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's messages about trainers would disrupt the progress bar
-        arm = load_arm(parse_arm(job.arm), job.model_folder, job.fold, device, setting.mirroring)
+        arm = load_arm(parse_arm(job.arm), job, device, setting.mirroring)
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cost_file, model_cost(arm, job.fold) | {"checkpoint_sha256": checkpoint})
+        write_json(cost_file, arm.cost(job.fold) | {"checkpoint_sha256": checkpoint})
     for case in cases:
         seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
         if not seeds:
+            continue
+        refusal = arm.refusal(PROTOCOLS[job.protocol])
+        if refusal:
+            for seed in seeds:
+                _refuse(job, case, seed, refusal, output, checkpoint)
             continue
         try:
             _run_case(setting, job, case, seeds, arm, output, checkpoint)
@@ -111,6 +109,22 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
             raise
         except Exception as error:
             raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
+
+
+def _refuse(job: Job, case: BenchCase, seed: int, refusal: str, output: Path, checkpoint: str) -> None:
+    """A result without steps, of an arm that cannot take part in the protocol."""
+    unit = {
+        "case": case.name,
+        "seed": seed,
+        "checkpoint_sha256": checkpoint,
+        "truth_sha256": file_sha256(Path(case.truth)),
+        "refused": refusal,
+        "steps": [],
+        "timing": {"first": False},
+    }
+    path = job.unit_file(output, case.name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, unit)
 
 
 def _run_case(
@@ -126,17 +140,22 @@ def _run_case(
         raise UserError(f"case {case.name}: {case.truth} and the image have different shapes")
     start = time.perf_counter()
     prepared = arm.prepare(image, properties)
+    if job.protocol == START and arm.is_prompted:
+        from nnsam3d.evaluation.starts import start_of
+
+        prepared = prepared.starting_from(start_of(setting, job, case, arm, output), properties)
     timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
     for seed in seeds:
         if orphaned():
             return
-        steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
+        first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
         timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.model.device))}
         unit = {
             "case": case.name,
             "seed": seed,
             "checkpoint_sha256": checkpoint,
             "truth_sha256": file_sha256(Path(case.truth)),
+            **({"first": first} if first else {}),
             "steps": steps,
             "timing": timing,
         }
@@ -152,50 +171,63 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
     spacing = tuple(float(step) for step in properties["spacing"])
     labels = tuple(sorted({value for value in arm.model.labels.values() if value > 0}))
     ignore = arm.model.label_manager.ignore_label
-    return Truth(case.name, arm.model.read_labels(case.truth), spacing, labels, ignore)  # type: ignore[arg-type]
+    segmentation = arm.model.read_labels(case.truth)
+    return Truth(case.name, segmentation, spacing, labels, ignore, arm.model.regions)  # type: ignore[arg-type]
 
 
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
-) -> tuple[list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
-    """The steps of one case and seed, the cost of each step (seconds, network passes), and the label maps to keep."""
+) -> tuple[list[Unit], list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
+    """The first prompts and the steps of one case and seed, the cost of each step (seconds, network passes), and the
+    label maps to keep."""
     effort: dict[str, list[Any]] = {"steps": [], "work": []}
     obedience: list[float | None] = []
+    regions = arm.model.regions
+    components = setting.components or arm.model.components if arm.is_prompted else ""
+    # windows around the clicks have bound a mask to start from already
+    asked = job.protocol != START
 
-    def answer(clicks: Sequence[VoxelClick]) -> NDArray:
+    def answer(prompts: VoxelPrompts) -> NDArray:
         start, before = time.perf_counter(), arm.work()
-        own = prepared.answer(as_prompts(truth.case, clicks))
-        result = bound(own, clicks, arm.model.regions, truth.spacing)
+        clicks = prompts.clicks()
+        own = prepared.answer(as_prompts(truth.case, clicks, prompts.shapes))
+        result = bound(own, prompts, regions, truth.spacing, components if asked else "")
         effort["steps"].append(round(time.perf_counter() - start, 4))
         effort["work"].append(asdict(arm.work() - before))
-        obedience.append(obeyed(own, clicks, arm.model.regions))
+        obedience.append(obeyed(own, clicks, regions) if asked else None)
         return result
 
+    first: list[Unit] = []
     steps: list[Unit] = []
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(label_values(arm.model.dataset_json))
     # arms without clicks answer once
     limit = setting.max_clicks if arm.listens else 0
-    for clicks, result in _answers(job, truth, seed, answer, limit):
+    for step in _answers(job, truth, seed, answer, limit):
+        clicks = step.prompts.clicks()
+        first = [_stored(shape) for shape in step.prompts.shapes]
         steps.append(
             {
-                "clicks": len(clicks),
-                "click": {"zyx": list(clicks[-1][0]), "label": clicks[-1][1]} if clicks else None,
-                "scores": {name: _score(result, truth, values) for name, values in masks},
+                "clicks": step.clicks,
+                "click": {"zyx": list(clicks[-1].voxel), "label": clicks[-1].label} if clicks else None,
+                "scores": {name: _score(step.answer, truth, values) for name, values in masks},
             }
         )
-        if len(clicks) in KEPT:
-            maps[len(clicks)] = result.astype(np.uint16)
+        if step.clicks in KEPT:
+            maps[step.clicks] = step.answer.astype(np.uint16)
     # one answer per step, in this order
     steps = [step | {"obeyed": share} for step, share in zip(steps, obedience, strict=True)]
-    return steps, effort, maps
+    return first, steps, effort, maps
 
 
-def _answers(
-    job: Job, truth: Truth, seed: int, answer: Any, limit: int
-) -> Iterator[tuple[tuple[VoxelClick, ...], NDArray]]:
-    for clicks, result in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
-        yield clicks, result
+def _stored(shape: Shape) -> Unit:
+    """A prompt in the results: its points (z, y, x) on the image."""
+    return {"kind": shape.kind, "label": shape.label, "points_zyx": np.round(shape.points_N3, 4).tolist()}
+
+
+def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Step]:
+    for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
+        yield step
         if not limit:
             return
 

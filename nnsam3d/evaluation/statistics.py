@@ -81,6 +81,8 @@ def sign_flip_test(differences: NDArray[np.float64], seed: int = SEED) -> float 
     """
     if not len(differences):
         return None
+    if len(differences) == 1:
+        return 1.0  # both signs are as extreme; SciPy refuses a single observation
     exact = 2 ** len(differences) <= EXACT
     found = stats.permutation_test(
         (differences,),

@@ -17,16 +17,14 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.figures import Pairs
 from nnsam3d.evaluation.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
-from nnsam3d.evaluation.plan import PROTOCOLS, Job, Setting, remembered_cases
+from nnsam3d.evaluation.names import PROTOCOLS
+from nnsam3d.evaluation.plan import Job, Setting, remembered_cases
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patient
 from nnsam3d.files import write_json
 
 METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
-# Paired tests, fixed in advance and few, because correction reduces their power.
-TESTED = ("dice", "nsd_5mm", "hd95")
-TESTED_CORRECTED = (3, 5, 10)  # clicks, after corrections; 5 is the last step of the CVPR 2025 challenge
-TESTED_ONCE = (1,)  # protocols without corrections, as in the paper
+TESTED = ("dice", "nsd_5mm", "hd95")  # paired, fixed in advance and few, because correction reduces their power
 OBEYED_AT = (1, 5, 10)  # clicks
 END = 10  # clicks at the end of a sequence
 GOOD = (0.85, 0.9)  # Dice at the end of a good sequence
@@ -77,6 +75,11 @@ class Group:
     max_clicks: int
 
     @property
+    def refused(self) -> str:
+        """Why the arm does not take part in the protocol; "" if it does."""
+        return next((str(unit["refused"]) for unit in self.units if "refused" in unit), "")
+
+    @property
     def labels(self) -> list[str]:
         names = list(self.units[0]["steps"][0]["scores"])
         return names if len(names) == 1 else [ALL_LABELS, *names]
@@ -93,7 +96,7 @@ class Group:
     @property
     def tested(self) -> list[int]:
         """The numbers of clicks with a paired test; the last one if none of the chosen ones exists."""
-        chosen = TESTED_CORRECTED if PROTOCOLS[self.protocol].corrected else TESTED_ONCE
+        chosen = PROTOCOLS[self.protocol].tested
         return [n for n in self.reads if n in chosen] or self.reads[-1:]
 
     def patients(self, value: Any) -> dict[str, float]:
@@ -174,13 +177,14 @@ def _step(unit: Unit, clicks: int) -> Unit:
 
 
 def groups(setting: Setting, results: list[Unit]) -> Iterator[Group]:
+    """All groups in the order of the report, also those of arms that do not take part in a protocol."""
     for dataset in setting.datasets:
         for configuration in setting.configurations:
             for protocol in setting.protocols:
                 for arm in setting.arms:
                     wanted = (dataset, configuration, protocol, arm)
                     units = tuple(u for u in results if tuple(u[key] for key in _KEYS) == wanted)
-                    yield Group(*wanted, units, setting.max_clicks)
+                    yield Group(*wanted, units, PROTOCOLS[protocol].limit(setting.max_clicks))
 
 
 _KEYS = ("dataset", "configuration", "protocol", "arm")
@@ -200,7 +204,8 @@ def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
     if reference not in setting.arms:
         raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
     results, times = collect(setting, output)
-    found = list(groups(setting, results))
+    every = list(groups(setting, results))
+    found = [group for group in every if not group.refused]
     return {
         "setting": asdict(setting),
         "reference": reference,
@@ -208,6 +213,7 @@ def summarise(setting: Setting, output: Path, reference: str) -> dict[str, Any]:
         "scores": [row for group in found for row in _rows(group)],
         "curves": [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
         "differences": list(_differences(found, reference)),
+        "refused": [_place(group, "") | {"reason": group.refused} for group in every if group.refused],
         "trainings": [row for group in found for row in _training_rows(group)],
         "costs": _costs(setting, output, times),
         "checkpoints": sorted({(u["arm"], u["dataset"], u["fold"], u["checkpoint_sha256"]) for u in results}),
@@ -321,18 +327,19 @@ def _costs(setting: Setting, output: Path, times: list[Unit]) -> list[dict[str, 
 def _effort(units: list[Unit], cost: dict[str, Any]) -> dict[str, Any]:
     """Seconds and GFLOP from a read image to its first answer, and per further click.
 
-    If the network answers every click, the first answer is that to one click. Otherwise, it is the automatic one, and a
-    click costs almost nothing.
+    If the network answers every click, the first answer is that to the first prompt: a click, where the protocol begins
+    with clicks. Otherwise, it is the automatic one, and a click costs almost nothing.
     """
     asked = cost["kind"] in ("sam", "clicks")
-    begin = [1 if asked and len(u["steps"]) > 1 else 0 for u in units]
+    first = [1 if asked and not PROTOCOLS[u["protocol"]].extent else 0 for u in units]
+    begin = [min(n, len(u["steps"]) - 1) for n, u in zip(first, units, strict=True)]
     gflop = [[_gflop(work, cost) for work in u["work"]] for u in units]
-    ahead = 2 if asked else 1
+    further = [one for n, steps in zip(first, gflop, strict=True) for one in steps[n + 1 :]]
     return {
         "seconds_per_case": _mean([u["prepare"] + u["steps"][n] for u, n in zip(units, begin, strict=True)]),
-        "seconds_per_further_click": _mean([seconds for u in units for seconds in u["steps"][ahead:]]),
+        "seconds_per_further_click": _mean([s for n, u in zip(first, units, strict=True) for s in u["steps"][n + 1 :]]),
         "gflop_per_case": _mean([steps[n] for steps, n in zip(gflop, begin, strict=True)]),
-        "gflop_per_further_click": _mean([one for steps in gflop for one in steps[ahead:]]),
+        "gflop_per_further_click": _mean(further),
         "peak_memory_mb": max((u["peak_memory_mb"] for u in units), default=None),
     }
 

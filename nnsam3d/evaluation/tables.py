@@ -12,7 +12,7 @@ import numpy as np
 
 from nnsam3d.evaluation.figures import METRIC_TITLES
 from nnsam3d.evaluation.metrics import TARGETS
-from nnsam3d.evaluation.plan import PROTOCOLS
+from nnsam3d.evaluation.names import PROTOCOLS, START
 from nnsam3d.evaluation.runner import READ_OUTS
 from nnsam3d.evaluation.summary import GOOD, METRICS
 from nnsam3d.tables import markdown
@@ -75,7 +75,11 @@ _DIGITS = {"hd95": 1}
 # ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
 
 
-def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
+def score_table(rows: Sequence[Row], protocol: str, label: str, refused: Sequence[Row] = ()) -> Table:
+    """
+    Args:
+        rows: `summary["scores"]` of one dataset, configuration, protocol and label. refused: arms that take no part.
+    """
     shown = [row for row in rows if row["clicks"] in READ_OUTS]
     title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
     body = [
@@ -87,10 +91,14 @@ def score_table(rows: Sequence[Row], protocol: str, label: str) -> Table:
         ]
         for row in shown
     ]
-    note = (
+    body += [[row["arm"], row["reason"], *["–"] * (len(METRICS) + 1)] for row in refused]
+    begin = "0 clicks: the answer to the first prompt alone. " if PROTOCOLS[protocol].extent else ""
+    begin = "0 clicks: the mask to start from. " if protocol == START else begin
+    note = begin + (
         "Mean over patients [95 % interval, bootstrap over patients, widened for their small number]; click seeds of a "
         "patient are averaged first. Obeyed: the share of all clicks so far whose voxel is correct in the network's "
-        "own answer, before clicks are enforced."
+        "own answer, before clicks are enforced. Arms with a single row do not change with clicks: models without "
+        "prompts, and the controls ellipsoid and clipped:, which know the first prompt only."
     )
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
 
@@ -139,7 +147,8 @@ def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
         reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
         body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
     note = (
-        "AUC: trapezoid over 1 to 5 clicks, at most 4 (CVPR 2025). Clicks to a target: if it was not reached, the "
+        "AUC: trapezoid over the answers after 1 to 5 clicks, without that to the first prompt: at most 4 (CVPR 2025). "
+        "Clicks to a target: if it was not reached, the "
         f"largest number, {max_clicks}, is used. Arms without clicks have a flat curve."
     )
     return Table(f"Over the clicks ({label})", header, body, note)
@@ -229,7 +238,7 @@ def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
     for row in differences:
         if row["metric"] != "dice" or row["mean"] is None:
             continue
-        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}"
+        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}" if row["clicks"] else "first answer"
         sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
         word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
         yield (

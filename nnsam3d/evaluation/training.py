@@ -17,7 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.plan import ORACLE, Job, Setting, cases_of, parse_arm, splits_file
+from nnsam3d.evaluation.names import ORACLE, parse_arm
+from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file
 from nnsam3d.files import write_json
 from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier
 from nnsam3d.nnunet.link import trainers_folder
@@ -31,7 +32,9 @@ ENDLESS = 100_000  # epochs
 def note_kept(setting: Setting) -> None:
     """Print which models exist: a benchmark does not train them again, whatever its budget."""
     kept = [
-        f"{jobs[0].arm} fold {jobs[0].fold}" for checkpoint, jobs in by_model(setting).items() if checkpoint.is_file()
+        f"{jobs[0].arm} fold {jobs[0].fold}"
+        for checkpoint, jobs in by_model(setting).items()
+        if checkpoint.is_file() and parse_arm(jobs[0].arm).has_model
     ]
     if kept:
         print(

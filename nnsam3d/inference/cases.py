@@ -16,7 +16,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks
 from nnsam3d.nnunet.cases import case_header, case_name, open_prompt_file, prompts_folder, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
-from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts import CasePrompts, MaskPrompt
 from nnsam3d.prompts.listing import Listing, list_folder
 
 
@@ -62,12 +62,18 @@ def listed_cases(images: Path, model: Model) -> list[Case]:
 
 
 def find_cases(
-    images: Path, model: Model, prompts: Path | None = None, listed: Sequence[Case] | None = None
+    images: Path,
+    model: Model,
+    prompts: Path | None = None,
+    listed: Sequence[Case] | None = None,
+    start: Path | None = None,
 ) -> list[Case]:
     """The cases of a folder with their prompts; only headers and prompt files are read, each once.
 
     Args:
         prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
+        start: folder with a mask to start from for every case, named as nnU-Net's results; None: none. A mask that a
+            prompt file names takes precedence.
         listed: the cases of interest, from :func:`listed_cases`; None: all. Files of others are not opened.
 
     Raises:
@@ -75,7 +81,7 @@ def find_cases(
     """
     listed = listed_cases(images, model) if listed is None else listed
     files = list_folder(prompts_folder(images, prompts))  # once for all cases
-    return [case if case.problem else _case(case, model, files) for case in listed]
+    return [case if case.problem else _case(case, model, files, start) for case in listed]
 
 
 def _misnamed(image: Path, ending: str) -> Case:
@@ -100,7 +106,7 @@ def _named(files: Sequence[str], model: Model) -> Case:
     return Case(name, tuple(files), problem=problem)
 
 
-def _case(case: Case, model: Model, files: Listing) -> Case:
+def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
     try:
         for file in case.images:
             check_name(file)
@@ -112,7 +118,13 @@ def _case(case: Case, model: Model, files: Listing) -> Case:
                 raise header
             grid = None if header is None else header.grid_of
             prompts = read_case_prompts(path, grid, model.labels, model.codec, masks=True, loaded=loaded)
-            check_masks(prompts, path, grid, model)
+        if start is not None and not (prompts is not None and prompts.masks):
+            mask = MaskPrompt(str((start / f"{case.name}{model.file_ending}").absolute()))
+            prompts = prompts or CasePrompts(case.name, "voxel")
+            prompts = replace(prompts, prompts=(mask, *prompts.prompts))
+        if prompts is not None and not isinstance(header, UserError):
+            grid = None if header is None else header.grid_of
+            check_masks(prompts, path or Path(f"--start {start}"), grid, model)
     except UserError as error:
         return replace(case, problem=str(error))
     read = None if isinstance(header, UserError) else header

@@ -44,7 +44,8 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
-    masks: list[dict[str, Any]] = field(default_factory=list)  # to start from
+    masks: list[dict[str, Any]] = field(default_factory=list)
+    extents: list[dict[str, Any]] = field(default_factory=list)  # to start from
     warnings: list[str] = field(default_factory=list)
     output_sha256: str = ""
     windows: int = 0
@@ -61,6 +62,7 @@ class FolderOptions:
     bind: bool = True
     probabilities: bool = False
     continue_prediction: bool = False
+    components: str | None = None
 
 
 def predict_folder(
@@ -133,7 +135,9 @@ def _unfit(case: Case, options: FolderOptions) -> str:
         "--save_probabilities": options.probabilities,
     }
     names = ", ".join(name for name, is_given in given.items() if is_given)
-    starts = f"{case.prompt_file}: starts from a mask, which clicks correct where they are"
+    starts = (
+        f"{case.prompt_file or 'case ' + printable(case.name)}: starts from a mask, which clicks correct where they are"
+    )
     return f"{starts}; that is not possible with {names}" if names else ""
 
 
@@ -204,10 +208,11 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
         torch.cuda.reset_peak_memory_stats(model.device)
     image = reading.result()
     if case.prompts is not None and case.prompts.masks:
-        assert case.prompt_file is not None
-        result = correct_masks(case.prompts, case.prompt_file, image)
+        result = correct_masks(case.prompts, case.prompt_file or Path(), image)
     else:
-        result = image.segment(case.prompts, options.scope, options.bind, options.probabilities)
+        result = image.segment(
+            case.prompts, options.scope, options.bind, options.probabilities, components=options.components
+        )
     result = replace(result, regions=())
     warnings = [*image.remarks, *result.remarks]
     seconds, memory_mb = time.perf_counter() - start, peak_memory_mb(model.device)
@@ -231,6 +236,11 @@ def _written(model: Model, case: Case, answer: _Answer, output: Path) -> Outcome
         prompt_sha256=file_sha256(path) if path else "",
         space=prompts.space if prompts else "",
         clicks=[asdict(click) for click in prompts.clicks] if prompts else [],
+        extents=[
+            {"type": prompt.kind, **prompt.entry()}
+            for prompt in (prompts.without_masks.prompts if prompts else ())
+            if prompt.kind != "click"
+        ],
         masks=[asdict(mask) for mask in prompts.masks] if prompts else [],
         warnings=answer.warnings,
         output_sha256=file_sha256(output / f"{case.name}{model.file_ending}"),

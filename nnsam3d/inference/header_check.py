@@ -43,7 +43,10 @@ def _remarks(case: Case, model: Model, known: Ranges, scope: str) -> list[str]:
         return []
     odd = spacing_remark(model.plans_manager.plans, spacing, known=known)
     found = [text for text in (odd, case.header.unknown) if text]
-    clicked = case.prompts is not None and any(click.label not in (0, "background") for click in case.prompts.clicks)
+    clicked = case.prompts is not None and (
+        case.prompts.masks
+        or any(prompt.label not in (0, "background") for prompt in case.prompts.without_masks.prompts)
+    )
     if scope == "everything" or not clicked:
         count = sliding_windows(model, size[::-1], spacing)
         if count >= MANY_WINDOWS or odd:

@@ -136,7 +136,8 @@ class PreparedImage:
         """
         placed = self._network_prompts(prompts)  # refuses unsupported prompts
         if mask_ZYX is not None and "mask" in self.model.codec.kinds:
-            placed = replace(placed, mask=self._network_mask(mask_ZYX))
+            mask = network_mask(mask_ZYX, self.model, self.properties, self.volume.shape)
+            placed = replace(placed, mask=mask)
         regions: list[Region] = []
         if scope == "clicked":
             predicted = partial(is_label, self.model)
@@ -187,19 +188,6 @@ class PreparedImage:
             prompts, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
         )
 
-    def _network_mask(self, mask_ZYX: NDArray[Any]) -> VoxelMask:
-        """A label map of the image on the voxels of the preprocessed image."""
-        transpose, shape = self.model.plans_manager.transpose_forward, self.volume.shape
-        steps = preprocessing_steps(self.properties, transpose, shape)
-        places = []
-        for axis, length in enumerate(shape):
-            along = np.zeros((length, 3))
-            along[:, axis] = np.arange(length)
-            index = np.rint(steps.invert(along)[:, transpose[axis]]).astype(np.int64)
-            places.append(np.clip(index, 0, mask_ZYX.shape[transpose[axis]] - 1))
-        d, h, w = (int(axis) for axis in transpose)
-        return VoxelMask(mask_ZYX, (d, h, w), (places[0], places[1], places[2]))
-
     def _export(self, regions: Sequence[Region], probabilities: bool) -> Segmentation:
         label_map = self.exporter.empty()
         boxes = []
@@ -218,6 +206,27 @@ class PreparedImage:
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
         return Segmentation(label_map, ((d, h, w),), self.stock_windows, (), maps)
+
+
+def network_mask(
+    mask_ZYX: NDArray[Any], model: TrainedModel, properties: dict[str, Any], shape_DHW: Sequence[int]
+) -> VoxelMask:
+    """A label map of the image on the voxels of the preprocessed image.
+
+    Args:
+        properties: after nnU-Net's preprocessing.
+        shape_DHW: of the preprocessed image.
+    """
+    transpose = model.plans_manager.transpose_forward
+    steps = preprocessing_steps(properties, transpose, shape_DHW)
+    places = []
+    for axis, length in enumerate(shape_DHW):
+        along = np.zeros((length, 3))
+        along[:, axis] = np.arange(length)
+        index = np.rint(steps.invert(along)[:, transpose[axis]]).astype(np.int64)
+        places.append(np.clip(index, 0, mask_ZYX.shape[transpose[axis]] - 1))
+    d, h, w = (int(axis) for axis in transpose)
+    return VoxelMask(mask_ZYX, (d, h, w), (places[0], places[1], places[2]))
 
 
 def _with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[Slices, ...]:

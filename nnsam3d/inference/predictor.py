@@ -10,13 +10,13 @@ reader (z, y, x).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.image import PreparedImage
+from nnsam3d.inference.image import PreparedImage, network_mask
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import network_prompts
 from nnsam3d.prompts import CasePrompts
@@ -49,8 +49,12 @@ class WholeImage:
         self.data_CDHW, self.properties = model.preprocess(image_CZYX, dict(properties))
         self._automatic: NDArray[Any] | None = None
 
-    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """See :meth:`Prepared.answer`; networks without prompts always segment automatically."""
+    def answer(self, prompts: CasePrompts | None, mask_ZYX: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See :meth:`Prepared.answer`; networks without prompts always segment automatically.
+
+        Args:
+            mask_ZYX: a label map on the image's grid that the network corrects, if it was trained with masks.
+        """
         if prompts is None or not prompts.prompts or not self.model.prompt_types:
             if self._automatic is None:
                 self._automatic = self._segment(self.data_CDHW)
@@ -59,6 +63,8 @@ class WholeImage:
         placed = network_prompts(
             prompts, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
         )
+        if mask_ZYX is not None and "mask" in model.codec.kinds:
+            placed = replace(placed, mask=network_mask(mask_ZYX, model, self.properties, shape))
         image_CDHW, _ = model.codec.split(self.data_CDHW)
         return self._segment(np.concatenate([image_CDHW, model.codec.write(shape, placed)]))
 

@@ -167,7 +167,7 @@ class PromptCodec:
         if not others:
             return prompts
         types = ", ".join(self.kinds) or "none"
-        message = f"{where}: this model supports prompts of type {types}, not {', '.join(others)}"
+        message = f"{where}: this model was trained with prompts of type {types}, not {', '.join(others)}"
         if not kept:
             raise PromptError(f"{message}; use clicks instead" if "click" in self.kinds else message)
         warnings.warn(f"{message}: {len(prompts.prompts) - len(kept)} skipped", PromptWarning, stacklevel=1)

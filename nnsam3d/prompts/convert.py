@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
 from nnsam3d.geometry.headers import unknown_geometry
 from nnsam3d.geometry.plausible import spacing_remark
-from nnsam3d.prompts.files import WRITABLE, read_prompts, write_prompts
+from nnsam3d.prompts.files import WRITABLE, outside, prompts_text, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import LabelMap, click_labels
 from nnsam3d.prompts.listing import FIRST_CHANNEL, list_folder
@@ -125,11 +126,15 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
 
 
 def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
-    """Raises PromptError for clicks outside the image."""
-    outside = np.flatnonzero(~prompts.points.inside(grid))
-    if len(outside):
-        places = ", ".join(f"click {number + 1} at {prompts.clicks[number].position}" for number in outside.tolist())
-        raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {places}")
+    """Raises PromptError for clicks outside the image, and other prompts that do not reach into it."""
+    places: list[str] = []
+    numbers: Counter[str] = Counter()
+    for prompt in prompts.prompts:
+        numbers[prompt.kind] += 1
+        if outside(prompt, prompts.space, grid, ""):
+            places.append(f"{prompt.kind} {numbers[prompt.kind]} {prompt.describe()}")
+    if places:
+        raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {', '.join(places)}")
 
 
 def convert(
@@ -151,14 +156,16 @@ def convert(
     problems, converted = [], []
     for target, parts in targets.items():
         try:
-            converted.append((target, _joined(parts, stated, to, to_space, output)))
+            prompts = _joined(parts, stated, to, to_space, output)
+            prompts_text(target, prompts, to, labels=stated.labels)  # whatever cannot be written is found now
+            converted.append((target, prompts))
         except PromptError as error:
             problems.append(str(error))
     if problems:  # a partly written folder would look complete
         raise PromptError("\n".join(problems))
     output.mkdir(parents=True, exist_ok=True)
     for target, prompts in converted:
-        write_prompts(target, prompts, format=to)
+        write_prompts(target, prompts, format=to, labels=stated.labels)
         others = len(prompts.prompts) - len(prompts.clicks)
         more = f" and {counted(others, 'other prompt')}" if others else ""
         print(f"{target}: {counted(len(prompts.clicks), 'click')}{more}, space {prompts.space}")

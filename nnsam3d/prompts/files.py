@@ -18,8 +18,8 @@ from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_f
 from nnsam3d.prompts.formats.base import MISSING, Found, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
+from nnsam3d.prompts.formats.markups import text_of as markups_text
 from nnsam3d.prompts.formats.ours import text_of
-from nnsam3d.prompts.formats.slicer import markups_text
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
@@ -160,11 +160,20 @@ def write_prompts(
     ...     read_prompts(f"{folder}/liver_003.mrk.json").clicks
     (Click(position=(10.5, -20.0, 30.0), label='tumour'),)
     """
-    path = Path(path)
+    write_text(Path(path), prompts_text(Path(path), prompts, format, image, labels), durable=True)
+
+
+def prompts_text(
+    path: Path,
+    prompts: CasePrompts,
+    format: str | None = None,
+    image: ImageGrid | None = None,
+    labels: Mapping[str, int] | None = None,
+) -> str:
+    """What :func:`write_prompts` writes; arguments and errors as there."""
     if len(prompts.prompts) > MAX_CLICKS:
-        raise PromptError(f"{path}: {len(prompts.prompts)} clicks; at most {MAX_CLICKS} are allowed")
-    text = _text_of(prompts, _format_for(path, format), image, labels, path)
-    write_text(path, text, durable=True)
+        raise PromptError(f"{path}: {len(prompts.prompts)} prompts; at most {MAX_CLICKS} are allowed")
+    return _text_of(prompts, _format_for(path, format), image, labels, path)
 
 
 def _format_for(path: Path, format: str | None) -> str:
@@ -188,20 +197,23 @@ def _text_of(
 ) -> str:
     if format == OWN:
         return text_of(prompts)
-    if others := sorted(set(prompts.kinds) - {"click"}):
-        raise PromptError(f"{path}: format {format!r} holds clicks only, not {', '.join(others)}: write our own format")
-    positions = [click.position for click in prompts.clicks]
+    held = {"click"} if format == "grand-challenge" else {*KINDS} - {"mask"}
+    if others := sorted(set(prompts.kinds) - held):
+        raise PromptError(f"{path}: format {format!r} cannot hold {', '.join(others)}: write our own format (.json)")
     # numbers would be read as the other program's numbering; only background has the same name everywhere
-    names: dict[int | str, str] = {0: "background"}
+    names: dict[int | str | None, str] = {0: "background"}
     names.update({value: name for name, value in (labels or {}).items() if value != 0})
-    words = [names.get(click.label, str(click.label)) for click in prompts.clicks]
+    words = [names.get(prompt.label, str(prompt.label)) for prompt in prompts.prompts]
     if format == "grand-challenge":
-        return grand_challenge_text(positions, words, prompts.case)
+        return grand_challenge_text([click.position for click in prompts.clicks], words, prompts.case)
     if prompts.space == "voxel":
         if image is None:
             raise PromptError(f"{path}: converting voxels to Slicer's mm needs the image")
         prompts = prompts.to("lps", image)
-    return markups_text([click.position for click in prompts.clicks], words, prompts.space)
+    try:
+        return markups_text(prompts.prompts, words, prompts.space)
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from None
 
 
 def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
@@ -244,7 +256,7 @@ def _checked_prompts(
         words: list[str] = []
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
-            own += _outside(prompt, checked_space(reading.space), grid, found.where)
+            own += outside(prompt, checked_space(reading.space), grid, found.where)
         if own and clicked and found.kind == "box" and found.meaning != "exact":
             reading.left_out += own  # another program's box beside clicks, which are sufficient
             continue
@@ -297,8 +309,8 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
     return label
 
 
-def _outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
-    """A line if nothing of the prompt lies in the image."""
+def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
+    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none."""
     if isinstance(prompt, Click):
         return list(_place_outside("position", prompt.position, space, grid, where))
     corners = prompt.corners_in(space)

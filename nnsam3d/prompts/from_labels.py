@@ -1,44 +1,53 @@
-"""`nnsam3d prompts simulate`: prompt files from a folder of ground truth, in voxels of the images."""
+"""`nnsam3d prompts simulate`: prompt files from a folder of ground truth, in voxels of the images.
+
+Clicks are those of training and benchmark. A prompt of another kind is drawn around one component of a label, or of the
+errors of a prediction: the largest first, as users do.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts.codec import PromptCodec
+from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
-from nnsam3d.prompts.files import clicks_to_labels, read_prompts, write_prompts
+from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
-from nnsam3d.prompts.labels import click_labels
+from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble, Shape
+from nnsam3d.prompts.kinds.base import checked_positions
+from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
 from nnsam3d.prompts.refine import error_centres
 from nnsam3d.prompts.simulate import case_rng
 from nnsam3d.prompts.simulator import PromptSimulator
-from nnsam3d.prompts.types import CasePrompts, MaskPrompt, VoxelClick
-from nnsam3d.prompts.voxels import VoxelPrompts
+from nnsam3d.prompts.types import CasePrompts
+
+TRIES = 5  # to draw around a component: not every slice of it is large enough for every kind
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """How clicks are simulated.
+    """How prompts are simulated.
 
     Attributes:
-        n: clicks per case; fewer if there are fewer errors.
-        strategy: "uniform", "center" or "largest_error".
+        n: prompts per case; fewer if there are fewer errors or components.
+        strategy: of clicks: "uniform", "center" or "largest_error".
         seed: together with the case's name.
         predictions: folder of label maps, for "largest_error".
         add_to: folder of prompt files to extend; their voxels are not clicked again.
+        kind: a key of :data:`nnsam3d.prompts.kinds.KINDS` that can be drawn.
     """
 
     n: int
@@ -46,6 +55,7 @@ class Simulation:
     seed: int
     predictions: Path | None = None
     add_to: Path | None = None
+    kind: str = Click.kind
 
     @cached_property
     def earlier(self) -> Listing | None:
@@ -72,7 +82,7 @@ def simulate_folder(
     refuse_existing(targets, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     without = []
-    progress = tqdm(list(zip(files, targets, strict=True)), desc="simulating clicks", unit="case")
+    progress = tqdm(list(zip(files, targets, strict=True)), desc=f"simulating {simulation.kind} prompts", unit="case")
     for file, target in progress:
         progress.set_postfix_str(target.stem, refresh=False)
         prompts = simulate_case(file, target.stem, dataset, simulation)
@@ -90,48 +100,110 @@ def simulate_folder(
 
 
 def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
-    """The clicks of one case, in space "voxel"; earlier ones first, behind the masks that they start from.
+    """The prompts of one case, in space "voxel"; earlier ones first, behind the masks that they start from.
 
     Args:
         file: ground truth. dataset: content of dataset.json.
     """
     names = click_labels(dataset)
-    ignore = dataset["labels"].get("ignore")
     truth, grid = read_segmentation(file)
     masks, earlier = _earlier(case, grid, names, simulation.earlier)
-    labels = sorted(set(names.values()) - {0})
-    spacing = grid.spacing_xyz[::-1]
-    new: list[VoxelClick] = []
-    if simulation.predictions is not None:
-        prediction = _prediction(simulation.predictions / file.name, truth)
-        values = {0, *labels} - {ignore}
-        clicked = [voxel for voxel, _ in earlier]
-        # One click per error, in order of size: there is a single prediction.
-        centres = error_centres(truth, truth != prediction, spacing, values, clicked)
-        new = list(itertools.islice(centres, simulation.n))
+    clicked = [_voxel(prompt) for prompt in earlier if isinstance(prompt, Click)]
+    values = set(names.values()) - {dataset["labels"].get("ignore")}
+    if simulation.predictions is None:
+        error = truth != 0
+        values -= {0}
     else:
-        rng = case_rng(case, simulation.seed)
-        wanted = len(earlier) + simulation.n
-        simulator = PromptSimulator(tuple(labels), spacing, ignore, simulation.strategy)
-        drawn = simulator.fixed(truth, wanted, rng)
-        new = [click for click in drawn if click not in earlier][: simulation.n]
+        error = truth != _prediction(simulation.predictions / file.name, truth)
+    rng = case_rng(case, simulation.seed)
+    spacing = grid.spacing_xyz[::-1]
     name_of = {value: name for name, value in names.items()}
-    every = earlier + new
-    prompts = CasePrompts.of_array(case, [click.voxel for click in every], [name_of[click.label] for click in every])
-    return replace(prompts, prompts=(*masks, *prompts.prompts))
+    if simulation.kind != Click.kind:
+        # the first ones are those that an earlier simulation drew
+        before = sum(prompt.kind == simulation.kind for prompt in earlier) if simulation.predictions is None else 0
+        drawn = _drawn(simulation.kind, truth, error, values, rng, spacing)
+        new = [
+            _as_prompt(simulation.kind, shape, name_of[shape.label])
+            for shape in itertools.islice(drawn, before, before + simulation.n)
+        ]
+        return CasePrompts(case, "voxel", (*masks, *earlier, *new))
+    if simulation.predictions is None:
+        labels = tuple(sorted(set(names.values()) - {0}))
+        simulator = PromptSimulator(labels, spacing, dataset["labels"].get("ignore"), simulation.strategy)
+        known = {(_voxel(prompt), names[str(prompt.label)]) for prompt in earlier if isinstance(prompt, Click)}
+        found = simulator.fixed(truth, len(clicked) + simulation.n, rng)
+        clicks = [click for click in found if tuple(click) not in known][: simulation.n]
+    else:
+        # One click per error, in order of size: there is a single prediction.
+        clicks = list(itertools.islice(error_centres(truth, error, spacing, values, clicked), simulation.n))
+    placed = CasePrompts.of_array(case, [click.voxel for click in clicks], [name_of[click.label] for click in clicks])
+    return replace(placed, prompts=(*masks, *earlier, *placed.prompts))
+
+
+def _drawn(
+    kind: str,
+    truth: NDArray,
+    error: NDArray[np.bool_],
+    values: set[int],
+    rng: Generator,
+    spacing: Sequence[float],
+) -> Iterator[Shape]:
+    """Shapes around the components of each label, or of its errors: one label after another, the largest first."""
+    occurring = sorted(values & set(np.unique(truth[error]).tolist()))
+    components = {value: Components(error & (truth == value)).largest_first() for value in occurring}
+    while components:
+        for value, left in list(components.items()):
+            component = next(left, None)
+            if component is None:
+                del components[value]
+                continue
+            # a margin: nothing is cut off by the border of an image, as it is by that of a patch
+            target = np.pad(component.box, 1)
+            shapes = (KINDS[kind].simulate(target, rng, spacing) for _ in range(TRIES))
+            shape = next((shape for shape in shapes if shape is not None), None)
+            if shape is not None:
+                yield Shape(shape.kind, value, shape.points_N3 + component.low - 1)
+
+
+def _as_prompt(kind: str, shape: Shape, label: str) -> Prompt:
+    """A simulated shape as the prompt of a file in space "voxel"."""
+    points_N3 = shape.points_N3[:, ::-1]
+    places = checked_positions(points_N3, 1)
+    if kind == Scribble.kind:
+        return Scribble(places, label, joined=False)
+    if kind == Line.kind:
+        return Line(places[0], places[1], label)
+    if kind == Lasso.kind:
+        return Lasso(places, label)
+    if shape.kind == Lasso.kind:  # a rectangle on a slice
+        low, high = points_N3.min(axis=0), points_N3.max(axis=0)
+        half = np.where(high > low, (high - low) / 2, 0.5)
+        points_N3 = np.vstack([(low + high) / 2, (low + high) / 2 + np.diag(half)])
+    return Box(places[0], places[0], label).at(points_N3, "voxel")
 
 
 def _earlier(
     case: str, grid: ImageGrid, names: Mapping[str, int], files: Listing | None
-) -> tuple[tuple[MaskPrompt, ...], list[VoxelClick]]:
-    """The masks of the case's prompt file among ``files``, if any, and its clicks at their nearest voxels."""
+) -> tuple[tuple[MaskPrompt, ...], tuple[Prompt, ...]]:
+    """The masks of the case's prompt file among ``files``, if any, and its other prompts, clicks at their voxels."""
     path = None if files is None else next(iter(files.prompts_of(case)), None)
     if path is None:
-        return (), []
+        return (), ()
     read = read_prompts(path, grid, names)
-    prompts = PromptCodec().usable(read.without_masks, str(path))
-    voxels_N3 = np.floor(prompts.points.to("array", grid).values_N3 + 0.5).astype(np.int64)
-    return read.masks, VoxelPrompts(voxels_N3, clicks_to_labels(prompts, names)).clicks()
+    name_of = {value: name for name, value in names.items()}
+    prompts = read.without_masks.to("voxel", grid)
+    return read.masks, tuple(
+        Click(_voxel(prompt)[::-1], name_of[resolve_label(prompt.label, names, str(path))])
+        if isinstance(prompt, Click)
+        else prompt
+        for prompt in prompts.prompts
+    )
+
+
+def _voxel(click: Click) -> tuple[int, int, int]:
+    """The nearest voxel (z, y, x) of a click in space "voxel"."""
+    x, y, z = np.floor(np.array(click.position) + 0.5).astype(np.int64).tolist()
+    return z, y, x
 
 
 def _prediction(path: Path, truth: NDArray) -> NDArray:

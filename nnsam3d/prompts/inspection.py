@@ -1,23 +1,27 @@
-"""`nnsam3d prompts inspect`: the positions of clicks in all spaces, and the labels that they hit."""
+"""`nnsam3d prompts inspect`: the positions of prompts in all spaces, and the labels that they hold."""
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError, printable
-from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, PointSpace, grid_of_file
+from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, grid_of_file
 from nnsam3d.geometry.stored import check_stored, decompressed
+from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.formats import SUFFIXES, same_name
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import whole_labels
-from nnsam3d.prompts.types import CasePrompts, Click
+from nnsam3d.prompts.types import CasePrompts, Click, Prompt, PromptError, Space
 from nnsam3d.tables import columns, counted
 
-_SPACES: dict[PointSpace, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
+_SPACES: dict[Space, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
 
 
 def inspect_file(
@@ -29,7 +33,7 @@ def inspect_file(
     image_case: str,
     remarks: Sequence[str] = (),
 ) -> int:
-    """Print a table of the clicks; 1 if one is outside the image, otherwise 0.
+    """Print a table of the clicks, and one of the other prompts; 1 if one is outside the image, otherwise 0.
 
     Args:
         labels: those of the dataset, which were checked; None: they are unknown.
@@ -39,9 +43,11 @@ def inspect_file(
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
-    clicks = counted(len(prompts.clicks), "click")
-    print(f"{printable(str(file))}: case {printable(prompts.case)}, {clicks}, in space {prompts.space}")
-    _print_others(prompts)
+    others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
+    kinds = Counter(prompt.kind for prompt in others)
+    counts = [f"{n} boxes" if kind == "box" and n > 1 else counted(n, kind) for kind, n in kinds.items()]
+    told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
+    print(f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}")
     if labels is None:
         print("(the labels were not checked; use --dataset dataset.json to check them)")
     if not same_name(prompts.case, image_case):
@@ -50,38 +56,118 @@ def inspect_file(
     if grid_of is None:
         if segmentation is not None:
             raise UserError("--segmentation also needs --image, which defines the positions of clicks")
-        print("(use --image to show the other spaces, and whether the clicks are inside)")
+        print("(use --image to show the other spaces, and whether the prompts are inside)")
         rows: list[tuple[str, ...]] = [("", "label", _SPACES[prompts.space])]
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
         print(columns(rows, "  "))
+        if others:
+            print(columns([("", "type", "label", _SPACES[prompts.space]), *_described(others)], "  "))
         return 0
     grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
     print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
     for text in remarks:
         print(f"warning: the image: {text}")
-    points = prompts.points
-    inside = points.inside(grid)
     spaces = _known_spaces(grid_of)
+    marked = None if segmentation is None else (*read_segmentation(segmentation), labels)
+    inside = _print_clicks(prompts, grid_of, spaces, marked) if prompts.clicks or not others else True
+    if others:
+        inside &= _print_others(others, prompts.space, grid_of, spaces, marked)
+    if not inside:
+        print("Predictions refuse prompts outside the image. Check the space and the image.")
+    return 0 if inside else 1
+
+
+Marked: TypeAlias = tuple[NDArray, ImageGrid, Mapping[str, int] | None]
+"""A segmentation, its grid, and the names of its labels, as far as they are known."""
+
+
+def _print_clicks(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], marked: Marked | None) -> bool:
+    """A table of the clicks; whether all of them are inside the image."""
+    grid, points = grid_of(prompts.space), prompts.points
+    inside = points.inside(grid)
     places = [points.to(space, grid_of(space)).values_N3 for space in spaces]
-    rows = [
-        ("", "label", *(_SPACES[space] for space in spaces), "in image") + (("segmentation",) if segmentation else ())
-    ]
+    rows = [("", "label", *(_SPACES[space] for space in spaces), "in image") + (("segmentation",) if marked else ())]
     hits: Sequence[tuple[str, ...]] = [()] * len(points)
-    if segmentation:
-        hits = [(text,) for text in _hits(points.to("lps", grid), segmentation, labels)]
+    if marked:
+        hits = [(text,) for text in _hits(points.to("lps", grid), marked)]
     for n, click in enumerate(prompts.clicks):
         numbers = [_numbers(column[n]) for column in places]
         rows.append((str(n + 1), str(click.label), *numbers, "yes" if inside[n] else "NO", *hits[n]))
     print(columns(rows, "  "))
-    if not inside.all():
-        print("Predictions refuse clicks outside the image. Check the space and the image.")
-    return 0 if inside.all() else 1
+    return bool(inside.all())
 
 
-def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
+def _print_others(
+    others: Sequence[Prompt], space: Space, grid_of: GridOf, spaces: list[Space], marked: Marked | None
+) -> bool:
+    """A table of prompts of other kinds, with the voxels that they hold; whether all of them reach into the image.
+
+    The positions in further spaces follow below each prompt.
+    """
+    grid, numbered = grid_of(space), _described(others)
+    header = ("", "type", "label", "space", "position", "in image", "voxels", *(("segmentation",) if marked else ()))
+    rows: list[tuple[str, ...]] = [header]
+    all_inside = True
+    for prompt, (number, kind, label, own) in zip(others, numbered, strict=True):
+        if not len(prompt.points(space)):  # a mask lies on the image's grid
+            rows.append((number, kind, label, "", own))
+            continue
+        texts = {}
+        for other in spaces:
+            moved = CasePrompts("", space, [prompt]).to(other, grid if other == "voxel" else grid_of(other))
+            texts[other] = moved.prompts[0].describe()
+        reaches, voxels, hits = _held(prompt, space, grid, marked)
+        all_inside &= reaches
+        first, *further = spaces
+        row = (number, kind, label, _SPACES[first], texts[first], "yes" if reaches else "NO", str(voxels))
+        rows.append((*row, hits) if marked else row)
+        rows += [("", "", "", _SPACES[other], texts[other]) for other in further]
+    print(columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "))
+    return all_inside
+
+
+def _held(prompt: Prompt, space: Space, grid: ImageGrid, marked: Marked | None) -> tuple[bool, int, str]:
+    """Whether a prompt reaches into the image, how many of the image's voxels it holds, and the labels of these."""
+    points = Points(prompt.points(space), space).to("array", grid).values_N3
+    try:
+        shape = prompt.shape(np.round(points, DECIMALS), 1)
+    except PromptError as error:
+        return False, 0, str(error)
+    voxels_N3 = KINDS[shape.kind].inside(shape.points_N3, grid.shape_zyx)
+    low, high = KINDS[shape.kind].bounds(shape.points_N3)
+    reaches = bool((high >= -0.5).all() and (low <= np.array(grid.shape_zyx) - 0.5).all())
+    return reaches, len(voxels_N3), "" if marked is None else _shares(voxels_N3, grid, marked)
+
+
+def _shares(voxels_N3: NDArray[np.int64], grid: ImageGrid, marked: Marked) -> str:
+    """The labels of a segmentation on voxels of the image, by share: "tumour 80 %, background 20 %"."""
+    array, own_grid, labels = marked
+    names = {value: name for name, value in (labels or {}).items()}
+    world = Points(voxels_N3.astype(np.float64), "array").to("lps", grid)
+    own_N3 = np.floor(np.round(world.to("array", own_grid).values_N3, DECIMALS) + 0.5).astype(np.int64)
+    own_N3 = own_N3[((own_N3 >= 0) & (own_N3 < array.shape)).all(axis=1)]
+    if not len(own_N3):
+        return "outside it"
+    values, counts = np.unique(array[tuple(own_N3.T)], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return ", ".join(f"{_name(int(values[i]), names)} {counts[i] / len(own_N3):.0%}" for i in order.tolist())
+
+
+def _described(others: Sequence[Prompt]) -> list[tuple[str, str, str, str]]:
+    """Number among the prompts of its kind, kind, label and description of each."""
+    count: Counter[str] = Counter()
+    rows = []
+    for prompt in others:
+        count[prompt.kind] += 1
+        label = "all labels" if prompt.label is None else str(prompt.label)
+        rows.append((str(count[prompt.kind]), prompt.kind, label, prompt.describe()))
+    return rows
+
+
+def _known_spaces(grid_of: GridOf) -> list[Space]:
     """The spaces available for the image."""
-    known: list[PointSpace] = []
+    known: list[Space] = []
     for space in _SPACES:
         with contextlib.suppress(GeometryError):
             grid_of(space)
@@ -89,16 +175,9 @@ def _known_spaces(grid_of: GridOf) -> list[PointSpace]:
     return known
 
 
-def _print_others(prompts: CasePrompts) -> None:
-    """Print prompts of other kinds than clicks in the file's space."""
-    for prompt in prompts.prompts:
-        if not isinstance(prompt, Click):
-            print(f"  {prompt.kind}, {'all labels' if prompt.label is None else prompt.label}: {prompt.describe()}")
-
-
-def _hits(points: Points, path: Path, labels: Mapping[str, int] | None) -> list[str]:
+def _hits(points: Points, marked: Marked) -> list[str]:
     """For every click, the label under it, or the nearest label and its distance."""
-    array, own_grid = read_segmentation(path)
+    array, own_grid, labels = marked
     names = {value: name for name, value in (labels or {}).items()}
     world = points.values_N3
     voxels_zyx = np.floor(points.to("array", own_grid).values_N3 + 0.5).astype(np.int64)

@@ -14,8 +14,20 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.commands import prompts as prompts_command
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, clicks_to_index, read_prompts, write_prompts
+from nnsam3d.prompts import (
+    Box,
+    CasePrompts,
+    Click,
+    Lasso,
+    Line,
+    MaskPrompt,
+    Scribble,
+    clicks_to_index,
+    read_prompts,
+    write_prompts,
+)
 from nnsam3d.prompts.files import WRITABLE
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.simulate import STRATEGIES
 
 DATASET = {
@@ -68,6 +80,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_the_choices_are_those_of_the_library() -> None:
     assert set(WRITABLE) == set(prompts_command.TARGETS)
     assert prompts_command.STRATEGIES == STRATEGIES
+    assert {*prompts_command.SIMULATED, "mask"} == set(KINDS)
 
 
 # ---------------------------------------------------------------------- inspect
@@ -88,6 +101,42 @@ def test_inspect_shows_every_space_and_what_is_hit(dataset: Path, capsys: pytest
     assert "24 x 20 x 12 voxels of 0.8 x 0.9 x 2.5 mm" in said
     run("inspect", path)
     assert "voxel i, j, k" in capsys.readouterr().out
+
+
+def test_inspect_shows_what_every_kind_holds(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, image = dataset / "a.json", dataset / "imagesTr"
+    prompts = (
+        Box((6, 6, 4), (10, 11, 7), "lesion"),  # exactly the lesion
+        Line((6, 8, 5), (10, 8, 5), "lesion"),
+        Scribble([(3, 4, 2), (3, 16, 2)], "organ"),
+        Lasso([(0, 0, 3), (5, 0, 3), (5, 5, 3), (0, 5, 3)], "background"),
+        Box((40, 6, 4), (50, 11, 7), "lesion"),
+        MaskPrompt("before.nii.gz"),
+    )
+    write_prompts(path, CasePrompts("a", "voxel", prompts))
+    segmentation = ("--segmentation", dataset / "labelsTr" / "a.nii.gz", "--dataset", dataset / "dataset.json")
+    run("inspect", path, "--image", image, *segmentation, status=1)
+    said = capsys.readouterr().out
+    assert "0 clicks, 2 boxes, 1 line, 1 scribble, 1 lasso, 1 mask, in space voxel" in said
+    rows = said.splitlines()
+
+    def row(kind: str, number: int = 1) -> str:
+        return next(line for line in rows if re.match(rf"\s+{number}\s+{kind}", line))
+
+    assert re.search(r"yes +120 +lesion 100%", row("box"))
+    assert "6, 6, 4 to 10, 11, 7" in row("box")
+    grid = ImageGrid.from_file(segmentation[1])
+    corners = np.sort(grid.index_to_world([(5.5, 5.5, 3.5), (10.5, 11.5, 7.5)]), axis=0)
+    after = rows[rows.index(row("box")) + 1]
+    assert "LPS mm" in after
+    assert " to ".join(", ".join(f"{v:g}" for v in corner) for corner in corners) in after
+    assert re.search(r"lesion 100%", row("line"))
+    assert re.search(r"13 +organ 100%", row("scribble"))
+    assert re.search(r"36 +background 75%, organ 25%", row("lasso"))
+    assert re.search(r"NO +0 +outside it", row("box", 2))
+    assert "before.nii.gz" in row("mask")
+    run("inspect", path)
+    assert re.search(r"1 +lasso +background +4 points around 2.5, 2.5, 3", capsys.readouterr().out)
 
 
 def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +172,37 @@ def test_there_and_back_over_slicer(dataset: Path, capsys: pytest.CaptureFixture
     assert "the labels were not checked" in said
     assert "named after the files" in said
     assert read_prompts(out / "a.json").space == "lps"
+
+
+def test_every_kind_goes_to_slicer_and_back(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = (
+        Click((8, 8, 5), "lesion"),
+        Box((6, 6, 4), (10, 11, 7), 2),
+        Line((6, 8, 5), (10, 8, 5), "lesion"),
+        Scribble([(3, 4, 2), (3, 16, 2)], "organ"),
+        Scribble([(3, 4, 2), (3, 5, 2)], "organ", joined=False),
+        Lasso([(0, 0, 3), (5, 0, 3), (5, 5, 3)], "background"),
+    )
+    write_prompts(dataset / "a.json", CasePrompts("a", "voxel", kinds))
+    known = ("--image", dataset / "imagesTr", "--dataset", dataset / "dataset.json")
+    run("convert", dataset / "a.json", "-o", dataset / "slicer", "--to", "slicer", *known)
+    types = [one["type"] for one in json.loads((dataset / "slicer" / "a.mrk.json").read_text())["markups"]]
+    assert types == ["Fiducial", "ROI", "Line", "Curve", "Fiducial", "ClosedCurve"]
+    run("convert", dataset / "slicer" / "a.mrk.json", "-o", dataset / "back", "--to-space", "voxel", *known)
+    back = read_prompts(dataset / "back" / "a.json").prompts
+    assert [(one.kind, one.label) for one in back] == [
+        (one.kind, "lesion" if one.label == 2 else one.label) for one in kinds
+    ]
+    for before, after in zip(kinds, back, strict=True):
+        assert after.describe() == before.describe()
+    # all or none: a mask cannot go
+    write_prompts(dataset / "b.json", CasePrompts("b", "voxel", [MaskPrompt("m.nii.gz")]))
+    files = (dataset / "a.json", dataset / "b.json")
+    said = error_of(capsys, "convert", *files, "-o", dataset / "none", "--to", "slicer", *known)
+    assert "b.mrk.json: format 'slicer' cannot hold mask" in said
+    assert not (dataset / "none").exists()
+    said = error_of(capsys, "convert", files[0], "-o", dataset / "none", "--to", "grand-challenge", *known)
+    assert "cannot hold box, lasso, line, scribble" in said
 
 
 def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +280,44 @@ def test_simulated_clicks_lie_on_their_labels_and_replay(dataset: Path, strategy
     assert strategy == "center" or other.clicks[:1] != one.clicks
 
 
+@pytest.mark.parametrize("kind", [kind for kind in prompts_command.SIMULATED if kind != "click"])
+def test_every_kind_can_be_simulated_and_replays(dataset: Path, kind: str) -> None:
+    labels, grid = dataset / "labelsTr", ImageGrid.from_file(dataset / "labelsTr" / "a.nii.gz")
+    names = {"background": 0, "organ": 1, "lesion": 2}
+    for name, n, seed in (("one", 1, 0), ("two", 2, 0), ("again", 2, 0), ("other", 2, 9)):
+        run("simulate", labels, "-o", dataset / name, "-n", n, "--seed", seed, "--kind", kind)
+    run("simulate", labels, "-o", dataset / "grown", "--add-to", dataset / "one", "--kind", kind)
+    read = {name: read_prompts(dataset / name / "a.json", grid, names) for name in ("one", "two", "again", "other")}
+    assert read["two"] == read["again"] == read_prompts(dataset / "grown" / "a.json", grid, names)
+    assert read["two"].prompts[:1] == read["one"].prompts
+    assert read["two"].prompts != read["other"].prompts
+    assert not (dataset / "one" / "empty.json").exists()
+    prompts = read["two"].prompts
+    assert [(prompt.kind, prompt.label) for prompt in prompts] == [(kind, "organ"), (kind, "lesion")]
+    for prompt in prompts:
+        shape = prompt.shape(prompt.points("voxel")[:, ::-1], 1)
+        voxels = KINDS[shape.kind].inside(shape.points_N3, SHAPE_ZYX)
+        hits = truth()[tuple(voxels.T)] == names[str(prompt.label)]
+        assert hits.mean() > 0.3, "around the label; the lesion lies inside of the organ"
+
+
+def test_errors_are_drawn_around(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = dataset / "predictions"
+    predictions.mkdir()
+    wrong = np.where(truth() == 2, 1, truth())  # the lesion is missed
+    wrong[0:2, 18:, :4] = 2  # and invented elsewhere
+    write_image(predictions / "a.nii.gz", wrong)
+    write_image(predictions / "b.nii.gz", truth()[:, ::-1].copy())
+    write_image(predictions / "empty.nii.gz", np.zeros(SHAPE_ZYX, np.uint8))
+    arguments = ("-n", 5, "--predictions", predictions, "--kind", "box")
+    run("simulate", dataset / "labelsTr", "-o", dataset / "out", *arguments)
+    assert "nothing to click on: b, empty" in capsys.readouterr().out
+    invented, missed = read_prompts(dataset / "out" / "a.json").prompts
+    assert (invented.label, missed.label) == ("background", "lesion")
+    np.testing.assert_allclose(invented.points("voxel")[0], (1.5, 18.5, 0.5), atol=3)
+    np.testing.assert_allclose(missed.points("voxel")[0], (8, 8.5, 5.5), atol=3)
+
+
 def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = dataset / "predictions"
     predictions.mkdir()
@@ -241,6 +359,8 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     said = error_of(capsys, "simulate", labels, "-o", out, "--dataset", dataset / "x.json")
     assert "x.json: the dataset.json cannot be read" in said
     assert not out.exists()
+    said = error_of(capsys, "simulate", labels, "-o", out, "--kind", "box", "--strategy", "center")
+    assert "--strategy center places clicks; with --kind box, leave it out" in said
     predictions = dataset / "predictions"
     predictions.mkdir()
     write_image(predictions / "a.nii.gz", truth()[1:])

@@ -15,6 +15,9 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
+from nnsam3d.prompts import PromptCodec, click_labels
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.training.baseline import nnUNetBaselineTrainer
 from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
@@ -85,7 +88,7 @@ def _write_case(raw: Path, name: str, rng: np.random.Generator, core: bool) -> N
 def _write_model(
     results: Path, trainer: str, network: torch.nn.Module, plans: dict[str, Any], about: dict[str, Any]
 ) -> None:
-    folder = results / plans["dataset_name"] / f"{trainer}__nnUNetPlans__3d_fullres"
+    folder = results / plans["dataset_name"] / f"{trainer}__{plans['plans_name']}__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
     save_json(plans, str(folder / "plans.json"))
     save_json(about, str(folder / "dataset.json"))
@@ -130,6 +133,19 @@ def _write_dataset(root: Path, dataset: str, labels: dict[str, Any], unet: dict[
         configuration = manager.get_configuration("3d_fullres")
         network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
         _write_model(root / "results", trainer.__name__, network, plans, about)
+    _write_model_with_kinds(root / "results", dataset, unet, about)
+
+
+def _write_model_with_kinds(results: Path, dataset: str, unet: dict[str, Any], about: dict[str, Any]) -> None:
+    """A U-Net that takes prompts of all kinds, under the plans nnUNetKindsPlans."""
+    codec = PromptCodec.of(tuple(KINDS), click_labels(about), [2.0, 1.0, 1.0])
+    channels = {"labels": codec.labels, "radius": [2, 4, 4], "maps": len(codec.maps)}
+    entry = {CLICK_CHANNELS_KEY: channels, PROMPT_TYPES_KEY: list(codec.kinds)}
+    plans = _plans(dataset, unet, **entry) | {"plans_name": "nnUNetKindsPlans"}
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    network = nnUNetClickTrainer.build_network_architecture(manager, configuration, 1, 2, False)
+    _write_model(results, "nnUNetClickTrainer", network, plans, about)
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,17 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.arms import Work, load_arm, reduce_to_hit
+from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
 from nnsam3d.evaluation.obedience import bound
-from nnsam3d.evaluation.plan import parse_arm
+from nnsam3d.evaluation.plan import Job
 from nnsam3d.evaluation.protocols import as_prompts
+from nnsam3d.prompts import VoxelClick, VoxelPrompts
+from nnsam3d.prompts.kinds import Shape
 
 
 def arm_of(text: str, folders: dict[str, str], dataset: str, mirroring: bool = False):
-    name = parse_arm(text)
-    folder = Path(folders["nnUNet_results"]) / dataset / f"{name.trainer}__{name.plans}__3d_fullres"
-    return load_arm(name, folder, "0", "cpu", mirroring=mirroring), folder
+    job = Job(dataset, "3d_fullres", "0", text, "iterative")
+    return load_arm(parse_arm(text), job, "cpu", mirroring=mirroring), job.model_folder
 
 
 def case_of(folders: dict[str, str], dataset: str, arm):
@@ -45,7 +47,8 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     assert automatic.shape == clicked.shape == (12, 24, 20)
     if not hears:
         np.testing.assert_array_equal(automatic, clicked)
-    assert all(bound(clicked, CLICKS, arm.model.regions, (1, 1, 1))[voxel] == label for voxel, label in CLICKS)
+    enforced = bound(clicked, VoxelPrompts.of(CLICKS), arm.model.regions, (1, 1, 1))
+    assert all(enforced[voxel] == label for voxel, label in CLICKS)
     np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS)), clicked)
     np.testing.assert_array_equal(prepared.answer(None), automatic)
 
@@ -67,10 +70,10 @@ def test_the_oracle_keeps_what_is_hit_and_all_where_nothing_is():
     label_map = np.zeros((4, 4, 9), np.uint8)
     label_map[1, 1, 1:3] = label_map[1, 1, 5:8] = 1
     label_map[3, 3, 3] = 2
-    hit = reduce_to_hit(label_map, [((1, 1, 6), 1)])
+    hit = reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 6), 1)]))
     assert hit.sum() == 3 + 2, "the other component of label 1 is gone, label 2 is not asked about"
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)]), label_map)
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 1), 0)]), label_map)
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((0, 0, 0), 1)])), label_map)
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 1), 0)])), label_map)
 
 
 def test_with_regions_the_oracle_keeps_a_tumour_whole():
@@ -78,11 +81,12 @@ def test_with_regions_the_oracle_keeps_a_tumour_whole():
     label_map[1, 1, 1:5] = label_map[3, 1, 1:4] = 1
     label_map[1, 1, 2:4] = label_map[3, 1, 2] = 2  # the cores
     regions = {1: frozenset({1, 2}), 2: frozenset({2})}
-    rim = reduce_to_hit(label_map, [((1, 1, 1), 1)], regions)
+    rim = reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 1), 1)]), regions)
     np.testing.assert_array_equal(rim[1], label_map[1])
     assert not rim[3].any()
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((1, 1, 2), 1)], regions), rim)  # the core is tumour, too
-    np.testing.assert_array_equal(reduce_to_hit(label_map, [((0, 0, 0), 1)], regions), label_map)
+    core = reduce_to_hit(label_map, VoxelPrompts.of([((1, 1, 2), 1)]), regions)
+    np.testing.assert_array_equal(core, rim)  # the core is tumour, too
+    np.testing.assert_array_equal(reduce_to_hit(label_map, VoxelPrompts.of([((0, 0, 0), 1)]), regions), label_map)
 
 
 @pytest.mark.parametrize("text", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])
@@ -126,4 +130,85 @@ def test_arms_that_are_none(text):
 
 def test_arm_names():
     arm = parse_arm("nnUNetTrainer:nnUNetResEncUNetMPlans+oracle")
-    assert (arm.trainer, arm.plans, arm.oracle) == ("nnUNetTrainer", "nnUNetResEncUNetMPlans", True)
+    assert (arm.trainer, arm.plans, arm.control) == ("nnUNetTrainer", "nnUNetResEncUNetMPlans", "oracle")
+    arm = parse_arm("clipped:nnUNetTrainer:nnUNetResEncUNetMPlans")
+    assert (arm.trainer, arm.plans, arm.control) == ("nnUNetTrainer", "nnUNetResEncUNetMPlans", "clipped")
+    assert (parse_arm("clipped:nnUNetTrainer").plans, parse_arm("ellipsoid").has_model) == ("nnUNetPlans", False)
+
+
+# ---------------------------------------------------------------------- prompts with extent
+
+
+def box_around(low, high, label=1) -> Shape:
+    """Both corners belong to it."""
+    middle = (np.array(low, float) + high) / 2
+    return Shape("box", label, np.vstack([middle, middle + np.diag((np.array(high) - low + 1) / 2)]))
+
+
+BOX = box_around((2, 6, 4), (9, 17, 13))
+
+
+def test_an_arm_says_which_protocols_it_cannot_take_part_in(bench, bench_folders):
+    def refused(text):
+        arm, _ = arm_of(text, bench_folders, bench)
+        return {name: arm.refusal(protocol) for name, protocol in PROTOCOLS.items() if arm.refusal(protocol)}
+
+    kinds = {"box": "boxes", "cvpr25": "boxes", "line": "lines", "scribble": "scribbles", "lasso": "lassos"}
+    unknown = {name: f"does not take {kind}" for name, kind in kinds.items()}
+    assert refused("SAM3DAdapterTrainer") == unknown, "it corrects any mask"
+    assert refused("nnUNetClickTrainer") == unknown | {"start": "does not take masks"}
+    assert refused("nnUNetClickTrainer:nnUNetKindsPlans") == {}
+    assert refused("nnUNetBaselineTrainer") == refused("nnUNetBaselineTrainer+oracle") == {}
+    for control in ("ellipsoid", "clipped:nnUNetBaselineTrainer"):
+        assert set(refused(control)) == {"random", "center", "iterative", "scribble", "start"}
+
+
+def test_a_u_net_with_kinds_hears_them_and_starts_from_a_mask(bench, bench_folders):
+    arm, _ = arm_of("nnUNetClickTrainer:nnUNetKindsPlans", bench_folders, bench)
+    image, properties = case_of(bench_folders, bench, arm)
+    prepared = arm.prepare(image, properties)
+    assert (prepared.answer(as_prompts("c", [], [BOX])) != prepared.answer(None)).any()
+    start = np.zeros(image.shape[1:], np.uint16)
+    start[3:7, 8:14, 5:9] = 1
+    corrected = prepared.starting_from(start, properties)
+    np.testing.assert_array_equal(corrected.answer(None), start)
+    clicked = corrected.answer(as_prompts("c", CLICKS))
+    assert (clicked != prepared.answer(as_prompts("c", CLICKS))).any(), "the mask matters"
+
+
+def test_a_mask_is_kept_where_a_network_with_windows_is_not_asked(bench, bench_folders):
+    arm, _ = arm_of("SAM3DAdapterTrainer", bench_folders, bench)
+    image, properties = case_of(bench_folders, bench, arm)
+    start = np.zeros(image.shape[1:], np.uint16)
+    start[2:5, 1:5, 1:5] = 1
+    corrected = arm.prepare(image, properties).starting_from(start, properties)
+    np.testing.assert_array_equal(corrected.answer(None), start)
+    removed = corrected.answer(as_prompts("c", [VoxelClick((3, 3, 3), 0)]))
+    assert not removed.any(), "a background click in the middle of a component removes it"
+
+
+def test_controls_by_geometry_hear_the_first_prompt_only(bench, bench_folders):
+    automatic, _ = arm_of("nnUNetBaselineTrainer", bench_folders, bench)
+    own = automatic.prepare(*case_of(bench_folders, bench, automatic)).answer(None)
+    inside = np.zeros(own.shape, bool)
+    inside[2:10, 6:18, 4:14] = True
+    for text in ("ellipsoid", "clipped:nnUNetBaselineTrainer"):
+        arm, _ = arm_of(text, bench_folders, bench)
+        assert not arm.listens
+        prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+        found = prepared.answer(as_prompts("c", [], [BOX]))
+        np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS, [BOX])), found)
+        if text == "ellipsoid":
+            assert found.any()
+            assert not found[~inside].any()
+            assert arm.cost("0")["parameters"] == 0
+        else:
+            np.testing.assert_array_equal(found, np.where(inside, own, 0))
+            assert (found != own).any(), "something was clipped"
+
+
+def test_the_oracle_keeps_what_a_box_touches():
+    label_map = np.zeros((4, 4, 12), np.uint8)
+    label_map[1:3, 1:3, 1:3] = label_map[1:3, 1:3, 6:9] = 1
+    kept = reduce_to_hit(label_map, VoxelPrompts.of((), [box_around((0, 0, 8), (3, 3, 10))]))
+    assert kept[:, :, 6:9].sum() == kept.sum() == 12

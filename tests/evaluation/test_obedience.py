@@ -14,6 +14,8 @@ from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
 from nnsam3d.evaluation.summary import Group
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts import VoxelPrompts
+from nnsam3d.prompts.kinds import Shape
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 SPACING = (1.0, 1.0, 1.0)
@@ -28,8 +30,9 @@ def truth() -> Truth:
 def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
     """The runner's steps with an arm that answers so."""
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
-    model = SimpleNamespace(regions=None, dataset_json={"labels": {"background": 0, "lesion": 1}})
-    arm = SimpleNamespace(work=Work, model=model, listens=True)
+    labels = {"labels": {"background": 0, "lesion": 1}}
+    model = SimpleNamespace(regions=None, components="all", dataset_json=labels)
+    arm = SimpleNamespace(work=Work, model=model, listens=True, is_prompted=True)
     job = Job("D", "3d_fullres", "0", "arm", protocol)
     shape = truth().segmentation_DHW.shape
 
@@ -39,7 +42,7 @@ def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
             [(tuple(map(int, place)), click.label) for place, click in zip(places, prompts.clicks, strict=True)]
         )
 
-    steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(answer=answer_prompts), arm)
+    _, steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(answer=answer_prompts), arm)
     assert len(steps) == len(effort["steps"])
     return steps
 
@@ -89,11 +92,27 @@ def test_binding_leads_to_full_obedience_and_leaves_the_own_answer_alone(regions
         voxels = rng.integers((4, 5, 6), size=(5, 3)).tolist()
         clicks = [((z, y, x), int(label)) for (z, y, x), label in zip(voxels, rng.integers(0, 3, 5), strict=True)]
         before = own.copy()
-        assert obeyed(bound(own, clicks, regions, SPACING), clicks, regions) == 1
+        assert obeyed(bound(own, VoxelPrompts.of(clicks), regions, SPACING), clicks, regions) == 1
         np.testing.assert_array_equal(own, before)
         if obeyed(own, clicks, regions) == 1:
             negative = [voxel for voxel, label in clicks if not label]
-            assert negative or (bound(own, clicks, regions, SPACING) == own).all(), "there was nothing to bind"
+            unchanged = (bound(own, VoxelPrompts.of(clicks), regions, SPACING) == own).all()
+            assert negative or unchanged, "there was nothing to bind"
+
+
+def test_what_a_box_says_is_enforced_in_networks_that_get_it():
+    own = np.zeros((6, 6, 12), np.uint8)
+    own[1:5, 1:5, 1:4] = own[1:5, 1:5, 8:11] = 1
+    middle = np.array([2.5, 2.5, 2.0])
+    box = Shape("box", 1, np.vstack([middle, middle + np.eye(3) * 2.5]))
+    prompts = VoxelPrompts.of((), [box])
+    np.testing.assert_array_equal(bound(own, prompts, None, SPACING), own)
+    for components in ("all", "prompted"):
+        result = bound(own, prompts, None, SPACING, components)
+        assert (result[:, :, :4].sum(), result[:, :, 8:].sum()) == (48, 0)
+    click = VoxelPrompts.of([((2, 2, 2), 1)])
+    assert bound(own, click, None, SPACING, "all").sum() == 96
+    assert bound(own, click, None, SPACING, "prompted").sum() == 48
 
 
 def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
@@ -103,8 +122,8 @@ def test_with_regions_a_click_on_the_whole_is_obeyed_by_its_core():
     assert obeyed(core, whole, REGIONS) == 1
     assert obeyed(core, whole) == 0
     assert obeyed(core, nothing, REGIONS) == 0
-    assert bound(core, whole, REGIONS, SPACING)[1, 2, 3] == 2
-    assert not bound(core, nothing, REGIONS, SPACING).any()
+    assert bound(core, VoxelPrompts.of(whole), REGIONS, SPACING)[1, 2, 3] == 2
+    assert not bound(core, VoxelPrompts.of(nothing), REGIONS, SPACING).any()
 
 
 def test_of_two_clicks_on_a_voxel_the_last_one_counts():

@@ -68,6 +68,11 @@ def test_smallest_p_value_of_nine_patients():
     assert sign_flip_test(np.zeros(9)) == 1
 
 
+def test_one_patient_shows_nothing():
+    assert sign_flip_test(np.array([0.4])) == 1
+    assert difference({"a": 0.5, "b": 0.2}, {"a": 0.1}).p == 1
+
+
 def test_differences_are_paired():
     rng = np.random.default_rng(2)
     reference = patients(rng.normal(size=12))

@@ -15,7 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, SAM3DConfig
-from nnsam3d.prompts import click_labels
+from nnsam3d.prompts import PromptCodec, click_labels
+from nnsam3d.prompts.kinds import KINDS
 
 PATCH = (16, 24, 24)
 ARCHITECTURE: dict[str, Any] = {
@@ -63,13 +64,21 @@ def write_model(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     folds: int = 1,
     channels: int = 1,
+    kinds: Sequence[str] = ("click",),
+    hears: Callable[[SAM3D, PromptCodec], None] = lambda net, codec: None,
 ) -> Path:
-    """`folder` as nnU-Net leaves it after training, as far as prediction reads it."""
+    """`folder` as nnU-Net leaves it after training, as far as prediction reads it.
+
+    Args:
+        kinds: of prompts that the network supports.
+        hears: changes the random network.
+    """
     labels = labels or {"background": 0, "lesion": 1, "organ": 2}
     dataset = {"labels": labels}
     if any(isinstance(value, list) for value in labels.values()):
         dataset["regions_class_order"] = list(range(1, len(labels)))
-    architecture = ARCHITECTURE | {"num_click_labels": max(click_labels(dataset).values()) + 1}
+    codec = PromptCodec.of(kinds, click_labels(dataset), spacing)
+    architecture = ARCHITECTURE | {"num_click_labels": codec.labels, "extent_maps": len(codec.maps)}
     kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "x",
@@ -79,6 +88,7 @@ def write_model(
         "spacing": list(spacing),
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [False] * channels,
+        "nnsam3d_prompt_types": list(kinds),
         "architecture": {
             "network_class_name": "nnsam3d.network.SAM3D",
             "arch_kwargs": architecture,
@@ -111,6 +121,7 @@ def write_model(
             for name, parameter in net.named_parameters():
                 if not name.endswith(".lr"):
                     parameter.add_(0.1 * torch.randn_like(parameter))
+            hears(net, codec)
         (folder / f"fold_{fold}").mkdir()
         checkpoint = {
             "network_weights": net.state_dict(),
@@ -125,6 +136,32 @@ def write_model(
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", folds=2)
+
+
+def literally(net: SAM3D, codec: PromptCodec) -> None:
+    """The network says what the prompts say, and nothing else: label 1 where a map of label 1 is positive."""
+    decoder = net.mask_decoder
+    for convolution in (decoder.cls[-1], decoder.extent_map, decoder.extent_logits):
+        torch.nn.init.zeros_(convolution.weight)
+    for label in (1, 2):  # a box is stronger than a mask that says otherwise
+        decoder.extent_logits.weight[label, codec.maps.index(("mask", label)), 1, 1, 1] = 8.0
+    for name in ("box_el", "plane_near", "line_ball"):
+        number = codec.maps.index((name, 1))
+        decoder.extent_logits.weight[1, number, 1, 1, 1] = 20.0
+    decoder.extent_logits.weight[0, codec.maps.index(("box_el", 1)), 1, 1, 1] = -1.0  # not a tie where nothing is said
+
+
+@pytest.fixture(scope="session")
+def literal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that supports all kinds of prompts and takes them at their word."""
+    folder = tmp_path_factory.mktemp("literal") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
+    return write_model(folder, kinds=tuple(KINDS), hears=literally)
+
+
+@pytest.fixture
+def literal(literal_folder: Path) -> Model:
+    """Without mirroring."""
+    return Model(literal_folder, [0], mirroring=False)
 
 
 @pytest.fixture

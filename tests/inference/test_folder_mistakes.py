@@ -142,7 +142,7 @@ def test_session_refuses_what_a_prediction_would(model_folder: Path, tmp_path: P
     session = Session(model_folder, folds="0")
     folder = case_folder(tmp_path)
     session.set_image(folder / "case_0_0000.nii.gz")
-    with pytest.raises(UserError, match="no clicks to save"):
+    with pytest.raises(UserError, match="no prompts to save"):
         session.save_prompts(tmp_path / "x.json")
     with pytest.raises(UserError, match="three finite numbers, got \\(3, 4\\)"):
         session.add_click((3, 4), "lesion")

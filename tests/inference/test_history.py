@@ -43,7 +43,7 @@ def fresh(model: Model, state: State) -> np.ndarray:
     made.set_image(volume(SHAPE), spacing=(1, 1, 1))
     if state.base is not None:
         made.start_from(state.base.label_map_ZYX)
-    for click in state.clicks:
+    for click in state.prompts:
         made.add_click(click.position, click.label)
     return made.segmentation
 
@@ -214,13 +214,13 @@ def test_masks_in_the_history_are_bounded_and_count_as_memory(session: Session) 
     np.testing.assert_array_equal(session.segmentation, ball(5))
 
 
-def test_a_history_of_clicks_takes_them_back_one_by_one(session: Session) -> None:
+def test_a_history_of_prompts_takes_them_back_one_by_one(session: Session) -> None:
     session.start_from(ball())
     session.add_clicks([(3, 3, 3), (4, 4, 4)], 0)
     session.begin_here()
     assert [session.undo(), session.undo(), session.undo()] == [Click((4, 4, 4), 0), Click((3, 3, 3), 0), None]
     assert session.started
-    assert History.of_clicks(State()) == History()
+    assert History.of_prompts(State()) == History()
 
 
 # ---------------------------------------------------------------------- tickets

@@ -129,7 +129,7 @@ def test_a_mask_without_clicks_is_the_answer(model: Model, image: Path, tmp_path
     session.save_prompts(image.parent / "case.json")
     np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "out"), mask())
     session.reset()
-    with pytest.raises(UserError, match="no clicks to save"):
+    with pytest.raises(UserError, match="no prompts to save"):
         session.save_prompts(image.parent / "case.json")
 
 

@@ -197,7 +197,7 @@ def test_prompts_that_no_network_takes_are_refused_and_not_forgotten() -> None:
         run = PromptedPreprocessor(verbose=False).run_case_npy
         return run(array, None, properties, plans, configuration, DATASET)[0][1:]
 
-    with pytest.raises(PromptError, match="supports prompts of type click, not box"):
+    with pytest.raises(PromptError, match="trained with prompts of type click, not box"):
         channels(box)
     with pytest.warns(PromptWarning, match="1 skipped"):
         np.testing.assert_array_equal(channels(box, click), channels(click))

@@ -128,6 +128,54 @@ WRITERS = {
 }  # fmt: skip
 
 
+def ours_2(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
+    entries = [
+        {"type": "click", "position": [51, 7, 30], "label": "lesion"},
+        {"type": "scribble", "points": [[5, 6, 7], [9, 9, 7], [20, 9, 9]], "label": "lesion"},
+        {"type": "scribble", "points": [[5, 6, 7]], "label": "background", "joined": False},
+        {"type": "box", "low": [5, 6, 7], "high": [30, 20, 12], "label": "lesion"},
+        {"type": "box", "low": [9, 9, 9], "high": [9, 9, 9], "label": 1, "axes": [[4, 1, 0], [-1, 4, 0], [0, 0, 3]]},
+        {"type": "line", "start": [5, 6, 7], "end": [30, 20, 7], "label": "lesion"},
+        {"type": "lasso", "points": [[5, 6, 7], [30, 8, 7], [20, 30, 7]], "label": "lesion"},
+        {"type": "mask", "path": "before.nii.gz"},
+    ]
+    return _json(folder / "case.json", {"nnsam3d_prompts": 2, "space": "voxel", "prompts": entries})
+
+
+def slicer_shapes(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
+    corners = [(5, 6, 7), (30, 8, 7), (20, 30, 7)]
+    path = slicer(folder, [(corner, "lesion") for corner in corners], grid)
+    (points,) = json.loads(path.read_text())["markups"]
+    region = {
+        "center": _world(grid, (20, 20, 20)),
+        "size": [9.0, 8.0, 7.0],
+        "orientation": [0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1],
+    }
+    line = points | {"type": "Line", "controlPoints": points["controlPoints"][:2]}
+    others = [points | {"type": kind} for kind in ("Curve", "ClosedCurve")]
+    return _json(path, {"markups": [points, points | {"type": "ROI", **region}, line, *others]})
+
+
+def napari_shapes(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
+    square = [(7, 5, 5), (7, 5, 20), (7, 30, 20), (7, 30, 5)]  # z, y, x
+    shapes = [(kind, square) for kind in ("rectangle", "ellipse", "polygon", "path")]
+    text = "index,shape-type,vertex-index,axis-0,axis-1,axis-2\n"
+    for n, (kind, corners) in enumerate([*shapes, ("line", square[:2])]):
+        for vertex, corner in enumerate(corners):
+            text += f"{float(n)},{kind},{float(vertex)},{','.join(str(float(v)) for v in corner)}\n"
+    return _text(folder / "case.csv", text)
+
+
+def npz_boxes(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
+    box = {"z_min": 3, "z_max": 12, "z_mid": 8, "z_mid_x_min": 7, "z_mid_y_min": 4, "z_mid_x_max": 9, "z_mid_y_max": 6}
+    np.savez_compressed(folder / "case.npz", boxes=[box])
+    return folder / "case.npz"
+
+
+EXTENT_WRITERS = {f.__name__: f for f in (ours_2, slicer_shapes, napari_shapes, npz_boxes)}
+"""Files with prompts of other kinds than clicks; they ignore the clicks."""
+
+
 def _json(path: Path, content: object) -> Path:
     return _text(path, json.dumps(content))
 

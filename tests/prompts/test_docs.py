@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.prompts import read_prompts
 from nnsam3d.prompts.formats import FORMATS, SUFFIXES
+from nnsam3d.prompts.kinds import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 
@@ -22,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_file_is_read(tmp_path: Path) -> None:
-    kinds = [("click", "click"), ("mask", "box", "click")]
+    kinds = [("click", "click"), ("mask", "box", "line", "scribble", "lasso", "click")]
     for text, expected in zip(blocks("json"), kinds, strict=True):
         (tmp_path / "liver_003.json").write_text(text, encoding="utf-8")
         prompts = read_prompts(tmp_path / "liver_003.json", labels={"background": 0, "tumour": 1})
@@ -42,8 +43,16 @@ def test_the_example_program_runs(
 
 def test_every_format_and_suffix_is_told() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `([a-z0-9][a-z0-9-]+)` \|", page, re.MULTILINE) == list(FORMATS)
+    told = re.findall(r"^\| `([a-z0-9][a-z0-9-]+)` \|", page, re.MULTILINE)
+    assert [name for name in told if name not in KINDS] == list(FORMATS)
     assert all(suffix in page for suffix in SUFFIXES)
+
+
+def test_every_kind_is_told_and_every_key() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        assert f"| `{name}` |" in page
+        assert all(f'"{key}"' in page or f"`{key}`" in page for key in kind.keys), name
 
 
 def test_the_commands_are_understood() -> None:

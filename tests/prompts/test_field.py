@@ -260,10 +260,11 @@ def test_a_region_that_was_never_placed_is_no_box(tmp_path: Path, region: dict) 
 
 
 def test_corners_of_a_shapes_layer_are_no_clicks(tmp_path: Path) -> None:
-    head = "index,shape-type,vertex-index,axis-0,axis-1,axis-2\n"
-    path = save(tmp_path, "c.csv", head + "0.0,rectangle,0.0,3.0,2.0,1.0\n")
-    with pytest.raises(PromptError, match="shapes layer"):
-        read_prompts(path, labels=LABELS)
+    head, corners = "index,shape-type,vertex-index,axis-0,axis-1,axis-2\n", [(2, 1), (2, 9), (8, 9), (8, 1)]
+    rows = [f"0.0,rectangle,{n}.0,3.0,{y}.0,{x}.0\n" for n, (y, x) in enumerate(corners)]
+    assert read_prompts(save(tmp_path, "c.csv", head + "".join(rows)), labels=LABELS).kinds == ("box",)
+    with pytest.raises(PromptError, match=r"shape 1 \('rectangle'\): has 3 vertices"):
+        read_prompts(save(tmp_path, "c.csv", head + "".join(rows[:3])), labels=LABELS)
 
 
 def test_columns_of_napari_that_say_nothing_here_are_named(tmp_path: Path) -> None:

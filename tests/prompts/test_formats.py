@@ -18,6 +18,7 @@ from nnsam3d.prompts import (
     Box,
     CasePrompts,
     Click,
+    PromptCodec,
     PromptError,
     PromptWarning,
     clicks_to_index,
@@ -205,8 +206,11 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "Curve"}, "a markup of type 'Curve' is not a prompt"),
-        ({"type": "Line"}, "point lists (Fiducial) and boxes"),
+        ({"type": "Angle"}, "a markup of type 'Angle' is not a prompt"),
+        ({"type": "Plane"}, "point lists (Fiducial), boxes (ROI), lines (Line) and curves"),
+        ({"type": "Line"}, "markup 1 (Line): a line has two points, this one has 3"),
+        ({"type": "Curve", "point_position": [1, 2]}, "markup 1 (Curve): position must be three finite numbers"),
+        ({"type": "ClosedCurve", "point_position": [1, 2]}, "markup 1 (ClosedCurve): position must be three finite"),
         ({"coordinateUnits": "um"}, "coordinateUnits 'um'"),
         ({"controlPoints": 5}, '"controlPoints" must be a list, not a number'),
         ({"controlPoints": [5]}, "markup 1, point 1: must be an object"),
@@ -356,6 +360,9 @@ def test_npz_boxes_stand_beside_clicks_and_alone(tmp_path: Path) -> None:
     box = Box((7, 4, 1), (9, 6, 3), "lesion")
     both = read_prompts(npz(tmp_path, clicks=[{"fg": [[1, 2, 3]], "bg": []}], boxes=[BOX]), GRID, LABELS)
     assert both.prompts == (box, Click((3, 2, 1), "lesion"))
+    assert PromptCodec(("click", "box")).usable(both, "c").prompts == both.prompts
+    with pytest.warns(PromptWarning, match="c: this model was trained with prompts of type click, not box: 1 skipped"):
+        assert PromptCodec().usable(both, "c").prompts == both.clicks
     assert read_prompts(npz(tmp_path, boxes=[BOX]), GRID, LABELS).prompts == (box,)
     assert "z_mid_x_min, z_mid_y_min" in failure(npz(tmp_path, boxes=[{"z_min": 1}]))
     assert "middle (8, 5, 250)" in failure(npz(tmp_path, boxes=[BOX | {"z_min": 200, "z_max": 300}]))

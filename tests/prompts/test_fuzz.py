@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry import ImageGrid, Points
 from nnsam3d.prompts import CasePrompts, PromptError, read_prompts
+from nnsam3d.prompts.kinds import KINDS, Window
 
-from .by_hand import WRITERS
+from .by_hand import EXTENT_WRITERS, WRITERS
 
 LABELS = {"background": 0, "lesion": 1}
 GRID = ImageGrid((60, 50, 40), (0.7, 0.9, 3.0), (-100.0, 40.0, 10.0), ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0, 0, -1)))
 CLICKS = [((51.0, 7.0, 30.0), "lesion"), ((3.0, 22.0, 11.0), "background"), ((40.0, 44.0, 2.0), "lesion")]
 QUICK, FULL = 300, 10_000
+FORMATS = {**WRITERS, **EXTENT_WRITERS}
 
 # What breaks readers: other types, huge and odd numbers, odd text, deep nesting, paths, pickles of other things.
 VALUES: list[Any] = [
@@ -116,7 +118,7 @@ def mutations(path: Path, rng: np.random.Generator) -> Iterator[bytes]:
     members: dict[str, bytes] = {}
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist() if "click" in name}
+            members = {name: archive.read(name) for name in archive.namelist() if "click" in name or "box" in name}
     while True:
         if content is not None and rng.random() < 0.5:
             yield json.dumps(mutated_json(content, rng)).encode("utf-8")
@@ -133,13 +135,14 @@ def mutations(path: Path, rng: np.random.Generator) -> Iterator[bytes]:
 
 def fuzz(folder: Path, name: str, count: int, at_once: float) -> dict[str, int]:
     """Read ``count`` mutations; how many were read, and how many refused."""
-    rng = np.random.default_rng(list(WRITERS).index(name))
-    original = WRITERS[name](folder, CLICKS, GRID)
+    rng = np.random.default_rng(list(FORMATS).index(name))
+    original = FORMATS[name](folder, CLICKS, GRID)
     counts = {"read": 0, "refused": 0}
     path = folder / f"fuzzed{original.suffix}"
     variants = mutations(original, rng)
     space = "voxel" if name == "grand_challenge" else None
-    assert len(read_prompts(original, GRID, LABELS, space=space).clicks) == 3  # also loads Python's codecs
+    first = read_prompts(original, GRID, LABELS, space=space)  # also loads Python's codecs
+    assert len(first.clicks) == 3 if name in WRITERS else len(first.kinds) > 1 or name == "npz_boxes"
     for number in range(count):
         data = next(variants)
         path.unlink(missing_ok=True)  # some file systems flush a file that is cut short and written anew
@@ -157,7 +160,24 @@ def fuzz(folder: Path, name: str, count: int, at_once: float) -> dict[str, int]:
         else:
             counts["read"] += 1
             assert isinstance(outcome, CasePrompts), what
+            check_use(outcome, what)
     return counts
+
+
+def check_use(prompts: CasePrompts, what: str) -> None:
+    """Whatever was read can be used on the image's array, or is refused with words."""
+    for prompt in prompts.prompts[:20]:
+        points = Points(prompt.points(prompts.space), prompts.space).to("array", GRID).values_N3
+        if not len(points):
+            continue
+        try:
+            shape = prompt.shape(points, 1)
+        except PromptError:
+            continue
+        kind = KINDS[shape.kind]
+        assert (kind.inside(shape.points_N3, GRID.shape_zyx) >= 0).all(), what
+        for values in kind.render(shape.points_N3, Window((0, 0, 0), (5, 6, 7), (0.25, 0.25, 0.25))).values():
+            assert np.abs(values).max() <= 1, what
 
 
 def read_watched(path: Path, space: str | None) -> CasePrompts | BaseException:
@@ -174,14 +194,14 @@ def read_watched(path: Path, space: str | None) -> CasePrompts | BaseException:
         _watching = False
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files(tmp_path: Path, name: str, at_once: float) -> None:
     counts = fuzz(tmp_path, name, QUICK, at_once)
     assert min(counts.values()) > 0, "mutations that are all refused, or all read, test nothing"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_ten_thousand_damaged_files(tmp_path: Path, name: str, at_once: float) -> None:
     fuzz(tmp_path, name, FULL, at_once)
 

@@ -133,6 +133,12 @@ def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path
         read_case_prompts(path, STRAIGHT, LABELS, PromptCodec(()))
 
 
-def test_other_formats_hold_clicks_only(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="holds clicks only, not box"):
-        write_prompts(tmp_path / "c.mrk.json", CasePrompts("c", "lps", [Box((1, 2, 3), (4, 5, 6), 1)]), format="slicer")
+def test_what_other_formats_do_not_hold_is_refused_with_words(tmp_path: Path) -> None:
+    box, mask = Box((1, 2, 3), (4, 5, 6), 1), MaskPrompt("before.nii.gz")
+    with pytest.raises(PromptError, match=r"c\.json: format 'grand-challenge' cannot hold box"):
+        write_prompts(tmp_path / "c.json", CasePrompts("c", "lps", [box]), format="grand-challenge")
+    with pytest.raises(PromptError, match=r"c\.mrk\.json: format 'slicer' cannot hold mask"):
+        write_prompts(tmp_path / "c.mrk.json", CasePrompts("c", "lps", [box, mask]))
+    sheared = ImageGrid((40, 30, 20), (1.0, 2.0, 3.0), (5.0, -7.0, 11.0), ((1, 0.4, 0), (0, 0.9, 0), (0, 0, 1)))
+    with pytest.raises(PromptError, match=r"c\.mrk\.json: the edges of a box are not at right angles in mm"):
+        write_prompts(tmp_path / "c.mrk.json", CasePrompts("c", "voxel", [box]), image=sheared)

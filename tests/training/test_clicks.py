@@ -82,12 +82,13 @@ def test_clicks_come_after_augmentation_and_agree_with_the_target() -> None:
         patch, (-0.5, 0.5), None, (0, 1, 2), False, use_mask_for_norm=[False], ignore_label=3
     )
     assert isinstance(stock, ComposeTransforms)
-    transforms = insert_clicks(stock, _simulation(zero_click_share=0.0), training=True)
+    simulation = _simulation(zero_click_share=0.0)
+    transforms = insert_clicks(stock, simulation, training=True)
     segmentation = torch.from_numpy(_segmentation())[None]
     found = 0
     for _ in range(20):
         out = transforms(image=torch.randn(1, *SHAPE), segmentation=segmentation.clone())
-        assert out["image"].shape == (2, *SHAPE)
+        assert out["image"].shape == (1 + simulation.codec.num_channels, *SHAPE)
         for position, label in _clicks(out["image"][1].numpy()):
             assert int(out["segmentation"][0][position]) == label
             found += 1
@@ -139,7 +140,7 @@ def test_dataset_appends_the_same_clicks_every_time() -> None:
     simulation = _simulation(validation_clicks=3)
     clicked = with_simulated_clicks(Dataset, simulation, lambda case, *_: recorded.append(case))()
     data, _, previous, properties = clicked.load_case("case_a")
-    assert data.shape == (2, *SHAPE)
+    assert data.shape == (1 + simulation.codec.num_channels, *SHAPE)
     assert previous is None
     assert properties == {"of": "case_a"}
     assert recorded == ["case_a"]

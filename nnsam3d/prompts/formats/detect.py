@@ -14,10 +14,11 @@ from typing import Any, TypeAlias
 from nnsam3d.prompts.formats.base import Format, json_type
 from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
 from nnsam3d.prompts.formats.challenges import AUTOPET, GRAND_CHALLENGE, MONAI
+from nnsam3d.prompts.formats.markups import MARKUPS
 from nnsam3d.prompts.formats.meant import is_meant, wrapped
 from nnsam3d.prompts.formats.napari import NAPARI
 from nnsam3d.prompts.formats.ours import OURS
-from nnsam3d.prompts.formats.slicer import FCSV, MARKUPS, TABLE
+from nnsam3d.prompts.formats.slicer import FCSV, TABLE
 from nnsam3d.prompts.types import PromptError, short
 
 FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}

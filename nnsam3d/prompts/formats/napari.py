@@ -1,24 +1,47 @@
-"""napari's points CSV: ``index,axis-0,axis-1,axis-2`` and property columns, possibly "label"."""
+"""napari's CSV files: ``index,axis-0,axis-1,axis-2`` and property columns, possibly "label".
+
+A points layer holds clicks. A shapes layer also has the columns ``shape-type`` and ``vertex-index``, and a row for each
+vertex:
+
+| shape | prompt |
+|---|---|
+| rectangle | box on its slice; a turned one, which is no rectangle of voxels, is a lasso |
+| ellipse, polygon | lasso; the rows of an ellipse are the corners of the rectangle around it |
+| line | line |
+| path | scribble |
+
+Source: napari's own writer of CSV files.
+"""
 
 from __future__ import annotations
 
 import csv
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nnsam3d.prompts.formats.base import (
     FOREGROUND,
     Format,
+    Found,
     Reading,
     bounded,
     found_click,
     stated_space,
 )
 from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
+from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
+from nnsam3d.prompts.kinds.base import checked_positions
 from nnsam3d.prompts.labels import Meaning
-from nnsam3d.prompts.types import short
+from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 
 _VALUE: Meaning = "value"
 _FOREGROUND: Meaning = "foreground"
 _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
+_SHAPES = ("shape-type", "vertex-index")
+_VERTICES = {"rectangle": 4, "ellipse": 4, "line": 2}
+_ON_ELLIPSE = 32  # corners of a lasso
 
 
 def recognises(text: str) -> bool:
@@ -34,32 +57,82 @@ def parse(text: str, stated: str | None) -> Reading:
     reading = Reading()
     reading.space = stated_space("voxel", stated, reading)
     columns = table_columns(text)
-    if {"shape-type", "vertex-index"} & set(columns):
-        reading.problems.append("this is a shapes layer, whose corners are not clicks: save a points layer")
-        return reading
+    shapes = "shape-type" in columns
     axes = [name for name in columns if name.startswith("axis-")]
     if sorted(axes) != sorted(_AXES):
         has = ", ".join(short(axis) for axis in axes[:10]) or "none"
         reading.problems.append(f"needs the columns axis-0, axis-1 and axis-2, once each; has {has}")
         return reading
-    others = [name for name in columns if name and name not in ("index", *_AXES)]
+    others = [name for name in columns if name and name not in ("index", *_AXES, *(_SHAPES if shapes else ()))]
     if others and "label" not in columns:
         columns_text = ", ".join(short(name) for name in others[:5])
         reading.left_out.append(f"the column {columns_text}: only the column named label is used; it is")
     header, *lines = table_lines(text)
+    vertices: dict[tuple[str, str], list[dict[str, str]]] = {}
     try:
         for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):
             row = dict(zip(columns, cells, strict=False))
-            missing = [axis for axis in _AXES if axis not in row]
+            missing = [name for name in (*_AXES, *(_SHAPES[:1] if shapes else ())) if name not in row]
             if missing:
                 reading.problems.append(f"row {number}: the line is too short, {', '.join(missing)} missing")
+                continue
+            if shapes:
+                if number > MAX_CLICKS:
+                    reading.problems.append(f"more than {MAX_CLICKS} rows; at most {MAX_CLICKS} are allowed")
+                vertices.setdefault((row.get("index", ""), row["shape-type"].strip().lower()), []).append(row)
                 continue
             position = [number_of(row[axis]) for axis in _AXES]
             label, meaning = (row.get("label", ""), _VALUE) if "label" in columns else (FOREGROUND, _FOREGROUND)
             reading.found.append(found_click(f"row {number}", position, label, meaning))
     except csv.Error as error:
         reading.problems.append(f"malformed CSV: {error}")
+    for number, ((_, kind), rows) in enumerate(vertices.items(), start=1):
+        _shape(kind, rows, f"shape {number} ({short(kind, 20)})", reading)
     return reading
+
+
+def _shape(kind: str, rows: list[dict[str, str]], where: str, reading: Reading) -> None:
+    """Adds the prompt of a shape, or what is wrong with it."""
+    label, meaning = (rows[0]["label"], _VALUE) if "label" in rows[0] else (FOREGROUND, _FOREGROUND)
+    points = [[number_of(row[axis]) for axis in _AXES] for row in rows]
+    if kind not in ("rectangle", "ellipse", "line", "path", "polygon"):
+        allowed = "rectangle, ellipse, polygon, line, path"
+        reading.problems.append(f"{where}: unknown shape-type; allowed: {allowed}")
+    elif len(points) != _VERTICES.get(kind, len(points)):
+        reading.problems.append(f"{where}: has {len(points)} vertices instead of {_VERTICES[kind]}")
+    elif kind == "line":
+        reading.found.append(Found(where, Line.kind, {"start": points[0], "end": points[1]}, label, meaning))
+    elif kind == "path":
+        reading.found.append(Found(where, Scribble.kind, {"points": points}, label, meaning))
+    elif kind == "polygon":
+        reading.found.append(Found(where, Lasso.kind, {"points": points}, label, meaning))
+    else:
+        try:
+            corners_43 = np.array(checked_positions(points, 4))
+        except PromptError as error:
+            reading.problems.append(f"{where}: {error}")
+            return
+        kind, values = _rectangle(corners_43) if kind == "rectangle" else (Lasso.kind, _ellipse(corners_43))
+        reading.found.append(Found(where, kind, values, label, meaning))
+
+
+def _rectangle(corners_43: NDArray[np.float64]) -> tuple[str, dict[str, Any]]:
+    """A box: the rectangle's edges are its faces, half a voxel beyond the voxels that belong to it."""
+    low, high = corners_43.min(axis=0), corners_43.max(axis=0)
+    on_faces = (np.isclose(corners_43, low) | np.isclose(corners_43, high)).all()
+    if not on_faces or np.isclose(low, high).sum() != 1:
+        return Lasso.kind, {"points": corners_43.tolist()}
+    half = np.where(np.isclose(low, high), 0.0, np.maximum((high - low) / 2 - 0.5, 0.0))
+    middle = (low + high) / 2
+    return Box.kind, {"low": (middle - half).tolist(), "high": (middle + half).tolist()}
+
+
+def _ellipse(corners_43: NDArray[np.float64]) -> dict[str, Any]:
+    """The ellipse that touches the four edges."""
+    middle = corners_43.mean(axis=0)
+    first, second = (corners_43[1] - corners_43[0]) / 2, (corners_43[2] - corners_43[1]) / 2
+    turns = np.linspace(0, 2 * np.pi, _ON_ELLIPSE, endpoint=False)[:, None]
+    return {"points": (middle + np.cos(turns) * first + np.sin(turns) * second).tolist()}
 
 
 NAPARI = Format("napari", "text", recognises, parse)

@@ -26,11 +26,13 @@ from nnsam3d.prompts.kinds.base import (
     Window,
     checked_label,
     checked_position,
+    points_to_voxels,
 )
 from nnsam3d.prompts.kinds.lasso import Lasso, some_slice
 
 REACH = 2.0  # T; the distance to a face is clipped there
 FLAT = 1.01  # voxels of the image; a box this thin lies on one slice
+THINNEST = 1e-3  # voxels or mm; half edge of a turned box
 JITTER = 0.25  # largest error of a face in training, as a share of the box's edge
 BEYOND = 0.8  # where the target leaves the patch, its box ends up to this share of the patch farther out
 FLAT_SHARE = 0.4  # of simulated boxes
@@ -103,13 +105,17 @@ class Box(Prompt):
 
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Box:
         middle, half = points_N3[0], points_N3[1:] - points_N3[0]
-        order = np.abs(half).argmax(axis=1)
-        parallel = np.zeros((3, 3))
-        parallel[np.arange(3), order] = half[np.arange(3), order]
-        if sorted(order.tolist()) != [0, 1, 2] or np.abs(half - parallel).max() > 1e-6 * max(np.abs(half).max(), 1e-9):
+        long = half[np.abs(half).max(axis=1) > 1e-9]
+        order = np.abs(long).argmax(axis=1)
+        parallel = np.where(np.arange(3) == order[:, None], long, 0)
+        off = float(np.abs(long - parallel).max(initial=0.0))
+        if len(set(order.tolist())) < len(long) or off > 1e-6 * np.abs(half).max():
+            for edge in np.flatnonzero(np.abs(half).max(axis=1) < THINNEST):
+                half[edge] = 0  # a turned box needs a direction for every edge
+                half[edge] = THINNEST * _across(half)
             axes = tuple(tuple(row) for row in half.tolist())
             return replace(self, low=tuple(middle.tolist()), high=tuple(middle.tolist()), axes=axes)  # type: ignore[arg-type]
-        edges = np.abs(parallel).max(axis=0) - (0.5 if space == "voxel" else 0.0)
+        edges = np.abs(parallel).max(axis=0, initial=0.0) - (0.5 if space == "voxel" else 0.0)
         edges = np.maximum(edges, 0.0)
         return replace(self, low=tuple((middle - edges).tolist()), high=tuple((middle + edges).tolist()), axes=None)
 
@@ -118,18 +124,21 @@ class Box(Prompt):
         middle, half = points_N3[0], points_N3[1:] - points_N3[0]
         reach = np.abs(half).max(axis=1)
         thin = int(reach.argmin())
-        if 2 * reach[thin] <= FLAT and reach[thin] < np.delete(reach, thin).min():
+        if 2 * reach[thin] <= FLAT < 2 * np.delete(reach, thin).min():
             first, second = np.delete(half, thin, axis=0)
             corners = [middle - first - second, middle - first + second, middle + first + second]
             return Shape(Lasso.kind, label, np.array([*corners, middle + first - second]))
         # no thinner than a voxel
-        short = reach < 0.5
-        half = np.where(short[:, None], half * (0.5 / np.maximum(reach, 1e-9))[:, None], half)
+        half[reach < 1e-6] = 0
+        for edge in np.flatnonzero(reach < 0.5):
+            half[edge] = half[edge] * (0.5 / reach[edge]) if half[edge].any() else 0.5 * _across(half)
         return Shape(self.kind, label, np.vstack([middle, middle + half]))
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        return np.argwhere(cls.holds(points_N3, shape))
+        """Those whose centres it holds; of a box between all centres, as on a coarser array, that around its middle."""
+        found = np.argwhere(cls.holds(points_N3, shape))
+        return found if len(found) else points_to_voxels(points_N3[:1], shape)
 
     @classmethod
     def bounds(cls, points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -178,6 +187,14 @@ class Box(Prompt):
         )
         corners = np.array([*itertools.product(first, second)])[[0, 1, 3, 2]]
         return Shape(Lasso.kind, 1, np.insert(corners, axis, number, axis=1))
+
+
+def _across(half_33: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A direction that is at right angles to all edges with a length, close to an axis of the array."""
+    directions, _ = np.linalg.qr(half_33[half_33.any(axis=1)].T)
+    left = np.eye(3) - directions @ directions.T
+    lengths = np.linalg.norm(left, axis=1)
+    return left[lengths.argmax()] / lengths.max()
 
 
 def _to_faces(

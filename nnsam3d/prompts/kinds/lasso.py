@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.prompts.components import largest_area
 from nnsam3d.prompts.kinds.base import (
     Position,
     Prompt,
@@ -252,8 +253,4 @@ def some_slice(
     axis = int(rng.integers(3)) if rng.random() < ANY_AXIS else int(np.argmax(spacing))
     areas = target.sum(axis=tuple({0, 1, 2} - {axis}))
     number = int(rng.choice(np.flatnonzero(areas >= max(1, LARGE_SLICE * areas.max()))))
-    area = np.take(target, number, axis=axis)
-    numbered, count = ndimage.label(area, structure=np.ones((3, 3)))
-    if count > 1:
-        area = numbered == 1 + int(np.argmax(np.bincount(numbered.reshape(-1))[1:]))
-    return axis, number, area
+    return axis, number, largest_area(np.take(target, number, axis=axis))

@@ -54,7 +54,7 @@ def _on_slice(rng: Generator, count: int) -> np.ndarray:
 
 
 def _box(rng: Generator, label: int | str) -> Box:
-    kind = rng.integers(4)
+    kind = rng.integers(5)
     low, high = np.sort(_places(rng, 2), axis=0)
     if kind == 0:  # on a slice
         low, high = np.round(low), np.round(high) + 2
@@ -65,6 +65,10 @@ def _box(rng: Generator, label: int | str) -> Box:
     elif kind == 2:  # turned
         axes = Rotation.random(random_state=int(rng.integers(2**31))).as_matrix() * rng.uniform(1, 9, (3, 1))
         return Box(tuple(low), tuple(low), label, tuple(map(tuple, axes.tolist())))
+    elif kind == 4 and rng.integers(2):  # a point
+        high = low
+    elif kind == 4:  # a line
+        high = np.where(np.arange(3) == rng.integers(3), high, low)
     return Box(tuple(low - 0.3), tuple(high + 0.3), label) if kind == 3 else Box(tuple(low), tuple(high), label)
 
 

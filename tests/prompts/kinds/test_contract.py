@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nnsam3d.geometry import Points
 from nnsam3d.prompts import (
+    Box,
     CasePrompts,
     PromptCodec,
     PromptError,
@@ -171,6 +172,21 @@ def test_it_is_the_same_in_every_space(kind: str, grid_name: str, seed: int) -> 
     assert last.label == before.label
 
 
+@pytest.mark.parametrize("grid_name", GRIDS)
+@pytest.mark.parametrize("size", [(4, 6, 0), (0, 6, 4), (5, 0, 0), (0, 0, 0)])
+def test_a_box_without_thickness_in_mm_can_be_used(grid_name: str, size: tuple) -> None:
+    grid = GRIDS[grid_name]
+    middle = grid.index_to_world([(9, 8, 6)], "ras")[0]
+    first = CasePrompts("c", "ras", [Box(middle - np.array(size) / 2, middle + np.array(size) / 2, "tumour")])
+    maps, _, voxels = says(on_array(first, grid_name))
+    assert np.isfinite(maps).all()
+    assert len(voxels[0])
+    back = first.to("voxel", grid).to("lps", grid).to("ras", grid).prompts[0]
+    corners, own = first.prompts[0].corners_in("ras"), back.corners_in("ras")
+    if grid_name.startswith("oblique") and any(size):  # parallel boxes are at least a voxel thick in voxels
+        assert np.linalg.norm(corners[:, None] - own[None], axis=2).min(axis=1).max() < 5e-3
+
+
 # ---------------------------------------------------------------------- windows of an array
 
 
@@ -252,6 +268,17 @@ def test_it_lies_within_its_bounds(kind: str, seed: int) -> None:
     assert (low <= high).all()
     voxels = own.inside(shape.points_N3, SHAPE_ZYX)
     assert ((voxels >= low - 0.5 - 1e-6) & (voxels <= high + 0.5 + 1e-6)).all()
+
+
+@every_extent
+@given(seed=seeds)
+def test_on_a_coarser_array_it_still_speaks_of_a_voxel(kind: str, seed: int) -> None:
+    """Nothing that was asked for is removed, because it fell between the voxels' centres."""
+    prompts = on_array(CasePrompts("c", "voxel", [drawn(kind, np.random.default_rng(seed))]))
+    (shape,) = prompts.shapes
+    middle = np.mean(KINDS[shape.kind].bounds(shape.points_N3), axis=0)
+    coarse = (shape.points_N3 - middle) / 25 + (1.3, 1.4, 1.2)
+    assert len(KINDS[shape.kind].inside(coarse, (4, 4, 4)))
 
 
 # ---------------------------------------------------------------------- simulation
