@@ -133,19 +133,28 @@ def _write_dataset(root: Path, dataset: str, labels: dict[str, Any], unet: dict[
         configuration = manager.get_configuration("3d_fullres")
         network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
         _write_model(root / "results", trainer.__name__, network, plans, about)
-    _write_model_with_kinds(root / "results", dataset, unet, about)
+    _write_models_with_kinds(root / "results", dataset, unet, about)
 
 
-def _write_model_with_kinds(results: Path, dataset: str, unet: dict[str, Any], about: dict[str, Any]) -> None:
-    """A U-Net that takes prompts of all kinds, under the plans nnUNetKindsPlans."""
+def _write_models_with_kinds(results: Path, dataset: str, unet: dict[str, Any], about: dict[str, Any]) -> None:
+    """A U-Net and a SAM that take prompts of all kinds, under the plans nnUNetKindsPlans."""
     codec = PromptCodec.of(tuple(KINDS), click_labels(about), [2.0, 1.0, 1.0])
+    kinds = {PROMPT_TYPES_KEY: list(codec.kinds)}
     channels = {"labels": codec.labels, "radius": [2, 4, 4], "maps": len(codec.maps)}
-    entry = {CLICK_CHANNELS_KEY: channels, PROMPT_TYPES_KEY: list(codec.kinds)}
-    plans = _plans(dataset, unet, **entry) | {"plans_name": "nnUNetKindsPlans"}
+    plans = _plans(dataset, unet, **kinds, **{CLICK_CHANNELS_KEY: channels}) | {"plans_name": "nnUNetKindsPlans"}
     manager = PlansManager(plans)
     configuration = manager.get_configuration("3d_fullres")
     network = nnUNetClickTrainer.build_network_architecture(manager, configuration, 1, 2, False)
     _write_model(results, "nnUNetClickTrainer", network, plans, about)
+    kwargs = SAM | {"num_click_labels": codec.labels, "extent_maps": len(codec.maps)}
+    architecture = {"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": kwargs, "_kw_requires_import": []}
+    plans = _plans(dataset, architecture, **kinds) | {"plans_name": "nnUNetKindsPlans"}
+    sam = SAM3D(SAM3DConfig(**kwargs, num_image_channels=1, num_classes=2))
+    with torch.no_grad():
+        for name, parameter in sam.named_parameters():
+            if not name.endswith(".lr"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    _write_model(results, "SAM3DAdapterTrainer", sam, plans, about)
 
 
 @pytest.fixture(scope="session")

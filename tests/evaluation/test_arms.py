@@ -157,14 +157,15 @@ def test_an_arm_says_which_protocols_it_cannot_take_part_in(bench, bench_folders
     unknown = {name: f"does not take {kind}" for name, kind in kinds.items()}
     assert refused("SAM3DAdapterTrainer") == unknown, "it corrects any mask"
     assert refused("nnUNetClickTrainer") == unknown | {"start": "does not take masks"}
-    assert refused("nnUNetClickTrainer:nnUNetKindsPlans") == {}
+    assert refused("nnUNetClickTrainer:nnUNetKindsPlans") == refused("SAM3DAdapterTrainer:nnUNetKindsPlans") == {}
     assert refused("nnUNetBaselineTrainer") == refused("nnUNetBaselineTrainer+oracle") == {}
     for control in ("ellipsoid", "clipped:nnUNetBaselineTrainer"):
         assert set(refused(control)) == {"random", "center", "iterative", "scribble", "start"}
 
 
-def test_a_u_net_with_kinds_hears_them_and_starts_from_a_mask(bench, bench_folders):
-    arm, _ = arm_of("nnUNetClickTrainer:nnUNetKindsPlans", bench_folders, bench)
+@pytest.mark.parametrize("trainer", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])
+def test_a_network_with_kinds_hears_them_and_starts_from_a_mask(bench, bench_folders, trainer):
+    arm, _ = arm_of(f"{trainer}:nnUNetKindsPlans", bench_folders, bench)
     image, properties = case_of(bench_folders, bench, arm)
     prepared = arm.prepare(image, properties)
     assert (prepared.answer(as_prompts("c", [], [BOX])) != prepared.answer(None)).any()
