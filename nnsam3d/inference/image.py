@@ -201,7 +201,7 @@ class PreparedImage:
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
         image_CDHW = self.volume.whole() if self._whole is None else self._whole
         self._whole = None
-        channels = self.model.codec.write(image_CDHW.shape[1:], placed)
+        channels = self.model.codec.write(image_CDHW.shape[1:], placed, lean=True)
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)

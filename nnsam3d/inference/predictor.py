@@ -65,8 +65,8 @@ class WholeImage:
         )
         if mask_ZYX is not None and "mask" in model.codec.kinds:
             placed = replace(placed, mask=network_mask(mask_ZYX, model, self.properties, shape))
-        image_CDHW, _ = model.codec.split(self.data_CDHW)
-        return self._segment(np.concatenate([image_CDHW, model.codec.write(shape, placed)]))
+        channels = model.codec.write(shape, placed, lean=True)
+        return self._segment(np.concatenate([self.data_CDHW[: model.num_channels], channels]))
 
     def _segment(self, data_CDHW: NDArray[np.float32]) -> NDArray[Any]:
         logits = self.model.everywhere(np.ascontiguousarray(data_CDHW))

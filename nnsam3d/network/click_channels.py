@@ -29,24 +29,28 @@ class ClickChannels(nn.Module):
     label add up to 1 at most. Without clicks the channels are zero. The dense maps stay as they are. No parameters.
     """
 
-    def __init__(self, labels: int, radius: Sequence[int], maps: int = 0) -> None:
+    def __init__(self, labels: int, radius: Sequence[int], maps: int = 0, image_channels: int = 1) -> None:
         """
         Args:
             labels: number of labels, background included.
             radius: (D, H, W) voxels.
-            maps: number M of dense maps behind the click channel.
+            maps: number M of dense maps behind the click channel; where they are left out, they are zero.
+            image_channels: number C.
         """
         super().__init__()
         self.labels = labels
         self.maps = maps
+        self.image_channels = image_channels
         self.radius = tuple(int(r) for r in radius)
         axes = [torch.arange(-r, r + 1) / (r + 1) for r in self.radius]
         distance_DHW = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("ball", (1 - distance_DHW).clamp(min=0)[None, None], persistent=False)
 
     def forward(self, x_BCDHW: Tensor) -> Tensor:
-        clicks = x_BCDHW.shape[1] - 1 - self.maps
-        image_BCDHW, prompt_B1DHW, maps_BMDHW = x_BCDHW.split([clicks, 1, self.maps], dim=1)
+        image_BCDHW, prompt_B1DHW = x_BCDHW[:, : self.image_channels], x_BCDHW[:, self.image_channels][:, None]
+        maps_BMDHW = x_BCDHW[:, self.image_channels + 1 :]
+        if maps_BMDHW.shape[1] == 0:
+            maps_BMDHW = x_BCDHW.new_zeros(len(x_BCDHW), self.maps, *x_BCDHW.shape[2:])
         values = torch.arange(1, self.labels + 1, device=x_BCDHW.device).reshape(1, -1, 1, 1, 1)
         clicked_BLDHW = ((prompt_B1DHW - values).abs() < 0.5).to(x_BCDHW.dtype)
         one_by_one = clicked_BLDHW.flatten(0, 1)[:, None]

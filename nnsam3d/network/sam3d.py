@@ -50,10 +50,12 @@ class SAM3D(nn.Module):
     def forward(self, x_BCDHW: Tensor, roll_out: RollOut | None = None) -> Tensor:
         """Logits (B, K, D, H, W); the prompts are read from the channels after the image's.
 
+        In prediction, the maps of prompts with an extent may be left out: there are none.
         With a ``roll_out``, the mean loss of its rounds instead: a complete training step in one forward pass.
         """
         channels = self.config.num_image_channels
-        prompt_channels = self.config.prompt_channels
+        without_maps = not self.training and x_BCDHW.ndim == 5 and x_BCDHW.shape[1] == channels + 1
+        prompt_channels = 1 if without_maps else self.config.prompt_channels
         meaning = f"{channels} image channel(s) and {prompt_channels} prompt channel(s)"
         self._check_volume(x_BCDHW, channels + prompt_channels, meaning)
         image_BCDHW, prompts_BPDHW = x_BCDHW[:, :channels], x_BCDHW[:, channels:]

@@ -188,7 +188,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         labels = click_labels(dataset_json)
         codec = codec_of(configuration_manager.configuration, labels)
         placed = network_prompts(prompts, labels, shape_zyx, properties, plans_manager, data.shape[1:], codec)
-        channels = codec.write(data.shape[1:], placed)
+        channels = codec.write(data.shape[1:], placed, lean=True)
         return np.concatenate([data, channels]), seg, properties
 
 

@@ -75,14 +75,20 @@ class PromptCodec:
 
     # ------------------------------------------------------------------ channels
 
-    def write(self, shape_DHW: Sequence[int], prompts: VoxelPrompts, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def write(
+        self, shape_DHW: Sequence[int], prompts: VoxelPrompts, dtype: DTypeLike = np.float32, lean: bool = False
+    ) -> NDArray[Any]:
         """Prompts on the voxels of a grid -> (P, D, H, W).
+
+        Args:
+            lean: only the channel with the clicks if no prompt has maps, to save memory; networks take both in
+                prediction.
 
         Raises:
             PromptError: a click outside the grid, or a label too large for ``dtype``.
         """
         clicks = write_channel(shape_DHW, prompts.voxels_N3, prompts.labels_N, dtype)[None]
-        if not self.maps:
+        if not self.maps or (lean and not prompts.shapes and prompts.mask is None):
             return clicks
         return np.concatenate([clicks, self.dense(shape_DHW, prompts).astype(dtype, copy=False)])
 

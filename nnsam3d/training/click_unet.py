@@ -82,7 +82,8 @@ class nnUNetClickTrainer(ClickedTrainer):
         Prediction also calls this, so it installs the prompt-aware preprocessor in ``configuration_manager``.
         """
         use_prompted_preprocessor(configuration_manager)
-        channels = ClickChannels(**configuration_manager.configuration[CLICK_CHANNELS_KEY])
+        entry = configuration_manager.configuration[CLICK_CHANNELS_KEY]
+        channels = ClickChannels(**entry, image_channels=num_input_channels)
         network = nnUNetTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
