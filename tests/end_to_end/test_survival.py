@@ -39,8 +39,8 @@ def fold(space: Workspace, trainer: str) -> Path:
     ("trainer", "sent", "all_processes"),
     [
         ("SAM3DAdapterTrainer", signal.SIGUSR1, False),
-        ("nnUNetClickTrainer", signal.SIGTERM, True),
-        ("nnUNetBaselineTrainer", signal.SIGINT, True),
+        pytest.param("nnUNetClickTrainer", signal.SIGTERM, True, marks=pytest.mark.slow),
+        pytest.param("nnUNetBaselineTrainer", signal.SIGINT, True, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_continued_is_bit_for_bit_the_training_without_a_stop(

@@ -86,6 +86,10 @@ class Prompt:
 
     Attributes:
         label: name or number from dataset.json, as given by the user; 0 and "background" mean "this is not it".
+
+    >>> from nnsam3d.prompts.kinds import KINDS
+    >>> KINDS["line"].parse({"start": (10, 10, 5), "end": (40, 10, 5), "label": "tumour"}).describe()
+    '10, 10, 5 to 40, 10, 5'
     """
 
     kind: ClassVar[str]
