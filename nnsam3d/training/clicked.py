@@ -15,9 +15,11 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
+from nnsam3d.training.components import suggested_components
 from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
@@ -33,6 +35,17 @@ class ClickedTrainer(TimedTrainer):
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
         spacing = self.configuration_manager.spacing
         return ClickSimulation.of(self.options, labels, spacing, self.label_manager.ignore_label)
+
+    def on_train_start(self) -> None:
+        """Also says in the plans which components a prediction should keep, after the training data."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
+            training, _ = self.get_tr_and_val_datasets()
+            labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
+            components = suggested_components(training, labels)
+            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
+        super().on_train_start()
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""

@@ -73,9 +73,7 @@ class TrainingOptions:
     zero_click_share: float = 0.5  # share of the patches below whose first answer has no clicks (automatic)
     # Kinds of prompts that the network is trained with, "click" among them; models of earlier versions: click.
     prompt_kinds: str = ",".join(PROMPT_KINDS)
-    extent_share: float = (
-        0.5  # share of training patches that begin with a box, line, lasso or scribble; others: clicks
-    )
+    extent_share: float = 0.35  # share of training patches that begin with a box, line, lasso or scribble
     corrupted_share: float = 0.3  # of these: image flattened, inverted or noisy, so that the prompt must be heeded
     start_share: float = 0.25  # share of training patches that go on from an answer of the network as a mask
     first_answer_weight: float = 0.4  # share of the first answer in the loss; 0 = as every other answer

@@ -23,11 +23,9 @@ from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import BEST, COMPONENTS_KEY, FINAL, LATEST
+from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
-from nnsam3d.prompts import click_labels
 from nnsam3d.training.clicked import ClickedTrainer
-from nnsam3d.training.components import suggested_components
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
     EARLIER_VERSIONS,
@@ -200,11 +198,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         if not self.was_initialized:
             self.initialize()
         self._protect_other_folds()
-        if self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
-            training, _ = self.get_tr_and_val_datasets()
-            labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-            components = suggested_components(training, labels)
-            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
         super().on_train_start()
 
     def _protect_other_folds(self) -> None:
