@@ -19,7 +19,7 @@ from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, ArmName, Protocol
 from nnsam3d.evaluation.plan import Job
 from nnsam3d.inference.base import Base
 from nnsam3d.inference.binding import Regions
-from nnsam3d.inference.extent import prompted_voxels
+from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
 from nnsam3d.nnunet.dataset_reader import DatasetReader
@@ -27,7 +27,6 @@ from nnsam3d.nnunet.datasets import FINAL, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
-from nnsam3d.prompts.components import hit
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
 
@@ -300,14 +299,13 @@ def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regio
     on the rim of a tumour keeps its core.
     """
     labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
-    voxels = {label: prompted_voxels(prompts, label, label_map.shape) for label in labels}
     if regions is None:
-        masks = [(label_map == label, voxels[label]) for label in labels]
+        masks = [(label_map == label, [label]) for label in labels]
     else:
-        masks = [(label_map > 0, np.concatenate(list(voxels.values())))] if labels else []
+        masks = [(label_map > 0, labels)] if labels else []
     result = label_map.copy()
-    for mask, voxels_N3 in masks:
-        kept = hit(mask, voxels_N3)
+    for mask, own in masks:
+        kept = prompted(mask, prompts, own)
         if kept.any():
             result[mask & ~kept] = 0
     return result

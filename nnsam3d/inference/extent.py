@@ -11,17 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.components import hit
+from nnsam3d.prompts.components import touched
 from nnsam3d.prompts.kinds import KINDS, Box, Shape
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 BEYOND = 1.0  # voxels that an answer may reach beyond its box
 
 
-def prompted_voxels(prompts: VoxelPrompts, label: int, shape_DHW: Sequence[int]) -> NDArray[np.int64]:
-    """(N, 3) the voxels of which positive prompts with this label speak."""
-    voxels = [KINDS[one.kind].inside(one.points_N3, shape_DHW) for one in prompts.shapes if one.label == label]
-    return np.concatenate([prompts.of_label(label), *voxels])
+def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[int]) -> NDArray[np.bool_]:
+    """The components (26-connected) of a mask (D, H, W) of which a prompt with one of these labels speaks.
+
+    Args:
+        prompts: on the voxels of the mask; those outside are ignored.
+    """
+    marked = np.zeros(mask.shape, dtype=bool)
+    for label in labels:
+        voxels_N3 = prompts.of_label(label)
+        inside_N = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
+        marked[tuple(voxels_N3[inside_N].T)] = True
+    for shape in prompts.shapes:
+        if shape.label in labels:
+            KINDS[shape.kind].mark(shape.points_N3, marked)
+    return touched(mask, marked)
 
 
 def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:
@@ -32,10 +43,9 @@ def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[S
     found = {}
     for label in sorted({one.label for one in prompts.shapes if one.kind == Box.kind and one.label}):
         boxes = tuple(one for one in prompts.shapes if one.kind == Box.kind and one.label == label)
-        others = VoxelPrompts(
-            prompts.voxels_N3, prompts.labels_N, tuple(one for one in prompts.shapes if one.kind != Box.kind)
-        )
-        voxels_N3 = prompted_voxels(others, label, shape_DHW)
+        others = [one for one in prompts.shapes if one.kind != Box.kind and one.label == label]
+        voxels = [KINDS[one.kind].inside(one.points_N3, shape_DHW) for one in others]
+        voxels_N3 = np.concatenate([prompts.of_label(label), *voxels])
         inside_N = np.zeros(len(voxels_N3), dtype=bool)
         for box in boxes:
             inside_N |= Box.holds_voxels(box.points_N3, voxels_N3, BEYOND)
@@ -74,7 +84,9 @@ def clear_background(segmentation: NDArray[Any], prompts: VoxelPrompts) -> None:
     """Makes background, in place, of what boxes, lassos, lines and scribbles with the label background contain."""
     for shape in prompts.shapes:
         if shape.label == 0:
-            segmentation[tuple(KINDS[shape.kind].inside(shape.points_N3, segmentation.shape).T)] = 0
+            marked = np.zeros(segmentation.shape, dtype=bool)
+            KINDS[shape.kind].mark(shape.points_N3, marked)
+            segmentation[marked] = 0
 
 
 def keep_prompted(
@@ -86,11 +98,10 @@ def keep_prompted(
         regions: with regions, components are those of all foreground, and any positive prompt keeps them.
     """
     labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
-    voxels = {label: prompted_voxels(prompts, label, segmentation.shape) for label in labels}
     kept = np.zeros(segmentation.shape, dtype=bool)
     if regions is None:
         for label in labels:
-            kept |= hit(segmentation == label, voxels[label])
-    elif labels:
-        kept = hit(segmentation > 0, np.concatenate(list(voxels.values())))
+            kept |= prompted(segmentation == label, prompts, [label])
+    else:
+        kept = prompted(segmentation > 0, prompts, labels)
     segmentation[~kept] = 0

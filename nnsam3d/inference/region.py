@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.extent import allowed, limits, prompted_voxels
+from nnsam3d.inference.extent import allowed, limits, prompted
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.model import Triple
 from nnsam3d.nnunet.resampling import window_weights
-from nnsam3d.prompts.components import Components, hit
+from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -195,7 +195,6 @@ class _Canvas:
         self.core = np.zeros((0, 0, 0), bool)
         self.claims = np.zeros((len(self.labels), 0, 0, 0), bool)
         self._clicked: dict[int, NDArray[np.bool_]] = {}
-        self._prompted = {label: prompted_voxels(clicks, label, windows.shape) for label in labels}
         limited = limits(clicks, windows.shape)
         self._boxes: dict[int, tuple[Shape, ...]] = {label: limited[label] for label in labels if label in limited}
         self.computed: list[_Window] = []
@@ -259,9 +258,8 @@ class _Canvas:
     def clicked(self, label: int) -> NDArray[np.bool_]:
         """The components of a label of which a prompt with this label speaks."""
         if label not in self._clicked:
-            voxels_N3 = self._prompted[label] - self.origin
-            here = ((voxels_N3 >= 0) & (voxels_N3 < self.core.shape)).all(axis=1)
-            self._clicked[label] = hit(self.claims[self.labels.index(label)], voxels_N3[here])
+            here = replace(self.clicks, mask=None).shifted((-self.origin).tolist())
+            self._clicked[label] = prompted(self.claims[self.labels.index(label)], here, [label])
         return self._clicked[label]
 
     def _known(self, start: Triple) -> VoxelPrompts:

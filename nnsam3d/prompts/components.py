@@ -113,13 +113,11 @@ def volume_and_count(mask: NDArray[np.bool_], spacing_zyx: Sequence[float]) -> t
     return int(np.count_nonzero(mask)) * (math.prod(spacing_zyx) / 1000), len(Components(mask))
 
 
-def hit(mask: NDArray[np.bool_], voxels_N3: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The components of a mask (D, H, W) that contain one of these voxels; voxels outside the array are ignored."""
-    inside = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
+def touched(mask: NDArray[np.bool_], marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The components of a mask (D, H, W) of which a voxel is marked."""
     numbers, count = ndimage.label(mask, structure=NEIGHBOURS_26)
     keep = np.zeros(count + 1, bool)
-    keep[numbers[tuple(voxels_N3[inside].T)]] = True
-    keep[0] = False
+    keep[numbers[marked & mask]] = True
     return keep[numbers]
 
 

@@ -320,3 +320,18 @@ def test_predict_finishes_what_another_model_began(
     assert found["case"][14, 14, 15] == 1, "the box is answered"
     assert (found["case"][22:25, 32:36, 7:10] == 2).all(), "what no prompt speaks of stays"
     assert not (tmp_path / "out" / "missing.nii.gz").exists()
+
+
+def test_a_box_around_a_whole_ct_takes_little_memory() -> None:
+    """Uploads are strangers': what a box holds is never listed voxel by voxel, nor its distances kept for all of it."""
+    import tracemalloc
+
+    whole = Box((0, 0, 0), (159, 159, 159), 1)
+    shape = whole.shape(whole.points("voxel"), 1)
+    segmentation = np.ones((160, 160, 160), np.uint8)
+    tracemalloc.start()
+    keep_prompted(segmentation, VoxelPrompts.of((), [shape]), None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert segmentation.all()
+    assert peak < 20 * segmentation.nbytes

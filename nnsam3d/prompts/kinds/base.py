@@ -159,6 +159,11 @@ class Prompt:
         raise NotImplementedError
 
     @classmethod
+    def mark(cls, points_N3: NDArray[np.float64], marked_DHW: NDArray[np.bool_]) -> None:
+        """Sets the voxels of :meth:`inside` in an array."""
+        marked_DHW[tuple(cls.inside(points_N3, marked_DHW.shape).T)] = True
+
+    @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
         """Its maps (D, H, W) on a window, by name."""
         return {}

@@ -35,6 +35,7 @@ FLAT = 1.01  # voxels of the image; a box this thin lies on one slice
 THINNEST = 1e-3  # voxels or mm; half edge of a turned box
 JITTER = 0.25  # largest error of a face in training, as a share of the box's edge
 BEYOND = 0.8  # where the target leaves the patch, its box ends up to this share of the patch farther out
+SLAB = 16  # slices whose distances are computed at a time
 FLAT_SHARE = 0.4  # of simulated boxes
 
 
@@ -137,8 +138,20 @@ class Box(Prompt):
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
         """Those whose centres it holds; of a box between all centres, as on a coarser array, that around its middle."""
-        found = np.argwhere(cls.holds(points_N3, shape))
+        low, high = (np.clip(end, -1, np.asarray(shape)) for end in cls.bounds(points_N3))
+        start = np.maximum(np.floor(low), 0).astype(np.int64)
+        size = np.maximum(np.minimum(np.ceil(high) + 1, shape).astype(np.int64) - start, 0)
+        found = np.argwhere(cls.holds(points_N3 - start, size)) + start
         return found if len(found) else points_to_voxels(points_N3[:1], shape)
+
+    @classmethod
+    def mark(cls, points_N3: NDArray[np.float64], marked_DHW: NDArray[np.bool_]) -> None:
+        """Without a list of voxels: a box may hold all of a CT."""
+        held = cls.holds(points_N3, marked_DHW.shape)
+        if held.any():
+            marked_DHW |= held
+        else:
+            marked_DHW[tuple(points_to_voxels(points_N3[:1], marked_DHW.shape).T)] = True
 
     @classmethod
     def bounds(cls, points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -149,8 +162,11 @@ class Box(Prompt):
     def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
         """(D, H, W) whether a voxel's centre lies in the box, or at most ``beyond`` voxels outside of it."""
         d, h, w = (int(n) for n in shape)
-        window = Window((0, 0, 0), (d, h, w), (1.0, 1.0, 1.0))
-        return np.broadcast_to(_to_faces(points_N3, window.axes(), window.pitch)[0], window.size) >= -beyond - 1e-6
+        found = np.zeros((d, h, w), dtype=bool)
+        for low in range(0, d, SLAB):  # distances of a whole CT would take gigabytes
+            window = Window((low, 0, 0), (min(SLAB, d - low), h, w), (1.0, 1.0, 1.0))
+            found[low : low + SLAB] = _to_faces(points_N3, window.axes(), window.pitch)[0] >= -beyond - 1e-6
+        return found
 
     @classmethod
     def holds_voxels(
