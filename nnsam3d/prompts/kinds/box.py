@@ -35,6 +35,7 @@ FLAT = 1.01  # voxels of the image; a box this thin lies on one slice
 THINNEST = 1e-3  # voxels or mm; half edge of a turned box
 JITTER = 0.25  # largest error of a face in training, as a share of the box's edge
 BEYOND = 0.8  # where the target leaves the patch, its box ends up to this share of the patch farther out
+EDGE = 0.002  # voxels; positions are rounded to a thousandth, which must not decide about a centre on a face
 SLAB = 16  # slices whose distances are computed at a time
 FLAT_SHARE = 0.4  # of simulated boxes
 
@@ -165,7 +166,7 @@ class Box(Prompt):
         found = np.zeros((d, h, w), dtype=bool)
         for low in range(0, d, SLAB):  # distances of a whole CT would take gigabytes
             window = Window((low, 0, 0), (min(SLAB, d - low), h, w), (1.0, 1.0, 1.0))
-            found[low : low + SLAB] = _to_faces(points_N3, window.axes(), window.pitch)[0] >= -beyond - 1e-6
+            found[low : low + SLAB] = _to_faces(points_N3, window.axes(), window.pitch)[0] >= -beyond - EDGE
         return found
 
     @classmethod
@@ -174,7 +175,7 @@ class Box(Prompt):
     ) -> NDArray[np.bool_]:
         """(N,) the same for single voxels."""
         z, y, x = voxels_N3.astype(np.float64).T
-        return _to_faces(points_N3, (z, y, x), (1.0, 1.0, 1.0))[0] >= -beyond - 1e-6
+        return _to_faces(points_N3, (z, y, x), (1.0, 1.0, 1.0))[0] >= -beyond - EDGE
 
     @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
