@@ -213,17 +213,18 @@ class _Control:
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
         """See :meth:`Predictor.prepare`."""
-        kind = Clipped if self.control == "clipped" else Hit
-        return kind(Answering(self.trained.prepare(image_CZYX, properties)), self.trained.model, properties)
+        automatic = Answering(self.trained.prepare(image_CZYX, properties))
+        return _Reduced(automatic, self.trained.model, properties, self.control)
 
 
 @dataclass(frozen=True)
-class Hit:
-    """The components of a model's answer that prompts hit."""
+class _Reduced:
+    """An image of :class:`_Control`."""
 
     automatic: Answering
     model: TrainedModel
     properties: dict[str, Any]
+    control: str
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
         """See :meth:`Prepared.answer`."""
@@ -231,24 +232,9 @@ class Hit:
         if prompts is None:
             return label_map
         placed = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
+        if self.control == "clipped":
+            return clipped(label_map, placed, spacing_of(self.properties), self.model.regions)
         return reduce_to_hit(label_map, placed, self.model.regions)
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """A model's answer without what lies outside the prompts."""
-
-    automatic: Answering
-    model: TrainedModel
-    properties: dict[str, Any]
-
-    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """See :meth:`Prepared.answer`."""
-        label_map = self.automatic.answer(None)
-        if prompts is None:
-            return label_map
-        placed = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
-        return clipped(label_map, placed, spacing_of(self.properties), self.model.regions)
 
 
 @dataclass(frozen=True)
@@ -298,7 +284,7 @@ def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regio
     receive. With regions, components are those of all foreground, and any positive prompt keeps them, so that a click
     on the rim of a tumour keeps its core.
     """
-    labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
+    labels = prompts.positive_labels
     if regions is None:
         masks = [(label_map == label, [label]) for label in labels]
     else:

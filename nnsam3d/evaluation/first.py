@@ -16,6 +16,7 @@ from nnsam3d.evaluation.names import Protocol
 from nnsam3d.prompts.centres import as_voxel, centres_first
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import KINDS, Box, Click, Shape
+from nnsam3d.prompts.kinds.box import points_of_faces
 
 JITTER = 0.1  # largest error of a box's face, as a share of the box's edge
 LEAST = 1.0  # voxels; the same where the edge is short
@@ -90,7 +91,7 @@ def jittered_box(target: NDArray[np.bool_], rng: Generator, share: float = JITTE
         error = max(LEAST, share * (high - low))
         moved = np.clip(np.array([low, high]) + rng.uniform(-error, error, 2), -0.5, length - 0.5)
         faces.append(moved if moved[1] - moved[0] >= 1 else np.array([low, high]))
-    return _box(np.array(faces))
+    return Shape(Box.kind, 1, points_of_faces(np.array(faces)))
 
 
 def challenge_box(target: NDArray[np.bool_]) -> Shape:
@@ -98,9 +99,5 @@ def challenge_box(target: NDArray[np.bool_]) -> Shape:
     slices = np.flatnonzero(target.any(axis=(1, 2)))
     area = target[int(slices[len(slices) // 2])]
     rows, columns = np.flatnonzero(area.any(axis=1)), np.flatnonzero(area.any(axis=0))
-    return _box(np.array([[one[0] - 0.5, one[-1] + 0.5] for one in (slices, rows, columns)]))
-
-
-def _box(faces_32: NDArray[np.float64]) -> Shape:
-    middle = faces_32.mean(axis=1)
-    return Shape(Box.kind, 1, np.vstack([middle, middle + np.diag((faces_32[:, 1] - faces_32[:, 0]) / 2)]))
+    faces = [[one[0] - 0.5, one[-1] + 0.5] for one in (slices, rows, columns)]
+    return Shape(Box.kind, 1, points_of_faces(np.array(faces)))

@@ -55,6 +55,6 @@ def bound(
         clear_background(result, prompts)
     if len(prompts):
         bind_clicks(result, prompts, regions, spacing)
-    if components == "prompted" and prompts.any_positive:
+    if components == "prompted" and prompts.positive_labels:
         keep_prompted(result, prompts, regions)
     return result

@@ -18,7 +18,7 @@ from nnsam3d.evaluation.names import MAX_CLICKS, Protocol
 from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick, VoxelPrompts, case_rng
 from nnsam3d.prompts.centres import TIE, as_voxel
 from nnsam3d.prompts.components import Components
-from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, Prompt, Scribble, Shape
+from nnsam3d.prompts.kinds import KINDS, Shape
 
 __all__ = ["Answer", "Step", "Truth", "as_prompts", "challenge_click", "run_protocol"]
 
@@ -127,18 +127,5 @@ def challenge_click(truth: Truth, answer_DHW: NDArray, label: int, rng: Generato
 def as_prompts(case: str, clicks: Sequence[VoxelClick], shapes: Sequence[Shape] = ()) -> CasePrompts:
     """Clicks (z, y, x) and shapes on the array of the image as prompts in its index i, j, k; the shapes first."""
     points = CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])
-    return CasePrompts(case, "voxel", [*map(_as_prompt, shapes), *points.prompts])
-
-
-def _as_prompt(shape: Shape) -> Prompt:
-    points_N3 = shape.points_N3[:, ::-1]
-    path = [(float(x), float(y), float(z)) for x, y, z in points_N3.tolist()]
-    if shape.kind == Box.kind:
-        return Box(path[0], path[0], shape.label).at(points_N3, "voxel")
-    if shape.kind == Line.kind:
-        return Line(path[0], path[1], shape.label)
-    if shape.kind == Lasso.kind:
-        return Lasso(tuple(path), shape.label)
-    if shape.kind == Scribble.kind:
-        return Scribble(tuple(path), shape.label, joined=False)
-    return Click(path[0], shape.label)
+    drawn = [KINDS[shape.kind].of(shape.points_N3[:, ::-1], shape.label) for shape in shapes]
+    return CasePrompts(case, "voxel", [*drawn, *points.prompts])

@@ -112,22 +112,21 @@ def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
             check_name(file)
         path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.labels)
         header = _header(case.images[0], model)
+        read = None if isinstance(header, UserError) else header
+        grid = None if read is None else read.grid_of
         prompts = None
         if path:
             if isinstance(header, UserError):
                 raise header
-            grid = None if header is None else header.grid_of
             prompts = read_case_prompts(path, grid, model.labels, model.codec, masks=True, loaded=loaded)
         if start is not None and not (prompts is not None and prompts.masks):
             mask = MaskPrompt(str((start / f"{case.name}{model.file_ending}").absolute()))
             prompts = prompts or CasePrompts(case.name, "voxel")
             prompts = replace(prompts, prompts=(mask, *prompts.prompts))
         if prompts is not None and not isinstance(header, UserError):
-            grid = None if header is None else header.grid_of
             check_masks(prompts, path or Path(f"--start {start}"), grid, model)
     except UserError as error:
         return replace(case, problem=str(error))
-    read = None if isinstance(header, UserError) else header
     return replace(case, prompt_file=path, prompts=prompts, header=read)
 
 

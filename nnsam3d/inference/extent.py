@@ -97,7 +97,7 @@ def keep_prompted(
     Args:
         regions: with regions, components are those of all foreground, and any positive prompt keeps them.
     """
-    labels = sorted({*prompts.labels_N.tolist(), *(shape.label for shape in prompts.shapes)} - {0})
+    labels = prompts.positive_labels
     kept = np.zeros(segmentation.shape, dtype=bool)
     if regions is None:
         for label in labels:

@@ -44,8 +44,8 @@ class Outcome:
     prompt_sha256: str = ""
     space: str = ""
     clicks: list[dict[str, Any]] = field(default_factory=list)
-    masks: list[dict[str, Any]] = field(default_factory=list)
-    extents: list[dict[str, Any]] = field(default_factory=list)  # to start from
+    extents: list[dict[str, Any]] = field(default_factory=list)
+    masks: list[dict[str, Any]] = field(default_factory=list)  # to start from
     warnings: list[str] = field(default_factory=list)
     output_sha256: str = ""
     windows: int = 0
@@ -135,9 +135,8 @@ def _unfit(case: Case, options: FolderOptions) -> str:
         "--save_probabilities": options.probabilities,
     }
     names = ", ".join(name for name, is_given in given.items() if is_given)
-    starts = (
-        f"{case.prompt_file or 'case ' + printable(case.name)}: starts from a mask, which clicks correct where they are"
-    )
+    where = case.prompt_file or f"case {printable(case.name)}"
+    starts = f"{where}: starts from a mask, which clicks correct where they are"
     return f"{starts}; that is not possible with {names}" if names else ""
 
 

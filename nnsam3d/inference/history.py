@@ -146,10 +146,10 @@ def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
         return prompt.at(prompt.points("voxel")[:, ::-1], "voxel")
     if space not in ("voxel", "lps", "ras"):
         raise PromptError(f'unknown space {space!r}; allowed: "voxel", "lps", "ras", "array"')
-    known = checked_space(space)
-    grid = image_grid(known, image.raw_properties, image.shape_ZYX)
     if space == "voxel":
         return prompt
+    known = checked_space(space)
+    grid = image_grid(known, image.raw_properties, image.shape_ZYX)
     # mm are not exact: a click on the centre of a voxel is stored as such
     index_N3 = grid.to_index(prompt.points(known), known)
     return prompt.at(np.round(index_N3, DECIMALS), "voxel")

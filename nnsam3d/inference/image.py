@@ -106,7 +106,7 @@ class PreparedImage:
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
-        positive = prompts is not None and self._network_prompts(prompts).any_positive
+        positive = prompts is not None and self._network_prompts(prompts).positive_labels
         if scope == "everything" or not positive:
             self._whole = self.volume.whole()
 

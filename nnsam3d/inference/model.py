@@ -37,9 +37,7 @@ class Model(TrainedModel):
         size = self.patch_size
         image = torch.zeros(1, self.num_channels, *size, device=self.device)
         point = torch.tensor([[[n // 2 for n in size]]], dtype=torch.float32, device=self.device)
-        maps = len(self.codec.maps)
-        dense = torch.zeros(1, maps, *size, device=self.device) if maps else None
-        prompts = PromptTensors(point, torch.ones(1, 1, dtype=torch.long, device=self.device), dense)
+        prompts = PromptTensors(point, torch.ones(1, 1, dtype=torch.long, device=self.device))
         for network in self.networks:
             with half_precision_of(self.device):
                 network.decode(network.encode(image), prompts)

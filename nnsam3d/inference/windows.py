@@ -151,12 +151,10 @@ class Windows:
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
 
     def _dense(self, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor | None:
-        """The maps of prompts with an extent; zero in the padding, as nnU-Net pads all channels."""
+        """The maps of prompts with an extent, zero in the padding, as nnU-Net pads all channels; None without any."""
         codec = self.model.codec
-        if not codec.maps:
+        if not codec.maps or (not local.shapes and local.mask is None):
             return None
-        if not local.shapes and local.mask is None:
-            return torch.zeros(1, len(codec.maps), *self.size, device=self.model.device)
         maps_MDHW = codec.dense(self.size, local)
         for axis, low in enumerate(start):
             before = self.offset[axis] - low

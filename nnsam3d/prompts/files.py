@@ -21,6 +21,7 @@ from nnsam3d.prompts.formats.detect import Loaded, case_of, load
 from nnsam3d.prompts.formats.markups import text_of as markups_text
 from nnsam3d.prompts.formats.ours import text_of
 from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.kinds.base import place_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
 from nnsam3d.prompts.types import (
     MAX_CLICKS,
@@ -330,8 +331,7 @@ def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, wher
         return
     size = grid.size_xyz or ()
     allowed = ", ".join(f"-0.5 <= {axis} < {s - 0.5}" for axis, s in zip("ijk", size, strict=False))
-    position = ", ".join(f"{v:g}" for v in place)
-    text = f'{where}: {name} ({position}) in space "{space}" is outside the image'
+    text = f'{where}: {name} ({place_text(place)}) in space "{space}" is outside the image'
     if space != "voxel":
         text += f" at index ({', '.join(f'{v:.1f}' for v in index[0])})"
     text += f"; image size (x, y, z) {' x '.join(map(str, size))}, allowed index range {allowed}"

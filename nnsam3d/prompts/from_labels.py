@@ -25,8 +25,8 @@ from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
-from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble, Shape
-from nnsam3d.prompts.kinds.base import checked_positions
+from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, MaskPrompt, Prompt, Shape
+from nnsam3d.prompts.kinds.box import points_of_faces
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
 from nnsam3d.prompts.refine import error_centres
@@ -168,18 +168,11 @@ def _drawn(
 def _as_prompt(kind: str, shape: Shape, label: str) -> Prompt:
     """A simulated shape as the prompt of a file in space "voxel"."""
     points_N3 = shape.points_N3[:, ::-1]
-    places = checked_positions(points_N3, 1)
-    if kind == Scribble.kind:
-        return Scribble(places, label, joined=False)
-    if kind == Line.kind:
-        return Line(places[0], places[1], label)
-    if kind == Lasso.kind:
-        return Lasso(places, label)
-    if shape.kind == Lasso.kind:  # a rectangle on a slice
+    if kind == Box.kind and shape.kind == Lasso.kind:  # a rectangle on a slice
         low, high = points_N3.min(axis=0), points_N3.max(axis=0)
-        half = np.where(high > low, (high - low) / 2, 0.5)
-        points_N3 = np.vstack([(low + high) / 2, (low + high) / 2 + np.diag(half)])
-    return Box(places[0], places[0], label).at(points_N3, "voxel")
+        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 0.5)
+        points_N3 = points_of_faces(np.stack([middle - half, middle + half], axis=1))
+    return KINDS[kind].of(points_N3, label)
 
 
 def _earlier(

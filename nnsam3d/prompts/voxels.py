@@ -132,9 +132,9 @@ class VoxelPrompts:
         return self.voxels_N3[self.labels_N > 0]
 
     @property
-    def any_positive(self) -> bool:
-        """Whether a click or a shape has another label than background."""
-        return bool((self.labels_N > 0).any()) or any(shape.label > 0 for shape in self.shapes)
+    def positive_labels(self) -> list[int]:
+        """The labels of clicks and shapes, except background, in ascending order."""
+        return sorted({*self.labels_N.tolist(), *(shape.label for shape in self.shapes)} - {0})
 
     def shifted(self, offset: Sequence[int]) -> VoxelPrompts:
         """The same prompts in an array that is padded by ``offset`` voxels at the low end."""

@@ -16,12 +16,13 @@ from typing import Any
 
 from nnsam3d.errors import UserError
 from nnsam3d.keys import known, mismatch
+from nnsam3d.prompts.kinds import KINDS
 
 ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
 MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
-PROMPT_KINDS = ("click", "scribble", "box", "line", "lasso", "mask")
+PROMPT_KINDS = tuple(KINDS)
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
 
@@ -94,7 +95,10 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "max_clicks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("zero_click_share", "negative_click_share", "oversample_foreground", "extent_share"):
+        for name in (
+            *("zero_click_share", "negative_click_share", "oversample_foreground", "extent_share"),
+            *("corrupted_share", "start_share", "first_answer_weight"),
+        ):
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("gradient_clip", "prompt_learning_rate_factor"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
@@ -104,8 +108,6 @@ class TrainingOptions:
             *("num_iterations_per_epoch", "num_val_iterations_per_epoch"),
         ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
-        for name in ("corrupted_share", "start_share", "first_answer_weight"):
-            _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         kinds = self.prompt_kinds.split(",")
         _require(
             "click" in kinds and set(kinds) <= set(PROMPT_KINDS),

@@ -14,6 +14,8 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnsam3d.cli import main
+from nnsam3d.evaluation import processes, runner
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.prompts import PromptCodec, click_labels
@@ -181,3 +183,30 @@ def bench(bench_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, checko
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
     return DATASET
+
+
+class Ended:
+    """A process that has run."""
+
+    exitcode = 0
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def start_here(target: Any, arguments: Any) -> Ended:
+    """In this process: a fresh one loads torch."""
+    function, task, _ = arguments
+    function(*task)
+    return Ended()
+
+
+def run_here(arguments: list[str], folders: dict[str, str], checkout: Path) -> None:
+    """A benchmark that nobody disturbs, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in folders.items():
+            patch.setenv(name, value)
+        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+        patch.setattr(processes, "start", start_here)
+        patch.setattr(runner, "PAUSE", 0.0)
+        assert main(arguments) == 0

@@ -24,28 +24,14 @@ from nnsam3d.evaluation.plan import read_setting
 from nnsam3d.evaluation.summary import METRICS, Group, _training_rows, collect
 from nnsam3d.evaluation.tables import training_table
 
+from .conftest import Ended, run_here, start_here
+
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
 
 def arguments(dataset: str, output: Path) -> list[str]:
     what = ["-d", dataset, "--seeds", "0", "7", "--clicks", "5", "--disable_tta", "-device", "cpu"]
     return ["benchmark", "run", *what, "-o", str(output)]
-
-
-class Ended:
-    """A process that has run."""
-
-    exitcode = 0
-
-    def is_alive(self) -> bool:
-        return False
-
-
-def start_here(target, arguments) -> Ended:
-    """In this process: a fresh one loads torch."""
-    function, task, _ = arguments
-    function(*task)
-    return Ended()
 
 
 @pytest.fixture
@@ -58,13 +44,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
     """A run that nobody disturbed."""
     output = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in bench_folders.items():
-            patch.setenv(name, value)
-        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
-        patch.setattr(processes, "start", start_here)
-        patch.setattr(runner, "PAUSE", 0.0)
-        assert main(arguments("Dataset998_Benchmark", output)) == 0
+    run_here(arguments("Dataset998_Benchmark", output), bench_folders, checkout)
     return output
 
 

@@ -14,7 +14,7 @@ from nnsam3d.evaluation import processes, runner
 from nnsam3d.evaluation.plan import read_setting
 from nnsam3d.evaluation.summary import collect
 
-from .test_benchmark import start_here
+from .conftest import run_here, start_here
 
 KINDS = "nnUNetClickTrainer:nnUNetKindsPlans"
 BASELINE = "nnUNetBaselineTrainer"
@@ -30,13 +30,7 @@ def arguments(dataset: str, output: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
     output = tmp_path_factory.mktemp("extent")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in bench_folders.items():
-            patch.setenv(name, value)
-        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
-        patch.setattr(processes, "start", start_here)
-        patch.setattr(runner, "PAUSE", 0.0)
-        assert main(arguments("Dataset998_Benchmark", output)) == 0
+    run_here(arguments("Dataset998_Benchmark", output), bench_folders, checkout)
     return output
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -137,6 +137,15 @@ class Prompt:
         """
         return Shape(self.kind, label, points_N3)
 
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Prompt:
+        """The inverse, in space "voxel".
+
+        Args:
+            points_N3: those of a shape, in the order i, j, k.
+        """
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ on an array
 
     @classmethod
@@ -201,6 +210,11 @@ def along(points_N3: NDArray[np.float64], step: float = 0.5) -> NDArray[np.float
         count = max(1, math.ceil(np.abs(end - start).max() / step))
         parts.append(start + (end - start) * (np.arange(1, count + 1) / count)[:, None])
     return np.concatenate(parts)
+
+
+def place_text(values: Iterable[float]) -> str:
+    """Numbers for a message: "10, 10.5, 5"."""
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def spread(points_N3: NDArray[np.float64], pitch: Sequence[float], count: int, apart: float) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from nnsam3d.prompts.kinds.base import (
     Window,
     checked_label,
     checked_position,
+    place_text,
     points_to_voxels,
 )
 from nnsam3d.prompts.kinds.lasso import Lasso, some_slice
@@ -88,8 +89,8 @@ class Box(Prompt):
         if self.axes is not None:
             edges = 2 * np.linalg.norm(self.axes, axis=1)
             middle = (np.add(self.low, self.high) / 2).tolist()
-            return f"turned, {' x '.join(f'{v:g}' for v in edges)} around {', '.join(f'{v:g}' for v in middle)}"
-        return " to ".join(", ".join(f"{v:g}" for v in corner) for corner in (self.low, self.high))
+            return f"turned, {' x '.join(f'{v:g}' for v in edges)} around {place_text(middle)}"
+        return f"{place_text(self.low)} to {place_text(self.high)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         """(4, 3): the middle, and the middles of three faces."""
@@ -120,6 +121,11 @@ class Box(Prompt):
         edges = np.abs(parallel).max(axis=0, initial=0.0) - (0.5 if space == "voxel" else 0.0)
         edges = np.maximum(edges, 0.0)
         return replace(self, low=tuple((middle - edges).tolist()), high=tuple((middle + edges).tolist()), axes=None)
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Box:
+        x, y, z = points_N3[0].tolist()
+        return cls((x, y, z), (x, y, z), label).at(points_N3, "voxel")
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """A box that is one voxel thick, along an axis of the array, as the rectangle that it is."""
@@ -192,7 +198,7 @@ class Box(Prompt):
         share = rng.uniform(0, JITTER)
         ends = [(side.start - 0.5, side.stop - 0.5) for side in bounding_box(target)]
         faces = np.array([_moved(low, high, n, share, rng) for (low, high), n in zip(ends, target.shape, strict=True)])
-        return Shape(cls.kind, 1, _points_of_faces(faces))
+        return Shape(cls.kind, 1, points_of_faces(faces))
 
     @classmethod
     def _simulate_flat(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
@@ -235,7 +241,8 @@ def _to_faces(
     return np.minimum(np.minimum(distances[0], distances[1]), distances[2]), square
 
 
-def _points_of_faces(faces_32: NDArray[np.float64]) -> NDArray[np.float64]:
+def points_of_faces(faces_32: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4, 3) the points of a box between two faces along each axis of an array."""
     middle = faces_32.mean(axis=1)
     return np.vstack([middle, middle + np.diag((faces_32[:, 1] - faces_32[:, 0]) / 2)])
 

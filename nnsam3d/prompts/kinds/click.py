@@ -16,6 +16,7 @@ from nnsam3d.prompts.kinds.base import (
     Voxels,
     checked_label,
     checked_position,
+    place_text,
     points_to_voxels,
 )
 
@@ -53,13 +54,18 @@ class Click(Prompt):
         return {"position": list(self.position), "label": self.label}
 
     def describe(self) -> str:
-        return "at " + ", ".join(f"{v:g}" for v in self.position)
+        return f"at {place_text(self.position)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array([self.position])
 
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Click:
         return replace(self, position=tuple(points_N3[0].tolist()))
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Click:
+        x, y, z = points_N3[0].tolist()
+        return cls((x, y, z), label)
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:

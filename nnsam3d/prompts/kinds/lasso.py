@@ -26,6 +26,7 @@ from nnsam3d.prompts.kinds.base import (
     Window,
     checked_label,
     checked_positions,
+    place_text,
     points_to_voxels,
     spread,
 )
@@ -80,13 +81,17 @@ class Lasso(Prompt):
 
     def describe(self) -> str:
         middle = np.mean(self.corners, axis=0).tolist()
-        return f"{len(self.corners)} points around {', '.join(f'{v:g}' for v in middle)}"
+        return f"{len(self.corners)} points around {place_text(middle)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array(self.corners)
 
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Lasso:
         return replace(self, corners=tuple(map(tuple, points_N3.tolist())))
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Lasso:
+        return cls(tuple(map(tuple, points_N3.tolist())), label)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: the curve does not lie on a slice."""

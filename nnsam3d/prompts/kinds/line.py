@@ -26,6 +26,7 @@ from nnsam3d.prompts.kinds.base import (
     along,
     checked_label,
     checked_position,
+    place_text,
     points_to_voxels,
 )
 from nnsam3d.prompts.kinds.lasso import some_slice
@@ -69,7 +70,7 @@ class Line(Prompt):
         return {"start": list(self.start), "end": list(self.end), "label": self.label}
 
     def describe(self) -> str:
-        return " to ".join(", ".join(f"{v:g}" for v in end) for end in (self.start, self.end))
+        return f"{place_text(self.start)} to {place_text(self.end)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array([self.start, self.end])
@@ -77,6 +78,11 @@ class Line(Prompt):
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Line:
         start, end = map(tuple, points_N3.tolist())
         return replace(self, start=start, end=end)
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Line:
+        start, end = map(tuple, points_N3.tolist())
+        return cls(start, end, label)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: too long."""

@@ -21,6 +21,7 @@ from nnsam3d.prompts.kinds.base import (
     along,
     checked_label,
     checked_positions,
+    place_text,
     points_to_voxels,
     spread,
 )
@@ -70,13 +71,18 @@ class Scribble(Prompt):
 
     def describe(self) -> str:
         what = "curve of" if self.joined else "voxels:"
-        return f"{what} {len(self.path)} points from {', '.join(f'{v:g}' for v in self.path[0])}"
+        return f"{what} {len(self.path)} points from {place_text(self.path[0])}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array(self.path)
 
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Scribble:
         return replace(self, path=tuple(map(tuple, points_N3.tolist())))
+
+    @classmethod
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Scribble:
+        """With single voxels: a shape holds all points of a curve."""
+        return cls(tuple(map(tuple, points_N3.tolist())), label, joined=False)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """With all points of the curve, so that it need not be joined again."""
