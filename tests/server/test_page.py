@@ -102,6 +102,13 @@ class Opened:
         self.until("() => window.nnsam3d && nnsam3d.page.ready && !nnsam3d.work.running")
         self.frame()
 
+    def forgotten_by(self, running: Running) -> None:
+        """The server ends the session, and the page has not noticed: heartbeats, which might notice it first, end."""
+        self.js("() => nnsam3d.server.clock.terminate()")
+        self.tab.wait_for_load_state("networkidle")
+        for lease in list(running.app.leases._leases):
+            running.app.leases.release(lease)
+
     def frame(self) -> None:
         self.js("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -504,8 +511,7 @@ def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -
     there = work()
     page = visit(there.running, expect="status of 410")
     page.click(there.ras(TARGET))
-    for lease in list(there.running.app.leases._leases):
-        there.running.app.leases.release(lease)
+    page.forgotten_by(there.running)
     page.click(there.ras((12, 28, 13)))
     assert page.text("#notice-action") == "Reconnect and restore 2 clicks"
     page.tab.click("#notice-action")
@@ -515,14 +521,30 @@ def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
+def test_a_heartbeat_that_finds_the_session_lost_asks_to_reconnect_before_anything_is_added(
+    work: Any, visit: Open
+) -> None:
+    there = work()
+    page = visit(there.running, expect="status of 410")
+    page.click(there.ras(TARGET))
+    page.forgotten_by(there.running)
+    page.js("() => nnsam3d.server.heartbeat()")
+    assert page.text("#notice-action") == "Reconnect and restore 1 click"
+    page.click(there.ras((12, 28, 13)))
+    assert page.text("#status") == "Nothing was added: reconnect first."
+    page.tab.click("#notice-action")
+    page.until("() => nnsam3d.page.prompts.length === 1 && !nnsam3d.work.running")
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+
+
 def test_a_lost_session_of_a_saved_case_is_found_again_as_it_was(work: Any, visit: Open) -> None:
     """The server starts a saved case from its mask, which was not beneath the clicks."""
     there = work()
     page = visit(there.running, expect="status of 410")
 
     def lose_and_reconnect() -> None:
-        for lease in list(there.running.app.leases._leases):
-            there.running.app.leases.release(lease)
+        page.forgotten_by(there.running)
         page.click(there.ras((12, 28, 13)))
         page.tab.click("#notice-action")
         page.until("() => nnsam3d.page.prompts.length && !nnsam3d.work.running")
@@ -563,8 +585,7 @@ def test_a_lost_session_of_a_case_that_started_from_a_mask_is_found_again(
     page.tab.reload()
     page.idle()
     assert page.clicks() == [(list(TARGET), "lesion")]
-    for lease in list(there.running.app.leases._leases):
-        there.running.app.leases.release(lease)
+    page.forgotten_by(there.running)
     page.click(there.ras((20, 10, 6)))
     page.tab.click("#notice-action")
     page.until("() => nnsam3d.page.prompts.length === 2 && !nnsam3d.work.running")

@@ -164,8 +164,7 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     assert page.prompts() == drawn
     np.testing.assert_array_equal(page.labels(), whole)
 
-    for lease in list(there.running.app.leases._leases):
-        there.running.app.leases.release(lease)
+    page.forgotten_by(there.running)
     drag(page, there, [(25, 5, 3), (27, 5, 3), (27, 8, 3)])
     page.tab.click("#notice-action")
     page.until("() => nnsam3d.page.prompts.length === 6 && !nnsam3d.work.running")
