@@ -67,6 +67,7 @@ class SAM3DConfig(Execution):
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
     # 0: none. Zero-initialised, so a new network computes the same function with and without.
     fine_click_maps: int = 0
+    detail_dim: int = 0  # channels of the detail branch at the voxels (see `detail`); 0: none
     extent_maps: int = 0  # dense maps of prompts with an extent (boxes, lassos, ...) that the network gets; 0: none
     # (D, H, W) edges of a token relative to each other: what is round in mm
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -80,7 +81,7 @@ class SAM3DConfig(Execution):
                 self._set(name, default)
         self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
         for one in fields(self):
-            if one.type == "int" and one.name not in ("fine_click_maps", "extent_maps"):  # which may be zero
+            if one.type == "int" and one.name not in ("fine_click_maps", "extent_maps", "detail_dim"):  # which may be zero
                 self._set(one.name, _ints(one.name, getattr(self, one.name), 1)[0])
         self._check()
         derived = self.pos_embed_size is None or tuple(self.pos_embed_size) == (0, 0)
@@ -104,8 +105,10 @@ class SAM3DConfig(Execution):
     def _check(self) -> None:
         if self.fine_click_maps not in range(len(FINE_SIGMAS) + 1):
             raise ValueError(f"fine_click_maps is {self.fine_click_maps!r}: use 0 to {len(FINE_SIGMAS)} widths")
-        if isinstance(self.extent_maps, bool) or not isinstance(self.extent_maps, int) or self.extent_maps < 0:
-            raise ValueError(f"extent_maps is {self.extent_maps!r}: use a whole number, 0 or more")
+        for name in ("extent_maps", "detail_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} is {value!r}: use a whole number, 0 or more")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing is {self.checkpointing!r}: use one of {', '.join(CHECKPOINTING)}")
         if self.depth % 4:
@@ -145,6 +148,11 @@ class SAM3DConfig(Execution):
     def prompt_channels(self) -> int:
         """Channels behind those of the image: one with clicks, then the maps of prompts with an extent."""
         return 1 + self.extent_maps
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether the network has a detail branch; the paper's has none."""
+        return self.detail_dim > 0 and not self.paper
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:
@@ -208,6 +216,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompt_mlp_dim": 128,
         "pos_embed_size": (0, 0),
         "rel_pos_tables": "window",
+        "detail_dim": 16,
     },
     "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "pos_embed_size": (64, 64)},
     "vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "pos_embed_size": (64, 64)},

@@ -167,6 +167,13 @@ class MaskDecoder(nn.Module):
             self.extent_logits = nn.Conv3d(config.extent_maps, config.num_classes, 3, padding=1, bias=False)
             nn.init.zeros_(self.extent_map.weight)
             nn.init.zeros_(self.extent_logits.weight)
+        self.detail_map: nn.Conv3d | None = None
+        if config.has_detail:  # zero, too
+            self.detail_map = nn.Conv3d(2 * config.detail_dim, channels, 3, padding=1, bias=False)
+            self.voxel_mix = nn.Conv3d(channels, config.detail_dim, 1)
+            self.voxel_logits = nn.Conv3d(config.detail_dim, config.num_classes, 3, padding=1, bias=False)
+            nn.init.zeros_(self.detail_map.weight)
+            nn.init.zeros_(self.voxel_logits.weight)
 
     def fusion_weight(self) -> Tensor:
         """Of `cls.0`, (O, 4 * O + I, 3, 3, 3): levels 0, 1, 2, the prompted level, the image."""
@@ -179,8 +186,11 @@ class MaskDecoder(nn.Module):
         h, w, d = (g * min(2, stride) for g, stride in zip(grid_HWD, self.token_stride, strict=True))
         return h, w, d
 
-    def fuse_unprompted(self, image_BIDHW: Tensor, *levels: Tensor) -> Tensor:
-        """Share of the three unprompted levels and the image in the fusion convolution, (B, O, X, Y, Z)."""
+    def fuse_unprompted(
+        self, image_BIDHW: Tensor, level2: Tensor, level3: Tensor, level4: Tensor, detail_BFXYZ: Tensor | None = None
+    ) -> Tensor:
+        """Share of the three unprompted levels, the image and its details in the fusion convolution, (B, O, X, Y, Z)."""
+        levels = (level2, level3, level4)
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         weight = self.fusion_weight()
         split = 3 * self.channels
@@ -189,7 +199,8 @@ class MaskDecoder(nn.Module):
         image_BIHWD = image_BIDHW.permute(0, 1, 3, 4, 2)
         image_BIXYZ = F.interpolate(image_BIHWD, size=fine, mode="trilinear", align_corners=False)
         image_part = F.conv3d(image_BIXYZ, weight[:, split + self.channels :], padding=1)
-        return conv3d_of_upsampled(coarse, weight[:, :split], fine) + image_part
+        fused_BOXYZ = conv3d_of_upsampled(coarse, weight[:, :split], fine) + image_part
+        return fused_BOXYZ if self.detail_map is None else fused_BOXYZ + self.detail_map(detail_BFXYZ)
 
     def mark(self, prompts: PromptTensors, size_DHW: Sequence[int], fine_XYZ: Sequence[int]) -> Tensor:
         """What the clicks add to the fused features, (B, O, X, Y, Z)."""
@@ -212,8 +223,12 @@ class MaskDecoder(nn.Module):
         prompted_BCHWD: Tensor,
         size_DHW: Sequence[int],
         prompts: PromptTensors | None = None,
+        detail_BVDHW: Tensor | None = None,
     ) -> Tensor:
-        """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size."""
+        """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size.
+
+        With a detail branch, the logits are corrected at the voxels, by its features there and what was fused.
+        """
         split = 3 * self.channels
         weight = self.fusion_weight()[:, split : split + self.channels]
         level = self.mlahead.head5(prompted_BCHWD)
@@ -225,11 +240,22 @@ class MaskDecoder(nn.Module):
             extents_BMXYZ = resized(prompts.dense_BMDHW.to(self.extent_map.weight.dtype), fused.shape[2:])
             fused = fused + self.extent_map(extents_BMXYZ)
             straight = self.extent_logits(extents_BMXYZ)
-        logits_BKXYZ = self.cls[1:](fused)
+        mixed_BOXYZ = self.cls[1:3](fused)
+        logits_BKXYZ = self.cls[3](mixed_BOXYZ)
         if straight is not None:
             logits_BKXYZ = logits_BKXYZ + straight
-        logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
-        return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
+        logits_BKDHW = at_voxels(logits_BKXYZ, size_DHW)
+        if detail_BVDHW is not None:
+            logits_BKDHW = logits_BKDHW + self.voxel_logits(
+                F.relu(detail_BVDHW + at_voxels(self.voxel_mix(mixed_BOXYZ), size_DHW))
+            )
+        return logits_BKDHW
 
     def forward(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
         return self.finish(self.fuse_unprompted(image_BIDHW, *levels[:3]), levels[3], image_BIDHW.shape[2:])
+
+
+def at_voxels(maps_BMXYZ: Tensor, size_DHW: Sequence[int]) -> Tensor:
+    """Maps on the fine grid at the crop's voxels, (B, M, D, H, W)."""
+    maps_BMZXY = maps_BMXYZ.permute(0, 1, 4, 2, 3)
+    return F.interpolate(maps_BMZXY, size=tuple(size_DHW), mode="trilinear", align_corners=True)

@@ -43,6 +43,7 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "rounds": "0",
     "prompt_learning_rate_factor": 1.0,
     "fine_click_maps": 0,
+    "detail_dim": 0,
     "cpu_bfloat16": 0,
     "prompt_kinds": "click",
     "first_answer_weight": 0.0,
@@ -82,6 +83,8 @@ class TrainingOptions:
     rounds: str = "1-6"
     prompt_learning_rate_factor: float = 10.0  # for the zero-initialised parameters through which clicks act
     fine_click_maps: int = 2  # number of widths of the click maps beside the logits; 0 = none
+    token_voxels: int = 0  # voxels per token along the finest axis: 2, 4 or 8; 0 = the paper's 4
+    detail_dim: int = -1  # channels of the detail branch at the voxels; 0 = none, -1 = the preset's (tiny 16, others 0)
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
@@ -116,6 +119,8 @@ class TrainingOptions:
             f'"click", with or without others of {", ".join(PROMPT_KINDS[1:])}, separated by commas',
         )
         _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
+        _require(self.detail_dim >= -1, "detail_dim", self.detail_dim, "zero or positive (-1: the preset's)")
+        _require(self.token_voxels in (0, 2, 4, 8), "token_voxels", self.token_voxels, "0, 2, 4 or 8")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
         for name in ("final_validation", "cpu_bfloat16"):
             _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")
