@@ -18,6 +18,7 @@ T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in this order
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
 FINE_SIGMAS = (0.35, 1.0)  # widths of the Gaussians around clicks on the decoder's fine grid, in tokens
+VOXEL_SIGMAS = FINE_SIGMAS[:1]  # likewise of those at the voxels, beside the detail branch
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
