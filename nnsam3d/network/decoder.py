@@ -85,6 +85,7 @@ class PaperDecoder:
         "mask_decoder.click_map.",
         "mask_decoder.extent_map.",
         "mask_decoder.extent_logits.",
+        "mask_decoder.voxel_map.",
     )
 
     def __init__(self, config: SAM3DConfig) -> None:

@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_plain_sum(
     stirred: Callable[..., SAM3D], mode: str, rounds: int, frozen: bool
 ) -> None:
     x, target = batch()
-    net = stirred(checkpointing=mode, fine_click_maps=2).train()
+    net = stirred(checkpointing=mode, fine_click_maps=2, detail_dim=4).train()
     if frozen:
         freeze_pretrained(net)
     task = rolled(rounds, target, scale=1024.0)
