@@ -19,6 +19,7 @@ CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in thi
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
 FINE_SIGMAS = (0.35, 1.0)  # widths of the Gaussians around clicks on the decoder's fine grid, in tokens
 VOXEL_SIGMAS = FINE_SIGMAS[:1]  # likewise of those at the voxels, beside the detail branch
+MAY_BE_ZERO = ("fine_click_maps", "extent_maps", "detail_dim")  # zero: the network has none
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
@@ -82,7 +83,7 @@ class SAM3DConfig(Execution):
                 self._set(name, default)
         self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
         for one in fields(self):
-            if one.type == "int" and one.name not in ("fine_click_maps", "extent_maps", "detail_dim"):  # which may be zero
+            if one.type == "int" and one.name not in MAY_BE_ZERO:
                 self._set(one.name, _ints(one.name, getattr(self, one.name), 1)[0])
         self._check()
         derived = self.pos_embed_size is None or tuple(self.pos_embed_size) == (0, 0)

@@ -1,4 +1,4 @@
-"""Detail branch: convolutions at the resolution of the voxels, beside the transformer (docs/network.md#what-nnsam3d-adds).
+"""Detail branch: convolutions at the voxels, beside the transformer (docs/network.md#what-nnsam3d-adds).
 
 Tokens are as large as several voxels and enter through one linear map. The branch sees the image voxel by voxel and
 gives its features to the tokens, to the decoder's fusion and to the logits, through convolutions that start at zero.

@@ -197,7 +197,7 @@ class MaskDecoder(nn.Module):
     def fuse_unprompted(
         self, image_BIDHW: Tensor, level2: Tensor, level3: Tensor, level4: Tensor, detail_BFXYZ: Tensor | None = None
     ) -> Tensor:
-        """Share of the three unprompted levels, the image and its details in the fusion convolution, (B, O, X, Y, Z)."""
+        """Share of three unprompted levels, the image and its details in the fusion convolution, (B, O, X, Y, Z)."""
         levels = (level2, level3, level4)
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         weight = self.fusion_weight()

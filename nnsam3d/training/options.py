@@ -44,6 +44,7 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "prompt_learning_rate_factor": 1.0,
     "fine_click_maps": 0,
     "detail_dim": 0,
+    "token_voxels": 4,
     "cpu_bfloat16": 0,
     "prompt_kinds": "click",
     "first_answer_weight": 0.0,
@@ -83,7 +84,7 @@ class TrainingOptions:
     rounds: str = "1-6"
     prompt_learning_rate_factor: float = 10.0  # for the zero-initialised parameters through which clicks act
     fine_click_maps: int = 2  # number of widths of the click maps beside the logits; 0 = none
-    token_voxels: int = 0  # voxels per token along the finest axis: 2, 4 or 8; 0 = the paper's 4
+    token_voxels: int = 0  # voxels per token along the finest axis: 2, 4 or 8; 0 = the preset's (tiny 8, others 4)
     detail_dim: int = -1  # channels of the detail branch at the voxels; 0 = none, -1 = the preset's (tiny 16, others 0)
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center

@@ -272,7 +272,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
         there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
-        shaping = ("preset", "window", "fine_click_maps", "detail_dim", "prompt_kinds")
+        shaping = ("preset", "window", "fine_click_maps", "detail_dim", "token_voxels", "prompt_kinds")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
             f"{where} contains another network than this run requests ({details}). {_remedy(differing, options)} Or "
