@@ -13,16 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, grid_of_file
+from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.inference.given import given_labels
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
 from nnsam3d.prompts.types import VoxelClick
-
-Voxel = tuple[int, int, int]
 
 NEARLY = 1e-6  # mm
 
@@ -108,7 +106,7 @@ class Base:
         own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
         return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
-    def _reading(self, last: Mapping[Voxel, int]) -> tuple[list[VoxelClick], list[Component]]:
+    def _reading(self, last: Mapping[Triple, int]) -> tuple[list[VoxelClick], list[Component]]:
         """What background clicks say about the base: clicks that they imply, and components that they remove."""
         implied: list[VoxelClick] = []
         removed: list[Component] = []
@@ -127,18 +125,18 @@ class Base:
                 implied.append(VoxelClick(deepest, label))
         return list(dict.fromkeys(implied)), removed
 
-    def _label_at(self, voxel: Voxel) -> int:
+    def _label_at(self, voxel: Triple) -> int:
         """The outermost label that holds a voxel."""
         value = int(self.label_map_ZYX[voxel])
         holding = [label for label, values in self._regions.items() if value in values]
         return max(holding, key=lambda label: len(self._regions[label]))
 
-    def _component(self, label: int, voxel: Voxel) -> Component:
+    def _component(self, label: int, voxel: Triple) -> Component:
         if label not in self._components:
             self._components[label] = Components(np.isin(self.label_map_ZYX, list(self._regions[label])))
         return self._components[label].holding(voxel)
 
-    def _deepest(self, component: Component, negative: Sequence[Voxel]) -> Voxel | None:
+    def _deepest(self, component: Component, negative: Sequence[Triple]) -> Triple | None:
         """The voxel in the middle of a component; None where a background click lies there."""
         voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
         clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)

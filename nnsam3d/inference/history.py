@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnsam3d.geometry import Slices
 from nnsam3d.inference.base import Base
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS

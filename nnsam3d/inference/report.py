@@ -19,6 +19,7 @@ from nnsam3d.nnunet.cases import strays
 from nnsam3d.tables import counted
 
 REPORT_VERSION = 1
+VERSIONS = ("nnsam3d", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "SimpleITK")
 
 
 def print_stray_prompts(
@@ -90,8 +91,7 @@ def write_report(
     earlier = _earlier_entries(path)
     report: dict[str, Any] = {
         "nnsam3d_report": REPORT_VERSION,
-        "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "model": {
             "folder": str(model.folder),
             "trainer": model.predictor.trainer_name,

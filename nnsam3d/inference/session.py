@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry import ImageGrid, Slices
 from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.drawing import Drawing
 from nnsam3d.inference.given import given_image, given_model
 from nnsam3d.inference.history import History, Snapshot, State, Step, prompt_at
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices, changed_box
+from nnsam3d.inference.image import PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.watch import Cancelled, Progress, Watch

@@ -16,18 +16,17 @@ from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Slices, Triple
 from nnsam3d.geometry.plausible import checked_spacing
+from nnsam3d.nnunet.contract import ANISO_THRESHOLD, DefaultPreprocessor, compute_new_shape, determine_do_sep_z_and_axis
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
-from nnsam3d.nnunet.size import Slices, Triple, check_grid, nonzero_box
+from nnsam3d.nnunet.size import check_grid, nonzero_box
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored

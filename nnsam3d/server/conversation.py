@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.geometry import Slices
 from nnsam3d.inference.history import Snapshot as SessionSnapshot
-from nnsam3d.inference.image import Slices
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt

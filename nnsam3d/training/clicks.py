@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import preprocessing_steps
+from nnsam3d.nnunet.contract import BasicTransform, ComposeTransforms, RemoveLabelTransform
 from nnsam3d.prompts import (
     CasePrompts,
     PromptCodec,
@@ -136,17 +134,17 @@ def corrupt(image_CDHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:
     """Insert :class:`AppendClicks` after all intensity and spatial transforms, before the conversion to regions.
 
-    That is directly after nnU-Net's ``RemoveLabelTansform`` (-1 -> 0).
+    That is directly after nnU-Net's ``RemoveLabelTransform`` (-1 -> 0).
 
     Raises:
         RuntimeError: the pipeline has no such transform (unsupported nnU-Net version).
     """
     for index, transform in enumerate(transforms.transforms):
-        if isinstance(transform, RemoveLabelTansform):
+        if isinstance(transform, RemoveLabelTransform):
             transforms.transforms.insert(index + 1, AppendClicks(simulation, training))
             return transforms
     raise RuntimeError(
-        "nnU-Net's transform pipeline has no RemoveLabelTansform, after which clicks are inserted: this version of "
+        "nnU-Net's transform pipeline has no RemoveLabelTransform, after which clicks are inserted: this version of "
         "nnU-Net is not supported"
     )
 

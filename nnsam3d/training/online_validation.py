@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nnsam3d.files import write_text
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.contract import get_tp_fp_fn_tn
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
 

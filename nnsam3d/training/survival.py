@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.backends import cudnn
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.errors import UserError
 from nnsam3d.files import ask_system, keep_as, remove_unfinished, replacing
 from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
+from nnsam3d.nnunet.contract import get_allowed_n_proc_DA, nnUNetTrainer
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
 from nnsam3d.training import streams
 from nnsam3d.training.options import TrainingOptions
@@ -361,15 +360,18 @@ class SurvivingTrainer(nnUNetTrainer):
         if STATE in state:  # missing in checkpoints of earlier versions
             self.resume(state.pop(STATE))
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+    def load_checkpoint(self, *file: str | Path, **named_file: str | Path) -> None:
         """Loads a checkpoint after checking that it contains only data, because nnU-Net would execute code in it.
 
         If the latest checkpoint is damaged, the log says so and the previous one is used.
 
+        Args:
+            file, named_file: one file, given by position or under any name: nnU-Net's differs between versions.
+
         Raises:
             UserError: as :func:`open_checkpoint`; or the latest checkpoint is damaged and there is no other.
         """
-        path = Path(str(filename_or_checkpoint))
+        (path,) = (Path(one) for one in (*file, *named_file.values()))
         if path.name == LATEST:
             path = self._undamaged(path)
         open_checkpoint(path, mapped=True)
