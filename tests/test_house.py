@@ -74,12 +74,13 @@ def test_what_has_one_place_has_no_second(pattern):
     assert found == ONE_PLACE[pattern]
 
 
-@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
-def test_nnunet_is_imported_where_it_is_adapted_to(file):
-    room = file.relative_to(ROOT / "nnsam3d").parts[0]
-    packages = ("nnunetv2", "batchgenerators", "batchgeneratorsv2")
-    theirs = {name for name in imports_of(file) if name.startswith(packages)}
-    assert not theirs or room in ("nnunet", "training", "planning")
+def test_nnunet_is_imported_in_one_file():
+    """nnunet/contract.py names all of it, so that an update of nnU-Net is looked at in one place."""
+    packages = ("nnunetv2", "batchgenerators", "batchgeneratorsv2", "acvl_utils", "dynamic_network_architectures")
+    importing = {
+        name_of(file) for file in SOURCES if {name.partition(".")[0] for name in imports_of(file)} & {*packages}
+    }
+    assert importing == {"nnsam3d/nnunet/contract.py"}
 
 
 def test_no_room_is_too_large():

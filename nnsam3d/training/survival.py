@@ -363,10 +363,8 @@ class SurvivingTrainer(nnUNetTrainer):
     def load_checkpoint(self, *file: str | Path, **named_file: str | Path) -> None:
         """Loads a checkpoint after checking that it contains only data, because nnU-Net would execute code in it.
 
-        If the latest checkpoint is damaged, the log says so and the previous one is used.
-
-        Args:
-            file, named_file: one file, given by position or under any name: nnU-Net's differs between versions.
+        If the latest checkpoint is damaged, the log says so and the previous one is used. The file is given by position
+        or by keyword, whose name differs between versions of nnU-Net.
 
         Raises:
             UserError: as :func:`open_checkpoint`; or the latest checkpoint is damaged and there is no other.
