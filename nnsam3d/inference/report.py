@@ -79,7 +79,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
     return 1 if failed or unwritten else 0
 
 
-def write_report(
+def write_prediction_report(
     path: Path, arguments: Mapping[str, Any], model: Model, outcomes: Sequence[Outcome], seconds: float
 ) -> None:
     """Write the report as JSON.

@@ -91,7 +91,7 @@ EARLIER_SPELLINGS = {"RemoveLabelTransform": "RemoveLabelTansform"}  # batchgene
 REIMPLEMENTED: dict[str, str] = {
     "nnsam3d.nnunet.datasets.cases_in": "create_lists_from_splitted_dataset_folder: cases of a folder, without forking",
     "nnsam3d.nnunet.splits.make_splits": "nnUNetTrainer.do_split: splits_final.json, before the folds train",
-    "nnsam3d.nnunet.streaming.stream_images": "SimpleITKIO.read_images: with one copy in memory instead of three",
+    "nnsam3d.nnunet.slabs.read_in_slabs": "SimpleITKIO.read_images: with one copy in memory instead of three",
     "nnsam3d.nnunet.size.nonzero_box": "crop_to_nonzero: the box, without a mask of the image's size",
     "nnsam3d.nnunet.normalisation.NORMALISATIONS": "the normalisation schemes: applied to parts of an image",
     "nnsam3d.nnunet.lazy.LazyVolume": "DefaultPreprocessor.run_case_npy: boxes of its result",

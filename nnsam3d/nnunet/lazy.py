@@ -169,7 +169,7 @@ class LazyVolume:
         matrices, seen = [], []
         for axis, side in enumerate(box):
             order = self._order_coarse if axis == self._coarse else self._order
-            rows = resampling_matrix(old[axis], self.shape[axis], order, axis == self._coarse)[side]
+            rows = spline_matrix(old[axis], self.shape[axis], order, axis == self._coarse)[side]
             used = np.flatnonzero((np.abs(rows) > NEGLIGIBLE).any(axis=0))
             seen.append(slice(int(used[0]), int(used[-1]) + 1))
             matrices.append(rows[:, seen[-1]])
@@ -248,7 +248,7 @@ class LazyVolume:
 
 
 @lru_cache(maxsize=64)
-def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
+def spline_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
     """(new, old): nnU-Net's resampling along one axis.
 
     Args:

@@ -17,7 +17,7 @@ from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NOT_ORTHONORMAL, unknown_geometry
 from nnsam3d.geometry.plausible import checked_spacing, spacing_remark
 from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
-from nnsam3d.nnunet.streaming import stream_images
+from nnsam3d.nnunet.slabs import read_in_slabs
 from nnsam3d.prompts.labels import whole_labels
 
 KNOWN_READERS = ("SimpleITK", "Nibabel")  # prefixes of nnU-Net's readers for medical formats
@@ -55,7 +55,7 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
 def _read(reader: Any, files: list[str]) -> tuple[NDArray, dict[str, Any]]:
     from nnsam3d.nnunet.contract import SimpleITKIO  # late, as below
 
-    streamed = stream_images(files) if type(reader) is SimpleITKIO else None
+    streamed = read_in_slabs(files) if type(reader) is SimpleITKIO else None
     return streamed or reader.read_images(files)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from nnsam3d.prompts import (
     write_prompts,
 )
 from nnsam3d.training.options import TrainingOptions
-
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, tr
 def with_simulated_clicks(
     dataset_class: type,
     simulation: ClickSimulation,
-    record: Callable[[str, list[VoxelClick], dict[str, Any], Shape], None],
+    record: Callable[[str, list[VoxelClick], dict[str, Any], tuple[int, ...]], None],
 ) -> type:
     """A subclass of ``dataset_class`` whose cases have prompt channels with clicks simulated from their ground truth.
 
@@ -188,7 +186,7 @@ class PromptRecorder:
         self.label_names = label_names
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: Shape) -> None:
+    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: tuple[int, ...]) -> None:
         path = self.folder / f"{case}.json"
         if not clicks:  # remove the file of an earlier validation with clicks
             path.unlink(missing_ok=True)

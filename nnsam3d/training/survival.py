@@ -27,10 +27,10 @@ from nnsam3d.files import ask_system, keep_as, remove_unfinished, replacing
 from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
 from nnsam3d.nnunet.contract import get_allowed_n_proc_DA, nnUNetTrainer
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
-from nnsam3d.training import streams
+from nnsam3d.training import reproducible
 from nnsam3d.training.options import TrainingOptions
+from nnsam3d.training.reproducible import repeatable, seed_streams, stored_streams, use_streams, without_workers
 from nnsam3d.training.started_from import being_loaded, innermost, record_of
-from nnsam3d.training.streams import repeatable, seed_streams, stored_streams, use_streams, without_workers
 
 STATE = "nnsam3d"  # key in the optimiser's part of a checkpoint
 MOST_SKIPPED = 20  # consecutive updates without a finite loss or gradient
@@ -177,7 +177,7 @@ class SurvivingTrainer(nnUNetTrainer):
         heard = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
         before = {one: signal.signal(one, note) for one in heard}
         try:
-            with streams.workers_end_with_this_process():
+            with reproducible.workers_end_with_this_process():
                 yield
         finally:
             for one, handler in before.items():
@@ -284,7 +284,7 @@ class SurvivingTrainer(nnUNetTrainer):
         self.print_to_log_file(
             f"nnsam3d: stopped by {self._stop_signal}: {what}; exit status {STOPPED}, continue with --c"
         )
-        streams.end_workers(self.dataloader_train, self.dataloader_val)
+        reproducible.end_workers(self.dataloader_train, self.dataloader_val)
         raise SystemExit(STOPPED)
 
     def on_train_end(self) -> None:

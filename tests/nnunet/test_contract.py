@@ -275,7 +275,7 @@ def same_splits(tmp_path: Path) -> None:
 
 
 def same_images(tmp_path: Path) -> None:
-    from nnsam3d.nnunet.streaming import stream_images
+    from nnsam3d.nnunet.slabs import read_in_slabs
 
     rng, files = np.random.default_rng(1), []
     for channel in range(2):
@@ -284,7 +284,7 @@ def same_images(tmp_path: Path) -> None:
         image.SetOrigin((1.0, -2.0, 3.0))
         files.append(str(tmp_path / f"a_{channel:04d}.nii"))
         sitk.WriteImage(image, files[-1])
-    ours, theirs = stream_images(files), contract.SimpleITKIO().read_images(files)
+    ours, theirs = read_in_slabs(files), contract.SimpleITKIO().read_images(files)
     assert ours is not None
     np.testing.assert_array_equal(ours[0], theirs[0])
     assert ours[0].dtype == theirs[0].dtype
@@ -444,7 +444,7 @@ def same_loss(tmp_path: Path) -> None:
 SAME: dict[str, Callable[[Path], None]] = {
     "nnsam3d.nnunet.datasets.cases_in": same_cases,
     "nnsam3d.nnunet.splits.make_splits": same_splits,
-    "nnsam3d.nnunet.streaming.stream_images": same_images,
+    "nnsam3d.nnunet.slabs.read_in_slabs": same_images,
     "nnsam3d.nnunet.size.nonzero_box": same_crop,
     "nnsam3d.nnunet.normalisation.NORMALISATIONS": same_normalisations,
     "nnsam3d.nnunet.lazy.LazyVolume": same_preprocessing,

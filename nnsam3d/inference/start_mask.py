@@ -25,11 +25,11 @@ from nnsam3d.prompts.types import VoxelClick
 NEARLY = 1e-6  # mm
 
 
-class Base:
+class StartMask:
     """A label map on the image's own grid, under what the network computes around the clicks.
 
-    Where the network has looked, its answer replaces the base; elsewhere the base stays. A background click says two
-    things: in the middle of a component of the base, that the component is wrong as a whole; nearer to its rim, that
+    Where the network has looked, its answer replaces the mask; elsewhere the mask stays. A background click says two
+    things: in the middle of a component of the mask, that the component is wrong as a whole; nearer to its rim, that
     the component reaches too far. In the second case the component's deepest voxel counts as one more click of its
     label, from which the network segments it anew.
     """
@@ -83,7 +83,7 @@ class Base:
         return (bounding_box(self.label_map_ZYX > 0),) if self.label_map_ZYX.any() else ()
 
     def correct(self, image: PreparedImage, prompts: CasePrompts) -> Segmentation:
-        """The base as these clicks change it.
+        """The mask as these clicks change it.
 
         Raises:
             PromptError, UserError: as :meth:`PreparedImage.segment`.
@@ -107,7 +107,7 @@ class Base:
         return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
     def _reading(self, last: Mapping[Triple, int]) -> tuple[list[VoxelClick], list[Component]]:
-        """What background clicks say about the base: clicks that they imply, and components that they remove."""
+        """What background clicks say about the mask: clicks that they imply, and components that they remove."""
         implied: list[VoxelClick] = []
         removed: list[Component] = []
         negative = [voxel for voxel, label in last.items() if not label]
@@ -160,7 +160,7 @@ def _seen(image: PreparedImage, click: Click) -> bool:
 # ---------------------------------------------------------------------- from arrays and files
 
 
-def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedImage) -> Base:
+def read_start_mask(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedImage) -> StartMask:
     """A mask to start from.
 
     Args:
@@ -175,11 +175,11 @@ def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedI
     else:
         array, file = given_labels(segmentation, "the segmentation"), None
         _check_shape(array, "the segmentation", image)
-    return Base(array, image.model.labels, image.model.regions, image.raw_properties["spacing"], file)
+    return StartMask(array, image.model.labels, image.model.regions, image.raw_properties["spacing"], file)
 
 
 def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
-    """The label map (z, y, x) of a file. Raises UserError as :func:`read_base` does."""
+    """The label map (z, y, x) of a file. Raises UserError as :func:`read_start_mask` does."""
     array = image.model.read_labels(file)
     _check_shape(array, file, image)
     _check_place(file, image)
