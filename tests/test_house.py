@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import nnsam3d
+from benchmarks import house
 
 MAX_LINES = 400
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,14 +37,7 @@ ONE_PLACE = {
 
 def imports_of(file: Path) -> set[str]:
     """Every absolute module name that a file imports, at any level."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return {name for name in house.imports(ast.parse(file.read_text(encoding="utf-8"))) if name[:1] not in ("", ".")}
 
 
 def name_of(file: Path) -> str:
@@ -74,12 +68,18 @@ def test_what_has_one_place_has_no_second(pattern):
     assert found == ONE_PLACE[pattern]
 
 
-@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
-def test_nnunet_is_imported_where_it_is_adapted_to(file):
-    room = file.relative_to(ROOT / "nnsam3d").parts[0]
-    packages = ("nnunetv2", "batchgenerators", "batchgeneratorsv2")
-    theirs = {name for name in imports_of(file) if name.startswith(packages)}
-    assert not theirs or room in ("nnunet", "training", "planning")
+def test_nnunet_is_imported_in_one_file():
+    """nnunet/contract.py names all of it, so that an update of nnU-Net is looked at in one place."""
+    assert house.importing_nnunet(house.parsed("nnsam3d", "trainers", "planners")) == ["nnsam3d/nnunet/contract.py"]
+
+
+def test_no_name_is_defined_twice():
+    """A newcomer who searches for a class or function finds one. Exceptions: benchmarks/house.py, ENTRY_POINTS."""
+    assert house.defined_twice(house.parsed("nnsam3d")) == {}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert house.circle(house.parsed("nnsam3d")) == []
 
 
 def test_no_room_is_too_large():

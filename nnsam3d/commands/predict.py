@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
     from nnsam3d.inference.header_check import print_header_remarks
     from nnsam3d.inference.model import Model
-    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
+    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_prediction_report
 
     device = choose_device(args.device)
     model = Model(
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
         try:
-            write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
+            write_prediction_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
         except WriteError as error:  # the summary is printed all the same
             print(f"nnsam3d: error: {error}", file=sys.stderr)
             unwritten.append(str(error))

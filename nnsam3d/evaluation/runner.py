@@ -24,9 +24,9 @@ from nnsam3d.evaluation.executors import Executor, Work, raise_failures
 from nnsam3d.evaluation.metrics import score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
-from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, Unit, cases_of, remember_cases
 from nnsam3d.evaluation.processes import orphaned
-from nnsam3d.evaluation.protocols import Step, Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
@@ -34,7 +34,6 @@ from nnsam3d.prompts.kinds import Shape
 READ_OUTS = (0, 1, 3, 5, 10)  # numbers of clicks shown in tables
 KEPT = (0, 1, 2, 3, 5, 10)  # numbers of clicks whose label maps are kept for the first seed; 1 and 2 show a correction
 PAUSE = 1.0  # seconds between two checks for new results
-Unit = dict[str, Any]
 
 
 def run(setting: Setting, output: Path, executor: Executor) -> None:
@@ -225,7 +224,7 @@ def _stored(shape: Shape) -> Unit:
     return {"kind": shape.kind, "label": shape.label, "points_zyx": np.round(shape.points_N3, 4).tolist()}
 
 
-def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Step]:
+def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Interaction]:
     for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
         yield step
         if not limit:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnsam3d.inference.base import Base
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.geometry import Slices
+from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS
@@ -17,7 +18,7 @@ from nnsam3d.prompts.types import checked_space
 MASKS = 8
 """So many masks to start from are kept; steps before them can no longer be undone."""
 
-Step = Prompt | str
+HistoryStep = Prompt | str
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class State:
 
     Attributes:
         prompts: in order of creation, positions as index i, j, k.
-        base: the mask to start from.
+        start: the mask to start from.
     """
 
     prompts: tuple[Prompt, ...] = ()
-    base: Base | None = None
+    start: StartMask | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class History:
     """
 
     states: tuple[State, ...] = (State(),)
-    steps: tuple[Step, ...] = ()
+    steps: tuple[HistoryStep, ...] = ()
     place: int = 0
 
     @classmethod
@@ -73,21 +74,21 @@ class History:
         return self.place < len(self.steps)
 
     @property
-    def last_step(self) -> Step:
+    def last_step(self) -> HistoryStep:
         """What :meth:`undone` takes back."""
         return self.steps[self.place - 1]
 
     @property
-    def next_step(self) -> Step:
+    def next_step(self) -> HistoryStep:
         """What :meth:`redone` puts back."""
         return self.steps[self.place]
 
     @property
-    def masks(self) -> tuple[Base, ...]:
+    def masks(self) -> tuple[StartMask, ...]:
         """The masks to start from, each once."""
-        return tuple({id(state.base): state.base for state in self.states if state.base is not None}.values())
+        return tuple({id(state.start): state.start for state in self.states if state.start is not None}.values())
 
-    def after(self, step: Step, state: State) -> History:
+    def after(self, step: HistoryStep, state: State) -> History:
         """With one more step; what could be redone is gone."""
         place = self.place + 1
         grown = History((*self.states[:place], state), (*self.steps[: place - 1], step), place)
@@ -105,7 +106,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SessionSnapshot:
     """All that a session holds at one time.
 
     Attributes:
@@ -121,7 +122,7 @@ class Snapshot:
 
     image: PreparedImage | None = None
     coming: Future[PreparedImage] | None = None
-    before: Snapshot | None = None
+    before: SessionSnapshot | None = None
     case: str = "session"
     history: History = History()
     result: Segmentation | None = None

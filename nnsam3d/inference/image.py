@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.geometry import preprocessing_steps
+from nnsam3d.geometry import Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
-from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
-from nnsam3d.inference.region import Region, Slices, segment_clicked
+from nnsam3d.inference.region import segment_clicked
 from nnsam3d.inference.windows import Windows
+from nnsam3d.nnunet.contract import window_count
+from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
@@ -102,7 +103,7 @@ class PreparedImage:
     @property
     def stock_windows(self) -> int:
         """Number of windows of the sliding window."""
-        return len(self.model.predictor._internal_get_sliding_window_slicers(self.windows.shape))
+        return window_count(self.model.predictor, self.windows.shape)
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""

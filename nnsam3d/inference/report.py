@@ -19,6 +19,7 @@ from nnsam3d.nnunet.cases import strays
 from nnsam3d.tables import counted
 
 REPORT_VERSION = 1
+VERSIONS = ("nnsam3d", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "SimpleITK")
 
 
 def print_stray_prompts(
@@ -78,7 +79,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
     return 1 if failed or unwritten else 0
 
 
-def write_report(
+def write_prediction_report(
     path: Path, arguments: Mapping[str, Any], model: Model, outcomes: Sequence[Outcome], seconds: float
 ) -> None:
     """Write the report as JSON.
@@ -90,8 +91,7 @@ def write_report(
     earlier = _earlier_entries(path)
     report: dict[str, Any] = {
         "nnsam3d_report": REPORT_VERSION,
-        "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "model": {
             "folder": str(model.folder),
             "trainer": model.predictor.trainer_name,

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnsam3d.geometry import Triple
 from nnsam3d.inference.device import half_precision_of
 from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.sam3d import LOGIT_LIMIT
 from nnsam3d.nnunet.lazy import Volume
-from nnsam3d.nnunet.model import TrainedModel, Triple, check_logits
+from nnsam3d.nnunet.model import TrainedModel, check_logits
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 LOGIT_BYTES = 2**30

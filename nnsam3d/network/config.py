@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import index
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
+from nnsam3d.geometry import Triple
 from nnsam3d.keys import known, mismatch
 
-Triple: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in this order
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees

@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Triple
 from nnsam3d.network import SAM3DConfig, preset_config
 from nnsam3d.network.config import CHECKPOINTING
-from nnsam3d.planning.facts import DatasetFacts, Triple
+from nnsam3d.planning.facts import DatasetFacts
 from nnsam3d.planning.memory import estimate_gb
 from nnsam3d.prompts import PromptCodec
 from nnsam3d.training.options import TrainingOptions

@@ -18,8 +18,8 @@ from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_f
 from nnsam3d.prompts.formats.base import MISSING, Found, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
-from nnsam3d.prompts.formats.markups import text_of as markups_text
-from nnsam3d.prompts.formats.ours import text_of
+from nnsam3d.prompts.formats.markups import markups_text
+from nnsam3d.prompts.formats.ours import prompt_file_text
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.base import place_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
@@ -197,7 +197,7 @@ def _text_of(
     prompts: CasePrompts, format: str, image: ImageGrid | None, labels: Mapping[str, int] | None, path: Path
 ) -> str:
     if format == OWN:
-        return text_of(prompts)
+        return prompt_file_text(prompts)
     held = {"click"} if format == "grand-challenge" else {*KINDS} - {"mask"}
     if others := sorted(set(prompts.kinds) - held):
         raise PromptError(f"{path}: format {format!r} cannot hold {', '.join(others)}: write our own format (.json)")

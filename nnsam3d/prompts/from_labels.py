@@ -21,6 +21,7 @@ from tqdm import tqdm
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts.centres import error_centres
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
@@ -29,9 +30,7 @@ from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, MaskPrompt, Prompt, 
 from nnsam3d.prompts.kinds.box import points_of_faces
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
-from nnsam3d.prompts.refine import error_centres
-from nnsam3d.prompts.simulate import case_rng
-from nnsam3d.prompts.simulator import PromptSimulator
+from nnsam3d.prompts.simulation import PromptSimulator, case_rng
 from nnsam3d.prompts.types import CasePrompts
 
 TRIES = 5  # to draw around a component: not every slice of it is large enough for every kind

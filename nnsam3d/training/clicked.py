@@ -11,16 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.contract import ComposeTransforms, nnUNetTrainer
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.components import suggested_components
-from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
+from nnsam3d.training.online_validation import (
+    AnswerPrompts,
+    append_row,
+    click_through,
+    dice_of_counts,
+    draw,
+    hard_counts,
+    header,
+)
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
 OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
@@ -57,7 +64,7 @@ class ClickedTrainer(TimedTrainer):
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
-    def answers(self, data_BCDHW: torch.Tensor) -> Answer:
+    def answers(self, data_BCDHW: torch.Tensor) -> AnswerPrompts:
         """Maps prompts to logits for a batch (B, C + P, D, H, W); the batch's own prompt channels are not used."""
         raise NotImplementedError
 
@@ -93,7 +100,7 @@ class ClickedTrainer(TimedTrainer):
             sums = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
         clicked_S3C, (kept, given) = sums
         names = header(self.options.validation_clicks)
-        row = [self.current_epoch, *(dice(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
+        row = [self.current_epoch, *(dice_of_counts(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
         values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names[1:], row[1:], strict=True))
         self.print_to_log_file(f"by number of clicks: {values}")
         if self.local_rank == 0:

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import preprocessing_steps
+from nnsam3d.nnunet.contract import BasicTransform, ComposeTransforms, RemoveLabelTransform
 from nnsam3d.prompts import (
     CasePrompts,
     PromptCodec,
@@ -28,8 +26,6 @@ from nnsam3d.prompts import (
     write_prompts,
 )
 from nnsam3d.training.options import TrainingOptions
-
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -136,17 +132,17 @@ def corrupt(image_CDHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:
     """Insert :class:`AppendClicks` after all intensity and spatial transforms, before the conversion to regions.
 
-    That is directly after nnU-Net's ``RemoveLabelTansform`` (-1 -> 0).
+    That is directly after nnU-Net's ``RemoveLabelTransform`` (-1 -> 0).
 
     Raises:
         RuntimeError: the pipeline has no such transform (unsupported nnU-Net version).
     """
     for index, transform in enumerate(transforms.transforms):
-        if isinstance(transform, RemoveLabelTansform):
+        if isinstance(transform, RemoveLabelTransform):
             transforms.transforms.insert(index + 1, AppendClicks(simulation, training))
             return transforms
     raise RuntimeError(
-        "nnU-Net's transform pipeline has no RemoveLabelTansform, after which clicks are inserted: this version of "
+        "nnU-Net's transform pipeline has no RemoveLabelTransform, after which clicks are inserted: this version of "
         "nnU-Net is not supported"
     )
 
@@ -154,7 +150,7 @@ def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, tr
 def with_simulated_clicks(
     dataset_class: type,
     simulation: ClickSimulation,
-    record: Callable[[str, list[VoxelClick], dict[str, Any], Shape], None],
+    record: Callable[[str, list[VoxelClick], dict[str, Any], tuple[int, ...]], None],
 ) -> type:
     """A subclass of ``dataset_class`` whose cases have prompt channels with clicks simulated from their ground truth.
 
@@ -190,7 +186,7 @@ class PromptRecorder:
         self.label_names = label_names
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: Shape) -> None:
+    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: tuple[int, ...]) -> None:
         path = self.folder / f"{case}.json"
         if not clicks:  # remove the file of an earlier validation with clicks
             path.unlink(missing_ok=True)

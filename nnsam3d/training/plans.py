@@ -13,10 +13,9 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
+from nnsam3d.nnunet.contract import PlansManager
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.training.decision import Decision, read_decision

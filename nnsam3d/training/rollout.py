@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.network.rounds import Click, Logits, RollOut
+from nnsam3d.network.rounds import BatchClick, Logits, RollOut
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
 
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 Start: TypeAlias = Callable[[int, Tensor, PromptTensors], PromptTensors]
 Target: TypeAlias = Tensor | list[Tensor]  # for nnU-Net's loss; a list with deep supervision, full resolution first
 
@@ -44,7 +44,7 @@ def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:
 def make_roll_out(
     rounds: int,
     target: Target,
-    loss: Loss,
+    loss: LossFunction,
     label_manager: Any,
     simulation: ClickSimulation,
     scale: Tensor | float = 1.0,
@@ -64,7 +64,7 @@ def make_roll_out(
     """
     truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
 
-    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
+    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> BatchClick:
         return next_clicks(truth_BDHW, predicted_labels(logits_BKDHW, label_manager), prompts, simulation)
 
     def of_logits(logits: Logits) -> Tensor:
@@ -98,7 +98,7 @@ def starting(
 
 def next_clicks(
     truth_BDHW: Tensor, predicted_BDHW: Tensor, prompts: PromptTensors, simulation: ClickSimulation
-) -> Click:
+) -> BatchClick:
     """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; label -1 if there is none."""
     return error_clicks(
         truth_BDHW,

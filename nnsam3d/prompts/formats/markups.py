@@ -219,7 +219,7 @@ def _other_signs(position: Any) -> Any:
 # ---------------------------------------------------------------------- writing
 
 
-def text_of(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -> str:
+def markups_text(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -> str:
     """A markups file that can be dragged into Slicer. Clicks that follow each other are one point list.
 
     Args:

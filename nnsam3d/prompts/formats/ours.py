@@ -97,7 +97,7 @@ def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) ->
     return Found(where, kind, values, label, "exact")
 
 
-def text_of(prompts: CasePrompts) -> str:
+def prompt_file_text(prompts: CasePrompts) -> str:
     """The file's text, with one line per prompt for readability and version control."""
     version = 1 if prompts.kinds in ((), ("click",)) else 2
     lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]

@@ -26,7 +26,7 @@ class Click(Prompt):
     """A click: "this voxel belongs to this label". Label 0 (background) makes it a negative click.
 
     Its simulation and its way through the network's channels are older than the other kinds' and have their own files:
-    :mod:`nnsam3d.prompts.simulate`, :mod:`nnsam3d.prompts.channel`.
+    :mod:`nnsam3d.prompts.simulation`, :mod:`nnsam3d.prompts.channel`.
 
     Attributes:
         position: three finite numbers in the space of its CasePrompts (index i, j, k or world mm).
