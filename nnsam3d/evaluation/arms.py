@@ -27,6 +27,7 @@ from nnsam3d.nnunet.datasets import FINAL, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
+from nnsam3d.tables import plural
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
 
@@ -146,14 +147,6 @@ class Ellipsoid:
         """Nothing, with the keys of :func:`model_cost`."""
         numbers = ("parameters", "trained_parameters", "window_gflop", "click_gflop", "training_seconds", "epochs")
         return {"kind": self.kind, **dict.fromkeys(numbers, 0), "window": [], "weights": {}}
-
-
-def plural(kind: str) -> str:
-    """
-    >>> plural("box"), plural("lasso")
-    ('boxes', 'lassos')
-    """
-    return f"{kind}es" if kind.endswith("x") else f"{kind}s"
 
 
 def refusal_of_body(protocol: Protocol) -> str:

@@ -127,5 +127,5 @@ def challenge_click(truth: Truth, answer_DHW: NDArray, label: int, rng: Generato
 def as_prompts(case: str, clicks: Sequence[VoxelClick], shapes: Sequence[Shape] = ()) -> CasePrompts:
     """Clicks (z, y, x) and shapes on the array of the image as prompts in its index i, j, k; the shapes first."""
     points = CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])
-    drawn = [KINDS[shape.kind].of(shape.points_N3[:, ::-1], shape.label) for shape in shapes]
+    drawn = [KINDS[shape.kind].of_simulated(shape, shape.label) for shape in shapes]
     return CasePrompts(case, "voxel", [*drawn, *points.prompts])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import touched
-from nnsam3d.prompts.kinds import KINDS, Box, Shape
+from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 BEYOND = 1.0  # voxels that an answer may reach beyond its box
@@ -36,19 +36,20 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
 
 
 def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:
-    """The labels that stay inside boxes, and these boxes.
+    """The labels that stay inside shapes that confine them (boxes), and these shapes.
 
     A box says how far its target reaches, unless a positive click, scribble, line or lasso with its label lies outside.
     """
     found = {}
-    for label in sorted({one.label for one in prompts.shapes if one.kind == Box.kind and one.label}):
-        boxes = tuple(one for one in prompts.shapes if one.kind == Box.kind and one.label == label)
-        others = [one for one in prompts.shapes if one.kind != Box.kind and one.label == label]
+    confining = [one for one in prompts.shapes if KINDS[one.kind].confines]
+    for label in sorted({one.label for one in confining if one.label}):
+        boxes = tuple(one for one in confining if one.label == label)
+        others = [one for one in prompts.shapes if not KINDS[one.kind].confines and one.label == label]
         voxels = [KINDS[one.kind].inside(one.points_N3, shape_DHW) for one in others]
         voxels_N3 = np.concatenate([prompts.of_label(label), *voxels])
         inside_N = np.zeros(len(voxels_N3), dtype=bool)
         for box in boxes:
-            inside_N |= Box.holds_voxels(box.points_N3, voxels_N3, BEYOND)
+            inside_N |= KINDS[box.kind].holds_voxels(box.points_N3, voxels_N3, BEYOND)
         if inside_N.all():
             found[label] = boxes
     return found
@@ -58,7 +59,7 @@ def allowed(boxes: Sequence[Shape], start: Sequence[int], size: Sequence[int]) -
     """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it."""
     found = np.zeros(tuple(size), dtype=bool)
     for box in boxes:
-        found |= Box.holds(box.points_N3 - np.asarray(start), size, BEYOND)
+        found |= KINDS[box.kind].holds(box.points_N3 - np.asarray(start), size, BEYOND)
     return found
 
 

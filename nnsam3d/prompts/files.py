@@ -258,8 +258,8 @@ def _checked_prompts(
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
             own += outside(prompt, checked_space(reading.space), grid, found.where)
-        if own and clicked and found.kind == "box" and found.meaning != "exact":
-            reading.left_out += own  # another program's box beside clicks, which are sufficient
+        if own and clicked and found.spare:
+            reading.left_out += own  # the clicks are sufficient
             continue
         problems += own
         untranslated += words

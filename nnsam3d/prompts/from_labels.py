@@ -26,8 +26,7 @@ from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
-from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, MaskPrompt, Prompt, Shape
-from nnsam3d.prompts.kinds.box import points_of_faces
+from nnsam3d.prompts.kinds import KINDS, Click, MaskPrompt, Prompt, Shape
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
 from nnsam3d.prompts.simulation import PromptSimulator, case_rng
@@ -122,7 +121,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
         before = sum(prompt.kind == simulation.kind for prompt in earlier) if simulation.predictions is None else 0
         drawn = _drawn(simulation.kind, truth, error, values, rng, spacing)
         new = [
-            _as_prompt(simulation.kind, shape, name_of[shape.label])
+            KINDS[simulation.kind].of_simulated(shape, name_of[shape.label])
             for shape in itertools.islice(drawn, before, before + simulation.n)
         ]
         return CasePrompts(case, "voxel", (*masks, *earlier, *new))
@@ -162,16 +161,6 @@ def _drawn(
             shape = next((shape for shape in shapes if shape is not None), None)
             if shape is not None:
                 yield Shape(shape.kind, value, shape.points_N3 + component.low - 1)
-
-
-def _as_prompt(kind: str, shape: Shape, label: str) -> Prompt:
-    """A simulated shape as the prompt of a file in space "voxel"."""
-    points_N3 = shape.points_N3[:, ::-1]
-    if kind == Box.kind and shape.kind == Lasso.kind:  # a rectangle on a slice
-        low, high = points_N3.min(axis=0), points_N3.max(axis=0)
-        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 0.5)
-        points_N3 = points_of_faces(np.stack([middle - half, middle + half], axis=1))
-    return KINDS[kind].of(points_N3, label)
 
 
 def _earlier(

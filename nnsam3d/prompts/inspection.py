@@ -45,7 +45,7 @@ def inspect_file(
     """
     others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
     kinds = Counter(prompt.kind for prompt in others)
-    counts = [f"{n} boxes" if kind == "box" and n > 1 else counted(n, kind) for kind, n in kinds.items()]
+    counts = [counted(n, kind) for kind, n in kinds.items()]
     told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
     print(f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}")
     if labels is None:

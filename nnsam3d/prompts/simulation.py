@@ -24,7 +24,7 @@ from nnsam3d.prompts.types import VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 STRATEGIES = ("uniform", "center", "largest_error")
-EXTENT_WEIGHTS = {"scribble": 0.1, "box": 0.325, "line": 0.1, "lasso": 0.125}
+EXTENT_WEIGHTS = {name: kind.weight for name, kind in KINDS.items() if kind.weight}
 """How often training draws each kind, relative to the others."""
 COMPONENT_SHARE = 0.5  # of extents that are drawn around one component; others around all of the label
 

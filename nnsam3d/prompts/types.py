@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnsam3d.geometry import SPACES, ImageGrid, Points
-from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble
+from nnsam3d.prompts.kinds import Click, MaskPrompt, Prompt
 from nnsam3d.prompts.kinds.base import (
     Position,
     PromptError,
@@ -23,17 +23,13 @@ from nnsam3d.prompts.kinds.base import (
 
 __all__ = [
     "MAX_CLICKS",
-    "Box",
     "CasePrompts",
     "Click",
-    "Lasso",
-    "Line",
     "MaskPrompt",
     "Position",
     "Prompt",
     "PromptError",
     "PromptWarning",
-    "Scribble",
     "Space",
     "VoxelClick",
     "checked_label",

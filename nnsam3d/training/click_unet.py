@@ -27,7 +27,7 @@ from nnsam3d.training.plans import refuse_unsupported
 from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, starting, truth_labels
 
 CLICK_OPTIONS = ("max_clicks", "zero_click_share", "negative_click_share", "click_strategy")
-EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share")
+EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share", "start_from")
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
 

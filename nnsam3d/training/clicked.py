@@ -29,7 +29,9 @@ from nnsam3d.training.online_validation import (
     header,
 )
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+from nnsam3d.training.start_masks import StartedDataset, found_masks, prepared_masks
 
+STARTS = "starts"  # folder of a fold
 OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
 
 
@@ -53,6 +55,18 @@ class ClickedTrainer(TimedTrainer):
             components = suggested_components(training, labels)
             self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
         super().on_train_start()
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's, with masks to start from (``start_from``) in the training cases that have one."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.options.start_from:
+            ending = self.dataset_json["file_ending"]
+            found = found_masks(Path(self.options.start_from), training.identifiers, ending)
+            told = f"{len(found)} of {len(training.identifiers)} training cases have a mask to start from"
+            self.print_to_log_file(f"{told} in {self.options.start_from}")
+            masks = prepared_masks(found, training, Path(self.output_folder) / STARTS, self)
+            training = StartedDataset(training, masks)
+        return training, validation
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""

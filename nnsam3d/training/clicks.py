@@ -6,7 +6,7 @@ Axis letters: C = channels, D, H, W = array axes of the preprocessed patch or ca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from nnsam3d.prompts import (
     case_rng,
     write_prompts,
 )
+from nnsam3d.prompts.voxels import VoxelMask
 from nnsam3d.training.options import TrainingOptions
 
 
@@ -37,7 +38,7 @@ class ClickSimulation:
         codec: of the model.
         validation_clicks: number of clicks per case or patch in validation.
         max_rounds: maximum number of corrections in a training step.
-        corrupted_share: see :class:`TrainingOptions`.
+        corrupted_share, start_share: see :class:`TrainingOptions`.
     """
 
     simulator: PromptSimulator
@@ -45,6 +46,7 @@ class ClickSimulation:
     validation_clicks: int
     max_rounds: int
     corrupted_share: float = 0.0
+    start_share: float = 0.0
 
     @classmethod
     def of(
@@ -71,8 +73,8 @@ class ClickSimulation:
             extent_share=options.extent_share,
         )
         codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
-        corrupted = options.corrupted_share
-        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], corrupted)
+        shares = options.corrupted_share, options.start_share
+        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], *shares)
 
     def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
         """``validation_clicks`` clicks on the labels present."""
@@ -83,8 +85,11 @@ class AppendClicks(BasicTransform):
     """Append prompt channels, with prompts drawn from the segmentation of the same patch, to the image.
 
     In some of the patches with a prompt of an extent, the image is of little help, so that a network learns to heed the
-    prompt. A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch
-    therefore has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
+    prompt. If the segmentation has a second channel, this is a mask to start from; it is removed, and some of these
+    patches begin with it and no other prompt.
+
+    A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch therefore
+    has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
     """
 
     def __init__(self, simulation: ClickSimulation, training: bool, rng: np.random.Generator | None = None) -> None:
@@ -96,7 +101,10 @@ class AppendClicks(BasicTransform):
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
         simulation, corrupted = self.simulation, None
-        if self.training:
+        mask_DHW = data_dict["segmentation"][1].numpy() if len(data_dict["segmentation"]) > 1 else None
+        if mask_DHW is not None and rng.random() < simulation.start_share:
+            prompts = replace(VoxelPrompts.of(), mask=VoxelMask.of(mask_DHW))
+        elif self.training:
             prompts = simulation.simulator.sample_prompts(segmentation, rng, data_dict["image"].numpy())
             if prompts.shapes and rng.random() < simulation.corrupted_share:
                 corrupted = corrupt(data_dict["image"], rng)
@@ -108,6 +116,7 @@ class AppendClicks(BasicTransform):
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         if params["image"] is not None:
             data_dict["image"] = params["image"]
+        data_dict["segmentation"] = data_dict["segmentation"][:1]
         channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
         data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict

@@ -79,6 +79,8 @@ class TrainingOptions:
     extent_share: float = 0.35  # share of training patches that begin with a box, line, lasso or scribble
     corrupted_share: float = 0.3  # of these: image flattened, inverted or noisy, so that the prompt must be heeded
     start_share: float = 0.25  # share of training patches that go on from an answer of the network as a mask
+    # A folder of predicted label maps from which patches start instead, where it has one; "" = none.
+    start_from: str = ""
     first_answer_weight: float = 0.4  # share of the first answer in the loss; 0 = as every other answer
     # Corrections per iteration, each a click on the network's largest error: a number, or a range to draw from ("1-6").
     rounds: str = "1-6"
@@ -119,6 +121,8 @@ class TrainingOptions:
             self.prompt_kinds,
             f'"click", with or without others of {", ".join(PROMPT_KINDS[1:])}, separated by commas',
         )
+        if self.start_from and ("mask" not in kinds or not self.start_share):
+            raise OptionsError(f"option start_from={self.start_from!r} needs prompt_kinds with mask, and a start_share")
         _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
         _require(self.detail_dim >= -1, "detail_dim", self.detail_dim, "zero or positive (-1: the preset's)")
         _require(self.token_voxels in (0, 2, 4, 8), "token_voxels", self.token_voxels, "0, 2, 4 or 8")

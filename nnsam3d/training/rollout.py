@@ -79,7 +79,7 @@ def starting(
     """See :attr:`RollOut.start`: some items forget their prompts and go on from one of their answers as a mask.
 
     Networks' own answers are what users start from; perturbed truths teach nothing about them. The number of the
-    answer is drawn from those before the last one.
+    answer is drawn from those before the last one. Items that begin with a mask (``start_from``) keep it.
     """
     if rounds == 0 or options.start_share == 0 or "mask" not in options.kinds:
         return None
@@ -90,6 +90,8 @@ def starting(
         starts_B, answers_B = rng.random(batch) < options.start_share, rng.integers(rounds, size=batch)
         chosen_B = torch.from_numpy(starts_B & (answers_B == number)).to(logits_BKDHW.device)
         label_map_B1DHW = predicted_labels(logits_BKDHW, label_manager)[:, None]
+        if prompts.dense_BMDHW is not None:
+            chosen_B &= ~prompts.dense_BMDHW[:, -len(labels) :].flatten(1).any(1)
         inside = label_map_B1DHW == labels.to(logits_BKDHW.device).view(1, -1, 1, 1, 1)
         return prompts.started(chosen_B, torch.where(inside, 1.0, -1.0))
 

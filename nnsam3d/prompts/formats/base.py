@@ -30,6 +30,7 @@ class Found:
             x, y, z. :data:`MISSING` where a parser has reported already that a value is missing.
         label: the file's word or number.
         meaning: see :data:`nnsam3d.prompts.labels.Meaning`; the label of another program's file may be missing ("").
+        spare: whether it may be left out, if it cannot be used, in a file that also has clicks.
     """
 
     where: str
@@ -37,16 +38,12 @@ class Found:
     values: Mapping[str, Any]
     label: Any
     meaning: Meaning = "word"
+    spare: bool = False
 
 
 def found_click(where: str, position: Any, label: Any, meaning: Meaning = "word") -> Found:
     """A click, see :class:`Found`."""
     return Found(where, "click", {"position": position}, label, meaning)
-
-
-def found_box(where: str, low: Any, high: Any, label: Any, meaning: Meaning = "word") -> Found:
-    """A box, see :class:`Found`."""
-    return Found(where, "box", {"low": low, "high": high}, label, meaning)
 
 
 @dataclass

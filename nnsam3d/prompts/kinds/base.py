@@ -28,6 +28,8 @@ Space = Literal["voxel", "lps", "ras"]
 Position = tuple[float, float, float]
 Voxels = NDArray[np.int64]  # (N, 3)
 P = TypeVar("P", bound="Prompt")
+Drawn = Literal["points", "path", "ring", "solid"]
+"""How a prompt is shown: single points, a line through them, a closed line, or a body with eight corners."""
 
 MAX_POINTS = 10_000
 """The maximum of a single prompt."""
@@ -59,6 +61,21 @@ class Shape(NamedTuple):
     points_N3: NDArray[np.float64]
 
 
+class Tool(NamedTuple):
+    """How a kind is drawn on the server's page.
+
+    Attributes:
+        key: the letter that chooses it.
+        gesture: "click", or what a drag on a slice gives: "ends" (the first two keys of the kind), "rectangle" (two
+            opposite corners, the first two keys) or "path" (all its points, the first key).
+        hint: what to do, for the user.
+    """
+
+    key: str
+    gesture: Literal["click", "ends", "rectangle", "path"]
+    hint: str
+
+
 @dataclass(frozen=True)
 class Window:
     """A part of an array on which maps are computed.
@@ -88,14 +105,20 @@ class Prompt:
         label: name or number from dataset.json, as given by the user; 0 and "background" mean "this is not it".
 
     >>> from nnsam3d.prompts.kinds import KINDS
-    >>> KINDS["line"].parse({"start": (10, 10, 5), "end": (40, 10, 5), "label": "tumour"}).describe()
-    '10, 10, 5 to 40, 10, 5'
+    >>> KINDS["click"].parse({"position": (10, 10, 5), "label": "tumour"}).describe()
+    'at 10, 10, 5'
     """
 
     kind: ClassVar[str]
     keys: ClassVar[tuple[str, ...]]  # in a prompt file, beside "type"
     optional: ClassVar[tuple[str, ...]] = ()
     maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
+    weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
+    tool: ClassVar[Tool | None] = None
+    drawn: ClassVar[Drawn] = "points"  # of its shapes
+    through: ClassVar[tuple[int, int]] = (1, 1)  # the least and the most points through which viewers draw it
+    confines: ClassVar[bool] = False  # whether answers stay inside it, see holds
+    body: ClassVar[bool] = False  # whether it is the outline of a body, see depth
 
     label: Any
 
@@ -114,6 +137,11 @@ class Prompt:
         """In a few words, without the label: for tables."""
         raise NotImplementedError
 
+    @classmethod
+    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
+        """The values of a file, by key and without the label, of what a viewer has drawn through these positions."""
+        return {cls.keys[0]: positions}
+
     # ------------------------------------------------------------------ spaces
 
     def points(self, space: Space) -> NDArray[np.float64]:
@@ -127,6 +155,10 @@ class Prompt:
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""
         return self.points(space)
+
+    def outline(self) -> Drawn:
+        """How this prompt is shown, by :meth:`corners_in`."""
+        return self.drawn
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """On the array of the image.
@@ -145,6 +177,11 @@ class Prompt:
             points_N3: those of a shape, in the order i, j, k.
         """
         raise NotImplementedError
+
+    @classmethod
+    def of_simulated(cls, shape: Shape, label: int | str) -> Prompt:
+        """What :meth:`simulate` has drawn on an array (z, y, x), as a prompt in space "voxel"."""
+        return cls.of(shape.points_N3[:, ::-1], label)
 
     # ------------------------------------------------------------------ on an array
 
@@ -176,6 +213,38 @@ class Prompt:
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
         """Its maps (D, H, W) on a window, by name."""
         return {}
+
+    @classmethod
+    def together(cls, points_N3: NDArray[np.float64]) -> tuple[float, ...]:
+        """Equal for the shapes of a label that share a map, which has the largest of their values: all, by default."""
+        return ()
+
+    @classmethod
+    def joined_maps(cls, one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map (D, H, W) of shapes that are not one together."""
+        return np.maximum(one, other)
+
+    @classmethod
+    def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
+        """(D, H, W) whether a voxel's centre lies inside, or at most ``beyond`` voxels outside; if it confines."""
+        raise NotImplementedError
+
+    @classmethod
+    def holds_voxels(
+        cls, points_N3: NDArray[np.float64], voxels_N3: NDArray[np.int64], beyond: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """(N,) the same for single voxels."""
+        raise NotImplementedError
+
+    @classmethod
+    def depth(cls, points_N3: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+        """(D, H, W) from 1 in the middle of the body of which it is the outline to 0 on its surface; negative outside,
+        and -1 without a body. Geometry only, for controls of the benchmark.
+
+        Args:
+            window: with a pitch in mm.
+        """
+        return np.full(window.size, -1.0)
 
     @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:

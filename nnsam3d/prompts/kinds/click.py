@@ -13,6 +13,7 @@ from nnsam3d.prompts.kinds.base import (
     Position,
     Prompt,
     Space,
+    Tool,
     Voxels,
     checked_label,
     checked_position,
@@ -43,6 +44,7 @@ class Click(Prompt):
 
     kind: ClassVar[str] = "click"
     keys: ClassVar[tuple[str, ...]] = ("position", "label")
+    tool: ClassVar[Tool | None] = Tool("C", "click", "Click on a slice. Dragging moves the crosshair.")
     position: Position
     label: int | str
 
