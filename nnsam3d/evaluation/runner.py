@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.metrics import score_mask
@@ -27,6 +26,7 @@ from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_
 from nnsam3d.evaluation.protocols import Step, Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
 

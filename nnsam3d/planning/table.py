@@ -30,7 +30,7 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
     Raises:
         UserError: an unreadable fingerprint or an invalid budget.
     """
-    from tqdm import tqdm
+    from nnsam3d.progress import tqdm
 
     from nnsam3d.planning.ladder import BudgetTooSmall, choose
 
