@@ -6,12 +6,14 @@ import ast
 import importlib
 import importlib.metadata
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 
 import nnsam3d
 from benchmarks import house
@@ -111,6 +113,26 @@ def test_versions_agree():
     (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")]
     assert line == f'version = "{nnsam3d.__version__}"'
     assert importlib.metadata.version("nnsam3d") == nnsam3d.__version__
+
+
+def test_links_work_on_a_package_index(monkeypatch):
+    """README's are relative in the checkout, and lead to the released tag on the index."""
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    for name, value in {
+        "REPOSITORY": "us/nnsam3d",
+        "REF_TYPE": "tag",
+        "REF_NAME": "v9",
+        "SERVER_URL": "https://x",
+    }.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    runpy.run_path(str(ROOT / "setup.py"))
+    links = re.findall(r"\]\(([^)]+)\)", given["long_description"]) + list(given["project_urls"].values())
+    assert all(link.startswith("https://") for link in links)
+    ours = [match for link in links if (match := re.fullmatch(r"https://x/us/nnsam3d/(blob|raw)/v9/(.+)", link))]
+    assert len(ours) > 20
+    assert all((ROOT / match[2]).is_file() for match in ours)
+    assert [match[2] for match in ours if match[1] == "raw"] == ["docs/demo.png"]
 
 
 @pytest.mark.parametrize("package", ["nnsam3d.trainers", "nnsam3d.planners"])

@@ -20,7 +20,6 @@ from typing import TypeAlias
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.demo.overlay import Panel, Strip, write_overlay
 from nnsam3d.demo.phantom import (
@@ -47,6 +46,7 @@ from nnsam3d.demo.tables import (
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_text
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts import CasePrompts, next_click, simulate_clicks, write_prompts
 
 DATASET_ID = "990"

@@ -17,17 +17,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.executors import Executor, Work, raise_failures
 from nnsam3d.evaluation.metrics import score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, Unit, cases_of, remember_cases
-from nnsam3d.evaluation.processes import orphaned
 from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
+from nnsam3d.jobs.local import orphaned, run_here
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
 
@@ -36,8 +35,11 @@ KEPT = (0, 1, 2, 3, 5, 10)  # numbers of clicks whose label maps are kept for th
 PAUSE = 1.0  # seconds between two checks for new results
 
 
-def run(setting: Setting, output: Path, executor: Executor) -> None:
+def run(setting: Setting, output: Path, devices: Sequence[str]) -> None:
     """Run all missing jobs, each in a separate process, so that peak memory is measured for each job separately.
+
+    Args:
+        devices: of the jobs at a time; a device occurs once for every job that it runs at a time.
 
     Raises:
         UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
@@ -53,10 +55,10 @@ def run(setting: Setting, output: Path, executor: Executor) -> None:
         return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
 
     waiting = missing(files)
-    works = [
-        Work(name_of(job), run_job, (setting, job, cases[job], output, digests[job.checkpoint]))
+    tasks = {
+        name_of(job): (setting, job, cases[job], output, digests[job.checkpoint])
         for job in dict.fromkeys(files[path] for path in waiting)
-    ]
+    }
     with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
 
         def tick() -> None:
@@ -65,8 +67,7 @@ def run(setting: Setting, output: Path, executor: Executor) -> None:
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
-        failures = executor.run(works, tick)
-    raise_failures(failures, len(works))
+        run_here(run_job, tasks, devices, output / "logs", tick)
 
 
 def name_of(job: Job) -> str:

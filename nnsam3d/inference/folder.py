@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nnsam3d.errors import LINES, UserError, printable
 from nnsam3d.files import WriteError, file_sha256, flush, write_json, writing
@@ -29,6 +28,7 @@ from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import correct_masks
+from nnsam3d.progress import tqdm
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts.centres import error_centres
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
