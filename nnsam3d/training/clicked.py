@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
+from nnsam3d.prompts.targets import DECLARED, ENTRY, Targets
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.components import suggested_components
@@ -30,11 +31,25 @@ class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer with the prompt channels in its data; ``options`` define how clicks are simulated."""
 
     prompt_types: tuple[str, ...] = ("click",)
+    targets: Targets | None = None  # of a class-agnostic training, whose ``dataset_json`` has a single label
 
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-        spacing = self.configuration_manager.spacing
-        return ClickSimulation.of(self.options, labels, spacing, self.label_manager.ignore_label)
+        ignore = self.label_manager.ignore_label if self.targets is None else self.targets.ignored_value
+        return ClickSimulation.of(self.options, labels, self.configuration_manager.spacing, ignore, self.targets)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's; those of a class-agnostic training find patches by the labels of the dataset, as stored."""
+        if self.targets is None:
+            return super().get_dataloaders()
+        ours: Any = self.label_manager
+        self.label_manager: Any = self.plans_manager.get_label_manager(
+            self.dataset_json | self.dataset_json[ENTRY][DECLARED]
+        )
+        try:
+            return super().get_dataloaders()
+        finally:
+            self.label_manager = ours
 
     def on_train_start(self) -> None:
         """Also says in the plans which components a prediction should keep, after the training data."""
@@ -43,17 +58,21 @@ class ClickedTrainer(TimedTrainer):
         if self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
             training, _ = self.get_tr_and_val_datasets()
             labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-            components = suggested_components(training, labels)
+            components = suggested_components(training, labels) if self.targets is None else "prompted"
             self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
         super().on_train_start()
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
+        if self.targets is not None:
+            kwargs["regions"] = None
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=True)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's validation pipeline plus ``validation_clicks`` simulated clicks."""
+        if self.targets is not None:
+            kwargs["regions"] = None
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
@@ -107,6 +126,12 @@ class ClickedTrainer(TimedTrainer):
         """
         if self.leaves_validation_out:
             super().perform_actual_validation(save_probabilities)
+            return
+        if self.targets is not None:
+            self.print_to_log_file(
+                "no final validation: a class-agnostic model answers a prompt, it does not know the dataset's labels. "
+                "Measure it with `nnsam3d benchmark run`"
+            )
             return
         self.print_to_log_file(
             f"final validation with {self.options.validation_clicks} simulated click(s) per case "

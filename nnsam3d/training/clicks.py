@@ -27,6 +27,7 @@ from nnsam3d.prompts import (
     case_rng,
     write_prompts,
 )
+from nnsam3d.prompts.targets import OBJECT_VALUE, Targets
 from nnsam3d.training.options import TrainingOptions
 
 Shape: TypeAlias = tuple[int, ...]
@@ -42,6 +43,7 @@ class ClickSimulation:
         validation_clicks: number of clicks per case or patch in validation.
         max_rounds: maximum number of corrections in a training step.
         corrupted_share: see :class:`TrainingOptions`.
+        targets: draws what a patch is about; None: its labels.
     """
 
     simulator: PromptSimulator
@@ -49,6 +51,7 @@ class ClickSimulation:
     validation_clicks: int
     max_rounds: int
     corrupted_share: float = 0.0
+    targets: Targets | None = None
 
     @classmethod
     def of(
@@ -57,11 +60,13 @@ class ClickSimulation:
         labels: Sequence[int],
         spacing: Sequence[float],
         ignore_label: int | None = None,
+        targets: Targets | None = None,
     ) -> ClickSimulation:
         """
         Args:
             labels: foreground label values that can be clicked.
             spacing: mm along D, H, W.
+            ignore_label, targets: see the attributes; with ``targets``, the value in what these draw.
         """
         simulator = PromptSimulator(
             labels=tuple(labels),
@@ -69,14 +74,14 @@ class ClickSimulation:
             ignore_label=ignore_label,
             strategy=options.click_strategy,
             max_clicks=options.max_clicks,
-            zero_share=options.zero_click_share,
+            zero_share=options.zero_click_share if targets is None else options.empty_share,
             negative_share=options.negative_click_share,
             kinds=options.kinds,
             extent_share=options.extent_share,
         )
         codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
         corrupted = options.corrupted_share
-        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], corrupted)
+        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], corrupted, targets)
 
     def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
         """``validation_clicks`` clicks on the labels present."""
@@ -85,6 +90,9 @@ class ClickSimulation:
 
 class AppendClicks(BasicTransform):
     """Append prompt channels, with prompts drawn from the segmentation of the same patch, to the image.
+
+    For a class-agnostic network, the segmentation is replaced by a target that is drawn first; without a prompt in
+    training, by nothing: nobody has said what to segment.
 
     In some of the patches with a prompt of an extent, the image is of little help, so that a network learns to heed the
     prompt. A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch
@@ -99,19 +107,27 @@ class AppendClicks(BasicTransform):
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
-        simulation, corrupted = self.simulation, None
+        simulation, corrupted, target = self.simulation, None, None
+        if simulation.targets is not None:
+            segmentation = target = simulation.targets.draw(segmentation, rng)
         if self.training:
             prompts = simulation.simulator.sample_prompts(segmentation, rng, data_dict["image"].numpy())
             if prompts.shapes and rng.random() < simulation.corrupted_share:
                 corrupted = corrupt(data_dict["image"], rng)
         else:
             prompts = VoxelPrompts.of(simulation.for_validation(segmentation, rng))
+        if target is not None and self.training and not prompts.shapes and not len(prompts.voxels_N3):
+            target[target == OBJECT_VALUE] = 0
         prompts = simulation.codec.with_clicks_of_shapes(prompts, segmentation.shape)
-        return {"channels": simulation.codec.write(segmentation.shape, prompts), "image": corrupted}
+        channels = simulation.codec.write(segmentation.shape, prompts)
+        return {"channels": channels, "image": corrupted, "target": target}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         if params["image"] is not None:
             data_dict["image"] = params["image"]
+        if params["target"] is not None:
+            target = torch.from_numpy(params["target"])[None]
+            data_dict["segmentation"] = target.to(data_dict["segmentation"].dtype)
         channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
         data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict

@@ -117,7 +117,7 @@ def test_noise_has_unit_variance_and_the_scale(scale):
 
 @pytest.mark.parametrize(("shape", "spacing"), [((7, 20, 20), None), ((20, 20), None), ((9, 9, 9), (1, 0, 1))])
 def test_what_cannot_be_drawn_is_refused(shape, spacing):
-    with pytest.raises(ValueError, match="synthetic volume needs|positive"):
+    with pytest.raises(ValueError, match=r"synthetic volume needs|positive"):
         synthetic_case(np.random.default_rng(0), shape, spacing)
 
 
