@@ -13,7 +13,7 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.files import writing
 from nnsam3d.geometry import GridOf, grid_of_file
-from nnsam3d.inference.base import Base, read_base, read_mask
+from nnsam3d.inference.base import Base, base_labels, read_base, read_mask
 from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.nnunet.model import TrainedModel
@@ -61,7 +61,7 @@ def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks
     """
     model = image.model
     grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
-    prompts = read_prompts(path, image=grid_of, labels=model.labels)
+    prompts = read_prompts(path, image=grid_of, labels=model.file_labels)
     if prompts.masks and not masks:
         raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
     asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", grid_of(prompts.space))
@@ -82,16 +82,17 @@ def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImag
         return None
     if len(masks) == 1 and masks[0].label is None:
         return read_base(prompt_file.parent / masks[0].path, image)
-    whole = np.zeros(image.shape_ZYX, np.int64)
+    whole, names = np.zeros(image.shape_ZYX, np.int64), image.label_values(prompts)
     for mask in masks:
         file = prompt_file.parent / mask.path
         array = read_mask(str(file), image)
         if mask.label is not None:
-            label = resolve_label(mask.label, model.labels, str(prompt_file))
+            label = resolve_label(mask.label, names, str(prompt_file))
             values = [label] if model.regions is None or not label else sorted(model.regions[label])
             array = np.where(np.isin(array, values), array, 0)
         whole = np.where(array != 0, array, whole)
-    return Base(whole, model.labels, model.regions, image.raw_properties["spacing"])
+    known = {**names, **base_labels(whole, model)} if model.open_labels else names
+    return Base(whole, known, model.regions, image.raw_properties["spacing"])
 
 
 def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:

@@ -23,6 +23,7 @@ from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clic
 from nnsam3d.training.components import suggested_components
 from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+from nnsam3d.training.synthetic_data import SyntheticCases
 
 OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
 
@@ -51,14 +52,24 @@ class ClickedTrainer(TimedTrainer):
         finally:
             self.label_manager = ours
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's; with data=synthetic, training cases are drawn."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.targets is not None and self.options.data == "synthetic":
+            patch = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
+            training = SyntheticCases(patch, self.configuration_manager.spacing)
+        return training, validation
+
     def on_train_start(self) -> None:
         """Also says in the plans which components a prediction should keep, after the training data."""
         if not self.was_initialized:
             self.initialize()
-        if self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
+        if self.targets is not None:
+            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = "prompted"
+        elif self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
             training, _ = self.get_tr_and_val_datasets()
             labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-            components = suggested_components(training, labels) if self.targets is None else "prompted"
+            components = suggested_components(training, labels)
             self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
         super().on_train_start()
 

@@ -23,6 +23,7 @@ PLANS_KEY = "nnsam3d"
 MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
 TARGETS = ("labels", "any")
+DATA = ("dataset", "synthetic")
 PROMPT_KINDS = tuple(KINDS)
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
@@ -77,6 +78,7 @@ class TrainingOptions:
     # What prompts mean: the dataset's labels, or any object, whatever its label (class-agnostic).
     targets: str = "labels"
     empty_share: float = 0.1  # with targets=any in place of zero_click_share: no prompt, and nothing to segment
+    data: str = "dataset"  # training patches; synthetic: of volumes that are drawn during the training
     # Kinds of prompts that the network is trained with, "click" among them; models of earlier versions: click.
     prompt_kinds: str = ",".join(PROMPT_KINDS)
     extent_share: float = 0.35  # share of training patches that begin with a box, line, lasso or scribble
@@ -130,8 +132,12 @@ class TrainingOptions:
             ("click_strategy", CLICK_STRATEGIES),
             ("checkpointing", CHECKPOINTING),
             ("targets", TARGETS),
+            ("data", DATA),
         ):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
+
+        for_any = self.data == "dataset" or self.targets == "any"
+        _require(for_any, "data", self.data, '"dataset", unless targets=any: synthetic objects have no classes')
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy, as stored in the plans."""

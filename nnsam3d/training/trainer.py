@@ -23,7 +23,7 @@ from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST
+from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, num_channels
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts.targets import Targets, class_agnostic
 from nnsam3d.training.clicked import ClickedTrainer
@@ -78,6 +78,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
 
     def _aim(self, options: TrainingOptions) -> dict[str, Any]:
         """Sets :attr:`targets`, and returns the dataset.json of the network."""
+        channels = num_channels(self._given_json)
+        if options.data == "synthetic" and channels > 1:
+            raise UserError(
+                f"option data=synthetic: synthetic images have one channel, those of the dataset {channels}"
+            )
         self.targets = Targets.of(self._given_json) if options.targets == "any" else None
         return self._given_json if self.targets is None else class_agnostic(self._given_json)
 

@@ -16,6 +16,7 @@ from nnsam3d.prompts import read_channel
 from nnsam3d.prompts.targets import Targets
 from nnsam3d.training.clicks import AppendClicks, ClickSimulation, insert_clicks
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE, TrainingOptions, options_of_checkpoint
+from nnsam3d.training.synthetic_data import SyntheticCases
 from nnsam3d.training.trainer import SAM3DAdapterTrainer
 
 from .small import NANO
@@ -88,6 +89,29 @@ def test_it_stands_in_nnunets_pipeline_before_regions() -> None:
     )
     assert out["segmentation"].shape == (1, *SHAPE)
     assert set(np.unique(out["segmentation"])) == {0, 1, 2}
+
+
+def test_synthetic_cases_are_never_the_same_and_come_as_nnunets() -> None:
+    cases = SyntheticCases((16, 20, 20), (2.0, 1.0, 1.0))
+    np.random.seed(3)  # noqa: NPY002
+    loaded = [cases.load_case("synthetic") for _ in range(3)]
+    for image, labels, previous, properties in loaded:
+        assert image.shape == labels.shape == (1, 20, 25, 25)
+        assert previous is None
+        assert abs(image.mean()) < 1e-3
+        assert image.std() == pytest.approx(1, abs=1e-3)
+        locations = properties["class_locations"]
+        assert set(locations) == set(np.unique(labels).tolist()) - {0}
+        for value, voxels_N4 in locations.items():
+            assert (labels[tuple(voxels_N4.T)] == value).all()
+    assert not np.array_equal(loaded[0][1], loaded[1][1])
+    np.random.seed(3)  # noqa: NPY002
+    np.testing.assert_array_equal(cases.load_case("synthetic")[0], loaded[0][0])
+
+
+def test_synthetic_data_needs_any_target() -> None:
+    with pytest.raises(UserError, match="targets=any"):
+        TrainingOptions(data="synthetic")
 
 
 # ---------------------------------------------------------------------- the trainer
