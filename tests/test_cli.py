@@ -22,6 +22,7 @@ OPTIONS = {
     "weights": {"--help"},
     "prompts": {"--help"},
     "plan-table": {"--help", "--fingerprint", "--budget", "--why"},
+    "synthesize": {"--help", "--output", "--seed", "--size", "--spacing", "--jobs", "--preview"},
 }
 COMMANDS = {*OPTIONS, "demo"}
 

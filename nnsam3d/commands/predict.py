@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no_binding", action="store_true", help="do not enforce the clicks in the result")
     how.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
+    how.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="for class-agnostic models: names of labels 1, 2, … (default: those in the prompt files, sorted)",
+    )
     how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, less accurate")
     how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
     how.add_argument("--continue_prediction", action="store_true", help="skip cases with existing output")
@@ -77,8 +84,17 @@ def main(args: argparse.Namespace) -> int:
 
     device = choose_device(args.device)
     model = Model(
-        folder, args.folds, args.checkpoint, device, args.step_size, not args.disable_tta, args.trust_checkpoint
+        folder,
+        args.folds,
+        args.checkpoint,
+        device,
+        args.step_size,
+        not args.disable_tta,
+        args.trust_checkpoint,
+        objects=args.labels,
     )
+    if model.open_labels and args.num_parts > 1:
+        raise UserError("-num_parts with a class-agnostic model: specify --labels, so that all parts number them alike")
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     listed = listed_cases(args.images, model)
     own = listed[args.part_id :: args.num_parts]
@@ -131,6 +147,7 @@ def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]
     prompts += ["--start", str(args.start.absolute())] if args.start is not None else []
     prompts += ["--components", args.components] if args.components is not None else []
     folds = ["-f", *args.folds] if args.folds else []
+    prompts += ["--labels", *args.labels] if args.labels else []
     flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")
     return [
         *("predict", "-i", str(args.images.absolute()), "-o", str(output), "-m", str(model.absolute())),

@@ -21,6 +21,13 @@ GIB = 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d serve`."""
     add_model_arguments(parser)
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="for class-agnostic models: names of the labels 1, 2, … (default: object)",
+    )
     files = parser.add_argument_group("files of the page")
     files.add_argument("--images", type=Path, metavar="FOLDER", help="folder of cases to segment, <case>_0000...")
     files.add_argument(
@@ -106,7 +113,12 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.server.temporary import own_temporary_folder
 
     device = choose_device(args.device)
-    model = Model(folder, args.folds, args.checkpoint, device, mirroring=False, trusted=args.trust_checkpoint)
+    model = Model(
+        *(folder, args.folds, args.checkpoint, device),
+        mirroring=False,
+        trusted=args.trust_checkpoint,
+        objects=args.labels,
+    )
     cases = None if args.images is None else Cases(args.images, model, args.output, copy=args.copy)
     limits = Limits(
         args.max_sessions, args.idle, args.liveness, int(args.memory * GIB), int(min(args.max_image, args.memory) * GIB)

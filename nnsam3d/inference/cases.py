@@ -110,7 +110,7 @@ def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
     try:
         for file in case.images:
             check_name(file)
-        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.labels)
+        path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.file_labels)
         header = _header(case.images[0], model)
         read = None if isinstance(header, UserError) else header
         grid = None if read is None else read.grid_of
@@ -118,7 +118,7 @@ def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
         if path:
             if isinstance(header, UserError):
                 raise header
-            prompts = read_case_prompts(path, grid, model.labels, model.codec, masks=True, loaded=loaded)
+            prompts = read_case_prompts(path, grid, model.file_labels, model.codec, masks=True, loaded=loaded)
         if start is not None and not (prompts is not None and prompts.masks):
             mask = MaskPrompt(str((start / f"{case.name}{model.file_ending}").absolute()))
             prompts = prompts or CasePrompts(case.name, "voxel")

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,6 +29,7 @@ from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import correct_masks
 from nnsam3d.progress import tqdm
+from nnsam3d.prompts.labels import numbered_labels
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class FolderOptions:
     probabilities: bool = False
     continue_prediction: bool = False
     components: str | None = None
+    labels: Mapping[str, int] | None = None  # of a class-agnostic model; None: see folder_labels
 
 
 def predict_folder(
@@ -85,8 +87,10 @@ def predict_folder(
     """
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
+    if model.open_labels and options.labels is None:
+        options = replace(options, labels=folder_labels(cases))
     try:
-        _write_model_files(model, output)
+        _write_model_files(model, output, options.labels)
     except WriteError as error:
         if unwritten is None:
             raise
@@ -140,9 +144,18 @@ def _unfit(case: Case, options: FolderOptions) -> str:
     return f"{starts}; that is not possible with {names}" if names else ""
 
 
-def _write_model_files(model: Model, output: Path) -> None:
+def folder_labels(cases: Sequence[Case]) -> dict[str, int]:
+    """Names and values of the objects in a folder's prompt files: names in alphabetical order, whatever the cases."""
+    used = {prompt.label for case in cases if case.prompts is not None for prompt in case.prompts.prompts} - {None}
+    numbers = sorted(label for label in used if not isinstance(label, str))
+    return numbered_labels([*numbers, *sorted(label for label in used if isinstance(label, str))])
+
+
+def _write_model_files(model: Model, output: Path, labels: Mapping[str, int] | None) -> None:
     """nnUNetv2_ensemble and nnUNetv2_apply_postprocessing need them."""
-    write_json(output / "dataset.json", model.dataset_json)
+    labels = model.labels if model.class_agnostic and labels is None else labels
+    known = {} if labels is None else {"labels": dict(labels)}
+    write_json(output / "dataset.json", {**model.dataset_json, **known})
     write_json(output / "plans.json", model.plans_manager.plans)
 
 
@@ -210,7 +223,12 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
         result = correct_masks(case.prompts, case.prompt_file or Path(), image)
     else:
         result = image.segment(
-            case.prompts, options.scope, options.bind, options.probabilities, components=options.components
+            case.prompts,
+            options.scope,
+            options.bind,
+            options.probabilities,
+            components=options.components,
+            labels=options.labels,
         )
     result = replace(result, regions=())
     warnings = [*image.remarks, *result.remarks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,9 @@ from nnsam3d.geometry import Slices
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.reading import image_grid
-from nnsam3d.prompts import Prompt, PromptError
+from nnsam3d.prompts import CasePrompts, Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS
+from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.types import checked_space
 
 MASKS = 8
@@ -32,6 +34,21 @@ class State:
 
     prompts: tuple[Prompt, ...] = ()
     start: StartMask | None = None
+
+    def segmented(self, image: PreparedImage, case: str, labels: Mapping[str, int]) -> Segmentation:
+        """What the prompts, and the mask, say about an image.
+
+        Args:
+            case: its name, for messages.
+            labels: see :meth:`PreparedImage.label_values`.
+
+        Raises:
+            PromptError, UserError: as :meth:`PreparedImage.segment`.
+        """
+        prompts = CasePrompts(case, "voxel", self.prompts)
+        if self.start is not None:
+            return self.start.correct(image, prompts, labels)
+        return image.segment(prompts, automatic=False, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,15 @@ class History:
     def state(self) -> State:
         """The current state."""
         return self.states[self.place]
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Names and values of labels that nobody has declared, of all states, so that undo changes no value; or {}."""
+        known: dict[str, int] = {}
+        for state in self.states:
+            known |= {} if state.start is None else state.start.labels
+            known = numbered_labels((prompt.label for prompt in state.prompts), known)
+        return known if len(known) > 1 else {}
 
     @property
     def can_undo(self) -> bool:

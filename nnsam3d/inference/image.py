@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.errors import UserError
 from nnsam3d.geometry import Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
+from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.inference.region import segment_clicked
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.contract import window_count
@@ -24,7 +26,13 @@ from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
 from nnsam3d.nnunet.reading import geometry_remarks, remarks
 from nnsam3d.nnunet.size import check_windows
 from nnsam3d.prompts import CasePrompts
+from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.voxels import VoxelMask, VoxelPrompts
+
+SEPARATE = (
+    "a class-agnostic model segments every object separately, so that there are no probabilities of all labels: give "
+    "prompts for one object only"
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,13 @@ class Segmentation:
 
     Attributes:
         label_map: (z, y, x).
-        boxes: disjoint boxes; everything outside is background.
+        boxes: everything outside is background. They are disjoint, except those of several objects of a class-agnostic
+            model.
         windows: number of computed windows, repetitions included.
         regions: the computed parts on the preprocessed grid; none for the sliding window.
         probabilities: (K, z, y, x), if requested.
         ignored_clicks: numbers (from 1) of the positive clicks at which the network found nothing.
+        notes: further warnings.
     """
 
     label_map: NDArray[Any]
@@ -46,6 +56,7 @@ class Segmentation:
     regions: tuple[Region, ...] = ()
     probabilities: NDArray[np.float32] | None = None
     ignored_clicks: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -56,8 +67,11 @@ class Segmentation:
     def remarks(self) -> list[str]:
         """Warnings for the user."""
         return [
-            f"the network found nothing at click {number}; there, the mask contains at most the clicked voxel"
-            for number in self.ignored_clicks
+            *self.notes,
+            *(
+                f"the network found nothing at click {number}; there, the mask contains at most the clicked voxel"
+                for number in self.ignored_clicks
+            ),
         ]
 
 
@@ -107,8 +121,9 @@ class PreparedImage:
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
-        positive = prompts is not None and self._network_prompts(prompts).positive_labels
-        if scope == "everything" or not positive:
+        if self.model.class_agnostic and scope != "everything":
+            return
+        if scope == "everything" or prompts is None or not self._network_prompts(prompts).positive_labels:
             self._whole = self.volume.whole()
 
     def segment(
@@ -120,8 +135,12 @@ class PreparedImage:
         automatic: bool = True,
         components: str | None = None,
         mask_ZYX: NDArray[Any] | None = None,
+        labels: Mapping[str, int] | None = None,
     ) -> Segmentation:
         """A segmentation with these prompts; deterministic.
+
+        A class-agnostic model segments each label separately (:mod:`nnsam3d.inference.objects`), and without a prompt
+        nothing.
 
         Args:
             scope: "clicked": only around the positive prompts; "everything": the sliding window.
@@ -130,11 +149,68 @@ class PreparedImage:
                 (:mod:`nnsam3d.inference.extent`).
             components: for "clicked": "prompted": only those with a positive prompt; "all"; None: the model's default.
             mask_ZYX: a label map on the image's grid that the network corrects, if it was trained with masks.
+            labels: names and values, see :meth:`label_values`.
 
         Raises:
             PromptError: an unknown label, or a click outside the image.
             UserError: the network's output contains NaN.
         """
+        if not self.model.class_agnostic:
+            return self._segment(prompts, scope, bind, probabilities, automatic, components, mask_ZYX)
+        asked = CasePrompts("", "voxel") if prompts is None else prompts
+        names = self.label_values(asked, labels)
+        values = objects_of(asked, names)
+        if not values:
+            return Segmentation(self.exporter.empty(), (), 0, notes=(NO_PROMPT,) if automatic or asked.prompts else ())
+        if probabilities and values != [1]:
+            raise UserError(SEPARATE)
+        claims, results, ignored = [], [], []
+        for value in values:
+            own, numbers = prompts_of_object(asked, names, value)
+            mask = None if mask_ZYX is None else (mask_ZYX == value).astype(np.uint8)
+            maps = probabilities or (scope == "everything" and len(values) > 1)
+            one = self._segment(own, scope, bind, maps, automatic, components, mask)
+            if values == [1]:
+                return replace(one, ignored_clicks=tuple(numbers[number - 1] for number in one.ignored_clicks))
+            results.append(one)
+            claims.append(Claim(value, one.label_map, one.boxes, self._strength(one) if len(values) > 1 else ()))
+            ignored += [numbers[number - 1] for number in one.ignored_clicks]
+        return Segmentation(
+            joined(claims, self.shape_ZYX),
+            tuple(box for one in results for box in one.boxes),
+            sum(one.windows for one in results),
+            ignored_clicks=tuple(sorted(ignored)),
+        )
+
+    def _strength(self, result: Segmentation) -> list[tuple[Slices, NDArray[np.float32]]]:
+        """Boxes with the probability of the object in them."""
+        if result.probabilities is not None:
+            d, h, w = (slice(0, n) for n in self.shape_ZYX)
+            return [((d, h, w), result.probabilities[1])]
+        found = self.exporter.parts(result.regions, probabilities=True)
+        return [(box, maps[1]) for box, _, maps in found if maps is not None]
+
+    def label_values(self, prompts: CasePrompts, labels: Mapping[str, int] | None = None) -> Mapping[str, int]:
+        """Names and values of the labels: the model's; for a class-agnostic one also those that prompts use.
+
+        Args:
+            labels: names and values that such prompts have already; those of others are the smallest free ones.
+        """
+        if not self.model.open_labels:
+            return self.model.labels
+        return numbered_labels((prompt.label for prompt in prompts.prompts), labels)
+
+    def _segment(
+        self,
+        prompts: CasePrompts | None,
+        scope: str,
+        bind: bool,
+        probabilities: bool,
+        automatic: bool,
+        components: str | None,
+        mask_ZYX: NDArray[Any] | None,
+    ) -> Segmentation:
+        """:meth:`segment` for the labels of the network."""
         placed = self._network_prompts(prompts)  # refuses unsupported prompts
         if mask_ZYX is not None and "mask" in self.model.codec.kinds:
             mask = network_mask(mask_ZYX, self.model, self.properties, self.volume.shape)
@@ -175,10 +251,21 @@ class PreparedImage:
 
     def check(self, prompts: CasePrompts) -> None:
         """Raises PromptError if :meth:`segment` would."""
-        self._network_prompts(prompts)
+        if self.model.class_agnostic:
+            names = self.label_values(prompts)
+            for value in objects_of(prompts, names) or [1]:
+                self._network_prompts(prompts_of_object(prompts, names, value)[0])
+        else:
+            self._network_prompts(prompts)
 
     def probabilities(self, result: Segmentation) -> NDArray[np.float32]:
-        """(K, z, y, x) of a result with scope "clicked"; certain background elsewhere."""
+        """(K, z, y, x) of a result with scope "clicked"; certain background elsewhere.
+
+        Raises:
+            UserError: of several objects.
+        """
+        if result.boxes and not result.regions and self.model.class_agnostic:
+            raise UserError(SEPARATE)
         return self.exporter.probabilities(result.regions)
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:

@@ -15,7 +15,7 @@ from nnsam3d.files import writing
 from nnsam3d.geometry import GridOf, grid_of_file
 from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
-from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask
+from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
@@ -61,7 +61,7 @@ def read_state(path: Path, image: PreparedImage, start: StartMask | None = None,
     """
     model = image.model
     grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
-    prompts = read_prompts(path, image=grid_of, labels=model.labels)
+    prompts = read_prompts(path, image=grid_of, labels=model.file_labels)
     if prompts.masks and not masks:
         raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
     asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", grid_of(prompts.space))
@@ -82,16 +82,17 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
         return None
     if len(masks) == 1 and masks[0].label is None:
         return read_start_mask(prompt_file.parent / masks[0].path, image)
-    whole = np.zeros(image.shape_ZYX, np.int64)
+    whole, names = np.zeros(image.shape_ZYX, np.int64), image.label_values(prompts)
     for mask in masks:
         file = prompt_file.parent / mask.path
         array = read_mask(str(file), image)
         if mask.label is not None:
-            label = resolve_label(mask.label, model.labels, str(prompt_file))
+            label = resolve_label(mask.label, names, str(prompt_file))
             values = [label] if model.regions is None or not label else sorted(model.regions[label])
             array = np.where(np.isin(array, values), array, 0)
         whole = np.where(array != 0, array, whole)
-    return StartMask(whole, model.labels, model.regions, image.raw_properties["spacing"])
+    known = {**names, **start_labels(whole, model)} if model.open_labels else names
+    return StartMask(whole, known, model.regions, image.raw_properties["spacing"])
 
 
 def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:

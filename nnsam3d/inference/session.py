@@ -141,8 +141,10 @@ class Session(Drawing):
 
     @property
     def labels(self) -> dict[str, int]:
-        """What a click may say: name -> value; 0 is background, the negative click."""
-        return dict(self._model.labels)
+        """What a click may say: name -> value; 0 is background, the negative click. Class-agnostic models take any
+        name, which gets the smallest free value."""
+        used = self._now.history.labels if self._model.open_labels else None
+        return used or dict(self._model.labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -392,8 +394,7 @@ class Session(Drawing):
         image, now = self._prepared, self._now
         if now.result is None or now.stale:
             self._watch.start(image.windows.computed)
-            start, prompts = now.history.state.start, self._prompts(self.prompts)
-            result = start.correct(image, prompts) if start else image.segment(prompts, automatic=False)
+            result = now.history.state.segmented(image, now.case, self.labels)
             self._now = now = replace(now, result=result, changed=changed_box(now.result, result), stale=False)
         assert now.result is not None
         return now.result

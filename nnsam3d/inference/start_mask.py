@@ -16,10 +16,13 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.inference.objects import objects_of
+from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
+from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.types import VoxelClick
 
 NEARLY = 1e-6  # mm
@@ -59,6 +62,7 @@ class StartMask:
             raise UserError(f"the segmentation holds the values {unknown}, the model's labels are {dict(labels)}")
         # several may be kept in a history
         self.label_map_ZYX = label_map_ZYX.astype(np.min_scalar_type(max(known, default=0)))
+        self.labels = dict(labels)
         self._file = None if file is None else (file, signature(file))
         self._regions = {value: frozenset([value]) for value in known if value} if regions is None else regions
         self._spacing = tuple(spacing)
@@ -82,24 +86,33 @@ class StartMask:
     def _boxes(self) -> tuple[Slices, ...]:
         return (bounding_box(self.label_map_ZYX > 0),) if self.label_map_ZYX.any() else ()
 
-    def correct(self, image: PreparedImage, prompts: CasePrompts) -> Segmentation:
+    def correct(
+        self, image: PreparedImage, prompts: CasePrompts, labels: Mapping[str, int] | None = None
+    ) -> Segmentation:
         """The mask as these clicks change it.
+
+        Args:
+            labels: see :meth:`PreparedImage.label_values`.
 
         Raises:
             PromptError, UserError: as :meth:`PreparedImage.segment`.
         """
-        placed = image_prompts(prompts, image.model.labels, image.shape_ZYX, image.raw_properties)
+        names = image.label_values(prompts, {**self.labels, **(labels or {})})
+        placed = image_prompts(prompts, names, image.shape_ZYX, image.raw_properties)
         last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
         implied, removed = self._reading(last)
         more = [click for click in (Click((i, j, k), label) for (k, j, i), label in implied) if _seen(image, click)]
         # behind the user's own, which remarks number
         asked = replace(prompts, prompts=(*prompts.prompts, *more))
-        result = image.segment(asked, automatic=False, components="all", mask_ZYX=self.label_map_ZYX)
+        result = image.segment(asked, automatic=False, components="all", mask_ZYX=self.label_map_ZYX, labels=names)
         label_map = self.label_map_ZYX.astype(result.label_map.dtype)
         for component in removed:
             label_map[component.place][component.box] = 0
+        silent = set(names.values()) - set(objects_of(asked, names)) if image.model.class_agnostic else set()
         for box in result.boxes:
-            label_map[box] = result.label_map[box]
+            answer, before = result.label_map[box], label_map[box]
+            # objects of which no prompt speaks have not been computed
+            label_map[box] = np.where((answer == 0) & np.isin(before, list(silent)), before, answer)
         for voxel, label in last.items():
             if not label:
                 label_map[voxel] = 0
@@ -175,7 +188,15 @@ def read_start_mask(segmentation: ArrayLike | str | os.PathLike[str], image: Pre
     else:
         array, file = given_labels(segmentation, "the segmentation"), None
         _check_shape(array, "the segmentation", image)
-    return StartMask(array, image.model.labels, image.model.regions, image.raw_properties["spacing"], file)
+    labels = start_labels(array, image.model)
+    return StartMask(array, labels, image.model.regions, image.raw_properties["spacing"], file)
+
+
+def start_labels(array: NDArray[Any], model: TrainedModel) -> Mapping[str, int]:
+    """The names and values that a mask to start from may have; for a class-agnostic model, all of its own."""
+    if not model.open_labels:
+        return model.labels
+    return numbered_labels(value for value in np.unique(array).tolist() if value > 0)
 
 
 def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:

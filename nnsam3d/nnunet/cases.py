@@ -112,7 +112,7 @@ def open_prompt_file(
 def read_case_prompts(
     path: Path,
     grid: ImageGrid | GridOf | None,
-    labels: Mapping[str, int],
+    labels: Mapping[str, int] | None,
     codec: PromptCodec | None = None,
     masks: bool = False,
     loaded: Loaded | PromptError | None = None,
@@ -120,6 +120,7 @@ def read_case_prompts(
     """Read and validate one prompt file (:func:`nnsam3d.prompts.read_prompts`); only prompts that the network can use.
 
     Args:
+        labels: those that the file may use; None: any.
         codec: of the model; None: it supports all kinds.
         masks: whether the caller corrects masks to start from, which are no prompts for the network.
         loaded: from :func:`open_prompt_file`; None: the file is read now.

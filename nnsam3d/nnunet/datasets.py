@@ -12,6 +12,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types of prompts that the network supports
+OPTIONS_KEY = "nnsam3d"  # in the plans' configuration: the options of the training
 COMPONENTS_KEY = "nnsam3d_components"  # in the plans' configuration: which components a prediction keeps
 FINAL = "checkpoint_final.pth"
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"

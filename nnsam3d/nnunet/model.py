@@ -32,7 +32,7 @@ from nnsam3d.nnunet.contract import (
     recursive_find_python_class,
     recursive_find_trainer_class_by_name,
 )
-from nnsam3d.nnunet.datasets import COMPONENTS_KEY, FINAL, PROMPT_TYPES_KEY, num_channels
+from nnsam3d.nnunet.datasets import COMPONENTS_KEY, FINAL, OPTIONS_KEY, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
@@ -60,6 +60,7 @@ class TrainedModel:
         step_size: float = 0.5,
         mirroring: bool = True,
         trusted: bool = False,
+        objects: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -68,10 +69,11 @@ class TrainedModel:
             step_size: of the sliding window, as a fraction of the patch.
             mirroring: test-time mirroring over the axes allowed by the training.
             trusted: see :func:`open_checkpoint`.
+            objects: names of labels 1, 2, …, for class-agnostic models; none: prompts may use any name.
 
         Raises:
-            UserError: a missing folder, file or fold, an invalid checkpoint or one with more than data, or a missing
-                trainer.
+            UserError: a missing folder, file or fold, an invalid checkpoint or one with more than data, a missing
+                trainer, or ``objects`` for a model with labels of its own.
         """
         self.folder = Path(folder)
         self.folds = _find_folds(self.folder, folds, checkpoint)
@@ -108,6 +110,9 @@ class TrainedModel:
         self.labels = click_labels(dataset_json)
         self.regions = click_regions(dataset_json, self.label_manager)
         self.codec: PromptCodec = codec_of(self.configuration_manager.configuration, self.labels)
+        self.open_labels = self.class_agnostic and not objects
+        if objects:
+            self.labels = self._of_objects(objects)
 
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
         """Hook for subclasses: raises UserError for unsupported networks."""
@@ -117,6 +122,26 @@ class TrainedModel:
         """Types of prompts that the network supports, for example ("click",); () if it only segments automatically."""
         types = self.configuration_manager.configuration.get(PROMPT_TYPES_KEY, capability(self.trainer, "prompt_types"))
         return tuple(types)
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the network segments any object that is prompted, one at a time (targets=any in training)."""
+        return self.configuration_manager.configuration.get(OPTIONS_KEY, {}).get("targets") == "any"  # type: ignore[no-any-return]
+
+    @property
+    def file_labels(self) -> dict[str, int] | None:
+        """The labels that prompt files may use; None: any."""
+        return None if self.open_labels else self.labels
+
+    def _of_objects(self, objects: Sequence[str]) -> dict[str, int]:
+        if not self.class_agnostic:
+            raise UserError(
+                f"{self.folder}: this model was trained with the labels {', '.join(self.labels)}; only class-agnostic "
+                "models (targets=any) take others"
+            )
+        if len({*objects, "background", ""}) != len(objects) + 2:
+            raise UserError(f"labels {', '.join(objects)}: each needs a name of its own; background is always there")
+        return {"background": 0, **{name: value for value, name in enumerate(objects, start=1)}}
 
     @property
     def components(self) -> str:

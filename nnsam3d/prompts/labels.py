@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +60,28 @@ def click_labels(dataset_json: Mapping[str, Any]) -> dict[str, int]:
         )
     background = {name: 0 for name in declared if name not in regions}
     return background | {name: int(value) for name, value in zip(regions, order, strict=True)}
+
+
+def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Names and values for labels that nobody has declared: objects of a class-agnostic model.
+
+    Args:
+        used: labels of prompts, in order. A name gets the smallest free value; a number keeps its value and is its own
+            name, unless it is the value of a known name. None is skipped.
+        known: names and values that are kept.
+
+    >>> numbered_labels(["liver", 0, "spleen", 5, "liver", 2])
+    {'background': 0, 'liver': 1, 'spleen': 2, '5': 5}
+    """
+    labels = {_BACKGROUND: 0, **(known or {})}
+    for label in used:
+        value = None if isinstance(label, str) or label is None else int(label)  # type: ignore[call-overload]
+        name = label if isinstance(label, str) else str(value)
+        if label is None or name in labels or value in labels.values():
+            continue
+        taken = {*labels.values()}
+        labels[name] = value or next(number for number in itertools.count(1) if number not in taken)
+    return labels
 
 
 def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:

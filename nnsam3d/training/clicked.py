@@ -16,6 +16,7 @@ from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.nnunet.contract import ComposeTransforms, nnUNetTrainer
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
+from nnsam3d.prompts.targets import DECLARED, ENTRY, Targets
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.components import suggested_components
@@ -30,6 +31,7 @@ from nnsam3d.training.online_validation import (
 )
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.start_masks import StartedDataset, found_masks, prepared_masks
+from nnsam3d.training.synthetic_data import SyntheticCases
 
 STARTS = "starts"  # folder of a fold
 OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
@@ -39,17 +41,33 @@ class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer with the prompt channels in its data; ``options`` define how clicks are simulated."""
 
     prompt_types: tuple[str, ...] = ("click",)
+    targets: Targets | None = None  # of a class-agnostic training, whose ``dataset_json`` has a single label
 
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-        spacing = self.configuration_manager.spacing
-        return ClickSimulation.of(self.options, labels, spacing, self.label_manager.ignore_label)
+        ignore = self.label_manager.ignore_label if self.targets is None else self.targets.ignored_value
+        return ClickSimulation.of(self.options, labels, self.configuration_manager.spacing, ignore, self.targets)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's; those of a class-agnostic training find patches by the labels of the dataset, as stored."""
+        if self.targets is None:
+            return super().get_dataloaders()
+        ours: Any = self.label_manager
+        self.label_manager: Any = self.plans_manager.get_label_manager(
+            self.dataset_json | self.dataset_json[ENTRY][DECLARED]
+        )
+        try:
+            return super().get_dataloaders()
+        finally:
+            self.label_manager = ours
 
     def on_train_start(self) -> None:
         """Also says in the plans which components a prediction should keep, after the training data."""
         if not self.was_initialized:
             self.initialize()
-        if self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
+        if self.targets is not None:
+            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = "prompted"
+        elif self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
             training, _ = self.get_tr_and_val_datasets()
             labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
             components = suggested_components(training, labels)
@@ -57,8 +75,14 @@ class ClickedTrainer(TimedTrainer):
         super().on_train_start()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """nnU-Net's, with masks to start from (``start_from``) in the training cases that have one."""
+        """nnU-Net's, with masks to start from (``start_from``) in the training cases that have one.
+
+        With data=synthetic, training cases are drawn.
+        """
         training, validation = super().get_tr_and_val_datasets()
+        if self.targets is not None and self.options.data == "synthetic":
+            patch = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
+            return SyntheticCases(patch, self.configuration_manager.spacing), validation
         if self.options.start_from:
             ending = self.dataset_json["file_ending"]
             found = found_masks(Path(self.options.start_from), training.identifiers, ending)
@@ -70,11 +94,15 @@ class ClickedTrainer(TimedTrainer):
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
+        if self.targets is not None:
+            kwargs["regions"] = None
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=True)
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's validation pipeline plus ``validation_clicks`` simulated clicks."""
+        if self.targets is not None:
+            kwargs["regions"] = None
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
@@ -128,6 +156,12 @@ class ClickedTrainer(TimedTrainer):
         """
         if self.leaves_validation_out:
             super().perform_actual_validation(save_probabilities)
+            return
+        if self.targets is not None:
+            self.print_to_log_file(
+                "no final validation: a class-agnostic model answers a prompt, it does not know the dataset's labels. "
+                "Measure it with `nnsam3d benchmark run`"
+            )
             return
         self.print_to_log_file(
             f"final validation with {self.options.validation_clicks} simulated click(s) per case "

@@ -25,6 +25,7 @@ from nnsam3d.prompts import (
     case_rng,
     write_prompts,
 )
+from nnsam3d.prompts.targets import OBJECT_VALUE, Targets
 from nnsam3d.prompts.voxels import VoxelMask
 from nnsam3d.training.options import TrainingOptions
 
@@ -39,6 +40,7 @@ class ClickSimulation:
         validation_clicks: number of clicks per case or patch in validation.
         max_rounds: maximum number of corrections in a training step.
         corrupted_share, start_share: see :class:`TrainingOptions`.
+        targets: draws what a patch is about; None: its labels.
     """
 
     simulator: PromptSimulator
@@ -47,6 +49,7 @@ class ClickSimulation:
     max_rounds: int
     corrupted_share: float = 0.0
     start_share: float = 0.0
+    targets: Targets | None = None
 
     @classmethod
     def of(
@@ -55,11 +58,13 @@ class ClickSimulation:
         labels: Sequence[int],
         spacing: Sequence[float],
         ignore_label: int | None = None,
+        targets: Targets | None = None,
     ) -> ClickSimulation:
         """
         Args:
             labels: foreground label values that can be clicked.
             spacing: mm along D, H, W.
+            ignore_label, targets: see the attributes; with ``targets``, the value in what these draw.
         """
         simulator = PromptSimulator(
             labels=tuple(labels),
@@ -67,14 +72,14 @@ class ClickSimulation:
             ignore_label=ignore_label,
             strategy=options.click_strategy,
             max_clicks=options.max_clicks,
-            zero_share=options.zero_click_share,
+            zero_share=options.zero_click_share if targets is None else options.empty_share,
             negative_share=options.negative_click_share,
             kinds=options.kinds,
             extent_share=options.extent_share,
         )
         codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
         shares = options.corrupted_share, options.start_share
-        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], *shares)
+        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], *shares, targets)
 
     def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
         """``validation_clicks`` clicks on the labels present."""
@@ -83,6 +88,9 @@ class ClickSimulation:
 
 class AppendClicks(BasicTransform):
     """Append prompt channels, with prompts drawn from the segmentation of the same patch, to the image.
+
+    For a class-agnostic network, the segmentation is replaced by a target that is drawn first; without a prompt in
+    training, by nothing: nobody has said what to segment.
 
     In some of the patches with a prompt of an extent, the image is of little help, so that a network learns to heed the
     prompt. If the segmentation has a second channel, this is a mask to start from; it is removed, and some of these
@@ -100,8 +108,11 @@ class AppendClicks(BasicTransform):
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
-        simulation, corrupted = self.simulation, None
+        simulation, corrupted, target = self.simulation, None, None
         mask_DHW = data_dict["segmentation"][1].numpy() if len(data_dict["segmentation"]) > 1 else None
+        if simulation.targets is not None:
+            segmentation = target = simulation.targets.draw(segmentation, rng)
+            mask_DHW = None  # of the dataset's labels, which say nothing about a target
         if mask_DHW is not None and rng.random() < simulation.start_share:
             prompts = replace(VoxelPrompts.of(), mask=VoxelMask.of(mask_DHW))
         elif self.training:
@@ -110,13 +121,19 @@ class AppendClicks(BasicTransform):
                 corrupted = corrupt(data_dict["image"], rng)
         else:
             prompts = VoxelPrompts.of(simulation.for_validation(segmentation, rng))
+        if target is not None and self.training and not prompts.shapes and not len(prompts.voxels_N3):
+            target[target == OBJECT_VALUE] = 0
         prompts = simulation.codec.with_clicks_of_shapes(prompts, segmentation.shape)
-        return {"channels": simulation.codec.write(segmentation.shape, prompts), "image": corrupted}
+        channels = simulation.codec.write(segmentation.shape, prompts)
+        return {"channels": channels, "image": corrupted, "target": target}
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         if params["image"] is not None:
             data_dict["image"] = params["image"]
         data_dict["segmentation"] = data_dict["segmentation"][:1]
+        if params["target"] is not None:
+            target = torch.from_numpy(params["target"])[None]
+            data_dict["segmentation"] = target.to(data_dict["segmentation"].dtype)
         channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
         data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict

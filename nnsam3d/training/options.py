@@ -22,6 +22,8 @@ ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
 MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
+TARGETS = ("labels", "any")
+DATA = ("dataset", "synthetic")
 PROMPT_KINDS = tuple(KINDS)
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
@@ -48,6 +50,7 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "cpu_bfloat16": 0,
     "prompt_kinds": "click",
     "first_answer_weight": 0.0,
+    "targets": "labels",
 }
 RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
 
@@ -74,6 +77,10 @@ class TrainingOptions:
     oversample_foreground: float = 0.5  # share of patches that must contain foreground
     max_clicks: int = 8  # clicks simulated per training patch: 0, or n of 1..max_clicks with weight 1/n
     zero_click_share: float = 0.5  # share of the patches below whose first answer has no clicks (automatic)
+    # What prompts mean: the dataset's labels, or any object, whatever its label (class-agnostic).
+    targets: str = "labels"
+    empty_share: float = 0.1  # with targets=any in place of zero_click_share: no prompt, and nothing to segment
+    data: str = "dataset"  # training patches; synthetic: of volumes that are drawn during the training
     # Kinds of prompts that the network is trained with, "click" among them; models of earlier versions: click.
     prompt_kinds: str = ",".join(PROMPT_KINDS)
     extent_share: float = 0.35  # share of training patches that begin with a box, line, lasso or scribble
@@ -103,7 +110,7 @@ class TrainingOptions:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in (
             *("zero_click_share", "negative_click_share", "oversample_foreground", "extent_share"),
-            *("corrupted_share", "start_share", "first_answer_weight"),
+            *("corrupted_share", "start_share", "first_answer_weight", "empty_share"),
         ):
             _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
         for name in ("gradient_clip", "prompt_learning_rate_factor"):
@@ -131,8 +138,16 @@ class TrainingOptions:
             _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")
         allowed = f"a number (3) or a range (1-6) from 0 to {MOST_ROUNDS}"
         _require(_range(self.rounds) is not None, "rounds", self.rounds, allowed)
-        for name, choices in (("click_strategy", CLICK_STRATEGIES), ("checkpointing", CHECKPOINTING)):
+        for name, choices in (
+            ("click_strategy", CLICK_STRATEGIES),
+            ("checkpointing", CHECKPOINTING),
+            ("targets", TARGETS),
+            ("data", DATA),
+        ):
             _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
+
+        for_any = self.data == "dataset" or self.targets == "any"
+        _require(for_any, "data", self.data, '"dataset", unless targets=any: synthetic objects have no classes')
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy, as stored in the plans."""

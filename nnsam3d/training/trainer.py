@@ -23,8 +23,9 @@ from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager
-from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST
+from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, num_channels
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
+from nnsam3d.prompts.targets import Targets, class_agnostic
 from nnsam3d.training.clicked import ClickedTrainer
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
@@ -66,12 +67,24 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     ) -> None:
         resolved = refuse_unsupported(plans, configuration, dataset_json)
         options = resolve_options(resolved, configuration).resolved(device.type)
+        self._given_json = dataset_json
+        dataset_json = self._aim(options)
         plans = rewrite_plans(plans, configuration, dataset_json, options)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._restoring = False
         self.enable_deep_supervision = False
         self.pretrained_from: Path | None = None
         self._use(options)
+
+    def _aim(self, options: TrainingOptions) -> dict[str, Any]:
+        """Sets :attr:`targets`, and returns the dataset.json of the network."""
+        channels = num_channels(self._given_json)
+        if options.data == "synthetic" and channels > 1:
+            raise UserError(
+                f"option data=synthetic: synthetic images have one channel, those of the dataset {channels}"
+            )
+        self.targets = Targets.of(self._given_json) if options.targets == "any" else None
+        return self._given_json if self.targets is None else class_agnostic(self._given_json)
 
     def _use(self, options: TrainingOptions) -> None:
         self.use_length(options)
@@ -171,7 +184,11 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self._restoring = False
         # nnU-Net has restored the arguments and optimiser settings of the old run; the next checkpoint and the next
         # update need those of this run
-        self.my_init_kwargs: dict[str, Any] = {**self.my_init_kwargs, "plans": self.plans_manager.plans}
+        self.my_init_kwargs: dict[str, Any] = {
+            **self.my_init_kwargs,
+            "plans": self.plans_manager.plans,
+            "dataset_json": self.dataset_json,
+        }
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.options.weight_decay
             if FACTOR in group:
@@ -183,10 +200,13 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         # the environment cannot change the weights from which the training started
         options = replace(options_from_environment(trained), weights=trained.weights).resolved(self.device.type)
         _require_same_groups(trained, options, checkpoint)
+        _require_same_targets(trained, options, checkpoint)
+        self.dataset_json = self._aim(options)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
         _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
         self.plans_manager = PlansManager(rewritten)
         self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+        self.label_manager = self.plans_manager.get_label_manager(self.dataset_json)
         self._use(options)
         record = entry.get(RECORD_KEY, {"source": SCRATCH})
         self.pretrained_from = Path(record["source"]) if is_frozen(record) else None
@@ -259,6 +279,14 @@ def _require_same_groups(trained: TrainingOptions, options: TrainingOptions, che
         )
 
 
+def _require_same_targets(trained: TrainingOptions, options: TrainingOptions, checkpoint: str) -> None:
+    if trained.targets != options.targets:
+        raise UserError(
+            f"{checkpoint} was trained with targets={trained.targets} and cannot continue with {options.targets}: "
+            f"remove the option from {ENVIRONMENT_VARIABLE}, or start a training of its own with -pretrained_weights."
+        )
+
+
 def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: str) -> None:
     """Compare the architectures of two configurations, value by value.
 
@@ -272,7 +300,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
         there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
-        shaping = ("preset", "window", "fine_click_maps", "detail_dim", "token_voxels", "prompt_kinds")
+        shaping = ("preset", "window", "fine_click_maps", "detail_dim", "token_voxels", "prompt_kinds", "targets")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
             f"{where} contains another network than this run requests ({details}). {_remedy(differing, options)} Or "
