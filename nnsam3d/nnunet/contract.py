@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
     from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
     from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
-    from nnunetv2.configuration import ANISO_THRESHOLD
+    from nnunetv2.configuration import ANISO_THRESHOLD, default_num_processes
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, infer_dataset_class
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, get_tp_fp_fn_tn
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -50,6 +50,8 @@ NAMES: dict[str, str] = {
     "ConfigurationManager": "nnunetv2.utilities.plans_handling.plans_handler",
     "LabelManager": "nnunetv2.utilities.label_handling.label_handling",
     "PlansManager": "nnunetv2.utilities.plans_handling.plans_handler",
+    "comp_blosc2_params": "nnunetv2.training.dataloading.nnunet_dataset",
+    "default_num_processes": "nnunetv2.configuration",
     "determine_num_input_channels": "nnunetv2.utilities.label_handling.label_handling",
     "generate_crossval_split": "nnunetv2.utilities.crossval_split",
     "get_filenames_of_train_images_and_targets": "nnunetv2.utilities.utils",

@@ -303,7 +303,7 @@ def _shown(one: Prompt, session: Session) -> dict[str, Any]:
     """A prompt for the list and the planes.
 
     "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw, and
-    "drawn" says how: :data:`nnsam3d.prompts.kinds.base.Drawn`.
+    "drawn" says how: :data:`nnsam3d.prompts.kinds.base.Outline`.
     """
     points_N3 = one.corners_in("voxel")
     value = resolve_label(one.label, session.labels, one.kind)  # a loaded file may have used the number

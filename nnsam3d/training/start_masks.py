@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import replacing
+from nnsam3d.nnunet.contract import comp_blosc2_params, default_num_processes
 from nnsam3d.nnunet.reading import read_label_map
+from nnsam3d.progress import tqdm
 
 ENDING = ".b2nd"
 

@@ -47,6 +47,8 @@ USES: dict[str, tuple[str, ...]] = {
         *("it.transpose_forward", "it.transpose_backward", "it.foreground_intensity_properties_per_channel"),
         "it.image_reader_writer_class()",
     ),
+    "comp_blosc2_params": ("it(image_size, patch_size, bytes_per_pixel)",),
+    "default_num_processes": (),
     "determine_num_input_channels": ("it(plans_manager, configuration_manager, dataset_json)",),
     "generate_crossval_split": ("it(cases, seed=seed, n_splits=folds)",),
     "get_filenames_of_train_images_and_targets": ("it(folder)",),

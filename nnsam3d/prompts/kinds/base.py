@@ -28,7 +28,7 @@ Space = Literal["voxel", "lps", "ras"]
 Position = tuple[float, float, float]
 Voxels = NDArray[np.int64]  # (N, 3)
 P = TypeVar("P", bound="Prompt")
-Drawn = Literal["points", "path", "ring", "solid"]
+Outline = Literal["points", "path", "ring", "solid"]
 """How a prompt is shown: single points, a line through them, a closed line, or a body with eight corners."""
 
 MAX_POINTS = 10_000
@@ -115,7 +115,7 @@ class Prompt:
     maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
     weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
     tool: ClassVar[Tool | None] = None
-    drawn: ClassVar[Drawn] = "points"  # of its shapes
+    drawn: ClassVar[Outline] = "points"  # of its shapes
     through: ClassVar[tuple[int, int]] = (1, 1)  # the least and the most points through which viewers draw it
     confines: ClassVar[bool] = False  # whether answers stay inside it, see holds
     body: ClassVar[bool] = False  # whether it is the outline of a body, see depth
@@ -156,7 +156,7 @@ class Prompt:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""
         return self.points(space)
 
-    def outline(self) -> Drawn:
+    def outline(self) -> Outline:
         """How this prompt is shown, by :meth:`corners_in`."""
         return self.drawn
 

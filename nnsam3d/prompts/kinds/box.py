@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds.base import (
-    Drawn,
+    Outline,
     Position,
     Prompt,
     PromptError,
@@ -69,7 +69,7 @@ class Box(Prompt):
     tool: ClassVar[Tool | None] = Tool(
         "B", "rectangle", "Drag a rectangle around the target; then drag in another plane to give it a depth."
     )
-    drawn: ClassVar[Drawn] = "solid"
+    drawn: ClassVar[Outline] = "solid"
     confines: ClassVar[bool] = True
     body: ClassVar[bool] = True
     low: Position

@@ -19,7 +19,7 @@ from scipy import ndimage
 from nnsam3d.prompts.components import largest_area
 from nnsam3d.prompts.kinds.base import (
     MAX_POINTS,
-    Drawn,
+    Outline,
     Position,
     Prompt,
     PromptError,
@@ -68,7 +68,7 @@ class Lasso(Prompt):
     maps: ClassVar[tuple[str, ...]] = tuple(FADING)
     weight: ClassVar[float] = 0.125
     tool: ClassVar[Tool | None] = Tool("A", "path", "Drag around the target; the ends are joined.")
-    drawn: ClassVar[Drawn] = "ring"
+    drawn: ClassVar[Outline] = "ring"
     through: ClassVar[tuple[int, int]] = (3, MAX_POINTS)
     body: ClassVar[bool] = True
     corners: tuple[Position, ...]

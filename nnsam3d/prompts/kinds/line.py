@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
     MAX_LENGTH,
-    Drawn,
+    Outline,
     Position,
     Prompt,
     PromptError,
@@ -59,7 +59,7 @@ class Line(Prompt):
     maps: ClassVar[tuple[str, ...]] = ("line_ball", "line_tube")
     weight: ClassVar[float] = 0.1
     tool: ClassVar[Tool | None] = Tool("E", "ends", "Drag across the target, from border to border.")
-    drawn: ClassVar[Drawn] = "path"
+    drawn: ClassVar[Outline] = "path"
     through: ClassVar[tuple[int, int]] = (2, 2)
     body: ClassVar[bool] = True
     start: Position

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
     MAX_POINTS,
-    Drawn,
+    Outline,
     Position,
     Prompt,
     PromptError,
@@ -79,7 +79,7 @@ class Scribble(Prompt):
         what = "curve of" if self.joined else "voxels:"
         return f"{what} {len(self.path)} points from {place_text(self.path[0])}"
 
-    def outline(self) -> Drawn:
+    def outline(self) -> Outline:
         return "path" if self.joined else "points"
 
     def points(self, space: Space) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ MOST = 8
 # A click is not one kind among others: it is the default, the correction and the control of everything. A mask to start
 # from has a way of its own through sessions, saved cases, training and the benchmark, because it is an image.
 EXCEPTIONS = {"click": 44, "mask": 24}
+OBJECTS = "synthetic"  # whose objects are boxes and tubes; no prompts
 KNOW_NO_KIND = ("network", "training", "nnunet", "server/page")
 
 
@@ -45,7 +46,7 @@ def files_that_name(kind: str) -> list[str]:
     files = [file for ending in ("py", "js", "html") for file in PACKAGE.rglob(f"*.{ending}")]
     found = []
     for file in files:
-        if file.name not in OTHERS and "node_modules" not in file.parts:
+        if file.name not in OTHERS and not {"node_modules", OBJECTS} & set(file.parts):
             identifiers, texts = names_in(file)
             if KINDS[kind].__name__ in identifiers or kind in texts:
                 found.append(str(file.relative_to(PACKAGE)))
