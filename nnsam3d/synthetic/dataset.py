@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from nnsam3d.progress import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import remove_unfinished, replacing, write_json
