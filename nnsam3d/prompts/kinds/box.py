@@ -167,7 +167,13 @@ class Box(Prompt):
 
     @classmethod
     def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
-        """(D, H, W) whether a voxel's centre lies in the box, or at most ``beyond`` voxels outside of it."""
+        """(D, H, W) whether a voxel's centre lies in the box, or at most ``beyond`` voxels outside of it.
+
+        Args:
+            points_N3: of the box, in voxels (D, H, W).
+            shape: (D, H, W) of the array.
+            beyond: voxels.
+        """
         d, h, w = (int(n) for n in shape)
         found = np.zeros((d, h, w), dtype=bool)
         for low in range(0, d, SLAB):  # distances of a whole CT would take gigabytes
@@ -179,7 +185,13 @@ class Box(Prompt):
     def holds_voxels(
         cls, points_N3: NDArray[np.float64], voxels_N3: NDArray[np.int64], beyond: float = 0.0
     ) -> NDArray[np.bool_]:
-        """(N,) the same for single voxels."""
+        """(N,) the same for single voxels.
+
+        Args:
+            points_N3: of the box, in voxels (D, H, W).
+            voxels_N3: to be looked at.
+            beyond: voxels outside of the box that still count.
+        """
         z, y, x = voxels_N3.astype(np.float64).T
         return _to_faces(points_N3, (z, y, x), (1.0, 1.0, 1.0))[0] >= -beyond - EDGE
 
