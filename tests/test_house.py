@@ -80,6 +80,13 @@ def test_no_name_is_defined_twice():
     assert house.defined_twice(house.parsed("nnsam3d")) == {}
 
 
+@pytest.mark.parametrize("room", ["geometry", "prompts", "inference"])
+def test_every_argument_of_functions_with_many_is_documented(room):
+    """Of three or more; `python -m benchmarks.house --list` names what is missing."""
+    told = house.arguments(house.parsed(f"nnsam3d/{room}").values())
+    assert [name for name, is_told in told if not is_told] == []
+
+
 def test_no_files_import_each_other_in_a_circle():
     assert house.circle(house.parsed("nnsam3d")) == []
 

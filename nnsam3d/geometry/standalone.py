@@ -149,7 +149,9 @@ def check_contained(found: Declared, size: int, name: str, ratio: float = LARGES
     """Compares what a header declares with what the file can contain.
 
     Args:
+        found: what the header declares.
         size: of the file in bytes. If the whole file is compressed (.nii.gz), pass the ratio for all of it.
+        name: of the file, for messages.
         ratio: the largest one of decompressed to compressed bytes.
 
     Raises:

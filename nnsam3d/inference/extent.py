@@ -22,7 +22,9 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
     """The components (26-connected) of a mask (D, H, W) of which a prompt with one of these labels speaks.
 
     Args:
+        mask: (D, H, W).
         prompts: on the voxels of the mask; those outside are ignored.
+        labels: values; prompts of other labels say nothing.
     """
     marked = np.zeros(mask.shape, dtype=bool)
     for label in labels:
@@ -56,7 +58,12 @@ def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[S
 
 
 def allowed(boxes: Sequence[Shape], start: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
-    """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it."""
+    """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it.
+
+    Args:
+        boxes: on the voxels (D, H, W) of the whole array.
+        start, size: (D, H, W) voxels of the part.
+    """
     found = np.zeros(tuple(size), dtype=bool)
     for box in boxes:
         found |= KINDS[box.kind].holds(box.points_N3 - np.asarray(start), size, BEYOND)
@@ -72,8 +79,10 @@ def clip_to_boxes(
     """Removes from a part of a label map (D, H, W), in place, what lies outside the boxes that limit a label.
 
     Args:
+        segmentation: the part of the label map; is changed.
         boxes: :func:`limits` of the whole array.
         start: first voxel of the part.
+        regions: label -> values inside its region; None for a dataset without regions.
     """
     for label, own in boxes.items():
         values = [label] if regions is None else sorted(regions[label])
@@ -96,6 +105,8 @@ def keep_prompted(
     """Removes from a label map (D, H, W), in place, the components (26-connected) without a positive prompt.
 
     Args:
+        segmentation: is changed.
+        prompts: on the voxels of the label map.
         regions: with regions, components are those of all foreground, and any positive prompt keeps them.
     """
     labels = prompts.positive_labels

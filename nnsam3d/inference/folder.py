@@ -78,7 +78,10 @@ def predict_folder(
     """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
+        model: with its networks in memory.
+        cases: from :func:`nnsam3d.inference.cases.find_cases`; those with a problem fail.
         output: folder for the masks, dataset.json and plans.json; it is created.
+        options: the same for all cases.
         ahead: read the next case and write the last one in threads, at most one of each.
         unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
 

@@ -160,7 +160,9 @@ def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
     """A prompt with its positions as index i, j, k.
 
     Args:
+        image: of the session.
         prompt: with positions as index i, j, k of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
+        space: "voxel", "lps", "ras" or "array".
 
     Raises:
         PromptError: the model was not trained with this kind, or an unknown space.

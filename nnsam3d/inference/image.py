@@ -89,7 +89,9 @@ class PreparedImage:
     ) -> None:
         """
         Args:
+            model: whose networks are used.
             image_CZYX: as returned by nnU-Net's reader, with its ``properties``.
+            properties: of nnU-Net's reader, with the spacing in mm along z, y, x.
             cache_bytes: memory for the features of windows that are kept for further clicks.
             on_window: see :class:`Windows`.
             files: with the image, for messages and remarks about their headers; none for arrays.
@@ -143,7 +145,9 @@ class PreparedImage:
         nothing.
 
         Args:
+            prompts: in any space; None: none.
             scope: "clicked": only around the positive prompts; "everything": the sliding window.
+            probabilities: compute them, too.
             automatic: for "clicked" without positive prompts: True: the sliding window; False: background.
             bind: make the result agree with the prompts: clicks (:func:`bind_clicks`), boxes and components
                 (:mod:`nnsam3d.inference.extent`).
@@ -302,6 +306,8 @@ def network_mask(
     """A label map of the image on the voxels of the preprocessed image.
 
     Args:
+        mask_ZYX: on the image as read.
+        model: whose plans define the preprocessed image's axes and labels.
         properties: after nnU-Net's preprocessing.
         shape_DHW: of the preprocessed image.
     """

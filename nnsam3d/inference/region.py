@@ -48,6 +48,7 @@ def segment_clicked(
     with the computed volume, not with the distance of the prompts.
 
     Args:
+        windows: of the preprocessed image.
         prompts: on the voxels of the preprocessed image.
         is_label: logits (K, D, H, W) and a label -> where they predict this label (D, H, W).
         background: (K,) the logits of background.

@@ -29,6 +29,7 @@ def print_stray_prompts(
 
     Args:
         cases: all cases of the folder.
+        images: folder of the image files.
         prompts: folder of the prompt files, as for :func:`nnsam3d.inference.folder.find_cases`.
         own: the cases of this part, whose files are looked at; None: all cases.
         part: its number; only part 0 looks at files that match no case.
@@ -58,6 +59,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
     """Print the final summary; returns the exit status.
 
     Args:
+        outcomes: of all cases.
         output: the folder of the results.
         unwritten: what could not be written beside the masks, as errors that were printed.
     """
@@ -85,7 +87,10 @@ def write_prediction_report(
     """Write the report as JSON.
 
     Args:
+        path: of the report; cases of an earlier one are kept.
         arguments: of the command.
+        model: that was used.
+        outcomes: one for each case of this run.
         seconds: duration of the prediction.
     """
     earlier = _earlier_entries(path)

@@ -32,6 +32,10 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
     The file names the mask's own file, or a copy (:func:`mask_beside`) if it was an array or its file has been changed.
 
     Args:
+        path: of the prompt file.
+        case: name.
+        state: positions as index i, j, k.
+        image: gives the geometry, the labels and the format of the mask's file.
         masks: False: the clicks only.
 
     Raises:
@@ -52,6 +56,8 @@ def read_state(path: Path, image: PreparedImage, start: StartMask | None = None,
     """The prompts (index i, j, k) and the mask to start from of a prompt file.
 
     Args:
+        path: of the prompt file.
+        image: which the prompts must fit.
         start: if the file names no mask.
         masks: False: refuse a file that names a mask.
 
@@ -73,6 +79,11 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
     """The mask that a prompt file starts from; None if it names none.
 
     Of several masks, later ones are laid over earlier ones.
+
+    Args:
+        prompts: the content of the file.
+        prompt_file: in whose folder relative paths of masks begin.
+        image: whose shape and place the masks must have.
 
     Raises:
         UserError: as :func:`read_start_mask`.
@@ -98,6 +109,11 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
 def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:
     """The mask that a prompt file starts from as its clicks change it: what a session shows that has loaded the file.
 
+    Args:
+        prompts: the content of the file, with at least one mask.
+        prompt_file: in whose folder relative paths of masks begin.
+        image: to be segmented.
+
     Raises:
         PromptError, UserError: as :func:`read_state`.
     """
@@ -111,7 +127,10 @@ def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, mo
     """Checks the headers of the masks that a prompt file names, before anything is computed.
 
     Args:
+        prompts: the content of the file.
+        prompt_file: in whose folder relative paths of masks begin.
         grid: the image's; None if unknown.
+        model: whose reader defines the masks' geometry.
 
     Raises:
         UserError: a mask is missing, unreadable, or of another shape than the image.

@@ -40,6 +40,8 @@ def centres_first(mask: NDArray[np.bool_], rng: Generator, spacing: Sequence[flo
     the voxel with the largest distance to the border and earlier clicks. Ties are drawn from ``rng``.
 
     Args:
+        mask: (D, H, W), not empty.
+        rng: draws among equally deep voxels.
         spacing: mm along z, y, x. The border of the volume counts as border of the mask.
     """
     pitch = np.asarray(spacing, dtype=np.float64)
@@ -135,8 +137,11 @@ def error_centres(
     Errors in which all voxels have been clicked are omitted.
 
     Args:
+        truth_DHW: label map.
         error_DHW: True where the prediction is wrong.
+        spacing: mm along D, H, W.
         values: truth values on which an error counts.
+        clicked: voxels (z, y, x) that have been clicked already.
         grain: equally large errors of one value follow each other in raster order of blocks of this many voxels a side.
     """
     taken = np.array([as_voxel(voxel) for voxel in clicked], dtype=np.int64).reshape(-1, 3)

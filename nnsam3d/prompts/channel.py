@@ -59,6 +59,12 @@ def place_clicks(
     resampling are all kept: the earlier one stays, and the later one moves to the nearest free voxel (Euclidean
     distance in voxels, ties in raster order).
 
+    Args:
+        shape_DHW: voxels of the grid.
+        clicks_N3: positions on the grid in voxels (D, H, W), fractions allowed, integers at voxel centres.
+        labels_N: whole numbers; 0 = background.
+        largest_label: that the channel can hold.
+
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
             larger than ``largest_label``, or no voxel left; the message names the click (counted from 1).

@@ -81,6 +81,9 @@ class PromptCodec:
         """Prompts on the voxels of a grid -> (P, D, H, W).
 
         Args:
+            shape_DHW: voxels of the grid.
+            prompts: on its voxels.
+            dtype: of the result.
             lean: only the channel with the clicks if no prompt has maps, to save memory; networks take both in
                 prediction.
 

@@ -55,6 +55,7 @@ def read_prompts(
     """Read a prompt file of any known format; the file name is the case. It may contain no clicks.
 
     Args:
+        path: of the prompt file.
         image: grid of the case's image file, or the file; positions outside the image are then errors. Also a function
             from the file's space to the grid: images without world geometry have a grid for voxels only.
         labels: allowed names and values (:func:`nnsam3d.prompts.click_labels`); others are then errors. The result
@@ -145,6 +146,7 @@ def write_prompts(
 
     Args:
         path: its ending is that of the format, so that :func:`read_prompts` and predictions find the file.
+        prompts: positions in the space of the object.
         format: one of :data:`WRITABLE`; None: as the name says, ``.mrk.json`` for "slicer", ``.json`` for "nnsam3d".
         image: the image's grid, for "slicer" and positions in voxels.
         labels: names and values of dataset.json; formats that cannot hold numbers get the names.
@@ -171,7 +173,12 @@ def prompts_text(
     image: ImageGrid | None = None,
     labels: Mapping[str, int] | None = None,
 ) -> str:
-    """What :func:`write_prompts` writes; arguments and errors as there."""
+    """What :func:`write_prompts` writes; arguments and errors as there.
+
+    Args:
+        path: decides on the format, if ``format`` is None, and is named in messages.
+        prompts, format, image, labels: see :func:`write_prompts`.
+    """
     if len(prompts.prompts) > MAX_CLICKS:
         raise PromptError(f"{path}: {len(prompts.prompts)} prompts; at most {MAX_CLICKS} are allowed")
     return _text_of(prompts, _format_for(path, format), image, labels, path)
@@ -311,7 +318,14 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
 
 
 def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
-    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none."""
+    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none.
+
+    Args:
+        prompt: with positions in ``space``.
+        space: "voxel" (index i, j, k), "lps" or "ras" (mm).
+        grid: the image's.
+        where: the prompt, for the message.
+    """
     if isinstance(prompt, Click):
         return list(_place_outside("position", prompt.position, space, grid, where))
     corners = prompt.corners_in(space)

@@ -66,6 +66,13 @@ def simulate_folder(
 ) -> int:
     """Write ``<case>.json`` for every label map; none for a case without a label or error to click on.
 
+    Args:
+        segmentations: folder of label maps, the ground truth.
+        output: folder of the prompt files.
+        dataset: content of dataset.json.
+        simulation: how prompts are drawn.
+        overwrite: replace existing prompt files.
+
     Raises:
         UserError: no label maps, existing outputs, or an invalid map, prediction or prompt file.
     """
@@ -102,6 +109,8 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
 
     Args:
         file: ground truth. dataset: content of dataset.json.
+        case: name, which is part of the seed.
+        simulation: how prompts are drawn.
     """
     names = click_labels(dataset)
     truth, grid = read_segmentation(file)

@@ -36,6 +36,10 @@ def inspect_file(
     """Print a table of the clicks, and one of the other prompts; 1 if one is outside the image, otherwise 0.
 
     Args:
+        file: the prompt file, for the title and messages.
+        prompts: its content.
+        grid_of: a space -> the image's grid; None: no image was given.
+        segmentation: a label map of the image, whose values at the clicks are shown; None: none.
         labels: those of the dataset, which were checked; None: they are unknown.
         image_case: the case of the image if it is given as a file, otherwise that of the prompt file.
         remarks: warnings about the image.

@@ -88,6 +88,7 @@ class PromptSimulator:
 
         Args:
             segmentation: values outside ``labels`` and 0 are never clicked.
+            rng: draws the clicks.
             image: (C, D, H, W), for negative clicks on background that looks like foreground.
         """
         volume = as_volume(segmentation)
@@ -118,6 +119,7 @@ class PromptSimulator:
 
         Args:
             segmentation, image: see :meth:`sample`.
+            rng: draws the prompts.
         """
         volume = as_volume(segmentation)
         kinds = [kind for kind in EXTENT_WEIGHTS if kind in self.kinds]
@@ -132,6 +134,11 @@ class PromptSimulator:
         where nothing can be drawn.
 
         Larger components are chosen more often.
+
+        Args:
+            segmentation: (D, H, W) label map.
+            rng: draws kind, label and shape.
+            kinds: keys of :data:`nnsam3d.prompts.kinds.KINDS`.
         """
         volume = as_volume(segmentation)
         present = present_labels(volume, self.labels, self.ignore_label)
@@ -154,6 +161,11 @@ class PromptSimulator:
 
         For the same generator state, they are the first n of any larger number.
 
+        Args:
+            segmentation: (D, H, W) label map.
+            n: number of clicks.
+            rng: draws them.
+
         Raises:
             ValueError: n negative.
         """
@@ -168,7 +180,12 @@ class PromptSimulator:
     def correction(
         self, segmentation: ArrayLike, prediction: ArrayLike, clicked: Iterable[Sequence[int]] = ()
     ) -> VoxelClick | None:
-        """The click that corrects a prediction (:func:`nnsam3d.prompts.next_click`); deterministic."""
+        """The click that corrects a prediction (:func:`nnsam3d.prompts.next_click`); deterministic.
+
+        Args:
+            segmentation, prediction: (D, H, W) label maps.
+            clicked: voxels (z, y, x) that have been clicked already.
+        """
         return next_click(
             segmentation,
             prediction,
@@ -204,6 +221,7 @@ def simulate_clicks(
         segmentation: (D, H, W) ground truth.
         label: its value in ``segmentation``.
         n: number of clicks; 0 gives shape (0, 3) for any segmentation.
+        rng: draws the positions; see :func:`case_rng`.
         strategy: "uniform": voxels of the label, without replacement while there are enough;
             "center": the voxel deepest inside the largest component (distance transform in mm), then inside
             the next components, then the voxel farthest from the border and all earlier clicks, repeatedly;
@@ -250,7 +268,15 @@ def round_robin(
     strategy: str,
     spacing: Sequence[float],
 ) -> Iterator[VoxelClick]:
-    """An infinite sequence of positive clicks, alternating labels in random order; empty if no label is present."""
+    """An infinite sequence of positive clicks, alternating labels in random order; empty if no label is present.
+
+    Args:
+        present: label -> raveled indices, see :func:`present_labels`.
+        shape: (D, H, W) of the label map.
+        rng: draws order and positions.
+        strategy: "uniform" or "center", see :func:`simulate_clicks`.
+        spacing: mm along D, H, W.
+    """
     order = [list(present)[i] for i in rng.permutation(len(present))]
     sources = {label: _positions(present[label], shape, rng, strategy, spacing) for label in order}
     for label in itertools.cycle(order):
@@ -284,7 +310,13 @@ def _error_positions(
 
 
 def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | None) -> dict[int, NDArray[np.int64]]:
-    """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels."""
+    """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels.
+
+    Args:
+        volume: (D, H, W) label map.
+        labels: values to look for.
+        ignore_label: left out, even if it is among ``labels``.
+    """
     wanted = sorted({int(label) for label in labels} - {0, ignore_label})
     if len(wanted) <= 2:
         found = {label: np.flatnonzero(volume == label) for label in wanted}

@@ -98,7 +98,13 @@ class VoxelPrompts:
 
     @classmethod
     def placed(cls, shape: Sequence[int], positions_N3: ArrayLike, labels_N: ArrayLike) -> VoxelPrompts:
-        """From positions with fractions; rules and errors as in :func:`place_clicks`."""
+        """From positions with fractions; rules and errors as in :func:`place_clicks`.
+
+        Args:
+            shape: (D, H, W) of the grid.
+            positions_N3: in voxels (D, H, W), fractions allowed.
+            labels_N: 0 = background.
+        """
         return cls.of(place_clicks(shape, positions_N3, labels_N).items())
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet import streaming
+from nnsam3d.nnunet import slabs
 from nnsam3d.nnunet.reading import read_volume
 from nnsam3d.nnunet.slabs import SLAB, read_in_slabs
 
@@ -81,7 +81,7 @@ def test_nothing_of_the_images_size_is_held_beside_it(tmp_path: Path, monkeypatc
         sizes.append(image.GetSize()[2])
         return whole(image)
 
-    monkeypatch.setattr(streaming.sitk, "GetArrayViewFromImage", seen)
+    monkeypatch.setattr(slabs.sitk, "GetArrayViewFromImage", seen)
     tracemalloc.start()
     data, _ = read_volume(SimpleITKIO(), [file], 1)
     peak = tracemalloc.get_traced_memory()[1]

@@ -42,7 +42,12 @@ class Found:
 
 
 def found_click(where: str, position: Any, label: Any, meaning: Meaning = "word") -> Found:
-    """A click, see :class:`Found`."""
+    """A click, see :class:`Found`.
+
+    Args:
+        where, label, meaning: see :class:`Found`.
+        position: three numbers, or anything else that the file holds there.
+    """
     return Found(where, "click", {"position": position}, label, meaning)
 
 
@@ -80,7 +85,13 @@ class Format:
 
 
 def stated_space(declared: str | None, stated: str | None, reading: Reading) -> str | None:
-    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other."""
+    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other.
+
+    Args:
+        declared: the file's; None: it says nothing.
+        stated: the user's; None: nothing was stated.
+        reading: gets the problem.
+    """
     if declared is not None and stated is not None and declared != stated:
         reading.problems.append(
             f'this format defines the positions to be in space "{declared}", but "{stated}" was stated'
@@ -95,7 +106,14 @@ def stated_space(declared: str | None, stated: str | None, reading: Reading) -> 
 
 
 def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Meaning = "word") -> None:
-    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``, or a problem."""
+    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``, or a problem.
+
+    Args:
+        value: should be a list of positions (i, j, k) or (x, y, z).
+        name: its key in the file, for messages.
+        reading: gets the clicks, or the problem.
+        label, meaning: of each click, see :class:`Found`.
+    """
     if not isinstance(value, list):
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return

@@ -223,6 +223,7 @@ def markups_text(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -
     Args:
         prompts: with positions in mm in ``space``, "lps" or "ras"; no masks.
         labels: a word for each of them.
+        space: "lps" or "ras".
 
     Raises:
         PromptError: a box whose edges are not at right angles, as from an image with a sheared geometry; more prompts

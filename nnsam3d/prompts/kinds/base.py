@@ -190,6 +190,8 @@ class Prompt:
         """(n, 3) positions that the network gets as clicks with this label; none by default.
 
         Args:
+            points_N3: of the shape, in voxels (D, H, W) of the array.
+            label: its value; 0 = background.
             pitch: edges of a voxel in T.
         """
         return np.zeros((0, 3))
@@ -252,6 +254,7 @@ class Prompt:
 
         Args:
             target: (D, H, W), not empty.
+            rng: draws everything that is random.
             spacing: mm along D, H, W.
         """
         raise NotImplementedError
@@ -290,7 +293,9 @@ def spread(points_N3: NDArray[np.float64], pitch: Sequence[float], count: int, a
     """Up to ``count`` of the points: the one nearest to their mean, then always the one farthest from those chosen.
 
     Args:
+        points_N3: in voxels.
         pitch: edges of a voxel in T.
+        count: at least 1.
         apart: smallest distance between them in T.
     """
     scaled = points_N3 * np.asarray(pitch)
@@ -327,6 +332,11 @@ def checked_position(position: object) -> Position:
 
 def checked_positions(positions: object, least: int, name: str = "points") -> tuple[Position, ...]:
     """At least ``least`` positions, from a list, an array or a tensor.
+
+    Args:
+        positions: N positions of three numbers.
+        least: smallest N.
+        name: of the positions, for messages.
 
     Raises:
         PromptError: see :func:`checked_position`; fewer, or more than :data:`MAX_POINTS`.

@@ -303,7 +303,13 @@ def signed_distance(places_N2: NDArray[np.float64], corners_M2: NDArray[np.float
 def some_slice(
     target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]
 ) -> tuple[int, int, NDArray[np.bool_]]:
-    """A slice on which a user might draw: its axis and number, and the largest component of the target on it."""
+    """A slice on which a user might draw: its axis and number, and the largest component of the target on it.
+
+    Args:
+        target: (D, H, W), not empty.
+        rng: draws axis and slice.
+        spacing: mm along D, H, W: slices across the longest are preferred.
+    """
     axis = int(rng.integers(3)) if rng.random() < ANY_AXIS else int(np.argmax(spacing))
     areas = target.sum(axis=tuple({0, 1, 2} - {axis}))
     number = int(rng.choice(np.flatnonzero(areas >= max(1, LARGE_SLICE * areas.max()))))
