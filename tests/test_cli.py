@@ -79,9 +79,9 @@ def test_top_help_names_every_command(capsys):
         cli.main(["--help"])
     assert end.value.code == 0
     said = capsys.readouterr().out
-    for name, command in cli.COMMANDS.items():
+    for name, summary in cli.COMMANDS.items():
         assert name in said
-        assert command.summary in said
+        assert summary in said
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -102,15 +102,15 @@ def test_the_help_of_an_action_shows_its_examples(action, capsys):
     commands = [line for line in examples if "nnsam3d" in line]
     assert commands
     assert all(f"nnsam3d {action}" in line for line in commands)
-    assert len(commands) == cli.COMMANDS[name].example.count(f"nnsam3d {action}")
+    assert len(commands) == importlib.import_module(cli.module_of(name)).EXAMPLE.count(f"nnsam3d {action}")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_texts_are_complete(name):
-    command = cli.COMMANDS[name]
-    assert f"nnsam3d {name}" in command.example
-    assert command.summary
-    assert command.description.strip().endswith(".")
+    module = importlib.import_module(cli.module_of(name))
+    assert f"nnsam3d {name}" in module.EXAMPLE
+    assert cli.COMMANDS[name]
+    assert module.DESCRIPTION.strip().endswith(".")
 
 
 def test_version():
@@ -146,10 +146,11 @@ def command(monkeypatch: pytest.MonkeyPatch):
 
     def make(main):
         module = types.ModuleType(cli.module_of("do"))
+        module.DESCRIPTION, module.EXAMPLE = "Does it.", "nnsam3d do"
         module.add_arguments = lambda parser: None
         module.main = main
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(cli.COMMANDS, "do", cli.Command("do it", "Does it.", "nnsam3d do"))
+        monkeypatch.setitem(cli.COMMANDS, "do", "do it")
 
     return make
 
@@ -187,7 +188,7 @@ def test_control_c(command, capsys):
 
 
 def test_a_command_that_is_not_there(monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "no-such-part", cli.Command("do it", "Does it.", "nnsam3d no-such-part"))
+    monkeypatch.setitem(cli.COMMANDS, "no-such-part", "do it")
     assert cli.main(["no-such-part"]) == 1
     assert "not part of this installation" in capsys.readouterr().err
 
@@ -195,7 +196,7 @@ def test_a_command_that_is_not_there(monkeypatch, capsys):
 def test_a_command_that_misses_a_package(monkeypatch, capsys, tmp_path):
     (tmp_path / "needs_more.py").write_text("import a_package_that_is_nowhere\n")
     monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
-    monkeypatch.setitem(cli.COMMANDS, "needs-more", cli.Command("do it", "Does it.", "nnsam3d needs-more"))
+    monkeypatch.setitem(cli.COMMANDS, "needs-more", "do it")
     assert cli.main(["needs-more"]) == 1
     assert "needs the Python package 'a_package_that_is_nowhere'" in capsys.readouterr().err
 

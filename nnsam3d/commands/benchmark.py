@@ -22,6 +22,18 @@ from nnsam3d.tables import columns, counted
 
 BASELINE = "nnUNetBaselineTrainer"
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", BASELINE, f"{BASELINE}+oracle")
+DESCRIPTION = """
+Simulates clicks on validation cases for every arm (a trained model, or a control derived from it) with
+the same rules and seeds, and reports the quality after each number of clicks, its uncertainty, and its
+cost. An interrupted run is resumed. `nnsam3d benchmark run --help` shows the options.
+"""
+EXAMPLE = """
+nnsam3d benchmark run -d 513 -f 0 -o bench --train --train-minutes 25
+nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench    # existing models
+nnsam3d benchmark report -o bench --to docs/benchmark
+nnsam3d benchmark run -d 513 -f 0 1 2 3 4 -o bench --train --slurm "partition=gpu gres=gpu:1 time=24:00:00"
+nnsam3d benchmark status -o bench
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,18 @@ from nnsam3d import jobs
 from nnsam3d.errors import UserError
 from nnsam3d.jobs import NUMBER, ShellJob
 
+DESCRIPTION = """
+Submits nnUNetv2_train for several folds, as an array of jobs that save a checkpoint at their time limit
+and continue when they run again. `nnsam3d predict --slurm` and `nnsam3d benchmark run --slurm` submit
+predictions and benchmarks. `nnsam3d cluster train --help` shows the options.
+"""
+EXAMPLE = """
+nnsam3d cluster train 513 3d_fullres -f 0 1 2 3 4 -tr SAM3DAdapterTrainer \\
+    --slurm "partition=gpu gres=gpu:1 cpus-per-task=8 mem=48G time=24:00:00"
+nnsam3d cluster train 513 3d_fullres --print    # the commands, for other clusters
+nnsam3d cluster merge out/report.json out/slurm/part_*.json    # done automatically by predict --slurm
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of `nnsam3d cluster` and their options."""

@@ -6,6 +6,14 @@ import argparse
 from pathlib import Path
 
 EPOCHS = 24
+DESCRIPTION = """
+Generates a small set of phantom CTs, plans, trains and predicts with clicks through nnU-Net's own
+commands, prints the quality for each set of clicks, and writes pictures. Requires no data, GPU or
+pretrained weights.
+"""
+EXAMPLE = """
+nnsam3d demo
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

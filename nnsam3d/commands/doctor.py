@@ -11,6 +11,18 @@ from nnsam3d.nnunet.doctor import examine
 from nnsam3d.nnunet.doctor_model import check_model
 from nnsam3d.nnunet.findings import render
 
+DESCRIPTION = """
+Checks versions, the compatibility of torch and torchvision, whether nnU-Net finds the trainers,
+nnU-Net's folders, the options and weights set in the environment, and the device. Every problem is
+reported with a fix. The exit status is 1 if there is a problem, otherwise 0. With -m, it examines a
+model folder instead: its contents, and whether its checkpoints open without executing code.
+"""
+EXAMPLE = """
+nnsam3d doctor
+nnsam3d doctor --quiet && nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer
+nnsam3d doctor -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres    # an unknown model
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d doctor`."""

@@ -7,6 +7,17 @@ import argparse
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet import link
 
+DESCRIPTION = """
+Writes stub files for nnsam3d's trainers and planners into the installed nnU-Net, so that
+nnUNetv2_train -tr SAM3DAdapterTrainer works. Run it once after installing or updating either package;
+running it again is harmless. If nnU-Net's folder is read-only, set nnUNet_extTrainer instead.
+"""
+EXAMPLE = """
+nnsam3d link
+nnsam3d link --undo
+export nnUNet_extTrainer=$(nnsam3d link --print-path)    # read-only nnU-Net
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d link`."""

@@ -7,6 +7,19 @@ import argparse
 from nnsam3d.planning.facts import shipped_names
 from nnsam3d.planning.table import BUDGETS_GB, print_plans
 
+DESCRIPTION = """
+Prints the decisions of SAM3DAdapterPlanner (backbone, patch, batch, checkpointing, estimated memory of
+a training step) for budgets of 8 to 80 GB, for public datasets or for your own after
+nnUNetv2_extract_fingerprint. Nothing is written. Each plan takes some seconds, because a training step
+is simulated. To create plans, use nnUNetv2_plan_and_preprocess -pl SAM3DAdapterPlanner.
+"""
+EXAMPLE = """
+nnsam3d plan-table
+nnsam3d plan-table --fingerprint 512 --budget 8 24 --why
+nnsam3d plan-table --fingerprint my_dataset.json
+nnUNetv2_plan_and_preprocess -d 512 -pl SAM3DAdapterPlanner -gpu_memory_target 8
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d plan-table`."""

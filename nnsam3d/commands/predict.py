@@ -16,6 +16,21 @@ from nnsam3d.files import WriteError
 from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
 from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
 
+DESCRIPTION = """
+Like nnUNetv2_predict, but made for clicks: only the surroundings of the clicks are computed (as far as
+the target extends), clicked voxels keep their label, and all prompt files are checked before anything
+is computed. If a case fails, the others are still computed; the reasons are listed at the end and the
+exit status is 1. Prompt files (<case>.json and others) are read from the folder of the images or from
+--prompts.
+"""
+EXAMPLE = """
+nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres
+nnsam3d predict -i imagesTs -o out -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres -f 0 1
+nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --prompts clicks --report out/report.json
+nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --continue_prediction    # after an interruption
+nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres -num_parts 20 --slurm "partition=gpu gres=gpu:1"
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")

@@ -11,6 +11,30 @@ from nnsam3d.evaluation.names import DRAWN
 TARGETS = ("nnsam3d", "slicer", "grand-challenge")
 STRATEGIES = ("uniform", "center", "largest_error")
 SIMULATED = ("click", *DRAWN)
+DESCRIPTION = """
+Supports files of 3D Slicer (.mrk.json, .fcsv), autoPET, the CVPR 2025 challenge (.npz),
+grand-challenge, MONAI Label and napari (.csv), and nnsam3d's own format. The format is recognised by the
+content of the file. Predictions read all formats directly. Convert a file first if it is ambiguous (its
+coordinate space, or the meaning of its labels). The options of an action are shown by, for example,
+`nnsam3d prompts convert --help`.
+
+Numbers: a bare number in another program's file is that program's numbering, not a label (except in
+napari's column "label", where 1 or 1.0 is label 1). State its meaning: --label tumour for all words
+that are not labels, --label 3=tumour for one of them. 0 means background in nnsam3d files only.
+Names: a label's name in dataset.json, or "background"; in Slicer also with numbering (tumour-2).
+Spaces: Slicer writes mm and states LPS or RAS; autoPET and MONAI Label use voxels i, j, k; CVPR and
+napari use array indices z, y, x (napari also units of the spacing: --scaled); grand-challenge does not
+state its space: use --space.
+"""
+EXAMPLE = """
+nnsam3d prompts inspect liver_003.mrk.json --image imagesTs/liver_003_0000.nii.gz --dataset dataset.json
+nnsam3d prompts convert F.mrk.json -o clicks --dataset dataset.json --label lesion \\
+    --image imagesTs/liver_003_0000.nii.gz
+nnsam3d prompts convert points/*.json -o clicks --space voxel --image imagesTs
+nnsam3d prompts convert clicks/*.json -o slicer --to slicer --image imagesTs
+nnsam3d prompts simulate labelsTr -o clicks -n 3 --seed 1
+nnsam3d prompts simulate labelsTs -o round2 --strategy largest_error --predictions out --add-to clicks
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

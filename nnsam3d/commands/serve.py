@@ -16,6 +16,16 @@ from nnsam3d.errors import UserError
 KEY_VARIABLE = "NNSAM3D_KEY"
 PACKAGES = ("starlette", "uvicorn", "blosc2")
 GIB = 2**30
+DESCRIPTION = """
+Serves a trained model until it is stopped, and prints its address. In a viewer, enter it as the address
+of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With --images, the
+page lists the cases of a folder; with --output, it saves them as an nnU-Net dataset.
+"""
+EXAMPLE = """
+nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
+nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
+nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key required, not encrypted
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,18 @@ from pathlib import Path
 
 from nnsam3d.errors import UserError
 
+DESCRIPTION = """
+Writes an nnU-Net dataset of random volumes: warped shapes with cores, rims and nodules, some of equal look
+or low contrast, as CT, MR or PET might show them. Every object has a label of its own; what lies inside
+object n has the label 30 + n (dataset.json says so under "nnsam3d"). The same seed makes the same cases.
+An interrupted run is resumed, and a larger -n adds cases. For training, see targets=any.
+"""
+EXAMPLE = """
+nnsam3d synthesize --preview shapes.png    # what they look like
+nnsam3d synthesize -o $nnUNet_raw/Dataset900_Shapes -n 2000 --seed 0
+nnsam3d synthesize -o $nnUNet_raw/Dataset901_Thick -n 500 --spacing 5 1 1 --size 24 80 80
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d synthesize`."""

@@ -8,6 +8,21 @@ from pathlib import Path
 from nnsam3d.checkpoints.inventory import download_preset, list_weights, path_of, verify
 from nnsam3d.checkpoints.pretrained import OFFICIAL_FILES, URL_VARIABLE
 
+DESCRIPTION = """
+Lists Meta's SAM checkpoints and where they are on this machine, downloads them (interrupted downloads
+are resumed, the digest in the file name is verified, proxies are taken from the environment), and
+verifies existing ones. A training that needs a missing checkpoint downloads it automatically.
+NNSAM3D_WEIGHTS sets a local file or folder, nnsam3d_weights_url a mirror. The options of an action are
+shown by, for example, `nnsam3d weights download --help`.
+"""
+EXAMPLE = """
+nnsam3d weights list
+nnsam3d weights download vit_b
+nnsam3d weights download vit_b --to /shared/sam && export NNSAM3D_WEIGHTS=/shared/sam
+nnsam3d weights verify
+export NNSAM3D_WEIGHTS=$(nnsam3d weights path vit_b)
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of `nnsam3d weights` and their options."""

@@ -133,7 +133,7 @@ def _loaded(path: Path) -> Any:
 def _compare(path: Path, grid: ImageGrid) -> None:
     try:
         other = nibabel_grid(path)
-    except (GeometryError, ImportError):
+    except GeometryError:
         return
     size = np.array(grid.size_xyz) - 1
     corners_N3 = np.array([[0, 0, 0], size, [size[0], 0, 0], [0, size[1], 0], [0, 0, size[2]]], np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nnsam3d.errors import UserError
@@ -19,7 +22,10 @@ from nnsam3d.files import file_sha256
 from .config import PRESETS, SAM3DConfig, Triple
 from .sam3d import SAM3D
 
-UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, BadZipFile, ValueError, KeyError)
+UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, KeyError),
+    *(pickle.UnpicklingError, struct.error, BadZipFile, SafetensorError),
+)
 ENCODER = "image_encoder."
 # In official states, but computed here (attn_mask) or without influence (docs/network.md#unused-parameters).
 IGNORED_OFFICIAL = (".attn_mask", ".positional_encoding_gaussian_matrix")
@@ -126,19 +132,9 @@ def _open(path: Path) -> Any:
         raise WeightsError(f"{path}: no such file. Specify a checkpoint (.pth or .safetensors)")
     try:
         if path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import load_file
-            except ImportError as error:
-                raise WeightsError(f"{path}: reading it needs a package: pip install safetensors") from error
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # safetensors raises its own class, which may not be importable
-        if type(error).__name__ != "SafetensorError":
-            raise
         raise _unreadable(path, error) from error
 
 
