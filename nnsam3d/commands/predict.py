@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="for class-agnostic models: names of labels 1, 2, … (default: those in the prompt files, in alphabetical order)",
+        help="for class-agnostic models: names of labels 1, 2, … (default: all in the prompt files, by the alphabet)",
     )
     how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, less accurate")
     how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
