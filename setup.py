@@ -5,8 +5,13 @@
 
 The page of `nnsam3d serve` draws with NiiVue. The repository contains only its name and version; building a wheel
 downloads it. Without npm the wheel is still built, and its server serves viewers but no page.
+
+Where GitHub builds, the page of the package on an index links to the repository: README's picture and links,
+which are relative in the checkout, become absolute ones of the same commit or tag.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +21,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 REMAPPED = {"nnsam3d.trainers": "trainers", "nnsam3d.planners": "planners"}
-PAGE = Path(__file__).resolve().parent / "nnsam3d" / "server" / "page"
+ROOT = Path(__file__).resolve().parent
+PAGE = ROOT / "nnsam3d" / "server" / "page"
 STEPS = (
     ["npm", "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"],
     ["npm", "run", "--silent", "page"],
@@ -44,7 +50,35 @@ def download_niivue():
             return
 
 
+def repository():
+    """Its address, and the tag or commit, if GitHub builds; else two empty strings."""
+    name, server = os.environ.get("GITHUB_REPOSITORY"), os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+    is_tag = os.environ.get("GITHUB_REF_TYPE") == "tag"
+    version = os.environ.get("GITHUB_REF_NAME" if is_tag else "GITHUB_SHA", "main")
+    return (f"{server}/{name}", version) if name else ("", "")
+
+
+def readme(address, version):
+    """README.md for a package index: without an address, as it is."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not address:
+        return text
+    text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:|#)", rf"\g<1>{address}/raw/{version}/", text)
+    text = re.sub(r"((?<!!)\[[^\]]*\]\()(?!\w+:|#)", rf"\g<1>{address}/blob/{version}/", text)
+    return text.replace("<this repository>", address)
+
+
+def urls(address, version):
+    """The links of the package's page."""
+    pages = {"Documentation": "docs/index.md", "Changelog": "CHANGELOG.md"}
+    links = {name: f"{address}/blob/{version}/{page}" for name, page in pages.items()}
+    return {"Repository": address, "Issues": f"{address}/issues", **links} if address else {}
+
+
 setup(
+    long_description=readme(*repository()),
+    long_description_content_type="text/markdown",
+    project_urls=urls(*repository()),
     packages=[*find_packages(include=["nnsam3d", "nnsam3d.*"]), *REMAPPED],
     package_dir=REMAPPED,
     cmdclass={"build_py": BuildPy},

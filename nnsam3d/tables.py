@@ -13,7 +13,15 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "click"), counted(0, "click")
     ('1 click', '0 clicks')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """
+    >>> plural("suffix"), plural("click")
+    ('suffixes', 'clicks')
+    """
+    return f"{noun}es" if noun.endswith("x") else f"{noun}s"
 
 
 def columns(rows: Sequence[Row], indent: str = "") -> str:

@@ -6,14 +6,17 @@ import ast
 import importlib
 import importlib.metadata
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 
 import nnsam3d
+from benchmarks import house
 
 MAX_LINES = 400
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,14 +39,7 @@ ONE_PLACE = {
 
 def imports_of(file: Path) -> set[str]:
     """Every absolute module name that a file imports, at any level."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return {name for name in house.imports(ast.parse(file.read_text(encoding="utf-8"))) if name[:1] not in ("", ".")}
 
 
 def name_of(file: Path) -> str:
@@ -74,12 +70,25 @@ def test_what_has_one_place_has_no_second(pattern):
     assert found == ONE_PLACE[pattern]
 
 
-@pytest.mark.parametrize("file", PACKAGE, ids=name_of)
-def test_nnunet_is_imported_where_it_is_adapted_to(file):
-    room = file.relative_to(ROOT / "nnsam3d").parts[0]
-    packages = ("nnunetv2", "batchgenerators", "batchgeneratorsv2")
-    theirs = {name for name in imports_of(file) if name.startswith(packages)}
-    assert not theirs or room in ("nnunet", "training", "planning")
+def test_nnunet_is_imported_in_one_file():
+    """nnunet/contract.py names all of it, so that an update of nnU-Net is looked at in one place."""
+    assert house.importing_nnunet(house.parsed("nnsam3d", "trainers", "planners")) == ["nnsam3d/nnunet/contract.py"]
+
+
+def test_no_name_is_defined_twice():
+    """A newcomer who searches for a class or function finds one. Exceptions: benchmarks/house.py, ENTRY_POINTS."""
+    assert house.defined_twice(house.parsed("nnsam3d")) == {}
+
+
+@pytest.mark.parametrize("room", ["geometry", "prompts", "inference"])
+def test_every_argument_of_functions_with_many_is_documented(room):
+    """Of three or more; `python -m benchmarks.house --list` names what is missing."""
+    told = house.arguments(house.parsed(f"nnsam3d/{room}").values())
+    assert [name for name, is_told in told if not is_told] == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert house.circle(house.parsed("nnsam3d")) == []
 
 
 def test_no_room_is_too_large():
@@ -111,6 +120,26 @@ def test_versions_agree():
     (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")]
     assert line == f'version = "{nnsam3d.__version__}"'
     assert importlib.metadata.version("nnsam3d") == nnsam3d.__version__
+
+
+def test_links_work_on_a_package_index(monkeypatch):
+    """README's are relative in the checkout, and lead to the released tag on the index."""
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    for name, value in {
+        "REPOSITORY": "us/nnsam3d",
+        "REF_TYPE": "tag",
+        "REF_NAME": "v9",
+        "SERVER_URL": "https://x",
+    }.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    runpy.run_path(str(ROOT / "setup.py"))
+    links = re.findall(r"\]\(([^)]+)\)", given["long_description"]) + list(given["project_urls"].values())
+    assert all(link.startswith("https://") for link in links)
+    ours = [match for link in links if (match := re.fullmatch(r"https://x/us/nnsam3d/(blob|raw)/v9/(.+)", link))]
+    assert len(ours) > 20
+    assert all((ROOT / match[2]).is_file() for match in ours)
+    assert [match[2] for match in ours if match[1] == "raw"] == ["docs/demo.png"]
 
 
 @pytest.mark.parametrize("package", ["nnsam3d.trainers", "nnsam3d.planners"])

@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
+from nnsam3d.progress import tqdm
 
 TIMEOUT = 15.0  # seconds without data, connecting included
 MAX_FAILURES = 5  # consecutive attempts with less than ENOUGH bytes

@@ -33,7 +33,7 @@ def list_weights() -> int:
     return 0
 
 
-def download(preset: str, folder: Path | None = None, url: str | None = None) -> int:
+def download_preset(preset: str, folder: Path | None = None, url: str | None = None) -> int:
     """Download a preset's file, or check an existing one.
 
     Raises:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nnsam3d import jobs
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import MAX_CLICKS, PROTOCOLS, START
 from nnsam3d.evaluation.plan import Setting, open_setting, read_setting
 from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
+from nnsam3d.jobs import BackEnd
 from nnsam3d.nnunet.datasets import STOPPED, dataset_name
-from nnsam3d.slurm import parse
 from nnsam3d.tables import columns, counted
 
 BASELINE = "nnUNetBaselineTrainer"
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEVICE",
         help="cuda, cpu, mps or cuda:N; jobs are distributed over several (default: every GPU, or the CPU)",
     )
-    _cluster(run)
+    jobs.add_arguments(run.add_argument_group("on a cluster"))
     report = actions.add_parser(
         "report",
         help="write the report of a finished run",
@@ -172,21 +173,20 @@ def _training(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--options", default="", metavar="TEXT", help='nnsam3d_options, e.g. "preset=tiny"')
 
 
-def _cluster(parser: argparse.ArgumentParser) -> None:
-    cluster = parser.add_argument_group("on a cluster")
-    cluster.add_argument("--slurm", metavar="TEXT", help='submit with these options, e.g. "partition=gpu gres=gpu:1"')
-    cluster.add_argument("--slurm-max", type=int, default=0, metavar="N", help="maximum jobs at a time per stage")
-    cluster.add_argument("--print", action="store_true", help="only print the commands, for any scheduler")
-
-
 def main(args: argparse.Namespace) -> int:
     """`nnsam3d benchmark`."""
     output = args.output.expanduser().absolute()
     if args.action == "worker":
-        from nnsam3d.evaluation.worker import work
+        from nnsam3d.evaluation.cluster import work
+        from nnsam3d.evaluation.training import Stopped
         from nnsam3d.inference.device import choose_device
 
-        return work(output, args.job, choose_device(args.device))
+        try:
+            work(output, args.job, choose_device(args.device))
+        except Stopped as error:
+            print(f"nnsam3d: {error}")
+            return STOPPED
+        return 0
     if args.action == "status":
         return _status(output, args.watch)
     if args.action == "run" and not _run(args, output):
@@ -205,11 +205,10 @@ def main(args: argparse.Namespace) -> int:
 
 def _status(output: Path, seconds: float) -> int:
     from nnsam3d.evaluation.cluster import FOLDER, status_rows
-    from nnsam3d.slurm import Queue
 
     setting = read_setting(output)
     while True:
-        rows = status_rows(setting, output, Queue.of(output / FOLDER))
+        rows = status_rows(setting, output, jobs.found(output / FOLDER))
         counts = Counter(state for _, state, _ in rows)
         print(columns([("job", "state", ""), *rows]))
         print("nnsam3d: " + ", ".join(f"{number} {state}" for state, number in counts.items()), flush=True)
@@ -232,7 +231,7 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     from nnsam3d.inference.device import choose_devices
 
     need_monai()
-    slurm = parse(args.slurm) if args.slurm is not None else None
+    back_end = jobs.chosen(args, output / "slurm")
     devices = choose_devices(args.devices, args.jobs)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),
@@ -259,18 +258,17 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     remember_command(output, sys.argv[1:])
     if args.train:
         note_kept(setting)
-    if slurm is not None or args.print:
-        _submit(args, setting, output, slurm)
+    if back_end is not None:
+        _submit(args, setting, output, back_end)
         return False
     remember_environment(output, devices)
     if args.train:
         from nnsam3d.evaluation.training import train_missing
 
         train_missing(setting, output, devices[0])
-    from nnsam3d.evaluation.processes import Local
     from nnsam3d.evaluation.runner import run
 
-    run(setting, output, Local(devices, output / "logs"))
+    run(setting, output, devices)
     return True
 
 
@@ -288,9 +286,9 @@ def _start(args: argparse.Namespace) -> str:
     return str(args.start or (BASELINE if BASELINE in args.arms else ""))
 
 
-def _submit(args: argparse.Namespace, setting: Setting, output: Path, slurm: tuple[str, ...] | None) -> None:
-    """Submit the missing jobs to SLURM, or print their commands."""
-    from nnsam3d.evaluation.cluster import Slurm, prepare, printed, works
+def _submit(args: argparse.Namespace, setting: Setting, output: Path, back_end: BackEnd) -> None:
+    """Submit the missing jobs, or print their commands."""
+    from nnsam3d.evaluation.cluster import prepare, submit
 
     starts = [replace(job, arm=setting.start_arm) for job in setting.jobs() if setting.start_arm]
     if args.train and any(not job.checkpoint.is_file() for job in starts):
@@ -299,11 +297,10 @@ def _submit(args: argparse.Namespace, setting: Setting, output: Path, slurm: tup
             "first, in a run without the protocol start"
         )
     prepare(setting, output)
-    missing = works(setting, output, args.train)
     report = [*(["--reference", args.reference] if args.reference else [])]
     report += ["--to", str(args.to.expanduser().absolute())] if args.to else []
-    if args.print or slurm is None:
-        print(printed(setting, output, missing, args.devices[0], report))
-        return
-    Slurm(setting, output, slurm, args.devices[0], args.slurm_max, tuple(report)).run(missing, lambda: None)
-    print(f"nnsam3d: to see the state of the jobs: nnsam3d benchmark status -o {output}")
+    submitted = submit(setting, output, back_end, args.devices[0], args.train, report)
+    nothing = f"{'# ' if args.print else ''}nnsam3d: nothing to submit: all unfinished jobs are in the queue"
+    print("\n".join(back_end.messages if submitted else [nothing]))
+    if not args.print:
+        print(f"nnsam3d: to see the state of the jobs: nnsam3d benchmark status -o {output}")

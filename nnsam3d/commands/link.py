@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     nnunet = link.nnunet_folder()
     if args.undo:
-        removed = link.undo(nnunet)
+        removed = link.unlink(nnunet)
         for stub in removed:
             print(f"removed {stub}")
         print(f"{len(removed)} removed." if removed else f"Nothing to undo in {nnunet}.")

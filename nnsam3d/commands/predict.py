@@ -9,10 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from nnsam3d import jobs
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 from nnsam3d.files import WriteError
 from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
+from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,33 +53,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="for class-agnostic models: names of labels 1, 2, … (default: all in the prompt files, by the alphabet)",
+        help="for class-agnostic models: names of labels 1, 2, … (default: those in the prompt files, sorted)",
     )
     how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, less accurate")
     how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
     how.add_argument("--continue_prediction", action="store_true", help="skip cases with existing output")
     how.add_argument("-num_parts", type=int, default=1, help="number of commands that share the cases (default: 1)")
     how.add_argument("-part_id", type=int, default=0, help="number of this command, from 0 (default: 0)")
-    how.add_argument(
-        "--slurm",
-        metavar="TEXT",
-        help='submit -num_parts jobs with these options, e.g. "partition=gpu gres=gpu:1", and merge their reports',
-    )
     how.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
+    jobs.add_arguments(
+        parser.add_argument_group("on a cluster: -num_parts jobs, and one that merges their reports afterwards")
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Predict the folder; 1 if a case failed."""
     _check(args)
     folder = chosen_model(args)
-    if args.slurm is not None:
-        return _submit(args, folder)
+    output = args.output.expanduser().absolute()
+    back_end = jobs.chosen(args, output / "slurm")
+    if back_end is not None:
+        _submit(args, folder, output, back_end)
+        return 0
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
     from nnsam3d.inference.header_check import print_header_remarks
     from nnsam3d.inference.model import Model
-    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_report
+    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_prediction_report
 
     device = choose_device(args.device)
     model = Model(
@@ -112,45 +115,30 @@ def main(args: argparse.Namespace) -> int:
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
         try:
-            write_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
+            write_prediction_report(args.report, arguments, model, outcomes, time.perf_counter() - start)
         except WriteError as error:  # the summary is printed all the same
             print(f"nnsam3d: error: {error}", file=sys.stderr)
             unwritten.append(str(error))
     return conclude(outcomes, args.output, unwritten)
 
 
-def _submit(args: argparse.Namespace, model: Path) -> int:
+def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackEnd) -> None:
     """Submit an array of parts, which continue after interruptions, and a job that merges their reports."""
-    from nnsam3d.slurm import NUMBER, Queue, Script, parse, submit
-
-    options = parse(args.slurm)
-    output = args.output.expanduser().absolute()
     folder = output / "slurm"
     _make_folder(folder)
-    active = Queue.of(folder).active(("predict", "merge"))
+    active = back_end.active("predict", "merge")
     if active:
         raise UserError(f"{output} is already being predicted by the jobs {', '.join(active)}: wait, or scancel them")
     report = (args.report or output / "report.json").expanduser().absolute()
+    here = [sys.executable, "-m", "nnsam3d"]
+    part = f"-part_id {NUMBER} --report {shlex.quote(str(folder))}/part_{NUMBER}.json"
+    predict = f"{shlex.join([*here, *_arguments(args, model, output)])} {part}"
     parts = [folder / f"part_{number}.json" for number in range(args.num_parts)]
-    python = [sys.executable, "-m", "nnsam3d"]
-    number = f"-part_id {NUMBER} --report {shlex.quote(str(folder))}/part_{NUMBER}.json"
-    predict = Script(
-        folder / "predict.sh",
-        f"{shlex.join([*python, *_arguments(args, model, output)])} {number}",
-        options,
-        f"One of {args.num_parts} parts of a prediction per array task",
-    )
-    merge = Script(
-        folder / "merge.sh",
-        shlex.join([*python, "cluster", "merge", str(report), *map(str, parts)]),
-        options,
-        "Merge the reports of all parts",
-    )
-    array = submit(predict, range(args.num_parts))
-    last = submit(merge, after=f"afterany:{array}")
-    print(f"nnsam3d: submitted {args.num_parts} part(s) as {array}, the report as {last}: {report}")
-    print(f"nnsam3d: logs: {predict.log(0)} …")
-    return 0
+    merge = shlex.join([*here, "cluster", "merge", str(report), *map(str, parts)])
+    numbers = dict.fromkeys(range(args.num_parts), "")
+    array = back_end.submit(ShellJob("predict", predict, f"{args.num_parts} part(s)", numbers))
+    back_end.submit(ShellJob("merge", merge, f"the report {report}", after=[array]))
+    print(*back_end.messages, sep="\n")
 
 
 def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:

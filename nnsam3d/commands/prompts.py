@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.names import DRAWN
 
 TARGETS = ("nnsam3d", "slicer", "grand-challenge")
 STRATEGIES = ("uniform", "center", "largest_error")
-SIMULATED = ("click", "scribble", "box", "line", "lasso")
+SIMULATED = ("click", *DRAWN)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

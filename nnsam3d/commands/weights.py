@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnsam3d.checkpoints.inventory import download, list_weights, path_of, verify
+from nnsam3d.checkpoints.inventory import download_preset, list_weights, path_of, verify
 from nnsam3d.checkpoints.pretrained import OFFICIAL_FILES, URL_VARIABLE
 
 
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "list":
         return list_weights()
     if args.action == "download":
-        return download(args.preset, args.to, args.url)
+        return download_preset(args.preset, args.to, args.url)
     if args.action == "verify":
         return verify(args.presets)
     print(path_of(args.preset))

@@ -20,7 +20,6 @@ from typing import TypeAlias
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.demo.overlay import Panel, Strip, write_overlay
 from nnsam3d.demo.phantom import (
@@ -36,6 +35,7 @@ from nnsam3d.demo.tables import (
     GAIN,
     LEFT,
     TOO_MUCH,
+    Masks,
     clicks_decide,
     correction_table,
     correction_works,
@@ -46,6 +46,7 @@ from nnsam3d.demo.tables import (
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_text
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts import CasePrompts, next_click, simulate_clicks, write_prompts
 
 DATASET_ID = "990"
@@ -61,11 +62,10 @@ OPTIONS = (
 )
 TRAINER = "SAM3DAdapterTrainer"
 Clicks: TypeAlias = dict[str, list[tuple[NDArray, int]]]  # case -> positions (z, y, x) with labels
-Masks: TypeAlias = dict[str, NDArray[np.bool_]]  # case -> prediction (D, H, W)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Scenario:
     """One way of prompting the same model.
 
     Attributes:
@@ -80,11 +80,11 @@ class Arm:
     negative: int = 0
 
 
-ARMS = (
-    Arm("no_click", "no click"),
-    Arm("one_click", "1 click on the target", target=1),
-    Arm("lookalike_click", "1 click on the look-alike", lookalike=1),
-    Arm("three_clicks", "3 clicks (2 on the target, 1 'background' on the look-alike)", target=2, negative=1),
+SCENARIOS = (
+    Scenario("no_click", "no click"),
+    Scenario("one_click", "1 click on the target", target=1),
+    Scenario("lookalike_click", "1 click on the look-alike", lookalike=1),
+    Scenario("three_clicks", "3 clicks (2 on the target, 1 'background' on the look-alike)", target=2, negative=1),
 )
 SPACING_ZYX = SPACING_XYZ[::-1]
 SECOND_CLICK = {
@@ -120,7 +120,7 @@ def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
     _train(environment | {"nnsam3d_options": options}, logs / "train.txt", epochs)
 
     print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each set of clicks")
-    with tqdm(total=len(ARMS) + 2, desc="predict", unit="arm") as bar:
+    with tqdm(total=len(SCENARIOS) + 2, desc="predict", unit="arm") as bar:
         first_table, decided, strips = _arms(output, environment, tests, bar)
         second_table, corrected, correction_strips = _correction(output, environment, bridged, bar)
     tables = f"{first_table}\n\n{second_table}"
@@ -140,16 +140,16 @@ def _arms(
     """All sets of clicks on separate lesions: table, whether clicks decide, pictures."""
     clicks: dict[str, Clicks] = {}
     found: dict[str, Masks] = {}
-    for arm in ARMS:
+    for arm in SCENARIOS:
         clicks[arm.name] = write_arm_prompts(output, arm, tests)
         found[arm.name] = _predict(output, environment, "imagesTs", arm.name, tests)
         bar.update()
     scores = mean_dice(tests, found)
     strips = [
-        Strip(name, case, [Panel(arm.title, found[arm.name][name], clicks[arm.name][name]) for arm in ARMS])
+        Strip(name, case, [Panel(arm.title, found[arm.name][name], clicks[arm.name][name]) for arm in SCENARIOS])
         for name, case in tests.items()
     ]
-    return dice_table({arm.name: arm.title for arm in ARMS}, scores, len(tests)), clicks_decide(scores), strips
+    return dice_table({arm.name: arm.title for arm in SCENARIOS}, scores, len(tests)), clicks_decide(scores), strips
 
 
 def _correction(
@@ -200,7 +200,7 @@ def _verdict(decided: bool, corrected: bool) -> int:
 # ---------------------------------------------------------------------- prompts
 
 
-def write_arm_prompts(output: Path, arm: Arm, tests: dict[str, PhantomCase]) -> Clicks:
+def write_arm_prompts(output: Path, arm: Scenario, tests: dict[str, PhantomCase]) -> Clicks:
     """Write the prompt files of one arm; returns the clicks, for the pictures."""
     clicks = {
         name: list(_draw_clicks(case, arm, np.random.default_rng([SEED, number])))
@@ -241,7 +241,7 @@ def _write_clicks(folder: Path, clicks: Clicks) -> None:
             write_prompts(folder / f"{name}.json", prompts)
 
 
-def _draw_clicks(case: PhantomCase, arm: Arm, rng: np.random.Generator) -> Iterator[tuple[NDArray, int]]:
+def _draw_clicks(case: PhantomCase, arm: Scenario, rng: np.random.Generator) -> Iterator[tuple[NDArray, int]]:
     for mask, count, label in (
         (case.target_DHW, arm.target, 1),
         (case.lookalike_DHW, arm.lookalike, 1),

@@ -1,4 +1,4 @@
-"""Scores of the demo: Dice, two tables, and whether clicks had the expected effect."""
+"""ArmScores of the demo: Dice, two tables, and whether clicks had the expected effect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TOO_MUCH, LEFT = (
 )  # share of the neighbour included by one click, and how much of it may remain after two
 GAIN = 0.05  # required gain in Dice by the correction
 Masks: TypeAlias = Mapping[str, NDArray[np.bool_]]
-Scores: TypeAlias = dict[str, tuple[float, float]]
+ArmScores: TypeAlias = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Correction:
+class CorrectionScores:
     """Means over the bridged test cases; pairs are (after one click, after the correction).
 
     Attributes:
@@ -45,9 +45,9 @@ def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
 
 
-def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]) -> Scores:
+def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]) -> ArmScores:
     """Arm -> mean Dice over the test cases against the target and against the look-alike."""
-    scores: Scores = {}
+    scores: ArmScores = {}
     for arm, found in predictions.items():
         target = np.mean([dice(found[name], case.target_DHW) for name, case in tests.items()])
         lookalike = np.mean([dice(found[name], case.lookalike_DHW) for name, case in tests.items()])
@@ -55,7 +55,7 @@ def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]
     return scores
 
 
-def dice_table(titles: Mapping[str, str], scores: Scores, num_cases: int) -> str:
+def dice_table(titles: Mapping[str, str], scores: ArmScores, num_cases: int) -> str:
     """The scores as text, one line per set of clicks.
 
     Args:
@@ -65,7 +65,7 @@ def dice_table(titles: Mapping[str, str], scores: Scores, num_cases: int) -> str
     return _table(f"Mean Dice over {num_cases} test cases", ("target", "look-alike"), rows)
 
 
-def clicks_decide(scores: Scores) -> bool:
+def clicks_decide(scores: ArmScores) -> bool:
     """Whether moving the click moved the segmentation: good where clicked, and far worse elsewhere."""
     right, wrong = scores["one_click"][0], scores["lookalike_click"][0]
     return right >= ENOUGH and right - wrong >= APART
@@ -73,7 +73,7 @@ def clicks_decide(scores: Scores) -> bool:
 
 def measure_correction(
     tests: Mapping[str, PhantomCase], before: Masks, after: Masks, second: Mapping[str, int | None]
-) -> Correction:
+) -> CorrectionScores:
     """The effect of the second click.
 
     Args:
@@ -81,7 +81,7 @@ def measure_correction(
         second: label of each case's second click; None if there was no error.
     """
     given = [second[name] for name in tests]
-    return Correction(
+    return CorrectionScores(
         dice=(_mean(dice(before[n], c.target_DHW) for n, c in tests.items()),
               _mean(dice(after[n], c.target_DHW) for n, c in tests.items())),
         taken=(_mean(_taken(before[n], c) for n, c in tests.items()),
@@ -90,7 +90,7 @@ def measure_correction(
     )  # fmt: skip
 
 
-def correction_table(found: Correction) -> str:
+def correction_table(found: CorrectionScores) -> str:
     """Before and after the second click, with its type."""
     always = found.background == found.cases
     second = "+ 1 'background' click on the neighbour" if always else "+ 1 click on the largest error"
@@ -108,7 +108,7 @@ def correction_table(found: Correction) -> str:
     )
 
 
-def correction_works(found: Correction) -> bool:
+def correction_works(found: CorrectionScores) -> bool:
     """Whether one click included too much, and the correction removed most of it and improved the target."""
     (dice_before, dice_after), (taken_before, taken_after) = found.dice, found.taken
     removed = taken_before >= TOO_MUCH and taken_after <= LEFT * taken_before

@@ -17,30 +17,31 @@ from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
 from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, ArmName, Protocol
 from nnsam3d.evaluation.plan import Job
-from nnsam3d.inference.base import Base
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
+from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.dataset_reader import DatasetReader
 from nnsam3d.nnunet.datasets import FINAL, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
+from nnsam3d.tables import plural
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
 
 
 @dataclass(frozen=True)
-class Work:
+class NetworkRuns:
     """Windows processed by the network: as a whole, or by the halves of SAM3D (without and with clicks)."""
 
     whole: int = 0
     encoded: int = 0
     decoded: int = 0
 
-    def __sub__(self, earlier: Work) -> Work:
-        return Work(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
+    def __sub__(self, earlier: NetworkRuns) -> NetworkRuns:
+        return NetworkRuns(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
 
 
 class Arm:
@@ -101,10 +102,10 @@ class Arm:
     def network(self) -> torch.nn.Module:
         return self.model.networks[0]
 
-    def work(self) -> Work:
+    def work(self) -> NetworkRuns:
         """The total so far; use differences within a case."""
         windows = None if self._image is None else self._image.windows
-        return Work(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
+        return NetworkRuns(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
@@ -134,9 +135,9 @@ class Ellipsoid:
         """See :meth:`Arm.refusal`."""
         return refusal_of_body(protocol)
 
-    def work(self) -> Work:
+    def work(self) -> NetworkRuns:
         """None."""
-        return Work()
+        return NetworkRuns()
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
@@ -146,14 +147,6 @@ class Ellipsoid:
         """Nothing, with the keys of :func:`model_cost`."""
         numbers = ("parameters", "trained_parameters", "window_gflop", "click_gflop", "training_seconds", "epochs")
         return {"kind": self.kind, **dict.fromkeys(numbers, 0), "window": [], "weights": {}}
-
-
-def plural(kind: str) -> str:
-    """
-    >>> plural("box"), plural("lasso")
-    ('boxes', 'lassos')
-    """
-    return f"{kind}es" if kind.endswith("x") else f"{kind}s"
 
 
 def refusal_of_body(protocol: Protocol) -> str:
@@ -197,8 +190,8 @@ class _Corrected:
             return self.start_ZYX.copy()
         if isinstance(self.prepared, PreparedImage):
             model = self.prepared.model
-            base = Base(self.start_ZYX, model.labels, model.regions, self.properties["spacing"])
-            return base.correct(self.prepared, prompts).label_map
+            start = StartMask(self.start_ZYX, model.labels, model.regions, self.properties["spacing"])
+            return start.correct(self.prepared, prompts).label_map
         if isinstance(self.prepared, WholeImage):
             return self.prepared.answer(prompts, self.start_ZYX)
         return self.prepared.answer(prompts)

@@ -1,4 +1,4 @@
-"""The benchmark on a cluster: numbered jobs, an executor that submits them to SLURM, and their status.
+"""The benchmark on a cluster: numbered jobs, their submission and states, and what a job does on its node.
 
 With N models, jobs 0 to N-1 each train one model, and jobs N to 2N-1 each evaluate one, with all arms and protocols
 that use it. The numbers depend only on the stored setting, so that a worker needs only the folder and a number.
@@ -6,25 +6,30 @@ that use it. The numbers depend only on the stored setting, so that a worker nee
 
 from __future__ import annotations
 
+import os
+import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-from nnsam3d.evaluation.executors import Work
+from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import parse_arm
-from nnsam3d.evaluation.plan import Job, Setting, cases_of, remember_cases, splits_file
-from nnsam3d.evaluation.processes import failure_file
-from nnsam3d.evaluation.runner import is_done
-from nnsam3d.evaluation.training import by_model, training_name
-from nnsam3d.files import file_sha256
-from nnsam3d.nnunet.datasets import STOPPED
+from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, remember_cases, splits_file
+from nnsam3d.evaluation.provenance import PACKAGES, remember_environment
+from nnsam3d.evaluation.runner import is_done, run_job
+from nnsam3d.evaluation.training import Stopped, by_model, train, training_name
+from nnsam3d.files import file_sha256, write_json
+from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
+from nnsam3d.jobs.local import failure_file, remember_failure
 from nnsam3d.nnunet.splits import make_splits_for
-from nnsam3d.slurm import NUMBER, RUNNING, WAITING, Queue, Script, exports, submit
 
-FOLDER = "slurm"
+FOLDER = "slurm"  # scripts, logs and records
 TRAIN, EVALUATE, REPORT = "train", "evaluate", "report"
 
 
@@ -81,140 +86,142 @@ def prepare(setting: Setting, output: Path) -> None:
     remember_cases({job: cases_of(setting, job) for job in setting.jobs()}, output)
 
 
-def worker_command(output: Path, number: str, device: str) -> str:
-    """The shell command of one job."""
-    return f"{_nnsam3d()} benchmark worker -o {shlex.quote(str(output))} -device {device} --job {number}"
+# ---------------------------------------------------------------------- submission
 
 
-def report_command(output: Path, arguments: Sequence[str]) -> str:
-    """The shell command that writes the report."""
-    return f"{_nnsam3d()} benchmark report -o {shlex.join([str(output), *arguments])}"
+def submit(
+    setting: Setting, output: Path, back_end: BackEnd, device: str, may_train: bool, report: Sequence[str]
+) -> list[str]:
+    """Submit the jobs that are neither done nor in the queue: trainings, their evaluations, and the report.
 
-
-def _nnsam3d() -> str:
-    return f"{shlex.quote(sys.executable)} -m nnsam3d"
-
-
-# ---------------------------------------------------------------------- SLURM
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """Submits jobs to SLURM and returns immediately; see :class:`nnsam3d.evaluation.executors.Executor`.
-
-    Attributes:
-        options: options of sbatch.
-        device: device of the workers.
-        at_once: maximum number of running jobs per array; 0 = no limit.
+    Args:
+        device: of the workers.
+        may_train: submit trainings, too.
         report: further arguments of ``nnsam3d benchmark report``.
+
+    Returns:
+        The ids of the submissions; none: everything is done or in the queue.
     """
-
-    setting: Setting
-    output: Path
-    options: tuple[str, ...]
-    device: str = "auto"
-    at_once: int = 0
-    report: tuple[str, ...] = ()
-
-    def run(self, jobs: Sequence[Work], on_progress: Callable[[], None]) -> dict[str, str]:
-        """Submits the jobs that are not in the queue: trainings, evaluations depending on them, and the report."""
-        queue, models = Queue.of(self.output / FOLDER), self.models
-        numbers = {job.number for job in jobs}
-        trainings = [model for model in range(models) if model in numbers and not queue.holds(TRAIN, model)]
-        new = self._submit(TRAIN, trainings)
-        dependent: dict[str, list[int]] = {}  # evaluations, by the array that contains their training
-        for model in range(models):
-            if model + models in numbers and not queue.holds(EVALUATE, model):
-                held = queue.state(TRAIN, model)[2] if queue.holds(TRAIN, model) else ""
-                dependent.setdefault(new if model in trainings else held, []).append(model)
-        submitted = [new] if new else []
-        for array, evaluations in dependent.items():
-            submitted.append(self._submit(EVALUATE, evaluations, f"aftercorr:{array}" if array else ""))
-        if submitted or not ((self.output / "report.html").is_file() or queue.holds(REPORT)):
-            before = [*queue.active((TRAIN, EVALUATE)), *submitted]
-            self._submit(REPORT, (), "afterany:" + ":".join(before) if before else "")
-        else:
-            print("nnsam3d: nothing to submit: all unfinished jobs are in the queue")
-        on_progress()
-        return {}
-
-    @property
-    def models(self) -> int:
-        return len(by_model(self.setting))
-
-    def _submit(self, stage: str, numbers: Sequence[int], after: str = "") -> str:
-        if not numbers and stage != REPORT:
-            return ""
-        job = submit(self.script(stage), numbers, self.at_once, after)
-        what = f"{len(numbers)} {stage} job(s)" if numbers else "the report"
-        print(f"nnsam3d: submitted {what} as {job}{f', {after}' if after else ''}")
-        return job
-
-    def script(self, stage: str) -> Script:
-        """The script of a stage."""
-        path = self.output / FOLDER / f"{stage}.sh"
-        if stage == REPORT:
-            return Script(path, report_command(self.output, self.report), self.options, "The report of the benchmark")
-        number = NUMBER if stage == TRAIN else f"$((SLURM_ARRAY_TASK_ID + {self.models}))"
-        about = "one training" if stage == TRAIN else "the evaluations of one model"
-        command = worker_command(self.output, number, self.device)
-        return Script(path, command, self.options, f"Benchmark: {about} per array task")
-
-
-def works(setting: Setting, output: Path, may_train: bool) -> list[Work]:
-    """The unfinished jobs, for :class:`Slurm`."""
-    stages = (TRAIN, EVALUATE) if may_train else (EVALUATE,)
-    return [
-        Work(task.name, number=task.number)
-        for task in tasks_of(setting)
-        if task.stage in stages and not task.is_done(setting, output)
-    ]
-
-
-def printed(setting: Setting, output: Path, missing: Sequence[Work], device: str, report: Sequence[str]) -> str:
-    """The commands for another scheduler, by stage."""
-    models = len(by_model(setting))
-    stages = {
-        f"trainings; exit status {STOPPED}: stopped by SIGUSR1 or SIGTERM and saved, start again": range(models),
-        "evaluations, each after its training has succeeded": range(models, 2 * models),
+    tasks, here = tasks_of(setting), shlex.join([sys.executable, "-m", "nnsam3d", "benchmark"])
+    models = len(tasks) // 2
+    missing = {
+        (task.stage, task.number % models): task.name
+        for task in tasks
+        if (may_train or task.stage == EVALUATE)
+        and not task.is_done(setting, output)
+        and not back_end.state(task.stage, task.number % models).is_active
     }
-    lines = exports()
-    for about, numbers in stages.items():
-        of_stage = [work for work in missing if work.number in numbers]
-        lines += [f"# {about}"] if of_stage else []
-        lines += [f"{worker_command(output, str(work.number), device)}    # {work.name}" for work in of_stage]
-    return "\n".join([*lines, "# the report, after all jobs have ended", report_command(output, report)])
+
+    def array(stage: str, numbers: Sequence[int], after: Sequence[str] = ()) -> str:
+        command = f"{here} worker -o {shlex.quote(str(output))} -device {device} --job {NUMBER}"
+        about, first = f"{len(numbers)} {stage} job(s)", models if stage == EVALUATE else 0
+        named = {number: missing[stage, number] for number in numbers}
+        return back_end.submit(ShellJob(stage, command, about, named, first, after, "each"))
+
+    trainings = [model for stage, model in missing if stage == TRAIN]
+    submitted = [array(TRAIN, trainings)] if trainings else []
+    dependent: dict[str, list[int]] = {}  # evaluations, by the array that contains their training
+    for model in (model for stage, model in missing if stage == EVALUATE):
+        training = back_end.state(TRAIN, model)
+        held = training.id if training.is_active else ""
+        dependent.setdefault(submitted[0] if model in trainings else held, []).append(model)
+    submitted += [array(EVALUATE, numbers, [id_] if id_ else []) for id_, numbers in dependent.items()]
+    if submitted or not ((output / "report.html").is_file() or back_end.state(REPORT).is_active):
+        command = f"{here} report -o {shlex.join([str(output), *report])}"
+        before = [*back_end.active(TRAIN, EVALUATE), *submitted]
+        submitted.append(back_end.submit(ShellJob(REPORT, command, "the report", after=before)))
+    return submitted
 
 
-# ---------------------------------------------------------------------- status
-
-
-def status_rows(setting: Setting, output: Path, queue: Queue) -> list[tuple[str, str, str]]:
+def status_rows(setting: Setting, output: Path, back_end: BackEnd) -> list[tuple[str, str, str]]:
     """Job, state and details of every training, every evaluation, and the report."""
     tasks = tasks_of(setting)
     models = len(tasks) // 2
     rows = [
-        (task.name, *_state(task.is_done(setting, output), queue, task.stage, task.number % models, task.name, output))
+        (
+            task.name,
+            *_state(task.is_done(setting, output), back_end, task.stage, task.number % models, task.name, output),
+        )
         for task in tasks
     ]
-    done = (output / "report.html").is_file()
-    return [*rows, (REPORT, *_state(done, queue, REPORT, None, REPORT, output))]
+    return [*rows, (REPORT, *_state((output / "report.html").is_file(), back_end, REPORT, None, REPORT, output))]
 
 
-def _state(done: bool, queue: Queue, stage: str, model: int | None, name: str, output: Path) -> tuple[str, str]:
-    state, reason, _ = queue.state(stage, model)
-    log = output / FOLDER / (f"{stage}.log" if model is None else f"{stage}_{model}.log")
-    if state in WAITING:
-        return "waiting", "" if reason in ("None", "") else reason
-    if state in RUNNING:
-        return "running", str(log)
+def _state(done: bool, back_end: BackEnd, stage: str, model: int | None, name: str, output: Path) -> tuple[str, str]:
+    state = back_end.state(stage, model)
+    if state.is_active:
+        return state.kind, state.about
     if done:
         return "done", ""
     failure = failure_file(output / "logs", name)
     if failure.is_file():
         return "failed", f"{failure.read_text(encoding='utf-8').splitlines()[0]}    ({failure})"
-    if state == "CANCELLED" and stage == EVALUATE and not queue.holds(TRAIN, model):
+    if state.kind == "cancelled" and stage == EVALUATE and not back_end.state(TRAIN, model).is_active:
         return "cancelled", "its training has failed"
-    if state and state != "COMPLETED":
-        return "failed", f"SLURM: {state} {'' if reason == 'None' else reason}".rstrip() + f"    ({log})"
-    return "missing", ""
+    return ("failed", state.about) if state.kind else ("missing", "")
+
+
+# ---------------------------------------------------------------------- on a node
+
+
+def work(output: Path, number: int, device: str) -> None:
+    """Run job ``number`` of the stored benchmark: compute its missing results, and record node and versions.
+
+    Raises:
+        Stopped: the training was stopped by a signal and has saved a checkpoint.
+        UserError: no such job, or it failed; the reason is then also in ``logs/failed_<name>.txt``.
+    """
+    setting = read_setting(output)
+    tasks = tasks_of(setting)
+    if not 0 <= number < len(tasks):
+        raise UserError(f"--job {number}: {output} has the jobs 0 to {len(tasks) - 1}")
+    task = tasks[number]
+    with _recorded(output, task, device):
+        if task.is_done(setting, output):
+            return
+        if task.stage == TRAIN:
+            train(setting, task.jobs[0], output, device, task.name)
+            return
+        remember_environment(output, [device])
+        digest = file_sha256(task.jobs[0].checkpoint)
+        for job in task.jobs:
+            run_job(setting, job, cases_of(setting, job), output, digest, device)
+
+
+def record_file(output: Path, name: str) -> Path:
+    """The record of a job's last run: node, device, versions, duration."""
+    return output / FOLDER / "jobs" / f"{name}.json"
+
+
+@contextmanager
+def _recorded(output: Path, task: Task, device: str) -> Iterator[None]:
+    # imported late: loads torch
+    from nnsam3d.evaluation.cost import device_name
+
+    began, path = time.time(), record_file(output, task.name)
+    record = {
+        "job": task.name,
+        "node": platform.node(),
+        "device": device_name(device),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "scheduler_job": os.environ.get("SLURM_JOB_ID", ""),
+        "began": began,
+    }
+
+    def write(state: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record | {"state": state, "seconds": round(time.time() - began, 1)})
+
+    failure = failure_file(output / "logs", task.name)
+    failure.unlink(missing_ok=True)
+    write("running")
+    try:
+        yield
+    except Stopped:
+        write("stopped")
+        raise
+    except Exception as error:
+        remember_failure(failure, error)
+        write("failed")
+        raise
+    write("done")

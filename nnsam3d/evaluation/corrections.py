@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nnsam3d.evaluation.figures import Correction, corrections
+from nnsam3d.evaluation.figures import CorrectionExample, corrections
 from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.overlays import load_case, map_file
 from nnsam3d.evaluation.plan import Setting
@@ -65,7 +65,7 @@ def unit_like(unit: Unit, group: Group) -> Unit:
     return next(other for other in group.units if all(other.get(key) == unit.get(key) for key in same))
 
 
-def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> Correction | str | None:
+def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> CorrectionExample | str | None:
     """The content of the panels; a text if no such click was needed, None if something is missing."""
     if len(unit["steps"]) <= CLICK:
         return NONE_NEEDED
@@ -78,7 +78,7 @@ def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> Correcti
     click = unit["steps"][CLICK]["click"]
     (z, y, x), label = click["zyx"], click["label"]
     dice = [unit_score(unit, "dice", group.labels[0], clicks) for clicks in (CLICK - 1, CLICK)]
-    return Correction(
+    return CorrectionExample(
         case=unit["case"],
         dices=(dice[0], dice[1]),
         image_HW=image[z],

@@ -187,7 +187,7 @@ def _outline(axis: Axes, truth_HW: NDArray[np.bool_]) -> None:
 
 
 @dataclass(frozen=True)
-class Correction:
+class CorrectionExample:
     """A click and its effect, on the slice through it: three panels.
 
     Attributes:
@@ -208,7 +208,7 @@ class Correction:
     spacing: tuple[float, float]
 
 
-def corrections(rows: Sequence[Sequence[Correction | str]], names: Sequence[str]) -> Figure:
+def corrections(rows: Sequence[Sequence[CorrectionExample | str]], names: Sequence[str]) -> Figure:
     """A row per case and three panels per arm: before the click, the click on the error, after it.
 
     Args:
@@ -249,7 +249,7 @@ def _correction_handles() -> list[Line2D]:
     ]
 
 
-def _correction(panels: Sequence[Axes], shown: Correction) -> None:
+def _correction(panels: Sequence[Axes], shown: CorrectionExample) -> None:
     y, x, label = shown.click
     aspect = shown.spacing[0] / shown.spacing[1]
     before, after = ("–" if dice is None else f"{dice:.2f}" for dice in shown.dices)
@@ -268,7 +268,7 @@ def _correction(panels: Sequence[Axes], shown: Correction) -> None:
     panels[1].lines[-1].set(marker="+" if label else "x", mew=2.5)
 
 
-def _look_at(axis: Axes, shown: Correction) -> None:
+def _look_at(axis: Axes, shown: CorrectionExample) -> None:
     """A square, in mm, around the ground truth, both answers and the click, with a margin of a quarter.
 
     At least a third of the longer side of the image, at most all of it.

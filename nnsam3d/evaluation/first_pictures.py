@@ -19,7 +19,7 @@ from nnsam3d.evaluation.overlays import load_case, map_file
 from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.runner import read_map
 from nnsam3d.evaluation.summary import Group, Unit, unit_score
-from nnsam3d.prompts.kinds import KINDS, Box, Lasso, Line
+from nnsam3d.prompts.kinds import KINDS
 
 
 def prompt_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tuple[Figure, str] | None:
@@ -73,11 +73,11 @@ def slice_of(prompt: Unit, truth_DHW: NDArray[np.integer]) -> tuple[int, int]:
     along D with most of them.
     """
     points_N3 = np.array(prompt["points_zyx"])
-    axis = 0
-    if prompt["kind"] in (Lasso.kind, Line.kind):
+    axis, drawn = 0, KINDS[prompt["kind"]].drawn
+    if drawn in ("ring", "path"):
         axis = int(np.ptp(points_N3, axis=0).argmin())
         number = float(points_N3[:, axis].mean())
-    elif prompt["kind"] == Box.kind:
+    elif drawn == "solid":
         number = int((truth_DHW == prompt["label"]).sum((1, 2)).argmax())
     else:
         number = float(np.bincount(np.rint(points_N3[:, 0]).clip(0).astype(int)).argmax())
@@ -91,16 +91,17 @@ def drawn_on(
     curves, dots = [], []
     for prompt in prompts:
         points_N3 = np.array(prompt["points_zyx"])
-        low, high = KINDS[prompt["kind"]].bounds(points_N3)
+        kind = KINDS[prompt["kind"]]
+        low, high = kind.bounds(points_N3)
         if not low[axis] - 0.5 <= number <= high[axis] + 0.5:
             continue
         points_N2 = np.delete(points_N3, axis, axis=1)
-        if prompt["kind"] == Box.kind:
+        if kind.drawn == "solid":
             (a, b), (c, d) = np.delete(low, axis), np.delete(high, axis)
             curves.append(np.array([[a, b], [a, d], [c, d], [c, b], [a, b]]))
-        elif prompt["kind"] == Lasso.kind:
+        elif kind.drawn == "ring":
             curves.append(np.vstack([points_N2, points_N2[:1]]))
-        elif prompt["kind"] == Line.kind:
+        elif kind.drawn == "path":
             curves.append(points_N2)
         else:
             dots.append(points_N2[np.abs(points_N3[:, axis] - number) <= 0.5])

@@ -53,6 +53,14 @@ def _begins_with(kind: str, about: str) -> Protocol:
     return Protocol(kind, f"{about}; then clicks as in iterative", kind, True, kind, (0, 1, 3, 5), 0)
 
 
+DRAWN = {
+    "box": "a box around every label, each face wrong by up to 10 % of its edge (at least a voxel)",
+    "line": "a line across every label on one slice, as in RECIST",
+    "scribble": "a scribble through the middle of every label",
+    "lasso": "a curve around every label on one slice, drawn by a trembling hand",
+}
+"""The kinds of prompts that can be simulated, apart from clicks, and how the benchmark draws them."""
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -70,10 +78,7 @@ PROTOCOLS = {
             "uniform",
             True,
         ),
-        _begins_with("box", "a box around every label, each face wrong by up to 10 % of its edge (at least a voxel)"),
-        _begins_with("line", "a line across every label on one slice, as in RECIST"),
-        _begins_with("scribble", "a scribble through the middle of every label"),
-        _begins_with("lasso", "a curve around every label on one slice, drawn by a trembling hand"),
+        *(_begins_with(kind, about) for kind, about in DRAWN.items()),
         Protocol(
             "cvpr25",
             "the CVPR 2025 challenge's: the box on the middle slice and the range of slices; then five times a click "

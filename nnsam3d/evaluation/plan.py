@@ -20,6 +20,7 @@ from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
 FORMAT = 2
+Unit = dict[str, Any]  # results of one case and seed
 FREE = ("train_minutes", "options")  # may refer to finished trainings: not part of the measurement
 
 

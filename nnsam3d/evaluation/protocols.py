@@ -20,13 +20,13 @@ from nnsam3d.prompts.centres import TIE, as_voxel
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
 
-__all__ = ["Answer", "Step", "Truth", "as_prompts", "challenge_click", "run_protocol"]
+__all__ = ["Answer", "Interaction", "Truth", "as_prompts", "challenge_click", "run_protocol"]
 
 Answer = Callable[[VoxelPrompts], NDArray]
 """All prompts so far -> label map (D, H, W)."""
 
 
-class Step(NamedTuple):
+class Interaction(NamedTuple):
     """
     Attributes:
         clicks: number of clicks so far; in the challenge's protocol, of clicks on each label.
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 def run_protocol(
     protocol: Protocol, truth: Truth, seed: int, answer: Answer, max_clicks: int = MAX_CLICKS
-) -> Iterator[Step]:
+) -> Iterator[Interaction]:
     """Yields the steps, starting without clicks; ends early if there is no error.
 
     Protocols without corrections have two steps: no click, and one click for every label that occurs. Random draws
@@ -54,7 +54,7 @@ def run_protocol(
     shapes = first_prompts(protocol, truth, rng) if protocol.extent else ()
     given = VoxelPrompts.of((), shapes)
     result = answer(given)
-    yield Step(0, given, result)
+    yield Interaction(0, given, result)
     most = protocol.limit(max_clicks)
     if protocol.first == "challenge":
         yield from _challenge(truth, rng, given, result, answer, most)
@@ -68,7 +68,7 @@ def run_protocol(
     if not protocol.corrected:
         if first:
             given = VoxelPrompts.of(first)
-            yield Step(len(first), given, answer(given))
+            yield Interaction(len(first), given, answer(given))
         return
     clicks: list[VoxelClick] = []
     while len(clicks) < most:
@@ -79,12 +79,12 @@ def run_protocol(
         clicks.append(click)
         given = VoxelPrompts.of(clicks, shapes)
         result = answer(given)
-        yield Step(len(clicks), given, result)
+        yield Interaction(len(clicks), given, result)
 
 
 def _challenge(
     truth: Truth, rng: Generator, given: VoxelPrompts, result: NDArray, answer: Answer, most: int
-) -> Iterator[Step]:
+) -> Iterator[Interaction]:
     """In every step a click on every label that has an error."""
     for number in range(1, most + 1):
         found = [challenge_click(truth, result, label, rng) for label in truth.labels]
@@ -93,7 +93,7 @@ def _challenge(
             return
         given = given + VoxelPrompts.of(clicks)
         result = answer(given)
-        yield Step(number, given, result)
+        yield Interaction(number, given, result)
 
 
 def challenge_click(truth: Truth, answer_DHW: NDArray, label: int, rng: Generator) -> VoxelClick | None:
@@ -127,5 +127,5 @@ def challenge_click(truth: Truth, answer_DHW: NDArray, label: int, rng: Generato
 def as_prompts(case: str, clicks: Sequence[VoxelClick], shapes: Sequence[Shape] = ()) -> CasePrompts:
     """Clicks (z, y, x) and shapes on the array of the image as prompts in its index i, j, k; the shapes first."""
     points = CasePrompts.of_array(case, [voxel for voxel, _ in clicks], [label for _, label in clicks])
-    drawn = [KINDS[shape.kind].of(shape.points_N3[:, ::-1], shape.label) for shape in shapes]
+    drawn = [KINDS[shape.kind].of_simulated(shape, shape.label) for shape in shapes]
     return CasePrompts(case, "voxel", [*drawn, *points.prompts])

@@ -13,7 +13,7 @@ from nnsam3d.files import write_json, write_text
 
 COMMANDS_FILE = "commands.txt"
 ENVIRONMENT_FILE = "environment.json"
-PACKAGES = ("nnsam3d", "nnunetv2", "torch", "numpy", "scipy", "monai", "SimpleITK")
+PACKAGES = ("nnsam3d", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "scipy", "monai", "SimpleITK")
 
 
 def remember_command(output: Path, arguments: Sequence[str]) -> None:

@@ -17,28 +17,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.executors import Executor, Work, raise_failures
 from nnsam3d.evaluation.metrics import score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
-from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
-from nnsam3d.evaluation.processes import orphaned
-from nnsam3d.evaluation.protocols import Step, Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, Unit, cases_of, remember_cases
+from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
 from nnsam3d.files import file_sha256, replacing, write_json
+from nnsam3d.jobs.local import orphaned, run_here
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
 
 READ_OUTS = (0, 1, 3, 5, 10)  # numbers of clicks shown in tables
 KEPT = (0, 1, 2, 3, 5, 10)  # numbers of clicks whose label maps are kept for the first seed; 1 and 2 show a correction
 PAUSE = 1.0  # seconds between two checks for new results
-Unit = dict[str, Any]
 
 
-def run(setting: Setting, output: Path, executor: Executor) -> None:
+def run(setting: Setting, output: Path, devices: Sequence[str]) -> None:
     """Run all missing jobs, each in a separate process, so that peak memory is measured for each job separately.
+
+    Args:
+        devices: of the jobs at a time; a device occurs once for every job that it runs at a time.
 
     Raises:
         UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
@@ -54,10 +55,10 @@ def run(setting: Setting, output: Path, executor: Executor) -> None:
         return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
 
     waiting = missing(files)
-    works = [
-        Work(name_of(job), run_job, (setting, job, cases[job], output, digests[job.checkpoint]))
+    tasks = {
+        name_of(job): (setting, job, cases[job], output, digests[job.checkpoint])
         for job in dict.fromkeys(files[path] for path in waiting)
-    ]
+    }
     with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
 
         def tick() -> None:
@@ -66,8 +67,7 @@ def run(setting: Setting, output: Path, executor: Executor) -> None:
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
-        failures = executor.run(works, tick)
-    raise_failures(failures, len(works))
+        run_here(run_job, tasks, devices, output / "logs", tick)
 
 
 def name_of(job: Job) -> str:
@@ -225,7 +225,7 @@ def _stored(shape: Shape) -> Unit:
     return {"kind": shape.kind, "label": shape.label, "points_zyx": np.round(shape.points_N3, 4).tolist()}
 
 
-def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Step]:
+def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Interaction]:
     for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
         yield step
         if not limit:

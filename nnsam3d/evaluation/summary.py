@@ -18,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.figures import Pairs
 from nnsam3d.evaluation.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
 from nnsam3d.evaluation.names import PROTOCOLS
-from nnsam3d.evaluation.plan import Job, Setting, remembered_cases
+from nnsam3d.evaluation.plan import Job, Setting, Unit, remembered_cases
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patient
 from nnsam3d.files import write_json
@@ -29,7 +29,6 @@ OBEYED_AT = (1, 5, 10)  # clicks
 END = 10  # clicks at the end of a sequence
 GOOD = (0.85, 0.9)  # Dice at the end of a good sequence
 ALL_LABELS = "mean over labels"
-Unit = dict[str, Any]
 
 
 def collect(setting: Setting, output: Path) -> tuple[list[Unit], list[Unit]]:

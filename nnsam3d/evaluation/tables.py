@@ -18,7 +18,7 @@ from nnsam3d.evaluation.summary import GOOD, METRICS
 from nnsam3d.tables import markdown
 
 SIGNIFICANT = 0.05
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def interval(found: Row, digits: int = 3) -> str:
+def interval(found: TableRow, digits: int = 3) -> str:
     """`mean [low, high]`."""
     if found["mean"] is None:
         return "–"
@@ -75,7 +75,7 @@ _DIGITS = {"hd95": 1}
 # ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
 
 
-def score_table(rows: Sequence[Row], protocol: str, label: str, refused: Sequence[Row] = ()) -> Table:
+def score_table(rows: Sequence[TableRow], protocol: str, label: str, refused: Sequence[TableRow] = ()) -> Table:
     """
     Args:
         rows: `summary["scores"]` of one dataset, configuration, protocol and label. refused: arms that take no part.
@@ -103,7 +103,7 @@ def score_table(rows: Sequence[Row], protocol: str, label: str, refused: Sequenc
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
 
 
-def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
+def click_table(rows: Sequence[TableRow], costs: Sequence[TableRow], label: str) -> Table:
     """A line per arm: obedience, cost of a click, and results.
 
     Args:
@@ -132,14 +132,14 @@ def click_table(rows: Sequence[Row], costs: Sequence[Row], label: str) -> Table:
     return Table(f"Obedience, cost and effect of clicks ({label})", header, body, note)
 
 
-def _seconds(arm: str, costs: Sequence[Row]) -> float | None:
+def _seconds(arm: str, costs: Sequence[TableRow]) -> float | None:
     """Per further click, mean over folds."""
     found = [row["seconds_per_further_click"] for row in costs if row["arm"] == arm]
     known = [seconds for seconds in found if seconds is not None]
     return float(np.mean(known)) if known else None
 
 
-def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
+def curve_table(rows: Sequence[TableRow], label: str, max_clicks: int) -> Table:
     header = ["arm", "Dice AUC", "NSD 2 mm AUC", *(f"clicks to Dice {target:g}" for target in TARGETS)]
     body = []
     for row in rows:
@@ -154,7 +154,7 @@ def curve_table(rows: Sequence[Row], label: str, max_clicks: int) -> Table:
     return Table(f"Over the clicks ({label})", header, body, note)
 
 
-def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
+def difference_table(rows: Sequence[TableRow], reference: str, label: str) -> Table:
     body = [
         [
             f"{reference} − {row['arm']}",
@@ -177,7 +177,7 @@ def difference_table(rows: Sequence[Row], reference: str, label: str) -> Table:
     return Table(f"Paired differences ({label})", header, body, note)
 
 
-def training_table(rows: Sequence[Row], label: str) -> Table:
+def training_table(rows: Sequence[TableRow], label: str) -> Table:
     """Of arms that were trained several times."""
     shown = [row for row in rows if row["clicks"] in READ_OUTS]
     seeds = list(dict.fromkeys(seed for row in shown for seed in row["means"]))
@@ -200,7 +200,7 @@ def training_table(rows: Sequence[Row], label: str) -> Table:
     return Table(f"Several trainings ({label})", header, body, note)
 
 
-def cost_table(rows: Sequence[Row]) -> Table:
+def cost_table(rows: Sequence[TableRow]) -> Table:
     header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
               "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
     body = [
@@ -233,7 +233,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
 # ---------------------------------------------------------------------- sentences
 
 
-def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
+def verdicts(differences: Sequence[TableRow], reference: str) -> Iterator[str]:
     """The paired Dice differences in words."""
     for row in differences:
         if row["metric"] != "dice" or row["mean"] is None:
@@ -247,7 +247,7 @@ def verdicts(differences: Sequence[Row], reference: str) -> Iterator[str]:
         )
 
 
-def case_csv(units: Sequence[Row]) -> str:
+def case_csv(units: Sequence[TableRow]) -> str:
     """One line per case, seed, step and label; ``obeyed`` refers to the step, for all labels."""
     text = io.StringIO()
     columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import ORACLE, parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file
@@ -23,6 +21,7 @@ from nnsam3d.files import write_json
 from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
+from nnsam3d.progress import tqdm
 from nnsam3d.training.options import options_from_mapping, parse_options
 from nnsam3d.training.plans import check_preset
 

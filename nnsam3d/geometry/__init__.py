@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnsam3d.geometry.boxes import Slices, Triple
 from nnsam3d.geometry.frames import SPACES, GeometryError, ImageGrid, inside_grid
 from nnsam3d.geometry.headers import GeometryWarning, GridOf, grid_of_file
 from nnsam3d.geometry.points import Points, PointSpace
@@ -18,8 +19,10 @@ __all__ = [
     "PointSpace",
     "Points",
     "Resample",
+    "Slices",
     "Step",
     "Transpose",
+    "Triple",
     "compose",
     "grid_of_file",
     "inside_grid",

@@ -24,7 +24,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mnc", ".h5", ".hdf5")
 """Of files that hold a volume with its spacing, origin and direction, each in one file."""
 HEADER_BYTES = 2**16  # an NRRD header is shorter
 
-Slices: TypeAlias = Iterator[NDArray[Any]]
+StoredSlices: TypeAlias = Iterator[NDArray[Any]]
 
 
 def check_ending(path: Path, reader: str = "") -> None:
@@ -80,7 +80,7 @@ def write_image(image: Any, path: Path) -> None:
         check_written(temporary, sitk.GetArrayViewFromImage(image))
 
 
-def stored_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
+def stored_slices(file: Path) -> tuple[tuple[int, ...], StoredSlices]:
     """The shape (z, y, x) of a volume and its slices (y, x), in the values that the file stores (without scaling).
 
     Raises:
@@ -90,14 +90,14 @@ def stored_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
     return _nifti_slices(file) if file.name.lower().endswith(NIFTI) else _itk_slices(file)
 
 
-def _nifti_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
+def _nifti_slices(file: Path) -> tuple[tuple[int, ...], StoredSlices]:
     import nibabel  # late: this package must import with numpy alone
 
     stored: Any = nibabel.load(file)
     shape = tuple(int(size) for size in stored.shape[::-1])
     kind: np.dtype[Any] = stored.dataobj.dtype
 
-    def slices() -> Slices:
+    def slices() -> StoredSlices:
         from isal import igzip  # late, too
 
         with file.open("rb") as raw:
@@ -111,7 +111,7 @@ def _nifti_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
     return shape, slices()
 
 
-def _itk_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
+def _itk_slices(file: Path) -> tuple[tuple[int, ...], StoredSlices]:
     import SimpleITK as sitk
 
     image = sitk.ReadImage(str(file))
@@ -119,7 +119,7 @@ def _itk_slices(file: Path) -> tuple[tuple[int, ...], Slices]:
     if file.name.lower().endswith(".nrrd"):
         _check_nrrd_end(file, image.GetSizeOfPixelComponent() * image.GetNumberOfPixels())
 
-    def slices() -> Slices:  # the view does not keep the image alive, this function does
+    def slices() -> StoredSlices:  # the view does not keep the image alive, this function does
         yield from sitk.GetArrayViewFromImage(image)
 
     return shape, slices()

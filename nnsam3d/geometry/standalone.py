@@ -92,7 +92,7 @@ NRRD_TYPES = (
 )
 
 
-def short(text: str, limit: int = 40) -> str:
+def quoted(text: str, limit: int = 40) -> str:
     """A value of a header in a message."""
     return repr(text[:limit])
 
@@ -149,7 +149,9 @@ def check_contained(found: Declared, size: int, name: str, ratio: float = LARGES
     """Compares what a header declares with what the file can contain.
 
     Args:
+        found: what the header declares.
         size: of the file in bytes. If the whole file is compressed (.nii.gz), pass the ratio for all of it.
+        name: of the file, for messages.
         ratio: the largest one of decompressed to compressed bytes.
 
     Raises:
@@ -202,10 +204,10 @@ def _fields(
                 "voxels themselves are accepted: save the image as one file, for example as .nii.gz"
             )
         if key in fields:
-            raise NotStandalone(f"{name}: the header contains {short(key)} twice")
+            raise NotStandalone(f"{name}: the header contains {quoted(key)} twice")
         if key in allowed:
             if not re.fullmatch(allowed[key], value, re.ASCII):
-                raise NotStandalone(f"{name}: unsupported value in the header: {short(key)} = {short(value)}")
+                raise NotStandalone(f"{name}: unsupported value in the header: {quoted(key)} = {quoted(value)}")
             fields[key] = value
     return fields
 
@@ -226,10 +228,10 @@ def _meta(head: bytes, name: str) -> Declared:
     values = _whole(fields.get("ElementNumberOfChannels", "1"), name)
     for key, needed in [*((key, len(shape)) for key in VECTORS), *((key, len(shape) ** 2) for key in MATRICES)]:
         if key in fields and len(fields[key].split()) != needed:
-            raise NotStandalone(f"{name}: {key} in the header must be {needed} numbers, not {short(fields[key])}")
+            raise NotStandalone(f"{name}: {key} in the header must be {needed} numbers, not {quoted(fields[key])}")
     if (skipped := HEADER_SIZE.search(head[: end.end()])) and skipped[1].strip() != b"0":
         raise NotStandalone(
-            f"{name}: unsupported value in the header: HeaderSize = {short(skipped[1].decode('latin-1'))}"
+            f"{name}: unsupported value in the header: HeaderSize = {quoted(skipped[1].decode('latin-1'))}"
         )
     data = fields.pop("ElementDataFile")
     ordered = {"ObjectType": "Image", "NDims": fields.pop("NDims"), **fields, "ElementDataFile": data}
@@ -257,7 +259,7 @@ def _nrrd(head: bytes, name: str) -> Declared:
         raise NotStandalone(f"{name}: the header declares {fields['dimension']} axes and {len(shape)} sizes")
     size = next((size for names, size in NRRD_TYPES if fields["type"].lower() in names), None)
     if size is None:
-        raise NotStandalone(f"{name}: unsupported type in the NRRD header: {short(fields['type'])}")
+        raise NotStandalone(f"{name}: unsupported type in the NRRD header: {quoted(fields['type'])}")
     text = "".join(f"{key}: {value}\n" for key, value in fields.items())
     packed = fields["encoding"].lower() != "raw"
     header = head[:8] + b"\n" + text.encode("ascii") + b"\n"

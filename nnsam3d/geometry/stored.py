@@ -219,7 +219,13 @@ def _not_finite(part: NDArray[Any]) -> int:
 
 
 def check_numbers(volume: NDArray[Any], where: str, which: str = "") -> None:
-    """Raises UserError for NaN and infinity; slice by slice, without an array of the image's size."""
+    """Raises UserError for NaN and infinity; slice by slice, without an array of the image's size.
+
+    Args:
+        volume: (D, H, W) voxels of the image.
+        where: the image, for messages.
+        which: follows the number of voxels in the message, such as " of channel 1".
+    """
     wrong = sum(_not_finite(part) for part in volume)
     if wrong:
         raise UserError(

@@ -22,6 +22,7 @@ def ignored_clicks(
     Binding would turn them into targets of a single voxel.
 
     Args:
+        segmentation: label map (z, y, x).
         prompts, regions: see :func:`bind_clicks`, which has not been applied to the label map yet.
 
     >>> segmentation = np.zeros((3, 3, 8), np.uint8)
@@ -54,6 +55,7 @@ def bind_clicks(
     every negatively clicked voxel becomes background. Of several clicks on one voxel, the last one counts.
 
     Args:
+        segmentation: label map (z, y, x); is changed.
         prompts: on the voxels of the label map.
         regions: for datasets with regions. The core of a tumour is part of the tumour, so a click "tumour" changes
             nothing there; and a negative click removes a component of all foreground.

@@ -71,6 +71,8 @@ def find_cases(
     """The cases of a folder with their prompts; only headers and prompt files are read, each once.
 
     Args:
+        images: folder of the image files, ``<case>_0000...``.
+        model: says how images are read, and which prompts are allowed.
         prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
         start: folder with a mask to start from for every case, named as nnU-Net's results; None: none. A mask that a
             prompt file names takes precedence.

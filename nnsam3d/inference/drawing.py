@@ -21,6 +21,7 @@ class Drawing:
         Args:
             position: index i, j, k (x, y, z) of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
             label: name or number of dataset.json; "background" or 0 says "this is not it".
+            space: of the position: "voxel", "lps", "ras" or "array".
 
         Raises:
             PromptError: a position outside the image or an unknown label; the session stays as it was.
@@ -43,19 +44,39 @@ class Drawing:
 
         With equal values along one axis it is a rectangle on one slice. Other arguments and errors as for
         :meth:`add_click`; also if the model was not trained with boxes.
+
+        Args:
+            low, high: opposite corners, in any order; positions as for :meth:`add_click`.
+            label, space: as for :meth:`add_click`.
         """
         self.add([Box(checked_position(low), checked_position(high), label)], space)
 
     def add_line(self, start: Sequence[float], end: Sequence[float], label: int | str, space: str = "voxel") -> None:
-        """A line across the target, from border to border; arguments and errors as for :meth:`add_box`."""
+        """A line across the target, from border to border; arguments and errors as for :meth:`add_box`.
+
+        Args:
+            start, end: positions as for :meth:`add_click`.
+            label, space: as for :meth:`add_click`.
+        """
         self.add([Line(checked_position(start), checked_position(end), label)], space)
 
     def add_scribble(
         self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel", joined: bool = True
     ) -> None:
-        """A curve in the target, or single voxels (``joined=False``); arguments and errors as for :meth:`add_box`."""
+        """A curve in the target, or single voxels (``joined=False``); arguments and errors as for :meth:`add_box`.
+
+        Args:
+            points: at least one position, as for :meth:`add_click`.
+            label, space: as for :meth:`add_click`.
+            joined: True: a curve through the points in their order; False: the points alone.
+        """
         self.add([Scribble(checked_positions(points, 1), label, joined)], space)
 
     def add_lasso(self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
-        """A closed curve around the target on one slice; arguments and errors as for :meth:`add_box`."""
+        """A closed curve around the target on one slice; arguments and errors as for :meth:`add_box`.
+
+        Args:
+            points: at least three positions, as for :meth:`add_click`; the last one is joined with the first.
+            label, space: as for :meth:`add_click`.
+        """
         self.add([Lasso(checked_positions(points, 3), label)], space)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import touched
-from nnsam3d.prompts.kinds import KINDS, Box, Shape
+from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 BEYOND = 1.0  # voxels that an answer may reach beyond its box
@@ -22,7 +22,9 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
     """The components (26-connected) of a mask (D, H, W) of which a prompt with one of these labels speaks.
 
     Args:
+        mask: (D, H, W).
         prompts: on the voxels of the mask; those outside are ignored.
+        labels: values; prompts of other labels say nothing.
     """
     marked = np.zeros(mask.shape, dtype=bool)
     for label in labels:
@@ -36,29 +38,35 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
 
 
 def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:
-    """The labels that stay inside boxes, and these boxes.
+    """The labels that stay inside shapes that confine them (boxes), and these shapes.
 
     A box says how far its target reaches, unless a positive click, scribble, line or lasso with its label lies outside.
     """
     found = {}
-    for label in sorted({one.label for one in prompts.shapes if one.kind == Box.kind and one.label}):
-        boxes = tuple(one for one in prompts.shapes if one.kind == Box.kind and one.label == label)
-        others = [one for one in prompts.shapes if one.kind != Box.kind and one.label == label]
+    confining = [one for one in prompts.shapes if KINDS[one.kind].confines]
+    for label in sorted({one.label for one in confining if one.label}):
+        boxes = tuple(one for one in confining if one.label == label)
+        others = [one for one in prompts.shapes if not KINDS[one.kind].confines and one.label == label]
         voxels = [KINDS[one.kind].inside(one.points_N3, shape_DHW) for one in others]
         voxels_N3 = np.concatenate([prompts.of_label(label), *voxels])
         inside_N = np.zeros(len(voxels_N3), dtype=bool)
         for box in boxes:
-            inside_N |= Box.holds_voxels(box.points_N3, voxels_N3, BEYOND)
+            inside_N |= KINDS[box.kind].holds_voxels(box.points_N3, voxels_N3, BEYOND)
         if inside_N.all():
             found[label] = boxes
     return found
 
 
 def allowed(boxes: Sequence[Shape], start: Sequence[int], size: Sequence[int]) -> NDArray[np.bool_]:
-    """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it."""
+    """(D, H, W) the voxels of a part of the array that lie in one of these boxes, or next to it.
+
+    Args:
+        boxes: on the voxels (D, H, W) of the whole array.
+        start, size: (D, H, W) voxels of the part.
+    """
     found = np.zeros(tuple(size), dtype=bool)
     for box in boxes:
-        found |= Box.holds(box.points_N3 - np.asarray(start), size, BEYOND)
+        found |= KINDS[box.kind].holds(box.points_N3 - np.asarray(start), size, BEYOND)
     return found
 
 
@@ -71,8 +79,10 @@ def clip_to_boxes(
     """Removes from a part of a label map (D, H, W), in place, what lies outside the boxes that limit a label.
 
     Args:
+        segmentation: the part of the label map; is changed.
         boxes: :func:`limits` of the whole array.
         start: first voxel of the part.
+        regions: label -> values inside its region; None for a dataset without regions.
     """
     for label, own in boxes.items():
         values = [label] if regions is None else sorted(regions[label])
@@ -95,6 +105,8 @@ def keep_prompted(
     """Removes from a label map (D, H, W), in place, the components (26-connected) without a positive prompt.
 
     Args:
+        segmentation: is changed.
+        prompts: on the voxels of the label map.
         regions: with regions, components are those of all foreground, and any positive prompt keeps them.
     """
     labels = prompts.positive_labels

@@ -19,6 +19,7 @@ def unfinished(model: Model, image: str, output: Path, name: str, probabilities:
     """Why a case must be computed again: a file is incomplete or does not fit the image; "" if nothing is wrong.
 
     Args:
+        model: that would compute it.
         image: the case's first image; only its header is read.
         output: the folder that contains the case's files; the label map must exist.
         name: of the case.

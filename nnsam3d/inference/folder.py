@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nnsam3d.errors import LINES, UserError, printable
 from nnsam3d.files import WriteError, file_sha256, flush, write_json, writing
@@ -29,6 +28,7 @@ from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import correct_masks
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts.labels import numbered_labels
 
 T = TypeVar("T")
@@ -78,7 +78,10 @@ def predict_folder(
     """Predict all cases; if one fails, it is reported and the others continue.
 
     Args:
+        model: with its networks in memory.
+        cases: from :func:`nnsam3d.inference.cases.find_cases`; those with a problem fail.
         output: folder for the masks, dataset.json and plans.json; it is created.
+        options: the same for all cases.
         ahead: read the next case and write the last one in threads, at most one of each.
         unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
 

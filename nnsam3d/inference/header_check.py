@@ -22,6 +22,7 @@ def print_header_remarks(cases: Sequence[Case], model: Model, scope: str = "clic
 
     Args:
         cases: from :func:`nnsam3d.inference.cases.find_cases`, with their headers.
+        model: that will be used.
         scope: see :class:`FolderOptions`.
     """
     known = trained_spacings(model.plans_manager.plans, model.folder)  # once: as many as training cases
@@ -59,6 +60,7 @@ def sliding_windows(model: Model, shape_zyx: Sequence[int], spacing_zyx: Sequenc
     """The number of windows of nnU-Net's sliding window, at most: zeros around the image are cropped.
 
     Args:
+        model: gives grid, patch size and step.
         shape_zyx, spacing_zyx: of the image, voxels and mm.
     """
     sides = shape_on_grid(model.configuration_manager, model.plans_manager.transpose_forward, shape_zyx, spacing_zyx)

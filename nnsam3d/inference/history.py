@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnsam3d.inference.base import Base
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.geometry import Slices
+from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS
@@ -19,7 +20,7 @@ from nnsam3d.prompts.types import checked_space
 MASKS = 8
 """So many masks to start from are kept; steps before them can no longer be undone."""
 
-Step = Prompt | str
+HistoryStep = Prompt | str
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class State:
 
     Attributes:
         prompts: in order of creation, positions as index i, j, k.
-        base: the mask to start from.
+        start: the mask to start from.
     """
 
     prompts: tuple[Prompt, ...] = ()
-    base: Base | None = None
+    start: StartMask | None = None
 
     def segmented(self, image: PreparedImage, case: str, labels: Mapping[str, int]) -> Segmentation:
         """What the prompts, and the mask, say about an image.
@@ -45,8 +46,8 @@ class State:
             PromptError, UserError: as :meth:`PreparedImage.segment`.
         """
         prompts = CasePrompts(case, "voxel", self.prompts)
-        if self.base is not None:
-            return self.base.correct(image, prompts, labels)
+        if self.start is not None:
+            return self.start.correct(image, prompts, labels)
         return image.segment(prompts, automatic=False, labels=labels)
 
 
@@ -65,7 +66,7 @@ class History:
     """
 
     states: tuple[State, ...] = (State(),)
-    steps: tuple[Step, ...] = ()
+    steps: tuple[HistoryStep, ...] = ()
     place: int = 0
 
     @classmethod
@@ -84,7 +85,7 @@ class History:
         """Names and values of labels that nobody has declared, of all states, so that undo changes no value; or {}."""
         known: dict[str, int] = {}
         for state in self.states:
-            known |= {} if state.base is None else state.base.labels
+            known |= {} if state.start is None else state.start.labels
             known = numbered_labels((prompt.label for prompt in state.prompts), known)
         return known if len(known) > 1 else {}
 
@@ -99,21 +100,21 @@ class History:
         return self.place < len(self.steps)
 
     @property
-    def last_step(self) -> Step:
+    def last_step(self) -> HistoryStep:
         """What :meth:`undone` takes back."""
         return self.steps[self.place - 1]
 
     @property
-    def next_step(self) -> Step:
+    def next_step(self) -> HistoryStep:
         """What :meth:`redone` puts back."""
         return self.steps[self.place]
 
     @property
-    def masks(self) -> tuple[Base, ...]:
+    def masks(self) -> tuple[StartMask, ...]:
         """The masks to start from, each once."""
-        return tuple({id(state.base): state.base for state in self.states if state.base is not None}.values())
+        return tuple({id(state.start): state.start for state in self.states if state.start is not None}.values())
 
-    def after(self, step: Step, state: State) -> History:
+    def after(self, step: HistoryStep, state: State) -> History:
         """With one more step; what could be redone is gone."""
         place = self.place + 1
         grown = History((*self.states[:place], state), (*self.steps[: place - 1], step), place)
@@ -131,7 +132,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SessionSnapshot:
     """All that a session holds at one time.
 
     Attributes:
@@ -147,7 +148,7 @@ class Snapshot:
 
     image: PreparedImage | None = None
     coming: Future[PreparedImage] | None = None
-    before: Snapshot | None = None
+    before: SessionSnapshot | None = None
     case: str = "session"
     history: History = History()
     result: Segmentation | None = None
@@ -159,7 +160,9 @@ def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
     """A prompt with its positions as index i, j, k.
 
     Args:
+        image: of the session.
         prompt: with positions as index i, j, k of the image for "voxel"; mm for "lps" and "ras"; z, y, x for "array".
+        space: "voxel", "lps", "ras" or "array".
 
     Raises:
         PromptError: the model was not trained with this kind, or an unknown space.

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import preprocessing_steps
+from nnsam3d.geometry import Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
-from nnsam3d.inference.export import Exporter, background_logits, is_label
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
-from nnsam3d.inference.region import Region, Slices, segment_clicked
+from nnsam3d.inference.region import segment_clicked
 from nnsam3d.inference.windows import Windows
+from nnsam3d.nnunet.contract import window_count
+from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
@@ -88,7 +89,9 @@ class PreparedImage:
     ) -> None:
         """
         Args:
+            model: whose networks are used.
             image_CZYX: as returned by nnU-Net's reader, with its ``properties``.
+            properties: of nnU-Net's reader, with the spacing in mm along z, y, x.
             cache_bytes: memory for the features of windows that are kept for further clicks.
             on_window: see :class:`Windows`.
             files: with the image, for messages and remarks about their headers; none for arrays.
@@ -116,7 +119,7 @@ class PreparedImage:
     @property
     def stock_windows(self) -> int:
         """Number of windows of the sliding window."""
-        return len(self.model.predictor._internal_get_sliding_window_slicers(self.windows.shape))
+        return window_count(self.model.predictor, self.windows.shape)
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
@@ -142,7 +145,9 @@ class PreparedImage:
         nothing.
 
         Args:
+            prompts: in any space; None: none.
             scope: "clicked": only around the positive prompts; "everything": the sliding window.
+            probabilities: compute them, too.
             automatic: for "clicked" without positive prompts: True: the sliding window; False: background.
             bind: make the result agree with the prompts: clicks (:func:`bind_clicks`), boxes and components
                 (:mod:`nnsam3d.inference.extent`).
@@ -301,6 +306,8 @@ def network_mask(
     """A label map of the image on the voxels of the preprocessed image.
 
     Args:
+        mask_ZYX: on the image as read.
+        model: whose plans define the preprocessed image's axes and labels.
         properties: after nnU-Net's preprocessing.
         shape_DHW: of the preprocessed image.
     """

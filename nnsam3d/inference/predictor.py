@@ -44,6 +44,12 @@ class WholeImage:
     """Preprocessed once, predicted with the sliding window for every set of prompts."""
 
     def __init__(self, model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> None:
+        """
+        Args:
+            model: whose networks are used.
+            image_CZYX: as returned by nnU-Net's reader.
+            properties: returned with it; copied.
+        """
         self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
         self.data_CDHW, self.properties = model.preprocess(image_CZYX, dict(properties))

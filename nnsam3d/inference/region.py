@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.geometry import Slices, Triple
 from nnsam3d.inference.extent import allowed, limits, prompted
 from nnsam3d.inference.windows import Windows
-from nnsam3d.nnunet.model import Triple
+from nnsam3d.nnunet.export import Region
 from nnsam3d.nnunet.resampling import window_weights
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
@@ -23,24 +24,7 @@ from nnsam3d.prompts.voxels import VoxelPrompts
 RIM = 8  # the outer 1 / RIM of a window is its rim; components that reach it get another window
 GRID = 4  # further windows are on a grid of 1 / GRID of a window, so that sessions can reuse them
 CLEAR = 27  # voxels; smaller parts do not cause a window to be computed again
-Slices = tuple[slice, slice, slice]
 IsLabel = Callable[[NDArray[np.float32], int], NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Region:
-    """A computed part of an image.
-
-    Attributes:
-        start: (D, H, W) first voxel of the logits in the preprocessed image (without padding).
-        logits_KDHW: of the smallest box around all windows; background outside of windows.
-        windows: (D, H, W) starts of the windows in the padded image, in order of computation, repetitions
-            included.
-    """
-
-    start: Triple
-    logits_KDHW: NDArray[np.float32]
-    windows: tuple[Triple, ...]
 
 
 def segment_clicked(
@@ -64,6 +48,7 @@ def segment_clicked(
     with the computed volume, not with the distance of the prompts.
 
     Args:
+        windows: of the preprocessed image.
         prompts: on the voxels of the preprocessed image.
         is_label: logits (K, D, H, W) and a label -> where they predict this label (D, H, W).
         background: (K,) the logits of background.

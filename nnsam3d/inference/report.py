@@ -19,6 +19,7 @@ from nnsam3d.nnunet.cases import strays
 from nnsam3d.tables import counted
 
 REPORT_VERSION = 1
+VERSIONS = ("nnsam3d", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "SimpleITK")
 
 
 def print_stray_prompts(
@@ -28,6 +29,7 @@ def print_stray_prompts(
 
     Args:
         cases: all cases of the folder.
+        images: folder of the image files.
         prompts: folder of the prompt files, as for :func:`nnsam3d.inference.folder.find_cases`.
         own: the cases of this part, whose files are looked at; None: all cases.
         part: its number; only part 0 looks at files that match no case.
@@ -57,6 +59,7 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
     """Print the final summary; returns the exit status.
 
     Args:
+        outcomes: of all cases.
         output: the folder of the results.
         unwritten: what could not be written beside the masks, as errors that were printed.
     """
@@ -78,20 +81,22 @@ def conclude(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]
     return 1 if failed or unwritten else 0
 
 
-def write_report(
+def write_prediction_report(
     path: Path, arguments: Mapping[str, Any], model: Model, outcomes: Sequence[Outcome], seconds: float
 ) -> None:
     """Write the report as JSON.
 
     Args:
+        path: of the report; cases of an earlier one are kept.
         arguments: of the command.
+        model: that was used.
+        outcomes: one for each case of this run.
         seconds: duration of the prediction.
     """
     earlier = _earlier_entries(path)
     report: dict[str, Any] = {
         "nnsam3d_report": REPORT_VERSION,
-        "versions": {name: version(name) for name in ("nnsam3d", "nnunetv2", "torch", "numpy", "SimpleITK")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
         "model": {
             "folder": str(model.folder),
             "trainer": model.predictor.trainer_name,

@@ -13,9 +13,9 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.files import writing
 from nnsam3d.geometry import GridOf, grid_of_file
-from nnsam3d.inference.base import Base, base_labels, read_base, read_mask
 from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
+from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
@@ -32,32 +32,38 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
     The file names the mask's own file, or a copy (:func:`mask_beside`) if it was an array or its file has been changed.
 
     Args:
+        path: of the prompt file.
+        case: name.
+        state: positions as index i, j, k.
+        image: gives the geometry, the labels and the format of the mask's file.
         masks: False: the clicks only.
 
     Raises:
         UserError: there is nothing to write, or a file cannot be written.
     """
-    base = state.base if masks else None
-    if not state.prompts and base is None:
+    start = state.start if masks else None
+    if not state.prompts and start is None:
         raise UserError("there are no prompts to save: without a prompt file a case is segmented automatically")
     in_mm = path.name.lower().endswith(".mrk.json")  # Slicer's
-    if in_mm and base is not None:
+    if in_mm and start is not None:
         raise UserError(f"{path}: 3D Slicer's format holds no mask to start from: end the name in .json")
-    start = [] if base is None else [MaskPrompt(_mask_file(base, path, image))]
+    named = [] if start is None else [MaskPrompt(_mask_file(start, path, image))]
     grid = image_grid("lps", image.raw_properties, image.shape_ZYX) if in_mm else None
-    write_prompts(path, CasePrompts(case, "voxel", (*start, *state.prompts)), image=grid, labels=image.model.labels)
+    write_prompts(path, CasePrompts(case, "voxel", (*named, *state.prompts)), image=grid, labels=image.model.labels)
 
 
-def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks: bool = True) -> State:
+def read_state(path: Path, image: PreparedImage, start: StartMask | None = None, masks: bool = True) -> State:
     """The prompts (index i, j, k) and the mask to start from of a prompt file.
 
     Args:
-        base: if the file names no mask.
+        path: of the prompt file.
+        image: which the prompts must fit.
+        start: if the file names no mask.
         masks: False: refuse a file that names a mask.
 
     Raises:
         PromptError: the file is wrong.
-        UserError: the mask is wrong, see :func:`read_base`.
+        UserError: the mask is wrong, see :func:`read_start_mask`.
     """
     model = image.model
     grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
@@ -66,22 +72,27 @@ def read_state(path: Path, image: PreparedImage, base: Base | None = None, masks
         raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
     asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", grid_of(prompts.space))
     image.check(asked)
-    return State(asked.prompts, base_of_prompts(prompts, path, image) or base)
+    return State(asked.prompts, start_mask_of(prompts, path, image) or start)
 
 
-def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Base | None:
+def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> StartMask | None:
     """The mask that a prompt file starts from; None if it names none.
 
     Of several masks, later ones are laid over earlier ones.
 
+    Args:
+        prompts: the content of the file.
+        prompt_file: in whose folder relative paths of masks begin.
+        image: whose shape and place the masks must have.
+
     Raises:
-        UserError: as :func:`read_base`.
+        UserError: as :func:`read_start_mask`.
     """
     masks, model = prompts.masks, image.model
     if not masks:
         return None
     if len(masks) == 1 and masks[0].label is None:
-        return read_base(prompt_file.parent / masks[0].path, image)
+        return read_start_mask(prompt_file.parent / masks[0].path, image)
     whole, names = np.zeros(image.shape_ZYX, np.int64), image.label_values(prompts)
     for mask in masks:
         file = prompt_file.parent / mask.path
@@ -91,27 +102,35 @@ def base_of_prompts(prompts: CasePrompts, prompt_file: Path, image: PreparedImag
             values = [label] if model.regions is None or not label else sorted(model.regions[label])
             array = np.where(np.isin(array, values), array, 0)
         whole = np.where(array != 0, array, whole)
-    known = {**names, **base_labels(whole, model)} if model.open_labels else names
-    return Base(whole, known, model.regions, image.raw_properties["spacing"])
+    known = {**names, **start_labels(whole, model)} if model.open_labels else names
+    return StartMask(whole, known, model.regions, image.raw_properties["spacing"])
 
 
 def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:
     """The mask that a prompt file starts from as its clicks change it: what a session shows that has loaded the file.
 
+    Args:
+        prompts: the content of the file, with at least one mask.
+        prompt_file: in whose folder relative paths of masks begin.
+        image: to be segmented.
+
     Raises:
         PromptError, UserError: as :func:`read_state`.
     """
     grid = image_grid(prompts.space, image.raw_properties, image.shape_ZYX)
-    base = base_of_prompts(prompts, prompt_file, image)
-    assert base is not None
-    return base.correct(image, prompts.without_masks.to("voxel", grid))
+    start = start_mask_of(prompts, prompt_file, image)
+    assert start is not None
+    return start.correct(image, prompts.without_masks.to("voxel", grid))
 
 
 def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, model: TrainedModel) -> None:
     """Checks the headers of the masks that a prompt file names, before anything is computed.
 
     Args:
+        prompts: the content of the file.
+        prompt_file: in whose folder relative paths of masks begin.
         grid: the image's; None if unknown.
+        model: whose reader defines the masks' geometry.
 
     Raises:
         UserError: a mask is missing, unreadable, or of another shape than the image.
@@ -134,15 +153,15 @@ def mask_beside(prompt_file: Path, ending: str) -> Path:
     return prompt_file.parent / MASKS_FOLDER / f"{case_of(prompt_file)}{ending}"
 
 
-def _mask_file(base: Base, prompt_file: Path, image: PreparedImage) -> str:
+def _mask_file(start: StartMask, prompt_file: Path, image: PreparedImage) -> str:
     """The path of a mask for a prompt file, relative to its folder if possible; written if necessary."""
-    file = base.unchanged_file
+    file = start.unchanged_file
     if file is None:
         file = mask_beside(prompt_file, image.model.file_ending)
         with writing(file):
             file.parent.mkdir(exist_ok=True)
-        image.model.save_labels(base.label_map_ZYX, file, _with_a_place(image.raw_properties))
-        base.stored_in(file.absolute())
+        image.model.save_labels(start.label_map_ZYX, file, _with_a_place(image.raw_properties))
+        start.stored_in(file.absolute())
     # ".." after a symbolic link is not where the path says
     file, folder = file.parent.resolve() / file.name, prompt_file.parent.resolve()
     with contextlib.suppress(ValueError):  # another drive

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry import ImageGrid, Slices
 from nnsam3d.geometry.label_files import check_ending
-from nnsam3d.inference.base import read_base
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.drawing import Drawing
 from nnsam3d.inference.given import given_image, given_model
-from nnsam3d.inference.history import History, Snapshot, State, Step, prompt_at
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices, changed_box
+from nnsam3d.inference.history import History, HistoryStep, SessionSnapshot, State, prompt_at
+from nnsam3d.inference.image import PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
+from nnsam3d.inference.start_mask import read_start_mask
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.reading import check_image, image_grid
 from nnsam3d.prompts import CasePrompts, Click, Prompt, PromptError
@@ -78,7 +78,7 @@ class Session(Drawing):
         self._progress = progress
         self._watch = Watch(progress)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
-        self._now = Snapshot()
+        self._now = SessionSnapshot()
 
     # ------------------------------------------------------------------ image
 
@@ -111,7 +111,7 @@ class Session(Drawing):
         if now.coming is not None:
             now.coming.cancel()  # an image that nobody has waited for
         case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
-        self._now = Snapshot(coming=coming, before=now if now.coming is None else now.before, case=case)
+        self._now = SessionSnapshot(coming=coming, before=now if now.coming is None else now.before, case=case)
 
     def _open(self, files: list[str], array: Any, properties: dict[str, Any]) -> PreparedImage:
         if files:
@@ -209,7 +209,7 @@ class Session(Drawing):
         """Whether there is a step to put back."""
         return self._now.history.can_redo
 
-    def undo(self) -> Step | None:
+    def undo(self) -> HistoryStep | None:
         """Takes the last step back, and returns it.
 
         Returns:
@@ -221,7 +221,7 @@ class Session(Drawing):
         self._go(self._now.history.undone())
         return self._now.history.next_step
 
-    def redo(self) -> Step | None:
+    def redo(self) -> HistoryStep | None:
         """Puts the step back that was taken back last, and returns it as :meth:`undo` does; None if there is none."""
         if not self._now.history.can_redo:
             return None
@@ -237,7 +237,7 @@ class Session(Drawing):
         self._now = replace(self._now, history=History.of_prompts(self._now.history.state))
 
     def start_from(self, segmentation: ArrayLike | str | os.PathLike[str]) -> None:
-        """Takes a segmentation that clicks will correct, see :class:`Base`, in place of all clicks.
+        """Takes a segmentation that clicks will correct, see :class:`StartMask`, in place of all clicks.
 
         Args:
             segmentation: a label map (z, y, x) of the image's shape, or a file with one. What clicks change is computed
@@ -247,13 +247,13 @@ class Session(Drawing):
             UserError: another shape, a file that lies elsewhere than the image, values that are no labels of the
                 model, or an unreadable file; the session stays as it was.
         """
-        self._go(self._now.history.after("segmentation", State(base=read_base(segmentation, self._prepared))))
+        self._go(self._now.history.after("segmentation", State(start=read_start_mask(segmentation, self._prepared))))
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SessionSnapshot:
         """What the session holds now, for :meth:`restore`: immutable, and of no other use."""
         return self._now
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: SessionSnapshot) -> None:
         """Puts the session back, with image, clicks, redo and result: a step failed or was cancelled."""
         self._now = snapshot
 
@@ -275,7 +275,7 @@ class Session(Drawing):
     @property
     def started(self) -> bool:
         """Whether there is a segmentation to start from."""
-        return self._now.history.state.base is not None
+        return self._now.history.state.start is not None
 
     def save_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
         """Writes the prompts as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
@@ -314,7 +314,7 @@ class Session(Drawing):
             PromptError: the file is wrong; the session stays as it was.
             UserError: the segmentation that it names is wrong, see :meth:`start_from`; the same.
         """
-        state = read_state(Path(path), self._prepared, self._now.history.state.base, masks)
+        state = read_state(Path(path), self._prepared, self._now.history.state.start, masks)
         self._go(self._now.history.after("prompts", state))
 
     # ------------------------------------------------------------------ results
@@ -335,7 +335,7 @@ class Session(Drawing):
     def image_bytes(self) -> int:
         """Memory of the image and of the masks that undo needs; 0 while an image is being read. From any thread."""
         now = self._now
-        return 0 if now.image is None else now.image.nbytes + sum(base.nbytes for base in now.history.masks)
+        return 0 if now.image is None else now.image.nbytes + sum(start.nbytes for start in now.history.masks)
 
     @property
     def kept_bytes(self) -> int:
@@ -377,7 +377,7 @@ class Session(Drawing):
                 image = now.coming.result()
             except Exception:
                 # an image that was asked for first is not lost by one that cannot be read
-                self._now = now.before or Snapshot()
+                self._now = now.before or SessionSnapshot()
                 raise
             self._now = replace(now, image=image, coming=None, before=None)
         if self._now.image is None:

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnsam3d.geometry import Triple
 from nnsam3d.inference.device import half_precision_of
 from nnsam3d.network import SAM3D, Features
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.sam3d import LOGIT_LIMIT
 from nnsam3d.nnunet.lazy import Volume
-from nnsam3d.nnunet.model import TrainedModel, Triple, check_logits
+from nnsam3d.nnunet.model import TrainedModel, check_logits
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 LOGIT_BYTES = 2**30
@@ -42,7 +43,13 @@ class Cache:
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """The value of ``key``, created if missing."""
+        """The value of ``key``, created if missing.
+
+        Args:
+            key: of the value.
+            make: computes it.
+            size: of a value in bytes.
+        """
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key][0]
@@ -80,6 +87,7 @@ class Windows:
     ) -> None:
         """
         Args:
+            model: whose networks are used.
             volume: the preprocessed image, of which each window requests its part.
             cache_bytes: memory for features, on the model's device; logits have 1 GiB in addition.
             on_window: called before each fold and mirroring of a window with the number of windows computed before; may

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import index
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
+from nnsam3d.geometry import Triple
 from nnsam3d.keys import known, mismatch
 
-Triple: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
 CHECKPOINTING = ("none", "cheap", "blocks")  # less memory and more time, in this order
 SAM_PATCH = 16  # edge of SAM's patch embedding, in the pixels that SAM sees
 FINE_SIGMAS = (0.35, 1.0)  # widths of the Gaussians around clicks on the decoder's fine grid, in tokens
+VOXEL_SIGMAS = FINE_SIGMAS[:1]  # likewise of those at the voxels, beside the detail branch
+MAY_BE_ZERO = ("fine_click_maps", "extent_maps", "detail_dim")  # zero: the network has none
 SAM_WINDOW = 14  # window of SAM's own windowed blocks; the length of its tables follows from it
 
 
@@ -67,6 +69,7 @@ class SAM3DConfig(Execution):
     # Click maps at the decoder's fine grid, next to the logits: how many widths per label (see FINE_SIGMAS);
     # 0: none. Zero-initialised, so a new network computes the same function with and without.
     fine_click_maps: int = 0
+    detail_dim: int = 0  # channels of the detail branch at the voxels (see `detail`); 0: none
     extent_maps: int = 0  # dense maps of prompts with an extent (boxes, lassos, ...) that the network gets; 0: none
     # (D, H, W) edges of a token relative to each other: what is round in mm
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -80,7 +83,7 @@ class SAM3DConfig(Execution):
                 self._set(name, default)
         self._set("token_aspect", _positive_floats("token_aspect", self.token_aspect))
         for one in fields(self):
-            if one.type == "int" and one.name not in ("fine_click_maps", "extent_maps"):  # which may be zero
+            if one.type == "int" and one.name not in MAY_BE_ZERO:
                 self._set(one.name, _ints(one.name, getattr(self, one.name), 1)[0])
         self._check()
         derived = self.pos_embed_size is None or tuple(self.pos_embed_size) == (0, 0)
@@ -104,8 +107,10 @@ class SAM3DConfig(Execution):
     def _check(self) -> None:
         if self.fine_click_maps not in range(len(FINE_SIGMAS) + 1):
             raise ValueError(f"fine_click_maps is {self.fine_click_maps!r}: use 0 to {len(FINE_SIGMAS)} widths")
-        if isinstance(self.extent_maps, bool) or not isinstance(self.extent_maps, int) or self.extent_maps < 0:
-            raise ValueError(f"extent_maps is {self.extent_maps!r}: use a whole number, 0 or more")
+        for name in ("extent_maps", "detail_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} is {value!r}: use a whole number, 0 or more")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing is {self.checkpointing!r}: use one of {', '.join(CHECKPOINTING)}")
         if self.depth % 4:
@@ -145,6 +150,11 @@ class SAM3DConfig(Execution):
     def prompt_channels(self) -> int:
         """Channels behind those of the image: one with clicks, then the maps of prompts with an extent."""
         return 1 + self.extent_maps
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether the network has a detail branch; the paper's has none."""
+        return self.detail_dim > 0 and not self.paper
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:
@@ -208,6 +218,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompt_mlp_dim": 128,
         "pos_embed_size": (0, 0),
         "rel_pos_tables": "window",
+        "detail_dim": 16,
     },
     "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "pos_embed_size": (64, 64)},
     "vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "pos_embed_size": (64, 64)},

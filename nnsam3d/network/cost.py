@@ -31,7 +31,6 @@ class Cost:
     forward_flop: int  # a multiplication and an addition count as two
     click_flop: int  # `decode` with cached features: the cost of a further click
     saved_bytes: int  # kept by the forward pass for the backward pass, parameters excluded
-    parameter_bytes: int
     trainable_bytes: int  # gradients need as much, AdamW's moments twice as much
 
 
@@ -61,13 +60,12 @@ def measure(
             click_flop = count_flop(lambda: net.decode(features, prompts))
             forward_flop = count_flop(lambda: net.segment(image, prompts))
         saved = saved_bytes(net, lambda: net.segment(image, prompts))
-        sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
+        trainable = sum(p.nbytes for p in net.parameters() if p.requires_grad)
     return Cost(
         forward_flop=forward_flop,
         click_flop=click_flop,
         saved_bytes=saved,
-        parameter_bytes=sum(size for size, _ in sizes),
-        trainable_bytes=sum(size for size, trains in sizes if trains),
+        trainable_bytes=trainable,
     )
 
 

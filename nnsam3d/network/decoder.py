@@ -49,7 +49,8 @@ class Decoder(Protocol):
 
         Args:
             image_BCDHW: any size.
-            levels: four maps (B, C, H, W, D) of the image encoder, of the image padded to whole tokens.
+            levels: four maps (B, C, H, W, D) of the image encoder, of the image padded to whole tokens; with a detail
+                branch also its features on the fine grid (B, F, X, Y, Z) and at the voxels (B, V, D, H, W).
         """
 
     def answer(self, features: Any, prompts: PromptTensors) -> Tensor:
@@ -63,12 +64,15 @@ class PaperFeatures(NamedTuple):
     fused_BOXYZ: Tensor  # share of the other levels and of the image in the decoder's fusion
     padded_size: Triple  # (D, H, W) voxels after padding to whole tokens
     size: Triple  # (D, H, W) voxels of the image as given
+    detail_BVDHW: Tensor | None = None  # of the detail branch, at the voxels of the padded image
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.deepest_BCHWD, self.fused_BOXYZ
+        always = self.deepest_BCHWD, self.fused_BOXYZ
+        return always if self.detail_BVDHW is None else (*always, self.detail_BVDHW)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> PaperFeatures:
-        return self._replace(deepest_BCHWD=tensors[0], fused_BOXYZ=tensors[1])
+        deepest, fused, *detail = tensors
+        return self._replace(deepest_BCHWD=deepest, fused_BOXYZ=fused, detail_BVDHW=detail[0] if detail else None)
 
 
 class PaperDecoder:
@@ -81,6 +85,7 @@ class PaperDecoder:
         "mask_decoder.click_map.",
         "mask_decoder.extent_map.",
         "mask_decoder.extent_logits.",
+        "mask_decoder.voxel_map.",
     )
 
     def __init__(self, config: SAM3DConfig) -> None:
@@ -94,16 +99,18 @@ class PaperDecoder:
     def prepare(self, image_BCDHW: Tensor, levels: Sequence[Tensor]) -> PaperFeatures:
         d, h, w = image_BCDHW.shape[2:]
         padded_BCDHW = pad_to_tokens(image_BCDHW, self.config.token_stride)
-        fused = self._run(self.mask_decoder.fuse_unprompted, padded_BCDHW, *levels[:3])
+        fine, voxels = levels[4:] if self.config.has_detail else (None, None)
+        fused = self._run(self.mask_decoder.fuse_unprompted, padded_BCDHW, *levels[:3], fine)
         pd, ph, pw = padded_BCDHW.shape[2:]
-        return PaperFeatures(levels[3], fused, (pd, ph, pw), (d, h, w))
+        return PaperFeatures(levels[3], fused, (pd, ph, pw), (d, h, w), voxels)
 
     def answer(self, features: PaperFeatures, prompts: PromptTensors) -> Tensor:
         if prompts.dense_BMDHW is not None:
             padded_BMDHW = pad_to_tokens(prompts.dense_BMDHW, self.config.token_stride)
             prompts = prompts._replace(dense_BMDHW=padded_BMDHW)
         prompted = self._run(self.prompt_encoder, features.deepest_BCHWD, prompts)
-        logits = self._run(self.mask_decoder.finish, features.fused_BOXYZ, prompted, features.padded_size, prompts)
+        known = features.fused_BOXYZ, prompted, features.padded_size, prompts, features.detail_BVDHW
+        logits = self._run(self.mask_decoder.finish, *known)
         d, h, w = features.size
         return logits if features.size == features.padded_size else logits[:, :, :d, :h, :w]
 

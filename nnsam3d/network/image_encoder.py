@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .attention import WindowAttention, WindowLayout, merge, partition, window_layout
 from .config import SAM3DConfig, Triple, hwd
+from .detail import DetailBranch
 from .recompute import recompute
 from .stem import Stem
 
@@ -87,6 +88,8 @@ def make_neck(dim: int, neck_dim: int) -> nn.Sequential:
 class ImageEncoder(Stem):
     """(B, C, D, H, W) image to four (B, K, h, w, d) feature maps, shallow to deep.
 
+    With a detail branch, its features on the fine grid and at the voxels follow (see `detail`).
+
     Inherits from the stem, rather than owning one, because the official state dict has no prefix for it.
     """
 
@@ -100,6 +103,7 @@ class ImageEncoder(Stem):
             for lengths in config.rel_pos_lengths
         )
         self.neck_3d = nn.ModuleList(make_neck(config.embed_dim, config.neck_dim) for _ in range(4))
+        self.detail = DetailBranch(config) if config.has_detail else None
 
     def layouts(self, tokens_BHWDC: Tensor) -> tuple[WindowLayout, WindowLayout]:
         """The layouts of the even and of the odd blocks: the even ones are shifted (unlike Swin)."""
@@ -112,6 +116,11 @@ class ImageEncoder(Stem):
 
     def forward(self, image_BCDHW: Tensor) -> list[Tensor]:
         x_BHWDC = self.stem(image_BCDHW)
+        details: list[Tensor] = []
+        if self.detail is not None:
+            blocks = self.checkpointing == "blocks"
+            tokens_BHWDC, *details = recompute(self.detail, image_BCDHW) if blocks else self.detail(image_BCDHW)
+            x_BHWDC = x_BHWDC + tokens_BHWDC
         layouts = self.layouts(x_BHWDC)
         levels: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -119,7 +128,7 @@ class ImageEncoder(Stem):
             if i in self.feature_blocks:
                 neck, x_BCHWD = self.neck_3d[len(levels)], x_BHWDC.permute(0, 4, 1, 2, 3)
                 levels.append(recompute(neck, x_BCHWD) if self.checkpointing == "blocks" else neck(x_BCHWD))
-        return levels
+        return levels + details
 
 
 __all__ = ["Block", "ChannelNorm", "ImageEncoder", "make_neck"]

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from .prompts import PromptTensors
 
 Logits: TypeAlias = Tensor | list[Tensor]  # a list with deep supervision, the finest first
-Click: TypeAlias = tuple[Tensor, Tensor]  # of every item: positions (B, 3) in (D, H, W) voxels, labels (B,), -1 = none
+BatchClick: TypeAlias = tuple[
+    Tensor, Tensor
+]  # of every item: positions (B, 3) in (D, H, W) voxels, labels (B,), -1 = none
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RollOut:
     rounds: int
     slots: int
     loss: Callable[[Logits], Tensor]
-    correct: Callable[[Tensor, PromptTensors], Click]
+    correct: Callable[[Tensor, PromptTensors], BatchClick]
     scale: Tensor | float = 1.0
     start: Callable[[int, Tensor, PromptTensors], PromptTensors] | None = None
     first_weight: float = 0.0

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
+from nnsam3d.nnunet.contract import LabelManager, determine_reader_writer_from_dataset_json
 from nnsam3d.nnunet.datasets import num_channels
 from nnsam3d.nnunet.model import click_regions
 from nnsam3d.nnunet.reading import read_label_map, read_volume
@@ -32,7 +31,7 @@ class DatasetReader:
         Args:
             folder: of the dataset in nnUNet_raw.
         """
-        self.dataset_json: dict[str, Any] = load_json(str(folder / "dataset.json"))
+        self.dataset_json: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         self.device = torch.device(device)
         order = self.dataset_json.get("regions_class_order")
         self.label_manager = LabelManager(self.dataset_json["labels"], regions_class_order=order)

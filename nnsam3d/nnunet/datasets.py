@@ -40,7 +40,7 @@ def dataset_name(number_or_name: str) -> str:
     Raises:
         UserError: no such dataset, or a folder of nnU-Net is not set.
     """
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnsam3d.nnunet.contract import maybe_convert_to_dataset_name
 
     for variable in FOLDERS:
         folder_of(variable)
@@ -58,7 +58,7 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
     """
     if not os.environ.get("nnUNet_results"):
         raise UserError("the environment variable nnUNet_results is not set: set it, or use -m FOLDER")
-    from nnunetv2.utilities.file_path_utilities import get_output_folder
+    from nnsam3d.nnunet.contract import get_output_folder
 
     try:
         return Path(get_output_folder(dataset, trainer, plans, configuration))
@@ -68,7 +68,7 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
 
 def data_identifier(plans: dict[str, Any], configuration: str) -> str:
     """The folder of a configuration's preprocessed data, possibly inherited from another configuration."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnsam3d.nnunet.contract import PlansManager
 
     return str(PlansManager(plans).get_configuration(configuration).data_identifier)
 
@@ -88,7 +88,7 @@ def num_channels(dataset_json: Mapping[str, Any]) -> int:
 def training_cases(raw: Path) -> dict[str, tuple[tuple[str, ...], str]]:
     """The cases of a raw dataset: name -> image files, label file."""
     # nnU-Net would start a pool of processes to list a folder
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+    from nnsam3d.nnunet.contract import get_filenames_of_train_images_and_targets
 
     files = get_filenames_of_train_images_and_targets(str(raw))
     return {name: (tuple(map(str, entry["images"])), str(entry["label"])) for name, entry in files.items()}

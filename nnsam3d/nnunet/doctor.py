@@ -30,6 +30,7 @@ OTHER_PACKAGES = {
     "batchgeneratorsv2": "batchgeneratorsv2",
     "dynamic-network-architectures": "dynamic_network_architectures",
     "acvl-utils": "acvl_utils",
+    "timm": "timm",
     "numpy": "numpy",
     "scipy": "scipy",
     "SimpleITK": "SimpleITK",

@@ -16,18 +16,17 @@ from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Slices, Triple
 from nnsam3d.geometry.plausible import checked_spacing
+from nnsam3d.nnunet.contract import ANISO_THRESHOLD, DefaultPreprocessor, compute_new_shape, determine_do_sep_z_and_axis
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
-from nnsam3d.nnunet.size import Slices, Triple, check_grid, nonzero_box
+from nnsam3d.nnunet.size import check_grid, nonzero_box
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored
@@ -170,7 +169,7 @@ class LazyVolume:
         matrices, seen = [], []
         for axis, side in enumerate(box):
             order = self._order_coarse if axis == self._coarse else self._order
-            rows = resampling_matrix(old[axis], self.shape[axis], order, axis == self._coarse)[side]
+            rows = spline_matrix(old[axis], self.shape[axis], order, axis == self._coarse)[side]
             used = np.flatnonzero((np.abs(rows) > NEGLIGIBLE).any(axis=0))
             seen.append(slice(int(used[0]), int(used[-1]) + 1))
             matrices.append(rows[:, seen[-1]])
@@ -249,7 +248,7 @@ class LazyVolume:
 
 
 @lru_cache(maxsize=64)
-def resampling_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
+def spline_matrix(old: int, new: int, order: int, coarse: bool) -> NDArray[np.float64]:
     """(new, old): nnU-Net's resampling along one axis.
 
     Args:

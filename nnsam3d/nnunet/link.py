@@ -150,7 +150,7 @@ def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[P
     return outdated, removed
 
 
-def undo(nnunet: Path) -> list[Path]:
+def unlink(nnunet: Path) -> list[Path]:
     """Remove all stubs, and nothing else; returns them."""
     stubs = stubs_in(nnunet)
     _remove(nnunet, stubs)

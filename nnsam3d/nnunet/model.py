@@ -9,6 +9,7 @@ import contextlib
 import copy
 import inspect
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,27 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from torch import nn
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
+from nnsam3d.geometry import Triple
 from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.contract import (
+    PlansManager,
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+    determine_num_input_channels,
+    nnUNetPredictor,
+    recursive_find_python_class,
+    recursive_find_trainer_class_by_name,
+)
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY, FINAL, OPTIONS_KEY, PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
-
-Triple = tuple[int, int, int]
 
 
 class TrainedModel:
@@ -78,8 +79,8 @@ class TrainedModel:
         self.folds = _find_folds(self.folder, folds, checkpoint)
         self.checkpoint = checkpoint
         self.device = torch.device(device)
-        dataset_json = load_json(str(self.folder / "dataset.json"))
-        plans_manager = PlansManager(load_json(str(self.folder / "plans.json")))
+        dataset_json = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
+        plans_manager = PlansManager(json.loads((self.folder / "plans.json").read_text(encoding="utf-8")))
         parameters = []
         for file in self.checkpoint_files:
             loaded = open_checkpoint(file, trusted)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Points, inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
+from nnsam3d.nnunet.contract import ConfigurationManager, DefaultPreprocessor, PlansManager
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
 from nnsam3d.nnunet.size import check_whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NOT_ORTHONORMAL, unknown_geometry
 from nnsam3d.geometry.plausible import checked_spacing, spacing_remark
 from nnsam3d.geometry.stored import check_numbers, check_stored, decompressed
-from nnsam3d.nnunet.streaming import stream_images
+from nnsam3d.nnunet.slabs import read_in_slabs
 from nnsam3d.prompts.labels import whole_labels
 
 KNOWN_READERS = ("SimpleITK", "Nibabel")  # prefixes of nnU-Net's readers for medical formats
@@ -52,9 +53,9 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
 
 
 def _read(reader: Any, files: list[str]) -> tuple[NDArray, dict[str, Any]]:
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO  # late, as below
+    from nnsam3d.nnunet.contract import SimpleITKIO  # late, as below
 
-    streamed = stream_images(files) if type(reader) is SimpleITKIO else None
+    streamed = read_in_slabs(files) if type(reader) is SimpleITKIO else None
     return streamed or reader.read_images(files)
 
 
@@ -147,10 +148,9 @@ def read_labelled(
         plans: a plans.json, which determines the reader.
     """
     # imported late: nnU-Net's plans import torch, which drawing does not need
-    from batchgenerators.utilities.file_and_folder_operations import load_json
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnsam3d.nnunet.contract import PlansManager
 
-    reader = PlansManager(load_json(str(plans))).image_reader_writer_class()
+    reader = PlansManager(json.loads(plans.read_text(encoding="utf-8"))).image_reader_writer_class()
     image_CZYX, properties = read_volume(reader, list(images))
     z, y, x = (float(step) for step in properties["spacing"])
     return image_CZYX, read_label_map(reader, truth), (z, y, x)

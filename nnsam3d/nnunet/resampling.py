@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
+
+from nnsam3d.nnunet.contract import ANISO_THRESHOLD, compute_gaussian, determine_do_sep_z_and_axis
 
 THRESHOLD = "separate_z_anisotropy_threshold"  # an argument of nnU-Net's resampling
 

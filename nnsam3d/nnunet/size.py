@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Slices
 from nnsam3d.geometry.declared import memory_bytes
 from nnsam3d.geometry.plausible import checked_spacing
+from nnsam3d.nnunet.contract import compute_new_shape
 
 LONGEST_AXIS = 2**16  # voxels on the model's grid, if the image has not as many itself
 MOST_VOXELS = 2**34  # on the model's grid: a cube of 2580
-Triple: TypeAlias = tuple[int, int, int]
-Slices: TypeAlias = tuple[slice, slice, slice]
 
 
 def shape_on_grid(

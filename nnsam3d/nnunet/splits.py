@@ -26,8 +26,7 @@ def make_splits(dataset: str, data: str) -> Path:
     path = folder_of("nnUNet_preprocessed") / dataset / SPLITS
     if path.is_file():
         return path
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
+    from nnsam3d.nnunet.contract import generate_crossval_split, infer_dataset_class
 
     folder = path.with_name(data)
     if not folder.is_dir():

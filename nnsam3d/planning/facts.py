@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Triple
 from nnsam3d.keys import known, mismatch
 
-Triple: TypeAlias = tuple[int, int, int]
 SHIPPED = "fingerprints"
 
 

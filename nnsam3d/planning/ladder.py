@@ -11,13 +11,14 @@ import math
 from dataclasses import dataclass
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry import Triple
 from nnsam3d.network import SAM3DConfig, preset_config
 from nnsam3d.network.config import CHECKPOINTING
-from nnsam3d.planning.facts import DatasetFacts, Triple
+from nnsam3d.planning.facts import DatasetFacts
 from nnsam3d.planning.memory import estimate_gb
 from nnsam3d.prompts import PromptCodec
 from nnsam3d.training.options import TrainingOptions
-from nnsam3d.training.plans import token_aspect, token_stride, window_edge
+from nnsam3d.training.plans import preset_stride, token_aspect, token_stride, window_edge
 
 SMALLEST_BATCH = 2
 LONGEST = 32  # tokens per axis: 128 voxels of the finest axis, the paper's patch
@@ -41,7 +42,7 @@ class BudgetTooSmall(UserError):
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder."""
+    """One step of the ladder; the grid is in the paper's tokens, of which a small network's may contain several."""
 
     preset: str
     grid_DHW: Triple
@@ -114,12 +115,13 @@ def ladder(facts: DatasetFacts) -> list[Rung]:
 
 def rung_config(facts: DatasetFacts, rung: Rung, checkpointing: str) -> SAM3DConfig:
     """The network of a rung, as built by the trainer."""
-    stride = token_stride(facts.spacing_DHW)
+    patch = [n * step for n, step in zip(rung.grid_DHW, token_stride(facts.spacing_DHW), strict=True)]
+    stride = preset_stride(TrainingOptions(preset=rung.preset), patch, facts.spacing_DHW)
     return preset_config(
         rung.preset,
-        patch_size=tuple(n * step for n, step in zip(rung.grid_DHW, stride, strict=True)),
+        patch_size=tuple(patch),
         token_stride=stride,
-        window=tuple(window_edge(n) for n in rung.grid_DHW),
+        window=tuple(window_edge(math.ceil(size / step)) for size, step in zip(patch, stride, strict=True)),
         num_image_channels=facts.channels,
         num_classes=facts.heads,
         num_click_labels=facts.click_labels,
@@ -189,7 +191,7 @@ def _reasons(facts: DatasetFacts, budget_gb: float, rung: Rung, config: SAM3DCon
         "blocks": "nearly everything is recomputed",
     }
     return (
-        f"token stride {tuple(stride)}: tokens of {edges} mm, as close to cubes as strides of 1, 2, 4 allow",
+        f"token stride {tuple(stride)}: tokens of {edges} mm, as close to cubes as strides of 1, 2, 4, 8 allow",
         f"backbone {rung.preset}: {preset}",
         f"patch {patch}: " + (whole if rung.grid_DHW == best else "the largest that fits this backbone and budget"),
         f"batch {rung.batch}: " + _why_batch(rung, batch),

@@ -8,11 +8,10 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from nnsam3d.network import SAM3DConfig
 from nnsam3d.network.memory import step_memory
+from nnsam3d.nnunet.contract import DC_and_CE_loss, MemoryEfficientSoftDiceLoss
 
 GIGABYTE = 10**9
 # Not measured: memory of the process itself (on a card, the CUDA context and libraries), and a share for kernel

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import write_json
+from nnsam3d.nnunet.contract import (
+    ExperimentPlanner,
+    LabelManager,
+    compute_new_shape,
+    maybe_convert_to_dataset_name,
+    nnUNet_preprocessed,
+)
 from nnsam3d.nnunet.datasets import num_channels
 from nnsam3d.planning.facts import DatasetFacts
 from nnsam3d.planning.ladder import Choice, choose
@@ -199,10 +202,10 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
     def _forget_old_configurations(self, planned: dict[str, Any]) -> None:
         """Remove configurations of older plans, which nnU-Net would keep (3d_lowres for another budget)."""
         if self._plans_file.is_file():
-            old = load_json(str(self._plans_file))
+            old = json.loads(self._plans_file.read_text(encoding="utf-8"))
             for name in set(STANDARD) & set(old["configurations"]) - set(planned):
                 del old["configurations"][name]
-            save_json(old, str(self._plans_file), sort_keys=False)
+            write_json(self._plans_file, old)
 
 
 def planned_options(choice: Choice) -> dict[str, Any]:

@@ -30,9 +30,8 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
     Raises:
         UserError: an unreadable fingerprint or an invalid budget.
     """
-    from tqdm import tqdm
-
     from nnsam3d.planning.ladder import BudgetTooSmall, choose
+    from nnsam3d.progress import tqdm
 
     datasets = [facts_of(given) for given in fingerprints] if fingerprints else shipped_facts()
     pairs = [(facts, budget) for facts in datasets for budget in sorted(budgets_gb)]

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+from nnsam3d.prompts.centres import next_click
 from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
 from nnsam3d.prompts.codec import PromptCodec
 from nnsam3d.prompts.files import clicks_to_index, clicks_to_labels, read_prompts, write_prompts
+from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble
 from nnsam3d.prompts.labels import click_labels, resolve_label
-from nnsam3d.prompts.refine import next_click
-from nnsam3d.prompts.simulate import case_rng, simulate_clicks
-from nnsam3d.prompts.simulator import PromptSimulator
-from nnsam3d.prompts.types import (
-    Box,
-    CasePrompts,
-    Click,
-    Lasso,
-    Line,
-    MaskPrompt,
-    Prompt,
-    PromptError,
-    PromptWarning,
-    Scribble,
-    VoxelClick,
-)
+from nnsam3d.prompts.simulation import PromptSimulator, case_rng, simulate_clicks
+from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning, VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 __all__ = [

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from nnsam3d.geometry.boxes import Triple
 from nnsam3d.geometry.frames import as_points
 from nnsam3d.prompts.types import PromptError
 
@@ -20,8 +21,6 @@ _TOLERANCE = 1e-4
 # Resampling from 2 mm to 1 mm puts every voxel's centre exactly between two voxels. The same click in mm and in voxels
 # must not be rounded to different sides because of an error in the last digit.
 DECIMALS = 3
-
-Voxel = tuple[int, int, int]
 
 
 def write_channel(
@@ -52,13 +51,19 @@ def write_channel(
 
 def place_clicks(
     shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, largest_label: int = 2**24
-) -> dict[Voxel, int]:
+) -> dict[Triple, int]:
     """Assign clicks to the voxels (D, H, W) of a grid.
 
     Each click is assigned to its nearest voxel. Clicks of the same label in one voxel are merged. Of clicks at exactly
     the same position, the last one counts (a correction). Clicks of different labels that only share a voxel after
     resampling are all kept: the earlier one stays, and the later one moves to the nearest free voxel (Euclidean
     distance in voxels, ties in raster order).
+
+    Args:
+        shape_DHW: voxels of the grid.
+        clicks_N3: positions on the grid in voxels (D, H, W), fractions allowed, integers at voxel centres.
+        labels_N: whole numbers; 0 = background.
+        largest_label: that the channel can hold.
 
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
@@ -77,7 +82,7 @@ def place_clicks(
         last.pop(position, None)
         last[position] = number
     # All clicks are assigned before any is moved, so that a moved click does not displace others.
-    placed: dict[Voxel, int] = {}
+    placed: dict[Triple, int] = {}
     displaced = []
     for number in last.values():
         z, y, x = voxels[number].tolist()
@@ -144,8 +149,8 @@ def _nearest_voxels(clicks: NDArray[np.float64], shape: Sequence[int]) -> NDArra
 
 
 def _nearest_free(
-    taken: Collection[Voxel], shape: Sequence[int], position: NDArray[np.float64], voxel: NDArray[np.int64]
-) -> Voxel | None:
+    taken: Collection[Triple], shape: Sequence[int], position: NDArray[np.float64], voxel: NDArray[np.int64]
+) -> Triple | None:
     """The free voxel whose centre is nearest to ``position``, or None."""
     for radius in range(1, max(shape) + 1):
         low = np.maximum(voxel - radius, 0)

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nnsam3d.geometry import inside_grid
 from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
-from nnsam3d.prompts.kinds import KINDS, Lasso, MaskPrompt, Shape, Window
+from nnsam3d.prompts.kinds import KINDS, MaskPrompt, Shape, Window
 from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -81,6 +81,9 @@ class PromptCodec:
         """Prompts on the voxels of a grid -> (P, D, H, W).
 
         Args:
+            shape_DHW: voxels of the grid.
+            prompts: on its voxels.
+            dtype: of the result.
             lean: only the channel with the clicks if no prompt has maps, to save memory; networks take both in
                 prediction.
 
@@ -104,14 +107,15 @@ class PromptCodec:
         found = np.zeros((len(self.maps), d, h, w), np.float32)
         drawn: set[int] = set()
         for together in _together(prompts.shapes):
+            kind, label = KINDS[together[0].kind], together[0].label
             maps: dict[str, NDArray[np.float32]] = {}
             for shape in together:
-                for name, values in KINDS[shape.kind].render(shape.points_N3, window).items():
+                for name, values in kind.render(shape.points_N3, window).items():
                     maps[name] = np.maximum(maps[name], values) if name in maps else values
             for name, values in maps.items():
-                number = place.get((name, together[0].label))
+                number = place.get((name, label))
                 if number is not None:
-                    found[number] = _joined(found[number], values, name) if number in drawn else values
+                    found[number] = kind.joined_maps(found[number], values) if number in drawn else values
                     drawn.add(number)
         if prompts.mask is not None and "mask" in self.kinds:
             label_map = prompts.mask.array()
@@ -181,16 +185,10 @@ class PromptCodec:
 
 
 def _together(shapes: Sequence[Shape]) -> list[list[Shape]]:
-    """Shapes of one kind and label, and of lassos in one plane. Shapes around background have no maps, but clicks."""
+    """Shapes of one kind and label whose maps are one. Shapes around background have no maps, but clicks."""
     groups: dict[tuple[Any, ...], list[Shape]] = {}
     for shape in shapes:
         if shape.label:
-            plane = Lasso.plane(shape.points_N3) if shape.kind == Lasso.kind else ()
-            groups.setdefault((shape.kind, shape.label, *plane), []).append(shape)
+            own = KINDS[shape.kind].together(shape.points_N3)
+            groups.setdefault((shape.kind, shape.label, *own), []).append(shape)
     return list(groups.values())
-
-
-def _joined(before: NDArray[np.float32], more: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    if name in Lasso.maps:  # zero far from the slice
-        return np.where(np.abs(more) > np.abs(before), more, before)
-    return np.maximum(before, more)

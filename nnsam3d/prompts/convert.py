@@ -126,7 +126,13 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
 
 
 def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
-    """Raises PromptError for clicks outside the image, and other prompts that do not reach into it."""
+    """Raises PromptError for clicks outside the image, and other prompts that do not reach into it.
+
+    Args:
+        path: of the prompt file, for messages.
+        prompts: in any space.
+        grid: the image's.
+    """
     places: list[str] = []
     numbers: Counter[str] = Counter()
     for prompt in prompts.prompts:
@@ -143,7 +149,12 @@ def convert(
     """Convert these files to ``<case>`` with the suffix of format ``to``; all of them or none.
 
     Args:
+        files: prompt files of any known format.
+        output: folder of the results.
+        stated: what the files do not say.
+        to: one of :data:`nnsam3d.prompts.files.WRITABLE`.
         to_space: by default as in the file, if the format supports it.
+        overwrite: replace existing outputs.
 
     Raises:
         UserError: a file cannot be converted, or an output exists.
@@ -188,7 +199,12 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
 
 
 def with_moved_masks(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
-    """The prompts with relative paths of masks adapted to the new folder of the prompt file."""
+    """The prompts with relative paths of masks adapted to the new folder of the prompt file.
+
+    Args:
+        prompts: with paths relative to ``old``.
+        old, new: folders of the prompt file.
+    """
     if old.resolve() == new.resolve():
         return prompts
 
@@ -202,6 +218,12 @@ def with_moved_masks(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
 
 def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: Path) -> CasePrompts:
     """The same prompts in another space.
+
+    Args:
+        prompts: in their own space.
+        space: wanted: "voxel" (index i, j, k), "lps" or "ras" (mm).
+        grid_of: a space -> the image's grid; None: no image is known.
+        file: with the prompts, for messages.
 
     Raises:
         UserError: the image is required but missing, or does not have that space.

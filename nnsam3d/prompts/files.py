@@ -18,8 +18,8 @@ from nnsam3d.geometry import SPACES, GeometryError, GridOf, ImageGrid, grid_of_f
 from nnsam3d.prompts.formats.base import MISSING, Found, Reading
 from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
-from nnsam3d.prompts.formats.markups import text_of as markups_text
-from nnsam3d.prompts.formats.ours import text_of
+from nnsam3d.prompts.formats.markups import markups_text
+from nnsam3d.prompts.formats.ours import prompt_file_text
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.base import place_text
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
@@ -55,6 +55,7 @@ def read_prompts(
     """Read a prompt file of any known format; the file name is the case. It may contain no clicks.
 
     Args:
+        path: of the prompt file.
         image: grid of the case's image file, or the file; positions outside the image are then errors. Also a function
             from the file's space to the grid: images without world geometry have a grid for voxels only.
         labels: allowed names and values (:func:`nnsam3d.prompts.click_labels`); others are then errors. The result
@@ -145,6 +146,7 @@ def write_prompts(
 
     Args:
         path: its ending is that of the format, so that :func:`read_prompts` and predictions find the file.
+        prompts: positions in the space of the object.
         format: one of :data:`WRITABLE`; None: as the name says, ``.mrk.json`` for "slicer", ``.json`` for "nnsam3d".
         image: the image's grid, for "slicer" and positions in voxels.
         labels: names and values of dataset.json; formats that cannot hold numbers get the names.
@@ -171,7 +173,12 @@ def prompts_text(
     image: ImageGrid | None = None,
     labels: Mapping[str, int] | None = None,
 ) -> str:
-    """What :func:`write_prompts` writes; arguments and errors as there."""
+    """What :func:`write_prompts` writes; arguments and errors as there.
+
+    Args:
+        path: decides on the format, if ``format`` is None, and is named in messages.
+        prompts, format, image, labels: see :func:`write_prompts`.
+    """
     if len(prompts.prompts) > MAX_CLICKS:
         raise PromptError(f"{path}: {len(prompts.prompts)} prompts; at most {MAX_CLICKS} are allowed")
     return _text_of(prompts, _format_for(path, format), image, labels, path)
@@ -197,7 +204,7 @@ def _text_of(
     prompts: CasePrompts, format: str, image: ImageGrid | None, labels: Mapping[str, int] | None, path: Path
 ) -> str:
     if format == OWN:
-        return text_of(prompts)
+        return prompt_file_text(prompts)
     held = {"click"} if format == "grand-challenge" else {*KINDS} - {"mask"}
     if others := sorted(set(prompts.kinds) - held):
         raise PromptError(f"{path}: format {format!r} cannot hold {', '.join(others)}: write our own format (.json)")
@@ -258,8 +265,8 @@ def _checked_prompts(
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
             own += outside(prompt, checked_space(reading.space), grid, found.where)
-        if own and clicked and found.kind == "box" and found.meaning != "exact":
-            reading.left_out += own  # another program's box beside clicks, which are sufficient
+        if own and clicked and found.spare:
+            reading.left_out += own  # the clicks are sufficient
             continue
         problems += own
         untranslated += words
@@ -311,7 +318,14 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
 
 
 def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
-    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none."""
+    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none.
+
+    Args:
+        prompt: with positions in ``space``.
+        space: "voxel" (index i, j, k), "lps" or "ras" (mm).
+        grid: the image's.
+        where: the prompt, for the message.
+    """
     if isinstance(prompt, Click):
         return list(_place_outside("position", prompt.position, space, grid, where))
     corners = prompt.corners_in(space)

@@ -16,22 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.progress import tqdm
+from nnsam3d.prompts.centres import error_centres
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
-from nnsam3d.prompts.kinds import KINDS, Box, Click, Lasso, MaskPrompt, Prompt, Shape
-from nnsam3d.prompts.kinds.box import points_of_faces
+from nnsam3d.prompts.kinds import KINDS, Click, MaskPrompt, Prompt, Shape
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
-from nnsam3d.prompts.refine import error_centres
-from nnsam3d.prompts.simulate import case_rng
-from nnsam3d.prompts.simulator import PromptSimulator
+from nnsam3d.prompts.simulation import PromptSimulator, case_rng
 from nnsam3d.prompts.types import CasePrompts
 
 TRIES = 5  # to draw around a component: not every slice of it is large enough for every kind
@@ -67,6 +65,13 @@ def simulate_folder(
     segmentations: Path, output: Path, dataset: Mapping[str, Any], simulation: Simulation, overwrite: bool
 ) -> int:
     """Write ``<case>.json`` for every label map; none for a case without a label or error to click on.
+
+    Args:
+        segmentations: folder of label maps, the ground truth.
+        output: folder of the prompt files.
+        dataset: content of dataset.json.
+        simulation: how prompts are drawn.
+        overwrite: replace existing prompt files.
 
     Raises:
         UserError: no label maps, existing outputs, or an invalid map, prediction or prompt file.
@@ -104,6 +109,8 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
 
     Args:
         file: ground truth. dataset: content of dataset.json.
+        case: name, which is part of the seed.
+        simulation: how prompts are drawn.
     """
     names = click_labels(dataset)
     truth, grid = read_segmentation(file)
@@ -123,7 +130,7 @@ def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation:
         before = sum(prompt.kind == simulation.kind for prompt in earlier) if simulation.predictions is None else 0
         drawn = _drawn(simulation.kind, truth, error, values, rng, spacing)
         new = [
-            _as_prompt(simulation.kind, shape, name_of[shape.label])
+            KINDS[simulation.kind].of_simulated(shape, name_of[shape.label])
             for shape in itertools.islice(drawn, before, before + simulation.n)
         ]
         return CasePrompts(case, "voxel", (*masks, *earlier, *new))
@@ -163,16 +170,6 @@ def _drawn(
             shape = next((shape for shape in shapes if shape is not None), None)
             if shape is not None:
                 yield Shape(shape.kind, value, shape.points_N3 + component.low - 1)
-
-
-def _as_prompt(kind: str, shape: Shape, label: str) -> Prompt:
-    """A simulated shape as the prompt of a file in space "voxel"."""
-    points_N3 = shape.points_N3[:, ::-1]
-    if kind == Box.kind and shape.kind == Lasso.kind:  # a rectangle on a slice
-        low, high = points_N3.min(axis=0), points_N3.max(axis=0)
-        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 0.5)
-        points_N3 = points_of_faces(np.stack([middle - half, middle + half], axis=1))
-    return KINDS[kind].of(points_N3, label)
 
 
 def _earlier(

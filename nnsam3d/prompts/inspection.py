@@ -36,6 +36,10 @@ def inspect_file(
     """Print a table of the clicks, and one of the other prompts; 1 if one is outside the image, otherwise 0.
 
     Args:
+        file: the prompt file, for the title and messages.
+        prompts: its content.
+        grid_of: a space -> the image's grid; None: no image was given.
+        segmentation: a label map of the image, whose values at the clicks are shown; None: none.
         labels: those of the dataset, which were checked; None: they are unknown.
         image_case: the case of the image if it is given as a file, otherwise that of the prompt file.
         remarks: warnings about the image.
@@ -45,7 +49,7 @@ def inspect_file(
     """
     others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
     kinds = Counter(prompt.kind for prompt in others)
-    counts = [f"{n} boxes" if kind == "box" and n > 1 else counted(n, kind) for kind, n in kinds.items()]
+    counts = [counted(n, kind) for kind, n in kinds.items()]
     told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
     print(f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}")
     if labels is None:

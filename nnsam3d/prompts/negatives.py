@@ -60,6 +60,8 @@ class Negatives:
 
         Args:
             segmentation: (D, H, W); background is the value 0.
+            n: number of voxels.
+            rng: draws them.
             image: (C, D, H, W).
             foreground_flat: raveled indices of the foreground, if known.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnsam3d.geometry import SPACES, ImageGrid, Points
-from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble
+from nnsam3d.prompts.kinds import Click, MaskPrompt, Prompt
 from nnsam3d.prompts.kinds.base import (
     Position,
     PromptError,
@@ -23,17 +23,13 @@ from nnsam3d.prompts.kinds.base import (
 
 __all__ = [
     "MAX_CLICKS",
-    "Box",
     "CasePrompts",
     "Click",
-    "Lasso",
-    "Line",
     "MaskPrompt",
     "Position",
     "Prompt",
     "PromptError",
     "PromptWarning",
-    "Scribble",
     "Space",
     "VoxelClick",
     "checked_label",
@@ -83,7 +79,14 @@ class CasePrompts:
     def __init__(
         self, case: str, space: Space, prompts: Iterable[Prompt] = (), *, clicks: Iterable[Click] | None = None
     ) -> None:
-        """``clicks`` is an alias of ``prompts``, for clicks only."""
+        """Prompts of one kind or several, see the class.
+
+        Args:
+            case: name.
+            space: of all positions: "voxel" (index i, j, k of the image file), "lps" or "ras" (mm).
+            prompts: in order of creation.
+            clicks: another name of ``prompts``, for clicks only.
+        """
         object.__setattr__(self, "case", case)
         object.__setattr__(self, "space", checked_space(space))
         object.__setattr__(self, "prompts", tuple(prompts if clicks is None else clicks))
@@ -91,6 +94,11 @@ class CasePrompts:
     @classmethod
     def of_array(cls, case: str, positions_N3: ArrayLike, labels: Iterable[int | str]) -> CasePrompts:
         """Prompts in space "voxel" from array positions (z, y, x) of the image as read; fractions are allowed.
+
+        Args:
+            case: name.
+            positions_N3: (z, y, x) in voxels of the array; fractions are allowed.
+            labels: of each position, names or numbers of dataset.json.
 
         >>> CasePrompts.of_array("liver_003", [[41, 88, 102]], ["tumour"]).clicks[0].position
         (102.0, 88.0, 41.0)

@@ -32,6 +32,12 @@ class VoxelMask:
     axes: tuple[int, int, int]
     places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
+    @classmethod
+    def of(cls, label_map_DHW: NDArray[np.integer]) -> VoxelMask:
+        """On its own grid."""
+        d, h, w = (np.arange(n, dtype=np.int64) for n in label_map_DHW.shape)
+        return cls(label_map_DHW, (0, 1, 2), (d, h, w))
+
     def array(self) -> NDArray[np.int16]:
         """(D, H, W); 0 outside the label map."""
         order = np.argsort(self.axes)
@@ -92,7 +98,13 @@ class VoxelPrompts:
 
     @classmethod
     def placed(cls, shape: Sequence[int], positions_N3: ArrayLike, labels_N: ArrayLike) -> VoxelPrompts:
-        """From positions with fractions; rules and errors as in :func:`place_clicks`."""
+        """From positions with fractions; rules and errors as in :func:`place_clicks`.
+
+        Args:
+            shape: (D, H, W) of the grid.
+            positions_N3: in voxels (D, H, W), fractions allowed.
+            labels_N: 0 = background.
+        """
         return cls.of(place_clicks(shape, positions_N3, labels_N).items())
 
     def __len__(self) -> int:

@@ -40,7 +40,7 @@ MAX_CHUNKS = 1024
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """Describes the array before anything is decompressed."""
 
     dtype: np.dtype[Any]
@@ -54,7 +54,7 @@ class Header:
         return int(self.dtype.itemsize * math.prod(self.shape))
 
 
-def read_header(data: bytes | bytearray, limit: int) -> Header:
+def read_header(data: bytes | bytearray, limit: int) -> ArrayHeader:
     """Reads the header of an encoded array.
 
     Args:
@@ -77,7 +77,7 @@ def read_header(data: bytes | bytearray, limit: int) -> Header:
         raise Refusal(400, f"unsupported array: type {name!r}, codec {codec}")
     if not 1 <= axes <= MAX_AXES or min(shape) < 1:
         raise Refusal(400, f"unsupported array shape {shape}")
-    header = Header(np.dtype(name).newbyteorder("<"), shape, codec, chunks, place + length + 8 * axes + 4)
+    header = ArrayHeader(np.dtype(name).newbyteorder("<"), shape, codec, chunks, place + length + 8 * axes + 4)
     if header.nbytes > limit:
         raise Refusal(413, f"the array has {header.nbytes / 2**20:,.0f} MiB; the limit is {limit / 2**20:,.0f} MiB")
     if not 1 <= chunks <= MAX_CHUNKS:

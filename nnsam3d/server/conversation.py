@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.history import Snapshot as SessionSnapshot
-from nnsam3d.inference.image import Slices
+from nnsam3d.geometry import Slices
+from nnsam3d.inference.history import SessionSnapshot
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt
@@ -24,7 +24,7 @@ from nnsam3d.server.refusal import Refusal
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ConversationSnapshot:
     """What :meth:`Conversation.restore` puts back."""
 
     session: SessionSnapshot
@@ -203,13 +203,13 @@ class Conversation:
         """
         self.session.load_prompts(path, masks=False)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> ConversationSnapshot:
         """What there is before a step whose computation may fail or be cancelled."""
-        return Snapshot(
+        return ConversationSnapshot(
             self.session.snapshot(), self.files, self.case, self.version, self.keeps, self._buffer, self._touched
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: ConversationSnapshot) -> None:
         """Puts everything back as it was, redo included."""
         self.session.restore(snapshot.session)
         self.files, self.case, self.version = snapshot.files, snapshot.case, snapshot.version

@@ -15,7 +15,16 @@ from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.scribbles import spread_voxels
 
 SLICES, AREAS = 16, 16  # of a lasso: so many slices, and areas of each, become prompts
-NEEDS = "the model was not trained with prompts of type {}: use {}"
+NEEDS = "the model was not trained with prompts of type {}: use clicks or scribbles"
+
+
+def interactions(kinds: Collection[str]) -> dict[str, bool]:
+    """nnInteractive's names of what can be drawn, and whether a model with these kinds takes it.
+
+    Without scribbles in the training, they become clicks.
+    """
+    boxes = Box.kind in kinds
+    return {"points": True, "bbox2d": boxes, "bbox3d": boxes, "scribble": True, "lasso": Lasso.kind in kinds}
 
 
 def scribble_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kinds: Collection[str]) -> list[Prompt]:
@@ -53,7 +62,7 @@ def lasso_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, kin
         Refusal: the mask is empty, or the model was not trained with lassos (400).
     """
     if Lasso.kind not in kinds:
-        raise Refusal(400, NEEDS.format("lasso", "clicks or scribbles"))
+        raise Refusal(400, NEEDS.format(Lasso.kind))
     if not mask.any():
         raise Refusal(400, "the lasso is empty")
     used = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
@@ -98,7 +107,7 @@ def box_prompts(ends: Sequence[Sequence[int]], size: Sequence[int], label: int, 
         Refusal: the box lies outside the image, or the model was not trained with boxes (400).
     """
     if Box.kind not in kinds:
-        raise Refusal(400, NEEDS.format("box", "clicks or scribbles"))
+        raise Refusal(400, NEEDS.format(Box.kind))
     low_high = [(min(a, b), max(a, b, min(a, b) + 1) - 1) for a, b in ends]
     if any(high < 0 or low >= n for (low, high), n in zip(low_high, size, strict=True)):
         raise Refusal(400, f"the box {[list(pair) for pair in ends]} is outside the image of size {list(size)}")

@@ -59,11 +59,11 @@ async def process_point(call: Call) -> Response:
 
 
 async def process_scribble(call: Call) -> Response:
-    return await _added_mask(call, "scribble", scribble_prompts)
+    return await _added_mask(call, scribble_prompts)
 
 
 async def process_lasso(call: Call) -> Response:
-    return await _added_mask(call, "lasso", lasso_prompts)
+    return await _added_mask(call, lasso_prompts)
 
 
 async def reset_interactions(call: Call) -> Response:
@@ -85,13 +85,13 @@ async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prom
     return await call.work(as_step(job))
 
 
-async def _added_mask(call: Call, what: str, prompts_of: Callable[..., list[Prompt]]) -> Response:
+async def _added_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
     array, _ = await _volume(call)
 
     def prompts(conversation: Conversation, label: int) -> list[Prompt]:
         session = conversation.session
         if array.shape != session.shape:
-            raise Refusal(400, f"the {what} has shape {array.shape}, the image {session.shape}")
+            raise Refusal(400, f"the drawn mask has shape {array.shape}, the image {session.shape}")
         return prompts_of(array != 0, (0, 0, 0), label, session.kinds)
 
     return await _added(call, prompts)

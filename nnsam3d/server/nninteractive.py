@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
-from nnsam3d.prompts import Box, Click, Lasso, Prompt
+from nnsam3d.prompts import Click, Prompt
 from nnsam3d.server.arrays import pack, read_header, unpack
 from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.conversation import Conversation
-from nnsam3d.server.drawn import box_prompts, lasso_prompts, scribble_prompts
+from nnsam3d.server.drawn import box_prompts, interactions, lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.steps import as_step
 
@@ -43,17 +43,8 @@ async def claim(call: Call) -> Response:
 
 
 async def capabilities(call: Call) -> Response:
-    kinds = call.app.model.codec.kinds
-    boxes = Box.kind in kinds
     return _json(
-        # without scribbles in the training, they become clicks
-        supported_interactions={
-            "points": True,
-            "bbox2d": boxes,
-            "bbox3d": boxes,
-            "scribble": True,
-            "lasso": Lasso.kind in kinds,
-        },
+        supported_interactions=interactions(call.app.model.codec.kinds),
         channel_mapping={},
         num_interaction_channels=0,
         supports_initial_label=True,
@@ -135,11 +126,11 @@ async def add_box(call: Call) -> Response:
 
 
 async def add_scribble(call: Call) -> Response:
-    return await _add_mask(call, "scribble", scribble_prompts)
+    return await _add_mask(call, scribble_prompts)
 
 
 async def add_lasso(call: Call) -> Response:
-    return await _add_mask(call, "lasso", lasso_prompts)
+    return await _add_mask(call, lasso_prompts)
 
 
 async def add_initial_segmentation(call: Call) -> Response:
@@ -192,12 +183,12 @@ async def _add(call: Call, given: dict[str, Any], add: Callable[[Conversation, i
     return await call.work(as_step(job))
 
 
-async def _add_mask(call: Call, what: str, prompts_of: Callable[..., list[Prompt]]) -> Response:
+async def _add_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
     """A step of prompts that were drawn as a mask of the image, or of a part of it."""
     given = call.meta()
     mask = await _unpacked(call) != 0
     if mask.ndim != 3:
-        raise Refusal(400, f"the {what} must have three axes, not shape {mask.shape}")
+        raise Refusal(400, f"a drawn mask must have three axes, not shape {mask.shape}")
     first = _corner(given.get("interaction_bbox"), mask)
 
     def add(conversation: Conversation, label: int) -> None:

@@ -21,7 +21,7 @@ from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
 from nnsam3d.inference.session import Session
-from nnsam3d.prompts import Box, MaskPrompt, Prompt
+from nnsam3d.prompts import MaskPrompt, Prompt
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import resolve_label
@@ -102,11 +102,18 @@ async def claim(call: Call) -> Response:
                 "channels": list(channels.values()),
                 "kinds": list(app.model.codec.kinds),
             },
+            "tools": [_tool(kind) for kind in KINDS.values() if kind.tool is not None],
             "folder": app.cases is not None,
             "upload": app.model.num_channels == 1,
             "saves": app.cases is not None and app.cases.output is not None,
         }
     )
+
+
+def _tool(kind: type[Prompt]) -> dict[str, Any]:
+    """What the page knows about a kind that can be drawn."""
+    made = {} if kind.tool is None else kind.tool._asdict()
+    return {"kind": kind.kind, "title": kind.kind.capitalize(), "keys": kind.keys, "drawn": kind.drawn, **made}
 
 
 async def release(call: Call) -> Response:
@@ -269,7 +276,7 @@ def _message(call: Call, conversation: Conversation, seconds: float) -> Response
     if voxels.size and voxels.max() > 255:
         raise Refusal(400, "the page cannot show labels above 255: use another viewer")
     values = {
-        "box": None if box is None else [[side.start, side.stop] for side in reversed(box)],
+        "part": None if box is None else [[side.start, side.stop] for side in reversed(box)],
         "seconds": round(seconds + time.perf_counter() - start, 3),
         **_state(call, conversation),
     }
@@ -295,16 +302,17 @@ def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
 def _shown(one: Prompt, session: Session) -> dict[str, Any]:
     """A prompt for the list and the planes.
 
-    "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw: points in
-    order, or the eight corners of a box.
+    "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw, and
+    "drawn" says how: :data:`nnsam3d.prompts.kinds.base.Outline`.
     """
-    points_N3 = one.corners_in("voxel") if isinstance(one, Box) else one.points("voxel")
+    points_N3 = one.corners_in("voxel")
     value = resolve_label(one.label, session.labels, one.kind)  # a loaded file may have used the number
     return {
         "type": one.kind,
         "label": next(name for name, known in session.labels.items() if known == value),
         "value": value,
         "text": one.describe(),
+        "drawn": one.outline(),
         "entry": {"type": one.kind, **one.entry()},
         "ras": np.round(session.grid.index_to_world(points_N3, "ras"), 4).tolist(),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from nnsam3d.progress import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import remove_unfinished, replacing, write_json
@@ -107,7 +107,7 @@ def synthesize(folder: Path, number: int, recipe: Recipe, jobs: int = 0) -> int:
     return len(missing)
 
 
-def case_name(number: int) -> str:
+def volume_name(number: int) -> str:
     """The name of a case."""
     return f"shapes_{number:05d}"
 
@@ -164,7 +164,7 @@ def _write_case(folder: Path, recipe: Recipe, number: int) -> None:
 
 
 def _files(folder: Path, number: int) -> tuple[Path, Path]:
-    name = case_name(number)
+    name = volume_name(number)
     return folder / "imagesTr" / f"{name}_0000{ENDING}", folder / "labelsTr" / f"{name}{ENDING}"
 
 
@@ -204,6 +204,6 @@ def write_preview(file: Path, recipe: Recipe, number: int = 12) -> None:
         aspect = case.spacing_ZYX[1] / case.spacing_ZYX[2]
         for axis, picture in zip(axes[2 * n :], (grey, mixed), strict=False):
             axis.imshow(picture, aspect=aspect, interpolation="nearest")
-        axes[2 * n].set_title(f"{case_name(n)}: {_text(case.spacing_ZYX)} mm", color="white", fontsize=7, loc="left")
+        axes[2 * n].set_title(f"{volume_name(n)}: {_text(case.spacing_ZYX)} mm", color="white", fontsize=7, loc="left")
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=100, format="png")

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nnsam3d.synthetic.noise import smooth_noise
-from nnsam3d.synthetic.shapes import Shape, draw_shape
+from nnsam3d.synthetic.shapes import Solid, draw_shape
 
 OBJECTS = 30  # the largest number of objects in a volume, whose labels are 1 to OBJECTS
 INSIDE = {OBJECTS + number: number for number in range(1, OBJECTS + 1)}
@@ -72,7 +72,7 @@ def _body(rng: Generator, grid_DHW: Sequence[int], pitch_DHW: Sequence[float]) -
 
 
 def _inside(
-    rng: Generator, shape: Shape, mask: NDArray[np.bool_], pitch_DHW: Sequence[float], radius: float
+    rng: Generator, shape: Solid, mask: NDArray[np.bool_], pitch_DHW: Sequence[float], radius: float
 ) -> NDArray[np.bool_]:
     """Some voxels of an object: a core (which leaves a rim), a cap, or nodules."""
     kind, share = rng.random(), rng.uniform(0.15, 0.7)

@@ -22,7 +22,7 @@ SEGMENTS = (6, 16)  # of a tube
 BRANCHES = 3  # at most
 
 
-class Shape(NamedTuple):
+class Solid(NamedTuple):
     """A shape on a grid.
 
     Attributes:
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
     level_DHW: NDArray[np.float32]
 
 
-def draw_shape(rng: Generator, grid_DHW: Sequence[int], pitch_DHW: Sequence[float], radius: float) -> Shape | None:
+def draw_shape(rng: Generator, grid_DHW: Sequence[int], pitch_DHW: Sequence[float], radius: float) -> Solid | None:
     """A shape of random kind, place, direction and warp; None if it lies outside of the grid.
 
     Args:
@@ -54,14 +54,14 @@ def draw_shape(rng: Generator, grid_DHW: Sequence[int], pitch_DHW: Sequence[floa
         return None
     y = _normalised(_positions(rng, place, pitch_DHW, centre, radius, roughness), rotation, axes)
     if kind == "lobes":
-        return Shape(place, _lobes(rng, y))
+        return Solid(place, _lobes(rng, y))
     if kind == "box":
         level = np.max(np.abs(y), axis=0)
     elif kind == "superellipsoid":
         level = (np.abs(y) ** rng.uniform(1.2, 6)).sum(0)
     else:
         level = np.einsum("adhw,adhw->dhw", y, y)
-    return Shape(place, level)
+    return Solid(place, level)
 
 
 def _box(
@@ -122,7 +122,7 @@ def _tube(
     radius: float,
     centre: NDArray,
     roughness: float,
-) -> Shape | None:
+) -> Solid | None:
     """A curved tube that may branch; each segment is drawn in its own box."""
     thickness = max(1.2, radius * rng.uniform(0.2, 0.5))
     segments = _walk(rng, centre, thickness)
@@ -142,7 +142,7 @@ def _tube(
             continue
         own = tuple(slice(s.start - first, s.stop - first) for s, first in zip(around, low, strict=True))
         level[own] = np.minimum(level[own], _distance([x[own] for x in positions], a, b) / np.float32(width))
-    return Shape(place, level)
+    return Solid(place, level)
 
 
 def _walk(rng: Generator, start: NDArray, thickness: float) -> list[tuple[NDArray, NDArray, float]]:

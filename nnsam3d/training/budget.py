@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from nnunetv2.utilities.helpers import dummy_context
 
 from nnsam3d.errors import UserError
 from nnsam3d.training.options import TrainingOptions
@@ -72,7 +72,7 @@ class TimedTrainer(SurvivingTrainer):
 
     def _outside_cuda(self) -> Any:
         """Context for nnU-Net's own steps, which use autocast on a GPU but not on other devices."""
-        return dummy_context() if self.device.type == "cuda" else self.half_precision()
+        return nullcontext() if self.device.type == "cuda" else self.half_precision()
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's training step in the precision of the options."""

@@ -11,13 +11,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.network.click_channels import ClickChannels, WithClickChannels, ball_radius
 from nnsam3d.network.prompts import PromptTensors, with_prompts
+from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager, nnUNetTrainer
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import PromptCodec, click_labels
@@ -28,7 +27,7 @@ from nnsam3d.training.plans import refuse_unsupported
 from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, starting, truth_labels
 
 CLICK_OPTIONS = ("max_clicks", "zero_click_share", "negative_click_share", "click_strategy")
-EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share")
+EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share", "start_from")
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
 
 

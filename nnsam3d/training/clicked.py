@@ -11,20 +11,29 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.contract import ComposeTransforms, nnUNetTrainer
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.targets import DECLARED, ENTRY, Targets
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicks import ClickSimulation, PromptRecorder, insert_clicks, with_simulated_clicks
 from nnsam3d.training.components import suggested_components
-from nnsam3d.training.online_validation import Answer, append_row, click_through, dice, draw, hard_counts, header
+from nnsam3d.training.online_validation import (
+    AnswerPrompts,
+    append_row,
+    click_through,
+    dice_of_counts,
+    draw,
+    hard_counts,
+    header,
+)
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+from nnsam3d.training.start_masks import StartedDataset, found_masks, prepared_masks
 from nnsam3d.training.synthetic_data import SyntheticCases
 
+STARTS = "starts"  # folder of a fold
 OURS = ("clicked", "obeyed")  # keys of a validation step's result that nnU-Net does not use
 
 
@@ -52,14 +61,6 @@ class ClickedTrainer(TimedTrainer):
         finally:
             self.label_manager = ours
 
-    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """nnU-Net's; with data=synthetic, training cases are drawn."""
-        training, validation = super().get_tr_and_val_datasets()
-        if self.targets is not None and self.options.data == "synthetic":
-            patch = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
-            training = SyntheticCases(patch, self.configuration_manager.spacing)
-        return training, validation
-
     def on_train_start(self) -> None:
         """Also says in the plans which components a prediction should keep, after the training data."""
         if not self.was_initialized:
@@ -72,6 +73,24 @@ class ClickedTrainer(TimedTrainer):
             components = suggested_components(training, labels)
             self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
         super().on_train_start()
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's, with masks to start from (``start_from``) in the training cases that have one.
+
+        With data=synthetic, training cases are drawn.
+        """
+        training, validation = super().get_tr_and_val_datasets()
+        if self.targets is not None and self.options.data == "synthetic":
+            patch = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
+            return SyntheticCases(patch, self.configuration_manager.spacing), validation
+        if self.options.start_from:
+            ending = self.dataset_json["file_ending"]
+            found = found_masks(Path(self.options.start_from), training.identifiers, ending)
+            told = f"{len(found)} of {len(training.identifiers)} training cases have a mask to start from"
+            self.print_to_log_file(f"{told} in {self.options.start_from}")
+            masks = prepared_masks(found, training, Path(self.output_folder) / STARTS, self)
+            training = StartedDataset(training, masks)
+        return training, validation
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:  # type: ignore[override]
         """nnU-Net's augmentation plus clicks simulated from the augmented segmentation."""
@@ -87,7 +106,7 @@ class ClickedTrainer(TimedTrainer):
         transforms = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
         return insert_clicks(transforms, self._click_simulation(), training=False)
 
-    def answers(self, data_BCDHW: torch.Tensor) -> Answer:
+    def answers(self, data_BCDHW: torch.Tensor) -> AnswerPrompts:
         """Maps prompts to logits for a batch (B, C + P, D, H, W); the batch's own prompt channels are not used."""
         raise NotImplementedError
 
@@ -123,7 +142,7 @@ class ClickedTrainer(TimedTrainer):
             sums = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
         clicked_S3C, (kept, given) = sums
         names = header(self.options.validation_clicks)
-        row = [self.current_epoch, *(dice(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
+        row = [self.current_epoch, *(dice_of_counts(counts_3C) for counts_3C in clicked_S3C), kept / max(given, 1)]
         values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names[1:], row[1:], strict=True))
         self.print_to_log_file(f"by number of clicks: {values}")
         if self.local_rank == 0:

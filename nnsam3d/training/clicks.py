@@ -6,18 +6,16 @@ Axis letters: C = channels, D, H, W = array axes of the preprocessed patch or ca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import preprocessing_steps
+from nnsam3d.nnunet.contract import BasicTransform, ComposeTransforms, RemoveLabelTransform
 from nnsam3d.prompts import (
     CasePrompts,
     PromptCodec,
@@ -28,9 +26,8 @@ from nnsam3d.prompts import (
     write_prompts,
 )
 from nnsam3d.prompts.targets import OBJECT_VALUE, Targets
+from nnsam3d.prompts.voxels import VoxelMask
 from nnsam3d.training.options import TrainingOptions
-
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class ClickSimulation:
         codec: of the model.
         validation_clicks: number of clicks per case or patch in validation.
         max_rounds: maximum number of corrections in a training step.
-        corrupted_share: see :class:`TrainingOptions`.
+        corrupted_share, start_share: see :class:`TrainingOptions`.
         targets: draws what a patch is about; None: its labels.
     """
 
@@ -51,6 +48,7 @@ class ClickSimulation:
     validation_clicks: int
     max_rounds: int
     corrupted_share: float = 0.0
+    start_share: float = 0.0
     targets: Targets | None = None
 
     @classmethod
@@ -80,8 +78,8 @@ class ClickSimulation:
             extent_share=options.extent_share,
         )
         codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
-        corrupted = options.corrupted_share
-        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], corrupted, targets)
+        shares = options.corrupted_share, options.start_share
+        return cls(simulator, codec, options.validation_clicks, options.rounds_range[1], *shares, targets)
 
     def for_validation(self, segmentation_DHW: NDArray, rng: np.random.Generator) -> list[VoxelClick]:
         """``validation_clicks`` clicks on the labels present."""
@@ -95,8 +93,11 @@ class AppendClicks(BasicTransform):
     training, by nothing: nobody has said what to segment.
 
     In some of the patches with a prompt of an extent, the image is of little help, so that a network learns to heed the
-    prompt. A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch
-    therefore has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
+    prompt. If the segmentation has a second channel, this is a mask to start from; it is removed, and some of these
+    patches begin with it and no other prompt.
+
+    A generator created before nnU-Net forks its workers would draw the same clicks in all of them. Each patch therefore
+    has its own generator, seeded from numpy's global state, which nnU-Net's augmentation also uses.
     """
 
     def __init__(self, simulation: ClickSimulation, training: bool, rng: np.random.Generator | None = None) -> None:
@@ -108,9 +109,13 @@ class AppendClicks(BasicTransform):
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
         simulation, corrupted, target = self.simulation, None, None
+        mask_DHW = data_dict["segmentation"][1].numpy() if len(data_dict["segmentation"]) > 1 else None
         if simulation.targets is not None:
             segmentation = target = simulation.targets.draw(segmentation, rng)
-        if self.training:
+            mask_DHW = None  # of the dataset's labels, which say nothing about a target
+        if mask_DHW is not None and rng.random() < simulation.start_share:
+            prompts = replace(VoxelPrompts.of(), mask=VoxelMask.of(mask_DHW))
+        elif self.training:
             prompts = simulation.simulator.sample_prompts(segmentation, rng, data_dict["image"].numpy())
             if prompts.shapes and rng.random() < simulation.corrupted_share:
                 corrupted = corrupt(data_dict["image"], rng)
@@ -125,6 +130,7 @@ class AppendClicks(BasicTransform):
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         if params["image"] is not None:
             data_dict["image"] = params["image"]
+        data_dict["segmentation"] = data_dict["segmentation"][:1]
         if params["target"] is not None:
             target = torch.from_numpy(params["target"])[None]
             data_dict["segmentation"] = target.to(data_dict["segmentation"].dtype)
@@ -152,17 +158,17 @@ def corrupt(image_CDHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, training: bool) -> ComposeTransforms:
     """Insert :class:`AppendClicks` after all intensity and spatial transforms, before the conversion to regions.
 
-    That is directly after nnU-Net's ``RemoveLabelTansform`` (-1 -> 0).
+    That is directly after nnU-Net's ``RemoveLabelTransform`` (-1 -> 0).
 
     Raises:
         RuntimeError: the pipeline has no such transform (unsupported nnU-Net version).
     """
     for index, transform in enumerate(transforms.transforms):
-        if isinstance(transform, RemoveLabelTansform):
+        if isinstance(transform, RemoveLabelTransform):
             transforms.transforms.insert(index + 1, AppendClicks(simulation, training))
             return transforms
     raise RuntimeError(
-        "nnU-Net's transform pipeline has no RemoveLabelTansform, after which clicks are inserted: this version of "
+        "nnU-Net's transform pipeline has no RemoveLabelTransform, after which clicks are inserted: this version of "
         "nnU-Net is not supported"
     )
 
@@ -170,7 +176,7 @@ def insert_clicks(transforms: ComposeTransforms, simulation: ClickSimulation, tr
 def with_simulated_clicks(
     dataset_class: type,
     simulation: ClickSimulation,
-    record: Callable[[str, list[VoxelClick], dict[str, Any], Shape], None],
+    record: Callable[[str, list[VoxelClick], dict[str, Any], tuple[int, ...]], None],
 ) -> type:
     """A subclass of ``dataset_class`` whose cases have prompt channels with clicks simulated from their ground truth.
 
@@ -206,7 +212,7 @@ class PromptRecorder:
         self.label_names = label_names
         folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: Shape) -> None:
+    def __call__(self, case: str, clicks: list[VoxelClick], properties: dict[str, Any], shape: tuple[int, ...]) -> None:
         path = self.folder / f"{case}.json"
         if not clicks:  # remove the file of an earlier validation with clicks
             path.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from nnsam3d.progress import tqdm
 from nnsam3d.prompts.components import Components
 
 CASES = 20  # at most so many are counted

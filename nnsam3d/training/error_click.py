@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnsam3d.prompts.refine import error_centres
+from nnsam3d.prompts.centres import error_centres
 
 # Rounds on an accelerator. In patches of 128^3, errors of all kinds need 3 to 7, a path winding through the patch 9.
 # With too few rounds a component would remain split and its parts count separately; the click is still in an error.

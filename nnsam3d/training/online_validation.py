@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nnsam3d.files import write_text
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.contract import get_tp_fp_fn_tn
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.rollout import next_clicks, predicted_labels, truth_labels
 
 FURTHER = (0, 2, 4)  # numbers of error clicks after the first clicks for which Dice is computed
 TABLE, FIGURE = "progress_clicks.csv", "progress_clicks.png"
-Answer = Callable[[PromptTensors], Tensor]
+AnswerPrompts = Callable[[PromptTensors], Tensor]
 
 
 def click_through(
-    answer: Answer, first: PromptTensors, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
+    answer: AnswerPrompts, first: PromptTensors, target_BRDHW: Tensor, label_manager: Any, simulation: ClickSimulation
 ) -> tuple[list[Tensor], Tensor]:
     """The network's answers without a click, to the first clicks, and to corrections after them.
 
@@ -54,10 +54,10 @@ def click_through(
         logits = answer(prompts)
         if number in FURTHER:
             found.append(logits)
-    return found, obeyed(predicted_labels(logits, label_manager), truth_BDHW, prompts)
+    return found, count_obeyed(predicted_labels(logits, label_manager), truth_BDHW, prompts)
 
 
-def obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, prompts: PromptTensors) -> Tensor:
+def count_obeyed(predicted_BDHW: Tensor, truth_BDHW: Tensor, prompts: PromptTensors) -> Tensor:
     """(2,): the number of clicks at whose voxel the answer agrees with the ground truth, and of all clicks."""
     voxels_BN3, real_BN = prompts.points_BN3.round().long(), prompts.labels_BN >= 0
     d, h, w = voxels_BN3.clamp(min=0).unbind(-1)
@@ -87,7 +87,7 @@ def hard_counts(logits_BKDHW: Tensor, target_BRDHW: Tensor, label_manager: Any) 
     return tp, fp, fn
 
 
-def dice(counts_3C: NDArray) -> float:
+def dice_of_counts(counts_3C: NDArray) -> float:
     """Mean over classes of the Dice of the summed counts (true positives, false positives, false negatives)."""
     tp, fp, fn = counts_3C
     with np.errstate(invalid="ignore"):

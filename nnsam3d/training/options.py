@@ -45,6 +45,8 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "rounds": "0",
     "prompt_learning_rate_factor": 1.0,
     "fine_click_maps": 0,
+    "detail_dim": 0,
+    "token_voxels": 4,
     "cpu_bfloat16": 0,
     "prompt_kinds": "click",
     "first_answer_weight": 0.0,
@@ -84,11 +86,15 @@ class TrainingOptions:
     extent_share: float = 0.35  # share of training patches that begin with a box, line, lasso or scribble
     corrupted_share: float = 0.3  # of these: image flattened, inverted or noisy, so that the prompt must be heeded
     start_share: float = 0.25  # share of training patches that go on from an answer of the network as a mask
+    # A folder of predicted label maps from which patches start instead, where it has one; "" = none.
+    start_from: str = ""
     first_answer_weight: float = 0.4  # share of the first answer in the loss; 0 = as every other answer
     # Corrections per iteration, each a click on the network's largest error: a number, or a range to draw from ("1-6").
     rounds: str = "1-6"
     prompt_learning_rate_factor: float = 10.0  # for the zero-initialised parameters through which clicks act
     fine_click_maps: int = 2  # number of widths of the click maps beside the logits; 0 = none
+    token_voxels: int = 0  # voxels per token along the finest axis: 2, 4 or 8; 0 = the preset's (tiny 8, others 4)
+    detail_dim: int = -1  # channels of the detail branch at the voxels; 0 = none, -1 = the preset's (tiny 16, others 0)
     negative_click_share: float = 0.25  # share of background clicks among the simulated ones
     click_strategy: str = "uniform"  # where clicks on foreground are drawn: uniform, center
     validation_clicks: int = 1  # simulated per case (final) or patch (online) in validation
@@ -122,7 +128,11 @@ class TrainingOptions:
             self.prompt_kinds,
             f'"click", with or without others of {", ".join(PROMPT_KINDS[1:])}, separated by commas',
         )
+        if self.start_from and ("mask" not in kinds or not self.start_share):
+            raise OptionsError(f"option start_from={self.start_from!r} needs prompt_kinds with mask, and a start_share")
         _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
+        _require(self.detail_dim >= -1, "detail_dim", self.detail_dim, "zero or positive (-1: the preset's)")
+        _require(self.token_voxels in (0, 2, 4, 8), "token_voxels", self.token_voxels, "0, 2, 4 or 8")
         _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
         for name in ("final_validation", "cpu_bfloat16"):
             _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")

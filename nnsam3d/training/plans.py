@@ -13,10 +13,9 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
 from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS, SAM3DConfig, preset_config
+from nnsam3d.nnunet.contract import PlansManager
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.training.decision import Decision, read_decision
@@ -24,7 +23,9 @@ from nnsam3d.training.options import PLANS_KEY, TrainingOptions
 
 NETWORK_CLASS = "nnsam3d.network.sam3d.SAM3D"
 PAPER_STRIDE = 4  # voxels per token at 1 mm (docs/network.md#shapes)
-STRIDES = (1, 2, 4)
+TOKEN_VOXELS = {"tiny": 8}  # by preset, along the finest axis: its detail branch sees the voxels; others: the paper's
+FEWEST_TOKENS = 4  # per axis, with larger tokens than the paper's
+STRIDES = (1, 2, 4, 8)
 WINDOWS = (4, 5, 6, 7, 8)
 SMALLEST_GRID = 2  # tokens per axis; with fewer, attention has no effect along the axis
 
@@ -132,7 +133,7 @@ def network_config(
         UserError: unknown preset, or a patch with fewer tokens than the network or the window needs.
     """
     check_preset(options)
-    stride = token_stride(spacing_DHW) if decision is None else tuple(decision.token_stride)
+    stride = preset_stride(options, patch_DHW, spacing_DHW) if decision is None else tuple(decision.token_stride)
     grid = [math.ceil(size / step) for size, step in zip(patch_DHW, stride, strict=True)]
     if min(grid) < SMALLEST_GRID:
         raise UserError(
@@ -155,20 +156,33 @@ def network_config(
             fine_click_maps=options.fine_click_maps,
             extent_maps=len(PromptCodec.of(options.kinds, click_labels(dataset_json), spacing_DHW).maps),
             token_aspect=token_aspect(stride, spacing_DHW) if options.fine_click_maps else (1.0, 1.0, 1.0),
+            **({} if options.detail_dim < 0 else {"detail_dim": options.detail_dim}),
         )
     except ValueError as error:
         raise UserError(f"the patch {tuple(patch_DHW)} and the options are incompatible: {error}") from None
 
 
-def token_stride(spacing_DHW: Sequence[float]) -> tuple[int, int, int]:
+def preset_stride(
+    options: TrainingOptions, patch_DHW: Sequence[int], spacing_DHW: Sequence[float]
+) -> tuple[int, int, int]:
+    """Voxels per token along each axis: those of the option, or of the preset if the patch is large enough for them."""
+    if options.token_voxels:
+        return token_stride(spacing_DHW, options.token_voxels)
+    larger = token_stride(spacing_DHW, TOKEN_VOXELS.get(options.preset, PAPER_STRIDE))
+    fits = all(size >= FEWEST_TOKENS * step for size, step in zip(patch_DHW, larger, strict=True))
+    return larger if fits and options.detail_dim != 0 else token_stride(spacing_DHW)
+
+
+def token_stride(spacing_DHW: Sequence[float], finest: int = PAPER_STRIDE) -> tuple[int, int, int]:
     """Voxels per token along each axis, chosen so that tokens are nearly cubic in mm.
 
-    The finest axis has the paper's 4 voxels; a coarser axis has the stride of 1, 2 or 4 that comes closest to the same
-    length in mm (compared as ratios).
+    The finest axis has ``finest`` voxels; a coarser axis has the power of two up to ``finest`` that comes closest to
+    the same length in mm (compared as ratios).
     """
-    target = PAPER_STRIDE * min(spacing_DHW)
+    target = finest * min(spacing_DHW)
     strides = [
-        max(STRIDES, key=lambda s: (-round(abs(math.log(s * spacing / target)), 6), s)) for spacing in spacing_DHW
+        max((s for s in STRIDES if s <= finest), key=lambda s: (-round(abs(math.log(s * spacing / target)), 6), s))
+        for spacing in spacing_DHW
     ]
     return strides[0], strides[1], strides[2]
 

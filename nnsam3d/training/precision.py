@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from nnunetv2.utilities.helpers import dummy_context
 from torch import autocast
 
 
@@ -19,7 +19,7 @@ def half_precision(device: torch.device, cpu_bfloat16: bool) -> Any:
         return autocast("cuda")
     if device.type == "cpu" and cpu_bfloat16 and fast_bfloat16():
         return autocast("cpu", dtype=torch.bfloat16)
-    return dummy_context()
+    return nullcontext()
 
 
 def fast_bfloat16() -> bool:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.network.rounds import Click, Logits, RollOut
+from nnsam3d.network.rounds import BatchClick, Logits, RollOut
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
 
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 Start: TypeAlias = Callable[[int, Tensor, PromptTensors], PromptTensors]
 Target: TypeAlias = Tensor | list[Tensor]  # for nnU-Net's loss; a list with deep supervision, full resolution first
 
@@ -44,7 +44,7 @@ def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:
 def make_roll_out(
     rounds: int,
     target: Target,
-    loss: Loss,
+    loss: LossFunction,
     label_manager: Any,
     simulation: ClickSimulation,
     scale: Tensor | float = 1.0,
@@ -64,7 +64,7 @@ def make_roll_out(
     """
     truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
 
-    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
+    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> BatchClick:
         return next_clicks(truth_BDHW, predicted_labels(logits_BKDHW, label_manager), prompts, simulation)
 
     def of_logits(logits: Logits) -> Tensor:
@@ -79,7 +79,7 @@ def starting(
     """See :attr:`RollOut.start`: some items forget their prompts and go on from one of their answers as a mask.
 
     Networks' own answers are what users start from; perturbed truths teach nothing about them. The number of the
-    answer is drawn from those before the last one.
+    answer is drawn from those before the last one. Items that begin with a mask (``start_from``) keep it.
     """
     if rounds == 0 or options.start_share == 0 or "mask" not in options.kinds:
         return None
@@ -90,6 +90,8 @@ def starting(
         starts_B, answers_B = rng.random(batch) < options.start_share, rng.integers(rounds, size=batch)
         chosen_B = torch.from_numpy(starts_B & (answers_B == number)).to(logits_BKDHW.device)
         label_map_B1DHW = predicted_labels(logits_BKDHW, label_manager)[:, None]
+        if prompts.dense_BMDHW is not None:
+            chosen_B &= ~prompts.dense_BMDHW[:, -len(labels) :].flatten(1).any(1)
         inside = label_map_B1DHW == labels.to(logits_BKDHW.device).view(1, -1, 1, 1, 1)
         return prompts.started(chosen_B, torch.where(inside, 1.0, -1.0))
 
@@ -98,7 +100,7 @@ def starting(
 
 def next_clicks(
     truth_BDHW: Tensor, predicted_BDHW: Tensor, prompts: PromptTensors, simulation: ClickSimulation
-) -> Click:
+) -> BatchClick:
     """Positions (B, 3) and labels (B,) of one more click per item, on its largest error; label -1 if there is none."""
     return error_clicks(
         truth_BDHW,
@@ -126,7 +128,12 @@ def predicted_labels(logits_BKDHW: Tensor, label_manager: Any) -> Tensor:
     """Label map (B, D, H, W) as nnU-Net writes it: the largest logit, or the last region that contains the voxel."""
     if label_manager.has_regions:
         return _of_regions(logits_BKDHW > 0, label_manager.regions_class_order)
-    return logits_BKDHW.argmax(1).to(torch.int16)
+    # as argmax(1), which is many times slower on a CPU
+    best_BDHW, labels_BDHW = logits_BKDHW[:, 0], torch.zeros_like(logits_BKDHW[:, 0], dtype=torch.int16)
+    for label, logit_BDHW in enumerate(logits_BKDHW.unbind(1)[1:], 1):
+        labels_BDHW = torch.where(logit_BDHW > best_BDHW, label, labels_BDHW)
+        best_BDHW = torch.maximum(best_BDHW, logit_BDHW)
+    return labels_BDHW
 
 
 def _of_regions(inside_BRDHW: Tensor, values: Sequence[int]) -> Tensor:

@@ -19,19 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.backends import cudnn
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.errors import UserError
 from nnsam3d.files import ask_system, keep_as, remove_unfinished, replacing
 from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
+from nnsam3d.nnunet.contract import get_allowed_n_proc_DA, nnUNetTrainer
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
-from nnsam3d.training import streams
+from nnsam3d.training import reproducible
 from nnsam3d.training.options import TrainingOptions
+from nnsam3d.training.reproducible import repeatable, seed_streams, stored_streams, use_streams, without_workers
 from nnsam3d.training.started_from import being_loaded, innermost, record_of
-from nnsam3d.training.streams import repeatable, seed_streams, stored_streams, use_streams, without_workers
 
 STATE = "nnsam3d"  # key in the optimiser's part of a checkpoint
 MOST_SKIPPED = 20  # consecutive updates without a finite loss or gradient
@@ -178,7 +177,7 @@ class SurvivingTrainer(nnUNetTrainer):
         heard = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
         before = {one: signal.signal(one, note) for one in heard}
         try:
-            with streams.workers_end_with_this_process():
+            with reproducible.workers_end_with_this_process():
                 yield
         finally:
             for one, handler in before.items():
@@ -285,7 +284,7 @@ class SurvivingTrainer(nnUNetTrainer):
         self.print_to_log_file(
             f"nnsam3d: stopped by {self._stop_signal}: {what}; exit status {STOPPED}, continue with --c"
         )
-        streams.end_workers(self.dataloader_train, self.dataloader_val)
+        reproducible.end_workers(self.dataloader_train, self.dataloader_val)
         raise SystemExit(STOPPED)
 
     def on_train_end(self) -> None:
@@ -361,15 +360,16 @@ class SurvivingTrainer(nnUNetTrainer):
         if STATE in state:  # missing in checkpoints of earlier versions
             self.resume(state.pop(STATE))
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+    def load_checkpoint(self, *file: str | Path, **named_file: str | Path) -> None:
         """Loads a checkpoint after checking that it contains only data, because nnU-Net would execute code in it.
 
-        If the latest checkpoint is damaged, the log says so and the previous one is used.
+        If the latest checkpoint is damaged, the log says so and the previous one is used. The file is given by position
+        or by keyword, whose name differs between versions of nnU-Net.
 
         Raises:
             UserError: as :func:`open_checkpoint`; or the latest checkpoint is damaged and there is no other.
         """
-        path = Path(str(filename_or_checkpoint))
+        (path,) = (Path(one) for one in (*file, *named_file.values()))
         if path.name == LATEST:
             path = self._undamaged(path)
         open_checkpoint(path, mapped=True)

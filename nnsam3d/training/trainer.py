@@ -5,14 +5,13 @@ It overrides only the methods of nnU-Net's trainer that differ. ``trainers/`` re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH, find_weights
@@ -23,6 +22,7 @@ from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, num_channels
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts.targets import Targets, class_agnostic
@@ -228,7 +228,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             if path.name != f"fold_{self.fold}" and any((path / name).is_file() for name in CHECKPOINT_NAMES)
         ]
         if saved.is_file() and others:
-            theirs = load_json(str(saved))["configurations"][self.configuration_name]
+            theirs = json.loads(saved.read_text(encoding="utf-8"))["configurations"][self.configuration_name]
             ours = self.plans_manager.plans["configurations"][self.configuration_name]
             _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
 
@@ -300,7 +300,7 @@ def _require_same_network(theirs: dict[str, Any], ours: dict[str, Any], where: s
     if differing:
         details = ", ".join(f"{key}: {kwargs.get(key)} there, {wanted[key]} now" for key in differing)
         there, now = EARLIER_VERSIONS | theirs.get(PLANS_KEY, {}), ours.get(PLANS_KEY, {})
-        shaping = ("preset", "window", "fine_click_maps", "prompt_kinds", "targets")
+        shaping = ("preset", "window", "fine_click_maps", "detail_dim", "token_voxels", "prompt_kinds", "targets")
         options = " ".join(f"{key}={there[key]}" for key in shaping if there.get(key) != now.get(key))
         raise UserError(
             f"{where} contains another network than this run requests ({details}). {_remedy(differing, options)} Or "

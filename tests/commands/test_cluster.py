@@ -80,7 +80,7 @@ def test_other_clusters_get_the_commands_themselves(folders, fake_slurm, capsys)
     command = ["cluster", "train", "999", "3d_fullres", "-f", "0", "1", "all"]
     assert main([*command, "--print"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    lines = [line for line in printed if not line.startswith("export ")]
+    lines = [line for line in printed if not line.startswith(("export ", "# "))]
     assert f"export nnUNet_raw={folders / 'raw'}" in printed
     assert [line.partition("nnUNetv2_train ")[2].split()[:3] for line in lines] == [
         [DATASET, "3d_fullres", "0"],
@@ -90,7 +90,7 @@ def test_other_clusters_get_the_commands_themselves(folders, fake_slurm, capsys)
     assert "--slurm TEXT is missing" in capsys.readouterr().err
     done = ["cluster", "train", "999", "3d_fullres", "-f", "1", "2", "--print"]
     assert main(done) == 0
-    assert capsys.readouterr().out == "# all folds are trained\n"
+    assert capsys.readouterr().out == "# nnsam3d: nothing to submit: all folds are trained\n"
     assert main([*done, "--npz"]) == 0
     assert capsys.readouterr().out.count("nnUNetv2_train") == 2, "validated, but without probabilities"
     for fold in (1, 2):
@@ -147,8 +147,8 @@ def test_what_would_end_every_job_is_found_before(folders, fake_slurm, capsys, m
 def test_printed_commands_wait_for_the_trainings(folders, fake_slurm, capsys):
     assert train("--find_best", "--print", "-f", "0", "1") == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("jobs=$(sbatch --parsable --array=0-1 ")
-    assert '"--dependency=afterok:$jobs"' in last
+    assert first.startswith("train=$(sbatch --parsable --array=0-1 ")
+    assert '"--dependency=afterok:$train"' in last
 
 
 def test_mistakes_are_told(folders, fake_slurm, capsys):

@@ -28,7 +28,7 @@ from nnsam3d.prompts import (
 )
 from nnsam3d.prompts.files import WRITABLE
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.simulate import STRATEGIES
+from nnsam3d.prompts.simulation import STRATEGIES
 
 DATASET = {
     "channel_names": {"0": "CT"},

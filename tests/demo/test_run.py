@@ -37,7 +37,7 @@ def bridged() -> PhantomCase:
 
 def test_each_arm_clicks_what_it_says(tmp_path: Path, case: PhantomCase) -> None:
     grid = ImageGrid.from_sitk(case.image)
-    for arm in demo.ARMS:
+    for arm in demo.SCENARIOS:
         demo.write_arm_prompts(tmp_path, arm, {"test": case})
         file = tmp_path / "prompts" / arm.name / "test.json"
         if arm.name == "no_click":
@@ -63,7 +63,7 @@ def test_table_and_verdict(case: PhantomCase) -> None:
     scores = demo.mean_dice(tests, {name: {"test": mask} for name, mask in perfect.items()})
     assert scores["one_click"] == (1.0, 0.0)
     assert scores["lookalike_click"] == (0.0, 1.0)
-    assert "1 click on the target" in demo.dice_table({arm.name: arm.title for arm in demo.ARMS}, scores, 1)
+    assert "1 click on the target" in demo.dice_table({arm.name: arm.title for arm in demo.SCENARIOS}, scores, 1)
     assert demo.clicks_decide(scores)
     blind = demo.mean_dice(tests, {name: {"test": perfect["no_click"]} for name in perfect})
     assert not demo.clicks_decide(blind), "a network that ignores its clicks does not pass"

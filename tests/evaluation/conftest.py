@@ -15,7 +15,8 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.cli import main
-from nnsam3d.evaluation import processes, runner
+from nnsam3d.evaluation import runner
+from nnsam3d.jobs import local
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.prompts import PromptCodec, click_labels
@@ -207,6 +208,6 @@ def run_here(arguments: list[str], folders: dict[str, str], checkout: Path) -> N
         for name, value in folders.items():
             patch.setenv(name, value)
         patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
-        patch.setattr(processes, "start", start_here)
+        patch.setattr(local, "start", start_here)
         patch.setattr(runner, "PAUSE", 0.0)
         assert main(arguments) == 0

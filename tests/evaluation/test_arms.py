@@ -9,7 +9,7 @@ import pytest
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.arms import Work, load_arm, reduce_to_hit
+from nnsam3d.evaluation.arms import NetworkRuns, load_arm, reduce_to_hit
 from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
 from nnsam3d.evaluation.obedience import bound
 from nnsam3d.evaluation.plan import Job
@@ -97,7 +97,7 @@ def test_a_network_answers_no_click_once(bench, bench_folders, text):
     first[:] = 7  # the caller's own
     before = arm.work()
     assert (prepared.answer(None) != 7).all()
-    assert arm.work() - before == Work()
+    assert arm.work() - before == NetworkRuns()
 
 
 @pytest.mark.parametrize("mirroring", [False, True])
@@ -112,9 +112,9 @@ def test_every_window_is_counted(bench, bench_folders, mirroring):
             before = arm.work()
             prepared.answer(as_prompts("c", clicks))
             spent[arm.kind, len(clicks)] = arm.work() - before
-    assert spent["sam", 0] == spent["clicks", 0] == spent["oracle", 0] == Work(whole=4 * flips)
-    assert spent["clicks", 1] == spent["clicks", 2] == Work(whole=4 * flips)
-    assert spent["oracle", 1] == spent["oracle", 2] == Work()
+    assert spent["sam", 0] == spent["clicks", 0] == spent["oracle", 0] == NetworkRuns(whole=4 * flips)
+    assert spent["clicks", 1] == spent["clicks", 2] == NetworkRuns(whole=4 * flips)
+    assert spent["oracle", 1] == spent["oracle", 2] == NetworkRuns()
     first, further = spent["sam", 1], spent["sam", 2]
     assert first.whole == further.whole == 0
     assert flips <= first.encoded <= first.decoded

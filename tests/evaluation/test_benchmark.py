@@ -18,11 +18,12 @@ import pytest
 
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation import metrics, processes, runner
+from nnsam3d.evaluation import metrics, runner
 from nnsam3d.evaluation.corrections import quartile_cases
 from nnsam3d.evaluation.plan import read_setting
 from nnsam3d.evaluation.summary import METRICS, Group, _training_rows, collect
 from nnsam3d.evaluation.tables import training_table
+from nnsam3d.jobs import local
 
 from .conftest import Ended, run_here, start_here
 
@@ -36,7 +37,7 @@ def arguments(dataset: str, output: Path) -> list[str]:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "start", start_here)
+    monkeypatch.setattr(local, "start", start_here)
     monkeypatch.setattr(runner, "PAUSE", 0.0)
 
 
@@ -349,7 +350,7 @@ def test_a_failed_job_names_arm_and_case_and_the_others_are_done(bench, here, tm
         return process
 
     monkeypatch.setattr(runner, "_click", broken)
-    monkeypatch.setattr(processes, "start", start_guarded)
+    monkeypatch.setattr(local, "start", start_guarded)
     few = ["--arms", *ARMS[1:3], "--protocols", "iterative", "--seeds", "0"]
     assert main([*arguments(bench, tmp_path / "bench"), *few]) == 1
     told = capsys.readouterr().err

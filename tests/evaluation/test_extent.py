@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nnsam3d.cli import main
-from nnsam3d.evaluation import processes, runner
+from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.plan import read_setting
 from nnsam3d.evaluation.summary import collect
+from nnsam3d.jobs import local
 
 from .conftest import run_here, start_here
 
@@ -111,7 +112,7 @@ def test_mistakes_are_said_at_once(bench, tmp_path, capsys, extra, words):
 
 
 def test_a_start_can_be_a_folder_of_files(bench, bench_folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "start", start_here)
+    monkeypatch.setattr(local, "start", start_here)
     monkeypatch.setattr(runner, "PAUSE", 0.0)
     truths = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
     few = ["--arms", "SAM3DAdapterTrainer", "--protocols", "start", "--start", str(truths)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nnsam3d.evaluation import runner
-from nnsam3d.evaluation.arms import Work
+from nnsam3d.evaluation.arms import NetworkRuns
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
@@ -32,7 +32,7 @@ def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
     labels = {"labels": {"background": 0, "lesion": 1}}
     model = SimpleNamespace(regions=None, components="all", dataset_json=labels)
-    arm = SimpleNamespace(work=Work, model=model, listens=True, is_prompted=True)
+    arm = SimpleNamespace(work=NetworkRuns, model=model, listens=True, is_prompted=True)
     job = Job("D", "3d_fullres", "0", "arm", protocol)
     shape = truth().segmentation_DHW.shape
 

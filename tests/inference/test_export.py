@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.region import Region
+from nnsam3d.nnunet.export import Region
 
 from .conftest import volume, write_model
 
@@ -115,7 +115,7 @@ def test_nothing_computed_is_background(prepare: Callable) -> None:
 
 def test_a_click_on_a_region_finds_it_under_another_label(tmp_path: Path) -> None:
     """Logits that say "whole" and "core": the label map says core, but the place is in the whole as well."""
-    from nnsam3d.inference.export import is_label, to_labels
+    from nnsam3d.nnunet.export import is_label, to_labels
 
     model = Model(write_model(tmp_path / "model", labels=REGIONS), mirroring=False)
     logits = np.array([5, 5, -5], np.float32)[:, None, None, None] * np.ones((3, 2, 2, 2), np.float32)

@@ -41,8 +41,8 @@ def fresh(model: Model, state: State) -> np.ndarray:
     """The mask of a session that has never held anything else."""
     made = Session(model)
     made.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    if state.base is not None:
-        made.start_from(state.base.label_map_ZYX)
+    if state.start is not None:
+        made.start_from(state.start.label_map_ZYX)
     for click in state.prompts:
         made.add_click(click.position, click.label)
     return made.segmentation

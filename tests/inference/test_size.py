@@ -33,7 +33,7 @@ ABSURD = [
 def test_absurd_images_are_refused_at_once(
     model: Model, shape: tuple[int, int, int], spacing: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lazy, "resampling_matrix", None)  # not reached
+    monkeypatch.setattr(lazy, "spline_matrix", None)  # not reached
     array = volume(shape)
     session = Session(model)
     with pytest.raises(UserError, match=r"spacing|GB"):

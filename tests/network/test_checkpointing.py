@@ -46,7 +46,8 @@ def test_same_outputs_and_gradients(
     stirred: Callable[..., SAM3D], mode: str, size: tuple[int, int, int], window: tuple[int, int, int]
 ) -> None:
     x = with_clicks(3, size)
-    plain, saving = stirred(window=window).train(), stirred(window=window, checkpointing=mode).train()
+    how = {"window": window, "detail_dim": 4, "fine_click_maps": 1}
+    plain, saving = stirred(**how).train(), stirred(**how, checkpointing=mode).train()
     same(saving(x), plain(x), 1e-13)
     expected, found = gradients(plain, x), gradients(saving, x)
     assert expected.keys() == found.keys()

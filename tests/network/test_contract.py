@@ -65,7 +65,7 @@ def test_what_labelled_clicks_add(name: str, labels: int) -> None:
     """An embedding per label, one for "no click", and the click maps' convolution; all of them train."""
     with torch.device("meta"):
         paper = SAM3D(preset_config(name, paper=True))
-        full = SAM3D(preset_config(name, num_click_labels=labels))
+        full = SAM3D(preset_config(name, num_click_labels=labels, detail_dim=0))
     freeze_pretrained(paper)
     freeze_pretrained(full)
     neck = full.config.neck_dim

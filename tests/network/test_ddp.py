@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def network(mode: str = "none") -> SAM3D:
     torch.manual_seed(0)
-    net = SAM3D(SAM3DConfig(**SMALL, checkpointing=mode, fine_click_maps=2)).train()
+    net = SAM3D(SAM3DConfig(**SMALL, checkpointing=mode, fine_click_maps=2, detail_dim=4)).train()
     with torch.no_grad():
         for part in (net.prompt_encoder.click_map, net.mask_decoder.click_map):
             part.weight.normal_(std=0.1)  # type: ignore[union-attr, operator]

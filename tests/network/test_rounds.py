@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig, freeze_pretrained
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.memory import step_memory
-from nnsam3d.network.rounds import Click, play
+from nnsam3d.network.rounds import BatchClick, play
 
 from .conftest import SMALL, same
 
@@ -29,7 +29,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return x_BCDHW, torch.randint(0, 3, (2, *SIZE), generator=generator)
 
 
-def surest(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
+def surest(logits_BKDHW: Tensor, prompts: PromptTensors) -> BatchClick:
     """A click that depends on the answer: label 1 where its logit is largest, and none for the second item."""
     flat = logits_BKDHW[:, 1].flatten(1).argmax(1)
     place = torch.stack(torch.unravel_index(flat, SIZE), -1).to(prompts.points_BN3.dtype)
@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_plain_sum(
     stirred: Callable[..., SAM3D], mode: str, rounds: int, frozen: bool
 ) -> None:
     x, target = batch()
-    net = stirred(checkpointing=mode, fine_click_maps=2).train()
+    net = stirred(checkpointing=mode, fine_click_maps=2, detail_dim=4).train()
     if frozen:
         freeze_pretrained(net)
     task = rolled(rounds, target, scale=1024.0)
@@ -75,7 +75,7 @@ def test_every_round_sees_one_more_click_and_nothing_else_changes(stirred: Calla
     x, target = batch()
     seen: list[Tensor] = []
 
-    def record(logits: Tensor, prompts: PromptTensors) -> Click:
+    def record(logits: Tensor, prompts: PromptTensors) -> BatchClick:
         seen.append(prompts.labels_BN.clone())
         return surest(logits, prompts)
 

@@ -10,7 +10,6 @@ import pytest
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts, strays
-from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import PromptError, PromptWarning
 
 LABELS = {"background": 0, "lesion": 1}
@@ -200,17 +199,3 @@ def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
     said = check_all_prompts(images, ".nii.gz", LABELS)
     assert "for 0 of 2 cases" in said
     assert "cas.json" in said
-
-
-def test_the_cases_of_a_folder_are_nnunets(tmp_path: Path) -> None:
-    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
-
-    for name in ("b_0000", "a_0001", "a_0000", "a_b_0000", "c_00000", "d", "._a_0000", "a_0000_0000"):
-        (tmp_path / f"{name}.nii.gz").touch()
-    (tmp_path / "a_0002.nii").touch()
-    found = cases_in(tmp_path, ".nii.gz")
-    names = [case_name(files[0], ".nii.gz") for files in found]
-    assert names == ["a", "a_0000", "a_b", "b"]
-    assert found == [
-        list(files) for files in create_lists_from_splitted_dataset_folder(str(tmp_path), ".nii.gz", names)
-    ]

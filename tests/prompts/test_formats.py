@@ -208,7 +208,7 @@ def test_points_that_were_not_placed_are_left_out_and_said(tmp_path: Path) -> No
     [
         ({"type": "Angle"}, "a markup of type 'Angle' is not a prompt"),
         ({"type": "Plane"}, "point lists (Fiducial), boxes (ROI), lines (Line) and curves"),
-        ({"type": "Line"}, "markup 1 (Line): a line has two points, this one has 3"),
+        ({"type": "Line"}, "markup 1 (Line): a line has 2 points, this one has 3"),
         ({"type": "Curve", "point_position": [1, 2]}, "markup 1 (Curve): position must be three finite numbers"),
         ({"type": "ClosedCurve", "point_position": [1, 2]}, "markup 1 (ClosedCurve): position must be three finite"),
         ({"coordinateUnits": "um"}, "coordinateUnits 'um'"),

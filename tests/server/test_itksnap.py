@@ -84,7 +84,7 @@ def test_drawings_for_a_model_with_all_kinds(start: Start, drawing_model: Model)
     assert [prompt.kind for prompt in session.prompts] == ["scribble", "lasso", "scribble"]
     assert not mask[drawing > 0].any()
     reply = running.ask("POST", f"/process_lasso_interaction/{token}", form(drawing[1:]), headers=FORM)
-    assert (reply.status, "the lasso has shape" in reply.reason) == (400, True)
+    assert (reply.status, "the drawn mask has shape" in reply.reason) == (400, True)
 
 
 def test_uploads_that_are_not_what_they_announce(running: Running) -> None:

@@ -31,8 +31,8 @@ def click(position: Sequence[float], label: str, space: str = "voxel") -> dict[s
 def painted(change: tuple[dict, np.ndarray], mask: np.ndarray) -> np.ndarray:
     """A viewer's mask (z, y, x) after a change."""
     told, voxels = change
-    if told["box"] is not None:
-        (i0, i1), (j0, j1), (k0, k1) = told["box"]
+    if told["part"] is not None:
+        (i0, i1), (j0, j1), (k0, k1) = told["part"]
         mask[k0:k1, j0:j1, i0:i1] = voxels.reshape(k1 - k0, j1 - j0, i1 - i0)
     return mask
 

@@ -105,7 +105,7 @@ def test_clicks_come_before_region_conversion() -> None:
 
 
 def test_unknown_pipelines_are_an_error() -> None:
-    with pytest.raises(RuntimeError, match="RemoveLabelTansform"):
+    with pytest.raises(RuntimeError, match="RemoveLabelTransform"):
         insert_clicks(ComposeTransforms([]), _simulation(), training=True)
 
 

@@ -30,6 +30,7 @@ class Found:
             x, y, z. :data:`MISSING` where a parser has reported already that a value is missing.
         label: the file's word or number.
         meaning: see :data:`nnsam3d.prompts.labels.Meaning`; the label of another program's file may be missing ("").
+        spare: whether it may be left out, if it cannot be used, in a file that also has clicks.
     """
 
     where: str
@@ -37,16 +38,17 @@ class Found:
     values: Mapping[str, Any]
     label: Any
     meaning: Meaning = "word"
+    spare: bool = False
 
 
 def found_click(where: str, position: Any, label: Any, meaning: Meaning = "word") -> Found:
-    """A click, see :class:`Found`."""
+    """A click, see :class:`Found`.
+
+    Args:
+        where, label, meaning: see :class:`Found`.
+        position: three numbers, or anything else that the file holds there.
+    """
     return Found(where, "click", {"position": position}, label, meaning)
-
-
-def found_box(where: str, low: Any, high: Any, label: Any, meaning: Meaning = "word") -> Found:
-    """A box, see :class:`Found`."""
-    return Found(where, "box", {"low": low, "high": high}, label, meaning)
 
 
 @dataclass
@@ -83,7 +85,13 @@ class Format:
 
 
 def stated_space(declared: str | None, stated: str | None, reading: Reading) -> str | None:
-    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other."""
+    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other.
+
+    Args:
+        declared: the file's; None: it says nothing.
+        stated: the user's; None: nothing was stated.
+        reading: gets the problem.
+    """
     if declared is not None and stated is not None and declared != stated:
         reading.problems.append(
             f'this format defines the positions to be in space "{declared}", but "{stated}" was stated'
@@ -98,7 +106,14 @@ def stated_space(declared: str | None, stated: str | None, reading: Reading) -> 
 
 
 def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Meaning = "word") -> None:
-    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``, or a problem."""
+    """Adds the clicks of ``[[i, j, k], ...]`` to ``reading``, or a problem.
+
+    Args:
+        value: should be a list of positions (i, j, k) or (x, y, z).
+        name: its key in the file, for messages.
+        reading: gets the clicks, or the problem.
+        label, meaning: of each click, see :class:`Found`.
+    """
     if not isinstance(value, list):
         reading.problems.append(f"{short(name)} must be a list of positions, not {json_type(value)}")
         return

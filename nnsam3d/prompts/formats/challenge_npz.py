@@ -19,13 +19,13 @@ import numpy as np
 from nnsam3d.prompts.formats.base import (
     Format,
     Reading,
-    found_box,
     found_click,
     json_type,
     reversed_position,
     stated_space,
 )
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
+from nnsam3d.prompts.formats.viewers import found_box
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 

@@ -124,7 +124,13 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
 
 
 def grand_challenge_text(positions: list[tuple[float, float, float]], labels: list[str], name: str) -> str:
-    """A "Multiple points" file. The format does not record the space."""
+    """A "Multiple points" file. The format does not record the space.
+
+    Args:
+        positions: three numbers each, in any space.
+        labels: a word for each of them.
+        name: of the list.
+    """
     points = [{"name": label, "point": list(p)} for p, label in zip(positions, labels, strict=True)]
     content = {
         "name": name,

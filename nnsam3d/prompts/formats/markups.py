@@ -35,9 +35,10 @@ from nnsam3d.prompts.formats.base import (
     stated_space,
 )
 from nnsam3d.prompts.formats.slicer import CODES
-from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, Prompt, Scribble
+from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
+from nnsam3d.prompts.kinds import KINDS, Click, Prompt
 from nnsam3d.prompts.kinds.box import THINNEST
-from nnsam3d.prompts.types import Position, PromptError, checked_position, short
+from nnsam3d.prompts.types import PromptError, checked_position, short
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -45,7 +46,6 @@ _SCHEMA = (
 )
 MAX_MARKUPS = 1000
 UNPLACED = ("undefined", "preview", "missing")
-TYPES = ("Fiducial", "ROI", "Line", "Curve", "ClosedCurve")
 SINGLE_VOXELS = "nnsam3d: a voxel of a scribble"
 """Description of the points of a list that is a scribble: Slicer has no markup for single voxels."""
 _NAMES = {"lps": "LPS", "ras": "RAS"}
@@ -102,7 +102,7 @@ def _space_of(markup: dict[str, Any], where: str, reading: Reading) -> str | Non
 
 def _is_prompt(markup: dict[str, Any], where: str, reading: Reading) -> bool:
     kind = markup.get("type", "Fiducial")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in SLICER_MARKUPS:
         reading.problems.append(
             f"{where}: a markup of type {short(kind)} is not a prompt; point lists (Fiducial), boxes (ROI), lines "
             "(Line) and curves (Curve, ClosedCurve) are. Remove it, or export the others to a separate file"
@@ -145,34 +145,33 @@ def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
     if kind != "Fiducial":
         _curve(kind, f"{where} ({kind})", markup, placed, reading)
     elif placed and all(point.get("description") == SINGLE_VOXELS for _, _, point in placed):
-        values = {"points": [position for _, position, _ in placed], "joined": False}
-        _add(f"{where} (scribble)", Scribble.kind, values, placed[0][2].get("label"), reading)
+        kind = SLICER_MARKUPS["Curve"]
+        values = {**KINDS[kind].values_through([position for _, position, _ in placed]), "joined": False}
+        if not any(position is MISSING for _, position, _ in placed):  # which has been told
+            reading.found.append(Found(f"{where} ({kind})", kind, values, placed[0][2].get("label")))
     else:
         reading.found += [found_click(place, position, point.get("label")) for place, position, point in placed]
 
 
 def _curve(
-    kind: str, where: str, markup: dict[str, Any], placed: list[tuple[str, Any, dict[str, Any]]], reading: Reading
+    drawn: str, where: str, markup: dict[str, Any], placed: list[tuple[str, Any, dict[str, Any]]], reading: Reading
 ) -> None:
-    """A line or a curve, from its control points that have been placed."""
+    """A line or a curve, from its control points that have been placed.
+
+    Args:
+        drawn: the type of the markup.
+    """
+    kind = SLICER_MARKUPS[drawn]
     positions = [position for _, position, _ in placed]
-    least = {"Line": 2, "Curve": 1, "ClosedCurve": 3}[kind]
+    least, most = KINDS[kind].through
     if len(positions) < least:
         reading.left_out.append(f"{where} is not finished: {len(positions)} of at least {least} points")
         return
     label = _label_of(markup, [point for _, _, point in placed])
-    if kind != "Line":
-        _add(where, Scribble.kind if kind == "Curve" else Lasso.kind, {"points": positions}, label, reading)
-    elif len(positions) > 2:
-        reading.problems.append(f"{where}: a line has two points, this one has {len(positions)}")
-    else:
-        _add(where, Line.kind, {"start": positions[0], "end": positions[1]}, label, reading)
-
-
-def _add(where: str, kind: str, values: dict[str, Any], label: Any, reading: Reading) -> None:
-    listed = values.get("points", [*values.values()])
-    if not any(position is MISSING for position in listed):  # which has been told
-        reading.found.append(Found(where, kind, values, label))
+    if least == most < len(positions):
+        reading.problems.append(f"{where}: a {kind} has {most} points, this one has {len(positions)}")
+    elif not any(position is MISSING for position in positions):  # which has been told
+        reading.found.append(Found(where, kind, KINDS[kind].values_through(positions), label))
 
 
 def _label_of(markup: dict[str, Any], points: list[dict[str, Any]]) -> Any:
@@ -199,12 +198,11 @@ def _region(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
     middle = np.array(center) * signs
     half = (matrix * np.abs(size) / 2).T * signs
     try:
-        box = Box(center, center, 0).at(np.vstack([middle, middle + half]), "lps")
+        found = found_turned_box(where, np.vstack([middle, middle + half]), _label_of(markup, points))
     except PromptError as error:
         reading.problems.append(f"{where}: {error}")
         return
-    values = {key: value for key, value in box.entry().items() if key != "label"}
-    reading.found.append(Found(where, Box.kind, values, _label_of(markup, points)))
+    reading.found.append(found)
 
 
 def _other_signs(position: Any) -> Any:
@@ -219,12 +217,13 @@ def _other_signs(position: Any) -> Any:
 # ---------------------------------------------------------------------- writing
 
 
-def text_of(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -> str:
+def markups_text(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -> str:
     """A markups file that can be dragged into Slicer. Clicks that follow each other are one point list.
 
     Args:
         prompts: with positions in mm in ``space``, "lps" or "ras"; no masks.
         labels: a word for each of them.
+        space: "lps" or "ras".
 
     Raises:
         PromptError: a box whose edges are not at right angles, as from an image with a sheared geometry; more prompts
@@ -245,21 +244,18 @@ def text_of(prompts: Sequence[Prompt], labels: Sequence[str], space: str) -> str
 
 
 def _markup_of(prompt: Prompt, label: str, system: dict[str, str]) -> dict[str, Any]:
-    if isinstance(prompt, Box):
-        middle, *ends = prompt.points("lps")
-        center = (middle[0], middle[1], middle[2])
-        region = {"roiType": "Box", "center": middle.tolist(), "insideOut": False, **_turned(np.array(ends) - middle)}
-        return {"type": "ROI", **system, **region, **_points([center], [label])}
-    if isinstance(prompt, Line):
-        return {"type": "Line", **system, **_points([prompt.start, prompt.end], [label] * 2)}
-    if isinstance(prompt, Lasso):
-        return {"type": "ClosedCurve", **system, **_points(prompt.corners, [label] * len(prompt.corners))}
-    if isinstance(prompt, Scribble):
-        words = [label] * len(prompt.path)
-        if prompt.joined:
-            return {"type": "Curve", **system, **_points(prompt.path, words)}
-        return {"type": "Fiducial", **system, **_points(prompt.path, words, SINGLE_VOXELS)}
-    raise PromptError(f"3D Slicer has no markup for a prompt of type {prompt.kind}: write our own format")
+    drawn = next((word for word, kind in SLICER_MARKUPS.items() if kind == prompt.kind), None)
+    if drawn is None:
+        raise PromptError(f"3D Slicer has no markup for a prompt of type {prompt.kind}: write our own format")
+    positions = prompt.points("lps").tolist()
+    if prompt.outline() == "solid":
+        middle, *ends = positions
+        region = {"roiType": "Box", "center": middle, "insideOut": False, **_turned(np.array(ends) - middle)}
+        return {"type": drawn, **system, **region, **_points([middle], [label])}
+    words = [label] * len(positions)
+    if prompt.outline() == "points":
+        return {"type": "Fiducial", **system, **_points(positions, words, SINGLE_VOXELS)}
+    return {"type": drawn, **system, **_points(positions, words)}
 
 
 def _turned(half_33: NDArray[np.float64]) -> dict[str, Any]:
@@ -275,7 +271,7 @@ def _turned(half_33: NDArray[np.float64]) -> dict[str, Any]:
     return {"size": (2 * lengths).tolist(), "orientation": axes.T.reshape(-1).tolist()}
 
 
-def _points(positions: Sequence[Position], labels: Sequence[str], description: str = "") -> dict[str, Any]:
+def _points(positions: Sequence[Sequence[float]], labels: Sequence[str], description: str = "") -> dict[str, Any]:
     points = [
         {
             "id": str(number),

@@ -30,6 +30,8 @@ def is_meant(format_name: str, content: Any, labels: Collection[str] | None = No
     """Whether JSON that a format recognises by a key can hold prompts of this format, valid or not.
 
     Args:
+        format_name: "autopet", "monai-label" and so on.
+        content: the JSON value.
         labels: names of the dataset's labels. MONAI Label's keys are labels; with other keys it is another file.
 
     >>> is_meant("autopet", {"tumor": [[1, 2, 3]]}), is_meant("autopet", {"tumor": 12.5})

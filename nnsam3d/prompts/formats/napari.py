@@ -16,7 +16,6 @@ Source: napari's own writer of CSV files.
 from __future__ import annotations
 
 import csv
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,8 @@ from nnsam3d.prompts.formats.base import (
     stated_space,
 )
 from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
-from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
+from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.base import checked_positions
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
@@ -40,7 +40,7 @@ _VALUE: Meaning = "value"
 _FOREGROUND: Meaning = "foreground"
 _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
 _SHAPES = ("shape-type", "vertex-index")
-_VERTICES = {"rectangle": 4, "ellipse": 4, "line": 2}
+_CORNERS = 4  # of a rectangle, and of the one around an ellipse
 _ON_ELLIPSE = 32  # corners of a lasso
 
 
@@ -91,48 +91,55 @@ def parse(text: str, stated: str | None) -> Reading:
     return reading
 
 
-def _shape(kind: str, rows: list[dict[str, str]], where: str, reading: Reading) -> None:
-    """Adds the prompt of a shape, or what is wrong with it."""
+def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading) -> None:
+    """Adds the prompt of a shape, or what is wrong with it.
+
+    Args:
+        drawn: napari's shape type.
+    """
     label, meaning = (rows[0]["label"], _VALUE) if "label" in rows[0] else (FOREGROUND, _FOREGROUND)
     points = [[number_of(row[axis]) for axis in _AXES] for row in rows]
-    if kind not in ("rectangle", "ellipse", "line", "path", "polygon"):
-        allowed = "rectangle, ellipse, polygon, line, path"
-        reading.problems.append(f"{where}: unknown shape-type; allowed: {allowed}")
-    elif len(points) != _VERTICES.get(kind, len(points)):
-        reading.problems.append(f"{where}: has {len(points)} vertices instead of {_VERTICES[kind]}")
-    elif kind == "line":
-        reading.found.append(Found(where, Line.kind, {"start": points[0], "end": points[1]}, label, meaning))
-    elif kind == "path":
-        reading.found.append(Found(where, Scribble.kind, {"points": points}, label, meaning))
-    elif kind == "polygon":
-        reading.found.append(Found(where, Lasso.kind, {"points": points}, label, meaning))
-    else:
+    kind = NAPARI_SHAPES.get(drawn)
+    if kind is None:
+        reading.problems.append(f"{where}: unknown shape-type; allowed: {', '.join(NAPARI_SHAPES)}")
+        return
+    by_corners = drawn in ("rectangle", "ellipse")
+    least, most = (_CORNERS, _CORNERS) if by_corners else KINDS[kind].through
+    if least == most != len(points):
+        reading.problems.append(f"{where}: has {len(points)} vertices instead of {most}")
+        return
+    if by_corners:
         try:
-            corners_43 = np.array(checked_positions(points, 4))
+            corners_43 = np.array(checked_positions(points, _CORNERS))
         except PromptError as error:
             reading.problems.append(f"{where}: {error}")
             return
-        kind, values = _rectangle(corners_43) if kind == "rectangle" else (Lasso.kind, _ellipse(corners_43))
-        reading.found.append(Found(where, kind, values, label, meaning))
+        faces = _faces(corners_43) if drawn == "rectangle" else None
+        if faces is not None:
+            reading.found.append(found_box(where, *faces, label, meaning))
+            return
+        kind, points = NAPARI_SHAPES["polygon"], (corners_43 if drawn == "rectangle" else _ellipse(corners_43)).tolist()
+    reading.found.append(Found(where, kind, KINDS[kind].values_through(points), label, meaning))
 
 
-def _rectangle(corners_43: NDArray[np.float64]) -> tuple[str, dict[str, Any]]:
-    """A box: the rectangle's edges are its faces, half a voxel beyond the voxels that belong to it."""
+def _faces(corners_43: NDArray[np.float64]) -> tuple[list[float], list[float]] | None:
+    """The lowest and the highest voxels of a rectangle on a slice, whose edges lie half a voxel beyond them; None if it
+    is turned."""
     low, high = corners_43.min(axis=0), corners_43.max(axis=0)
     on_faces = (np.isclose(corners_43, low) | np.isclose(corners_43, high)).all()
     if not on_faces or np.isclose(low, high).sum() != 1:
-        return Lasso.kind, {"points": corners_43.tolist()}
+        return None
     half = np.where(np.isclose(low, high), 0.0, np.maximum((high - low) / 2 - 0.5, 0.0))
     middle = (low + high) / 2
-    return Box.kind, {"low": (middle - half).tolist(), "high": (middle + half).tolist()}
+    return (middle - half).tolist(), (middle + half).tolist()
 
 
-def _ellipse(corners_43: NDArray[np.float64]) -> dict[str, Any]:
-    """The ellipse that touches the four edges."""
+def _ellipse(corners_43: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 3) places on the ellipse that touches the four edges."""
     middle = corners_43.mean(axis=0)
     first, second = (corners_43[1] - corners_43[0]) / 2, (corners_43[2] - corners_43[1]) / 2
     turns = np.linspace(0, 2 * np.pi, _ON_ELLIPSE, endpoint=False)[:, None]
-    return {"points": (middle + np.cos(turns) * first + np.sin(turns) * second).tolist()}
+    return middle + np.cos(turns) * first + np.sin(turns) * second
 
 
 NAPARI = Format("napari", "text", recognises, parse)

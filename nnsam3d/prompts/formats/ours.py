@@ -7,15 +7,11 @@ Version 1 holds clicks. It is written whenever it suffices and will remain reada
  "clicks": [{"position": [102.0, 88.0, 41.0], "label": "tumour"}]}
 ```
 
-Version 2 holds prompts of all types, in order of creation:
+Version 2 holds prompts of all types, in order of creation. "type" is the kind, and the other keys are the kind's own:
 
 ```json
 {"nnsam3d_prompts": 2, "space": "voxel",
  "prompts": [{"type": "mask", "path": "before.nii.gz"},
-             {"type": "box", "low": [90, 80, 40], "high": [120, 99, 45], "label": "tumour"},
-             {"type": "line", "start": [92, 88, 41], "end": [118, 90, 41], "label": "tumour"},
-             {"type": "scribble", "points": [[95, 85, 41], [100, 90, 41]], "label": "tumour"},
-             {"type": "lasso", "points": [[90, 80, 43], [120, 85, 43], [110, 99, 43]], "label": "tumour"},
              {"type": "click", "position": [102.0, 88.0, 41.0], "label": "background"}]}
 ```
 """
@@ -97,7 +93,7 @@ def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) ->
     return Found(where, kind, values, label, "exact")
 
 
-def text_of(prompts: CasePrompts) -> str:
+def prompt_file_text(prompts: CasePrompts) -> str:
     """The file's text, with one line per prompt for readability and version control."""
     version = 1 if prompts.kinds in ((), ("click",)) else 2
     lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]

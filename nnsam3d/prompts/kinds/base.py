@@ -28,6 +28,8 @@ Space = Literal["voxel", "lps", "ras"]
 Position = tuple[float, float, float]
 Voxels = NDArray[np.int64]  # (N, 3)
 P = TypeVar("P", bound="Prompt")
+Outline = Literal["points", "path", "ring", "solid"]
+"""How a prompt is shown: single points, a line through them, a closed line, or a body with eight corners."""
 
 MAX_POINTS = 10_000
 """The maximum of a single prompt."""
@@ -59,6 +61,21 @@ class Shape(NamedTuple):
     points_N3: NDArray[np.float64]
 
 
+class Tool(NamedTuple):
+    """How a kind is drawn on the server's page.
+
+    Attributes:
+        key: the letter that chooses it.
+        gesture: "click", or what a drag on a slice gives: "ends" (the first two keys of the kind), "rectangle" (two
+            opposite corners, the first two keys) or "path" (all its points, the first key).
+        hint: what to do, for the user.
+    """
+
+    key: str
+    gesture: Literal["click", "ends", "rectangle", "path"]
+    hint: str
+
+
 @dataclass(frozen=True)
 class Window:
     """A part of an array on which maps are computed.
@@ -88,14 +105,20 @@ class Prompt:
         label: name or number from dataset.json, as given by the user; 0 and "background" mean "this is not it".
 
     >>> from nnsam3d.prompts.kinds import KINDS
-    >>> KINDS["line"].parse({"start": (10, 10, 5), "end": (40, 10, 5), "label": "tumour"}).describe()
-    '10, 10, 5 to 40, 10, 5'
+    >>> KINDS["click"].parse({"position": (10, 10, 5), "label": "tumour"}).describe()
+    'at 10, 10, 5'
     """
 
     kind: ClassVar[str]
     keys: ClassVar[tuple[str, ...]]  # in a prompt file, beside "type"
     optional: ClassVar[tuple[str, ...]] = ()
     maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
+    weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
+    tool: ClassVar[Tool | None] = None
+    drawn: ClassVar[Outline] = "points"  # of its shapes
+    through: ClassVar[tuple[int, int]] = (1, 1)  # the least and the most points through which viewers draw it
+    confines: ClassVar[bool] = False  # whether answers stay inside it, see holds
+    body: ClassVar[bool] = False  # whether it is the outline of a body, see depth
 
     label: Any
 
@@ -114,6 +137,11 @@ class Prompt:
         """In a few words, without the label: for tables."""
         raise NotImplementedError
 
+    @classmethod
+    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
+        """The values of a file, by key and without the label, of what a viewer has drawn through these positions."""
+        return {cls.keys[0]: positions}
+
     # ------------------------------------------------------------------ spaces
 
     def points(self, space: Space) -> NDArray[np.float64]:
@@ -127,6 +155,10 @@ class Prompt:
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""
         return self.points(space)
+
+    def outline(self) -> Outline:
+        """How this prompt is shown, by :meth:`corners_in`."""
+        return self.drawn
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """On the array of the image.
@@ -146,6 +178,11 @@ class Prompt:
         """
         raise NotImplementedError
 
+    @classmethod
+    def of_simulated(cls, shape: Shape, label: int | str) -> Prompt:
+        """What :meth:`simulate` has drawn on an array (z, y, x), as a prompt in space "voxel"."""
+        return cls.of(shape.points_N3[:, ::-1], label)
+
     # ------------------------------------------------------------------ on an array
 
     @classmethod
@@ -153,6 +190,8 @@ class Prompt:
         """(n, 3) positions that the network gets as clicks with this label; none by default.
 
         Args:
+            points_N3: of the shape, in voxels (D, H, W) of the array.
+            label: its value; 0 = background.
             pitch: edges of a voxel in T.
         """
         return np.zeros((0, 3))
@@ -178,11 +217,44 @@ class Prompt:
         return {}
 
     @classmethod
+    def together(cls, points_N3: NDArray[np.float64]) -> tuple[float, ...]:
+        """Equal for the shapes of a label that share a map, which has the largest of their values: all, by default."""
+        return ()
+
+    @classmethod
+    def joined_maps(cls, one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map (D, H, W) of shapes that are not one together."""
+        return np.maximum(one, other)
+
+    @classmethod
+    def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
+        """(D, H, W) whether a voxel's centre lies inside, or at most ``beyond`` voxels outside; if it confines."""
+        raise NotImplementedError
+
+    @classmethod
+    def holds_voxels(
+        cls, points_N3: NDArray[np.float64], voxels_N3: NDArray[np.int64], beyond: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """(N,) the same for single voxels."""
+        raise NotImplementedError
+
+    @classmethod
+    def depth(cls, points_N3: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+        """(D, H, W) from 1 in the middle of the body of which it is the outline to 0 on its surface; negative outside,
+        and -1 without a body. Geometry only, for controls of the benchmark.
+
+        Args:
+            window: with a pitch in mm.
+        """
+        return np.full(window.size, -1.0)
+
+    @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
         """What a user might draw around a target, with label 1; None where nothing can be drawn.
 
         Args:
             target: (D, H, W), not empty.
+            rng: draws everything that is random.
             spacing: mm along D, H, W.
         """
         raise NotImplementedError
@@ -221,7 +293,9 @@ def spread(points_N3: NDArray[np.float64], pitch: Sequence[float], count: int, a
     """Up to ``count`` of the points: the one nearest to their mean, then always the one farthest from those chosen.
 
     Args:
+        points_N3: in voxels.
         pitch: edges of a voxel in T.
+        count: at least 1.
         apart: smallest distance between them in T.
     """
     scaled = points_N3 * np.asarray(pitch)
@@ -258,6 +332,11 @@ def checked_position(position: object) -> Position:
 
 def checked_positions(positions: object, least: int, name: str = "points") -> tuple[Position, ...]:
     """At least ``least`` positions, from a list, an array or a tensor.
+
+    Args:
+        positions: N positions of three numbers.
+        least: smallest N.
+        name: of the positions, for messages.
 
     Raises:
         PromptError: see :func:`checked_position`; fewer, or more than :data:`MAX_POINTS`.

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds.base import (
+    Outline,
     Position,
     Prompt,
     PromptError,
     Shape,
     Space,
+    Tool,
     Voxels,
     Window,
     checked_label,
@@ -63,6 +65,13 @@ class Box(Prompt):
     keys: ClassVar[tuple[str, ...]] = ("low", "high", "label", "axes")
     optional: ClassVar[tuple[str, ...]] = ("axes",)
     maps: ClassVar[tuple[str, ...]] = ("box_sd", "box_el", *Lasso.maps)
+    weight: ClassVar[float] = 0.325
+    tool: ClassVar[Tool | None] = Tool(
+        "B", "rectangle", "Drag a rectangle around the target; then drag in another plane to give it a depth."
+    )
+    drawn: ClassVar[Outline] = "solid"
+    confines: ClassVar[bool] = True
+    body: ClassVar[bool] = True
     low: Position
     high: Position
     label: int | str
@@ -127,6 +136,15 @@ class Box(Prompt):
         x, y, z = points_N3[0].tolist()
         return cls((x, y, z), (x, y, z), label).at(points_N3, "voxel")
 
+    @classmethod
+    def of_simulated(cls, shape: Shape, label: int | str) -> Prompt:
+        if shape.kind == cls.kind:
+            return cls.of(shape.points_N3[:, ::-1], label)
+        corners = shape.points_N3[:, ::-1]  # of a rectangle on a slice
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 0.5)
+        return cls.of(points_of_faces(np.stack([middle - half, middle + half], axis=1)), label)
+
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """A box that is one voxel thick, along an axis of the array, as the rectangle that it is."""
         middle, half = points_N3[0], points_N3[1:] - points_N3[0]
@@ -167,7 +185,6 @@ class Box(Prompt):
 
     @classmethod
     def holds(cls, points_N3: NDArray[np.float64], shape: Sequence[int], beyond: float = 0.0) -> NDArray[np.bool_]:
-        """(D, H, W) whether a voxel's centre lies in the box, or at most ``beyond`` voxels outside of it."""
         d, h, w = (int(n) for n in shape)
         found = np.zeros((d, h, w), dtype=bool)
         for low in range(0, d, SLAB):  # distances of a whole CT would take gigabytes
@@ -179,7 +196,6 @@ class Box(Prompt):
     def holds_voxels(
         cls, points_N3: NDArray[np.float64], voxels_N3: NDArray[np.int64], beyond: float = 0.0
     ) -> NDArray[np.bool_]:
-        """(N,) the same for single voxels."""
         z, y, x = voxels_N3.astype(np.float64).T
         return _to_faces(points_N3, (z, y, x), (1.0, 1.0, 1.0))[0] >= -beyond - EDGE
 
@@ -190,6 +206,11 @@ class Box(Prompt):
             "box_sd": np.clip(distance / REACH, -1, 1).astype(np.float32),
             "box_el": np.clip(1 - square, -1, 1).astype(np.float32),
         }
+
+    @classmethod
+    def depth(cls, points_N3: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+        """Of the inscribed ellipsoid."""
+        return cls.render(points_N3, window)["box_el"].astype(np.float64)
 
     @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:

@@ -13,6 +13,7 @@ from nnsam3d.prompts.kinds.base import (
     Position,
     Prompt,
     Space,
+    Tool,
     Voxels,
     checked_label,
     checked_position,
@@ -26,7 +27,7 @@ class Click(Prompt):
     """A click: "this voxel belongs to this label". Label 0 (background) makes it a negative click.
 
     Its simulation and its way through the network's channels are older than the other kinds' and have their own files:
-    :mod:`nnsam3d.prompts.simulate`, :mod:`nnsam3d.prompts.channel`.
+    :mod:`nnsam3d.prompts.simulation`, :mod:`nnsam3d.prompts.channel`.
 
     Attributes:
         position: three finite numbers in the space of its CasePrompts (index i, j, k or world mm).
@@ -43,6 +44,7 @@ class Click(Prompt):
 
     kind: ClassVar[str] = "click"
     keys: ClassVar[tuple[str, ...]] = ("position", "label")
+    tool: ClassVar[Tool | None] = Tool("C", "click", "Click on a slice. Dragging moves the crosshair.")
     position: Position
     label: int | str
 

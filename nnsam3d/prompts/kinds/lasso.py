@@ -6,6 +6,7 @@ plane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,11 +18,14 @@ from scipy import ndimage
 
 from nnsam3d.prompts.components import largest_area
 from nnsam3d.prompts.kinds.base import (
+    MAX_POINTS,
+    Outline,
     Position,
     Prompt,
     PromptError,
     Shape,
     Space,
+    Tool,
     Voxels,
     Window,
     checked_label,
@@ -62,6 +66,11 @@ class Lasso(Prompt):
     kind: ClassVar[str] = "lasso"
     keys: ClassVar[tuple[str, ...]] = ("points", "label")
     maps: ClassVar[tuple[str, ...]] = tuple(FADING)
+    weight: ClassVar[float] = 0.125
+    tool: ClassVar[Tool | None] = Tool("A", "path", "Drag around the target; the ends are joined.")
+    drawn: ClassVar[Outline] = "ring"
+    through: ClassVar[tuple[int, int]] = (3, MAX_POINTS)
+    body: ClassVar[bool] = True
     corners: tuple[Position, ...]
     label: int | str
 
@@ -106,11 +115,16 @@ class Lasso(Prompt):
         return points_to_voxels(_places_inside(points_N3, np.full(3, -0.5), np.asarray(shape) - 0.5), shape)
 
     @classmethod
-    def plane(cls, points_N3: NDArray[np.float64]) -> tuple[float, ...]:
+    def together(cls, points_N3: NDArray[np.float64]) -> tuple[float, ...]:
         """Equal for curves in one plane: its normal and its distance from the origin, rounded."""
         plane = Plane.of(points_N3)
         normal = plane.normal * np.sign(plane.normal[np.abs(plane.normal).argmax()])
         return tuple(np.round([*normal, normal @ plane.origin], 3).tolist())
+
+    @classmethod
+    def joined_maps(cls, one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of curves on several slices, the one that says most at a voxel: the maps are zero far from a slice."""
+        return np.where(np.abs(other) > np.abs(one), other, one)
 
     @classmethod
     def render(cls, points_N3: NDArray[np.float64], window: Window) -> dict[str, NDArray[np.float32]]:
@@ -135,6 +149,31 @@ class Lasso(Prompt):
             name: np.where(near, clipped * np.exp(-(away**2) / (2 * width**2)), 0).astype(np.float32)
             for name, width in FADING.items()
         }
+
+    @classmethod
+    def depth(cls, points_N3: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+        """At a distance z from the slice, the body is the curve shrunk by sqrt(1 - (z / r)²) towards its centre, where
+        r is the radius of a circle with the same area."""
+        pitch = np.asarray(window.pitch)
+        plane = Plane.of(points_N3 * pitch)
+        centre, area = _centre_and_area(plane.corners_M2)
+        radius = max(math.sqrt(area / math.pi), 1e-6)
+        reach = radius * np.abs(plane.normal)
+        ends = np.array([(points_N3 * pitch).min(axis=0) - reach, (points_N3 * pitch).max(axis=0) + reach]) / pitch
+        start, size = np.array(window.start), np.array(window.size)
+        low = np.clip(np.floor(ends[0]), start, start + size).astype(int)
+        high = np.clip(np.ceil(ends[1]) + 1, start, start + size).astype(int)
+        places_N3 = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3) * pitch
+        away_N = np.abs((places_N3 - plane.origin) @ plane.normal)
+        share_N = np.sqrt(np.clip(1 - (away_N / radius) ** 2, 0, 1))
+        near_N = share_N > 0
+        spread_N2 = centre + (plane.project(places_N3[near_N]) - centre) / share_N[near_N, None]
+        depth_N = np.full(len(places_N3), -1.0)
+        depth_N[near_N] = share_N[near_N] * signed_distance(spread_N2, plane.corners_M2) / radius
+        found = np.full(window.size, -1.0)
+        z, y, x = (slice(a, b) for a, b in zip((low - start).tolist(), (high - start).tolist(), strict=True))
+        found[z, y, x] = np.clip(depth_N, -1, 1).reshape((high - low).tolist())
+        return found
 
     @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
@@ -229,6 +268,16 @@ def _places_inside(
     return places_N3 if len(places_N3) or not tiny else plane.origin[None]
 
 
+def _centre_and_area(corners_M2: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Centre of mass and area of a polygon."""
+    following = np.roll(corners_M2, -1, axis=0)
+    cross = corners_M2[:, 0] * following[:, 1] - following[:, 0] * corners_M2[:, 1]
+    if abs(cross.sum()) < 1e-9:  # a curve that crosses itself
+        return corners_M2.mean(axis=0), 0.0
+    centre = ((corners_M2 + following) * cross[:, None]).sum(axis=0) / (3 * cross.sum())
+    return centre, abs(float(cross.sum())) / 2
+
+
 def simplified(points_N3: NDArray[np.float64], most: int = CORNERS) -> NDArray[np.float64]:
     """At most so many corners, evenly chosen."""
     if len(points_N3) <= most:
@@ -254,7 +303,13 @@ def signed_distance(places_N2: NDArray[np.float64], corners_M2: NDArray[np.float
 def some_slice(
     target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]
 ) -> tuple[int, int, NDArray[np.bool_]]:
-    """A slice on which a user might draw: its axis and number, and the largest component of the target on it."""
+    """A slice on which a user might draw: its axis and number, and the largest component of the target on it.
+
+    Args:
+        target: (D, H, W), not empty.
+        rng: draws axis and slice.
+        spacing: mm along D, H, W: slices across the longest are preferred.
+    """
     axis = int(rng.integers(3)) if rng.random() < ANY_AXIS else int(np.argmax(spacing))
     areas = target.sum(axis=tuple({0, 1, 2} - {axis}))
     number = int(rng.choice(np.flatnonzero(areas >= max(1, LARGE_SLICE * areas.max()))))

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
     MAX_LENGTH,
+    Outline,
     Position,
     Prompt,
     PromptError,
     Shape,
     Space,
+    Tool,
     Voxels,
     Window,
     along,
@@ -55,6 +57,11 @@ class Line(Prompt):
     kind: ClassVar[str] = "line"
     keys: ClassVar[tuple[str, ...]] = ("start", "end", "label")
     maps: ClassVar[tuple[str, ...]] = ("line_ball", "line_tube")
+    weight: ClassVar[float] = 0.1
+    tool: ClassVar[Tool | None] = Tool("E", "ends", "Drag across the target, from border to border.")
+    drawn: ClassVar[Outline] = "path"
+    through: ClassVar[tuple[int, int]] = (2, 2)
+    body: ClassVar[bool] = True
     start: Position
     end: Position
     label: int | str
@@ -71,6 +78,11 @@ class Line(Prompt):
 
     def describe(self) -> str:
         return f"{place_text(self.start)} to {place_text(self.end)}"
+
+    @classmethod
+    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
+        start, end = positions
+        return {"start": start, "end": end}
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array([self.start, self.end])
@@ -116,6 +128,11 @@ class Line(Prompt):
             "line_ball": np.clip(1 - from_middle / radius**2, -1, 1).astype(np.float32),
             "line_tube": np.exp(-from_line / (2 * TUBE**2)).astype(np.float32),
         }
+
+    @classmethod
+    def depth(cls, points_N3: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+        """Of the ball of which the line is a diameter."""
+        return cls.render(points_N3, window)["line_ball"].astype(np.float64)
 
     @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:

@@ -12,11 +12,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
+    MAX_POINTS,
+    Outline,
     Position,
     Prompt,
     PromptError,
     Shape,
     Space,
+    Tool,
     Voxels,
     along,
     checked_label,
@@ -51,6 +54,9 @@ class Scribble(Prompt):
     kind: ClassVar[str] = "scribble"
     keys: ClassVar[tuple[str, ...]] = ("points", "label", "joined")
     optional: ClassVar[tuple[str, ...]] = ("joined",)
+    weight: ClassVar[float] = 0.1
+    tool: ClassVar[Tool | None] = Tool("D", "path", "Drag through the target.")
+    through: ClassVar[tuple[int, int]] = (1, MAX_POINTS)
     path: tuple[Position, ...]
     label: int | str
     joined: bool = True
@@ -72,6 +78,9 @@ class Scribble(Prompt):
     def describe(self) -> str:
         what = "curve of" if self.joined else "voxels:"
         return f"{what} {len(self.path)} points from {place_text(self.path[0])}"
+
+    def outline(self) -> Outline:
+        return "path" if self.joined else "points"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array(self.path)

@@ -9,7 +9,7 @@ import { $, buildLabels, count, countPrompts, nameOf } from "./panel.js";
 import { empty, hideNotice, notice, say, show, summary } from "./show.js";
 import { isUnsure, keepWaiting, restore, sendWaiting } from "./steps.js";
 import { BACKGROUND, everyPrompt, isUnsaved, page, server, viewer, work } from "./state.js";
-import { offerTools } from "./tools.js";
+import { buildTools } from "./tools.js";
 
 export async function connect() {
   let info;
@@ -26,12 +26,12 @@ export async function connect() {
   const [trainer, , configuration] = model.name.split("__"); // nnU-Net's names; an exported folder may have another
   $("model").textContent = configuration ? `${trainer}, ${configuration}` : model.name;
   $("model").title = `Model ${model.name}`;
-  buildHelp(info.version, model.name);
+  buildHelp(info.version, model.name, info.tools);
   page.label = Object.keys(model.labels).find((name) => model.labels[name] > 0) ?? BACKGROUND;
   buildLabels(model.labels, page.label, (name) => choose(name));
   setFill(Object.keys(model.labels).length > 2 ? "pattern" : "solid");
   fillContrasts(model.channels);
-  offerTools();
+  buildTools();
   $("open").hidden = !info.upload;
   $("cases-row").hidden = !info.folder;
   $("save").hidden = $("save-next").hidden = !info.saves;

@@ -31,6 +31,11 @@ export function bindKeys(does, canvas) {
   setCharacters(recall("letters") !== "off");
 }
 
+// For buttons that were made since.
+export function announceKeys() {
+  setCharacters(characters);
+}
+
 function setCharacters(on) {
   characters = on;
   $("letters").checked = on;
@@ -46,7 +51,6 @@ const LETTERS = {
   z: "undo", y: "redo", r: "reset", s: "save", n: "next", o: "open", l: "load", m: "mask", p: "prompts", v: "view",
   f: "fit", h: "hide", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
 };
-const TOOL_KEYS = { c: "click", b: "box", e: "line", d: "scribble", a: "lasso" };
 const MOVES = {
   ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
 };
@@ -54,7 +58,8 @@ const MOVES = {
 function actionOf(key, shift, free) {
   if (/^\d$/.test(key)) return ["label", Number(key)];
   if (key in LETTERS) return [LETTERS[key]];
-  if (key in TOOL_KEYS) return ["tool", TOOL_KEYS[key]];
+  const tool = [...document.querySelectorAll("#tools [data-tool]")].find((button) => button.dataset.key.toLowerCase() === key);
+  if (tool) return ["tool", tool.dataset.tool];
   if (free && key in MOVES) return ["step", ...MOVES[key].map((n) => n * (shift ? 5 : 1))];
   if (free && key === "Enter") return ["clickHere", shift];
   return null;
@@ -74,7 +79,6 @@ const KEYS = [
   ["1 … 9", "select a label"],
   ["0", "background"],
   ["[ ]", "previous, next label"],
-  ["C B E D A", "tools: click, box, line, scribble, lasso"],
   ["Z Y", "undo, redo"],
   ["R", "reset: remove prompts and loaded mask (Z restores them)"],
   ["S", "save the case, or download the mask"],
@@ -91,8 +95,10 @@ const KEYS = [
   ["?", "this help"],
 ];
 
-export function buildHelp(version, model) {
-  for (const [id, title, rows] of [["help-mouse", "Mouse", MOUSE], ["help-keys", "Keys", KEYS]]) {
+// tools: as the server describes them
+export function buildHelp(version, model, tools) {
+  const choose = [tools.map(({ key }) => key).join(" "), `tools: ${tools.map(({ kind }) => kind).join(", ")}`];
+  for (const [id, title, rows] of [["help-mouse", "Mouse", MOUSE], ["help-keys", "Keys", [...KEYS.slice(0, 3), choose, ...KEYS.slice(3)]]]) {
     const body = rows.map(([keys, does]) => {
       const cell = element("th", { scope: "row" });
       if (id === "help-mouse") cell.textContent = keys;

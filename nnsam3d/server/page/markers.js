@@ -14,7 +14,7 @@ const FAINT = 0.4;
 // the corners of a box are numbered by three bits, one for each axis; an edge changes one of them
 const EDGES = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((one) => [1, 2, 4].filter((bit) => !(one & bit)).map((bit) => [one, one | bit]));
 
-// prompts: [{type, ras, value, waiting, entry}]; value 0 is background
+// prompts: [{entry, ras, drawn, value, waiting}]; value 0 is background
 export function drawMarkers(canvas, viewer, prompts) {
   const ratio = window.devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth * ratio, canvas.clientHeight * ratio].map(Math.round);
@@ -50,7 +50,7 @@ function colourOf({ value }) {
 
 // points: [{x, y, through}]
 function drawShape(pen, prompt, points, number) {
-  const paths = prompt.entry.type === "box" ? cutBox(points) : lines(prompt.entry, points);
+  const paths = prompt.drawn === "solid" ? cutBox(points) : lines(prompt.drawn, points);
   pen.lineCap = pen.lineJoin = "round";
   pen.setLineDash(prompt.waiting ? [3, 3] : []);
   for (const [path, alpha] of [[paths.far, FAINT], [paths.near, 1]]) {
@@ -78,16 +78,17 @@ function add(paths, distance, draw, ...points) {
   for (const point of points) if (!paths.at || point.y < paths.at.y) paths.at = point;
 }
 
-function lines({ type, joined }, points) {
+// drawn: "points", "path" or "ring"
+function lines(drawn, points) {
   const paths = newPaths();
-  if (type === "scribble" && joined === false) {
+  if (drawn === "points") {
     for (const point of points) {
       add(paths, Math.abs(point.through), (path) => path.rect(point.x - DOT, point.y - DOT, 2 * DOT, 2 * DOT), point);
     }
     return paths;
   }
   if (points.length === 1) points = [points[0], points[0]];
-  const ends = type === "lasso" ? [...points, points[0]] : points;
+  const ends = drawn === "ring" ? [...points, points[0]] : points;
   ends.slice(1).forEach((end, n) => {
     const parts = Math.min(200, Math.ceil(Math.abs(end.through - ends[n].through)) + 1);
     for (let part = 0; part < parts; part++) {

@@ -73,8 +73,8 @@ export function where() {
 }
 
 // A place in the middle of a prompt, on its slice.
-function middle({ entry, ras }) {
-  if (entry.type === "scribble") return ras[Math.floor(ras.length / 2)];
+function middle({ entry, drawn, ras }) {
+  if (drawn === "path" && ras.length > 2) return ras[Math.floor(ras.length / 2)];
   return [0, 1, 2].map((axis) => ras.reduce((sum, point) => sum + point[axis], 0) / ras.length);
 }
 

@@ -28,7 +28,7 @@ export const page = {
   cases: [],
   label: "",
   tool: "click", // of tools.js
-  prompts: [], // [{entry, text, ras, label, value, seconds}]: entry as in a prompt file, ras: positions to draw
+  prompts: [], // [{entry, text, ras, drawn, label, value, seconds}]: entry as in a prompt file, ras: positions to draw, and how
   waiting: [], // prompts without a response yet: {queued}, {sent} if the server may have it, {lost} by the network,
   // {replaces} the one before, {space} of the entry, if it is not the file's voxels
   flat: null, // the box on a slice that was drawn last, if nothing was done since: a further drag gives it a depth

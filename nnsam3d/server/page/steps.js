@@ -5,7 +5,7 @@ import { countPrompts } from "./panel.js";
 import { forgetSaved, isDirty, moved, OPENED, startPast, stepped } from "./past.js";
 import { hideNotice, markers, say, show, summary } from "./show.js";
 import { BACKGROUND, everyPrompt, later, page, server, viewer } from "./state.js";
-import { shapeOf, TOOLS } from "./tools.js";
+import { shapeOf, toolOf } from "./tools.js";
 
 // ---------------------------------------------------------------- prompts
 
@@ -22,8 +22,8 @@ export function drew(stroke, negative) {
     markers();
     return say(`Nothing was drawn: the ${tool} is too small.`);
   }
-  const { entry, ras, flat, deepens } = shape;
-  add({ entry, ras, replaces: deepens }, negative);
+  const { entry, ras, drawn, flat, deepens } = shape;
+  add({ entry, ras, drawn, replaces: deepens }, negative);
   page.flat = flat && page.waiting.length ? { ...flat, label } : null;
   return undefined;
 }
@@ -62,7 +62,7 @@ export function sendWaiting() {
 
 function queue(prompt) {
   Object.assign(prompt, { queued: true, lost: false });
-  const { title } = TOOLS[prompt.entry.type];
+  const { title } = toolOf(prompt.entry.type);
   later(`${title} ${everyPrompt().indexOf(prompt) + 1}`, async () => {
     const began = performance.now();
     const change = await changed(once(prompt));
@@ -229,8 +229,8 @@ async function apply(change) {
     // a response was lost, and the changes in it
     await viewer.replace(await server.mask(page.image.case));
     page.unsure = false;
-  } else if (change.box) {
-    viewer.change(change.box, change.voxels);
+  } else if (change.part) {
+    viewer.change(change.part, change.voxels);
   }
   const times = Object.fromEntries(page.prompts.map((prompt) => [keyOf(prompt), prompt.seconds]));
   page.prompts = change.prompts.map((prompt) => ({ ...prompt, seconds: times[keyOf(prompt)] }));

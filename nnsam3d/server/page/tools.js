@@ -1,17 +1,16 @@
 // The tools: what dragging with the left button draws on a slice, and the prompts that strokes become.
 // Voxels are NiiVue's (vox, towards R, A, S), until a prompt is made, which has those of the file.
 
-import { $ } from "./panel.js";
+import { announceKeys } from "./keys.js";
+import { $, element } from "./panel.js";
 import { say } from "./show.js";
 import { page, viewer } from "./state.js";
 
-export const TOOLS = {
-  click: { title: "Click", hint: "Click on a slice. Dragging moves the crosshair." },
-  box: { title: "Box", hint: "Drag a rectangle around the target; then drag in another plane to give it a depth." },
-  line: { title: "Line", hint: "Drag across the target, from border to border." },
-  scribble: { title: "Scribble", hint: "Drag through the target." },
-  lasso: { title: "Lasso", hint: "Drag around the target; the ends are joined." },
-};
+const CLICK = "click"; // needs no training
+
+export function toolOf(kind) {
+  return page.info.tools.find((tool) => tool.kind === kind);
+}
 
 export function bindTools() {
   $("tools").addEventListener("click", ({ target }) => {
@@ -21,50 +20,56 @@ export function bindTools() {
   });
 }
 
-// Tools for which the model was not trained cannot be used, and say so.
-export function offerTools() {
-  for (const button of document.querySelectorAll("#tools [data-tool]")) {
-    const { title, hint } = TOOLS[button.dataset.tool];
-    const refused = refusal(button.dataset.tool);
-    button.disabled = Boolean(refused);
-    button.title = refused || `${title}: ${hint}`;
-  }
-  chooseTool(refusal(page.tool) ? "click" : page.tool, true);
+// Buttons for the tools of the server. Those for which the model was not trained cannot be used, and say so.
+export function buildTools() {
+  const buttons = page.info.tools.map(({ kind, title, key, hint }) => {
+    const button = element("button", { type: "button", "data-tool": kind, "data-key": key }, `${title} `, element("kbd", { text: key }));
+    button.disabled = Boolean(refusal(kind));
+    button.title = refusal(kind) || `${title}: ${hint}`;
+    return button;
+  });
+  $("tool-buttons").replaceChildren(...buttons);
+  announceKeys();
+  chooseTool(refusal(page.tool) ? CLICK : page.tool, true);
 }
 
 function refusal(tool) {
-  if (tool === "click" || !page.info || page.info.model.kinds.includes(tool)) return "";
+  if (tool === CLICK || page.info.model.kinds.includes(tool)) return "";
   return `This model was not trained with prompts of type ${tool}.`;
 }
 
-export function chooseTool(tool, silent = false) {
-  const refused = refusal(tool);
+export function chooseTool(kind, silent = false) {
+  const refused = refusal(kind);
   if (refused) return say(refused);
-  page.tool = tool;
-  viewer.pointer.draws = tool !== "click";
+  const tool = toolOf(kind);
+  page.tool = kind;
+  viewer.pointer.draws = tool.gesture !== "click";
   for (const button of document.querySelectorAll("#tools [data-tool]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
+    button.setAttribute("aria-pressed", String(button.dataset.tool === kind));
   }
-  $("tool-hint").textContent = TOOLS[tool].hint;
-  if (!silent) say(`Tool: ${TOOLS[tool].title.toLowerCase()}. ${TOOLS[tool].hint}`);
+  $("tool-hint").textContent = tool.hint;
+  if (!silent) say(`Tool: ${kind}. ${tool.hint}`);
 }
 
 // ---------------------------------------------------------------- strokes
 
-// What a stroke says: {entry, ras, flat, deepens}, or null if it is too small to say anything.
+// What a stroke says: {entry, ras, drawn, flat, deepens}, or null if it is too small to say anything.
 // entry: keys and values for the server; ras: positions to draw; flat: of a box on a slice, for a further drag that gives
 // it a depth; deepens: this one has done so
-export function shapeOf(tool, stroke, last) {
-  if (tool === "box") return boxOf(stroke, last);
+export function shapeOf(kind, stroke, last) {
+  const { gesture, keys, drawn } = toolOf(kind);
+  if (gesture === "rectangle") return { drawn, ...boxOf(kind, keys, stroke, last) };
   const points = thinned(stroke.points).map((point) => onSlice(point, stroke));
-  const [start, end] = [points[0], points.at(-1)];
   const index = points.map((vox) => viewer.toFile(vox).map(rounded));
-  if (tool === "line") {
-    if (start.join() === end.join()) return null;
-    return { entry: { type: tool, start: index[0], end: index.at(-1) }, ras: [start, end].map((vox) => viewer.toWorld(vox)) };
+  if (gesture === "ends") {
+    const ends = [points[0], points.at(-1)];
+    if (ends[0].join() === ends[1].join()) return null;
+    const entry = { type: kind, [keys[0]]: index[0], [keys[1]]: index.at(-1) };
+    return { entry, ras: ends.map((vox) => viewer.toWorld(vox)), drawn };
   }
-  if (tool === "lasso" && area(points, stroke.across) < 0.5) return null;
-  return { entry: { type: tool, points: index }, ras: points.map((vox) => viewer.toWorld(vox)) };
+  if (drawn === "ring" && area(points, stroke.across) < 0.5) return null;
+  const entry = { type: kind, [keys[0]]: index };
+  return { entry, ras: points.map((vox) => viewer.toWorld(vox)), drawn: drawn === "ring" ? drawn : "path" };
 }
 
 const MOST = 500; // points of a stroke
@@ -94,7 +99,7 @@ function area(points, across) {
 }
 
 // A rectangle has both corner pixels. Drawn across the last one in another plane, it gives that one a depth.
-function boxOf({ points, across, slice }, last) {
+function boxOf(kind, keys, { points, across, slice }, last) {
   const corners = [points[0], points.at(-1)];
   const ends = viewer.dims.map((n, axis) => {
     if (axis === across) return [slice, slice];
@@ -110,6 +115,6 @@ function boxOf({ points, across, slice }, last) {
   const faces = [0, 1, 2, 3, 4, 5, 6, 7].map((corner) =>
     ends.map(([from, to], axis) => (corner & (4 >> axis) ? to + 0.5 : from - 0.5)),
   );
-  const entry = { type: "box", low, high };
+  const entry = { type: kind, [keys[0]]: low, [keys[1]]: high };
   return { entry, ras: faces.map((vox) => viewer.toWorld(vox)), flat: deepens ? null : { across, ends }, deepens: Boolean(deepens) };
 }

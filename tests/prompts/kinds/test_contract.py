@@ -34,7 +34,7 @@ CODEC = PromptCodec(tuple(KINDS), labels=3, pitch=(0.75, 0.275, 0.175))
 seeds = st.integers(0, 2**31)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_extent = pytest.mark.parametrize("kind", EXTENT)
-every_simulated = pytest.mark.parametrize("kind", EXTENT[1:])  # clicks: nnsam3d.prompts.simulate
+every_simulated = pytest.mark.parametrize("kind", EXTENT[1:])  # clicks: nnsam3d.prompts.simulation
 every_target = pytest.mark.parametrize("name", targets())
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, grid_of_file
+from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.inference.given import given_labels
-from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
+from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts
@@ -25,16 +25,14 @@ from nnsam3d.prompts.components import Component, Components, bounding_box, in_t
 from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.types import VoxelClick
 
-Voxel = tuple[int, int, int]
-
 NEARLY = 1e-6  # mm
 
 
-class Base:
+class StartMask:
     """A label map on the image's own grid, under what the network computes around the clicks.
 
-    Where the network has looked, its answer replaces the base; elsewhere the base stays. A background click says two
-    things: in the middle of a component of the base, that the component is wrong as a whole; nearer to its rim, that
+    Where the network has looked, its answer replaces the mask; elsewhere the mask stays. A background click says two
+    things: in the middle of a component of the mask, that the component is wrong as a whole; nearer to its rim, that
     the component reaches too far. In the second case the component's deepest voxel counts as one more click of its
     label, from which the network segments it anew.
     """
@@ -91,7 +89,7 @@ class Base:
     def correct(
         self, image: PreparedImage, prompts: CasePrompts, labels: Mapping[str, int] | None = None
     ) -> Segmentation:
-        """The base as these clicks change it.
+        """The mask as these clicks change it.
 
         Args:
             labels: see :meth:`PreparedImage.label_values`.
@@ -121,8 +119,8 @@ class Base:
         own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
         return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
-    def _reading(self, last: Mapping[Voxel, int]) -> tuple[list[VoxelClick], list[Component]]:
-        """What background clicks say about the base: clicks that they imply, and components that they remove."""
+    def _reading(self, last: Mapping[Triple, int]) -> tuple[list[VoxelClick], list[Component]]:
+        """What background clicks say about the mask: clicks that they imply, and components that they remove."""
         implied: list[VoxelClick] = []
         removed: list[Component] = []
         negative = [voxel for voxel, label in last.items() if not label]
@@ -140,18 +138,18 @@ class Base:
                 implied.append(VoxelClick(deepest, label))
         return list(dict.fromkeys(implied)), removed
 
-    def _label_at(self, voxel: Voxel) -> int:
+    def _label_at(self, voxel: Triple) -> int:
         """The outermost label that holds a voxel."""
         value = int(self.label_map_ZYX[voxel])
         holding = [label for label, values in self._regions.items() if value in values]
         return max(holding, key=lambda label: len(self._regions[label]))
 
-    def _component(self, label: int, voxel: Voxel) -> Component:
+    def _component(self, label: int, voxel: Triple) -> Component:
         if label not in self._components:
             self._components[label] = Components(np.isin(self.label_map_ZYX, list(self._regions[label])))
         return self._components[label].holding(voxel)
 
-    def _deepest(self, component: Component, negative: Sequence[Voxel]) -> Voxel | None:
+    def _deepest(self, component: Component, negative: Sequence[Triple]) -> Triple | None:
         """The voxel in the middle of a component; None where a background click lies there."""
         voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
         clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)
@@ -175,7 +173,7 @@ def _seen(image: PreparedImage, click: Click) -> bool:
 # ---------------------------------------------------------------------- from arrays and files
 
 
-def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedImage) -> Base:
+def read_start_mask(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedImage) -> StartMask:
     """A mask to start from.
 
     Args:
@@ -190,10 +188,11 @@ def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedI
     else:
         array, file = given_labels(segmentation, "the segmentation"), None
         _check_shape(array, "the segmentation", image)
-    return Base(array, base_labels(array, image.model), image.model.regions, image.raw_properties["spacing"], file)
+    labels = start_labels(array, image.model)
+    return StartMask(array, labels, image.model.regions, image.raw_properties["spacing"], file)
 
 
-def base_labels(array: NDArray[Any], model: TrainedModel) -> Mapping[str, int]:
+def start_labels(array: NDArray[Any], model: TrainedModel) -> Mapping[str, int]:
     """The names and values that a mask to start from may have; for a class-agnostic model, all of its own."""
     if not model.open_labels:
         return model.labels
@@ -201,7 +200,7 @@ def base_labels(array: NDArray[Any], model: TrainedModel) -> Mapping[str, int]:
 
 
 def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
-    """The label map (z, y, x) of a file. Raises UserError as :func:`read_base` does."""
+    """The label map (z, y, x) of a file. Raises UserError as :func:`read_start_mask` does."""
     array = image.model.read_labels(file)
     _check_shape(array, file, image)
     _check_place(file, image)

@@ -6,11 +6,19 @@ import os
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.slurm import NUMBER, Queue, Script, parse, ranges, states, submit
+from nnsam3d.jobs import NUMBER, JobState, ShellJob
+from nnsam3d.jobs.slurm import Slurm, parse, ranges, states
+
+
+def script_of(folder: Path, command: str, options: tuple[str, ...] = ()) -> str:
+    """The script of a single job, which is not submitted."""
+    Slurm(folder, options, only_print=True).submit(ShellJob("x", command, "a test"))
+    return (folder / "x.sh").read_text()
 
 
 def test_options_are_sbatchs_and_ours_are_left_alone():
@@ -31,20 +39,19 @@ def test_values_keep_their_quotes(tmp_path, value):
     """sbatch reads the lines of a script like a shell: at spaces, with quotes and backslashes."""
     options = parse(f"partition=gpu comment={shlex.quote(value)} exclusive")
     assert options[1] == f"--comment={value}"
-    script = Script(tmp_path / "x.sh", "true", options, "")
-    script.write(["sbatch"])
-    lines = [line.removeprefix("#SBATCH ") for line in script.path.read_text().splitlines() if "--comment" in line]
+    text = script_of(tmp_path, "true", options)
+    lines = [line.removeprefix("#SBATCH ") for line in text.splitlines() if "--comment" in line]
     assert [shlex.split(line) for line in lines] == [[f"--comment={value}"]]
     if value == "a b":
         assert lines == ['--comment="a b"']
     plain = "\n#SBATCH --partition=gpu\n"
-    assert plain in script.path.read_text()
-    assert script.path.read_text().count("#SBATCH") == 4 + 3 + 1, "a line each: ours, theirs, and --signal"
+    assert plain in text
+    assert text.count("#SBATCH") == 4 + 3 + 1, "a line each: ours, theirs, and --signal"
 
 
 def test_a_value_is_one_line(tmp_path):
     with pytest.raises(UserError, match="comment must be one line"):
-        Script(tmp_path / "x.sh", "true", parse("comment='a\nb'"), "").write(["sbatch"])
+        script_of(tmp_path, "true", parse("comment='a\nb'"))
 
 
 @pytest.mark.parametrize(
@@ -56,25 +63,33 @@ def test_numbers_as_ranges(numbers, text):
 
 def test_what_is_submitted_is_remembered_and_found_in_the_queue(fake_slurm, tmp_path):
     folder = tmp_path / "a folder"
-    script = Script(folder / "train.sh", f"work {NUMBER}", ("--partition=gpu",), "One training")
-    assert submit(script, (0, 1, 3), at_once=2) == "100"
-    assert submit(Script(folder / "report.sh", "report", (), "The report"), after="afterany:100") == "101"
+    slurm = Slurm(folder, ("--partition=gpu",), at_once=2)
+    assert (
+        slurm.submit(ShellJob("train", f"work {NUMBER}", "3 trainings", dict.fromkeys((0, 1, 3), ""), first=4)) == "100"
+    )
+    assert slurm.submit(ShellJob("report", "report", "the report", after=["100"])) == "101"
+    assert slurm.messages == [
+        f"nnsam3d: submitted 3 trainings as 100; log: {folder}/train_<number>.log",
+        f"nnsam3d: submitted the report as 101, afterany:100; log: {folder}/report.log",
+    ]
     told = (fake_slurm / "told_sbatch").read_text().splitlines()
     assert told[0] == f"--parsable --array=0-1,3%2 {folder}/train.sh"
     assert told[1] == f"--parsable --dependency=afterany:100 --kill-on-invalid-dep=yes {folder}/report.sh"
-    text = script.path.read_text()
+    text = (folder / "train.sh").read_text()
+    assert "\nwork $((SLURM_ARRAY_TASK_ID + 4)) &\n" in text
     assert f'#SBATCH --output="{folder}/train_%a.log"' in text
     assert "#SBATCH --partition=gpu\n#SBATCH --signal=B:USR1@600" in text
     (fake_slurm / "queue").write_text(
         "100_0 COMPLETED None\n100_1 RUNNING None\n100_3 PENDING Resources\n101 PENDING Dependency\n"
     )
-    queue = Queue.of(folder)
-    assert [queue.state("train", number)[0] for number in (0, 1, 2, 3)] == ["COMPLETED", "RUNNING", "", "PENDING"]
-    assert queue.state("report") == ("PENDING", "Dependency", "101")
-    assert [queue.holds("train", number) for number in (0, 1, 2, 3)] == [False, True, False, True]
-    assert queue.active(("train",)) == ["100"]
+    queue = Slurm(folder)
+    kinds = [queue.state("train", number).kind for number in (0, 1, 2, 3)]
+    assert kinds == ["", "running", "", "waiting"]
+    assert queue.state("report") == JobState("waiting", "Dependency", "101")
+    assert queue.state("train", 1) == JobState("running", f"{folder}/train_1.log", "100")
+    assert queue.active("train") == ["100"]
     (fake_slurm / "queue").unlink()
-    assert Queue.of(folder).active(("train", "report")) == []
+    assert Slurm(folder).active("train", "report") == []
 
 
 def test_a_queue_that_has_forgotten_says_nothing(fake_slurm):
@@ -86,7 +101,7 @@ def test_a_queue_that_has_forgotten_says_nothing(fake_slurm):
 def test_no_slurm_is_said_with_the_way_out(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"sbatch is not on the PATH.*--print"):
-        submit(Script(tmp_path / "x.sh", "true", (), ""))
+        Slurm(tmp_path).submit(ShellJob("x", "true", ""))
 
 
 ENDS = {
@@ -106,16 +121,16 @@ ENDS = {
 @pytest.mark.parametrize("case", ENDS)
 def test_a_script_goes_back_into_the_queue_when_its_command_was_stopped(fake_slurm, tmp_path, case):
     """The script itself, in bash; TERM and USR1 reach the command as USR1."""
-    command, status, requeued = ENDS[case]
-    script = Script(tmp_path / "x y.sh", f"bash -c {shlex.quote(command)}", (), "A test")
-    script.write(["sbatch"])
+    code, status, requeued = ENDS[case]
+    script_of(tmp_path / "x y", f"bash -c {shlex.quote(code)}")
+    command = ["bash", tmp_path / "x y" / "x.sh"]
     environment = os.environ | {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
     for sent in (signal.SIGUSR1, signal.SIGTERM):
         told = fake_slurm / "told_scontrol"
         told.unlink(missing_ok=True)
-        with subprocess.Popen(["bash", script.path], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            if "ready" in command:
+            if "ready" in code:
                 assert process.stdout.readline() == "ready\n"
                 process.send_signal(sent)
             process.wait(timeout=600)
@@ -127,9 +142,7 @@ def test_what_nnunet_needs_to_know_is_in_the_script(fake_slurm, tmp_path, monkey
     monkeypatch.setenv("nnUNet_raw", "/data/raw $x")
     monkeypatch.setenv("nnsam3d_options", "preset=tiny seed=1")
     monkeypatch.setenv("SECRET", "not for others")
-    script = Script(tmp_path / "x.sh", "true", ("--signal=B:USR1@60",), "A test")
-    script.write(["sbatch", "x.sh"])
-    text = script.path.read_text()
+    text = script_of(tmp_path, "true", ("--signal=B:USR1@60",))
     assert "export nnUNet_raw='/data/raw $x'\n" in text
     assert "export nnsam3d_options='preset=tiny seed=1'\n" in text
     assert "SECRET" not in text

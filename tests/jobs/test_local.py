@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.executors import Work, raise_failures
-from nnsam3d.evaluation.processes import Local
+from nnsam3d.jobs.local import run_here
 
 # `exec` is the target: a fresh process cannot import a test module. A slot is what its code sees as globals
 SLOTS = [{"device": "gpu:0"}, {"device": "gpu:1"}]
@@ -21,19 +20,13 @@ TROUBLE = {
 }
 
 
-def run_side_by_side(tasks, target, slots, logs, tick) -> None:
-    """As the benchmark does."""
-    failures = Local(slots, logs).run([Work(name, target, task) for name, task in tasks.items()], tick)
-    raise_failures(failures, len(tasks))
-
-
 def touch(path: Path) -> tuple[str]:
     return (f"from pathlib import Path; Path({str(path)!r}).touch()",)
 
 
 def test_all_are_run(tmp_path):
     tasks = {name: touch(tmp_path / name) for name in "abc"}
-    run_side_by_side(tasks, exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
+    run_here(exec, tasks, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
     assert {path.name for path in tmp_path.iterdir()} == set("abc")
 
 
@@ -45,7 +38,7 @@ def test_a_slot_has_one_job_at_a_time(tmp_path):
         "time.sleep(0.2)\n"
         f"with open({str(told)!r}, 'a') as file: file.write(f'end {{device}}\\n')\n"
     )
-    run_side_by_side(dict.fromkeys("abcd", (code,)), exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
+    run_here(exec, dict.fromkeys("abcd", (code,)), SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
     lines = told.read_text().splitlines()
     for slot in SLOTS:
         own = [line.split()[0] for line in lines if line.endswith(slot["device"])]
@@ -57,7 +50,7 @@ def test_a_slot_has_one_job_at_a_time(tmp_path):
 def test_failures_are_told_after_the_others_are_done(tmp_path):
     tasks = {name: (code,) for name, code in TROUBLE.items()} | {"fine": touch(tmp_path / "fine")}
     with pytest.raises(UserError) as caught:
-        run_side_by_side(tasks, exec, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
+        run_here(exec, tasks, SLOTS, tmp_path / "logs", lambda: time.sleep(0.02))
     assert (tmp_path / "fine").exists()
     text = str(caught.value)
     assert "3 of 4 jobs failed" in text
@@ -72,5 +65,5 @@ def test_an_interruption_ends_what_runs(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_side_by_side({"a": ()}, time.sleep, [60], tmp_path, interrupt)
+        run_here(time.sleep, {"a": ()}, [60], tmp_path, interrupt)
     assert not multiprocessing.active_children()

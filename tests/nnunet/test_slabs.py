@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet import streaming
+from nnsam3d.nnunet import slabs
 from nnsam3d.nnunet.reading import read_volume
-from nnsam3d.nnunet.streaming import SLAB, stream_images
+from nnsam3d.nnunet.slabs import SLAB, read_in_slabs
 
 OBLIQUE = tuple(np.array([[0, -0.6, 0.8], [1, 0, 0], [0, 0.8, 0.6]]).ravel())
 
@@ -37,7 +37,7 @@ def test_equal_to_the_readers(tmp_path: Path, ending: str, kind: type, slices: i
     files = [
         write(tmp_path / f"case_000{c}{ending}", rng.integers(0, 200, (slices, 5, 7)).astype(kind)) for c in range(2)
     ]
-    data, properties = stream_images(files) or (None, None)
+    data, properties = read_in_slabs(files) or (None, None)
     wanted, wanted_properties = SimpleITKIO().read_images(files)
     assert data is not None
     assert data.dtype == wanted.dtype
@@ -51,7 +51,7 @@ def test_scaled_integers(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.arange(4 * 5 * 70, dtype=np.int16).reshape(4, 5, 70), np.diag([1.0, 2, 3, 1]))
     image.header.set_slope_inter(0.25, -1000)
     nibabel.save(image, tmp_path / "case_0000.nii")
-    data, properties = stream_images([str(tmp_path / "case_0000.nii")]) or (None, None)
+    data, properties = read_in_slabs([str(tmp_path / "case_0000.nii")]) or (None, None)
     wanted, wanted_properties = SimpleITKIO().read_images([str(tmp_path / "case_0000.nii")])
     assert data is not None
     assert data.min() < -900
@@ -66,7 +66,7 @@ def test_channels_that_differ_are_left_to_the_reader(tmp_path: Path) -> None:
         write(tmp_path / "case_0001.nii.gz", array[1:]),
         write(tmp_path / "case_0002.nii.gz", array, (1, 1, 1)),
     ):
-        assert stream_images([one, other]) is None
+        assert read_in_slabs([one, other]) is None
         with pytest.raises(UserError, match="cannot be read"):
             read_volume(SimpleITKIO(), [one, other], 2)
 
@@ -81,7 +81,7 @@ def test_nothing_of_the_images_size_is_held_beside_it(tmp_path: Path, monkeypatc
         sizes.append(image.GetSize()[2])
         return whole(image)
 
-    monkeypatch.setattr(streaming.sitk, "GetArrayViewFromImage", seen)
+    monkeypatch.setattr(slabs.sitk, "GetArrayViewFromImage", seen)
     tracemalloc.start()
     data, _ = read_volume(SimpleITKIO(), [file], 1)
     peak = tracemalloc.get_traced_memory()[1]

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+
+from nnsam3d.nnunet.contract import MultiThreadedAugmenter, NonDetMultiThreadedAugmenter, SingleThreadedAugmenter
 
 WORKERS = "nnUNet_n_proc_DA"
 PR_SET_PDEATHSIG = 1  # of Linux's prctl

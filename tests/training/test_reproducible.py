@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnsam3d.training.streams import NumberedBatches, repeatable, seed_streams, stored_streams, use_streams
+from nnsam3d.training.reproducible import NumberedBatches, repeatable, seed_streams, stored_streams, use_streams
 
 
 def draw() -> tuple[float, ...]:

@@ -7,17 +7,34 @@ reader (z, y, x).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.region import Region, Slices
+from nnsam3d.geometry import Slices, Triple
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.resampling import resampling_of
 
 Part = tuple[Slices, NDArray[Any], NDArray[np.float32] | None]
 BACKGROUND_LOGIT = 10.0  # outside of computed windows
+
+
+@dataclass(frozen=True)
+class Region:
+    """A computed part of an image.
+
+    Attributes:
+        start: (D, H, W) first voxel of the logits in the preprocessed image (without padding).
+        logits_KDHW: of the smallest box around all windows; background outside of windows.
+        windows: (D, H, W) starts of the windows in the padded image, in order of computation, repetitions
+            included.
+    """
+
+    start: Triple
+    logits_KDHW: NDArray[np.float32]
+    windows: tuple[Triple, ...]
 
 
 def background_logits(model: TrainedModel) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 SLAB = 32  # slices read at a time
 
 
-def stream_images(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+def read_in_slabs(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     """Images (C, z, y, x) and properties, equal to those of ``SimpleITKIO.read_images``.
 
     Returns None if the reader must handle the images: not volumes, or channels with different grids.
