@@ -158,6 +158,8 @@ def _write_case(folder: Path, recipe: Recipe, number: int) -> None:
         remove_unfinished(file)
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(case.spacing_ZYX[::-1])
+        # centred: a header with only defaults looks like one without geometry
+        image.SetOrigin([-step * (n - 1) / 2 for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)])
         write_image(image, file)
 
 

@@ -33,6 +33,7 @@ def test_a_dataset_is_complete(folder):
         labels = sitk.ReadImage(str(folder / f"labelsTr/shapes_{number:05d}.nii.gz"))
         assert image.GetSize() == labels.GetSize()
         assert image.GetSpacing() == labels.GetSpacing()
+        assert image.GetOrigin() == labels.GetOrigin() != (0.0, 0.0, 0.0)
         case = SMALL.case(number)
         np.testing.assert_array_equal(sitk.GetArrayFromImage(labels), case.labels_ZYX)
         np.testing.assert_allclose(image.GetSpacing(), case.spacing_ZYX[::-1], rtol=1e-6)
