@@ -24,7 +24,7 @@ from benchmarks.bench import memory_mb
 from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, freeze_pretrained, preset_config
 from nnsam3d.network.memory import normalise_in_float32, step_memory
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.network.rounds import Click
+from nnsam3d.network.rounds import BatchClick
 from nnsam3d.planning.memory import nnunet_loss
 from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
@@ -164,7 +164,7 @@ def train(case: Case, device: str, steps: int) -> None:
     target = torch.randint(case.classes, (case.batch, 1, *case.patch), dtype=torch.int16, device=device)
     loss, foreground = nnunet_loss(), range(1, case.classes)
 
-    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> Click:
+    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> BatchClick:
         predicted_BDHW = logits_BKDHW.argmax(1).to(torch.int16)
         clicks = prompts.points_BN3, prompts.labels_BN
         return error_clicks(target[:, 0], predicted_BDHW, *clicks, (1, 1, 1), labels=foreground)

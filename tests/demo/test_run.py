@@ -12,7 +12,7 @@ from nnsam3d.demo import run as demo
 from nnsam3d.demo.overlay import Panel, Strip, write_overlay
 from nnsam3d.demo.phantom import PhantomCase, make_bridged_case, make_case
 from nnsam3d.demo.tables import (
-    Correction,
+    CorrectionScores,
     correction_table,
     correction_works,
     dice,
@@ -22,7 +22,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, reversed_axes
 from nnsam3d.prompts import clicks_to_index, read_prompts
 
-WORKED = Correction(dice=(0.65, 0.88), taken=(0.95, 0.05), background=5, missed=0, cases=5)
+WORKED = CorrectionScores(dice=(0.65, 0.88), taken=(0.95, 0.05), background=5, missed=0, cases=5)
 
 
 @pytest.fixture(scope="module")
