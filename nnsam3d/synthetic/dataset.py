@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnsam3d.progress import tqdm
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import remove_unfinished, replacing, write_json
 from nnsam3d.geometry.label_files import write_image
+from nnsam3d.progress import tqdm
 from nnsam3d.synthetic.case import SMALLEST, SyntheticCase, draw_spacing, synthetic_case
 from nnsam3d.synthetic.scene import INSIDE, OBJECTS
 
