@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, grid_of_file
+from nnsam3d.geometry.segments import read_segments, segments_of
+from nnsam3d.inference.extent import clear_background
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation, Slices
 from nnsam3d.nnunet.preprocessing import image_prompts
@@ -100,6 +102,7 @@ class Base:
         label_map = self.label_map_ZYX.astype(result.label_map.dtype)
         for component in removed:
             label_map[component.place][component.box] = 0
+        clear_background(label_map, placed)  # also where the network has not looked
         for box in result.boxes:
             label_map[box] = result.label_map[box]
         for voxel, label in last.items():
@@ -181,11 +184,26 @@ def read_base(segmentation: ArrayLike | str | os.PathLike[str], image: PreparedI
 
 
 def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
-    """The label map (z, y, x) of a file. Raises UserError as :func:`read_base` does."""
+    """The label map (z, y, x) of a file, also of one of 3D Slicer's segmentations (:func:`read_segments`).
+
+    Raises:
+        UserError: as :func:`read_base`.
+    """
+    if segments_of(file):
+        return _read_segments(file, image)
     array = image.model.read_labels(file)
     _check_shape(array, file, image)
     _check_place(file, image)
     return array
+
+
+def _read_segments(file: str, image: PreparedImage) -> NDArray[Any]:
+    model = image.model
+    try:
+        grid = image_grid("lps", image.raw_properties, image.shape_ZYX)
+    except GeometryError:
+        grid = None  # an image without a place in the world
+    return read_segments(file, grid, image.shape_ZYX, model.labels, model.regions)
 
 
 def _check_shape(array: NDArray[Any], where: str, image: PreparedImage) -> None:
