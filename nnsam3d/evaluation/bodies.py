@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds import KINDS, Shape, Window
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 KINDS_WITH_BODY = tuple(name for name, kind in KINDS.items() if kind.body)
@@ -71,6 +72,5 @@ def clipped(
                 inside |= KINDS[one.kind].holds(one.points_N3, label_map.shape)
             elif one.label == label:
                 inside |= depth_in_body(one, (d, h, w), spacing) >= 0
-        values = [label] if regions is None else sorted(regions[label])
-        result[np.isin(label_map, values) & ~inside] = 0
+        result[np.isin(label_map, label_values(label, regions)) & ~inside] = 0
     return result

@@ -17,6 +17,7 @@ from nnsam3d.prompts.centres import as_voxel, centres_first
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import KINDS, Box, Click, Shape
 from nnsam3d.prompts.kinds.box import points_of_faces
+from nnsam3d.prompts.labels import label_values
 
 JITTER = 0.1  # largest error of a box's face, as a share of the box's edge
 LEAST = 1.0  # voxels; the same where the edge is short
@@ -44,7 +45,7 @@ class Truth:
 
     def values(self, label: int) -> list[int]:
         """The values of a label map that lie in this label."""
-        return [label] if self.regions is None else sorted(self.regions[label])
+        return label_values(label, self.regions)
 
 
 def target_of(truth: Truth, label: int) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ from nnsam3d.evaluation.arms import Arm, Ellipsoid, load_arm
 from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting
 from nnsam3d.files import file_sha256, replacing
+from nnsam3d.geometry import grid_of_file
+from nnsam3d.geometry.segments import ENDING, read_segments
 
 
 def start_of(setting: Setting, job: Job, case: BenchCase, arm: Arm, output: Path) -> NDArray[Any]:
@@ -29,10 +31,13 @@ def start_of(setting: Setting, job: Job, case: BenchCase, arm: Arm, output: Path
     """
     if not setting.start_arm:
         path = Path(setting.start) / f"{case.name}{arm.model.file_ending}"
+        shape, segments = arm.model.read_labels(case.truth).shape, path.with_name(f"{case.name}{ENDING}")
+        if segments.is_file() and not path.is_file():
+            grid = grid_of_file(case.images[0], arm.model.reader_name)("lps")
+            return read_segments(segments, grid, shape, arm.model.labels, arm.model.regions)
         if not path.is_file():
             raise UserError(f"case {case.name}: there is no mask to start from: {path} is missing (--start)")
         mask = arm.model.read_labels(path)
-        shape = arm.model.read_labels(case.truth).shape
         if mask.shape != shape:
             raise UserError(f"{path}: has the shape {mask.shape} (z, y, x), the image {shape}")
         return mask

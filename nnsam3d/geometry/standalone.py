@@ -82,6 +82,7 @@ NRRD_FIELDS = {
     "byte skip": "0",
     "byteskip": "0",
 }
+NRRD_SEGMENT = re.compile(rb"Segment[0-9]{1,4}_(?:ID|Name|LabelValue|Layer):=[ !-\[\]-~]{0,200}")  # without escapes
 NRRD_TYPES = (
     ({"signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"}, 1),
     ({"short", "short int", "signed short", "signed short int", "int16", "int16_t"}, 2),
@@ -249,7 +250,9 @@ def _nrrd(head: bytes, name: str) -> Declared:
     end = re.search(rb"\r?\n\r?\n", head)
     if not re.match(rb"NRRD000[1-5]\r?\n", head) or end is None:
         raise NotStandalone(f"{name} is not an image: it has no NRRD header, or a damaged one")
-    lines = [line for line in head[: end.start()].splitlines()[1:] if not line.startswith(b"#") and b":=" not in line]
+    given = [line for line in head[: end.start()].splitlines()[1:] if not line.startswith(b"#")]
+    lines = [line for line in given if b":=" not in line]
+    segments = b"".join(line + b"\n" for line in given if NRRD_SEGMENT.fullmatch(line))  # of 3D Slicer's segmentations
     fields = _fields(lines, (b":",), NRRD_FIELDS, True, name)
     missing = [key for key in ("dimension", "type", "sizes", "encoding") if key not in fields]
     if missing:
@@ -262,7 +265,7 @@ def _nrrd(head: bytes, name: str) -> Declared:
         raise NotStandalone(f"{name}: unsupported type in the NRRD header: {quoted(fields['type'])}")
     text = "".join(f"{key}: {value}\n" for key, value in fields.items())
     packed = fields["encoding"].lower() != "raw"
-    header = head[:8] + b"\n" + text.encode("ascii") + b"\n"
+    header = head[:8] + b"\n" + text.encode("ascii") + segments + b"\n"
     return Declared(shape, 1, math.prod(shape) * size, packed, end.end(), header)
 
 

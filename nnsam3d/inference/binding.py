@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import Component, Components, in_the_middle
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 Regions = Mapping[int, frozenset[int]]  # click label -> the values of the label map that lie in this region
@@ -36,7 +37,7 @@ def ignored_clicks(
         if label <= 0 or last[voxel] != label:
             continue
         around = segmentation[tuple(slice(max(0, n - 1), n + 2) for n in voxel)]
-        if not np.isin(around, [label] if regions is None else sorted(regions[label])).any():
+        if not np.isin(around, label_values(label, regions)).any():
             found.append(number)
     return tuple(found)
 

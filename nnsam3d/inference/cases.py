@@ -11,6 +11,7 @@ from pathlib import Path
 from nnsam3d.errors import UserError, printable
 from nnsam3d.files import MACOS
 from nnsam3d.geometry.headers import Header
+from nnsam3d.geometry.segments import ENDING as SEGMENTS
 from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks
@@ -74,8 +75,8 @@ def find_cases(
         images: folder of the image files, ``<case>_0000...``.
         model: says how images are read, and which prompts are allowed.
         prompts: folder of the prompt files; None: ``nnsam3d_prompts``, or beside the images.
-        start: folder with a mask to start from for every case, named as nnU-Net's results; None: none. A mask that a
-            prompt file names takes precedence.
+        start: folder with a mask to start from for every case, named as nnU-Net's results, or <case>.seg.nrrd of 3D
+            Slicer; None: none. A mask that a prompt file names takes precedence.
         listed: the cases of interest, from :func:`listed_cases`; None: all. Files of others are not opened.
 
     Raises:
@@ -122,7 +123,8 @@ def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
                 raise header
             prompts = read_case_prompts(path, grid, model.file_labels, model.codec, masks=True, loaded=loaded)
         if start is not None and not (prompts is not None and prompts.masks):
-            mask = MaskPrompt(str((start / f"{case.name}{model.file_ending}").absolute()))
+            named, segments = start / f"{case.name}{model.file_ending}", start / f"{case.name}{SEGMENTS}"
+            mask = MaskPrompt(str((named if named.is_file() or not segments.is_file() else segments).absolute()))
             prompts = prompts or CasePrompts(case.name, "voxel")
             prompts = replace(prompts, prompts=(mask, *prompts.prompts))
         if prompts is not None and not isinstance(header, UserError):

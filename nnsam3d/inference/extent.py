@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import touched
 from nnsam3d.prompts.kinds import KINDS, Shape
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 BEYOND = 1.0  # voxels that an answer may reach beyond its box
@@ -85,8 +86,7 @@ def clip_to_boxes(
         regions: label -> values inside its region; None for a dataset without regions.
     """
     for label, own in boxes.items():
-        values = [label] if regions is None else sorted(regions[label])
-        beyond = np.isin(segmentation, values) & ~allowed(own, start, segmentation.shape)
+        beyond = np.isin(segmentation, label_values(label, regions)) & ~allowed(own, start, segmentation.shape)
         segmentation[beyond] = 0
 
 

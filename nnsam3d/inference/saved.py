@@ -13,6 +13,7 @@ import numpy as np
 from nnsam3d.errors import UserError
 from nnsam3d.files import writing
 from nnsam3d.geometry import GridOf, grid_of_file
+from nnsam3d.geometry.segments import segments_of
 from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
@@ -20,7 +21,7 @@ from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
-from nnsam3d.prompts.labels import resolve_label
+from nnsam3d.prompts.labels import label_values, resolve_label
 
 # Beside prompt files. A sub-folder, because nnU-Net takes every image in a folder for a case.
 MASKS_FOLDER = "nnsam3d_masks"
@@ -99,8 +100,7 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
         array = read_mask(str(file), image)
         if mask.label is not None:
             label = resolve_label(mask.label, names, str(prompt_file))
-            values = [label] if model.regions is None or not label else sorted(model.regions[label])
-            array = np.where(np.isin(array, values), array, 0)
+            array = np.where(np.isin(array, label_values(label, model.regions)), array, 0)
         whole = np.where(array != 0, array, whole)
     known = {**names, **start_labels(whole, model)} if model.open_labels else names
     return StartMask(whole, known, model.regions, image.raw_properties["spacing"])
@@ -139,6 +139,8 @@ def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, mo
         file = prompt_file.parent / mask.path
         if not file.is_file():
             raise UserError(f"{prompt_file}: the mask to start from, {file}, does not exist")
+        if segments_of(file):  # these may be of a part of the image
+            continue
         theirs = grid_of_file(file, model.reader_name)("voxel").size_xyz
         own = None if grid is None else grid("voxel").size_xyz
         if own is not None and theirs is not None and tuple(own) != tuple(theirs):

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
+from nnsam3d.geometry.segments import read_segments, segments_of
+from nnsam3d.inference.extent import clear_background
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
@@ -109,6 +111,7 @@ class StartMask:
         for component in removed:
             label_map[component.place][component.box] = 0
         silent = set(names.values()) - set(objects_of(asked, names)) if image.model.class_agnostic else set()
+        clear_background(label_map, placed)  # also where the network has not looked
         for box in result.boxes:
             answer, before = result.label_map[box], label_map[box]
             # objects of which no prompt speaks have not been computed
@@ -200,11 +203,26 @@ def start_labels(array: NDArray[Any], model: TrainedModel) -> Mapping[str, int]:
 
 
 def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
-    """The label map (z, y, x) of a file. Raises UserError as :func:`read_start_mask` does."""
+    """The label map (z, y, x) of a file, also of one of 3D Slicer's segmentations (:func:`read_segments`).
+
+    Raises:
+        UserError: as :func:`read_start_mask`.
+    """
+    if segments_of(file):
+        return _read_segments(file, image)
     array = image.model.read_labels(file)
     _check_shape(array, file, image)
     _check_place(file, image)
     return array
+
+
+def _read_segments(file: str, image: PreparedImage) -> NDArray[Any]:
+    model = image.model
+    try:
+        grid = image_grid("lps", image.raw_properties, image.shape_ZYX)
+    except GeometryError:
+        grid = None  # an image without a place in the world
+    return read_segments(file, grid, image.shape_ZYX, model.labels, model.regions)
 
 
 def _check_shape(array: NDArray[Any], where: str, image: PreparedImage) -> None:

@@ -81,7 +81,12 @@ def check_windows(
 
 
 def check_whole(
-    image_CZYX: NDArray[Any], spacing_ZYX: Sequence[float], plans_manager: Any, configuration_manager: Any, heads: int
+    image_CZYX: NDArray[Any],
+    spacing_ZYX: Sequence[float],
+    plans_manager: Any,
+    configuration_manager: Any,
+    heads: int,
+    maps: int = 0,
 ) -> None:
     """Refuse an image that could not be segmented as a whole; errors as in :func:`check_grid`.
 
@@ -89,7 +94,7 @@ def check_whole(
         image_CZYX: as returned by nnU-Net's reader.
         spacing_ZYX: mm.
         plans_manager, configuration_manager: nnU-Net's.
-        heads: logit maps, at least.
+        heads: logit maps, at least. maps: of prompts, in single precision.
     """
     where = "the image"
     spacing = checked_spacing(spacing_ZYX, where)
@@ -97,7 +102,7 @@ def check_whole(
     old, steps = [box[axis].stop - box[axis].start for axis in forward], [spacing[axis] for axis in forward]
     new = _new_shape(old, steps, [float(step) for step in configuration_manager.spacing], where)
     resampled, logits = 4 * len(image_CZYX), 2 * heads  # bytes a voxel; nnU-Net's logits are of half precision
-    needed = logits * math.prod(new) + max(resampled * math.prod(new), logits * math.prod(old))
+    needed = (logits + 4 * maps) * math.prod(new) + max(resampled * math.prod(new), logits * math.prod(old))
     _refuse_above(needed, "the whole image", old, steps, new, where)
 
 

@@ -84,6 +84,19 @@ def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = No
     return labels
 
 
+def label_values(label: int, regions: Mapping[int, frozenset[int]] | None) -> list[int]:
+    """The values of a label map that lie in a label.
+
+    Args:
+        label: its value; 0 = background.
+        regions: values by label; None without regions.
+
+    >>> label_values(1, {1: frozenset({1, 2}), 2: frozenset({2})}), label_values(1, None)
+    ([1, 2], [1])
+    """
+    return [label] if regions is None or not label else sorted(regions[label])
+
+
 def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
     """The label value of a name or number.
 

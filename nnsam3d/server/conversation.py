@@ -20,6 +20,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt
 from nnsam3d.prompts.components import volume_and_count
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.server.refusal import Refusal
 
 
@@ -90,7 +91,8 @@ class Conversation:
         """Memory that a step takes beside that, at least: the label map before and after it, and a window."""
         model = self.model
         voxels = self.session.image_bytes // (4 * model.num_channels)  # images are float32
-        maps = model.num_channels + 3 * model.label_manager.num_segmentation_heads  # sums and weights of windows, too
+        channels = model.num_channels + model.codec.num_channels
+        maps = channels + 3 * model.label_manager.num_segmentation_heads  # sums and weights of windows, too
         return 2 * voxels + 4 * maps * math.prod(model.patch_size)
 
     @property
@@ -250,7 +252,7 @@ class Conversation:
     def values(self, label: int) -> list[int]:
         """The values in the label map that belong to a label."""
         regions = self.model.regions
-        return [label] if regions is None else sorted(regions[label])
+        return label_values(label, regions)
 
     def clear_buffer(self) -> None:
         """Call this when the viewer has cleared its mask."""

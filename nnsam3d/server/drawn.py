@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from nnsam3d.prompts import Box, Click, Lasso, Prompt, Scribble
 from nnsam3d.prompts.components import Components
-from nnsam3d.prompts.kinds.base import MAX_POINTS
+from nnsam3d.prompts.kinds.base import MAX_POINTS, spread
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.scribbles import spread_voxels
 
+CLICKS, APART = 4, 4.0  # of a scribble for a model without scribbles: so many clicks, so many voxels apart
 SLICES, AREAS = 16, 16  # of a lasso: so many slices, and areas of each, become prompts
 NEEDS = "the model was not trained with prompts of type {}: use clicks or scribbles"
 
@@ -40,9 +40,10 @@ def scribble_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, 
     """
     if not mask.any():
         raise Refusal(400, "the scribble is empty")
-    if Scribble.kind not in kinds:
-        return [Click((z, y, x), label) for z, y, x in (np.array(spread_voxels(mask)) + first).tolist()]
     voxels_N3 = np.argwhere(mask)
+    if Scribble.kind not in kinds:
+        places_N3 = spread(voxels_N3.astype(np.float64), (1.0, 1.0, 1.0), CLICKS, APART) + first
+        return [Click((z, y, x), label) for z, y, x in places_N3.tolist()]
     if len(voxels_N3) > MAX_POINTS:
         voxels_N3 = voxels_N3[np.linspace(0, len(voxels_N3) - 1, MAX_POINTS).astype(int)]
     return [Scribble((voxels_N3 + first).tolist(), label, joined=False)]

@@ -175,6 +175,20 @@ def test_a_mask_to_start_from_reaches_the_network(literal: Model) -> None:
     assert (session.segmentation == 1).sum() < 10
 
 
+def test_background_shapes_clear_a_mask_where_the_network_does_not_look(literal: Model) -> None:
+    start = np.zeros((40, 90, 90), np.uint8)
+    start[3:10, 3:14, 3:14] = 1
+    start[30:37, 76:87, 76:87] = 1
+    session = Session(literal)
+    session.set_image(volume(start.shape), spacing=(1, 1, 1))
+    session.start_from(start)
+    session.add_click((8, 8, 6), 1)
+    session.add([Lasso(((75, 75, 33), (81, 75, 33), (81, 88, 33), (75, 88, 33)), 0)])
+    cleared = session.segmentation
+    assert not cleared[33, 76:87, 76:81].any()
+    np.testing.assert_array_equal(cleared[30:33, 76:87, 76:87], start[30:33, 76:87, 76:87])
+
+
 def test_a_transposed_plan_sees_the_same_mask(literal: Model) -> None:
     image = prepare(literal)
     label_map = np.random.default_rng(0).integers(0, 2, SHAPE)

@@ -17,6 +17,7 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet import lazy, size
+from nnsam3d.prompts import Box, CasePrompts, Click
 
 from .conftest import volume, write_model
 
@@ -54,6 +55,16 @@ def test_axes_are_those_of_the_models_grid(tmp_path: Path, transpose: tuple[int,
     PreparedImage(model, volume((20, 20, 20))[None], {"spacing": fine})
     with pytest.raises(UserError, match=r"the image: 20 x 20 x 20 voxels of 1000 x 1 x 1 mm would be 2000000 x"):
         PreparedImage(model, volume((20, 20, 20))[None], {"spacing": wrong})
+
+
+def test_maps_of_prompts_are_part_of_a_whole_image(literal: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    array, properties = volume((20, 40, 40))[None], {"spacing": [1.0, 1.0, 1.0]}
+    clicked = CasePrompts("case", "voxel", [Click((10, 10, 10), 1)])
+    drawn = CasePrompts("case", "voxel", [Box((5, 5, 5), (15, 15, 15), 1)])
+    monkeypatch.setattr(size, "memory_bytes", lambda: 4 * array.size * len(literal.codec.maps))
+    literal.preprocess(array, properties, clicked)
+    with pytest.raises(UserError, match="the whole image would take"):
+        literal.preprocess(array, properties, drawn)
 
 
 def test_the_limit_is_the_memory(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

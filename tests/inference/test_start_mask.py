@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
+from nnsam3d.inference.cases import find_cases
 from nnsam3d.inference.model import Model
 
 from .conftest import volume, write_model
@@ -138,3 +140,34 @@ def test_regions(tmp_path: Path) -> None:
     session.add_click((61, 61, 17), "background")
     assert not session.segmentation[14:21, 56:67, 56:67].any()
     np.testing.assert_array_equal(session.segmentation[:12], start[:12])
+
+
+def test_slicers_segmentation_of_a_part_of_the_image(
+    model: Model, write_image: Callable[..., Path], tmp_path: Path
+) -> None:
+    session = Session(model)
+    file = write_image()
+    session.set_image(file)
+    start = np.zeros(session.shape, np.uint8)
+    start[3:6, 4:9, 5:12] = 1
+    start[7:9, 4:9, 5:12] = 2
+    whole = sitk.GetImageFromArray(np.where(start == 1, 7, np.where(start == 2, 1, 0)).astype(np.uint8))
+    whole.CopyInformation(sitk.ReadImage(str(file)))
+    part = sitk.RegionOfInterest(whole, [9, 7, 8], [4, 3, 2])
+    for number, (name, value) in enumerate((("LESION", "7"), ("organ", "1"))):
+        for key, text in (("Name", name), ("LabelValue", value), ("Layer", "0")):
+            part.SetMetaData(f"Segment{number}_{key}", text)
+    case = file.name.removesuffix("_0000.nii.gz")
+    sitk.WriteImage(part, str(tmp_path / f"{case}.seg.nrrd"))
+    session.start_from(tmp_path / f"{case}.seg.nrrd")
+    np.testing.assert_array_equal(session.segmentation, start)
+    session.save_prompts(tmp_path / "prompts.json")
+    assert ".seg.nrrd" in (tmp_path / "prompts.json").read_text()
+    again = Session(model)
+    again.set_image(file)
+    again.load_prompts(tmp_path / "prompts.json")
+    np.testing.assert_array_equal(again.segmentation, start)
+    (found,) = [one for one in find_cases(file.parent, model, start=tmp_path) if one.name == case]
+    assert not found.problem
+    assert found.prompts is not None
+    assert found.prompts.masks[0].path.endswith(".seg.nrrd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -12,7 +14,7 @@ from nnsam3d.prompts import Box, Click, Lasso, Scribble
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.base import MAX_POINTS
 from nnsam3d.prompts.kinds.lasso import CORNERS
-from nnsam3d.server.drawn import AREAS, SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
+from nnsam3d.server.drawn import APART, AREAS, CLICKS, SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
 from nnsam3d.server.refusal import Refusal
 
 ALL = tuple(KINDS)
@@ -122,3 +124,14 @@ def test_what_cannot_be_a_prompt() -> None:
         with pytest.raises(Refusal, match=words):
             call()
     assert isinstance(lasso_prompts(something, (0, 0, 0), 1, ALL)[0], Lasso)
+
+
+@given(st.sets(st.tuples(*[st.integers(0, 30)] * 3), min_size=1, max_size=40))
+def test_without_scribbles_in_the_training_they_are_a_few_clicks_far_from_each_other(drawn: set) -> None:
+    mask = np.zeros((31, 31, 31), bool)
+    mask[tuple(zip(*drawn, strict=True))] = True
+    chosen = [click.position for click in scribble_prompts(mask, (0, 0, 0), 1, ("click",)) if isinstance(click, Click)]
+    assert set(chosen) <= {tuple(map(float, voxel)) for voxel in drawn}
+    assert 1 <= len(chosen) <= CLICKS
+    for one, other in itertools.combinations(chosen, 2):
+        assert np.linalg.norm(np.subtract(one, other)) >= APART
