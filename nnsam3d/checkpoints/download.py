@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import os
 import re
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +23,7 @@ from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.progress import tqdm
 
+logger = logging.getLogger(__name__)
 TIMEOUT = 15.0  # seconds without data, connecting included
 MAX_FAILURES = 5  # consecutive attempts with less than ENOUGH bytes
 ENOUGH = 1 << 20
@@ -229,7 +230,7 @@ def _bar(what: str, total: int | None, start: int = 0) -> Any:
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
-        mininterval=0.2 if sys.stderr.isatty() else 30,  # a log file needs few lines
+        mininterval=0.2,
     )
 
 
@@ -238,4 +239,4 @@ def _reason(error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"nnsam3d: {text}", file=sys.stderr, flush=True)
+    logger.warning("nnsam3d: %s", text)  # on the error stream, unless a program has set up its own logging

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnsam3d.planning.facts import shipped_names
-from nnsam3d.planning.table import BUDGETS_GB, print_plans
+from nnsam3d.planning.table import BUDGETS_GB, plan_table
 
 DESCRIPTION = """
 Prints the decisions of SAM3DAdapterPlanner (backbone, patch, batch, checkpointing, estimated memory of
@@ -44,4 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the table; 1 if every budget is too small."""
-    return print_plans(args.fingerprint, args.budget, args.why)
+    table, fits = plan_table(args.fingerprint, args.budget, args.why)
+    print(table)
+    return 0 if fits else 1

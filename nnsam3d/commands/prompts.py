@@ -125,13 +125,16 @@ def main(args: argparse.Namespace) -> int:
     label = translation(args.label)
     stated = Stated(args.image, args.dataset, args.format, args.space, label, args.scaled, args.model)
     if args.action == "convert":
-        return convert(args.files, args.output, stated, args.to, args.to_space, args.overwrite)
+        print("\n".join(convert(args.files, args.output, stated, args.to, args.to_space, args.overwrite)))
+        return 0
     from nnsam3d.prompts.inspection import inspect_file
 
     case = target_case(args.file, args.image)
     prompts, grid_of = stated.read(args.file)
     remarks = stated.remarks(args.file)
-    return inspect_file(args.file, prompts, grid_of, args.segmentation, stated.labels, case, remarks)
+    lines, inside = inspect_file(args.file, prompts, grid_of, args.segmentation, stated.labels, case, remarks)
+    print("\n".join(lines))
+    return 0 if inside else 1
 
 
 def _simulate(args: argparse.Namespace) -> int:
@@ -147,4 +150,6 @@ def _simulate(args: argparse.Namespace) -> int:
         raise UserError(f"{args.segmentations}: no such folder (expected: ground truth, one label map per case)")
     dataset_file = args.dataset or args.segmentations.absolute().parent / "dataset.json"
     simulation = Simulation(args.n, strategy, args.seed, args.predictions, args.add_to, args.kind)
-    return simulate_folder(args.segmentations, args.output, load_dataset(dataset_file), simulation, args.overwrite)
+    dataset = load_dataset(dataset_file)
+    print("\n".join(simulate_folder(args.segmentations, args.output, dataset, simulation, args.overwrite)))
+    return 0

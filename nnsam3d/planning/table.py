@@ -20,12 +20,12 @@ HEAD: tuple[str, ...] = ("dataset", "budget, GB", "backbone", "patch, voxels", "
 HEAD += ("batch", "checkpointing", "estimate, GB")
 
 
-def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float], why: bool) -> int:
-    """Print the plans of all datasets and budgets; 1 if every budget is too small.
+def plan_table(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float], why: bool) -> tuple[str, bool]:
+    """The plans of all datasets and budgets, and whether any budget is large enough.
 
     Args:
         fingerprints: see :func:`facts_of`; None: the included datasets.
-        why: also print the reasons.
+        why: also give the reasons.
 
     Raises:
         UserError: an unreadable fingerprint or an invalid budget.
@@ -45,8 +45,8 @@ def print_plans(fingerprints: Sequence[str] | None, budgets_gb: Sequence[float],
             continue
         rows.append(_row(facts, choice))
         reasons += [f"\n{facts.name}, {choice.budget_gb:g} GB:", *(f"- {reason}" for reason in choice.why)]
-    print("\n".join([markdown(HEAD, rows, aligned=True), *refused, *(reasons if why else [])]))
-    return 1 if len(refused) == len(pairs) else 0
+    table = markdown(HEAD, rows, aligned=True)
+    return "\n".join([table, *refused, *(reasons if why else [])]), len(refused) < len(pairs)
 
 
 def facts_of(given: str) -> DatasetFacts:

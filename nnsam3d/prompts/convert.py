@@ -145,8 +145,11 @@ def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
 
 def convert(
     files: Sequence[Path], output: Path, stated: Stated, to: str, to_space: Space | None = None, overwrite: bool = False
-) -> int:
+) -> list[str]:
     """Convert these files to ``<case>`` with the suffix of format ``to``; all of them or none.
+
+    Returns:
+        What was written, and what was not checked, as lines.
 
     Args:
         files: prompt files of any known format.
@@ -175,16 +178,19 @@ def convert(
     if problems:  # a partly written folder would look complete
         raise PromptError("\n".join(problems))
     output.mkdir(parents=True, exist_ok=True)
+    lines = []
     for target, prompts in converted:
         write_prompts(target, prompts, format=to, labels=stated.labels)
         others = len(prompts.prompts) - len(prompts.clicks)
         more = f" and {counted(others, 'other prompt')}" if others else ""
-        print(f"{target}: {counted(len(prompts.clicks), 'click')}{more}, space {prompts.space}")
+        lines.append(f"{target}: {counted(len(prompts.clicks), 'click')}{more}, space {prompts.space}")
     if stated.image is None:
-        print("the cases are named after the files; use --image <case>_0000... to name another case")
+        lines.append("the cases are named after the files; use --image <case>_0000... to name another case")
     if stated.labels is None:
-        print("the labels were not checked; --dataset dataset.json checks them, and reads Slicer's lesion-1 as lesion")
-    return 0
+        lines.append(
+            "the labels were not checked; --dataset dataset.json checks them, and reads Slicer's lesion-1 as lesion"
+        )
+    return lines
 
 
 def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | None, output: Path) -> CasePrompts:

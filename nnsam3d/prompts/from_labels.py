@@ -63,7 +63,7 @@ class Simulation:
 
 def simulate_folder(
     segmentations: Path, output: Path, dataset: Mapping[str, Any], simulation: Simulation, overwrite: bool
-) -> int:
+) -> list[str]:
     """Write ``<case>.json`` for every label map; none for a case without a label or error to click on.
 
     Args:
@@ -72,6 +72,9 @@ def simulate_folder(
         dataset: content of dataset.json.
         simulation: how prompts are drawn.
         overwrite: replace existing prompt files.
+
+    Returns:
+        How many were written, and for which cases none was, as lines.
 
     Raises:
         UserError: no label maps, existing outputs, or an invalid map, prediction or prompt file.
@@ -98,10 +101,10 @@ def simulate_folder(
         else:
             target.unlink(missing_ok=True)  # from an earlier simulation
             without.append(target.stem)
-    print(f"{len(files) - len(without)} prompt files in {output}")
+    lines = [f"{len(files) - len(without)} prompt files in {output}"]
     if without:
-        print(f"no file written, because there is nothing to click on: {', '.join(without)}")
-    return 0
+        lines.append(f"no file written, because there is nothing to click on: {', '.join(without)}")
+    return lines
 
 
 def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:

@@ -32,8 +32,8 @@ def inspect_file(
     labels: Mapping[str, int] | None,
     image_case: str,
     remarks: Sequence[str] = (),
-) -> int:
-    """Print a table of the clicks, and one of the other prompts; 1 if one is outside the image, otherwise 0.
+) -> tuple[list[str], bool]:
+    """A table of the clicks, and one of the other prompts, as lines; and whether all prompts are inside the image.
 
     Args:
         file: the prompt file, for the title and messages.
@@ -47,46 +47,53 @@ def inspect_file(
     Raises:
         UserError: a segmentation is unreadable or given without the image.
     """
+    if grid_of is None and segmentation is not None:
+        raise UserError("--segmentation also needs --image, which defines the positions of clicks")
     others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
     kinds = Counter(prompt.kind for prompt in others)
     counts = [counted(n, kind) for kind, n in kinds.items()]
     told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
-    print(f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}")
+    lines = [f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}"]
     if labels is None:
-        print("(the labels were not checked; use --dataset dataset.json to check them)")
+        lines.append("(the labels were not checked; use --dataset dataset.json to check them)")
     if not same_name(prompts.case, image_case):
         suffix = next(suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix))
-        print(f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)")
+        lines.append(
+            f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)"
+        )
     if grid_of is None:
-        if segmentation is not None:
-            raise UserError("--segmentation also needs --image, which defines the positions of clicks")
-        print("(use --image to show the other spaces, and whether the prompts are inside)")
+        lines.append("(use --image to show the other spaces, and whether the prompts are inside)")
         rows: list[tuple[str, ...]] = [("", "label", _SPACES[prompts.space])]
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
-        print(columns(rows, "  "))
+        lines.append(columns(rows, "  "))
         if others:
-            print(columns([("", "type", "label", _SPACES[prompts.space]), *_described(others)], "  "))
-        return 0
+            lines.append(columns([("", "type", "label", _SPACES[prompts.space]), *_described(others)], "  "))
+        return lines, True
     grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz or (), grid.spacing_xyz
-    print(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
+    lines.append(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
     for text in remarks:
-        print(f"warning: the image: {text}")
+        lines.append(f"warning: the image: {text}")
     spaces = _known_spaces(grid_of)
     marked = None if segmentation is None else (*read_segmentation(segmentation), labels)
-    inside = _print_clicks(prompts, grid_of, spaces, marked) if prompts.clicks or not others else True
+    inside = True
+    if prompts.clicks or not others:
+        table, inside = _click_table(prompts, grid_of, spaces, marked)
+        lines.append(table)
     if others:
-        inside &= _print_others(others, prompts.space, grid_of, spaces, marked)
+        table, reach = _other_table(others, prompts.space, grid_of, spaces, marked)
+        lines.append(table)
+        inside &= reach
     if not inside:
-        print("Predictions refuse prompts outside the image. Check the space and the image.")
-    return 0 if inside else 1
+        lines.append("Predictions refuse prompts outside the image. Check the space and the image.")
+    return lines, inside
 
 
 Marked: TypeAlias = tuple[NDArray, ImageGrid, Mapping[str, int] | None]
 """A segmentation, its grid, and the names of its labels, as far as they are known."""
 
 
-def _print_clicks(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], marked: Marked | None) -> bool:
+def _click_table(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], marked: Marked | None) -> tuple[str, bool]:
     """A table of the clicks; whether all of them are inside the image."""
     grid, points = grid_of(prompts.space), prompts.points
     inside = points.inside(grid)
@@ -98,13 +105,12 @@ def _print_clicks(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], ma
     for n, click in enumerate(prompts.clicks):
         numbers = [_numbers(column[n]) for column in places]
         rows.append((str(n + 1), str(click.label), *numbers, "yes" if inside[n] else "NO", *hits[n]))
-    print(columns(rows, "  "))
-    return bool(inside.all())
+    return columns(rows, "  "), bool(inside.all())
 
 
-def _print_others(
+def _other_table(
     others: Sequence[Prompt], space: Space, grid_of: GridOf, spaces: list[Space], marked: Marked | None
-) -> bool:
+) -> tuple[str, bool]:
     """A table of prompts of other kinds, with the voxels that they hold; whether all of them reach into the image.
 
     The positions in further spaces follow below each prompt.
@@ -127,8 +133,7 @@ def _print_others(
         row = (number, kind, label, _SPACES[first], texts[first], "yes" if reaches else "NO", str(voxels))
         rows.append((*row, hits) if marked else row)
         rows += [("", "", "", _SPACES[other], texts[other]) for other in further]
-    print(columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "))
-    return all_inside
+    return columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "), all_inside
 
 
 def _held(prompt: Prompt, space: Space, grid: ImageGrid, marked: Marked | None) -> tuple[bool, int, str]:

@@ -46,7 +46,7 @@ def test_all_goes_well_in_one_request(server, target):
 
 
 @pytest.mark.parametrize("accident", ["truncated", "reset"])
-def test_an_interrupted_download_goes_on_where_it_was(server, target, accident, capfd):
+def test_an_interrupted_download_goes_on_where_it_was(server, target, accident, caplog):
     server.script = [accident, accident]
     fetch(server, target)
     assert_complete(server, target)
@@ -55,7 +55,7 @@ def test_an_interrupted_download_goes_on_where_it_was(server, target, accident, 
     assert len(starts) == 3
     if accident == "truncated":
         assert sum(count for _, count in server.served) == len(server.content), "no byte came twice"
-    assert "interrupted" in capfd.readouterr().err
+    assert "interrupted" in caplog.text
 
 
 def test_another_process_goes_on_with_the_part_file(server, target):
@@ -210,7 +210,7 @@ def test_a_place_that_cannot_be_written(server, tmp_path):
         fetch(server, tmp_path / "file" / "sam.pth")
 
 
-def test_two_at_once_download_once(server, target, capfd, monkeypatch):
+def test_two_at_once_download_once(server, target, caplog, monkeypatch):
     waiting, say = threading.Event(), module._say
 
     def heard(text: str) -> None:
@@ -233,7 +233,7 @@ def test_two_at_once_download_once(server, target, capfd, monkeypatch):
         assert not thread.is_alive()
     assert_complete(server, target)
     assert len(server.served) == 1
-    assert "waiting for another process that is downloading sam.pth.part" in capfd.readouterr().err
+    assert "waiting for another process that is downloading sam.pth.part" in caplog.text
 
 
 def test_sha256(tmp_path):

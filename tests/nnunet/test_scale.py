@@ -247,6 +247,6 @@ def test_clicks_are_added_to_a_folder_that_is_listed_once(tmp_path: Path, in_pla
     output = prompts if in_place else tmp_path / "out"
     dataset = {"labels": LABELS, "file_ending": ".nii.gz"}
     with watched() as counts:
-        assert simulate_folder(truths, output, dataset, Simulation(2, "uniform", 0, None, prompts), True) == 0
+        assert simulate_folder(truths, output, dataset, Simulation(2, "uniform", 0, None, prompts), True)
     assert listings(counts, prompts) == 1
     assert [len(read_prompts(output / f"case_{number}.json").clicks) for number in range(7)] == [3] * 7
