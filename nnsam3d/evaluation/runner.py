@@ -200,7 +200,7 @@ def _click(
     first: list[Unit] = []
     steps: list[Unit] = []
     maps: dict[int, NDArray[np.uint16]] = {}
-    masks = list(label_values(arm.model.dataset_json))
+    masks = list(clickable_values(arm.model.dataset_json))
     # arms without clicks answer once
     limit = setting.max_clicks if arm.listens else 0
     for step in _answers(job, truth, seed, answer, limit):
@@ -232,7 +232,7 @@ def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iter
             return
 
 
-def label_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def clickable_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and segmentation values of everything that is scored: labels or regions, as nnU-Net evaluates them."""
     for name, value in dataset_json["labels"].items():
         values = tuple(value) if isinstance(value, list | tuple) else (value,)

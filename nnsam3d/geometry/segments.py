@@ -71,6 +71,7 @@ def read_segments(
     segments overlap, the later one counts; with regions, the smaller one.
 
     Args:
+        path: the file.
         image: in "lps"; None: it has no place in the world, and the file must have its shape.
         shape_ZYX: of the image.
         labels: names and values.

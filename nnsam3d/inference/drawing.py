@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnsam3d.prompts import Box, Click, Lasso, Line, Prompt, Scribble
-from nnsam3d.prompts.kinds.base import checked_position, checked_positions
+from nnsam3d.prompts.kinds.checks import checked_position, checked_positions
 
 
 class Drawing:

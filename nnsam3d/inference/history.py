@@ -39,6 +39,7 @@ class State:
         """What the prompts, and the mask, say about an image.
 
         Args:
+            image: the prepared image.
             case: its name, for messages.
             labels: see :meth:`PreparedImage.label_values`.
 

@@ -49,6 +49,11 @@ def objects_of(prompts: CasePrompts, labels: Mapping[str, int]) -> list[int]:
 def prompts_of_object(prompts: CasePrompts, labels: Mapping[str, int], value: int) -> tuple[CasePrompts, list[int]]:
     """The prompts that concern one object, with label 1 on it and 0 elsewhere, and the numbers of its clicks.
 
+    Args:
+        prompts: of all objects.
+        labels: names and values.
+        value: of the object.
+
     Returns:
         The prompts; for each of the clicks among them, its number (from 1) among all clicks.
     """

@@ -94,6 +94,8 @@ class StartMask:
         """The mask as these clicks change it.
 
         Args:
+            image: the prepared image.
+            prompts: of a user.
             labels: see :meth:`PreparedImage.label_values`.
 
         Raises:

@@ -112,7 +112,7 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
     1
     >>> resolve_label("tumor", {"background": 0, "tumour": 1}, "click 2")
     Traceback (most recent call last):
-    nnsam3d.prompts.kinds.base.PromptError: click 2: unknown label 'tumor'; allowed: "background" (0), "tumour" (1)
+    nnsam3d.prompts.kinds.checks.PromptError: click 2: unknown label 'tumor'; allowed: "background" (0), "tumour" (1)
     """
     if isinstance(label, str) and label in names:
         return int(names[label])

@@ -11,15 +11,8 @@ from numpy.typing import ArrayLike
 
 from nnsam3d.geometry import SPACES, ImageGrid, Points
 from nnsam3d.prompts.kinds import Click, MaskPrompt, Prompt
-from nnsam3d.prompts.kinds.base import (
-    Position,
-    PromptError,
-    PromptWarning,
-    Space,
-    checked_label,
-    checked_position,
-    short,
-)
+from nnsam3d.prompts.kinds.base import Space
+from nnsam3d.prompts.kinds.checks import Position, PromptError, PromptWarning, checked_label, checked_position, short
 
 __all__ = [
     "MAX_CLICKS",

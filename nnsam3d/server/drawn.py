@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from nnsam3d.prompts import Box, Click, Lasso, Prompt, Scribble
 from nnsam3d.prompts.components import Components
-from nnsam3d.prompts.kinds.base import MAX_POINTS, spread
+from nnsam3d.prompts.kinds.base import spread
+from nnsam3d.prompts.kinds.checks import MAX_POINTS
 from nnsam3d.server.refusal import Refusal
 
 CLICKS, APART = 4, 4.0  # of a scribble for a model without scribbles: so many clicks, so many voxels apart

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nnsam3d.prompts import Box, Click, Lasso, Scribble
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.kinds.base import MAX_POINTS
+from nnsam3d.prompts.kinds.checks import MAX_POINTS
 from nnsam3d.prompts.kinds.lasso import CORNERS
 from nnsam3d.server.drawn import APART, AREAS, CLICKS, SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
 from nnsam3d.server.refusal import Refusal

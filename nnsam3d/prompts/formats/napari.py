@@ -32,7 +32,7 @@ from nnsam3d.prompts.formats.base import (
 from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.kinds.base import checked_positions
+from nnsam3d.prompts.kinds.checks import checked_positions
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 

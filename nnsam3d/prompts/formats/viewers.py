@@ -34,7 +34,12 @@ SLICER_MARKUPS = {
 
 
 def found_box(where: str, low: Any, high: Any, label: Any, meaning: Meaning = "word") -> Found:
-    """A box of another program, see :class:`nnsam3d.prompts.formats.base.Found`."""
+    """A box of another program, see :class:`nnsam3d.prompts.formats.base.Found`.
+
+    Args:
+        where, label, meaning: see there.
+        low, high: opposite corners, or anything else that the file holds there.
+    """
     return Found(where, Box.kind, {"low": low, "high": high}, label, meaning, spare=True)
 
 
@@ -42,6 +47,7 @@ def found_turned_box(where: str, points_43: NDArray[np.float64], label: Any) -> 
     """A box in mm, perhaps turned, see :class:`nnsam3d.prompts.formats.base.Found`.
 
     Args:
+        where, label: see there.
         points_43: its middle, and the middles of three faces.
 
     Raises:

@@ -16,21 +16,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.components import bounding_box
-from nnsam3d.prompts.kinds.base import (
-    Outline,
-    Position,
-    Prompt,
-    PromptError,
-    Shape,
-    Space,
-    Tool,
-    Voxels,
-    Window,
-    checked_label,
-    checked_position,
-    place_text,
-    points_to_voxels,
-)
+from nnsam3d.prompts.kinds.base import Outline, Prompt, Shape, Space, Tool, Voxels, Window, place_text, points_to_voxels
+from nnsam3d.prompts.kinds.checks import Position, PromptError, checked_label, checked_position
 from nnsam3d.prompts.kinds.lasso import Lasso, some_slice
 
 REACH = 2.0  # T; the distance to a face is clipped there

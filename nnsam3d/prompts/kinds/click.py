@@ -9,17 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import (
-    Position,
-    Prompt,
-    Space,
-    Tool,
-    Voxels,
-    checked_label,
-    checked_position,
-    place_text,
-    points_to_voxels,
-)
+from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, Voxels, place_text, points_to_voxels
+from nnsam3d.prompts.kinds.checks import Position, checked_label, checked_position
 
 
 @dataclass(frozen=True)

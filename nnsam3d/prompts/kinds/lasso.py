@@ -18,22 +18,18 @@ from scipy import ndimage
 
 from nnsam3d.prompts.components import largest_area
 from nnsam3d.prompts.kinds.base import (
-    MAX_POINTS,
     Outline,
-    Position,
     Prompt,
-    PromptError,
     Shape,
     Space,
     Tool,
     Voxels,
     Window,
-    checked_label,
-    checked_positions,
     place_text,
     points_to_voxels,
     spread,
 )
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError, checked_label, checked_positions
 
 REACH = 2.0  # T; the distance to the curve is clipped there
 FADING = {"plane_near": 0.5, "plane_far": 2.0}  # T; standard deviation across the plane

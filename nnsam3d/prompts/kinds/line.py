@@ -17,20 +17,17 @@ from numpy.typing import NDArray
 from nnsam3d.prompts.kinds.base import (
     MAX_LENGTH,
     Outline,
-    Position,
     Prompt,
-    PromptError,
     Shape,
     Space,
     Tool,
     Voxels,
     Window,
     along,
-    checked_label,
-    checked_position,
     place_text,
     points_to_voxels,
 )
+from nnsam3d.prompts.kinds.checks import Position, PromptError, checked_label, checked_position
 from nnsam3d.prompts.kinds.lasso import some_slice
 
 TUBE = 0.5  # T; standard deviation of the map around the line

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Prompt, PromptError, Space, checked_label, short
+from nnsam3d.prompts.kinds.base import Prompt, Space
+from nnsam3d.prompts.kinds.checks import PromptError, checked_label, short
 
 
 @dataclass(frozen=True)

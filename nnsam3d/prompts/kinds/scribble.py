@@ -12,22 +12,18 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import (
-    MAX_POINTS,
     Outline,
-    Position,
     Prompt,
-    PromptError,
     Shape,
     Space,
     Tool,
     Voxels,
     along,
-    checked_label,
-    checked_positions,
     place_text,
     points_to_voxels,
     spread,
 )
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError, checked_label, checked_positions
 
 CLICKS, APART = 8, 0.75  # at most, and in T
 SECTIONS = 7  # of a simulated curve
