@@ -824,7 +824,7 @@ def test_labels_differ_without_colours(work: Any, visit: Open) -> None:
     assert page.tab.locator("body").evaluate("(body) => body.scrollWidth <= 1280 && body.scrollHeight <= 720")
 
 
-SIZES = [(1366, 768), (900, 600), (844, 390), (768, 1024), (390, 844)]
+SIZES = [(1366, 768), (1280, 720), (900, 600), (844, 390), (768, 1024), (390, 844)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
