@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d import cli
+from nnsam3d.commands import prompts as command_module
 from nnsam3d.prompts import read_prompts
 from nnsam3d.prompts.formats import FORMATS, SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
@@ -56,7 +57,7 @@ def test_every_kind_is_told_and_every_key() -> None:
 
 
 def test_the_commands_are_understood() -> None:
-    text = (PAGE.read_text(encoding="utf-8") + cli.COMMANDS["prompts"].example).replace("\\\n", " ")
+    text = (PAGE.read_text(encoding="utf-8") + command_module.EXAMPLE).replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("nnsam3d prompts")]
     assert len(commands) >= 10
