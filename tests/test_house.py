@@ -80,7 +80,7 @@ def test_no_name_is_defined_twice():
     assert house.defined_twice(house.parsed("nnsam3d")) == {}
 
 
-@pytest.mark.parametrize("room", ["geometry", "prompts", "inference"])
+@pytest.mark.parametrize("room", ["geometry", "prompts", "inference", "network"])
 def test_every_argument_of_functions_with_many_is_documented(room):
     """Of three or more; `python -m benchmarks.house --list` names what is missing."""
     told = house.arguments(house.parsed(f"nnsam3d/{room}").values())

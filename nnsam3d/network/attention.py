@@ -52,6 +52,13 @@ def window_layout(
 
     Grids that are not a multiple of the window are zero-padded at the high end; no token attends to padding.
     Shifted layouts roll by half a window; tokens that wrapped around an axis form a separate region.
+
+    Args:
+        grid: (H, W, D) tokens, any size.
+        window: (H, W, D) tokens.
+        shifted: roll the grid by half a window along each axis.
+        device: of the layout's tensors.
+        dtype: of the constants for keys and queries.
     """
     h, w, d = (-(-g // s) * s for g, s in zip(grid, window, strict=True))
     padded = (h, w, d)
@@ -139,6 +146,13 @@ class WindowAttention(nn.Module):
     """Multi-head attention inside windows, (M, N, C) to (M, N, C)."""
 
     def __init__(self, dim: int, num_heads: int, window: Triple, table_lengths: Triple) -> None:
+        """
+        Args:
+            dim: token channels C, a multiple of ``num_heads``.
+            num_heads: heads A.
+            window: (H, W, D) tokens.
+            table_lengths: rows of the tables of relative positions along H, W, D; resampled to 2 * window - 1.
+        """
         super().__init__()
         self.num_heads = num_heads
         self.window = window  # (H, W, D)
@@ -172,7 +186,13 @@ class WindowAttention(nn.Module):
 
 
 def attend(qkv_MN3Ac: Tensor, table_NJc: Tensor, layout: WindowLayout) -> Tensor:
-    """The attention between the two projections, (M, N, C)."""
+    """The attention between the two projections, (M, N, C).
+
+    Args:
+        qkv_MN3Ac: queries, keys and values of the tokens of each window.
+        table_NJc: from :meth:`WindowAttention.relative_table`.
+        layout: by which the tokens were cut into windows.
+    """
     q, k, v = qkv_MN3Ac.unbind(2)  # (M, N, A, c) each
     m, n, heads, head_dim = q.shape
     relative = torch.einsum("mnac,njc->mnaj", q, table_NJc)  # of the unscaled queries

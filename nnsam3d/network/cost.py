@@ -40,7 +40,10 @@ def measure(
     """The cost of a configuration with the paper's decoder, or of a network, with patches of its size.
 
     Args:
+        of: a configuration, or a network; its weights are not read.
+        batch: number of patches; all numbers but ``trainable_bytes`` grow with it.
         frozen: as by `freeze_pretrained`.
+        autocast: data type of mixed precision; None: float32 throughout.
     """
     config = of if isinstance(of, SAM3DConfig) else of.config
 

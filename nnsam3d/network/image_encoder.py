@@ -41,6 +41,12 @@ class Block(nn.Module):
         adapter_dim: int,
         checkpointing: str = "none",
     ) -> None:
+        """
+        Args:
+            dim, num_heads, window, table_lengths: see :class:`WindowAttention`.
+            adapter_dim: channels inside the adapter.
+            checkpointing: what is computed twice in training, see :class:`Execution`.
+        """
         super().__init__()
         self.checkpointing = checkpointing
         self.adapter = Adapter(dim, adapter_dim)

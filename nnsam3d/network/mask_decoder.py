@@ -30,6 +30,10 @@ def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch
     """(3, n_out, n_in): upsampling with align_corners=True, read one sample before, at and after each place.
 
     Rows that would read outside are zero: the zero padding of the convolution that follows.
+
+    Args:
+        n_in, n_out: number of samples along the axis, before and after.
+        device, dtype: of the result.
     """
     exact = torch.float32 if device.type == "mps" else torch.float64  # which has nothing more exact
     place = torch.arange(n_out, device=device, dtype=exact) * ((n_in - 1) / max(n_out - 1, 1))
@@ -40,7 +44,13 @@ def shifted_upsampling(n_in: int, n_out: int, device: torch.device, dtype: torch
 
 
 def conv3d_of_upsampled(x_BCHWD: Tensor, weight_OC333: Tensor, size_XYZ: Sequence[int]) -> Tensor:
-    """conv3d(upsample(x, size, align_corners=True), weight, padding=1), never building the upsampled x."""
+    """conv3d(upsample(x, size, align_corners=True), weight, padding=1), never building the upsampled x.
+
+    Args:
+        x_BCHWD: a map on the token grid.
+        weight_OC333: of the convolution.
+        size_XYZ: of the fine grid, and of the result (B, O, X, Y, Z).
+    """
     batch, _, h, w, d = x_BCHWD.shape
     size = (*size_XYZ,)
     out = weight_OC333.shape[0]
@@ -102,8 +112,11 @@ def fine_click_maps(
 
     Args:
         clicks_BN3: voxel positions, the axes in the order (H, W, D) as everything here.
+        labels_BN: labels of the clicks, 0 to L - 1; -1 = padding.
         size_HWD: voxels of the crop, padded to whole tokens; logits are upsampled to it with aligned corners.
+        fine_XYZ: size of the fine grid, which spans the crop from its first to its last voxel.
         token_HWD: voxels that count as the length of a token, per axis; the distance d is in tokens.
+        num_labels: number L of click labels.
         sigmas: widths in tokens.
     """
     batch, clicks = labels_BN.shape
@@ -197,7 +210,13 @@ class MaskDecoder(nn.Module):
     def fuse_unprompted(
         self, image_BIDHW: Tensor, level2: Tensor, level3: Tensor, level4: Tensor, detail_BFXYZ: Tensor | None = None
     ) -> Tensor:
-        """Share of three unprompted levels, the image and its details in the fusion convolution, (B, O, X, Y, Z)."""
+        """Share of three unprompted levels, the image and its details in the fusion convolution, (B, O, X, Y, Z).
+
+        Args:
+            image_BIDHW: the crop, padded to whole tokens.
+            level2, level3, level4: (B, C, H, W, D) maps of the image encoder, shallow to deep.
+            detail_BFXYZ: features of the detail branch on the fine grid; None: the network has no such branch.
+        """
         levels = (level2, level3, level4)
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         weight = self.fusion_weight()
@@ -213,7 +232,14 @@ class MaskDecoder(nn.Module):
     def click_maps(
         self, prompts: PromptTensors, size_DHW: Sequence[int], grid_XYZ: Sequence[int], sigmas: Sequence[float]
     ) -> Tensor:
-        """Where the clicks are, on a grid over the crop, (B, L * sigmas, X, Y, Z)."""
+        """Where the clicks are, on a grid over the crop, (B, L * sigmas, X, Y, Z).
+
+        Args:
+            prompts: with click positions in (D, H, W) voxels of the crop.
+            size_DHW: voxels of the crop, padded to whole tokens.
+            grid_XYZ: size of the grid in the order (H, W, D), the fine grid or the voxels.
+            sigmas: widths in tokens.
+        """
         return fine_click_maps(
             prompts.points_BN3[..., [1, 2, 0]],
             prompts.labels_BN,
@@ -227,7 +253,14 @@ class MaskDecoder(nn.Module):
     def refine(
         self, mixed_BOXYZ: Tensor, detail_BVDHW: Tensor, prompts: PromptTensors | None, size_DHW: Sequence[int]
     ) -> Tensor:
-        """Correction of the logits at the voxels, (B, K, D, H, W), by the detail branch, prompts and what was fused."""
+        """Correction of the logits at the voxels, (B, K, D, H, W), by the detail branch, prompts and what was fused.
+
+        Args:
+            mixed_BOXYZ: the fused maps after norm and ReLU, the input of the last convolution.
+            detail_BVDHW: features of the detail branch at the voxels of the padded crop.
+            prompts: see :meth:`finish`.
+            size_DHW: voxels of the crop, padded to whole tokens.
+        """
         hidden_BVDHW = detail_BVDHW + resized(self.voxel_mix(mixed_BOXYZ).permute(0, 1, 4, 2, 3), size_DHW)
         if self.voxel_map is not None and prompts is not None:
             maps = []
@@ -256,6 +289,14 @@ class MaskDecoder(nn.Module):
         """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size.
 
         With a detail branch, the logits are corrected at the voxels, by its features there and what was fused.
+
+        Args:
+            fused_BOXYZ: from :meth:`fuse_unprompted`.
+            prompted_BCHWD: the deepest level, from the prompt encoder.
+            size_DHW: voxels of the crop, padded to whole tokens; the size of the logits.
+            prompts: click positions in (D, H, W) voxels of the crop, dense maps of ``size_DHW``; None: clicks act
+                only through ``prompted_BCHWD``, maps not at all.
+            detail_BVDHW: features of the detail branch at the voxels; None: the network has no such branch.
         """
         split = 3 * self.channels
         weight = self.fusion_weight()[:, split : split + self.channels]

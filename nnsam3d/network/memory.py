@@ -88,6 +88,8 @@ def step_memory(
     """Memory of a training step with patches of the configuration's size.
 
     Args:
+        config: of the network; it gets the paper's decoder.
+        batch: number of patches per step.
         loss: of logits (B, K, D, H, W) and target (B, 1, D, H, W), int16 as from nnU-Net's data loader.
         rounds, slots: of the roll-out. Further rounds do not raise the peak.
         frozen: whether the backbone trains not, see `freeze_pretrained`.

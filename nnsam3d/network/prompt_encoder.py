@@ -21,9 +21,15 @@ CLICK_MAP_SIGMAS = (1.5, 4.0)  # widths of the bumps that mark clicks, in tokens
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its own projections; `inner_dim` is the width between them."""
+    """Multi-head attention with its own projections."""
 
     def __init__(self, dim: int, num_heads: int, inner_dim: int) -> None:
+        """
+        Args:
+            dim: channels C of queries, keys and result.
+            num_heads: heads A.
+            inner_dim: channels between the projections, a multiple of ``num_heads``.
+        """
         super().__init__()
         self.num_heads = num_heads
         self.q_proj = nn.Linear(dim, inner_dim)
@@ -32,7 +38,13 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim)
 
     def forward(self, query_BTC: Tensor, key_BTC: Tensor, allowed_BT: Tensor | None = None) -> Tensor:
-        """Keys are also the values; `allowed_BT` says which of them may be attended to."""
+        """The attended queries, of the shape of ``query_BTC``.
+
+        Args:
+            query_BTC: tokens that attend; their number may differ from that of the keys.
+            key_BTC: tokens that are attended to; they are also the values.
+            allowed_BT: bool, the keys that may be attended to; None: all.
+        """
         q, k, v = self.q_proj(query_BTC), self.k_proj(key_BTC), self.v_proj(key_BTC)
         q_BATc, k_BATc, v_BATc = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         mask = None if allowed_BT is None else allowed_BT[:, None, None]
@@ -54,6 +66,13 @@ class PromptLayer(nn.Module):
     """One round: queries and clicks attend to each other, then every voxel to the refined queries."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, num_queries: int) -> None:
+        """
+        Args:
+            dim: channels C of voxels, clicks and queries.
+            num_heads: heads of each attention; a divisor of ``dim // 2``.
+            mlp_dim: width inside the MLP of the queries.
+            num_queries: number Q of learned queries.
+        """
         super().__init__()
         self.global_query = nn.Parameter(0.1 * torch.randn(1, num_queries, dim))
         self.self_attn = Attention(dim, num_heads, dim)
@@ -68,6 +87,13 @@ class PromptLayer(nn.Module):
         self.mlp = PromptMLP(dim, mlp_dim)
 
     def forward(self, voxels_BVC: Tensor, points_BNC: Tensor, real_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Voxels and clicks after the round, in the shapes given.
+
+        Args:
+            voxels_BVC: the deepest map, its token grid flattened (D runs fastest).
+            points_BNC: features at the clicks; outside paper mode also the token for no clicks.
+            real_BN: bool, False for what nothing attends to: padding, and the token for no clicks beside clicks.
+        """
         batch, num_queries = voxels_BVC.shape[0], self.global_query.shape[1]
         queries_BQC = self.global_query.expand(batch, -1, -1).to(points_BNC.dtype)
         tokens_BTC = torch.cat([queries_BQC, points_BNC], 1)
@@ -84,10 +110,19 @@ class PromptTransformer(nn.Module):
     """Two rounds; each starts from its own learned queries, clicks and voxels are passed on."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, num_queries: int) -> None:
+        """
+        Args:
+            dim, num_heads, mlp_dim, num_queries: of each round, see :class:`PromptLayer`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(PromptLayer(dim, num_heads, mlp_dim, num_queries) for _ in range(2))
 
     def forward(self, voxels_BVC: Tensor, points_BNC: Tensor, real_BN: Tensor) -> Tensor:
+        """The voxels after both rounds, (B, V, C).
+
+        Args:
+            voxels_BVC, points_BNC, real_BN: see :meth:`PromptLayer.forward`.
+        """
         for layer in self.layers:
             voxels_BVC, points_BNC = layer(voxels_BVC, points_BNC, real_BN)
         return voxels_BVC
@@ -108,7 +143,14 @@ def sample_points(features_BCHWD: Tensor, tokens_BN3: Tensor) -> Tensor:
 
 @torch.no_grad()
 def click_maps(tokens_BN3: Tensor, labels_BN: Tensor, grid: Triple, num_labels: int) -> Tensor:
-    """Where clicks are: (B, L * sigmas, H, W, D), per label the highest of its clicks' bumps exp(-d²/2s²)."""
+    """Where clicks are: (B, L * sigmas, H, W, D), per label the highest of its clicks' bumps exp(-d²/2s²).
+
+    Args:
+        tokens_BN3: click positions (H, W, D) in tokens; 0 is the centre of the first token.
+        labels_BN: labels of the clicks, int64, 0 to L - 1; -1 = padding.
+        grid: (H, W, D) tokens.
+        num_labels: number L of click labels.
+    """
     batch, clicks = labels_BN.shape
     square_BNHWD = torch.zeros((), device=tokens_BN3.device, dtype=tokens_BN3.dtype)
     for axis in range(3):

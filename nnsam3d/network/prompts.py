@@ -69,7 +69,13 @@ class PromptTensors(NamedTuple):
         return self._replace(labels_BN=labels_BN, dense_BMDHW=dense_BMDHW)
 
     def with_click(self, slot: int, position_B3: Tensor, label_B: Tensor) -> PromptTensors:
-        """A copy with a click in a slot; label -1 leaves it empty."""
+        """A copy with a click in a slot of every item.
+
+        Args:
+            slot: index of the slot, below N.
+            position_B3: (D, H, W) voxels of the crop.
+            label_B: labels of the clicks; -1 leaves the slot of that item empty.
+        """
         points_BN3, labels_BN = self.points_BN3.clone(), self.labels_BN.clone()
         points_BN3[:, slot] = position_B3
         labels_BN[:, slot] = label_B

@@ -59,7 +59,15 @@ class RollOut:
 
 @torch.no_grad()
 def corrected(prompts: PromptTensors, number: int, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
-    """A copy of the prompts with one more click in a slot, on an error of the logits of answer ``number``."""
+    """A copy of the prompts with one more click in a slot, on an error of the logits of answer ``number``.
+
+    Args:
+        prompts: that led to the answer.
+        number: of the answer, from 0.
+        slot: index of an empty click slot, below N.
+        roll_out: whose ``start`` and ``correct`` choose the prompts.
+        logits: of the answer, (B, K, D, H, W); of a list, the first is used.
+    """
     finest = (logits[0] if isinstance(logits, list) else logits).detach()
     if roll_out.start is not None:
         prompts = roll_out.start(number, finest, prompts)
@@ -67,7 +75,13 @@ def corrected(prompts: PromptTensors, number: int, slot: int, roll_out: RollOut,
 
 
 def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_out: RollOut) -> Iterator[Tensor]:
-    """The contribution of each round to the loss, which is a mean over all rounds."""
+    """The contribution of each round to the loss, which is a mean over all rounds.
+
+    Args:
+        answer: prompts -> logits (B, K, D, H, W), or a list of them with deep supervision.
+        first: prompts of the first answer; slots for corrections are added.
+        roll_out: number of rounds, loss and corrections.
+    """
     prompts = first.with_room(max(roll_out.rounds, roll_out.slots))
     for number in range(roll_out.rounds + 1):
         logits = answer(prompts)
@@ -86,6 +100,7 @@ def summed(
     """The sum of the losses that ``losses_of(features)`` yields, as a function of features and parameters.
 
     Args:
+        losses_of: features, in the order given -> one scalar loss per round.
         features: shared by the rounds; gradients continue from here.
         parameters: all parameters used by the rounds.
         scale: see :class:`RollOut`.

@@ -78,17 +78,42 @@ class SAM3D(nn.Module):
         return self.decoder.prepare(image_BCDHW, levels)
 
     def decode(self, features: Features, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> Tensor:
-        """Logits (B, K, D, H, W) for prompts, or for clicks at (D, H, W) voxels (B, N, 3) with labels, -1 = padding."""
+        """Logits (B, K, D, H, W) at the size of the image.
+
+        Args:
+            features: from :meth:`encode`.
+            prompts: of the whole batch, or only click positions (B, N, 3), (D, H, W) voxels, floating point.
+            labels_BN: int64 labels of such positions, -1 = padding; ignored beside a :class:`PromptTensors`.
+
+        Raises:
+            TypeError: positions without labels.
+            ValueError: prompts of another shape or type; on a CPU also labels that the network does not know.
+        """
         prompts = PromptTensors.of(prompts, labels_BN)
         self._check_prompts(features, prompts)
         return self.decoder.answer(features, prompts)
 
     def segment(self, image_BCDHW: Tensor, prompts: PromptTensors | Tensor, labels_BN: Tensor | None = None) -> Tensor:
-        """`decode(encode(image), prompts)`."""
+        """`decode(encode(image), prompts)`.
+
+        Args:
+            image_BCDHW: any size.
+            prompts, labels_BN: see :meth:`decode`.
+
+        Raises:
+            TypeError: see :meth:`decode`.
+            ValueError: see :meth:`decode`; also an empty image, or one with other axes or channels.
+        """
         return self.decode(self.encode(image_BCDHW), prompts, labels_BN)
 
     def rolled_out(self, features: Features, first: PromptTensors, roll_out: RollOut) -> Tensor:
-        """Mean loss of several rounds of clicks on the same features (see `rounds`)."""
+        """Mean loss of several rounds of clicks on the same features (see `rounds`).
+
+        Args:
+            features: from :meth:`encode`.
+            first: prompts of the first answer.
+            roll_out: number of rounds, loss and corrections.
+        """
 
         def losses_of(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
             same = features.with_tensors(tensors)

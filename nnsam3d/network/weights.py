@@ -177,10 +177,17 @@ def from_official(
 ) -> SAM3D:
     """The paper's network from its official weights, in eval mode and paper mode, at token stride 4.
 
-    `source` is one state dict of the whole network, or a checkpoint of the authors' training script (the file
-    or its content): three dictionaries, the second a list with one prompt encoder per level.
-    Every size but those three, whose defaults are the paper's, is read from the shapes; `window` is one number
-    or (D, H, W) tokens.
+    Every size but the three below, whose defaults are the paper's, is read from the shapes.
+
+    Args:
+        source: one state dict of the whole network, or a checkpoint of the authors' training script: three
+            dictionaries, the second a list with one prompt encoder per level. Either as a file or as its content.
+        num_heads: attention heads of the image encoder.
+        window: of its attention, one number or (D, H, W) tokens.
+        prompt_heads: attention heads of the prompt encoder.
+
+    Raises:
+        WeightsError: an unreadable file, or entries that do not fit the network.
     """
     state = _official_state(_open(Path(source)) if isinstance(source, str | Path) else source)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
