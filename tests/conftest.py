@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
@@ -29,6 +30,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # an example that takes long on a busy machine is no failure
 hypothesis.settings.register_profile("nnsam3d", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("nnsam3d")
+
+# Shells start jobs in the background without Ctrl-C, and what a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

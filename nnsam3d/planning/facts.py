@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import Triple
 from nnsam3d.keys import known, mismatch
+
+if TYPE_CHECKING:  # numpy, which `nnsam3d plan-table --help` does not need
+    from nnsam3d.geometry import Triple
 
 SHIPPED = "fingerprints"
 

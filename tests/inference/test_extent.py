@@ -64,7 +64,7 @@ def test_the_windows_say_what_the_sliding_window_says(literal: Model, name: str)
     inside[:6] = inside[19:] = False  # far from its slice, a lasso says next to nothing, and rounding decides
     differing = (near.label_map != whole.label_map)[inside].mean()
     assert whole.label_map.any()
-    assert differing < 0.01, "windows overlap in other places, and round"
+    assert differing < 0.02, "windows overlap in other places, and round"
 
 
 @pytest.mark.parametrize("name", EXTENTS)

