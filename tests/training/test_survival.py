@@ -381,7 +381,8 @@ def test_ctrl_c_at_a_terminal_reaches_the_data_workers_too(tmp_path: Path, times
             os.killpg(process.pid, signal.SIGINT)
         rest = "".join(said)  # ends when the last process has closed it
         status = process.wait(timeout=120)
-    assert "Traceback" not in rest
+    # a second one may interrupt multiprocessing's own threads, which say so
+    assert ("Traceback" if times == 1 else "KeyboardInterrupt") not in rest
     saved = list(tmp_path.glob(f"results/*/*/fold_0/{LATEST}"))
     if times == 1:
         assert status == STOPPED, rest

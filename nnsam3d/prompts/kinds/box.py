@@ -25,7 +25,7 @@ FLAT = 1.01  # voxels of the image; a box this thin lies on one slice
 THINNEST = 1e-3  # voxels or mm; half edge of a turned box
 JITTER = 0.25  # largest error of a face in training, as a share of the box's edge
 BEYOND = 0.8  # where the target leaves the patch, its box ends up to this share of the patch farther out
-EDGE = 0.002  # voxels; positions are rounded to a thousandth, which must not decide about a centre on a face
+EDGE = 0.00225  # voxels; positions are rounded to a thousandth, which must not decide about a centre on a face
 SLAB = 16  # slices whose distances are computed at a time
 FLAT_SHARE = 0.4  # of simulated boxes
 
