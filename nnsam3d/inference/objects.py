@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.region import Slices
+from nnsam3d.geometry import Slices
 from nnsam3d.prompts import CasePrompts, Click, Scribble
 from nnsam3d.prompts.labels import resolve_label
 

@@ -116,8 +116,9 @@ class StartMask:
         clear_background(label_map, placed)  # also where the network has not looked
         for box in result.boxes:
             answer, before = result.label_map[box], label_map[box]
-            # objects of which no prompt speaks have not been computed
-            label_map[box] = np.where((answer == 0) & np.isin(before, list(silent)), before, answer)
+            if silent:  # objects of which no prompt speaks have not been computed
+                answer = np.where((answer == 0) & np.isin(before, list(silent)), before, answer)
+            label_map[box] = answer
         for voxel, label in last.items():
             if not label:
                 label_map[voxel] = 0

@@ -13,18 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SAM3DConfig, hwd
-
-
-def make_convs(in_channels: int, channels: int) -> nn.Sequential:
-    """Two 3 x 3 x 3 convolutions, each with instance norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv3d(in_channels, channels, 3, padding=1, bias=False),
-        nn.InstanceNorm3d(channels, affine=True),
-        nn.ReLU(inplace=True),
-        nn.Conv3d(channels, channels, 3, padding=1, bias=False),
-        nn.InstanceNorm3d(channels, affine=True),
-        nn.ReLU(inplace=True),
-    )
+from .mask_decoder import make_head
 
 
 class DetailBranch(nn.Module):
@@ -35,8 +24,8 @@ class DetailBranch(nn.Module):
         channels = config.detail_dim
         stride = hwd(config.token_stride)
         self.pool = tuple(s // min(2, s) for s in stride)  # voxels per place of the fine grid
-        self.at_voxels = make_convs(config.num_image_channels, channels)
-        self.on_fine_grid = make_convs(channels, 2 * channels)
+        self.at_voxels = make_head(config.num_image_channels, channels, affine=True)
+        self.on_fine_grid = make_head(channels, 2 * channels, affine=True)
         step = tuple(min(2, s) for s in stride)  # places of the fine grid per token
         self.to_tokens = nn.Conv3d(2 * channels, config.embed_dim, step, stride=step, bias=False)
         nn.init.zeros_(self.to_tokens.weight)

@@ -76,13 +76,19 @@ def _add3(parts: list[Tensor]) -> Tensor:
     return first + second + third
 
 
-def make_head(in_channels: int, channels: int) -> nn.Sequential:
+def make_head(in_channels: int, channels: int, affine: bool = False) -> nn.Sequential:
+    """Two convolutions, each with instance norm and ReLU.
+
+    Args:
+        in_channels, channels: of the input, and of both results.
+        affine: whether the norms have trained scales and shifts.
+    """
     return nn.Sequential(
         nn.Conv3d(in_channels, channels, 3, padding=1, bias=False),
-        nn.InstanceNorm3d(channels),
+        nn.InstanceNorm3d(channels, affine=affine),
         nn.ReLU(inplace=True),
         nn.Conv3d(channels, channels, 3, padding=1, bias=False),
-        nn.InstanceNorm3d(channels),
+        nn.InstanceNorm3d(channels, affine=affine),
         nn.ReLU(inplace=True),
     )
 
