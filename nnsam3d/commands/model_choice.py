@@ -10,7 +10,11 @@ from nnsam3d.errors import UserError
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds -m, or -d and -c with -tr and -p; -f, -chk."""
-    model = parser.add_argument_group("model: -m, or -d and -c")
+    model = parser.add_argument_group(
+        "model: -m, or -d and -c",
+        "Without them: the starter that comes with nnsam3d. It segments any object that is "
+        "prompted, in images of one channel; a model trained on your own cases is better on them.",
+    )
     model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="folder <trainer>__<plans>__<config>")
     model.add_argument("-d", dest="dataset", metavar="D", help="dataset name or number")
     model.add_argument("-c", dest="configuration", metavar="C", help="configuration, for example 3d_fullres")
@@ -26,15 +30,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_model(args: argparse.Namespace) -> Path:
-    """The folder of the selected model.
+    """The folder of the selected model, or of the starter.
 
     Raises:
-        UserError: no model is selected, or two are, or nnU-Net does not know the dataset.
+        UserError: a model is selected by half, or two are, or nnU-Net does not know the dataset.
     """
     if args.model is not None and args.dataset is not None:
         raise UserError("-m and -d cannot be used together: both select a model")
     if args.model is not None:
         return Path(args.model)
+    if args.dataset is None and args.configuration is None:
+        if args.folds is not None:
+            raise UserError("-f needs a model: select it with -m FOLDER, or with -d DATASET and -c CONFIGURATION")
+        from nnsam3d.nnunet.model import STARTER
+
+        return STARTER
     if args.dataset is None or args.configuration is None:
         raise UserError("select the model with -m FOLDER, or with -d DATASET and -c CONFIGURATION")
     from nnsam3d.nnunet.datasets import model_folder

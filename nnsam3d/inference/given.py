@@ -21,6 +21,7 @@ from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.nnunet.model import STARTER
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import short
 
@@ -138,12 +139,15 @@ def given_model(model: Any, folds: Any) -> tuple[Path, list[int | str] | None, s
     """A model's folder, its folds (None: all trained ones), and the name of the checkpoint.
 
     Args:
-        model: nnU-Net's model folder, the folder of one of its folds, or a checkpoint in it.
+        model: nnU-Net's model folder, the folder of one of its folds, or a checkpoint in it; None: the starter that
+            comes with nnsam3d.
         folds: one, or several; None: that of the given folder, or all trained ones.
 
     Raises:
         UserError: no path, or other folds than that of the folder.
     """
+    if model is None:
+        model = STARTER
     if not isinstance(model, (str, bytes, os.PathLike)) or not os.fspath(model):
         raise UserError(
             f"the model must be its folder, .../trainer__plans__configuration, or an nnsam3d.inference.Model; got "

@@ -25,7 +25,8 @@ def print_header_remarks(cases: Sequence[Case], model: Model, scope: str = "clic
         model: that will be used.
         scope: see :class:`FolderOptions`.
     """
-    known = trained_spacings(model.plans_manager.plans, model.folder)  # once: as many as training cases
+    plans = {} if model.any_spacing else model.plans_manager.plans
+    known = trained_spacings(plans, model.folder)  # once: as many as training cases
     texts = [f"case {printable(case.name)}: {text}" for case in cases for text in _remarks(case, model, known, scope)]
     for text in texts[:SHOWN]:
         print(f"nnsam3d: warning: {text}")

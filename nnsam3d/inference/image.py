@@ -17,6 +17,7 @@ from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.inference.region import segment_clicked
+from nnsam3d.inference.scale import CACHES, STEPS, first_spacing, next_spacing
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.contract import window_count
 from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
@@ -45,6 +46,7 @@ class Segmentation:
             model.
         windows: number of computed windows, repetitions included.
         regions: the computed parts on the preprocessed grid; none for the sliding window.
+        spacing_mm: of that grid, for a model of any spacing.
         probabilities: (K, z, y, x), if requested.
         ignored_clicks: numbers (from 1) of the positive clicks at which the network found nothing.
         notes: further warnings.
@@ -54,6 +56,7 @@ class Segmentation:
     boxes: tuple[Slices, ...]
     windows: int
     regions: tuple[Region, ...] = ()
+    spacing_mm: float | None = None
     probabilities: NDArray[np.float32] | None = None
     ignored_clicks: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -86,6 +89,7 @@ class PreparedImage:
         cache_bytes: int = 0,
         on_window: Callable[[int], None] = lambda number: None,
         files: Sequence[str] = (),
+        spacing_mm: float | None = None,
     ) -> None:
         """
         Args:
@@ -95,17 +99,28 @@ class PreparedImage:
             cache_bytes: memory for the features of windows that are kept for further clicks.
             on_window: see :class:`Windows`.
             files: with the image, for messages and remarks about their headers; none for arrays.
+            spacing_mm: of the network's grid, for a model of any spacing; None: one that suits the image.
 
         Raises:
             UserError: see :func:`volume_of`.
         """
-        self.model = model
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
+        self._scaled: dict[float | None, PreparedImage] = {None: self}  # by spacing, for a model of any spacing
+        if model.any_spacing and spacing_mm is None:
+            spacing_mm = first_spacing(self.shape_ZYX, properties["spacing"])
+        if spacing_mm is not None:
+            self._scaled = {spacing_mm: self}
+            model = model.at_spacing(spacing_mm)
+            cache_bytes //= CACHES
+            self._at = partial(PreparedImage, model, image_CZYX, properties, cache_bytes * CACHES, on_window, files)
+        self.spacing_mm = spacing_mm
+        self.model = model
         self.nbytes = image_CZYX.nbytes
         self.raw_properties = dict(properties)
         where = ", ".join(files) or "the image"
         self.volume = volume_of(model, image_CZYX, properties, where)
-        known = geometry_remarks(model.plans_manager.plans, properties["spacing"], model.folder, files)
+        plans = {} if model.any_spacing else model.plans_manager.plans  # which say what spacing is usual
+        known = geometry_remarks(plans, properties["spacing"], model.folder, files)
         self.remarks = [*remarks(image_CZYX), *known]
         self.properties = self.volume.properties
         cropped = self.properties["shape_after_cropping_and_before_resampling"]
@@ -120,6 +135,21 @@ class PreparedImage:
     def stock_windows(self) -> int:
         """Number of windows of the sliding window."""
         return window_count(self.model.predictor, self.windows.shape)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of what is kept for further clicks."""
+        return sum(image.windows.kept_bytes for image in self._scaled.copy().values())
+
+    @property
+    def computed(self) -> int:
+        """Number of windows computed so far."""
+        return sum(image.windows.computed for image in self._scaled.values())
+
+    def forget(self) -> None:
+        """Drops what is kept for further clicks."""
+        for image in self._scaled.copy().values():
+            image.windows.forget()
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
@@ -173,7 +203,7 @@ class PreparedImage:
             own, numbers = prompts_of_object(asked, names, value)
             mask = None if mask_ZYX is None else (mask_ZYX == value).astype(np.uint8)
             maps = probabilities or (scope == "everything" and len(values) > 1)
-            one = self._segment(own, scope, bind, maps, automatic, components, mask)
+            one = self._at_its_scale(own, scope, bind, maps, automatic, components, mask)
             if values == [1]:
                 return replace(one, ignored_clicks=tuple(numbers[number - 1] for number in one.ignored_clicks))
             results.append(one)
@@ -186,12 +216,30 @@ class PreparedImage:
             ignored_clicks=tuple(sorted(ignored)),
         )
 
+    def _at_its_scale(self, prompts: CasePrompts, scope: str, *how: Any) -> Segmentation:
+        """:meth:`_segment` for one object, with a model of any spacing on a grid that suits the object."""
+        if not self.model.any_spacing or scope != "clicked":
+            return self._segment(prompts, scope, *how)
+        used = self.model.codec.usable(prompts, f"case {prompts.case}")
+        raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
+        steps = self.raw_properties["spacing"]
+        spacing, tried = first_spacing(self.shape_ZYX, steps, raw.shapes), set[float]()
+        while True:
+            if spacing not in self._scaled:
+                self._scaled[spacing] = self._at(spacing_mm=spacing)
+            result = self._scaled[spacing]._segment(prompts, scope, *how)
+            tried.add(spacing)
+            better = next_spacing(spacing, result.label_map, result.boxes, steps)
+            if raw.shapes or better in tried or len(tried) == STEPS:
+                return result
+            spacing = better
+
     def _strength(self, result: Segmentation) -> list[tuple[Slices, NDArray[np.float32]]]:
         """Boxes with the probability of the object in them."""
         if result.probabilities is not None:
             d, h, w = (slice(0, n) for n in self.shape_ZYX)
             return [((d, h, w), result.probabilities[1])]
-        found = self.exporter.parts(result.regions, probabilities=True)
+        found = self._scaled[result.spacing_mm].exporter.parts(result.regions, probabilities=True)
         return [(box, maps[1]) for box, _, maps in found if maps is not None]
 
     def label_values(self, prompts: CasePrompts, labels: Mapping[str, int] | None = None) -> Mapping[str, int]:
@@ -270,7 +318,7 @@ class PreparedImage:
         """
         if result.boxes and not result.regions and self.model.class_agnostic:
             raise UserError(SEPARATE)
-        return self.exporter.probabilities(result.regions)
+        return self._scaled[result.spacing_mm].exporter.probabilities(result.regions)
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """Prompts on the voxels of the preprocessed image."""
@@ -288,7 +336,7 @@ class PreparedImage:
             boxes.append(box)
         maps = self.exporter.probabilities(regions) if probabilities else None
         windows = sum(len(region.windows) for region in regions)
-        return Segmentation(label_map, tuple(boxes), windows, tuple(regions), maps)
+        return Segmentation(label_map, tuple(boxes), windows, tuple(regions), self.spacing_mm, maps)
 
     def _everywhere(self, placed: VoxelPrompts, probabilities: bool) -> Segmentation:
         image_CDHW = self.volume.whole() if self._whole is None else self._whole
@@ -297,7 +345,7 @@ class PreparedImage:
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
         d, h, w = (slice(0, n) for n in label_map.shape)
-        return Segmentation(label_map, ((d, h, w),), self.stock_windows, (), maps)
+        return Segmentation(label_map, ((d, h, w),), self.stock_windows, probabilities=maps)
 
 
 def network_mask(

@@ -52,7 +52,7 @@ class Session(Drawing):
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str],
+        model: Model | str | os.PathLike[str] | None = None,
         folds: Sequence[int | str] | int | str | None = None,
         device: str | None = "auto",
         cache_bytes: int = CACHE_BYTES,
@@ -60,7 +60,7 @@ class Session(Drawing):
     ) -> None:
         """
         Args:
-            model: nnU-Net's model folder, that of one fold, or a loaded model to share between sessions.
+            model: nnU-Net's model folder, that of one fold, or a loaded model to share; None: the starter (any object).
             folds: which to ensemble, None = all trained ones; every fold costs its time and memory.
             device: "auto" (a GPU if there is one), "cpu", "cuda:1", ...; a loaded model stays where it is.
             cache_bytes: bound of what is kept for further clicks; one ViT-B window of 128³ takes 168 MB per fold.
@@ -342,19 +342,19 @@ class Session(Drawing):
         """The same, with the result and what is kept for further clicks."""
         now = self._now
         result = 0 if now.result is None else now.result.nbytes
-        return self.image_bytes + result + (0 if now.image is None else now.image.windows.kept_bytes)
+        return self.image_bytes + result + (0 if now.image is None else now.image.kept_bytes)
 
     @property
     def keeps_windows(self) -> bool:
         """Whether the next click can be quick. From any thread."""
         image = self._now.image
-        return image is not None and image.windows.kept_bytes > 0
+        return image is not None and image.kept_bytes > 0
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""
         image = self._now.image
         if image is not None:
-            image.windows.forget()
+            image.forget()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -393,7 +393,7 @@ class Session(Drawing):
     def _update(self) -> Segmentation:
         image, now = self._prepared, self._now
         if now.result is None or now.stale:
-            self._watch.start(image.windows.computed)
+            self._watch.start(image.computed)
             result = now.history.state.segmented(image, now.case, self.labels)
             self._now = now = replace(now, result=result, changed=changed_box(now.result, result), stale=False)
         assert now.result is not None

@@ -71,6 +71,7 @@ class SAM3DConfig(Execution):
     fine_click_maps: int = 0
     detail_dim: int = 0  # channels of the detail branch at the voxels (see `detail`); 0: none
     extent_maps: int = 0  # dense maps of prompts with an extent (boxes, lassos, ...) that the network gets; 0: none
+    extents_at_voxels: bool = False  # where these maps act straight on the logits; False: on the decoder's fine grid
     # (D, H, W) edges of a token relative to each other: what is round in mm
     token_aspect: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -219,6 +220,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pos_embed_size": (0, 0),
         "rel_pos_tables": "window",
         "detail_dim": 16,
+        "extents_at_voxels": True,
     },
     "vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "pos_embed_size": (64, 64)},
     "vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "pos_embed_size": (64, 64)},

@@ -8,7 +8,8 @@ levels, everything that does not depend on the clicks can be kept between clicks
 Outside paper mode, clicks are also marked here, at high resolution, one convolution before the logits, so that the
 information about a clicked voxel does not have to pass through the coarse grid.
 
-Prompts with an extent are maps beside the clicks, and also act directly on the logits.
+Prompts with an extent are maps beside the clicks, and also act directly on the logits: on the fine grid or, so that
+the faces of a box lie where they were drawn, at the voxels.
 
 Shape suffixes: B batch, C level channels, O decoder channels, I image channels, K logit maps, M maps, H W D token
 grid, X Y Z fine grid (between tokens and voxels) of the same axes.
@@ -185,6 +186,7 @@ class MaskDecoder(nn.Module):
             self.click_map = nn.Conv3d(maps, channels, 3, padding=1, bias=False)
             nn.init.zeros_(self.click_map.weight)
         self.extent_map: nn.Conv3d | None = None
+        self.extents_at_voxels = config.extents_at_voxels
         if config.extent_maps:  # zero, too; the way straight to the logits carries most of what extents say
             self.extent_map = nn.Conv3d(config.extent_maps, channels, 3, padding=1, bias=False)
             self.extent_logits = nn.Conv3d(config.extent_maps, config.num_classes, 3, padding=1, bias=False)
@@ -311,20 +313,24 @@ class MaskDecoder(nn.Module):
         if self.click_map is not None and prompts is not None:
             maps_BMXYZ = self.click_maps(prompts, size_DHW, fused_BOXYZ.shape[2:], self.sigmas)
             fused = fused + self.click_map(maps_BMXYZ)
-        straight: Tensor | None = None
+        dense_BMDHW = extents_BMXYZ = None
         if self.extent_map is not None and prompts is not None and prompts.dense_BMDHW is not None:
-            dense_BMHWD = prompts.dense_BMDHW.to(self.extent_map.weight.dtype).permute(0, 1, 3, 4, 2)
-            extents_BMXYZ = resized(dense_BMHWD, fused.shape[2:])
+            dense_BMDHW = prompts.dense_BMDHW.to(self.extent_map.weight.dtype)
+            extents_BMXYZ = resized(dense_BMDHW.permute(0, 1, 3, 4, 2), fused.shape[2:])
             fused = fused + self.extent_map(extents_BMXYZ)
-            straight = self.extent_logits(extents_BMXYZ)
         mixed_BOXYZ = self.cls[1:3](fused)
         logits_BKXYZ = self.cls[3](mixed_BOXYZ)
-        if straight is not None:
-            logits_BKXYZ = logits_BKXYZ + straight
+        if extents_BMXYZ is not None and not self.extents_at_voxels:
+            logits_BKXYZ = logits_BKXYZ + self.extent_logits(extents_BMXYZ)
         logits_BKDHW = logits_BKXYZ.permute(0, 1, 4, 2, 3)
         if detail_BVDHW is None:
-            return F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
-        return resized(logits_BKDHW, size_DHW) + self.refine(mixed_BOXYZ, detail_BVDHW, prompts, size_DHW)
+            logits_BKDHW = F.interpolate(logits_BKDHW, size=tuple(size_DHW), mode="trilinear", align_corners=True)
+        else:
+            correction_BKDHW = self.refine(mixed_BOXYZ, detail_BVDHW, prompts, size_DHW)
+            logits_BKDHW = resized(logits_BKDHW, size_DHW) + correction_BKDHW
+        if dense_BMDHW is not None and self.extents_at_voxels:
+            logits_BKDHW = logits_BKDHW + self.extent_logits(dense_BMDHW)
+        return logits_BKDHW
 
     def forward(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
         return self.finish(self.fuse_unprompted(image_BIDHW, *levels[:3]), levels[3], image_BIDHW.shape[2:])

@@ -1,11 +1,14 @@
 """Opens nnU-Net's checkpoints without executing code that they may contain.
 
+Weights that are passed on can also be a .safetensors file, which contains no code, without the optimiser's state.
+
 A checkpoint is a pickle, which can execute arbitrary code when opened. nnU-Net's checkpoints contain tensors, plain
 Python values and a few NumPy numbers; torch's restricted unpickler opens them with an allow list of just these.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zipfile
@@ -15,9 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import replacing
 
+WEIGHTS_ENDING = ".safetensors"
 TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
 
 
@@ -32,6 +39,8 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     Raises:
         UserError: it cannot be read, is not a checkpoint of nnU-Net, or contains more than data.
     """
+    if Path(path).suffix == WEIGHTS_ENDING:
+        return _open_weights(Path(path))
     if trusted is False:
         trusted = os.environ.get(TRUST_VARIABLE, "") not in ("", "0")
     try:
@@ -50,6 +59,38 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     if not isinstance(loaded, dict) or not {"network_weights", "init_args", "trainer_name"} <= loaded.keys():
         raise UserError(f"{path}: not a checkpoint of an nnU-Net training (network_weights, init_args, trainer_name)")
     return loaded
+
+
+def write_weights(checkpoint: str | Path, path: Path) -> None:
+    """What a prediction needs of a checkpoint, as a .safetensors file that :func:`open_checkpoint` reads.
+
+    Args:
+        checkpoint: of an nnU-Net trainer.
+        path: to write, complete or not at all.
+
+    Raises:
+        UserError: see :func:`open_checkpoint`; the file cannot be written.
+    """
+    loaded = open_checkpoint(checkpoint)
+    known = {
+        "trainer_name": loaded["trainer_name"],
+        "init_args": {key: loaded["init_args"][key] for key in ("configuration", "fold")},
+        "inference_allowed_mirroring_axes": loaded.get("inference_allowed_mirroring_axes"),
+    }
+    weights = {name: values.contiguous() for name, values in loaded["network_weights"].items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(weights, {"nnsam3d": json.dumps(known)}))
+
+
+def _open_weights(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            known = json.loads((file.metadata() or {})["nnsam3d"])
+            return {"network_weights": {name: file.get_tensor(name) for name in file.keys()}, **known}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"{path}: the weights cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not the weights of a model of nnsam3d, or damaged ({_first_line(error)})") from None
 
 
 def is_damaged(path: Path) -> bool:

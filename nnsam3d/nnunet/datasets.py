@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types of prompts that the network supports
+ANY_SPACING_KEY = "nnsam3d_any_spacing"  # in the plans' configuration: whether images may have any spacing there
 OPTIONS_KEY = "nnsam3d"  # in the plans' configuration: the options of the training
 COMPONENTS_KEY = "nnsam3d_components"  # in the plans' configuration: which components a prediction keeps
 FINAL = "checkpoint_final.pth"
+WEIGHTS = "checkpoint_final.safetensors"  # the same, for others: no optimiser, no code
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest one before the latest: ours, not nnU-Net's
 # Exit status of a training that was stopped by a signal and has saved: continue with --c. EX_TEMPFAIL of sysexits.h.
@@ -105,3 +107,38 @@ def cases_in(images: Path, ending: str) -> list[list[str]]:
         if case := named.fullmatch(name):
             found.setdefault(case[1], []).append(str(images / name))
     return [found[case] for case in sorted(found)]
+
+
+def find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str = FINAL) -> tuple[list[str], str]:
+    """The folds of a trained model, and the name of the checkpoint in their folders.
+
+    Args:
+        folder: nnU-Net's model folder.
+        folds: the wanted ones; None: all trained ones.
+        checkpoint: a model that is passed on may have :data:`WEIGHTS` in place of :data:`FINAL`.
+
+    Raises:
+        UserError: the folder has no trained model, or not all of these folds.
+    """
+    missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
+    if missing and folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
+        fold = folder.name.removeprefix("fold_")
+        raise UserError(f"{folder}: is the folder of one fold: use {folder.parent} with fold {fold} (-f {fold})")
+    if missing:
+        others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+        there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""
+        raise UserError(
+            f"{folder}: no trained model ({' and '.join(missing)} missing). Train it first (nnUNetv2_train ... -tr "
+            f"SAM3DAdapterTrainer), or check -d, -c, -tr, -p or -m.{there}"
+        )
+    if checkpoint == FINAL and not any(folder.glob(f"fold_*/{FINAL}")) and any(folder.glob(f"fold_*/{WEIGHTS}")):
+        checkpoint = WEIGHTS
+    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    wanted = [str(fold) for fold in folds] if folds is not None else [fold for fold in trained if fold != "all"]
+    wanted = wanted or trained
+    absent = [fold for fold in wanted if fold not in trained]
+    if absent or not wanted:
+        have = f"folds with it: {', '.join(trained)}" if trained else "no fold has it"
+        which = f"fold {', '.join(absent)}" if absent else "the model"
+        raise UserError(f"{folder}: {which} has no {checkpoint}; {have}. Choose with -f and -chk.")
+    return wanted, checkpoint

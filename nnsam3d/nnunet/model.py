@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import matplotlib
 import numpy as np
@@ -32,12 +32,23 @@ from nnsam3d.nnunet.contract import (
     recursive_find_python_class,
     recursive_find_trainer_class_by_name,
 )
-from nnsam3d.nnunet.datasets import COMPONENTS_KEY, FINAL, OPTIONS_KEY, PROMPT_TYPES_KEY, num_channels
+from nnsam3d.nnunet.datasets import (
+    ANY_SPACING_KEY,
+    COMPONENTS_KEY,
+    FINAL,
+    OPTIONS_KEY,
+    PROMPT_TYPES_KEY,
+    find_folds,
+    num_channels,
+)
 from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
+
+STARTER = Path(__file__).parents[1] / "starter"
+"""The model that comes with nnsam3d: trained on synthetic volumes, segments any object at any spacing."""
 
 
 class TrainedModel:
@@ -76,8 +87,7 @@ class TrainedModel:
                 trainer, or ``objects`` for a model with labels of its own.
         """
         self.folder = Path(folder)
-        self.folds = _find_folds(self.folder, folds, checkpoint)
-        self.checkpoint = checkpoint
+        self.folds, self.checkpoint = find_folds(self.folder, folds, checkpoint)
         self.device = torch.device(device)
         dataset_json = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
         plans_manager = PlansManager(json.loads((self.folder / "plans.json").read_text(encoding="utf-8")))
@@ -85,7 +95,8 @@ class TrainedModel:
         for file in self.checkpoint_files:
             loaded = open_checkpoint(file, trusted)
             parameters.append(loaded["network_weights"])
-        configuration_manager = plans_manager.get_configuration(loaded["init_args"]["configuration"])
+        self.configuration = str(loaded["init_args"]["configuration"])
+        configuration_manager = plans_manager.get_configuration(self.configuration)
         self.trainer = _trainer_class(loaded["trainer_name"])
         network = _build(self.trainer, plans_manager, configuration_manager, dataset_json)
         self._check_network(network, loaded["trainer_name"])
@@ -127,6 +138,26 @@ class TrainedModel:
     def class_agnostic(self) -> bool:
         """Whether the network segments any object that is prompted, one at a time (targets=any in training)."""
         return self.configuration_manager.configuration.get(OPTIONS_KEY, {}).get("targets") == "any"  # type: ignore[no-any-return]
+
+    @property
+    def any_spacing(self) -> bool:
+        """Whether images may have any spacing on the network's grid, see :meth:`at_spacing`."""
+        return bool(self.configuration_manager.configuration.get(ANY_SPACING_KEY, False))
+
+    def at_spacing(self, spacing_mm: float) -> Self:
+        """The same networks, for images on a grid of cubic voxels.
+
+        Args:
+            spacing_mm: edge of a voxel.
+        """
+        other = copy.copy(self)
+        other.predictor = copy.copy(self.predictor)
+        plans = copy.deepcopy(self.plans_manager.plans)
+        plans["configurations"][self.configuration]["spacing"] = [float(spacing_mm)] * 3
+        other.predictor.plans_manager = PlansManager(plans)
+        other.predictor.configuration_manager = other.plans_manager.get_configuration(self.configuration)
+        other.codec = codec_of(other.configuration_manager.configuration, self.labels)
+        return other
 
     @property
     def file_labels(self) -> dict[str, int] | None:
@@ -352,29 +383,6 @@ def _build(trainer: Any, plans_manager: Any, configuration_manager: Any, dataset
         configuration_manager.network_arch_init_kwargs_req_import,
     )
     return build(*architecture, channels, heads, enable_deep_supervision=False)  # type: ignore[no-any-return]
-
-
-def _find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[str]:
-    missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
-    if missing and folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
-        fold = folder.name.removeprefix("fold_")
-        raise UserError(f"{folder}: is the folder of one fold: use {folder.parent} with fold {fold} (-f {fold})")
-    if missing:
-        others = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
-        there = f" Trained models beside it: {', '.join(others)} (trainer__plans__configuration)." if others else ""
-        raise UserError(
-            f"{folder}: no trained model ({' and '.join(missing)} missing). Train it first (nnUNetv2_train ... -tr "
-            f"SAM3DAdapterTrainer), or check -d, -c, -tr, -p or -m.{there}"
-        )
-    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    wanted = [str(fold) for fold in folds] if folds is not None else [fold for fold in trained if fold != "all"]
-    wanted = wanted or trained
-    absent = [fold for fold in wanted if fold not in trained]
-    if absent or not wanted:
-        have = f"folds with it: {', '.join(trained)}" if trained else "no fold has it"
-        which = f"fold {', '.join(absent)}" if absent else "the model"
-        raise UserError(f"{folder}: {which} has no {checkpoint}; {have}. Choose with -f and -chk.")
-    return wanted
 
 
 def _with_weights(network: nn.Module, weights: dict[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nnsam3d.synthetic import synthetic_case
 
 LARGER = 1.25  # than a patch, along every axis: objects are also cut by the border of patches
+GAIN, OFFSET = 0.4, 0.4  # standard deviations; of the gain's logarithm
 CANDIDATES = 50  # voxels per label around which a patch may be cut
 
 
@@ -36,6 +37,8 @@ class SyntheticCases:
         rng = np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
         case = synthetic_case(rng, self.shape, self.spacing)
         image = (case.image_ZYX - case.image_ZYX.mean()) / max(float(case.image_ZYX.std()), 1e-8)
+        # whole images are normalised, and what surrounds a target there has other means and contrasts than all of it
+        image = image * np.float32(np.exp(rng.normal(0, GAIN))) + np.float32(rng.normal(0, OFFSET))
         labels = case.labels_ZYX.astype(np.int16)
         flat = rng.permutation(np.flatnonzero(labels))
         values = labels.reshape(-1)[flat]

@@ -52,12 +52,24 @@ def test_any_size_of_image_hears_them(stirred: Callable[..., SAM3D]) -> None:
     assert net(x).shape[2:] == odd
 
 
-def test_both_ways_learn(stirred: Callable[..., SAM3D]) -> None:
-    net = stirred(extent_maps=MAPS).train()
+@pytest.mark.parametrize("at_voxels", [False, True])
+def test_both_ways_learn(stirred: Callable[..., SAM3D], at_voxels: bool) -> None:
+    net = stirred(extent_maps=MAPS, extents_at_voxels=at_voxels).train()
     net(batch()).square().sum().backward()
     for part in (net.mask_decoder.extent_map, net.mask_decoder.extent_logits):
         assert part.weight.grad.abs().sum() > 0
     assert {"mask_decoder.extent_map.", "mask_decoder.extent_logits."} <= set(net.starts_at_zero)
+
+
+def test_the_way_to_the_logits_is_as_fine_as_the_voxels(stirred: Callable[..., SAM3D]) -> None:
+    net = stirred(extent_maps=MAPS, extents_at_voxels=True).eval()
+    torch.nn.init.zeros_(net.mask_decoder.extent_map.weight)
+    x = batch()
+    moved = x.clone()
+    moved[:, 2, 8, 9, 10] += 1
+    changed = torch.nonzero((net(moved) - net(x)).abs().sum((0, 1)) > 1e-12)
+    assert changed.min(0).values.tolist() == [7, 8, 9]
+    assert changed.max(0).values.tolist() == [9, 10, 11]
 
 
 def test_a_wrong_number_of_maps_is_an_error(stirred: Callable[..., SAM3D]) -> None:

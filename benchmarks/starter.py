@@ -1,0 +1,129 @@
+"""Trains the starter: the model that comes with nnsam3d, on synthetic volumes only (make starter).
+
+A dataset of a few synthetic cases is planned, so that nnU-Net has plans; training draws its own volumes. An interrupted
+training is continued by the same command.
+
+    python -m benchmarks.starter --work starter --minutes 90 --seed 0     # trains, and writes starter/model
+    python -m benchmarks.starter --work starter --install                 # and puts it into the package
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from nnsam3d.files import file_sha256, write_json, write_text
+from nnsam3d.nnunet.checkpoint import open_checkpoint, write_weights
+from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, WEIGHTS
+from nnsam3d.nnunet.model import STARTER
+
+DATASET, NUMBER, CONFIGURATION = "Dataset900_Shapes", "900", "3d_fullres"
+PATCH, BATCH = [48, 48, 48], 2
+OPTIONS = "preset=tiny targets=any data=synthetic final_validation=0 num_epochs=500 checkpoint_minutes=5"
+CARD = """# The starter
+
+A small class-agnostic network of nnsam3d: it segments the object that prompts point at, in images of one channel.
+
+- Training data: synthetic volumes only (`nnsam3d synthesize`), drawn during training; no patient, no licence of others.
+- Command: `make starter STARTER_ARGS="--minutes {minutes:g} --seed {seed}"`; {updates:,} updates of {batch} patches of
+  {patch} voxels, {minutes:g} minutes on {machine}; {day}.
+- Weights: `fold_0/{file}`, {size:.1f} MB, SHA-256 `{digest}`.
+- What it is not: no medical device; it knows no organ and no tumour, only that things have outlines. Without a prompt
+  it segments nothing. A model trained on your own cases is better on them.
+- Measured results: docs/starter.md of the repository.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("starter"), help="folder for everything (default: starter)")
+    parser.add_argument("--minutes", type=float, default=90, help="of training (default: 90)")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
+    parser.add_argument("--checkpoint", default=FINAL, help=f"to use (default: {FINAL}; while training: {LATEST})")
+    parser.add_argument("--install", action="store_true", help=f"replace the weights in the package ({STARTER})")
+    args = parser.parse_args()
+    work = args.work.absolute()
+    folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
+    options = f"{OPTIONS} seed={args.seed} max_minutes={args.minutes:g}"
+    environment = {**os.environ, "nnUNet_n_proc_DA": "1", **folders, "nnsam3d_options": options}
+    model = work / "results" / DATASET / f"SAM3DAdapterTrainer__nnUNetPlans__{CONFIGURATION}"
+    if not (model / "fold_0" / args.checkpoint).is_file():
+        plan(work, environment)
+        go_on = ["--c"] if (model / "fold_0" / LATEST).is_file() else []
+        train = ("nnUNetv2_train", NUMBER, CONFIGURATION, "0", "-tr", "SAM3DAdapterTrainer", "-device", args.device)
+        run([*train, *go_on], environment)
+    export(model, work / "model", args)
+    if args.install:
+        shutil.rmtree(STARTER, ignore_errors=True)
+        shutil.copytree(work / "model", STARTER)
+    print(f"{STARTER if args.install else work / 'model'}: the starter")
+
+
+def run(command: list[str], environment: dict[str, str]) -> None:
+    """Runs a command of this Python environment; ends with its status if it fails."""
+    script = Path(sys.executable).with_name(command[0])
+    status = subprocess.run([str(script), *command[1:]], env=environment, check=False).returncode
+    if status:
+        raise SystemExit(status)
+
+
+def plan(work: Path, environment: dict[str, str]) -> None:
+    """A dataset of a few cases, and plans with the starter's patch."""
+    file = work / "preprocessed" / DATASET / "nnUNetPlans.json"
+    if file.is_file():
+        return
+    data = ("-o", str(work / "raw" / DATASET), "-n", "10", "--size", "60", "60", "60", "--spacing", "1", "1", "1")
+    run(["nnsam3d", "synthesize", *data], environment)
+    run(["nnUNetv2_plan_and_preprocess", "-d", NUMBER, "-c", CONFIGURATION], environment)
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"][CONFIGURATION] |= {"patch_size": PATCH, "batch_size": BATCH, "spacing": [1.0, 1.0, 1.0]}
+    write_json(file, plans)
+
+
+def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
+    """The model as it is passed on: plans for any spacing, weights without the optimiser's state, and a card."""
+    checkpoint = model / "fold_0" / args.checkpoint
+    weights = folder / "fold_0" / WEIGHTS
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(checkpoint, weights)
+    plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
+    configuration = plans["configurations"][CONFIGURATION]
+    configuration[ANY_SPACING_KEY] = True
+    for name in ("data", "seg", "probabilities"):  # voxels are cubic, whatever the image's are
+        configuration[f"resampling_fn_{name}_kwargs"]["force_separate_z"] = False
+    write_json(folder / "plans.json", {**plans, "configurations": {CONFIGURATION: configuration}})
+    labels = {"background": 0, "object": 1}
+    dataset: dict[str, Any] = {
+        "channel_names": {"0": "image"},
+        "labels": labels,
+        "numTraining": 0,
+        "file_ending": ".nii.gz",
+    }
+    write_json(folder / "dataset.json", dataset)
+    epochs = open_checkpoint(checkpoint)["current_epoch"]
+    per_epoch = configuration[OPTIONS_KEY]["num_iterations_per_epoch"] or 50
+    card = CARD.format(
+        minutes=args.minutes,
+        seed=args.seed,
+        updates=epochs * per_epoch,
+        batch=BATCH,
+        patch=" x ".join(map(str, PATCH)),
+        machine=f"{os.cpu_count()} cores ({platform.machine()})" if args.device == "cpu" else args.device,
+        day=date.today().isoformat(),
+        file=WEIGHTS,
+        size=weights.stat().st_size / 1e6,
+        digest=file_sha256(weights),
+    )
+    write_text(folder / "CARD.md", card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Which spacing a model for any spacing works at: the target is to be about as large as those of its training.
+
+The size of the target is known from a prompt with an extent. After clicks it is that of the answer: computed on a grid
+that suits the image, then on one that suits the answer, until both agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.geometry import Slices
+from nnsam3d.prompts.components import bounding_box
+from nnsam3d.prompts.kinds import Shape
+
+WANTED = 18.0  # voxels along the target's longest edge
+LEVELS = 2  # spacings per octave, so that few grids are ever computed, and small changes of the answer keep theirs
+VIEW = 100.0  # after a click, the first spacing is this part of the image's median edge
+STEPS = 4  # answers that are computed for one set of prompts, at most
+CACHES = 4  # parts of the memory for windows, of which every grid gets one
+
+
+def level(spacing_mm: float, finest_mm: float, coarsest_mm: float) -> float:
+    """The nearest spacing of a fixed geometric series, within limits.
+
+    Args:
+        spacing_mm: the wished one.
+        finest_mm, coarsest_mm: limits; the result is the level within them that is nearest, or ``finest_mm``'s.
+    """
+    low = math.floor(LEVELS * math.log2(finest_mm) + 1e-6)
+    high = max(low, math.floor(LEVELS * math.log2(coarsest_mm)))
+    number = round(LEVELS * math.log2(spacing_mm))
+    return float(2 ** (min(max(number, low), high) / LEVELS))
+
+
+def _limits(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> tuple[float, float]:
+    """(finest, coarsest) spacing in mm for an image: its own finest; the target as large as the image.
+
+    Args:
+        shape_ZYX: voxels. spacing_ZYX: mm.
+    """
+    edges = [n * step for n, step in zip(shape_ZYX, spacing_ZYX, strict=True)]
+    return float(min(spacing_ZYX)), max(float(min(spacing_ZYX)), max(edges) / WANTED)
+
+
+def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes: Sequence[Shape] = ()) -> float:
+    """mm, before there is an answer.
+
+    Args:
+        shape_ZYX: voxels. spacing_ZYX: mm.
+        shapes: prompts with an extent, with positions (z, y, x); without any, the image decides.
+    """
+    edges = [n * step for n, step in zip(shape_ZYX, spacing_ZYX, strict=True)]
+    wished = float(np.median(edges)) / VIEW
+    outlined = [shape.points_N3 for shape in shapes if shape.label > 0]
+    if outlined:
+        points_N3 = np.concatenate(outlined)
+        wished = _longest(points_N3.max(0) - points_N3.min(0) + 1, spacing_ZYX) / WANTED
+    return level(wished, *_limits(shape_ZYX, spacing_ZYX))
+
+
+def next_spacing(
+    current_mm: float,
+    label_map_ZYX: NDArray[Any],
+    boxes: Iterable[Slices],
+    spacing_ZYX: Sequence[float],
+) -> float:
+    """mm, after an answer; the current one if it suits the answer.
+
+    Args:
+        current_mm: at which the answer was computed.
+        label_map_ZYX: the answer. boxes: outside of which it is empty.
+        spacing_ZYX: mm, of the image.
+    """
+    longest = 0.0
+    for box in boxes:
+        part = label_map_ZYX[box] != 0
+        if part.any():
+            longest = max(longest, _longest([side.stop - side.start for side in bounding_box(part)], spacing_ZYX))
+    wished = longest / WANTED if longest else current_mm / 2
+    # a level is left only for a clearly better one
+    if abs(math.log2(wished / current_mm)) < 1.0 / LEVELS:
+        return current_mm
+    return level(wished, *_limits(label_map_ZYX.shape, spacing_ZYX))
+
+
+def _longest(edges_ZYX: Any, spacing_ZYX: Sequence[float]) -> float:
+    return float(np.max(np.asarray(edges_ZYX, float) * np.asarray(spacing_ZYX)))
