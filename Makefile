@@ -10,6 +10,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+STARTER_ARGS ?= --minutes 90 --seed 0
 
 PY  := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
@@ -22,7 +23,7 @@ ifeq ($(filter $(TORCH),default cpu),)
 $(error TORCH=$(TORCH) is not known: use TORCH=default or TORCH=cpu)
 endif
 
-.PHONY: help setup page demo examples test test-slow bench lint docs clean
+.PHONY: help setup page demo examples test test-slow bench starter lint docs clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -32,6 +33,7 @@ help:
 	@echo 'make test       set up, then run the tests'
 	@echo 'make test-slow  set up, then run the tests that take minutes each'
 	@echo 'make bench      set up, then measure what the network costs and write docs/performance.md'
+	@echo 'make starter    set up, then train the model that comes with nnsam3d (1.5 hours) and install it'
 	@echo 'make lint       set up, then ruff, mypy, the import rules and spelling'
 	@echo 'make docs       build the documentation site in site/; warnings are errors'
 	@echo 'make setup      only the set-up: .venv with everything (about 3 minutes, 6.5 GB; TORCH=cpu: much less)'
@@ -105,6 +107,9 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.bench --output docs/performance.md $(BENCH_ARGS)
 	$(PY) -m benchmarks.opening --into docs/performance.md
 	$(PY) -m benchmarks.headers --into docs/performance.md
+
+starter: $(STAMP)
+	OMP_WAIT_POLICY=passive $(PY) -m benchmarks.starter --install $(STARTER_ARGS)
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -101,7 +101,7 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
         configuration[f"resampling_fn_{name}_kwargs"]["force_separate_z"] = False
     write_json(folder / "plans.json", {**plans, "configurations": {CONFIGURATION: configuration}})
     labels = {"background": 0, "object": 1}
-    dataset: dict[str, Any] = {
+    dataset = {
         "channel_names": {"0": "image"},
         "labels": labels,
         "numTraining": 0,

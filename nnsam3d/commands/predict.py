@@ -24,6 +24,7 @@ exit status is 1. Prompt files (<case>.json and others) are read from the folder
 --prompts.
 """
 EXAMPLE = """
+nnsam3d predict -i imagesTs -o out                                 # the starter, for any object
 nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres
 nnsam3d predict -i imagesTs -o out -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres -f 0 1
 nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres --prompts clicks --report out/report.json
@@ -108,6 +109,7 @@ def main(args: argparse.Namespace) -> int:
         args.trust_checkpoint,
         objects=args.labels,
     )
+    model.take_ending_of(args.images)
     if model.open_labels and args.num_parts > 1:
         raise UserError("-num_parts with a class-agnostic model: specify --labels, so that all parts number them alike")
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")

@@ -17,11 +17,12 @@ KEY_VARIABLE = "NNSAM3D_KEY"
 PACKAGES = ("starlette", "uvicorn", "blosc2")
 GIB = 2**30
 DESCRIPTION = """
-Serves a trained model until it is stopped, and prints its address. In a viewer, enter it as the address
-of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With --images, the
-page lists the cases of a folder; with --output, it saves them as an nnU-Net dataset.
+Serves a trained model, or the starter, until it is stopped, and prints its address. In a viewer, enter it
+as the address of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With
+--images, the page lists the cases of a folder; with --output, it saves them as an nnU-Net dataset.
 """
 EXAMPLE = """
+nnsam3d serve                                        # the starter: any object, nothing trained
 nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
 nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
 nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key required, not encrypted
@@ -129,6 +130,8 @@ def main(args: argparse.Namespace) -> int:
         trusted=args.trust_checkpoint,
         objects=args.labels,
     )
+    if args.images is not None:
+        model.take_ending_of(args.images)
     cases = None if args.images is None else Cases(args.images, model, args.output, copy=args.copy)
     limits = Limits(
         args.max_sessions, args.idle, args.liveness, int(args.memory * GIB), int(min(args.max_image, args.memory) * GIB)

@@ -105,11 +105,10 @@ class PreparedImage:
             UserError: see :func:`volume_of`.
         """
         self.shape_ZYX = tuple(int(n) for n in image_CZYX.shape[1:])
-        self._scaled: dict[float | None, PreparedImage] = {None: self}  # by spacing, for a model of any spacing
+        self._scaled: dict[float | None, PreparedImage] = {}  # by spacing, for a model of any spacing: other grids
         if model.any_spacing and spacing_mm is None:
             spacing_mm = first_spacing(self.shape_ZYX, properties["spacing"])
         if spacing_mm is not None:
-            self._scaled = {spacing_mm: self}
             model = model.at_spacing(spacing_mm)
             cache_bytes //= CACHES
             self._at = partial(PreparedImage, model, image_CZYX, properties, cache_bytes * CACHES, on_window, files)
@@ -139,16 +138,16 @@ class PreparedImage:
     @property
     def kept_bytes(self) -> int:
         """Memory of what is kept for further clicks."""
-        return sum(image.windows.kept_bytes for image in self._scaled.copy().values())
+        return sum(image.windows.kept_bytes for image in (self, *self._scaled.copy().values()))
 
     @property
     def computed(self) -> int:
         """Number of windows computed so far."""
-        return sum(image.windows.computed for image in self._scaled.values())
+        return sum(image.windows.computed for image in (self, *self._scaled.values()))
 
     def forget(self) -> None:
         """Drops what is kept for further clicks."""
-        for image in self._scaled.copy().values():
+        for image in (self, *self._scaled.copy().values()):
             image.windows.forget()
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
@@ -225,21 +224,26 @@ class PreparedImage:
         steps = self.raw_properties["spacing"]
         spacing, tried = first_spacing(self.shape_ZYX, steps, raw.shapes), set[float]()
         while True:
-            if spacing not in self._scaled:
-                self._scaled[spacing] = self._at(spacing_mm=spacing)
-            result = self._scaled[spacing]._segment(prompts, scope, *how)
+            result = self._on_grid(spacing)._segment(prompts, scope, *how)
             tried.add(spacing)
             better = next_spacing(spacing, result.label_map, result.boxes, steps)
             if raw.shapes or better in tried or len(tried) == STEPS:
                 return result
             spacing = better
 
+    def _on_grid(self, spacing_mm: float | None) -> PreparedImage:
+        if spacing_mm == self.spacing_mm:
+            return self
+        if spacing_mm not in self._scaled:
+            self._scaled[spacing_mm] = self._at(spacing_mm=spacing_mm)
+        return self._scaled[spacing_mm]
+
     def _strength(self, result: Segmentation) -> list[tuple[Slices, NDArray[np.float32]]]:
         """Boxes with the probability of the object in them."""
         if result.probabilities is not None:
             d, h, w = (slice(0, n) for n in self.shape_ZYX)
             return [((d, h, w), result.probabilities[1])]
-        found = self._scaled[result.spacing_mm].exporter.parts(result.regions, probabilities=True)
+        found = self._on_grid(result.spacing_mm).exporter.parts(result.regions, probabilities=True)
         return [(box, maps[1]) for box, _, maps in found if maps is not None]
 
     def label_values(self, prompts: CasePrompts, labels: Mapping[str, int] | None = None) -> Mapping[str, int]:
@@ -318,7 +322,7 @@ class PreparedImage:
         """
         if result.boxes and not result.regions and self.model.class_agnostic:
             raise UserError(SEPARATE)
-        return self._scaled[result.spacing_mm].exporter.probabilities(result.regions)
+        return self._on_grid(result.spacing_mm).exporter.probabilities(result.regions)
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """Prompts on the voxels of the preprocessed image."""

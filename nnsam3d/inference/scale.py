@@ -1,7 +1,8 @@
 """Which spacing a model for any spacing works at: the target is to be about as large as those of its training.
 
-The size of the target is known from a prompt with an extent. After clicks it is that of the answer: computed on a grid
-that suits the image, then on one that suits the answer, until both agree.
+The size of the target is known from a prompt with an extent. Clicks say where, not how large: the image decides then,
+since thin slices are made for small things. An answer that is very large or very small there is computed again on a
+coarser or finer grid.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import Shape
 
 WANTED = 18.0  # voxels along the target's longest edge
-LEVELS = 2  # spacings per octave, so that few grids are ever computed, and small changes of the answer keep theirs
-VIEW = 100.0  # after a click, the first spacing is this part of the image's median edge
+LEVELS = 2  # spacings per octave, so that few grids are ever computed
+TOLERATED = 1.5  # octaves between the size of an answer and the wanted one, within which it is kept
+THICK, VIEW, COARSE_MM = 1.2, 45.0, 4.0
+"""After a click, the least of: a multiple of the coarsest voxel edge, a part of the median image edge, mm."""
 STEPS = 4  # answers that are computed for one set of prompts, at most
 CACHES = 4  # parts of the memory for windows, of which every grid gets one
 
@@ -55,7 +58,7 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
         shapes: prompts with an extent, with positions (z, y, x); without any, the image decides.
     """
     edges = [n * step for n, step in zip(shape_ZYX, spacing_ZYX, strict=True)]
-    wished = float(np.median(edges)) / VIEW
+    wished = min(THICK * max(spacing_ZYX), float(np.median(edges)) / VIEW, COARSE_MM)
     outlined = [shape.points_N3 for shape in shapes if shape.label > 0]
     if outlined:
         points_N3 = np.concatenate(outlined)
@@ -82,8 +85,7 @@ def next_spacing(
         if part.any():
             longest = max(longest, _longest([side.stop - side.start for side in bounding_box(part)], spacing_ZYX))
     wished = longest / WANTED if longest else current_mm / 2
-    # a level is left only for a clearly better one
-    if abs(math.log2(wished / current_mm)) < 1.0 / LEVELS:
+    if abs(math.log2(wished / current_mm)) < TOLERATED:
         return current_mm
     return level(wished, *_limits(label_map_ZYX.shape, spacing_ZYX))
 

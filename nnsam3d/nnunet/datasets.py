@@ -109,6 +109,18 @@ def cases_in(images: Path, ending: str) -> list[list[str]]:
     return [found[case] for case in sorted(found)]
 
 
+def common_ending(images: Path, endings: Sequence[str]) -> str | None:
+    """The ending that most first channels in a folder have, <case>_0000<ending>; None: it has none of these.
+
+    Args:
+        images: the folder.
+        endings: to choose from.
+    """
+    names = [path.name for path in images.iterdir()] if images.is_dir() else []
+    counts = {ending: sum(name.endswith(f"_0000{ending}") for name in names) for ending in endings}
+    return max(counts, key=lambda ending: counts[ending]) if any(counts.values()) else None
+
+
 def find_folds(folder: Path, folds: Sequence[int | str] | None, checkpoint: str = FINAL) -> tuple[list[str], str]:
     """The folds of a trained model, and the name of the checkpoint in their folders.
 

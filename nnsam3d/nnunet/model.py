@@ -38,6 +38,7 @@ from nnsam3d.nnunet.datasets import (
     FINAL,
     OPTIONS_KEY,
     PROMPT_TYPES_KEY,
+    common_ending,
     find_folds,
     num_channels,
 )
@@ -202,6 +203,12 @@ class TrainedModel:
     @property
     def file_ending(self) -> str:
         return str(self.dataset_json["file_ending"])
+
+    def take_ending_of(self, images: Path) -> None:
+        """For the starter, which belongs to no dataset: images and masks get the ending that most images there have."""
+        endings = self.plans_manager.image_reader_writer_class.supported_file_endings
+        if self.any_spacing and (ending := common_ending(images, endings)):
+            self.predictor.dataset_json = {**self.dataset_json, "file_ending": ending}
 
     @property
     def reader_name(self) -> str:
