@@ -1,0 +1,78 @@
+"""The model that comes with nnsam3d: used without a model, at any spacing, for any object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nnsam3d.files import file_sha256
+from nnsam3d.inference import Session
+from nnsam3d.inference.scale import WANTED, first_spacing, next_spacing
+from nnsam3d.nnunet.datasets import WEIGHTS, common_ending
+from nnsam3d.nnunet.model import STARTER
+from nnsam3d.prompts.kinds import Shape
+
+SHAPE = (40, 90, 90)
+
+
+def ball(centre_ZYX: tuple[int, int, int], radius_mm: float, spacing_ZYX: tuple[float, ...]) -> NDArray[np.bool_]:
+    axes = np.ogrid[tuple(slice(0, n) for n in SHAPE)]
+    squares = [((a - c) * s) ** 2 for a, c, s in zip(axes, centre_ZYX, spacing_ZYX, strict=True)]
+    return np.asarray(sum(squares) < radius_mm**2)
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_objects_of_any_size_are_found_and_kept_apart(scale: float) -> None:
+    spacing = (2 * scale, scale, scale)
+    large, small = ball((20, 45, 40), 15 * scale, spacing), ball((20, 45, 72), 8 * scale, spacing)
+    image = np.random.default_rng(0).normal(0, 0.2, SHAPE).astype(np.float32) + large + small
+    session = Session(device="cpu")
+    session.set_image(image, spacing=spacing)
+    assert not session.segmentation.any(), "without a prompt there is nothing"
+    session.add_click((40, 45, 20), "liver")
+    session.add_click((72, 45, 20), "node")
+    found = session.segmentation
+    assert session.labels == {"background": 0, "liver": 1, "node": 2}
+    assert dice(found == 1, large) > 0.6
+    assert (small & (found == 1)).sum() <= 0.02 * small.sum()
+    assert (large & (found == 2)).sum() <= 0.02 * large.sum()
+    session.reset()
+    session.add_box((25, 30, 13), (55, 60, 27), "liver")
+    assert dice(session.segmentation == 1, large) > 0.85
+
+
+def test_a_box_says_how_fine_the_grid_is() -> None:
+    for edge in (10.0, 40.0, 160.0):
+        corners = Shape("box", 1, np.array([[0, 0, 0], [edge - 1] * 3]))
+        spacing = first_spacing((400, 400, 400), (1.0, 1.0, 1.0), [corners])
+        assert max(1.0, edge / WANTED) / 2**0.3 <= spacing <= max(1.0, edge / WANTED) * 2**0.3
+
+
+def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
+    answer = np.zeros((100, 100, 100), np.uint8)
+    whole = (slice(0, 100), slice(0, 100), slice(0, 100))
+    answer[10:30, 10:30, 10:30] = 1
+    assert next_spacing(1.0, answer, [whole], (1, 1, 1)) == 1.0
+    assert next_spacing(8.0, answer, [whole], (1, 1, 1)) < 8.0
+    answer[:90, :90, :90] = 1
+    assert next_spacing(1.0, answer, [whole], (1, 1, 1)) > 1.0
+
+
+def test_the_card_belongs_to_the_weights() -> None:
+    weights = STARTER / "fold_0" / WEIGHTS
+    assert weights.stat().st_size < 8e6
+    assert file_sha256(weights) in (STARTER / "CARD.md").read_text(encoding="utf-8")
+
+
+def test_the_starter_takes_the_ending_that_a_folder_has(tmp_path: Path) -> None:
+    for name in ("a_0000.nrrd", "b_0000.nrrd", "c_0000.nii.gz", "a.json"):
+        (tmp_path / name).touch()
+    assert common_ending(tmp_path, [".nii.gz", ".nrrd", ".mha"]) == ".nrrd"
+    assert common_ending(tmp_path / "none", [".nrrd"]) is None
