@@ -90,7 +90,7 @@ def plan(work: Path, environment: dict[str, str]) -> None:
 
 def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
     """The model as it is passed on: plans for any spacing, weights without the optimiser's state, and a card."""
-    checkpoint = model / "fold_0" / args.checkpoint
+    checkpoint = open_checkpoint(model / "fold_0" / args.checkpoint)
     weights = folder / "fold_0" / WEIGHTS
     weights.parent.mkdir(parents=True, exist_ok=True)
     write_weights(checkpoint, weights)
@@ -100,20 +100,18 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
     for name in ("data", "seg", "probabilities"):  # voxels are cubic, whatever the image's are
         configuration[f"resampling_fn_{name}_kwargs"]["force_separate_z"] = False
     write_json(folder / "plans.json", {**plans, "configurations": {CONFIGURATION: configuration}})
-    labels = {"background": 0, "object": 1}
     dataset = {
         "channel_names": {"0": "image"},
-        "labels": labels,
+        "labels": {"background": 0, "object": 1},
         "numTraining": 0,
         "file_ending": ".nii.gz",
     }
     write_json(folder / "dataset.json", dataset)
-    epochs = open_checkpoint(checkpoint)["current_epoch"]
-    per_epoch = configuration[OPTIONS_KEY]["num_iterations_per_epoch"] or 50
+    per_epoch = configuration[OPTIONS_KEY]["num_iterations_per_epoch"]
     card = CARD.format(
         minutes=args.minutes,
         seed=args.seed,
-        updates=epochs * per_epoch,
+        updates=checkpoint["current_epoch"] * per_epoch,
         batch=BATCH,
         patch=" x ".join(map(str, PATCH)),
         machine=f"{os.cpu_count()} cores ({platform.machine()})" if args.device == "cpu" else args.device,

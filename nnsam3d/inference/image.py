@@ -109,9 +109,9 @@ class PreparedImage:
         if model.any_spacing and spacing_mm is None:
             spacing_mm = first_spacing(self.shape_ZYX, properties["spacing"])
         if spacing_mm is not None:
+            self._at = partial(PreparedImage, model, image_CZYX, properties, cache_bytes, on_window, files)
             model = model.at_spacing(spacing_mm)
             cache_bytes //= CACHES
-            self._at = partial(PreparedImage, model, image_CZYX, properties, cache_bytes * CACHES, on_window, files)
         self.spacing_mm = spacing_mm
         self.model = model
         self.nbytes = image_CZYX.nbytes

@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,16 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     return loaded
 
 
-def write_weights(checkpoint: str | Path, path: Path) -> None:
+def write_weights(loaded: Mapping[str, Any], path: Path) -> None:
     """What a prediction needs of a checkpoint, as a .safetensors file that :func:`open_checkpoint` reads.
 
     Args:
-        checkpoint: of an nnU-Net trainer.
+        loaded: the checkpoint, from :func:`open_checkpoint`.
         path: to write, complete or not at all.
 
     Raises:
-        UserError: see :func:`open_checkpoint`; the file cannot be written.
+        UserError: the file cannot be written.
     """
-    loaded = open_checkpoint(checkpoint)
     known = {
         "trainer_name": loaded["trainer_name"],
         "init_args": {key: loaded["init_args"][key] for key in ("configuration", "fold")},
