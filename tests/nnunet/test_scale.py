@@ -38,6 +38,7 @@ MODEL: Any = SimpleNamespace(
     reader_name="SimpleITKIO",
     codec=PromptCodec(),
     plans_manager=PLANS,
+    any_spacing=False,
     folder=Path("/nowhere"),
 )
 _seen: list[Counter[tuple[str, str]]] = []

@@ -119,6 +119,8 @@ class Scribble(Prompt):
             if len(own_N3):
                 order = np.linalg.norm((own_N3 - own_N3.mean(axis=0)) * np.asarray(spacing), axis=1).argsort()
                 corners.append(own_N3[order[int(rng.integers(max(1, round(NEAREST * len(order)))))]])
+        if not corners:  # of a target in several parts, a gap was drawn
+            return None
         drawn_N3 = points_to_voxels(along(np.array(corners)), target.shape)
         drawn_N3 = drawn_N3[target[tuple(drawn_N3.T)]]  # a hand corrects itself where the target bends
         return Shape(cls.kind, 1, drawn_N3.astype(np.float64))

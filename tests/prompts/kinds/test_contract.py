@@ -316,6 +316,20 @@ def test_simulated_prompts_mean_their_target(kind: str, name: str, spacing: tupl
 
 
 @every_simulated
+@given(seed=seeds)
+def test_targets_in_several_parts_can_be_drawn_or_are_left(kind: str, seed: int) -> None:
+    """Whatever falls into the gaps between the parts, a training goes on."""
+    rng = np.random.default_rng(seed)
+    target = np.zeros((12, 16, 16), dtype=bool)
+    for _ in range(int(rng.integers(1, 4))):
+        place = tuple(slice(start, start + int(rng.integers(1, 5))) for start in rng.integers(0, 12, 3))
+        target[place] = True
+    for _ in range(10):
+        shape = KINDS[kind].simulate(target, rng, (2.0, 1.0, 1.0))
+        assert shape is None or (len(shape.points_N3) and np.isfinite(shape.points_N3).all())
+
+
+@every_simulated
 @every_target
 def test_simulation_replays(kind: str, name: str) -> None:
     target = targets()[name]
