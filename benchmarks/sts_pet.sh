@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Soft-tissue sarcoma PET (41 patients), fold 0, CPU: SAM3DAdapterTrainer (on a CPU tiny, from scratch) with 0, 1 and 5
 # simulated clicks beside nnU-Net's U-Net, trained for the same wall-clock time on the same fold.
-#   docs/sts_pet.sh RAW_FOLDER WORK_FOLDER     RAW_FOLDER holds Dataset513_STS_PET; about 60 minutes on 2 cores
+#   benchmarks/sts_pet.sh RAW_FOLDER WORK_FOLDER     RAW_FOLDER holds Dataset513_STS_PET; about 60 minutes on 2 cores
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
 export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The cost of the first and of a further click in a window: operations, cached bytes, seconds on this machine.
 
-docs/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
-docs/session_cost.py tiny       only tiny; seconds
+benchmarks/session_cost.py            tiny and ViT-B, windows of 128 x 128 x 128; minutes on a CPU
+benchmarks/session_cost.py tiny       only tiny; seconds
 """
 
 from __future__ import annotations

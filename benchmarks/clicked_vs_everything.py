@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares `--scope clicked` with `--scope everything`: Dice, windows and seconds, on phantoms and on real images.
 
-    docs/clicked_vs_everything.py long WORK                   phantoms with lesions of up to three window lengths
-    docs/clicked_vs_everything.py pet RAW WORK                Dataset513_STS_PET of the folder RAW
-    docs/clicked_vs_everything.py table MODEL IMAGES LABELS   any trained model; one click per component, simulated
+    benchmarks/clicked_vs_everything.py long WORK                   phantoms with lesions of up to three window lengths
+    benchmarks/clicked_vs_everything.py pet RAW WORK                Dataset513_STS_PET of the folder RAW
+    benchmarks/clicked_vs_everything.py table MODEL IMAGES LABELS   any trained model; one click per component
 
 `long` and `pet` plan, train (about 6 and 10 minutes on 2 cores) and end with the table of the held-back cases.
 Windows are small (32 voxels; for PET 24 x 40 x 24), so that an image has many of them.

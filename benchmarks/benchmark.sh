@@ -2,7 +2,7 @@
 # The benchmark in docs/benchmark: three datasets, default options, MINUTES of training for every network (default: 15), one
 # after the other on an otherwise idle machine. nnU-Net's default plans, but for the MR images: at their own spacing a patch
 # has 1.6 million voxels, of which a CPU trains a dozen in that time, so both axes of a slice and the slices are halved.
-#   docs/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
+#   benchmarks/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 4 hours on 2 cores without a
 # GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
 # ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only.

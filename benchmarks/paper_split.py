@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Create one of the paper's tasks from an nnU-Net dataset: one label, the cases with it, train / val / test.
 
-    python docs/paper_split.py Dataset007_Pancreas Dataset707_PancreasTumour --label 2 --val 28 --test 57
+    python benchmarks/paper_split.py Dataset007_Pancreas Dataset707_PancreasTumour --label 2 --val 28 --test 57
 
 Reads nnUNet_raw/SOURCE and writes nnUNet_raw/TARGET (images as links, labels with the target as 1) and
 nnUNet_preprocessed/TARGET/splits_final.json with one fold (none with --val 0: nnU-Net makes its five). The paper's

@@ -1,4 +1,4 @@
-"""docs/paper_split.py: one label, only cases that have it, and three parts that do not overlap."""
+"""benchmarks/paper_split.py: one label, only cases that have it, and three parts that do not overlap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def test_a_task_is_made_of_a_dataset(checkout: Path, tmp_path: Path):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(source / "imagesTr" / f"c{number}_0000.nii.gz"))
 
     def split_off(target: str, val: int, test: int) -> str:
-        command = [checkout / "docs/paper_split.py", source.name, target, "--label", "2", "--val", val, "--test", test]
+        script, sizes = checkout / "benchmarks/paper_split.py", ("--val", val, "--test", test)
+        command = [script, source.name, target, "--label", "2", *sizes]
         environment = {"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(preprocessed)}
         words = [sys.executable, *map(str, command)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ablation of the components of learning from clicks (docs/clicks.md).
 
-    docs/click_ablations.py RAW WORK [--dataset 513] [--fold 3] [--updates 400] [--repeats 2] [--jobs 2]
+    benchmarks/click_ablations.py RAW WORK [--dataset 513] [--fold 3] [--updates 400] [--repeats 2] [--jobs 2]
 
 RAW is an nnU-Net raw folder. Everything is small (patches of 32 x 48 x 32 voxels, tokens of 4 voxels, preset tiny), so
 that a training takes minutes on a CPU; the arms differ in training options. The fold should not contain published test

@@ -1,6 +1,6 @@
 """The plans of nnU-Net's residual encoder presets for the datasets of `nnsam3d plan-table`.
 
-    python docs/resenc_plans.py
+    python benchmarks/resenc_plans.py
 
 Their planners need a dataset on disk, so one without images is created from the facts in a temporary folder.
 """
