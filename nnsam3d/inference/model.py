@@ -1,4 +1,4 @@
-"""Models for this package's inference, which keep image features between clicks."""
+"""Models for this package's inference: all whose networks take prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import Triple
 from nnsam3d.inference.device import half_precision_of
-from nnsam3d.network import SAM3D, PromptTensors
+from nnsam3d.network import PromptTensors
 from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, capability
 
@@ -16,29 +16,32 @@ __all__ = ["FINAL", "Model", "Triple"]
 
 
 class Model(TrainedModel):
-    """A trained ``SAM3DAdapterTrainer`` (or a subclass), ready to predict.
+    """A trained model whose network takes prompts, ready to predict.
+
+    Between prompts, ``SAM3DAdapterTrainer`` keeps image features; others, such as ``nnUNetClickTrainer``, run the whole
+    network on every window that a prompt changes.
 
     Raises:
-        UserError: see :class:`TrainedModel`; also for models of other trainers.
+        UserError: see :class:`TrainedModel`; also for networks without prompts.
     """
 
-    networks: list[SAM3D]  # type: ignore[assignment]
-
     def _check_network(self, network: nn.Module, trainer_name: str) -> None:
-        if not capability(self.trainer, "keeps_features"):
-            clicked = capability(self.trainer, "prompt_types")
-            kind = "that process the whole image for every click" if clicked else "without clicks"
+        if not capability(self.trainer, "prompt_types"):
             raise UserError(
-                f"{self.folder}: the trainer {trainer_name} trains networks {kind}; predict with nnUNetv2_predict."
+                f"{self.folder}: the trainer {trainer_name} trains networks without prompts; predict with "
+                "nnUNetv2_predict."
             )
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run both halves of every network on an empty window with one click."""
+        """Run every network on an empty window, with one click where it keeps features."""
         size = self.patch_size
         image = torch.zeros(1, self.num_channels, *size, device=self.device)
         point = torch.tensor([[[n // 2 for n in size]]], dtype=torch.float32, device=self.device)
         prompts = PromptTensors(point, torch.ones(1, 1, dtype=torch.long, device=self.device))
         for network in self.networks:
             with half_precision_of(self.device):
-                network.decode(network.encode(image), prompts)
+                if capability(self.trainer, "keeps_features"):
+                    network.decode(network.encode(image), prompts)  # type: ignore[operator]
+                else:
+                    network(torch.cat([image, torch.zeros_like(image[:, :1])], 1))

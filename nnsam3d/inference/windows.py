@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from torch import Tensor
 from nnsam3d.geometry import Triple
 from nnsam3d.inference.device import half_precision_of
 from nnsam3d.network import SAM3D, Features
-from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.network.prompts import PromptTensors, with_prompts
 from nnsam3d.network.sam3d import LOGIT_LIMIT
 from nnsam3d.nnunet.lazy import Volume
-from nnsam3d.nnunet.model import TrainedModel, check_logits
+from nnsam3d.nnunet.model import TrainedModel, capability, check_logits
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 LOGIT_BYTES = 2**30
@@ -75,7 +76,8 @@ class Windows:
         shape: (D, H, W) of the image, padded to at least one window.
         padding, offset: voxels added per axis, and how many of them before the image.
         computed: number of computed windows.
-        encoded, decoded: number of runs of the two halves of the network (per fold and mirroring).
+        encoded, decoded: number of runs of the two halves of the network (per fold and mirroring); of a network without
+            halves, all runs are counted as decoded.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Windows:
         self._volume = volume
         axes = model.mirror_axes
         self._flips = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        self._keeps_features = bool(capability(model.trainer, "keeps_features"))
         self._features = Cache(cache_bytes)
         self._logits = Cache(LOGIT_BYTES)
         # all folds and mirrorings use the same voxels: those of the last window are kept
@@ -149,13 +152,17 @@ class Windows:
         return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
 
     def _decode(self, fold: int, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor:
-        features = self._features.get((fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features)
         points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
         labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
-        dense_BMDHW = self._dense(start, flip, local)
+        prompts = PromptTensors(points_BN3, labels_BN, self._dense(start, flip, local))
+        if self._keeps_features:
+            key, encode = (fold, start, flip), partial(self._encode, fold, start, flip)
+            answer = partial(self._sam(fold).decode, self._features.get(key, encode, _bytes_of_features))
+        else:
+            answer = partial(self._answer, fold, start, flip)
         self.decoded += 1
         with half_precision_of(self.model.device):
-            logits = self._network(fold).decode(features, PromptTensors(points_BN3, labels_BN, dense_BMDHW))[0].float()
+            logits: Tensor = answer(prompts)[0].float()
         return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
 
     def _dense(self, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor | None:
@@ -183,12 +190,22 @@ class Windows:
         return voxels
 
     def _encode(self, fold: int, start: Triple, flip: tuple[int, ...]) -> Features:
-        image = torch.from_numpy(self.image(start))[None].to(self.model.device)
         self.encoded += 1
         with half_precision_of(self.model.device):
-            return self._network(fold).encode(torch.flip(image, [axis + 2 for axis in flip]) if flip else image)
+            return self._sam(fold).encode(self._flipped(start, flip))
 
-    def _network(self, fold: int) -> SAM3D:
+    def _answer(self, fold: int, start: Triple, flip: tuple[int, ...], prompts: PromptTensors) -> Tensor:
+        """Logits (1, K, d, h, w) of a network that takes prompts as channels behind the image's."""
+        image_BCDHW = self._flipped(start, flip)
+        maps = 0 if prompts.dense_BMDHW is None else prompts.dense_BMDHW.shape[1]
+        empty_BPDHW = image_BCDHW.new_zeros(1, 1 + maps, *self.size)
+        return self.model.networks[fold](with_prompts(torch.cat([image_BCDHW, empty_BPDHW], 1), prompts))  # type: ignore[no-any-return]
+
+    def _flipped(self, start: Triple, flip: tuple[int, ...]) -> Tensor:
+        image_BCDHW = torch.from_numpy(self.image(start))[None].to(self.model.device)
+        return torch.flip(image_BCDHW, [axis + 2 for axis in flip]) if flip else image_BCDHW
+
+    def _sam(self, fold: int) -> SAM3D:
         return self.model.networks[fold]  # type: ignore[return-value]  # the contract of "keeps_features"
 
 

@@ -44,8 +44,7 @@ def check_model(folder: Path) -> Iterator[Finding]:
             yield problem(f"nnU-Net does not find the trainer {name}", "nnsam3d link, or set nnUNet_extTrainer")
             continue
         kinds = capability(kind, "prompt_types")
-        keeps = capability(kind, "keeps_features")
-        way = "nnsam3d predict, Session and nnUNetv2_predict" if keeps else "nnUNetv2_predict"
+        way = "nnsam3d predict, Session and nnUNetv2_predict" if kinds else "nnUNetv2_predict"
         yield ok(f"{name}: {'takes ' + ', '.join(kinds) + ' prompts' if kinds else 'takes no prompts'}; {way}")
     folds = {file.parent.name for file in files}
     unfinished = sorted(folds - {file.parent.name for file in files if file.name == FINAL})

@@ -17,6 +17,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
 PATCH = (16, 24, 24)
 ARCHITECTURE: dict[str, Any] = {
@@ -66,12 +67,14 @@ def write_model(
     channels: int = 1,
     kinds: Sequence[str] = ("click",),
     hears: Callable[[SAM3D, PromptCodec], None] = lambda net, codec: None,
+    unet: dict[str, Any] | None = None,
 ) -> Path:
     """`folder` as nnU-Net leaves it after training, as far as prediction reads it.
 
     Args:
         kinds: of prompts that the network supports.
         hears: changes the random network.
+        unet: the architecture in nnU-Net's plans; with it, the network is that of nnUNetClickTrainer.
     """
     labels = labels or {"background": 0, "lesion": 1, "organ": 2}
     dataset = {"labels": labels}
@@ -89,7 +92,9 @@ def write_model(
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [False] * channels,
         "nnsam3d_prompt_types": list(kinds),
-        "architecture": {
+        CLICK_CHANNELS_KEY: {"labels": codec.labels, "radius": [2, 2, 2], "maps": len(codec.maps)},
+        "architecture": unet
+        or {
             "network_class_name": "nnsam3d.network.SAM3D",
             "arch_kwargs": architecture,
             "_kw_requires_import": [],
@@ -113,10 +118,16 @@ def write_model(
     save_json(plans, str(folder / "plans.json"))
     dataset |= {"channel_names": names, "file_ending": ".nii.gz"}
     save_json(dataset, str(folder / "dataset.json"), sort_keys=False)  # the order of regions matters
-    heads = PlansManager(plans).get_label_manager(dataset).num_segmentation_heads
+    manager = PlansManager(plans)
+    heads = manager.get_label_manager(dataset).num_segmentation_heads
     for fold in range(folds):
         torch.manual_seed(fold)
-        net = SAM3D(SAM3DConfig(**architecture, num_image_channels=channels, num_classes=heads))
+        net: Any
+        if unet:
+            stock = manager.get_configuration("3d_fullres")
+            net = nnUNetClickTrainer.build_network_architecture(manager, stock, channels, heads, False)
+        else:
+            net = SAM3D(SAM3DConfig(**architecture, num_image_channels=channels, num_classes=heads))
         with torch.no_grad():  # as initialised a network hardly listens to its clicks
             for name, parameter in net.named_parameters():
                 if not name.endswith(".lr"):
@@ -125,7 +136,7 @@ def write_model(
         (folder / f"fold_{fold}").mkdir()
         checkpoint = {
             "network_weights": net.state_dict(),
-            "trainer_name": "SAM3DAdapterTrainer",
+            "trainer_name": "nnUNetClickTrainer" if unet else "SAM3DAdapterTrainer",
             "init_args": {"configuration": "3d_fullres"},
             "inference_allowed_mirroring_axes": (0, 1, 2),
         }
