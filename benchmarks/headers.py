@@ -29,9 +29,9 @@ from benchmarks.bench import conditions
 from benchmarks.opening import with_section, write_model
 from nnsam3d.files import write_text
 from nnsam3d.inference.cases import find_cases, listed_cases
-from nnsam3d.inference.header_check import print_header_remarks
+from nnsam3d.inference.header_check import header_remarks
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.report import print_prompt_summary, print_stray_prompts
+from nnsam3d.nnunet.cases import strays
 from nnsam3d.tables import markdown
 
 TITLE = "Checking a folder"
@@ -114,9 +114,8 @@ def check(images: Path, model: Model, parts: int) -> None:
         listed = listed_cases(images, model)
         own = listed[::parts]
         cases = find_cases(images, model, None, own)
-        print_stray_prompts(listed, images, None, own)
-        print_prompt_summary(cases)
-        print_header_remarks(cases, model)
+        strays(images, {case.name for case in listed}, None, {case.name for case in own})
+        header_remarks(cases, model)
     assert all(case.prompts for case in cases)
 
 

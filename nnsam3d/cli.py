@@ -7,8 +7,10 @@ The module of a command in `nnsam3d.commands`, with `DESCRIPTION`, `EXAMPLE`, `a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
+import logging
 import re
 import sys
 import textwrap
@@ -116,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     plain, warnings.formatwarning = warnings.formatwarning, _formatted
+    logger, told = logging.getLogger("nnsam3d"), _Told()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(told)
     for stream in (sys.stdout, sys.stderr):  # names of files may contain bytes that are not UTF-8
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -134,6 +139,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         warnings.formatwarning = plain
+        logger.removeHandler(told)
+
+
+class _Told(logging.Handler):
+    """What this library logs, for people: information on the output, everything else on the error stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the terminal may be gone
+            stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+            print(self.format(record), file=stream, flush=True)
 
 
 def _formatted(

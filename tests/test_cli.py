@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -217,3 +219,19 @@ def test_errors_of_the_disk_are_one_line(monkeypatch, capsys, number, told):
     else:
         with pytest.raises(OSError, match="overlay"):
             cli.main(["doctor"])
+
+
+def test_what_rooms_log_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("nnsam3d.some.room")
+
+    def command(args: argparse.Namespace) -> int:
+        logger.info("all is well")
+        logger.warning("nnsam3d: warning: it is not")
+        return 0
+
+    monkeypatch.setattr("nnsam3d.commands.doctor.main", command)
+    for _ in range(2):
+        assert cli.main(["doctor"]) == 0
+        assert capsys.readouterr() == ("all is well\n", "nnsam3d: warning: it is not\n")
+    logger.info("outside a command")
+    assert capsys.readouterr() == ("", "")

@@ -167,3 +167,16 @@ def test_every_package_that_is_imported_is_required():
 
 def test_citation_names_this_version():
     assert f"version: {nnsam3d.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_only_commands_print() -> None:
+    """Rooms return values or log; nnU-Net's own commands show what its preprocessing and planning print."""
+    allowed = {"nnunet/preprocessing.py", "nnunet/worker_messages.py", "planning/planner.py", "cli.py"}
+    package = ROOT / "nnsam3d"
+    printing = set()
+    for file in package.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        if any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls):
+            printing.add(str(file.relative_to(package)))
+    assert {name for name in printing - allowed if not name.startswith("commands/")} == set()

@@ -5,6 +5,7 @@ The same lookup serves the training, `nnsam3d weights` and `nnsam3d doctor`. Imp
 
 from __future__ import annotations
 
+import logging
 import os
 import urllib.parse
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from nnsam3d.checkpoints.download import DownloadError, download
 from nnsam3d.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "NNSAM3D_WEIGHTS"
 URL_VARIABLE = "nnsam3d_weights_url"
@@ -66,7 +69,7 @@ def find_weights(preset: str, weights: str = AUTO) -> Path | None:
     missing = not_found(preset)
     if wrong := invalid_setting():
         raise UserError(f"{missing}: {wrong}. {ways(preset)}")
-    print(f"{missing}: downloading it", flush=True)
+    logger.warning(f"nnsam3d: {missing}: downloading it")
     try:
         return download_weights(preset)
     except DownloadError as error:

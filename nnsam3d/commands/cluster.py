@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 from nnsam3d import jobs
 from nnsam3d.errors import UserError
 from nnsam3d.jobs import NUMBER, ShellJob
+from nnsam3d.tables import counted
 
 DESCRIPTION = """
 Submits nnUNetv2_train for several folds, as an array of jobs that save a checkpoint at their time limit
@@ -58,11 +60,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """`nnsam3d cluster`."""
     if args.action == "merge":
-        # imported late: loads torch
-        from nnsam3d.inference.report import merge_reports
-
-        return merge_reports(args.report, args.parts)
+        return _merge(args)
     return _train(args)
+
+
+def _merge(args: argparse.Namespace) -> int:
+    # imported late: loads torch
+    from nnsam3d.inference.report import merge_reports
+
+    merged, missing = merge_reports(args.report, args.parts)
+    failed = [case for case in merged["cases"] if case["status"] == "failed"]
+    predicted = counted(len(merged["cases"]) - len(failed), "case")
+    print(f"nnsam3d: {predicted} predicted, {len(failed)} failed; {args.report}")
+    for case in failed:
+        print(f"nnsam3d: failed: {case['error']}", file=sys.stderr)
+    for name in missing:
+        print(f"nnsam3d: failed: a part has left no report: {name}", file=sys.stderr)
+    return 1 if failed or missing else 0
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -7,14 +7,20 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnsam3d import jobs
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, printable
 from nnsam3d.files import WriteError
 from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
 from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
+from nnsam3d.tables import counted
+
+if TYPE_CHECKING:
+    from nnsam3d.inference.folder import Case, Outcome
 
 DESCRIPTION = """
 Like nnUNetv2_predict, but made for clicks: only the surroundings of the clicks are computed (as far as
@@ -94,9 +100,10 @@ def main(args: argparse.Namespace) -> int:
     # imported late: `nnsam3d predict --help` responds immediately
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
-    from nnsam3d.inference.header_check import print_header_remarks
+    from nnsam3d.inference.header_check import header_remarks
     from nnsam3d.inference.model import Model
-    from nnsam3d.inference.report import conclude, print_prompt_summary, print_stray_prompts, write_prediction_report
+    from nnsam3d.inference.report import write_prediction_report
+    from nnsam3d.nnunet.cases import strays
 
     device = choose_device(args.device)
     model = Model(
@@ -116,9 +123,12 @@ def main(args: argparse.Namespace) -> int:
     listed = listed_cases(args.images, model)
     own = listed[args.part_id :: args.num_parts]
     cases = find_cases(args.images, model, args.prompts, own, args.start)
-    print_stray_prompts(listed, args.images, args.prompts, own, args.part_id)
-    print_prompt_summary(cases)
-    print_header_remarks(cases, model, args.scope)
+    names, looked_at = ({case.name for case in some} for some in (listed, own))
+    for text in strays(args.images, names, args.prompts, looked_at, others=args.part_id == 0):
+        print(f"nnsam3d: warning: {printable(text)}")
+    _print_cases(cases)
+    for text in header_remarks(cases, model, args.scope):
+        print(f"nnsam3d: warning: {text}")
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
         print(f"nnsam3d: warning: {args.prompts} contains no prompt file for these cases (<case>.json, ...)")
     for needed in [*([args.report.parent] if args.report else []), args.output]:
@@ -136,7 +146,43 @@ def main(args: argparse.Namespace) -> int:
         except WriteError as error:  # the summary is printed all the same
             print(f"nnsam3d: error: {error}", file=sys.stderr)
             unwritten.append(str(error))
-    return conclude(outcomes, args.output, unwritten)
+    _print_outcomes(outcomes, args.output, unwritten)
+    return 1 if unwritten or any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _print_cases(cases: Sequence[Case]) -> None:
+    """A summary and all errors, before anything is computed."""
+    with_prompts = sum(case.prompts is not None for case in cases)
+    bad = [case for case in cases if case.problem]
+    automatic = len(cases) - with_prompts - len(bad)
+    invalid = f", {len(bad)} invalid" if bad else ""
+    print(
+        f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with clicks, {automatic} without (segmented "
+        f"automatically){invalid}"
+    )
+    for case in bad:
+        print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
+    if bad:
+        print(f"nnsam3d: {counted(len(bad), 'case')} will be skipped; the others continue", file=sys.stderr)
+
+
+def _print_outcomes(outcomes: Sequence[Outcome], output: Path, unwritten: Sequence[str]) -> None:
+    """The final summary; ``unwritten`` are errors about other files than masks, which were printed."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+    skipped = len(outcomes) - len(failed) - len(done)
+    windows, stock = (sum(getattr(o, name) for o in done) for name in ("windows", "stock_windows"))
+    where = f"results in {output}" if done or skipped else "nothing was written"
+    where += f"; {counted(len(unwritten), 'other file')} could not be written: see above" if unwritten else ""
+    print(
+        f"nnsam3d: {len(done)} predicted, {skipped} skipped, {len(failed)} failed; {counted(windows, 'window')} "
+        f"computed (the sliding window: {stock}); {where}"
+    )
+    doubtful = [printable(outcome.case) for outcome in done if outcome.warnings]
+    if doubtful:
+        print(f"nnsam3d: warning: check {', '.join(doubtful)}: see the warnings above", file=sys.stderr)
+    for outcome in failed:
+        print(f"nnsam3d: failed: {outcome.error}", file=sys.stderr)
 
 
 def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackEnd) -> None:

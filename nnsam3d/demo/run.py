@@ -6,11 +6,11 @@ It answers two questions with one network: does the click decide which of two eq
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +48,9 @@ from nnsam3d.files import write_text
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.progress import tqdm
 from nnsam3d.prompts import CasePrompts, next_click, simulate_clicks, write_prompts
+
+logger = logging.getLogger(__name__)
+say = logger.info
 
 DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
@@ -103,34 +106,34 @@ def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
     """
     started = time.monotonic()
     output = _fresh_folder(output, overwrite)
-    print(f"nnsam3d demo: plan, train and predict with nnU-Net's commands; {MINUTES}. Output folder: {output}")
+    say(f"nnsam3d demo: plan, train and predict with nnU-Net's commands; {MINUTES}. Output folder: {output}")
     environment = os.environ | nnunet_environment(output)
     logs = output / "logs"
 
-    print(f"[1/4] {NUM_TRAINING} training, {NUM_TEST + NUM_BRIDGED} test phantoms: two lesions each, apart or touching")
+    say(f"[1/4] {NUM_TRAINING} training, {NUM_TEST + NUM_BRIDGED} test phantoms: two lesions each, apart or touching")
     tests = write_dataset(output / "raw", NUM_TRAINING, NUM_TEST, SEED, BRIDGED_SHARE)
     bridged = write_bridged_tests(output / "raw", NUM_BRIDGED, SEED)
 
-    print("[2/4] nnUNetv2_plan_and_preprocess -d 990 -c 3d_fullres --verify_dataset_integrity")
+    say("[2/4] nnUNetv2_plan_and_preprocess -d 990 -c 3d_fullres --verify_dataset_integrity")
     _run("nnUNetv2_plan_and_preprocess", ["-d", DATASET_ID, "-c", "3d_fullres", "--verify_dataset_integrity"],
          environment, logs / "plan_and_preprocess.txt")  # fmt: skip
 
     options = OPTIONS.replace(f"num_epochs={EPOCHS}", f"num_epochs={epochs}")
-    print(f'[3/4] nnsam3d_options="{options}" \\\n      nnUNetv2_train 990 3d_fullres 0 -tr {TRAINER} -device cpu')
+    say(f'[3/4] nnsam3d_options="{options}" \\\n      nnUNetv2_train 990 3d_fullres 0 -tr {TRAINER} -device cpu')
     _train(environment | {"nnsam3d_options": options}, logs / "train.txt", epochs)
 
-    print(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each set of clicks")
+    say(f"[4/4] nnUNetv2_predict -d 990 -c 3d_fullres -f 0 -tr {TRAINER}, once for each set of clicks")
     with tqdm(total=len(SCENARIOS) + 2, desc="predict", unit="arm") as bar:
         first_table, decided, strips = _arms(output, environment, tests, bar)
         second_table, corrected, correction_strips = _correction(output, environment, bridged, bar)
     tables = f"{first_table}\n\n{second_table}"
-    print("\n" + tables)
+    say("\n%s", tables)
     write_text(output / "dice.txt", tables + "\n")
     for strip in (*strips, *correction_strips):
         write_overlay(output / "overlays" / f"{strip.name}.png", [[strip]])
     write_overlay(output / "overlays" / "summary.png", [strips[:1], correction_strips[:2]])
-    print(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: the other lesion)")
-    print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Prompt files: {output / 'prompts'}, logs: {logs}")
+    say(f"\nPictures: {output / 'overlays'}/*.png (filled: prediction, line: target, dashed: the other lesion)")
+    say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. Prompt files: {output / 'prompts'}, logs: {logs}")
     return _verdict(decided, corrected)
 
 
@@ -176,23 +179,21 @@ def _correction(
 
 
 def _verdict(decided: bool, corrected: bool) -> int:
-    """Print whether clicks had the expected effect; returns the exit status."""
+    """Say whether clicks had the expected effect; returns the exit status."""
     hint = f"Fewer epochs than {EPOCHS}, or a bug: please report it."
     if decided:
-        print("Moving the click moved the segmentation.")
+        say("Moving the click moved the segmentation.")
     else:
-        print(
+        logger.error(
             f"nnsam3d: moving the click did NOT move the segmentation as expected (Dice at least {ENOUGH} for the "
-            f"clicked lesion, {APART} less for the other). {hint}",
-            file=sys.stderr,
+            f"clicked lesion, {APART} less for the other). {hint}"
         )
     if corrected:
-        print("A second click removed most of what the first one wrongly included.")
+        say("A second click removed most of what the first one wrongly included.")
     else:
-        print(
+        logger.error(
             f"nnsam3d: the second click did NOT correct as expected (the first includes at least {TOO_MUCH:.0%} of "
-            f"the neighbour, the second leaves at most {LEFT:.0%} of that, and Dice rises by {GAIN} or more). {hint}",
-            file=sys.stderr,
+            f"the neighbour, the second leaves at most {LEFT:.0%} of that, and Dice rises by {GAIN} or more). {hint}"
         )
     return 0 if decided and corrected else 1
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,21 +25,22 @@ from nnsam3d.progress import tqdm
 from nnsam3d.training.options import options_from_mapping, parse_options
 from nnsam3d.training.plans import check_preset
 
+logger = logging.getLogger(__name__)
+
 ENDLESS = 100_000  # epochs
 
 
 def note_kept(setting: Setting) -> None:
-    """Print which models exist: a benchmark does not train them again, whatever its budget."""
+    """Say which models exist: a benchmark does not train them again, whatever its budget."""
     kept = [
         f"{jobs[0].arm} fold {jobs[0].fold}"
         for checkpoint, jobs in by_model(setting).items()
         if checkpoint.is_file() and parse_arm(jobs[0].arm).has_model
     ]
     if kept:
-        print(
+        logger.warning(
             f"nnsam3d: {', '.join(kept)}: trained already, and kept, however long the training was. Delete a model's "
-            "folder to train it again",
-            file=sys.stderr,
+            "folder to train it again"
         )
 
 

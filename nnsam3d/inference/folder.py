@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import shutil
@@ -30,6 +31,8 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import correct_masks
 from nnsam3d.progress import tqdm
 from nnsam3d.prompts.labels import numbered_labels
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -98,7 +101,7 @@ def predict_folder(
         if unwritten is None:
             raise
         unwritten.append(str(error))
-        print(f"nnsam3d: error: {error}", file=sys.stderr)
+        logger.error("nnsam3d: error: %s", error)
     outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
     todo = []
     with tqdm(total=len(cases), desc="predict", unit="case") as progress:

@@ -17,8 +17,8 @@ MANY_WINDOWS = 1000  # of a sliding window, which are announced
 SHOWN = 20  # lines
 
 
-def print_header_remarks(cases: Sequence[Case], model: Model, scope: str = "clicked") -> None:
-    """Print a warning for each case whose header is doubtful, and for long computations; no file of a case is read.
+def header_remarks(cases: Sequence[Case], model: Model, scope: str = "clicked") -> list[str]:
+    """Warnings about each case whose header is doubtful, and about long computations; no file of a case is read.
 
     Args:
         cases: from :func:`nnsam3d.inference.cases.find_cases`, with their headers.
@@ -28,10 +28,8 @@ def print_header_remarks(cases: Sequence[Case], model: Model, scope: str = "clic
     plans = {} if model.any_spacing else model.plans_manager.plans
     known = trained_spacings(plans, model.folder)  # once: as many as training cases
     texts = [f"case {printable(case.name)}: {text}" for case in cases for text in _remarks(case, model, known, scope)]
-    for text in texts[:SHOWN]:
-        print(f"nnsam3d: warning: {text}")
-    if len(texts) > SHOWN:
-        print(f"nnsam3d: {counted(len(texts) - SHOWN, 'more warning')} about headers; all are in the report")
+    more = f"{counted(len(texts) - SHOWN, 'more warning')} about headers; all are in the report"
+    return [*texts[:SHOWN], *([more] if len(texts) > SHOWN else [])]
 
 
 def _remarks(case: Case, model: Model, known: Ranges, scope: str) -> list[str]:

@@ -11,6 +11,7 @@ Letters: C channels, D H W voxels of the preprocessed image, I J K voxels of the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
 from nnsam3d.nnunet.resampling import THRESHOLD
 from nnsam3d.nnunet.size import check_grid, nonzero_box
+
+logger = logging.getLogger(__name__)
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 NEGLIGIBLE = 1e-9  # relative weight below which voxels are ignored
@@ -70,8 +73,8 @@ def volume_of(
 
 @lru_cache(maxsize=1)
 def _warn_whole() -> None:
-    """Printed once."""
-    print(
+    """Said once."""
+    logger.warning(
         "nnsam3d: the model's plans use custom normalisation or resampling: every image is preprocessed as a "
         "whole, which takes a while for large images"
     )

@@ -33,6 +33,8 @@ from nnsam3d.server.call import CLIENT_LEFT, Disconnected
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.wire import CONNECTIONS, IDLE_SECONDS, Wire
 
+logger = logging.getLogger(__name__)
+
 ROUTES = [*nninteractive.ROUTES, *itksnap.ROUTES, *page.ROUTES]
 EXPIRES = 0.5  # s between two looks for clients that have gone
 STOPPING = 60  # s for the requests that are being served
@@ -169,7 +171,7 @@ class Door:
             if self._access.verbose or status >= 400 or not notes["routine"]:
                 shown = address if self._access.verbose else notes["name"]
                 words = time.strftime("%H:%M:%S"), scope["method"], shown, status
-                print(*words, f"{1000 * (time.perf_counter() - start):.0f} ms", flush=True)
+                logger.info(" ".join(map(str, (*words, f"{1000 * (time.perf_counter() - start):.0f} ms"))))
         return None
 
     def _admitted(self, scope: Scope, headers: Headers) -> Response | None:
@@ -264,8 +266,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Of SIGINT and SIGTERM: finishes the requests that are being served; the second one ends at once."""
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the terminal may be gone
-            print("\nnnsam3d: stopping when the running requests are finished", flush=True)
+        logger.info("\nnnsam3d: stopping when the running requests are finished")
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True

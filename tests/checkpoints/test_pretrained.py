@@ -90,11 +90,11 @@ def test_a_wrong_name_in_the_environment_is_no_reason_to_download(
     assert server.served == []
 
 
-def test_a_training_downloads_what_it_misses(server, no_local_weights: Path, capsys) -> None:
+def test_a_training_downloads_what_it_misses(server, no_local_weights: Path, caplog) -> None:
     found = find_weights("vit_b")
     assert found == no_local_weights / OFFICIAL_FILES["vit_b"].name
     assert found.read_bytes() == server.content
-    assert "downloading it" in capsys.readouterr().out
+    assert "downloading it" in caplog.text
     assert find_weights("vit_b") == found
     assert len(server.served) == 1
 

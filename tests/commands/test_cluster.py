@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from nnsam3d.cli import main
-from nnsam3d.inference.report import merge_reports
 from nnsam3d.nnunet.link import trainers_folder
 
 DATASET = "Dataset999_Test"
@@ -199,7 +198,7 @@ def test_parts_are_merged_in_the_order_of_one_command(tmp_path, capsys):
     parts = [tmp_path / f"part_{part}.json" for part in range(3)]
     for number, part in enumerate(parts):
         part.write_text(json.dumps(report(names[number::3])))
-    assert merge_reports(tmp_path / "report.json", parts) == 0
+    assert main(["cluster", "merge", str(tmp_path / "report.json"), *map(str, parts)]) == 0
     merged = json.loads((tmp_path / "report.json").read_text())
     assert [case["case"] for case in merged["cases"]] == names
     assert (merged["seconds"], merged["arguments"], len(merged["parts"])) == (6.0, {"scope": "clicked"}, 3)

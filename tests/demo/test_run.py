@@ -128,12 +128,11 @@ def test_the_table_says_when_nothing_was_too_much() -> None:
 @pytest.mark.parametrize("decided", [True, False])
 @pytest.mark.parametrize("corrected", [True, False])
 def test_both_questions_decide_the_exit_status(
-    decided: bool, corrected: bool, capsys: pytest.CaptureFixture[str]
+    decided: bool, corrected: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert demo._verdict(decided, corrected) == (0 if decided and corrected else 1)
-    told = capsys.readouterr()
-    assert ("moving the click did NOT" in told.err) != decided
-    assert ("second click did NOT correct" in told.err) != corrected
+    assert ("moving the click did NOT" in caplog.text) != decided
+    assert ("second click did NOT correct" in caplog.text) != corrected
 
 
 def test_overlays_are_pictures(tmp_path: Path, case: PhantomCase, bridged: PhantomCase) -> None:

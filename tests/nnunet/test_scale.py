@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.inference.folder import find_cases, listed_cases
-from nnsam3d.inference.header_check import print_header_remarks
+from nnsam3d.inference.header_check import header_remarks
 from nnsam3d.nnunet import strays as strays_module
 from nnsam3d.nnunet.cases import check_all_prompts, find_prompt_file, strays
 from nnsam3d.prompts import PromptCodec, read_prompts
@@ -140,7 +140,7 @@ def test_what_the_model_knows_is_read_once_for_all_headers(tmp_path: Path) -> No
     (folder / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 1, 1]] * 9}), encoding="utf-8")
     model: Any = SimpleNamespace(**vars(MODEL) | {"folder": folder})
     with watched() as counts:
-        print_header_remarks(find_cases(images, model), model)
+        header_remarks(find_cases(images, model), model)
     assert opened(counts, folder) == {"dataset_fingerprint.json": 1}
 
 

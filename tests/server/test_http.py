@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import ssl
@@ -305,16 +306,21 @@ def test_a_failure_of_ours_is_told_without_its_trace(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def lines(capsys: Any, wanted: str) -> str:
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "nnsam3d")
+    return caplog
+
+
+def lines(log: pytest.LogCaptureFixture, wanted: str) -> str:
     """The log, as soon as it contains a text."""
-    printed, deadline = "", time.monotonic() + 60
-    while wanted not in printed and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while wanted not in "\n".join(log.messages) and time.monotonic() < deadline:
         time.sleep(0.02)
-        printed += "".join(capsys.readouterr())
-    return printed
+    return "\n".join(log.messages)
 
 
-def test_the_log_names_no_files(running: Running, capsys: Any) -> None:
+def test_the_log_names_no_files(running: Running, log: Any) -> None:
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
     running.ask("GET", f"/api/image/0/SMITH_JOHN.nii.gz?lease={lease}")
     running.ask("POST", "/api/upload?name=SMITH.nii.gz", b"x", lease)
@@ -322,7 +328,7 @@ def test_the_log_names_no_files(running: Running, capsys: Any) -> None:
     running.ask("GET", "/healthz")
     running.ask("GET", "/label/unknown/healthz")
     running.ask("GET", "/the_end")
-    printed = lines(capsys, "? 404")
+    printed = lines(log, "? 404")
     assert "/api/image/" in printed
     assert "heartbeat" not in printed
     assert re.findall(r"healthz (\d+)", printed) == ["404"], "what a client repeats is logged when it fails"
@@ -330,16 +336,16 @@ def test_the_log_names_no_files(running: Running, capsys: Any) -> None:
     assert lease not in printed
 
 
-def test_the_verbose_log_is_text(start: Start, capsys: Any) -> None:
+def test_the_verbose_log_is_text(start: Start, log: Any) -> None:
     running = start(access=Access(verbose=True))
     raw(running, b"GET /%1b[31m%0d%0a\x1b[31m HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     running.ask("GET", "/%1b[31m%0a/the_end")
-    printed = lines(capsys, "the_end")
+    printed = lines(log, "the_end")
     assert "\x1b" not in printed
     assert "/%1b[31m%0a/the_end 404" in printed
 
 
-def test_a_client_that_leaves_is_no_error_of_the_server(running: Running, capsys: Any) -> None:
+def test_a_client_that_leaves_is_no_error_of_the_server(running: Running, log: Any) -> None:
     lease = claimed(running, image=True)
     gate = threading.Event()
     running.app.worker.submit(gate.wait)
@@ -349,7 +355,7 @@ def test_a_client_that_leaves_is_no_error_of_the_server(running: Running, capsys
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         while not running.app.worker.waiting:
             time.sleep(0.01)
-    assert "add_point_interaction 499" in lines(capsys, "499")
+    assert "add_point_interaction 499" in lines(log, "499")
     gate.set()
     assert running.ask("POST", "/undo", {}, lease).headers["x-meta"] == '{"ran_prediction": false, "bbox": null}'
 
