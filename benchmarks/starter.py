@@ -21,8 +21,7 @@ from pathlib import Path
 
 from nnsam3d.files import file_sha256, write_json, write_text
 from nnsam3d.nnunet.checkpoint import open_checkpoint, write_weights
-from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, WEIGHTS
-from nnsam3d.nnunet.model import STARTER
+from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, STARTER, WEIGHTS
 
 DATASET, NUMBER, CONFIGURATION = "Dataset900_Shapes", "900", "3d_fullres"
 PATCH, BATCH = [48, 48, 48], 2

@@ -15,7 +15,7 @@ from nnsam3d import jobs
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import MAX_CLICKS, PROTOCOLS, START
 from nnsam3d.evaluation.plan import Setting, open_setting, read_setting
-from nnsam3d.evaluation.provenance import commands, remember_command, remember_environment
+from nnsam3d.evaluation.provenance import remember_command, remember_environment
 from nnsam3d.jobs import BackEnd
 from nnsam3d.nnunet.datasets import STOPPED, dataset_name
 from nnsam3d.tables import columns, counted
@@ -104,13 +104,14 @@ def _teaching() -> str:
     arms = [
         ("TRAINER", "a trained model"),
         ("TRAINER+oracle", "a model without prompts, reduced to the components of its result that prompts hit"),
+        ("starter", "the model that comes with nnsam3d, with each label as an object of its own"),
         ("ellipsoid", "no model: the ellipsoid in the box, the ball around the line, the inflated lasso"),
         ("clipped:TRAINER", "a model's result without prompts, clipped to the box, the ball or the inflated lasso"),
     ]
     end = (
-        "The last three are controls: what is gained only over a model without prompts, but not over them, is geometry "
-        "and not skill. ellipsoid and clipped: know the first prompt only. An arm whose model was not trained with "
-        "a kind of prompt is reported as not taking it; the run goes on."
+        "TRAINER+oracle, ellipsoid and clipped: are controls: what is gained only over a model without prompts, but "
+        "not over them, is geometry and not skill. ellipsoid and clipped: know the first prompt only. An arm whose model "
+        "was not trained with a kind of prompt is reported as not taking it; the run goes on."
     )
     return "\n\n".join([_wrapped(begin), _listed("protocols", told), _listed("arms", arms), _wrapped(end)])
 
@@ -210,7 +211,7 @@ def main(args: argparse.Namespace) -> int:
     setting = read_setting(output)
     write_results(setting, output)
     folder = (args.to or output).expanduser().absolute()
-    write_report(setting, output, folder, args.reference or setting.arms[0], commands(output))
+    write_report(setting, output, folder, args.reference or setting.arms[0])
     print(f"nnsam3d: {folder}/report.html (also .md, .json, .csv and figures/)")
     return 0
 

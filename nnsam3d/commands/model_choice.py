@@ -42,7 +42,7 @@ def chosen_model(args: argparse.Namespace) -> Path:
     if args.dataset is None and args.configuration is None:
         if args.folds is not None:
             raise UserError("-f needs a model: select it with -m FOLDER, or with -d DATASET and -c CONFIGURATION")
-        from nnsam3d.nnunet.model import STARTER
+        from nnsam3d.nnunet.datasets import STARTER
 
         return STARTER
     if args.dataset is None or args.configuration is None:

@@ -5,7 +5,9 @@ Results have the axes of nnU-Net's reader (z, y, x).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,33 +17,23 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
-from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, ArmName, Protocol
+from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, STARTER_ARM, ArmName, Protocol
 from nnsam3d.evaluation.plan import Job
+from nnsam3d.evaluation.results import NetworkRuns
+from nnsam3d.evaluation.rows import ArmCost
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
 from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.dataset_reader import DatasetReader
-from nnsam3d.nnunet.datasets import FINAL, folder_of
+from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of, num_channels
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
 from nnsam3d.tables import plural
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
-
-
-@dataclass(frozen=True)
-class NetworkRuns:
-    """Windows processed by the network: as a whole, or by the halves of SAM3D (without and with clicks)."""
-
-    whole: int = 0
-    encoded: int = 0
-    decoded: int = 0
-
-    def __sub__(self, earlier: NetworkRuns) -> NetworkRuns:
-        return NetworkRuns(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
 
 
 class Arm:
@@ -104,8 +96,8 @@ class Arm:
 
     def work(self) -> NetworkRuns:
         """The total so far; use differences within a case."""
-        windows = None if self._image is None else self._image.windows
-        return NetworkRuns(self._whole, windows.encoded if windows else 0, windows.decoded if windows else 0)
+        every = [] if self._image is None else self._image.every_windows
+        return NetworkRuns(self._whole, sum(one.encoded for one in every), sum(one.decoded for one in every))
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
@@ -113,9 +105,9 @@ class Arm:
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
 
-    def cost(self, fold: str) -> dict[str, Any]:
+    def cost(self) -> ArmCost:
         """See :func:`model_cost`."""
-        return model_cost(self.model, self.kind, fold)
+        return model_cost(self.model, self.kind)
 
 
 class Ellipsoid:
@@ -143,10 +135,9 @@ class Ellipsoid:
         """Prepare a case for prompts."""
         return Answering(Drawn(self.model, image_CZYX.shape[1:], properties))
 
-    def cost(self, fold: str) -> dict[str, Any]:
-        """Nothing, with the keys of :func:`model_cost`."""
-        numbers = ("parameters", "trained_parameters", "window_gflop", "click_gflop", "training_seconds", "epochs")
-        return {"kind": self.kind, **dict.fromkeys(numbers, 0), "window": [], "weights": {}}
+    def cost(self) -> ArmCost:
+        """Nothing."""
+        return ArmCost(self.kind)
 
 
 def refusal_of_body(protocol: Protocol) -> str:
@@ -261,6 +252,8 @@ def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Ar
     """
     if not name.has_model:
         return Ellipsoid(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device))
+    if name.text == STARTER_ARM:
+        return Arm(_starter(folder_of("nnUNet_raw") / job.dataset, device, mirroring))
     folder, fold = job.model_folder, job.fold
     if not (folder / f"fold_{fold}" / FINAL).is_file():
         raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
@@ -268,6 +261,23 @@ def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Ar
     if name.oracle and model.prompt_types:
         raise UserError(f"arm {name.text}: the oracle control is for models without clicks; remove {ORACLE}")
     return Arm(model, name.control)
+
+
+def _starter(dataset: Path, device: str, mirroring: bool) -> TrainedModel:
+    """The starter with the labels of a dataset, each of which is an object of its own.
+
+    Raises:
+        UserError: a dataset with several channels, regions or an ignore label.
+    """
+    about = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+    values = {name: value for name, value in about["labels"].items() if value != 0}
+    if num_channels(about) > 1 or "ignore" in values or any(isinstance(value, list) for value in values.values()):
+        raise UserError(f"arm {STARTER_ARM}: {dataset.name} has several channels, regions or an ignore label")
+    objects = sorted(values, key=lambda name: int(values[name]))
+    model = TrainedModel(STARTER, device=device, mirroring=mirroring, objects=objects)
+    shared = {key: about[key] for key in ("labels", "file_ending")}
+    model.predictor.dataset_json = {**model.dataset_json, **shared}
+    return model
 
 
 def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> NDArray[Any]:

@@ -14,8 +14,9 @@ from nnsam3d.evaluation.figures import CorrectionExample, corrections
 from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.overlays import load_case, map_file
 from nnsam3d.evaluation.plan import Setting
+from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.runner import read_map
-from nnsam3d.evaluation.summary import Group, Unit, unit_score
+from nnsam3d.evaluation.summary import Group, score_of
 
 CLICK = 2  # the first one on an error of an answer to clicks
 QUARTILES = (0.25, 0.5, 0.75)
@@ -33,7 +34,7 @@ def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) ->
     if not arms:
         return None
     cases = quartile_cases(arms[0], setting.seeds[0])
-    rows = [[_shown(setting, output, unit_like(unit, group), group) for group in arms] for unit in cases]
+    rows = [[_shown(setting, output, result_like(case, group), group) for group in arms] for case in cases]
     kept = [[shown for shown in row if shown is not None] for row in rows]
     if not rows or any(len(row) != len(arms) for row in kept):
         return None
@@ -49,37 +50,41 @@ def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) ->
     return corrections(kept, [group.arm for group in arms]), caption
 
 
-def quartile_cases(group: Group, seed: int) -> list[Unit]:
-    """The units at the quartiles of Dice without a click, from low to high; fewer if there are fewer cases."""
+def quartile_cases(group: Group, seed: int) -> list[Result]:
+    """The results at the quartiles of Dice without a click, from low to high; fewer if there are fewer cases."""
     label = group.labels[0]
-    first = {unit["case"]: unit for unit in reversed(group.units) if unit["seed"] == seed}  # its first fold
-    scored = [(unit_score(unit, "dice", label, 0), case) for case, unit in first.items()]
+    first = {result.case: result for result in reversed(group.results) if result.seed == seed}  # its first fold
+    scored = [(score_of(result, "dice", label, 0), case) for case, result in first.items()]
     ranked = [case for dice, case in sorted((dice, case) for dice, case in scored if dice is not None)]
     places = [int(np.floor(share * (len(ranked) - 1) + 0.5)) for share in QUARTILES]
     return [first[case] for case in dict.fromkeys(ranked[place] for place in places if ranked)]
 
 
-def unit_like(unit: Unit, group: Group) -> Unit:
-    """The unit of another arm with the same case, fold, training and seed."""
-    same = ("case", "fold", "training", "seed")
-    return next(other for other in group.units if all(other.get(key) == unit.get(key) for key in same))
+def result_like(result: Result, group: Group) -> Result:
+    """The result of another arm with the same case, fold, training and seed."""
+
+    def key(one: Result) -> tuple[str, str, int | None, int]:
+        return one.case, one.job.fold, one.job.training, one.seed
+
+    return next(other for other in group.results if key(other) == key(result))
 
 
-def _shown(setting: Setting, output: Path, unit: Unit, group: Group) -> CorrectionExample | str | None:
+def _shown(setting: Setting, output: Path, result: Result, group: Group) -> CorrectionExample | str | None:
     """The content of the panels; a text if no such click was needed, None if something is missing."""
-    if len(unit["steps"]) <= CLICK:
+    if len(result.steps) <= CLICK:
         return NONE_NEEDED
     # the exact map: earlier versions did not keep the one after two clicks
-    before, after = (read_map(map_file(output, unit), clicks, exactly=True) for clicks in (CLICK - 1, CLICK))
-    loaded = load_case(setting, unit)
+    before, after = (read_map(map_file(output, result), clicks, exactly=True) for clicks in (CLICK - 1, CLICK))
+    loaded = load_case(setting, result)
     if before is None or after is None or loaded is None:
         return None
     image, truth, spacing = loaded
-    click = unit["steps"][CLICK]["click"]
-    (z, y, x), label = click["zyx"], click["label"]
-    dice = [unit_score(unit, "dice", group.labels[0], clicks) for clicks in (CLICK - 1, CLICK)]
+    click = result.steps[CLICK].click
+    assert click is not None, "every step but the first has one"
+    (z, y, x), label = click
+    dice = [score_of(result, "dice", group.labels[0], clicks) for clicks in (CLICK - 1, CLICK)]
     return CorrectionExample(
-        case=unit["case"],
+        case=result.case,
         dices=(dice[0], dice[1]),
         image_HW=image[z],
         limits=np.percentile(image, [1, 99.5]),

@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
+from nnsam3d.evaluation.rows import ArmCost
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.training.started_from import is_frozen
 
 
-def model_cost(model: TrainedModel, kind: str, fold: str) -> dict[str, Any]:
+def model_cost(model: TrainedModel, kind: str) -> ArmCost:
     """Parameters, arithmetic of one window, and the length of the training.
 
     Args:
+        model: with a single fold.
         kind: of the arm.
-
-    Returns:
-        ``parameters`` and ``trained_parameters``; ``window`` (D, H, W); ``window_gflop`` and ``click_gflop`` (a
-        further click on a known window: less than a window only if features are kept between clicks);
-        ``training_seconds`` (inside epochs, with online validation) and ``epochs``; ``weights``, the
-        initial weights of the training.
     """
     configuration, network = model.configuration_manager, model.networks[0]
     record = configuration.configuration.get(RECORD_KEY, {"source": SCRATCH})
     total, trained = _parameters(network, pretrained=is_frozen(record))
     window = [int(size) for size in configuration.patch_size]
     forward, click = _flop(model, kind, window)
-    return {
-        "kind": kind,
-        "parameters": total,
-        "trained_parameters": trained,
-        "window": window,
-        "window_gflop": forward / 1e9,
-        "click_gflop": click / 1e9,
-        "weights": record,
-        **_training(model.folder / f"fold_{fold}" / FINAL),
-    }
+    seconds, epochs = _training(model.checkpoint_files[0])
+    return ArmCost(kind, total, trained, window, forward / 1e9, click / 1e9, record, seconds, epochs)
 
 
 def _parameters(network: torch.nn.Module, pretrained: bool) -> tuple[int, int]:
@@ -69,12 +55,13 @@ def _flop(model: TrainedModel, kind: str, window: list[int]) -> tuple[float, flo
     return forward, forward if kind == "clicks" else 0
 
 
-def _training(checkpoint: Path) -> dict[str, Any]:
+def _training(checkpoint: Path) -> tuple[float, int]:
+    """Seconds inside epochs, and their number."""
     stored = open_checkpoint(checkpoint, mapped=True)
     log = stored.get("logging") or {}
     starts, ends = (log.get(f"epoch_{what}_timestamps", []) for what in ("start", "end"))
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
-    return {"training_seconds": round(seconds, 1), "epochs": len(ends)}
+    return round(seconds, 1), len(ends)
 
 
 def processor() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+
+from nnsam3d.evaluation.rows import ScoreRow
 
 # the colours of Okabe and Ito, distinguishable for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,18 +33,18 @@ METRIC_TITLES = {
 }
 
 
-def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
+def click_curves(rows: Sequence[ScoreRow], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Mean over patients with 95 % interval, by number of clicks; arms without clicks are horizontal lines.
 
     Args:
-        rows: of one dataset, configuration, protocol and label (`summary["scores"]`).
+        rows: of one dataset, configuration, protocol and label.
     """
     figure = Figure(figsize=(5.2 * len(metrics), 4.4))
     axes = figure.subplots(1, len(metrics), squeeze=False)
-    most = max(row["clicks"] for row in rows)
+    most = max(row.clicks for row in rows)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for number, arm in enumerate(arms):
-            own = [row for row in rows if row["arm"] == arm and row[metric]["mean"] is not None]
+            own = [row for row in rows if row.arm == arm and row.scores[metric].mean is not None]
             if own:
                 _curve(axis, own, metric, number, most)
         axis.set_xlabel("clicks")
@@ -51,17 +52,17 @@ def click_curves(rows: Sequence[dict[str, Any]], arms: Sequence[str], metrics: S
         axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    with_clicks = {row["arm"] for row in rows if row["clicks"]}
-    there = {row["arm"] for row in rows}
+    with_clicks = {row.arm for row in rows if row.clicks}
+    there = {row.arm for row in rows}
     handles = [_handle(n, arm, arm in with_clicks or not most) for n, arm in enumerate(arms) if arm in there]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
     return figure
 
 
-def _curve(axis: Axes, own: Sequence[dict[str, Any]], metric: str, number: int, most: int) -> None:
-    clicks = [row["clicks"] for row in own]
-    mean, low, high = ([row[metric][key] for row in own] for key in ("mean", "low", "high"))
+def _curve(axis: Axes, own: Sequence[ScoreRow], metric: str, number: int, most: int) -> None:
+    clicks, found = [row.clicks for row in own], [row.scores[metric] for row in own]
+    mean, low, high = ([getattr(one, end) for one in found] for end in ("mean", "low", "high"))
     colour = COLOURS[number % len(COLOURS)]
     if len(own) == 1 and most > 0:  # independent of clicks
         axis.axhline(mean[0], color=colour, ls="--", lw=1.8)

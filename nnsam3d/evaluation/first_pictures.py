@@ -12,14 +12,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nnsam3d.evaluation.corrections import quartile_cases, unit_like
+from nnsam3d.evaluation.corrections import quartile_cases, result_like
 from nnsam3d.evaluation.figures import Overlay, overlays
 from nnsam3d.evaluation.names import PROTOCOLS
 from nnsam3d.evaluation.overlays import load_case, map_file
 from nnsam3d.evaluation.plan import Setting
+from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.runner import read_map
-from nnsam3d.evaluation.summary import Group, Unit, unit_score
-from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.evaluation.summary import Group, score_of
+from nnsam3d.prompts.kinds import KINDS, Shape
 
 
 def prompt_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tuple[Figure, str] | None:
@@ -31,7 +32,7 @@ def prompt_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tup
     if not found or not PROTOCOLS[found[0].protocol].extent:
         return None
     cases = quartile_cases(found[0], setting.seeds[0])
-    rows = [[_panel(setting, output, unit_like(unit, group), group) for unit in cases] for group in found]
+    rows = [[_panel(setting, output, result_like(case, group), group) for case in cases] for group in found]
     shown = [[panel for panel in row if panel is not None] for row in rows]
     if not any(shown):
         return None
@@ -44,17 +45,17 @@ def prompt_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tup
     return overlays([row for row, _ in kept], [arm for _, arm in kept]), caption
 
 
-def _panel(setting: Setting, output: Path, unit: Unit, group: Group) -> Overlay | None:
-    answer, loaded = read_map(map_file(output, unit), 0, exactly=True), load_case(setting, unit)
-    if answer is None or loaded is None or not unit.get("first"):
+def _panel(setting: Setting, output: Path, result: Result, group: Group) -> Overlay | None:
+    answer, loaded = read_map(map_file(output, result), 0, exactly=True), load_case(setting, result)
+    if answer is None or loaded is None or not result.first:
         return None
     image, truth, spacing = loaded
-    axis, number = slice_of(unit["first"][0], truth)
-    curves, dots = drawn_on(unit["first"], axis, number)
+    axis, number = slice_of(result.first[0], truth)
+    curves, dots = drawn_on(result.first, axis, number)
     z, y, x = (spacing[axis], *np.delete(spacing, axis).tolist())
-    dice = unit_score(unit, "dice", group.labels[0], 0)
+    dice = score_of(result, "dice", group.labels[0], 0)
     return Overlay(
-        f"{unit['case']}, Dice {'–' if dice is None else f'{dice:.2f}'}",
+        f"{result.case}, Dice {'–' if dice is None else f'{dice:.2f}'}",
         np.moveaxis(image, axis, 0),
         np.moveaxis(truth > 0, axis, 0),
         np.moveaxis(answer > 0, axis, 0),
@@ -66,32 +67,31 @@ def _panel(setting: Setting, output: Path, unit: Unit, group: Group) -> Overlay 
     )
 
 
-def slice_of(prompt: Unit, truth_DHW: NDArray[np.integer]) -> tuple[int, int]:
-    """Axis and number of the slice on which a stored prompt is shown.
+def slice_of(prompt: Shape, truth_DHW: NDArray[np.integer]) -> tuple[int, int]:
+    """Axis and number of the slice on which a prompt is shown.
 
     A lasso and a line lie on one slice. Of a box, it is the slice along D with most of the label; of voxels, the one
     along D with most of them.
     """
-    points_N3 = np.array(prompt["points_zyx"])
-    axis, drawn = 0, KINDS[prompt["kind"]].drawn
+    points_N3 = prompt.points_N3
+    axis, drawn = 0, KINDS[prompt.kind].drawn
     if drawn in ("ring", "path"):
         axis = int(np.ptp(points_N3, axis=0).argmin())
         number = float(points_N3[:, axis].mean())
     elif drawn == "solid":
-        number = int((truth_DHW == prompt["label"]).sum((1, 2)).argmax())
+        number = int((truth_DHW == prompt.label).sum((1, 2)).argmax())
     else:
         number = float(np.bincount(np.rint(points_N3[:, 0]).clip(0).astype(int)).argmax())
     return axis, int(np.clip(round(number), 0, truth_DHW.shape[axis] - 1))
 
 
 def drawn_on(
-    prompts: Sequence[Unit], axis: int, number: int
+    prompts: Sequence[Shape], axis: int, number: int
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """The curves and the single points (M, 2) of stored prompts on a slice."""
+    """The curves and the single points (M, 2) of prompts on a slice."""
     curves, dots = [], []
     for prompt in prompts:
-        points_N3 = np.array(prompt["points_zyx"])
-        kind = KINDS[prompt["kind"]]
+        points_N3, kind = prompt.points_N3, KINDS[prompt.kind]
         low, high = kind.bounds(points_N3)
         if not low[axis] - 0.5 <= number <= high[axis] + 0.5:
             continue

@@ -13,6 +13,7 @@ ORACLE = "+oracle"
 CLIPPED = "clipped:"
 ELLIPSOID = "ellipsoid"
 START = "start"
+STARTER_ARM = "starter"
 CHALLENGE_CLICKS = 5
 
 
@@ -104,9 +105,10 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class ArmName:
-    """``TRAINER[:PLANS][+oracle]``, ``clipped:TRAINER[:PLANS]`` or ``ellipsoid``, as given by the user.
+    """``TRAINER[:PLANS][+oracle]``, ``clipped:TRAINER[:PLANS]``, ``starter`` or ``ellipsoid``, as given by the user.
 
     Attributes:
+        trainer: "" if the model is not one of nnU-Net's folder of results.
         control: "" for a model, or what is made of its answer: "oracle", "clipped"; "ellipsoid" has no model.
     """
 
@@ -129,10 +131,11 @@ def parse_arm(text: str) -> ArmName:
     Raises:
         UserError: invalid form.
     """
-    if text == ELLIPSOID:
-        return ArmName(text, "", DEFAULT_PLANS, ELLIPSOID)
+    if text in (ELLIPSOID, STARTER_ARM):
+        return ArmName(text, "", DEFAULT_PLANS, ELLIPSOID if text == ELLIPSOID else "")
     found = re.fullmatch(rf"({CLIPPED})?(\w+)(?::(\w+))?(\{ORACLE})?", text)
     if found is None or (found[1] and found[4]):
-        raise UserError(f"arm {text!r}: write TRAINER, TRAINER:PLANS, TRAINER{ORACLE}, {CLIPPED}TRAINER or {ELLIPSOID}")
+        known = f"TRAINER, TRAINER:PLANS, TRAINER{ORACLE}, {CLIPPED}TRAINER, {STARTER_ARM} or {ELLIPSOID}"
+        raise UserError(f"arm {text!r}: write {known}")
     control = "clipped" if found[1] else "oracle" if found[4] else ""
     return ArmName(text, found[2], found[3] or DEFAULT_PLANS, control)

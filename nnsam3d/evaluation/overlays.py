@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.figures import Overlay, overlays
 from nnsam3d.evaluation.names import parse_arm
-from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of
+from nnsam3d.evaluation.plan import BenchCase, Setting, cases_of
+from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.runner import read_map
-from nnsam3d.evaluation.summary import Group, Unit, unit_score
-from nnsam3d.keys import known
+from nnsam3d.evaluation.summary import Group, score_of
 from nnsam3d.nnunet.reading import read_labelled
 
 CLICKS = 1  # number of clicks: the paper's setting
@@ -27,8 +27,8 @@ def overlay_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tu
     own = [group for group in found if group.protocol == setting.protocols[0]]
     rows, names = [], []
     for group in own:
-        units = [unit for unit in group.units if unit["seed"] == setting.seeds[0]]
-        panels = [_panel(setting, output, unit, group, rank) for rank, unit in _ranked(units, group)]
+        results = [result for result in group.results if result.seed == setting.seeds[0]]
+        panels = [_panel(setting, output, result, title) for title, result in _ranked(results, group)]
         shown = [panel for panel in panels if panel is not None]
         if shown:
             rows.append(shown)
@@ -43,46 +43,43 @@ def overlay_figure(setting: Setting, output: Path, found: Sequence[Group]) -> tu
     return overlays(rows, names), caption
 
 
-def _ranked(units: Sequence[Unit], group: Group) -> list[tuple[str, Unit]]:
-    scored = [(unit_score(unit, "dice", group.labels[0], CLICKS), unit["case"], unit) for unit in units]
-    ranked = sorted((entry for entry in scored if entry[0] is not None), key=lambda entry: (-entry[0], entry[1]))  # type: ignore[operator]
+def _ranked(results: Sequence[Result], group: Group) -> list[tuple[str, Result]]:
+    """Title and result of the best, the median and the worst case."""
+    scored = [(score_of(result, "dice", group.labels[0], CLICKS), result) for result in results]
+    known = [(dice, result) for dice, result in scored if dice is not None]
+    ranked = sorted(known, key=lambda entry: (-entry[0], entry[1].case))
     if not ranked:
         return []
     chosen = zip(RANKS, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    return [(f"{rank}: {case}, Dice {dice:.2f}", unit) for rank, (dice, case, unit) in chosen]
+    return [(f"{rank}: {result.case}, Dice {dice:.2f}", result) for rank, (dice, result) in chosen]
 
 
-def _panel(setting: Setting, output: Path, unit: Unit, group: Group, title: str) -> Overlay | None:
-    answer = read_map(map_file(output, unit), CLICKS)
-    loaded = load_case(setting, unit)
+def _panel(setting: Setting, output: Path, result: Result, title: str) -> Overlay | None:
+    answer = read_map(map_file(output, result), CLICKS)
+    loaded = load_case(setting, result)
     if answer is None or loaded is None:
         return None
     image, truth, spacing = loaded
-    clicks = [step["click"] for step in unit["steps"] if step["click"] and step["clicks"] <= CLICKS]
-    listed = [(*click["zyx"], click["label"]) for click in clicks]
-    return Overlay(title, image, truth > 0, answer > 0, listed, spacing)
+    clicks = [step.click for step in result.steps if step.click and step.clicks <= CLICKS]
+    return Overlay(title, image, truth > 0, answer > 0, [(*voxel, label) for voxel, label in clicks], spacing)
 
 
-def map_file(output: Path, unit: Unit) -> Path:
-    """The file with the label maps of a unit, if they were kept."""
-    return _job(unit).unit_file(output, unit["case"], unit["seed"]).with_suffix(".npz")
+def map_file(output: Path, result: Result) -> Path:
+    """The file with the label maps of a result, if they were kept."""
+    return result.job.unit_file(output, result.case, result.seed).with_suffix(".npz")
 
 
-def load_case(setting: Setting, unit: Unit) -> tuple[Any, Any, tuple[float, float, float]] | None:
+def load_case(setting: Setting, result: Result) -> tuple[Any, Any, tuple[float, float, float]] | None:
     """First image channel and ground truth (D, H, W), spacing in mm; None if dataset or models are missing."""
-    job = _job(unit)
+    job = result.job
     try:
-        case = next(case for case in cases_of(setting, job) if case.name == unit["case"])
+        case = next(case for case in cases_of(setting, job) if case.name == result.case)
         # a control without a model is shown with the reader of another arm's
         models = [replace(job, arm=arm) for arm in (job.arm, *setting.arms) if parse_arm(arm).has_model]
         plans = next((one.model_folder / "plans.json" for one in models if one.checkpoint.is_file()), None)
         return None if plans is None or not plans.is_file() else _load(plans, case)
     except UserError:
         return None
-
-
-def _job(unit: Unit) -> Job:
-    return Job(**{key: unit[key] for key in known(Job) if key in unit})
 
 
 def _load(plans: Path, case: BenchCase) -> tuple[Any, Any, tuple[float, float, float]]:

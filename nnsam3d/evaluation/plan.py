@@ -15,12 +15,11 @@ from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
-from nnsam3d.nnunet.datasets import FINAL, cases_in, folder_of, training_cases
+from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, cases_in, folder_of, training_cases
 
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
 FORMAT = 2
-Unit = dict[str, Any]  # results of one case and seed
 FREE = ("train_minutes", "options")  # may refer to finished trainings: not part of the measurement
 
 
@@ -144,6 +143,8 @@ class Job:
     @property
     def model_folder(self) -> Path:
         trainer = parse_arm(self.arm).trainer
+        if not trainer:
+            return STARTER
         return folder_of("nnUNet_results") / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
 
     @property
@@ -151,6 +152,8 @@ class Job:
         """The file on which its results depend; of a control without a model, the description of the dataset."""
         if not parse_arm(self.arm).has_model:
             return folder_of("nnUNet_raw") / self.dataset / "dataset.json"
+        if not parse_arm(self.arm).trainer:
+            return STARTER / "fold_0" / WEIGHTS
         return self.model_folder / f"fold_{self.fold}" / FINAL
 
 

@@ -11,7 +11,6 @@ import json
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.metrics import score_mask
+from nnsam3d.evaluation.metrics import Scores, score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
-from nnsam3d.evaluation.plan import BenchCase, Job, Setting, Unit, cases_of, remember_cases
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
 from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.results import NetworkRuns, Result, Step, Timing
+from nnsam3d.evaluation.rows import as_json
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
 from nnsam3d.progress import tqdm
@@ -93,15 +94,10 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cost_file, arm.cost(job.fold) | {"checkpoint_sha256": checkpoint})
+        write_json(cost_file, {**as_json(arm.cost()), "checkpoint_sha256": checkpoint})
     for case in cases:
         seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
         if not seeds:
-            continue
-        refusal = arm.refusal(PROTOCOLS[job.protocol])
-        if refusal:
-            for seed in seeds:
-                _refuse(job, case, seed, refusal, output, checkpoint)
             continue
         try:
             _run_case(setting, job, case, seeds, arm, output, checkpoint)
@@ -111,20 +107,10 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
             raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _refuse(job: Job, case: BenchCase, seed: int, refusal: str, output: Path, checkpoint: str) -> None:
-    """A result without steps, of an arm that cannot take part in the protocol."""
-    unit = {
-        "case": case.name,
-        "seed": seed,
-        "checkpoint_sha256": checkpoint,
-        "truth_sha256": file_sha256(Path(case.truth)),
-        "refused": refusal,
-        "steps": [],
-        "timing": {"first": False},
-    }
-    path = job.unit_file(output, case.name, seed)
+def _write(result: Result, output: Path) -> None:
+    path = result.job.unit_file(output, result.case, result.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, unit)
+    write_json(path, result.as_dict())
 
 
 def _run_case(
@@ -134,6 +120,12 @@ def _run_case(
     # imported late, as above
     from nnsam3d.inference.folder import peak_memory_mb
 
+    digests = checkpoint, file_sha256(Path(case.truth))
+    refusal = arm.refusal(PROTOCOLS[job.protocol])
+    if refusal:
+        for seed in seeds:
+            _write(Result(job, case.name, seed, *digests, (), Timing(first=False), refused=refusal), output)
+        return
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)
     if truth.segmentation_DHW.shape != image.shape[1:]:
@@ -144,27 +136,18 @@ def _run_case(
         from nnsam3d.evaluation.starts import start_of
 
         prepared = prepared.starting_from(start_of(setting, job, case, arm, output), properties)
-    timing: dict[str, Any] = {"prepare": round(time.perf_counter() - start, 4), "first": True}
+    seconds = round(time.perf_counter() - start, 4)
     for seed in seeds:
         if orphaned():
             return
         first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
-        timing |= {**effort, "peak_memory_mb": round(peak_memory_mb(arm.model.device))}
-        unit = {
-            "case": case.name,
-            "seed": seed,
-            "checkpoint_sha256": checkpoint,
-            "truth_sha256": file_sha256(Path(case.truth)),
-            **({"first": first} if first else {}),
-            "steps": steps,
-            "timing": timing,
-        }
-        path = job.unit_file(output, case.name, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        taken = tuple(took for took, _ in effort), tuple(runs for _, runs in effort)
+        timing = Timing(seed == seeds[0], seconds, *taken, round(peak_memory_mb(arm.model.device)))
         if seed == setting.seeds[0]:
+            path = job.unit_file(output, case.name, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_maps(path.with_suffix(".npz"), maps)
-        write_json(path, unit)
-        timing = timing | {"first": False}
+        _write(Result(job, case.name, seed, *digests, tuple(steps), timing, first), output)
 
 
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
@@ -177,10 +160,10 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
 
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
-) -> tuple[list[Unit], list[Unit], dict[str, list[Any]], dict[int, NDArray[np.uint16]]]:
+) -> tuple[tuple[Shape, ...], list[Step], list[tuple[float, NetworkRuns]], dict[int, NDArray[np.uint16]]]:
     """The first prompts and the steps of one case and seed, the cost of each step (seconds, network passes), and the
     label maps to keep."""
-    effort: dict[str, list[Any]] = {"steps": [], "work": []}
+    effort: list[tuple[float, NetworkRuns]] = []
     obedience: list[float | None] = []
     regions = arm.model.regions
     components = setting.components or arm.model.components if arm.is_prompted else ""
@@ -192,37 +175,24 @@ def _click(
         clicks = prompts.clicks()
         own = prepared.answer(as_prompts(truth.case, clicks, prompts.shapes))
         result = bound(own, prompts, regions, truth.spacing, components if asked else "")
-        effort["steps"].append(round(time.perf_counter() - start, 4))
-        effort["work"].append(asdict(arm.work() - before))
+        effort.append((round(time.perf_counter() - start, 4), arm.work() - before))
         obedience.append(obeyed(own, clicks, regions) if asked else None)
         return result
 
-    first: list[Unit] = []
-    steps: list[Unit] = []
+    first: tuple[Shape, ...] = ()
+    steps: list[Step] = []
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(clickable_values(arm.model.dataset_json))
     # arms without clicks answer once
     limit = setting.max_clicks if arm.listens else 0
     for step in _answers(job, truth, seed, answer, limit):
-        clicks = step.prompts.clicks()
-        first = [_stored(shape) for shape in step.prompts.shapes]
-        steps.append(
-            {
-                "clicks": step.clicks,
-                "click": {"zyx": list(clicks[-1].voxel), "label": clicks[-1].label} if clicks else None,
-                "scores": {name: _score(step.answer, truth, values) for name, values in masks},
-            }
-        )
+        first, clicks = step.prompts.shapes, step.prompts.clicks()
+        scores = {name: _score(step.answer, truth, values) for name, values in masks}
+        # one answer per step, in this order
+        steps.append(Step(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
         if step.clicks in KEPT:
             maps[step.clicks] = step.answer.astype(np.uint16)
-    # one answer per step, in this order
-    steps = [step | {"obeyed": share} for step, share in zip(steps, obedience, strict=True)]
     return first, steps, effort, maps
-
-
-def _stored(shape: Shape) -> Unit:
-    """A prompt in the results: its points (z, y, x) on the image."""
-    return {"kind": shape.kind, "label": shape.label, "points_zyx": np.round(shape.points_N3, 4).tolist()}
 
 
 def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Interaction]:
@@ -240,12 +210,12 @@ def clickable_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[
             yield name, values
 
 
-def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> dict[str, Any]:
+def _score(result: NDArray, truth: Truth, values: tuple[int, ...]) -> Scores:
     prediction, true = np.isin(result, values), np.isin(truth.segmentation_DHW, values)
     if truth.ignore_label is not None:
         known = truth.segmentation_DHW != truth.ignore_label
         prediction, true = prediction & known, true & known
-    return dict(score_mask(prediction, true, truth.spacing))
+    return score_mask(prediction, true, truth.spacing)
 
 
 def write_maps(path: Path, maps: dict[int, NDArray[np.uint16]]) -> None:

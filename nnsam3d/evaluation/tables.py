@@ -6,19 +6,20 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from nnsam3d.evaluation.figures import METRIC_TITLES
 from nnsam3d.evaluation.metrics import TARGETS
 from nnsam3d.evaluation.names import PROTOCOLS, START
+from nnsam3d.evaluation.results import Result
+from nnsam3d.evaluation.rows import METRICS, CostRow, CurveRow, DifferenceRow, RefusedRow, ScoreRow, TrainingRow
 from nnsam3d.evaluation.runner import READ_OUTS
-from nnsam3d.evaluation.summary import GOOD, METRICS
+from nnsam3d.evaluation.statistics import Estimate
+from nnsam3d.evaluation.summary import GOOD
 from nnsam3d.tables import markdown
 
 SIGNIFICANT = 0.05
-TableRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def interval(found: TableRow, digits: int = 3) -> str:
+def interval(found: Estimate, digits: int = 3) -> str:
     """`mean [low, high]`."""
-    if found["mean"] is None:
+    if found.mean is None:
         return "–"
-    low, high = number(found["low"], digits), number(found["high"], digits)
-    return f"{number(found['mean'], digits)} [{low}, {high}]"
+    return f"{number(found.mean, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
 def count(value: float | None) -> str:
@@ -75,23 +75,23 @@ _DIGITS = {"hd95": 1}
 # ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
 
 
-def score_table(rows: Sequence[TableRow], protocol: str, label: str, refused: Sequence[TableRow] = ()) -> Table:
+def score_table(rows: Sequence[ScoreRow], protocol: str, label: str, refused: Sequence[RefusedRow] = ()) -> Table:
     """
     Args:
-        rows: `summary["scores"]` of one dataset, configuration, protocol and label. refused: arms that take no part.
+        rows: of one dataset, configuration, protocol and label. refused: arms that take no part.
     """
-    shown = [row for row in rows if row["clicks"] in READ_OUTS]
+    shown = [row for row in rows if row.clicks in READ_OUTS]
     title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
     body = [
         [
-            row["arm"],
-            str(row["clicks"]),
-            *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
-            interval(row["obeyed"], 2),
+            row.arm,
+            str(row.clicks),
+            *(interval(row.scores[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
+            interval(row.obeyed, 2),
         ]
         for row in shown
     ]
-    body += [[row["arm"], row["reason"], *["–"] * (len(METRICS) + 1)] for row in refused]
+    body += [[row.arm, row.reason, *["–"] * (len(METRICS) + 1)] for row in refused]
     begin = "0 clicks: the answer to the first prompt alone. " if PROTOCOLS[protocol].extent else ""
     begin = "0 clicks: the mask to start from. " if protocol == START else begin
     note = begin + (
@@ -103,22 +103,22 @@ def score_table(rows: Sequence[TableRow], protocol: str, label: str, refused: Se
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
 
 
-def click_table(rows: Sequence[TableRow], costs: Sequence[TableRow], label: str) -> Table:
+def click_table(rows: Sequence[CurveRow], costs: Sequence[CostRow], label: str) -> Table:
     """A line per arm: obedience, cost of a click, and results.
 
     Args:
-        rows: `summary["curves"]` of one dataset, configuration, protocol and label. costs: of the same, all folds.
+        rows: of one dataset, configuration, protocol and label. costs: of the same, all folds.
     """
-    clicks = rows[0]["end"]["clicks"]
-    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0]["obeyed"]), "s per further click",
+    clicks = rows[0].end.clicks
+    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0].obeyed), "s per further click",
               f"median Dice, {clicks} clicks", *(f"Dice ≥ {good:g}, {clicks} clicks" for good in GOOD)]  # fmt: skip
     body = [
         [
-            row["arm"],
-            *(interval(share, 2) for share in row["obeyed"].values()),
-            number(_seconds(row["arm"], costs), 2),
-            number(row["end"]["median_dice"]),
-            *(percent(row["end"][f"dice_{good:g}"]) for good in GOOD),
+            row.arm,
+            *(interval(share, 2) for share in row.obeyed.values()),
+            number(_seconds(row.arm, costs), 2),
+            number(row.end.median_dice),
+            *(percent(row.end.good[good]) for good in GOOD),
         ]
         for row in rows
     ]
@@ -132,20 +132,20 @@ def click_table(rows: Sequence[TableRow], costs: Sequence[TableRow], label: str)
     return Table(f"Obedience, cost and effect of clicks ({label})", header, body, note)
 
 
-def _seconds(arm: str, costs: Sequence[TableRow]) -> float | None:
+def _seconds(arm: str, costs: Sequence[CostRow]) -> float | None:
     """Per further click, mean over folds."""
-    found = [row["seconds_per_further_click"] for row in costs if row["arm"] == arm]
+    found = [row.effort.seconds_per_further_click for row in costs if row.arm == arm]
     known = [seconds for seconds in found if seconds is not None]
     return float(np.mean(known)) if known else None
 
 
-def curve_table(rows: Sequence[TableRow], label: str, max_clicks: int) -> Table:
+def curve_table(rows: Sequence[CurveRow], label: str, max_clicks: int) -> Table:
     header = ["arm", "Dice AUC", "NSD 2 mm AUC", *(f"clicks to Dice {target:g}" for target in TARGETS)]
     body = []
     for row in rows:
-        found = [row[f"clicks_to_{target:g}"] for target in TARGETS]
-        reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
-        body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
+        found = [row.clicks_to[target] for target in TARGETS]
+        reached = [f"{interval(one, 1)}, reached {percent(one.reached)}" for one in found]
+        body.append([row.arm, interval(row.dice_auc), interval(row.nsd_2mm_auc), *reached])
     note = (
         "AUC: trapezoid over the answers after 1 to 5 clicks, without that to the first prompt: at most 4 (CVPR 2025). "
         "Clicks to a target: if it was not reached, the "
@@ -154,16 +154,16 @@ def curve_table(rows: Sequence[TableRow], label: str, max_clicks: int) -> Table:
     return Table(f"Over the clicks ({label})", header, body, note)
 
 
-def difference_table(rows: Sequence[TableRow], reference: str, label: str) -> Table:
+def difference_table(rows: Sequence[DifferenceRow], reference: str, label: str) -> Table:
     body = [
         [
-            f"{reference} − {row['arm']}",
-            METRIC_TITLES[row["metric"]],
-            str(row["clicks"]),
-            interval(row, _DIGITS.get(row["metric"], 3)),
-            f"{row['better']} of {row['n']}",
-            p_value(row["p"]),
-            p_value(row["p_corrected"]),
+            f"{reference} − {row.arm}",
+            METRIC_TITLES[row.metric],
+            str(row.clicks),
+            interval(row.estimate, _DIGITS.get(row.metric, 3)),
+            f"{row.better} of {row.n}",
+            p_value(row.p),
+            p_value(row.p_corrected),
         ]
         for row in rows
     ]
@@ -177,18 +177,18 @@ def difference_table(rows: Sequence[TableRow], reference: str, label: str) -> Ta
     return Table(f"Paired differences ({label})", header, body, note)
 
 
-def training_table(rows: Sequence[TableRow], label: str) -> Table:
+def training_table(rows: Sequence[TrainingRow], label: str) -> Table:
     """Of arms that were trained several times."""
-    shown = [row for row in rows if row["clicks"] in READ_OUTS]
-    seeds = list(dict.fromkeys(seed for row in shown for seed in row["means"]))
+    shown = [row for row in rows if row.clicks in READ_OUTS]
+    seeds = list(dict.fromkeys(seed for row in shown for seed in row.means))
     header = ["arm", "clicks", *(f"Dice, seed {seed}" for seed in seeds), "SD of trainings", "SD of patients"]
     body = [
         [
-            row["arm"],
-            str(row["clicks"]),
-            *(number(row["means"].get(seed)) for seed in seeds),
-            number(row["between_trainings"]),
-            number(row["between_patients"]),
+            row.arm,
+            str(row.clicks),
+            *(number(row.means.get(seed)) for seed in seeds),
+            number(row.between_trainings),
+            number(row.between_patients),
         ]
         for row in shown
     ]
@@ -200,23 +200,23 @@ def training_table(rows: Sequence[TableRow], label: str) -> Table:
     return Table(f"Several trainings ({label})", header, body, note)
 
 
-def cost_table(rows: Sequence[TableRow]) -> Table:
+def cost_table(rows: Sequence[CostRow]) -> Table:
     header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
               "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
     body = [
         [
-            row["arm"],
-            row["fold"] + (f", seed {row['training']}" if "training" in row else ""),
-            count(row["parameters"]),
-            count(row["trained_parameters"]),
-            number(row["window_gflop"], 1),
-            number(row["gflop_per_case"], 1),
-            number(row["gflop_per_further_click"], 1),
-            number(row["seconds_per_case"], 2),
-            number(row["seconds_per_further_click"], 2),
-            number(row["peak_memory_mb"], 0),
-            number(row["training_seconds"], 0),
-            str(row["epochs"]),
+            row.arm,
+            row.fold + ("" if row.training is None else f", seed {row.training}"),
+            count(row.cost.parameters),
+            count(row.cost.trained_parameters),
+            number(row.cost.window_gflop, 1),
+            number(row.effort.gflop_per_case, 1),
+            number(row.effort.gflop_per_further_click, 1),
+            number(row.effort.seconds_per_case, 2),
+            number(row.effort.seconds_per_further_click, 2),
+            number(row.effort.peak_memory_mb, 0),
+            number(row.cost.training_seconds, 0),
+            str(row.cost.epochs),
         ]
         for row in rows
     ]
@@ -233,31 +233,33 @@ def cost_table(rows: Sequence[TableRow]) -> Table:
 # ---------------------------------------------------------------------- sentences
 
 
-def verdicts(differences: Sequence[TableRow], reference: str) -> Iterator[str]:
+def verdicts(differences: Sequence[DifferenceRow], reference: str) -> Iterator[str]:
     """The paired Dice differences in words."""
     for row in differences:
-        if row["metric"] != "dice" or row["mean"] is None:
+        if row.metric != "dice" or row.mean is None:
             continue
-        clicks = f"{row['clicks']} click{'' if row['clicks'] == 1 else 's'}" if row["clicks"] else "first answer"
-        sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
-        word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
+        clicks = f"{row.clicks} click{'' if row.clicks == 1 else 's'}" if row.clicks else "first answer"
+        sure = row.p_corrected is not None and row.p_corrected < SIGNIFICANT
+        word = ("better" if row.mean > 0 else "worse") if sure else "not shown to differ"
         yield (
-            f"{clicks}: {reference} against {row['arm']}: {word} (Dice difference {interval(row)}, "
-            f"{row['n']} patients, corrected p {p_value(row['p_corrected'])})"
+            f"{clicks}: {reference} against {row.arm}: {word} (Dice difference {interval(row.estimate)}, "
+            f"{row.n} patients, corrected p {p_value(row.p_corrected)})"
         )
 
 
-def case_csv(units: Sequence[TableRow]) -> str:
+def case_csv(results: Sequence[Result]) -> str:
     """One line per case, seed, step and label; ``obeyed`` refers to the step, for all labels."""
     text = io.StringIO()
-    columns = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed"]
-    columns += ["training"] if any("training" in unit for unit in units) else []
+    trained = any(result.job.training is not None for result in results)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "clicks", "label", *METRICS, "obeyed"])
-    for unit in units:
-        for step in unit["steps"]:
-            for label, scores in step["scores"].items():
-                found = [*(scores[metric] for metric in METRICS), step.get("obeyed")]
-                values = ["" if value is None else value for value in found]
-                writer.writerow([*(unit[column] for column in columns), step["clicks"], label, *values])
+    place = ["dataset", "configuration", "fold", "arm", "protocol"]
+    training = ["training"] if trained else []
+    writer.writerow([*place, "case", "seed", *training, "clicks", "label", *METRICS, "obeyed"])
+    for result in results:
+        own = [*(getattr(result.job, name) for name in place), result.case, result.seed]
+        own += [result.job.training] if trained else []
+        for step in result.steps:
+            for label, scores in step.scores.items():
+                found = [*(scores[metric] for metric in METRICS), step.obeyed]
+                writer.writerow([*own, step.clicks, label, *("" if value is None else value for value in found)])
     return text.getvalue()

@@ -35,7 +35,7 @@ def note_kept(setting: Setting) -> None:
     kept = [
         f"{jobs[0].arm} fold {jobs[0].fold}"
         for checkpoint, jobs in by_model(setting).items()
-        if checkpoint.is_file() and parse_arm(jobs[0].arm).has_model
+        if checkpoint.is_file() and parse_arm(jobs[0].arm).trainer
     ]
     if kept:
         logger.warning(

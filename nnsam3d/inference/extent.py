@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.geometry import Slices
 from nnsam3d.prompts.components import touched
 from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.labels import label_values
@@ -117,3 +118,13 @@ def keep_prompted(
     else:
         kept = prompted(segmentation > 0, prompts, labels)
     segmentation[~kept] = 0
+
+
+def with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[Slices, ...]:
+    """The boxes, with additional ones for voxels outside of them."""
+    more: list[Slices] = []
+    for voxel in voxels_N3.tolist():
+        if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):
+            z, y, x = (slice(n, n + 1) for n in voxel)
+            more.append((z, y, x))
+    return (*boxes, *more)

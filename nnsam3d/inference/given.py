@@ -20,8 +20,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.plausible import checked_spacing
-from nnsam3d.nnunet.datasets import FINAL
-from nnsam3d.nnunet.model import STARTER
+from nnsam3d.nnunet.datasets import FINAL, STARTER
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import short
 

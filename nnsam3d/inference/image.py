@@ -14,7 +14,7 @@ from scipy import ndimage
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
-from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
+from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits, with_voxels
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.inference.region import segment_clicked
 from nnsam3d.inference.scale import CACHES, STEPS, first_spacing, next_spacing
@@ -136,19 +136,24 @@ class PreparedImage:
         return window_count(self.model.predictor, self.windows.shape)
 
     @property
+    def every_windows(self) -> list[Windows]:
+        """The windows of this grid, and of all others that a model of any spacing has used."""
+        return [self.windows, *(image.windows for image in self._scaled.copy().values())]
+
+    @property
     def kept_bytes(self) -> int:
         """Memory of what is kept for further clicks."""
-        return sum(image.windows.kept_bytes for image in (self, *self._scaled.copy().values()))
+        return sum(windows.kept_bytes for windows in self.every_windows)
 
     @property
     def computed(self) -> int:
         """Number of windows computed so far."""
-        return sum(image.windows.computed for image in (self, *self._scaled.values()))
+        return sum(windows.computed for windows in self.every_windows)
 
     def forget(self) -> None:
         """Drops what is kept for further clicks."""
-        for image in (self, *self._scaled.copy().values()):
-            image.windows.forget()
+        for windows in self.every_windows:
+            windows.forget()
 
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
@@ -288,7 +293,7 @@ class PreparedImage:
         raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
         result = replace(result, ignored_clicks=ignored_clicks(result.label_map, raw, self.model.regions))
         if bind:
-            result = replace(result, boxes=_with_voxels(result.boxes, raw.positive))
+            result = replace(result, boxes=with_voxels(result.boxes, raw.positive))
             only_prompted = bool(regions) and (components or self.model.components) == "prompted"
             limited = limits(raw, self.shape_ZYX) if regions else {}
             for box in result.boxes:  # everything outside is background
@@ -373,16 +378,6 @@ def network_mask(
         places.append(np.clip(index, 0, mask_ZYX.shape[transpose[axis]] - 1))
     d, h, w = (int(axis) for axis in transpose)
     return VoxelMask(mask_ZYX, (d, h, w), (places[0], places[1], places[2]))
-
-
-def _with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[Slices, ...]:
-    """The boxes, with additional ones for voxels outside of them."""
-    more: list[Slices] = []
-    for voxel in voxels_N3.tolist():
-        if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):
-            z, y, x = (slice(n, n + 1) for n in voxel)
-            more.append((z, y, x))
-    return (*boxes, *more)
 
 
 def changed_box(before: Segmentation | None, after: Segmentation) -> Slices | None:

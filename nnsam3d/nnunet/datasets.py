@@ -12,6 +12,8 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import MACOS
 
 PROMPT_TYPES_KEY = "nnsam3d_prompt_types"  # in the plans' configuration: types of prompts that the network supports
+STARTER = Path(__file__).parents[1] / "starter"
+"""The model that comes with nnsam3d: trained on synthetic volumes, segments any object at any spacing."""
 ANY_SPACING_KEY = "nnsam3d_any_spacing"  # in the plans' configuration: whether images may have any spacing there
 OPTIONS_KEY = "nnsam3d"  # in the plans' configuration: the options of the training
 COMPONENTS_KEY = "nnsam3d_components"  # in the plans' configuration: which components a prediction keeps

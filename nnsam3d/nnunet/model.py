@@ -48,9 +48,6 @@ from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, c
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
 
-STARTER = Path(__file__).parents[1] / "starter"
-"""The model that comes with nnsam3d: trained on synthetic volumes, segments any object at any spacing."""
-
 
 class TrainedModel:
     """A trained model folder, with its networks in memory.

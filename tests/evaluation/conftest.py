@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.cli import main
 from nnsam3d.evaluation import runner
+from nnsam3d.evaluation.plan import Job
+from nnsam3d.evaluation.results import Result, Step, Timing
+from nnsam3d.evaluation.rows import METRICS
 from nnsam3d.jobs import local
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
-from nnsam3d.prompts import PromptCodec, click_labels
+from nnsam3d.prompts import PromptCodec, VoxelClick, click_labels
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.training.baseline import nnUNetBaselineTrainer
 from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
@@ -211,3 +214,22 @@ def run_here(arguments: list[str], folders: dict[str, str], checkout: Path) -> N
         patch.setattr(local, "start", start_here)
         patch.setattr(runner, "PAUSE", 0.0)
         assert main(arguments) == 0
+
+
+def result_of(
+    case: str,
+    *dices: float | None,
+    seed: int = 0,
+    fold: str = "0",
+    training: int | None = None,
+    obeyed: Sequence[float] | None = None,
+) -> Result:
+    """Steps with these Dice; ``obeyed``: shares from the first click on, None: of an earlier version."""
+    shares = [None, *(obeyed or [1.0] * len(dices))]
+    clicks = [None, *[VoxelClick((0, 0, 0), 1)] * len(dices)]
+    steps = tuple(
+        Step(n, clicks[n], {"lesion": dict.fromkeys(METRICS, dice)}, shares[n], obeyed is not None)
+        for n, dice in enumerate(dices)
+    )
+    job = Job("D", "3d_fullres", fold, "arm", "iterative", training)
+    return Result(job, case, seed, "", "", steps, Timing(first=True))

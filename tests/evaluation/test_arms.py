@@ -136,6 +136,22 @@ def test_arm_names():
     assert (parse_arm("clipped:nnUNetTrainer").plans, parse_arm("ellipsoid").has_model) == ("nnUNetPlans", False)
 
 
+def test_the_starter_takes_every_label_as_an_object(bench, bench_folders):
+    arm, _ = arm_of("starter", bench_folders, bench)
+    assert (arm.kind, arm.listens, arm.is_prompted, parse_arm("starter").trainer) == ("sam", True, True, "")
+    assert arm.model.labels == {"background": 0, "lesion": 1}
+    prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+    assert not prepared.answer(None).any(), "nobody has said what to segment"
+    before = arm.work()
+    found = prepared.answer(as_prompts("c", [], [BOX]))
+    assert set(np.unique(found)) == {0, 1}
+    assert (arm.work() - before).encoded >= 1
+    assert all(arm.refusal(protocol) == "" for protocol in PROTOCOLS.values())
+    cost = arm.cost()
+    assert cost.parameters > 1e6
+    assert 0 < cost.click_gflop < cost.window_gflop
+
+
 # ---------------------------------------------------------------------- prompts with extent
 
 
@@ -202,7 +218,7 @@ def test_controls_by_geometry_hear_the_first_prompt_only(bench, bench_folders):
         if text == "ellipsoid":
             assert found.any()
             assert not found[~inside].any()
-            assert arm.cost("0")["parameters"] == 0
+            assert arm.cost().parameters == 0
         else:
             np.testing.assert_array_equal(found, np.where(inside, own, 0))
             assert (found != own).any(), "something was clipped"

@@ -21,11 +21,11 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation import metrics, runner
 from nnsam3d.evaluation.corrections import quartile_cases
 from nnsam3d.evaluation.plan import read_setting
-from nnsam3d.evaluation.summary import METRICS, Group, _training_rows, collect
+from nnsam3d.evaluation.summary import Group, collect, training_rows
 from nnsam3d.evaluation.tables import training_table
 from nnsam3d.jobs import local
 
-from .conftest import Ended, run_here, start_here
+from .conftest import Ended, result_of, run_here, start_here
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -96,26 +96,26 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(bench, bench_folders, h
 
 
 def test_arms_get_the_same_first_clicks_and_their_own_later_ones(bench, finished):
-    units, _ = collect(read_setting(finished), finished)
-    iterative = [unit for unit in units if unit["protocol"] == "iterative"]
+    results = collect(read_setting(finished), finished)
+    iterative = [result for result in results if result.job.protocol == "iterative"]
     for case in ("c", "d"):
         first, second = {}, {}
-        for unit in iterative:
-            if unit["case"] == case and len(unit["steps"]) > 2:
-                first[unit["arm"], unit["seed"]] = unit["steps"][1]["click"]
-                second[unit["arm"], unit["seed"]] = unit["steps"][2]["click"]
+        for result in iterative:
+            if result.case == case and len(result.steps) > 2:
+                first[result.job.arm, result.seed] = result.steps[1].click
+                second[result.job.arm, result.seed] = result.steps[2].click
         assert {arm for arm, _ in first} == set(ARMS) - {"nnUNetBaselineTrainer"}
         for seed in (0, 7):
             assert len({str(click) for (_, s), click in first.items() if s == seed}) == 1
         assert first[ARMS[0], 0] != first[ARMS[0], 7]
         assert len({str(click) for (_, s), click in second.items() if s == 0}) > 1
-        assert all(click["label"] == 1 for click in first.values())
+        assert all(click.label == 1 for click in first.values())
 
 
 def test_only_held_back_cases_and_all_of_them(bench, finished):
-    units, _ = collect(read_setting(finished), finished)
-    assert {unit["case"] for unit in units} == {"c", "d"}
-    assert len(units) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
+    results = collect(read_setting(finished), finished)
+    assert {result.case for result in results} == {"c", "d"}
+    assert len(results) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
 
 
 def test_regions_are_clicked_bound_and_scored(bench, region_dataset, bench_folders, here, tmp_path):
@@ -211,16 +211,16 @@ def test_a_report_can_be_written_where_the_dataset_is_not_at_hand(bench, finishe
 
 def test_obedience_and_the_price_of_a_click_are_reported(bench, finished):
     report = json.loads((finished / "report.json").read_text())
-    units, _ = collect(read_setting(finished), finished)
+    results = collect(read_setting(finished), finished)
     for row in report["curves"]:
-        own = [unit for unit in units if (unit["arm"], unit["protocol"]) == (row["arm"], "iterative")]
+        own = [one for one in results if (one.job.arm, one.job.protocol) == (row["arm"], "iterative")]
         assert set(row["obeyed"]) == {"1", "5"}, "there are no more than 5 clicks"
         if row["arm"] == ARMS[2]:
             assert row["obeyed"]["1"]["mean"] is None, "nothing to obey"
         else:
-            shares = [unit["steps"][min(1, len(unit["steps"]) - 1)]["obeyed"] for unit in own]
+            shares = [one.step(1).obeyed for one in own]
             assert row["obeyed"]["1"]["mean"] == pytest.approx(np.mean([one for one in shares if one is not None]))
-        dice = [unit["steps"][-1]["scores"]["lesion"]["dice"] for unit in own]
+        dice = [one.steps[-1].scores["lesion"]["dice"] for one in own]
         assert row["end"]["dice_0.85"] == pytest.approx(np.mean(np.array(dice) >= 0.85))
     for name in ("report.md", "report.html"):
         text = (finished / name).read_text()
@@ -275,17 +275,13 @@ def test_a_correction_is_pictured(bench, finished):
 
 
 def test_cases_are_pictured_by_rank_before_any_click():
-    def unit(case, before, after):
-        steps = [{"scores": {"lesion": {"dice": dice}}} for dice in (before, after)]
-        return {"case": case, "seed": 0, "fold": "0", "steps": steps}
-
     before = {"a": 0.5, "b": 0.1, "c": 0.9, "d": None, "e": 0.7, "f": 0.3}
     for after in (0.0, 1.0):
-        units = tuple(unit(case, dice, after) for case, dice in before.items())
-        chosen = quartile_cases(Group("D", "3d_fullres", "iterative", "arm", units, 5), 0)
-        assert [one["case"] for one in chosen] == ["f", "a", "e"], "whatever comes of it"
-    few = Group("D", "3d_fullres", "iterative", "arm", (unit("a", 0.5, 0), unit("b", 0.1, 0)), 5)
-    assert [one["case"] for one in quartile_cases(few, 0)] == ["b", "a"]
+        results = tuple(result_of(case, dice, after) for case, dice in before.items())
+        chosen = quartile_cases(Group("D", "3d_fullres", "iterative", "arm", results, 5), 0)
+        assert [one.case for one in chosen] == ["f", "a", "e"], "whatever comes of it"
+    few = Group("D", "3d_fullres", "iterative", "arm", (result_of("a", 0.5, 0), result_of("b", 0.1, 0)), 5)
+    assert [one.case for one in quartile_cases(few, 0)] == ["b", "a"]
 
 
 def test_differences_are_the_references_minus_the_others(bench, finished):
@@ -369,29 +365,24 @@ def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
 
 
 def test_folds_that_all_saw_a_test_case_are_averaged():
-    steps = {fold: [{"scores": {"lesion": {"dice": dice}}}] for fold, dice in (("0", 0.2), ("1", 0.8))}
-    units = tuple({"case": "a", "seed": 0, "fold": fold, "steps": of} for fold, of in steps.items())
-    group = Group("D", "3d_fullres", "iterative", "arm", units, 5)
+    results = tuple(result_of("a", dice, fold=fold) for fold, dice in (("0", 0.2), ("1", 0.8)))
+    group = Group("D", "3d_fullres", "iterative", "arm", results, 5)
     assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.5})
     clicks, reached = group.clicks_to(0.7, "lesion")
     assert (clicks, reached) == (pytest.approx({"a": 2.5}), 0.5)
 
 
 def test_trainings_are_averaged_and_their_spread_stands_beside_that_of_patients():
-    def unit(case: str, training: int, dice: float) -> dict:
-        steps = [{"clicks": 0, "obeyed": 1.0, "scores": {"lesion": dict.fromkeys(METRICS, dice)}}]
-        return {"case": case, "seed": 0, "fold": "0", "training": training, "steps": steps}
-
     dices = {("a", 3): 0.2, ("a", 5): 0.4, ("b", 3): 0.6, ("b", 5): 0.8}
-    units = tuple(unit(*key, dice) for key, dice in dices.items())
-    group = Group("D", "3d_fullres", "random", "arm", units, 5)
+    results = tuple(result_of(case, dice, training=training) for (case, training), dice in dices.items())
+    group = Group("D", "3d_fullres", "random", "arm", results, 5)
     assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.3, "b": 0.7})
-    (row,) = _training_rows(group)
-    assert row["means"] == pytest.approx({"3": 0.4, "5": 0.6})
-    assert row["between_trainings"] == pytest.approx(np.std([0.4, 0.6], ddof=1))
-    assert row["between_patients"] == pytest.approx(np.std([0.3, 0.7], ddof=1))
+    (row,) = training_rows(group)
+    assert row.means == pytest.approx({"3": 0.4, "5": 0.6})
+    assert row.between_trainings == pytest.approx(np.std([0.4, 0.6], ddof=1))
+    assert row.between_patients == pytest.approx(np.std([0.3, 0.7], ddof=1))
     assert training_table([row], "lesion").rows == [["arm", "0", "0.400", "0.600", "0.141", "0.283"]]
-    assert not list(_training_rows(Group("D", "3d_fullres", "random", "arm", units[::2], 5)))
+    assert not list(training_rows(Group("D", "3d_fullres", "random", "arm", results[::2], 5)))
 
 
 def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):

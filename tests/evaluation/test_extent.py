@@ -12,6 +12,7 @@ import pytest
 from nnsam3d.cli import main
 from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.plan import read_setting
+from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.summary import collect
 from nnsam3d.jobs import local
 
@@ -35,9 +36,9 @@ def finished(bench_folders, tmp_path_factory: pytest.TempPathFactory, checkout: 
     return output
 
 
-def units_of(output: Path, protocol: str) -> dict[tuple[str, str], dict]:
-    units, _ = collect(read_setting(output), output)
-    return {(unit["arm"], unit["case"]): unit for unit in units if unit["protocol"] == protocol}
+def results_of(output: Path, protocol: str) -> dict[tuple[str, str], Result]:
+    results = collect(read_setting(output), output)
+    return {(one.job.arm, one.case): one for one in results if one.job.protocol == protocol}
 
 
 def test_an_arm_that_does_not_take_a_kind_is_reported_and_the_run_goes_on(bench, finished):
@@ -56,30 +57,30 @@ def test_an_arm_that_does_not_take_a_kind_is_reported_and_the_run_goes_on(bench,
 
 def test_all_arms_get_the_same_first_prompts_and_controls_answer_once(bench, finished):
     for protocol, kind in (("lasso", "lasso"), ("cvpr25", "box")):
-        units = units_of(finished, protocol)
+        results = results_of(finished, protocol)
         for case in ("c", "d"):
-            first = {arm: units[arm, case].get("first") for arm in ARMS if units[arm, case]["steps"]}
+            first = {arm: results[arm, case].first for arm in ARMS if results[arm, case].steps}
             assert len({str(prompts) for prompts in first.values()}) == 1
-            assert [prompt["kind"] for prompt in first[KINDS]] == [kind]
-            assert all(len(units[arm, case]["steps"]) == 1 for arm in ARMS[2:])
-            assert units[KINDS, case]["steps"][-1]["clicks"] == {"lasso": 6, "cvpr25": 5}[protocol]
+            assert [prompt.kind for prompt in first[KINDS]] == [kind]
+            assert all(len(results[arm, case].steps) == 1 for arm in ARMS[2:])
+            assert results[KINDS, case].steps[-1].clicks == {"lasso": 6, "cvpr25": 5}[protocol]
 
 
 def test_a_start_is_the_answer_of_the_other_arm(bench, finished):
-    units = units_of(finished, "start")
+    results = results_of(finished, "start")
     for case in ("c", "d"):
-        scores = [units[arm, case]["steps"][0]["scores"] for arm in ARMS[:3]]
+        scores = [results[arm, case].steps[0].scores for arm in ARMS[:3]]
         assert scores[0] == scores[1] == scores[2]
-        assert all(units[arm, case]["steps"][1]["click"] for arm in ARMS[:2])
+        assert all(results[arm, case].steps[1].click for arm in ARMS[:2])
     assert len(list((finished / "starts").rglob("*.npz"))) == 2
 
 
 def test_the_ellipsoid_is_scored_against_the_truth(bench, finished):
     """The phantom is a block: the ellipsoid in its exact box fills pi / 6 of it."""
-    units = units_of(finished, "cvpr25")
+    results = results_of(finished, "cvpr25")
     expected = 2 * (np.pi / 6) / (1 + np.pi / 6)
     for case in ("c", "d"):
-        dice = units["ellipsoid", case]["steps"][0]["scores"]["lesion"]["dice"]
+        dice = results["ellipsoid", case].steps[0].scores["lesion"]["dice"]
         assert dice == pytest.approx(expected, abs=0.06)
 
 
@@ -117,5 +118,5 @@ def test_a_start_can_be_a_folder_of_files(bench, bench_folders, tmp_path, monkey
     truths = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
     few = ["--arms", "SAM3DAdapterTrainer", "--protocols", "start", "--start", str(truths)]
     assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0
-    for unit in units_of(tmp_path / "bench", "start").values():
-        assert [step["scores"]["lesion"]["dice"] for step in unit["steps"]] == [1.0], "there is nothing to correct"
+    for result in results_of(tmp_path / "bench", "start").values():
+        assert [step.scores["lesion"]["dice"] for step in result.steps] == [1.0], "there is nothing to correct"

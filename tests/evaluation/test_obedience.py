@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from nnsam3d.evaluation import runner
-from nnsam3d.evaluation.arms import NetworkRuns
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
+from nnsam3d.evaluation.results import NetworkRuns, Result, Step
 from nnsam3d.evaluation.summary import Group
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
+
+from .conftest import result_of
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 SPACING = (1.0, 1.0, 1.0)
@@ -27,7 +29,7 @@ def truth() -> Truth:
     return Truth("case", segmentation, (2.0, 1.0, 1.0), (1,))
 
 
-def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
+def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[Step]:
     """The runner's steps with an arm that answers so."""
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
     labels = {"labels": {"background": 0, "lesion": 1}}
@@ -43,7 +45,7 @@ def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[dict]:
         )
 
     _, steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(answer=answer_prompts), arm)
-    assert len(steps) == len(effort["steps"])
+    assert len(steps) == len(effort)
     return steps
 
 
@@ -68,20 +70,20 @@ def forgetful(clicks):
 
 
 def test_a_network_that_ignores_clicks_is_told_from_one_that_obeys():
-    assert [step["obeyed"] for step in steps_of(obedient)] == [None, *[1.0] * 6]
+    assert [step.obeyed for step in steps_of(obedient)] == [None, *[1.0] * 6]
     ignored = steps_of(deaf)
     # every correction lies on an error of an answer that binding has changed, so none is right by itself
-    assert [step["obeyed"] for step in ignored] == [None, *[0.0] * 6]
-    assert ignored[-1]["scores"]["lesion"]["dice"] > 0, "binding hides it from the scores"
+    assert [step.obeyed for step in ignored] == [None, *[0.0] * 6]
+    assert ignored[-1].scores["lesion"]["dice"] > 0, "binding hides it from the scores"
 
 
 def test_all_clicks_so_far_count():
-    shares = [step["obeyed"] for step in steps_of(forgetful)]
+    shares = [step.obeyed for step in steps_of(forgetful)]
     assert shares == [None, *(pytest.approx(1 / n) for n in range(1, 7))]
 
 
 def test_without_corrections_all_clicks_of_the_step_count():
-    assert [step["obeyed"] for step in steps_of(obedient, protocol="center")] == [None, 1.0]
+    assert [step.obeyed for step in steps_of(obedient, protocol="center")] == [None, 1.0]
 
 
 @pytest.mark.parametrize("regions", [None, REGIONS])
@@ -133,28 +135,18 @@ def test_of_two_clicks_on_a_voxel_the_last_one_counts():
     assert obeyed(own, []) is None
 
 
-def unit(case: str, *dices: float, **more) -> dict:
-    """Steps with these Dice; ``obeyed``: shares from the first click on."""
-    steps = [{"clicks": n, "scores": {"lesion": {"dice": dice}}} for n, dice in enumerate(dices)]
-    for step, share in zip(steps, [None, *more.get("obeyed", ())], strict=False):
-        step["obeyed"] = share
-    if "obeyed" not in more:
-        steps[0].pop("obeyed")
-    return {"case": case, "seed": more.get("seed", 0), "fold": "0", "steps": steps}
-
-
-def group(*units: dict, max_clicks: int = 10) -> Group:
-    return Group("D", "3d_fullres", "iterative", "arm", units, max_clicks)
+def group(*results: Result, max_clicks: int = 10) -> Group:
+    return Group("D", "3d_fullres", "iterative", "arm", results, max_clicks)
 
 
 def test_a_sequence_that_ended_early_keeps_its_last_share():
-    short = unit("a", 0.5, 0.7, 0.9, obeyed=(0.0, 0.5))
+    short = result_of("a", 0.5, 0.7, 0.9, obeyed=(0.0, 0.5))
     assert group(short).obeyed(1) == {"a": 0.0}
     assert group(short).obeyed(10) == {"a": 0.5}
 
 
-def test_units_of_an_earlier_version_have_no_obedience_not_even_beside_new_ones():
-    old, new = unit("a", 0.5, 0.7), unit("b", 0.5, 0.7, obeyed=(1.0,))
+def test_results_of_an_earlier_version_have_no_obedience_not_even_beside_new_ones():
+    old, new = result_of("a", 0.5, 0.7), result_of("b", 0.5, 0.7, obeyed=(1.0,))
     assert group(old, new).obeyed(1) == {}
     assert group(new).obeyed(1) == {"b": 1.0}
     assert group(new).obeyed(0) == {}, "nothing to obey"
@@ -162,13 +154,13 @@ def test_units_of_an_earlier_version_have_no_obedience_not_even_beside_new_ones(
 
 def test_the_end_counts_sequences_and_its_median_patients():
     found = group(
-        unit("a", *[0.1] * 10, 0.9, 0.1),  # at 10 clicks, not at 11
-        unit("a", 0.2, 0.86, seed=1),  # ended early
-        unit("b", 0.95, *[0.2] * 10),  # was good once
-        unit("c", *[0.84] * 11),
+        result_of("a", *[0.1] * 10, 0.9, 0.1),  # at 10 clicks, not at 11
+        result_of("a", 0.2, 0.86, seed=1),  # ended early
+        result_of("b", 0.95, *[0.2] * 10),  # was good once
+        result_of("c", *[0.84] * 11),
         max_clicks=11,
     ).end("lesion")
-    assert found["clicks"] == 10
-    assert (found["sequences"], found["dice_0.85"], found["dice_0.9"]) == (4, 0.5, 0.25)
-    assert found["median_dice"] == pytest.approx(0.84)
-    assert group(unit("a", 0.5, 0.9), max_clicks=1).end("lesion")["clicks"] == 1
+    assert found.clicks == 10
+    assert (found.sequences, found.good) == (4, {0.85: 0.5, 0.9: 0.25})
+    assert found.median_dice == pytest.approx(0.84)
+    assert group(result_of("a", 0.5, 0.9), max_clicks=1).end("lesion").clicks == 1

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from nnsam3d.files import file_sha256
 from nnsam3d.inference import Session
 from nnsam3d.inference.scale import WANTED, first_spacing, next_spacing
-from nnsam3d.nnunet.datasets import WEIGHTS, common_ending
-from nnsam3d.nnunet.model import STARTER
+from nnsam3d.nnunet.datasets import STARTER, WEIGHTS, common_ending
 from nnsam3d.prompts.kinds import Shape
 
 SHAPE = (40, 90, 90)
