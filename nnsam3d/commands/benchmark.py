@@ -110,8 +110,8 @@ def _teaching() -> str:
     ]
     end = (
         "TRAINER+oracle, ellipsoid and clipped: are controls: what is gained only over a model without prompts, but "
-        "not over them, is geometry and not skill. ellipsoid and clipped: know the first prompt only. An arm whose model "
-        "was not trained with a kind of prompt is reported as not taking it; the run goes on."
+        "not over them, is geometry and not skill. ellipsoid and clipped: know the first prompt only. An arm whose "
+        "model was not trained with a kind of prompt is reported as not taking it; the run goes on."
     )
     return "\n\n".join([_wrapped(begin), _listed("protocols", told), _listed("arms", arms), _wrapped(end)])
 
