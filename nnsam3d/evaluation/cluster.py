@@ -21,7 +21,7 @@ from pathlib import Path
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, remember_cases, splits_file
-from nnsam3d.evaluation.provenance import PACKAGES, remember_environment
+from nnsam3d.evaluation.provenance import PACKAGES, device_name, remember_environment
 from nnsam3d.evaluation.runner import is_done, run_job
 from nnsam3d.evaluation.training import Stopped, by_model, train, training_name
 from nnsam3d.files import file_sha256, write_json
@@ -195,9 +195,6 @@ def record_file(output: Path, name: str) -> Path:
 
 @contextmanager
 def _recorded(output: Path, task: Task, device: str) -> Iterator[None]:
-    # imported late: loads torch
-    from nnsam3d.evaluation.cost import device_name
-
     began, path = time.time(), record_file(output, task.name)
     record = {
         "job": task.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import torch
@@ -62,14 +61,3 @@ def _training(checkpoint: Path) -> tuple[float, int]:
     starts, ends = (log.get(f"epoch_{what}_timestamps", []) for what in ("start", "end"))
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
     return round(seconds, 1), len(ends)
-
-
-def processor() -> str:
-    """The name of the CPU, if known."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -222,7 +222,10 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     training = _training_cases(raw)
     if setting.test_images:
         ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
-        return _test_cases(Path(setting.test_images), Path(setting.test_labels), ending, raw)
+        tests = _test_cases(Path(setting.test_images), Path(setting.test_labels), ending)
+        if parse_arm(job.arm).trainer:
+            _refuse_training_cases(tests, raw)
+        return list(tests)
     held_back = _held_back(job)
     missing = sorted(set(held_back) - set(training))
     if missing:
@@ -281,29 +284,27 @@ def _training_cases(raw: Path) -> dict[str, BenchCase]:
 
 
 @lru_cache
-def _test_cases(images: Path, labels: Path, ending: str, raw: Path) -> list[BenchCase]:
-    tests = list(_listed(images, labels, ending))
-    _refuse_training_cases(tests, _training_cases(raw))
-    return tests
-
-
-def _listed(images: Path, labels: Path, ending: str) -> Iterator[BenchCase]:
+def _test_cases(images: Path, labels: Path, ending: str) -> tuple[BenchCase, ...]:
     if not images.is_dir() or not labels.is_dir():
         raise UserError(f"--test-images {images} and --test-labels {labels} must both be folders")
     from nnsam3d.nnunet.cases import case_name  # imported late: loads numpy
 
+    tests = []
     for paths in cases_in(images, ending):
         name = case_name(paths[0], ending)
         truth = labels / f"{name}{ending}"
         if not truth.is_file():
             raise UserError(f"test case {name} has no ground truth: {truth} is missing")
-        yield BenchCase(name, tuple(paths), str(truth))
-
-
-def _refuse_training_cases(tests: list[BenchCase], training: dict[str, BenchCase]) -> None:
-    """By name and by content, to detect renamed training images."""
+        tests.append(BenchCase(name, tuple(paths), str(truth)))
     if not tests:
         raise UserError("the test folder contains no case")
+    return tuple(tests)
+
+
+@lru_cache
+def _refuse_training_cases(tests: tuple[BenchCase, ...], raw: Path) -> None:
+    """By name and by content, to detect renamed training images."""
+    training = _training_cases(raw)
     sizes: dict[int, list[str]] = {}
     for case in training.values():
         sizes.setdefault(os.path.getsize(case.images[0]), []).append(case.images[0])

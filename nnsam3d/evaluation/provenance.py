@@ -37,9 +37,6 @@ def how_to_continue(output: Path) -> str:
 
 def remember_environment(output: Path, devices: Sequence[str]) -> None:
     """Record versions and machine of the last run."""
-    # imported late: loads torch
-    from nnsam3d.evaluation.cost import device_name, processor
-
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     facts = {
         "versions": f"Python {platform.python_version()}, {versions}",
@@ -47,3 +44,17 @@ def remember_environment(output: Path, devices: Sequence[str]) -> None:
         "device": ", ".join(dict.fromkeys(map(device_name, devices))),
     }
     write_json(output / ENVIRONMENT_FILE, facts)
+
+
+def processor() -> str:
+    """The name of the CPU, if known."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def device_name(device: str) -> str:
+    """Of a GPU, the name of its model."""
+    import torch  # late: loads long
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

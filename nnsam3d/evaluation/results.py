@@ -29,7 +29,7 @@ class NetworkRuns:
 
 
 @dataclass(frozen=True)
-class Step:
+class ScoredAnswer:
     """An answer and its scores.
 
     Attributes:
@@ -53,7 +53,7 @@ class Step:
         return {"clicks": self.clicks, "click": click, "scores": dict(self.scores), **known}
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Step:
+    def of(cls, stored: Mapping[str, Any]) -> ScoredAnswer:
         """From :meth:`as_dict`."""
         click = stored["click"]
         return cls(
@@ -104,7 +104,7 @@ class Result:
     seed: int
     checkpoint_sha256: str
     truth_sha256: str
-    steps: tuple[Step, ...]
+    steps: tuple[ScoredAnswer, ...]
     timing: Timing
     first: tuple[Shape, ...] = ()
     refused: str = ""
@@ -131,9 +131,9 @@ class Result:
         """From the file that holds :meth:`as_dict`."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         first = tuple(Shape(one["kind"], one["label"], np.array(one["points_zyx"])) for one in stored.pop("first", ()))
-        steps = tuple(Step.of(step) for step in stored.pop("steps"))
+        steps = tuple(ScoredAnswer.of(step) for step in stored.pop("steps"))
         return cls(job, steps=steps, timing=Timing.of(stored.pop("timing")), first=first, **stored)
 
-    def step(self, clicks: int) -> Step:
+    def step(self, clicks: int) -> ScoredAnswer:
         """With corrections, step n has n clicks; without, step 1 has all. If no error was left before, the last one."""
         return self.steps[min(clicks, len(self.steps) - 1)]

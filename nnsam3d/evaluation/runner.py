@@ -23,7 +23,7 @@ from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
 from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
-from nnsam3d.evaluation.results import NetworkRuns, Result, Step, Timing
+from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
 from nnsam3d.evaluation.rows import as_json
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
@@ -160,7 +160,7 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
 
 def _click(
     setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
-) -> tuple[tuple[Shape, ...], list[Step], list[tuple[float, NetworkRuns]], dict[int, NDArray[np.uint16]]]:
+) -> tuple[tuple[Shape, ...], list[ScoredAnswer], list[tuple[float, NetworkRuns]], dict[int, NDArray[np.uint16]]]:
     """The first prompts and the steps of one case and seed, the cost of each step (seconds, network passes), and the
     label maps to keep."""
     effort: list[tuple[float, NetworkRuns]] = []
@@ -180,7 +180,7 @@ def _click(
         return result
 
     first: tuple[Shape, ...] = ()
-    steps: list[Step] = []
+    steps: list[ScoredAnswer] = []
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(clickable_values(arm.model.dataset_json))
     # arms without clicks answer once
@@ -189,7 +189,7 @@ def _click(
         first, clicks = step.prompts.shapes, step.prompts.clicks()
         scores = {name: _score(step.answer, truth, values) for name, values in masks}
         # one answer per step, in this order
-        steps.append(Step(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
+        steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
         if step.clicks in KEPT:
             maps[step.clicks] = step.answer.astype(np.uint16)
     return first, steps, effort, maps

@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnsam3d.cli import main
 from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.plan import Job
-from nnsam3d.evaluation.results import Result, Step, Timing
+from nnsam3d.evaluation.results import Result, ScoredAnswer, Timing
 from nnsam3d.evaluation.rows import METRICS
 from nnsam3d.jobs import local
 from nnsam3d.network import SAM3D, SAM3DConfig
@@ -228,7 +228,7 @@ def result_of(
     shares = [None, *(obeyed or [1.0] * len(dices))]
     clicks = [None, *[VoxelClick((0, 0, 0), 1)] * len(dices)]
     steps = tuple(
-        Step(n, clicks[n], {"lesion": dict.fromkeys(METRICS, dice)}, shares[n], obeyed is not None)
+        ScoredAnswer(n, clicks[n], {"lesion": dict.fromkeys(METRICS, dice)}, shares[n], obeyed is not None)
         for n, dice in enumerate(dices)
     )
     job = Job("D", "3d_fullres", fold, "arm", "iterative", training)

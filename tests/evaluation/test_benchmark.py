@@ -20,7 +20,7 @@ from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation import metrics, runner
 from nnsam3d.evaluation.corrections import quartile_cases
-from nnsam3d.evaluation.plan import read_setting
+from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting
 from nnsam3d.evaluation.summary import Group, collect, training_rows
 from nnsam3d.evaluation.tables import training_table
 from nnsam3d.jobs import local
@@ -395,11 +395,12 @@ def test_training_cases_are_refused_as_tests_even_under_another_name(bench, benc
     test = ["--test-images", str(images), "--test-labels", str(labels)]
     assert main([*arguments(bench, tmp_path / "bench"), *test]) == 1
     assert "is a training case" in capsys.readouterr().err
+    for arm in ("starter", "ellipsoid"):  # not trained on anything of this dataset
+        setting = Setting((bench,), ("3d_fullres",), ("0",), (arm,), ("box",), test_images=test[1], test_labels=test[3])
+        assert [case.name for case in cases_of(setting, setting.jobs()[0])] == ["new"]
 
 
 def test_a_fold_that_trained_on_its_own_validation_cases_is_refused(bench, bench_folders, monkeypatch, tmp_path):
-    from nnsam3d.evaluation.plan import Job, cases_of
-
     folder = tmp_path / "preprocessed" / bench
     folder.mkdir(parents=True)
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["a", "c"], "val": ["c", "d"]}]))
@@ -410,6 +411,4 @@ def test_a_fold_that_trained_on_its_own_validation_cases_is_refused(bench, bench
 
 
 def read_setting_like(dataset: str):
-    from nnsam3d.evaluation.plan import Setting
-
     return Setting((dataset,), ("3d_fullres",), ("0",), ARMS, ("iterative",))

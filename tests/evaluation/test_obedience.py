@@ -11,7 +11,7 @@ from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
-from nnsam3d.evaluation.results import NetworkRuns, Result, Step
+from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer
 from nnsam3d.evaluation.summary import Group
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import VoxelPrompts
@@ -29,7 +29,7 @@ def truth() -> Truth:
     return Truth("case", segmentation, (2.0, 1.0, 1.0), (1,))
 
 
-def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[Step]:
+def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[ScoredAnswer]:
     """The runner's steps with an arm that answers so."""
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
     labels = {"labels": {"background": 0, "lesion": 1}}
