@@ -5,7 +5,8 @@
 #   benchmarks/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 4 hours on 2 cores without a
 # GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
-# ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only.
+# ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only, PROTOCOLS="iterative" these protocols. PARTS="starter"
+# measures the model that comes with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour).
 # Predictions run in two processes of one thread each.
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
@@ -13,7 +14,9 @@ export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 export nnUNet_n_proc_DA=1 nnUNet_def_n_proc=2 OMP_WAIT_POLICY=passive MPLBACKEND=Agg
 mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 
-arms=${ARMS:-SAM3DAdapterTrainer nnUNetClickTrainer nnUNetBaselineTrainer nnUNetBaselineTrainer+oracle}
+baseline=nnUNetBaselineTrainer
+arms=${ARMS:-SAM3DAdapterTrainer nnUNetClickTrainer $baseline $baseline+oracle ellipsoid clipped:$baseline starter}
+read -r -a protocols <<<"${PROTOCOLS:-iterative box line scribble lasso cvpr25 start}"
 
 plan() { # part dataset plans [options of nnUNetv2_plan_experiment]
   local part=$1 dataset=$2 plans=$3 folder
@@ -28,14 +31,19 @@ plan() { # part dataset plans [options of nnUNetv2_plan_experiment]
 }
 
 run() { # part dataset plans folds
-  local part=$1 dataset=$2 plans=$3 arm named=()
+  local part=$1 dataset=$2 plans=$3 arm named=() start
   shift 3
   for arm in $arms; do
-    if [[ $arm == *+* ]]; then named+=("${arm%+*}:$plans+${arm#*+}"); else named+=("$arm:$plans"); fi
+    case $arm in
+      *+*) named+=("${arm%+*}:$plans+${arm#*+}") ;;
+      ellipsoid | starter) named+=("$arm") ;;
+      *) named+=("$arm:$plans") ;;
+    esac
   done
+  if [[ " ${protocols[*]} " == *" start "* ]]; then start=(--start "$baseline:$plans"); else start=(); fi
   nnsam3d benchmark run -d "$dataset" -c 3d_fullres -f "$@" -o "$work/$part" --to "${report:-$work/report}/$part" \
-    --train --train-minutes "${MINUTES:-15}" --protocols iterative --seeds 0 1 2 --clicks 10 --disable_tta --jobs 2 \
-    -device cpu --arms "${named[@]}"
+    --train --train-minutes "${MINUTES:-15}" --protocols "${protocols[@]}" "${start[@]}" --seeds 0 1 2 --clicks 10 \
+    --disable_tta --jobs 2 -device cpu --arms "${named[@]}"
 }
 
 report=${3:-}
@@ -53,6 +61,13 @@ for part in ${PARTS:-pet mr hippocampus}; do
       plan hippocampus 4 nnUNetPlans
       run hippocampus 4 nnUNetPlans 0
       ;;
-    *) echo "unknown part $part: pet, mr or hippocampus" >&2; exit 1 ;;
+    starter)
+      for name in Dataset513_STS_PET Dataset512_STS_MRT1 Dataset004_Hippocampus; do
+        nnsam3d benchmark run -d "$name" -o "$work/starter/$name" --to "${report:-$work/report}/starter/$name" --arms starter ellipsoid \
+          --test-images "$nnUNet_raw/$name/imagesTr" --test-labels "$nnUNet_raw/$name/labelsTr" --seeds 0 1 --clicks 10 \
+          --protocols iterative box line scribble lasso --disable_tta --jobs 2 -device cpu
+      done
+      ;;
+    *) echo "unknown part $part: pet, mr, hippocampus or starter" >&2; exit 1 ;;
   esac
 done

@@ -388,7 +388,7 @@ def same_windows(tmp_path: Path) -> None:
     from nnsam3d.inference.windows import Windows
 
     volume: Any = SimpleNamespace(shape=(3, 14, 8))
-    model: Any = SimpleNamespace(patch_size=(8, 12, 9), mirror_axes=(0, 2), num_channels=1)
+    model: Any = SimpleNamespace(patch_size=(8, 12, 9), mirror_axes=(0, 2), num_channels=1, trainer=None)
     windows = Windows(model, volume)
     padded, crop = pad_nd_image(np.zeros((1, *volume.shape)), (8, 12, 9), "constant", {}, True)
     assert windows.shape == padded.shape[1:]

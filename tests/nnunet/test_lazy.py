@@ -171,14 +171,14 @@ def test_a_mask_with_holes_and_without_anything() -> None:
     compare(model([1.0, 1.0, 1.0], [0, 1, 2], [Z_SCORE], masked=(True,)), data[:1] * 0, [1.5, 1.0, 1.0], 0)
 
 
-def test_what_is_not_known_is_left_to_nnunet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_known_is_left_to_nnunet(caplog: pytest.LogCaptureFixture) -> None:
     made = model([1.0, 1.0, 2.0], [2, 0, 1], [Z_SCORE], resampling="resample_torch_fornnunet")
     assert not can_be_lazy(made)
     data = image(2, (9, 10, 11), 1, 1)
     _warn_whole.cache_clear()
     for _ in range(2):
         volume = volume_of(made, data, {"spacing": [1.0, 1.2, 1.0]})
-    assert capsys.readouterr().out.count("preprocessed as a whole") == 1, "it is said once"
+    assert caplog.text.count("preprocessed as a whole") == 1, "it is said once"
     assert isinstance(volume, WholeVolume)
     expected, _ = made.preprocess(data, {"spacing": [1.0, 1.2, 1.0]})
     np.testing.assert_array_equal(volume.whole(), expected)
