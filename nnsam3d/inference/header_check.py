@@ -25,8 +25,7 @@ def header_remarks(cases: Sequence[Case], model: Model, scope: str = "clicked") 
         model: that will be used.
         scope: see :class:`FolderOptions`.
     """
-    plans = {} if model.any_spacing else model.plans_manager.plans
-    known = trained_spacings(plans, model.folder)  # once: as many as training cases
+    known = trained_spacings(model.plans_of_spacing, model.folder)  # once: as many as training cases
     texts = [f"case {printable(case.name)}: {text}" for case in cases for text in _remarks(case, model, known, scope)]
     more = f"{counted(len(texts) - SHOWN, 'more warning')} about headers; all are in the report"
     return [*texts[:SHOWN], *([more] if len(texts) > SHOWN else [])]
@@ -41,7 +40,7 @@ def _remarks(case: Case, model: Model, known: Ranges, scope: str) -> list[str]:
         return []
     if size is None:
         return []
-    odd = spacing_remark(model.plans_manager.plans, spacing, known=known)
+    odd = spacing_remark(model.plans_of_spacing, spacing, known=known)
     found = [text for text in (odd, case.header.unknown) if text]
     clicked = case.prompts is not None and (
         case.prompts.masks

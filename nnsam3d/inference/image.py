@@ -118,8 +118,7 @@ class PreparedImage:
         self.raw_properties = dict(properties)
         where = ", ".join(files) or "the image"
         self.volume = volume_of(model, image_CZYX, properties, where)
-        plans = {} if model.any_spacing else model.plans_manager.plans  # which say what spacing is usual
-        known = geometry_remarks(plans, properties["spacing"], model.folder, files)
+        known = geometry_remarks(model.plans_of_spacing, properties["spacing"], model.folder, files)
         self.remarks = [*remarks(image_CZYX), *known]
         self.properties = self.volume.properties
         cropped = self.properties["shape_after_cropping_and_before_resampling"]

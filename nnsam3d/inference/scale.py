@@ -46,8 +46,8 @@ def _limits(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> tuple[flo
     Args:
         shape_ZYX: voxels. spacing_ZYX: mm.
     """
-    edges = [n * step for n, step in zip(shape_ZYX, spacing_ZYX, strict=True)]
-    return float(min(spacing_ZYX)), max(float(min(spacing_ZYX)), max(edges) / WANTED)
+    finest = float(min(spacing_ZYX))
+    return finest, max(finest, _longest(shape_ZYX, spacing_ZYX) / WANTED)
 
 
 def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes: Sequence[Shape] = ()) -> float:
@@ -57,8 +57,8 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
         shape_ZYX: voxels. spacing_ZYX: mm.
         shapes: prompts with an extent, with positions (z, y, x); without any, the image decides.
     """
-    edges = [n * step for n, step in zip(shape_ZYX, spacing_ZYX, strict=True)]
-    wished = min(THICK * max(spacing_ZYX), float(np.median(edges)) / VIEW, COARSE_MM)
+    edges_mm = np.multiply(shape_ZYX, spacing_ZYX)
+    wished = min(THICK * max(spacing_ZYX), float(np.median(edges_mm)) / VIEW, COARSE_MM)
     outlined = [shape.points_N3 for shape in shapes if shape.label > 0]
     if outlined:
         points_N3 = np.concatenate(outlined)

@@ -142,6 +142,11 @@ class TrainedModel:
         """Whether images may have any spacing on the network's grid, see :meth:`at_spacing`."""
         return bool(self.configuration_manager.configuration.get(ANY_SPACING_KEY, False))
 
+    @property
+    def plans_of_spacing(self) -> dict[str, Any]:
+        """The plans, which say what spacing is usual; {} if any is."""
+        return {} if self.any_spacing else self.plans_manager.plans
+
     def at_spacing(self, spacing_mm: float) -> Self:
         """The same networks, for images on a grid of cubic voxels.
 

@@ -38,7 +38,7 @@ MODEL: Any = SimpleNamespace(
     reader_name="SimpleITKIO",
     codec=PromptCodec(),
     plans_manager=PLANS,
-    any_spacing=False,
+    plans_of_spacing=PLANS.plans,
     folder=Path("/nowhere"),
 )
 _seen: list[Counter[tuple[str, str]]] = []
