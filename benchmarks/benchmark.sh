@@ -3,7 +3,7 @@
 # after the other on an otherwise idle machine. nnU-Net's default plans, but for the MR images: at their own spacing a patch
 # has 1.6 million voxels, of which a CPU trains a dozen in that time, so both axes of a slice and the slices are halved.
 #   benchmarks/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
-# RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 4 hours on 2 cores without a
+# RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 7 hours on 2 cores without a
 # GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
 # ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only, PROTOCOLS="iterative" these protocols. PARTS="starter"
 # measures the model that comes with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour).
@@ -16,7 +16,9 @@ mkdir -p "$nnUNet_preprocessed" "$nnUNet_results" "$work/logs"
 
 baseline=nnUNetBaselineTrainer
 arms=${ARMS:-SAM3DAdapterTrainer nnUNetClickTrainer $baseline $baseline+oracle ellipsoid clipped:$baseline starter}
-read -r -a protocols <<<"${PROTOCOLS:-iterative box line scribble lasso cvpr25 start}"
+default="iterative box line scribble lasso cvpr25"
+if [[ " $arms " == *" $baseline "* ]]; then default+=" start"; fi # from its masks
+read -r -a protocols <<<"${PROTOCOLS:-$default}"
 
 plan() { # part dataset plans [options of nnUNetv2_plan_experiment]
   local part=$1 dataset=$2 plans=$3 folder

@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     plain, warnings.formatwarning = warnings.formatwarning, _formatted
     logger, told = logging.getLogger("nnsam3d"), _Told()
+    level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(told)
     for stream in (sys.stdout, sys.stderr):  # names of files may contain bytes that are not UTF-8
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         warnings.formatwarning = plain
         logger.removeHandler(told)
+        logger.setLevel(level)
 
 
 class _Told(logging.Handler):

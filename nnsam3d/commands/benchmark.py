@@ -140,7 +140,7 @@ def _what(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(ARMS),
         metavar="ARM",
-        help=f"TRAINER or TRAINER:PLANS, and the controls below (default: {' '.join(ARMS)})",
+        help=f"TRAINER or TRAINER:PLANS, or one of those below (default: {' '.join(ARMS)})",
     )
     what.add_argument(
         "--protocols",

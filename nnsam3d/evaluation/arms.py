@@ -5,7 +5,7 @@ Results have the axes of nnU-Net's reader (z, y, x).
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
 from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, STARTER_ARM, ArmName, Protocol
-from nnsam3d.evaluation.plan import Job
+from nnsam3d.evaluation.plan import Job, starter_objects
 from nnsam3d.evaluation.results import NetworkRuns
 from nnsam3d.evaluation.rows import ArmCost
 from nnsam3d.inference.binding import Regions
@@ -27,7 +27,7 @@ from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
 from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.dataset_reader import DatasetReader
-from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of, num_channels
+from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
@@ -253,7 +253,7 @@ def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Ar
     if not name.has_model:
         return Ellipsoid(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device))
     if name.text == STARTER_ARM:
-        return Arm(_starter(folder_of("nnUNet_raw") / job.dataset, device, mirroring))
+        return Arm(_Starter(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device), job.dataset, mirroring))
     folder, fold = job.model_folder, job.fold
     if not (folder / f"fold_{fold}" / FINAL).is_file():
         raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
@@ -263,21 +263,27 @@ def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Ar
     return Arm(model, name.control)
 
 
-def _starter(dataset: Path, device: str, mirroring: bool) -> TrainedModel:
-    """The starter with the labels of a dataset, each of which is an object of its own.
+class _Starter(TrainedModel):
+    """The starter with the labels of a dataset, each of which is an object of its own, and the dataset's reader.
 
     Raises:
-        UserError: a dataset with several channels, regions or an ignore label.
+        UserError: see :func:`starter_objects`.
     """
-    about = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
-    values = {name: value for name, value in about["labels"].items() if value != 0}
-    if num_channels(about) > 1 or "ignore" in values or any(isinstance(value, list) for value in values.values()):
-        raise UserError(f"arm {STARTER_ARM}: {dataset.name} has several channels, regions or an ignore label")
-    objects = sorted(values, key=lambda name: int(values[name]))
-    model = TrainedModel(STARTER, device=device, mirroring=mirroring, objects=objects)
-    shared = {key: about[key] for key in ("labels", "file_ending")}
-    model.predictor.dataset_json = {**model.dataset_json, **shared}
-    return model
+
+    def __init__(self, reader: DatasetReader, dataset: str, mirroring: bool) -> None:
+        objects = starter_objects(reader.dataset_json, dataset)
+        super().__init__(STARTER, device=reader.device, mirroring=mirroring, objects=objects)
+        self._reader = reader
+        shared = {key: reader.dataset_json[key] for key in ("labels", "file_ending")}
+        self.predictor.dataset_json = {**self.dataset_json, **shared}
+
+    def read(self, images: Sequence[str | Path]) -> tuple[NDArray[Any], dict[str, Any]]:
+        """See :meth:`TrainedModel.read`."""
+        return self._reader.read(images)
+
+    def read_labels(self, path: str | Path) -> NDArray[Any]:
+        """See :meth:`TrainedModel.read_labels`."""
+        return self._reader.read_labels(path)
 
 
 def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> NDArray[Any]:

@@ -81,7 +81,8 @@ def tasks_of(setting: Setting) -> list[Task]:
 def prepare(setting: Setting, output: Path) -> None:
     """Create files that several starting jobs would otherwise write concurrently: nnU-Net's splits, the case list."""
     for job in setting.jobs():
-        if not setting.test_images and job.fold != "all" and not splits_file(job).is_file():
+        missing = not setting.test_images and job.fold != "all" and not splits_file(job).is_file()
+        if missing and parse_arm(job.arm).trainer:
             make_splits_for(job.dataset, parse_arm(job.arm).plans, job.configuration)
     remember_cases({job: cases_of(setting, job) for job in setting.jobs()}, output)
 

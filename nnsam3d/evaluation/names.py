@@ -108,7 +108,7 @@ class ArmName:
     """``TRAINER[:PLANS][+oracle]``, ``clipped:TRAINER[:PLANS]``, ``starter`` or ``ellipsoid``, as given by the user.
 
     Attributes:
-        trainer: "" if the model is not one of nnU-Net's folder of results.
+        trainer: "" if there is no model in nnUNet_results.
         control: "" for a model, or what is made of its answer: "oracle", "clipped"; "ellipsoid" has no model.
     """
 

@@ -75,7 +75,8 @@ def load_case(setting: Setting, result: Result) -> tuple[Any, Any, tuple[float, 
     try:
         case = next(case for case in cases_of(setting, job) if case.name == result.case)
         # a control without a model is shown with the reader of another arm's
-        models = [replace(job, arm=arm) for arm in (job.arm, *setting.arms) if parse_arm(arm).has_model]
+        names = [arm for arm in (job.arm, *setting.arms) if parse_arm(arm).trainer]
+        models = [replace(job, arm=arm) for arm in names or setting.arms if parse_arm(arm).has_model]
         plans = next((one.model_folder / "plans.json" for one in models if one.checkpoint.is_file()), None)
         return None if plans is None or not plans.is_file() else _load(plans, case)
     except UserError:

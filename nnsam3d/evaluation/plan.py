@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, parse_arm
+from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, STARTER_ARM, parse_arm
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.files import file_sha256, write_json
 from nnsam3d.keys import mismatch
-from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, cases_in, folder_of, training_cases
+from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, cases_in, folder_of, num_channels, training_cases
 
 SETTING_FILE = "benchmark.json"
 CASES_FILE = "cases.json"
@@ -74,7 +74,7 @@ class Setting:
         if START in self.protocols and not self.start:
             raise UserError("protocol start: name the arm or the folder with the masks to start from (--start)")
         if self.start and not Path(self.start).is_absolute():
-            if self.start not in self.arms or parse_arm(self.start).control:
+            if self.start not in self.arms or parse_arm(self.start).control or not parse_arm(self.start).trainer:
                 raise UserError(f"--start {self.start}: is neither a folder nor one of the models among the arms")
 
     @property
@@ -219,18 +219,30 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     raw = folder_of("nnUNet_raw") / job.dataset
     if not (raw / "dataset.json").is_file():
         raise UserError(f"{raw} contains no dataset.json: check nnUNet_raw")
-    training = _training_cases(raw)
     if setting.test_images:
         ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
         tests = _test_cases(Path(setting.test_images), Path(setting.test_labels), ending)
         if parse_arm(job.arm).trainer:
             _refuse_training_cases(tests, raw)
         return list(tests)
-    held_back = _held_back(job)
+    training, held_back = _training_cases(raw), _held_back(job)
     missing = sorted(set(held_back) - set(training))
     if missing:
         raise UserError(f"fold {job.fold} of {job.dataset} validates on {', '.join(missing)}, missing in {raw}")
     return [training[name] for name in sorted(held_back)]
+
+
+def starter_objects(dataset_json: Mapping[str, Any], dataset: str) -> list[str]:
+    """The names of a dataset's labels, which are the starter's objects, in the order of their values.
+
+    Raises:
+        UserError: a dataset with several channels, regions or an ignore label, which the starter does not take.
+    """
+    labels = {name: value for name, value in dataset_json["labels"].items() if value != 0}
+    regions = any(isinstance(value, list) for value in labels.values())
+    if num_channels(dict(dataset_json)) > 1 or "ignore" in labels or regions:
+        raise UserError(f"arm {STARTER_ARM}: {dataset} has several channels, regions or an ignore label")
+    return sorted(labels, key=lambda name: int(labels[name]))
 
 
 def remember_cases(cases: Mapping[Job, Sequence[BenchCase]], output: Path) -> None:

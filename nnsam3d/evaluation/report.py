@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from nnsam3d.evaluation.corrections import correction_figure
 from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
 from nnsam3d.evaluation.first_pictures import prompt_figure
-from nnsam3d.evaluation.names import PROTOCOLS
+from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
 from nnsam3d.evaluation.overlays import overlay_figure
 from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.results import Result
@@ -199,7 +199,8 @@ def _facts(summary: Summary) -> Iterator[str]:
 
 def other_budgets(costs: Sequence[CostRow], minutes: float) -> list[CostRow]:
     """Existing models, which the benchmark has not trained again, whose training took clearly longer or shorter."""
-    models = [row for row in costs if row.cost.kind not in ("oracle", "clipped", "ellipsoid")]
+    arms = {row.arm: parse_arm(row.arm) for row in costs}
+    models = [row for row in costs if arms[row.arm].trainer and not arms[row.arm].control]
     shares = [row.cost.training_seconds / (60 * minutes) for row in models]  # 0: unknown
     return [row for row, share in zip(models, shares, strict=True) if share and not 1 / OTHER < share < OTHER]
 

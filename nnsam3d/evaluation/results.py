@@ -70,15 +70,15 @@ class Timing:
     """What a case took.
 
     Attributes:
-        first: whether the image was prepared for this click seed; later ones use the same prepared image.
         prepare: seconds from a read image to one that is ready for prompts.
+        first: whether the image was prepared for this click seed; later ones use the same prepared image.
         steps: seconds of each step.
         work: windows of each step.
         peak_memory_mb: of the device; on a CPU, of the process.
     """
 
+    prepare: float
     first: bool
-    prepare: float = 0.0
     steps: tuple[float, ...] = ()
     work: tuple[NetworkRuns, ...] = ()
     peak_memory_mb: float | None = None
@@ -87,7 +87,7 @@ class Timing:
     def of(cls, stored: Mapping[str, Any]) -> Timing:
         """From JSON."""
         work = tuple(NetworkRuns(**runs) for runs in stored.get("work", ()))
-        return cls(**{**stored, "steps": tuple(stored.get("steps", ())), "work": work})
+        return cls(**{"prepare": 0.0, **stored, "steps": tuple(stored.get("steps", ())), "work": work})
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Result:
             **({"refused": self.refused} if self.refused else {}),
             **({"first": first} if first else {}),
             "steps": [step.as_dict() for step in self.steps],
-            **({"timing": asdict(self.timing)} if timing else {}),
+            **({"timing": asdict(self.timing) if self.steps else {"first": False}} if timing else {}),
         }
 
     @classmethod

@@ -124,7 +124,7 @@ def _run_case(
     refusal = arm.refusal(PROTOCOLS[job.protocol])
     if refusal:
         for seed in seeds:
-            _write(Result(job, case.name, seed, *digests, (), Timing(first=False), refused=refusal), output)
+            _write(Result(job, case.name, seed, *digests, (), Timing(0.0, first=False), refused=refusal), output)
         return
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)
@@ -142,7 +142,7 @@ def _run_case(
             return
         first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
         taken = tuple(took for took, _ in effort), tuple(runs for _, runs in effort)
-        timing = Timing(seed == seeds[0], seconds, *taken, round(peak_memory_mb(arm.model.device)))
+        timing = Timing(seconds, seed == seeds[0], *taken, round(peak_memory_mb(arm.model.device)))
         if seed == setting.seeds[0]:
             path = job.unit_file(output, case.name, seed)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -208,19 +208,19 @@ def summarise(setting: Setting, output: Path, reference: str) -> Summary:
     found = [group for group in every if not group.refused]
     environment = output / ENVIRONMENT_FILE
     return Summary(
-        setting,
-        reference,
-        {name: len({one.case for one in results if one.job.dataset == name}) for name in setting.datasets},
-        [row for group in found for row in _rows(group)],
-        [row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
-        list(_differences(found, reference)),
-        [RefusedRow(*_place(group, ""), group.refused) for group in every if group.refused],
-        [row for group in found for row in training_rows(group)],
-        _costs(setting, output, results),
-        sorted({(one.job.arm, one.job.dataset, one.job.fold, one.checkpoint_sha256) for one in results}),
-        sorted({(one.job.dataset, one.case, one.truth_sha256) for one in results}),
-        json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
-        commands(output),
+        setting=setting,
+        reference=reference,
+        cases={name: len({one.case for one in results if one.job.dataset == name}) for name in setting.datasets},
+        scores=[row for group in found for row in _rows(group)],
+        curves=[row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
+        differences=list(_differences(found, reference)),
+        refused=[RefusedRow(*_place(group, ""), group.refused) for group in every if group.refused],
+        trainings=[row for group in found for row in training_rows(group)],
+        costs=_costs(setting, output, results),
+        checkpoints=sorted({(o.job.arm, o.job.dataset, o.job.fold, o.checkpoint_sha256) for o in results}),
+        truths=sorted({(one.job.dataset, one.case, one.truth_sha256) for one in results}),
+        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
+        commands=commands(output),
     )
 
 
@@ -318,7 +318,7 @@ def _costs(setting: Setting, output: Path, results: Sequence[Result]) -> list[Co
         cost = ArmCost(**{key: stored[key] for key in known(ArmCost) if key in stored})
         own = [one for one in results if replace(one.job, protocol="") == place and one.timing.first]
         where = (place.dataset, place.configuration, place.fold, place.arm, place.training)
-        rows.append(CostRow(*where, cost, _effort(own, cost), stored["checkpoint_sha256"]))
+        rows.append(CostRow(*where, cost, _effort(own, cost), stored.get("checkpoint_sha256", "")))
     return rows
 
 

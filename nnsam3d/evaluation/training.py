@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.names import ORACLE, parse_arm
-from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file
+from nnsam3d.evaluation.names import ORACLE, STARTER_ARM, parse_arm
+from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file, starter_objects
 from nnsam3d.files import write_json
-from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier
+from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier, folder_of
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
 from nnsam3d.progress import tqdm
@@ -62,12 +62,16 @@ def check(setting: Setting, may_train: bool) -> None:
 
     Raises:
         UserError: unknown trainers or options, missing plans or data, a missing model without ``--train``, a budget for
-            a trainer that does not support one, cases that are missing or were trained on.
+            a trainer that does not support one, a dataset that the starter does not take, cases that are missing or
+            were trained on.
     """
     for job in setting.jobs():
         # nnU-Net writes the splits in its first training
         if setting.test_images or job.fold == "all" or splits_file(job).is_file():
             cases_of(setting, job)
+    for dataset in setting.datasets if STARTER_ARM in setting.arms else ():
+        about = folder_of("nnUNet_raw") / dataset / "dataset.json"
+        starter_objects(json.loads(about.read_text(encoding="utf-8")), dataset)
     # imported late: loads nnU-Net and torch
     from nnsam3d.nnunet.model import capability, find_trainer
 

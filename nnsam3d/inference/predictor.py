@@ -1,8 +1,8 @@
-"""A common interface for all trained models: prepare an image once, then answer any prompts on it.
+"""What the benchmark asks of all trained models: prepare an image once, then answer any prompts on it.
 
-There are two implementations: windows around the clicks, with image features kept between clicks
-(:class:`PreparedImage`, for networks that support it), and nnU-Net's sliding window over the whole image
-(:class:`WholeImage`, for all other networks, with or without prompts).
+There are two implementations: windows around the clicks (:class:`PreparedImage`, for networks that keep image features
+between clicks), and nnU-Net's sliding window over the whole image (:class:`WholeImage`, for all other networks, with or
+without prompts).
 
 Letters: C image channels, P prompt channels, D H W voxels of the preprocessed image; results have the axes of nnU-Net's
 reader (z, y, x).

@@ -40,7 +40,7 @@ class Session(Drawing):
     The segmentation depends on the image, the list of clicks and the mask to start from only: undo, redo and replaying
     a saved file give the identical mask. Undo and redo walk through one history, of which every call that changes
     clicks or that mask is a step. Windows that were encoded once are kept (bounded, least recently used), so that a
-    further click there costs only prompt encoder and mask decoder. Not thread-safe: one thread at a time.
+    further click there costs only SAM's prompt encoder and mask decoder. Not thread-safe: one thread at a time.
 
     ```python
     session = Session("results/Dataset513_STS_PET/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", folds=[0])
@@ -123,7 +123,7 @@ class Session(Drawing):
         return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch, files)
 
     def warm_up(self) -> None:
-        """Runs both halves of the network on an empty window: what is compiled or tuned at first use is done then."""
+        """Runs the network on an empty window: what is compiled or tuned at first use is done then."""
         self._progress("warming up", 0)
         self._model.warm_up()
 

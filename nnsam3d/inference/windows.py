@@ -163,7 +163,8 @@ class Windows:
         self.decoded += 1
         with half_precision_of(self.model.device):
             logits: Tensor = answer(prompts)[0].float()
-        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
+        limit = LOGIT_LIMIT if self._keeps_features else torch.inf  # like `SAM3D.forward`
+        return logits.clamp(-limit, limit)
 
     def _dense(self, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor | None:
         """The maps of prompts with an extent, zero in the padding, as nnU-Net pads all channels; None without any."""

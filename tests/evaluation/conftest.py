@@ -232,4 +232,4 @@ def result_of(
         for n, dice in enumerate(dices)
     )
     job = Job("D", "3d_fullres", fold, "arm", "iterative", training)
-    return Result(job, case, seed, "", "", steps, Timing(first=True))
+    return Result(job, case, seed, "", "", steps, Timing(0.0, first=True))
