@@ -36,7 +36,7 @@ A small class-agnostic network of nnsam3d: it segments the object that prompts p
 - Weights: `fold_0/{file}`, {size:.1f} MB, SHA-256 `{digest}`.
 - What it is not: no medical device; it knows no organ and no tumour, only that things have outlines. Without a prompt
   it segments nothing. A model trained on your own cases is better on them.
-- Not yet measured with the benchmark of the repository.
+- Measured: docs/starter.md (`PARTS=starter benchmarks/benchmark.sh RAW WORK REPORT`).
 """
 
 
