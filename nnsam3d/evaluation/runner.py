@@ -107,9 +107,12 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
             raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _write(result: Result, output: Path) -> None:
+def _write(result: Result, output: Path, maps: dict[int, NDArray[np.uint16]] | None = None) -> None:
+    """The result, which is complete with its file: the label maps to keep, if any, come before it."""
     path = result.job.unit_file(output, result.case, result.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if maps is not None:
+        write_maps(path.with_suffix(".npz"), maps)
     write_json(path, result.as_dict())
 
 
@@ -143,11 +146,8 @@ def _run_case(
         first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
         taken = tuple(took for took, _ in effort), tuple(runs for _, runs in effort)
         timing = Timing(seconds, seed == seeds[0], *taken, round(peak_memory_mb(arm.model.device)))
-        if seed == setting.seeds[0]:
-            path = job.unit_file(output, case.name, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_maps(path.with_suffix(".npz"), maps)
-        _write(Result(job, case.name, seed, *digests, tuple(steps), timing, first), output)
+        result = Result(job, case.name, seed, *digests, tuple(steps), timing, first)
+        _write(result, output, maps if seed == setting.seeds[0] else None)
 
 
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:

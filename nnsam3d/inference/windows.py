@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,16 +154,13 @@ class Windows:
         points_BN3 = torch.from_numpy(local.voxels_N3.astype(np.float32))[None].to(self.model.device)
         labels_BN = torch.from_numpy(local.labels_N)[None].to(self.model.device)
         prompts = PromptTensors(points_BN3, labels_BN, self._dense(start, flip, local))
-        if self._keeps_features:
-            key, encode = (fold, start, flip), partial(self._encode, fold, start, flip)
-            answer = partial(self._sam(fold).decode, self._features.get(key, encode, _bytes_of_features))
-        else:
-            answer = partial(self._answer, fold, start, flip)
+        if not self._keeps_features:
+            return self._answer(fold, start, flip, prompts)
+        features = self._features.get((fold, start, flip), lambda: self._encode(fold, start, flip), _bytes_of_features)
         self.decoded += 1
         with half_precision_of(self.model.device):
-            logits: Tensor = answer(prompts)[0].float()
-        limit = LOGIT_LIMIT if self._keeps_features else torch.inf  # like `SAM3D.forward`
-        return logits.clamp(-limit, limit)
+            logits = self._sam(fold).decode(features, prompts)[0].float()
+        return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)  # like `SAM3D.forward`
 
     def _dense(self, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor | None:
         """The maps of prompts with an extent, zero in the padding, as nnU-Net pads all channels; None without any."""
@@ -196,11 +192,15 @@ class Windows:
             return self._sam(fold).encode(self._flipped(start, flip))
 
     def _answer(self, fold: int, start: Triple, flip: tuple[int, ...], prompts: PromptTensors) -> Tensor:
-        """Logits (1, K, d, h, w) of a network that takes prompts as channels behind the image's."""
+        """Logits (K, d, h, w) of a network that takes prompts as channels behind the image's."""
         image_BCDHW = self._flipped(start, flip)
         maps = 0 if prompts.dense_BMDHW is None else prompts.dense_BMDHW.shape[1]
         empty_BPDHW = image_BCDHW.new_zeros(1, 1 + maps, *self.size)
-        return self.model.networks[fold](with_prompts(torch.cat([image_BCDHW, empty_BPDHW], 1), prompts))  # type: ignore[no-any-return]
+        data_BCDHW = with_prompts(torch.cat([image_BCDHW, empty_BPDHW], 1), prompts)
+        self.decoded += 1
+        with half_precision_of(self.model.device):
+            logits: Tensor = self.model.networks[fold](data_BCDHW)[0].float()
+        return logits
 
     def _flipped(self, start: Triple, flip: tuple[int, ...]) -> Tensor:
         image_BCDHW = torch.from_numpy(self.image(start))[None].to(self.model.device)
