@@ -206,12 +206,13 @@ def main(args: argparse.Namespace) -> int:
         return 0
     # imported late: `--help` responds immediately
     from nnsam3d.evaluation.report import write_report
-    from nnsam3d.evaluation.summary import write_results
+    from nnsam3d.evaluation.summary import collect, write_results
 
     setting = read_setting(output)
-    write_results(setting, output)
+    results = collect(setting, output)
+    write_results(setting, output, results)
     folder = (args.to or output).expanduser().absolute()
-    write_report(setting, output, folder, args.reference or setting.arms[0])
+    write_report(setting, output, results, folder, args.reference or setting.arms[0])
     print(f"nnsam3d: {folder}/report.html (also .md, .json, .csv and figures/)")
     return 0
 

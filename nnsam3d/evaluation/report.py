@@ -17,7 +17,7 @@ from nnsam3d.evaluation.overlays import overlay_figure
 from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.rows import CostRow, Summary, as_json
-from nnsam3d.evaluation.summary import Group, collect, groups, paired_values, summarise
+from nnsam3d.evaluation.summary import Group, groups, paired_values, summarise
 from nnsam3d.evaluation.tables import (
     Table,
     case_csv,
@@ -71,14 +71,13 @@ class Section:
     parts: Sequence[Table | Picture]
 
 
-def write_report(setting: Setting, output: Path, folder: Path, reference: str) -> None:
+def write_report(setting: Setting, output: Path, results: Sequence[Result], folder: Path, reference: str) -> None:
     """Writes report.html, .md, .json, .csv and figures/ into ``folder``.
 
     Raises:
-        UserError: results are missing, or the reference is not an arm.
+        UserError: the reference is not an arm.
     """
-    summary = summarise(setting, output, reference)
-    results = collect(setting, output)
+    summary = summarise(setting, output, results, reference)
     sections = list(_sections(output, summary, results))
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)

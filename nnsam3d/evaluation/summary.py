@@ -65,9 +65,9 @@ def collect(setting: Setting, output: Path) -> list[Result]:
     return results
 
 
-def write_results(setting: Setting, output: Path) -> None:
+def write_results(setting: Setting, output: Path, results: Sequence[Result]) -> None:
     """Write `results.json`, identical whether or not the run was interrupted: without times."""
-    units = [{**result.job.as_dict(), **result.as_dict(timing=False)} for result in collect(setting, output)]
+    units = [{**result.job.as_dict(), **result.as_dict(timing=False)} for result in results]
     write_json(output / "results.json", {"setting": asdict(setting), "units": units})
 
 
@@ -192,18 +192,19 @@ _KEYS = ("dataset", "configuration", "protocol", "arm")
 # ---------------------------------------------------------------------- everything
 
 
-def summarise(setting: Setting, output: Path, reference: str) -> Summary:
+def summarise(setting: Setting, output: Path, results: Sequence[Result], reference: str) -> Summary:
     """The content of the report.
 
     Args:
+        output: of the run.
+        results: from :func:`collect`.
         reference: the arm with which all others are compared.
 
     Raises:
-        UserError: results are missing, or the reference is not an arm.
+        UserError: the reference is not an arm.
     """
     if reference not in setting.arms:
         raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
-    results = collect(setting, output)
     every = list(groups(setting, results))
     found = [group for group in every if not group.refused]
     environment = output / ENVIRONMENT_FILE
