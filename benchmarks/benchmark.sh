@@ -5,8 +5,8 @@
 #   benchmarks/benchmark.sh RAW_FOLDER WORK_FOLDER [REPORT_FOLDER]
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 7 hours on 2 cores without a
 # GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
-# ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only, PROTOCOLS="iterative" these protocols. PARTS="starter"
-# measures the model that comes with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour).
+# ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only, PROTOCOLS="iterative" these protocols, FOLDS=0 this fold of
+# the PET images instead of three. PARTS="starter" measures the model that comes with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour).
 # Predictions run in two processes of one thread each.
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
@@ -53,7 +53,8 @@ for part in ${PARTS:-pet mr hippocampus}; do
   case $part in
     pet)
       plan pet 513 nnUNetPlans
-      run pet 513 nnUNetPlans 0 1 2
+      # shellcheck disable=SC2086
+      run pet 513 nnUNetPlans ${FOLDS:-0 1 2}
       ;;
     mr)
       plan mr 512 nnUNetPlansCoarse -overwrite_target_spacing 6.54 1.95 1.95

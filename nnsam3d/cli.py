@@ -30,6 +30,7 @@ COMMANDS = {
     "plan-table": "show the plans for different memory budgets",
     "predict": "segment a folder of images with their prompt files",
     "serve": "segment in 3D Slicer, napari, MITK, ITK-SNAP, or in a browser",
+    "learn": "tune a model on the cases that were finished so far",
     "benchmark": "compare models with clicks to nnU-Net and to controls, and write a report",
     "cluster": "submit trainings to SLURM",
     "synthesize": "make a dataset of synthetic volumes for class-agnostic training",

@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -47,6 +47,9 @@ from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
 class TrainedModel:

@@ -42,7 +42,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         UserError: an unsupported configuration or dataset (2D, cascade, re-orienting reader, no foreground).
     """
 
-    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", *CLICK_OPTIONS, *EXTENT_OPTIONS)
+    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", "weights", *CLICK_OPTIONS, *EXTENT_OPTIONS)
 
     def __init__(
         self,

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from nnsam3d.checkpoints.pretrained import RECORD_KEY
+from nnsam3d.network.fitting import load_fitting
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.contract import ComposeTransforms, nnUNetTrainer
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
 from nnsam3d.prompts import click_labels
@@ -31,6 +34,7 @@ from nnsam3d.training.online_validation import (
 )
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.start_masks import StartedDataset, found_masks, prepared_masks
+from nnsam3d.training.started_from import innermost, model_file
 from nnsam3d.training.synthetic_data import SyntheticCases
 
 STARTS = "starts"  # folder of a fold
@@ -42,6 +46,18 @@ class ClickedTrainer(TimedTrainer):
 
     prompt_types: tuple[str, ...] = ("click",)
     targets: Targets | None = None  # of a class-agnostic training, whose ``dataset_json`` has a single label
+
+    def initialize(self) -> None:
+        """Also loads the weights of a model (option ``weights``), as far as they fit."""
+        super().initialize()
+        source = None if self._restoring else model_file(self.options.weights)
+        if source is not None:
+            report = load_fitting(innermost(self.network), open_checkpoint(source)["network_weights"], source)
+            self._plans_entry[RECORD_KEY] = {"source": report.path, "sha256": report.sha256, "frozen": False}
+            self.print_to_log_file(f"nnsam3d: starts from {report.summary()}")
+            for what, names in (("adapted", report.adapted), ("new", report.new), ("unused", report.unused)):
+                if names:
+                    self.print_to_log_file(f"nnsam3d: {what}: {', '.join(names)}")
 
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]

@@ -65,7 +65,7 @@ class TrainingOptions:
     """
 
     preset: str = "auto"  # backbone: tiny, vit_b, vit_l, vit_h; auto = vit_b, on a CPU tiny
-    weights: str = "auto"  # auto (SAM's checkpoint of the preset; tiny has none), scratch, or a file
+    weights: str = "auto"  # auto (SAM's checkpoint of the preset; tiny has none), scratch, starter, or a file
     num_epochs: int = 500
     num_iterations_per_epoch: int = 0  # 0 = 250, on a CPU 50
     num_val_iterations_per_epoch: int = 0  # 0 = 50, on a CPU 5

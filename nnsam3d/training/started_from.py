@@ -10,8 +10,13 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnsam3d.checkpoints.pretrained import SCRATCH
+from nnsam3d.checkpoints.pretrained import AUTO, SCRATCH
+from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
+from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
+
+STARTER_WEIGHTS = "starter"  # value of the option weights
 
 # nnU-Net's functions that know the file of -pretrained_weights, and the names that they give it. They load it into the
 # network without telling the trainer.
@@ -41,6 +46,25 @@ def _known_to_a_caller(names: dict[str, str]) -> Path | None:
         if variable is not None and frame.f_locals.get(variable) is not None:
             return Path(frame.f_locals[variable])
     return None
+
+
+def model_file(weights: str) -> Path | None:
+    """The checkpoint of a trained model that the option ``weights`` names; None if it names no model's.
+
+    Args:
+        weights: "starter", or a file: a checkpoint of nnU-Net (.pth), or weights that nnsam3d has written
+            (.safetensors); SAM's own files are no models.
+    """
+    if weights == STARTER_WEIGHTS:
+        return STARTER / "fold_0" / WEIGHTS
+    if weights in (AUTO, SCRATCH):
+        return None
+    path = Path(weights).expanduser()
+    try:
+        open_checkpoint(path, mapped=True)
+    except UserError:
+        return None
+    return path
 
 
 def record_of(file: Path, frozen: bool) -> dict[str, Any]:

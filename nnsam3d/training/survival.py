@@ -62,6 +62,7 @@ class SurvivingTrainer(nnUNetTrainer):
     _skipped_in_a_row = 0
     _stop_signal: str | None = None  # the signal that was received
     _saved = math.inf  # time.monotonic() of the last checkpoint
+    _restoring = False  # whether a checkpoint is about to replace the initial weights
     _ours = False  # whether checkpoint_latest.pth belongs to this training
 
     # ------------------------------------------------------------------ start
@@ -373,7 +374,9 @@ class SurvivingTrainer(nnUNetTrainer):
         if path.name == LATEST:
             path = self._undamaged(path)
         open_checkpoint(path, mapped=True)
+        self._restoring = True
         self._restore(str(path))
+        self._restoring = False
         entry = self.my_init_kwargs["plans"]["configurations"][self.configuration_name]  # the checkpoint's
         if RECORD_KEY in entry:
             self._plans_entry[RECORD_KEY] = entry[RECORD_KEY]

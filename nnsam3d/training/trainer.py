@@ -39,7 +39,7 @@ from nnsam3d.training.options import (
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
 from nnsam3d.training.rollout import drawn_rounds, make_roll_out, starting
-from nnsam3d.training.started_from import innermost, is_frozen, will_be_loaded
+from nnsam3d.training.started_from import innermost, is_frozen, model_file, will_be_loaded
 
 FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes determined by the dataset
 CHECKPOINT_NAMES = (FINAL, LATEST, BEST)
@@ -71,7 +71,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         dataset_json = self._aim(options)
         plans = rewrite_plans(plans, configuration, dataset_json, options)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._restoring = False
         self.enable_deep_supervision = False
         self.pretrained_from: Path | None = None
         self._use(options)
@@ -131,20 +130,25 @@ class SAM3DAdapterTrainer(ClickedTrainer):
 
     def initialize(self) -> None:
         """Also loads SAM's weights, unless a checkpoint is about to replace them, and compiles the network."""
+        model = model_file(self.options.weights)
         if not self._restoring:
-            self.pretrained_from = find_weights(self.options.preset, self.options.weights)
+            self.pretrained_from = find_weights(self.options.preset, self.options.weights) if model is None else None
         super().initialize()
-        if not self._restoring:
+        if not self._restoring and model is None:
             self._load_pretrained()
         if super()._do_i_compile():
             self.print_to_log_file("Using torch.compile for encode and decode separately...")
             self.bare_network.compile_halves()
         total, trainable = parameter_counts(self.bare_network)
-        origin = "frozen SAM backbone" if self.pretrained_from else f"everything, from {will_be_loaded() or SCRATCH}"
+        begun = (
+            "frozen SAM backbone"
+            if self.pretrained_from
+            else f"everything, from {will_be_loaded() or model or SCRATCH}"
+        )
         self.print_to_log_file(
             f"nnsam3d options: {self.options}\n"
             f"nnsam3d network: {self.bare_network.config}\n"
-            f"parameters: {total:,}, trained: {trainable:,} ({origin})",
+            f"parameters: {total:,}, trained: {trainable:,} ({begun})",
             also_print_to_console=True,
         )
 
@@ -179,9 +183,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             # memory-mapped: only the plans are read here; nnU-Net reads the tensors below
             checkpoint = open_checkpoint(filename, mapped=True)
             self._adopt(checkpoint["init_args"]["plans"], filename)
-        self._restoring = True
         super()._restore(filename)
-        self._restoring = False
         # nnU-Net has restored the arguments and optimiser settings of the old run; the next checkpoint and the next
         # update need those of this run
         self.my_init_kwargs: dict[str, Any] = {

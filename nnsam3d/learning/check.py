@@ -1,0 +1,64 @@
+"""What a model is worth on finished cases: Dice of its answers without clicks and after simulated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.inference.image import PreparedImage
+from nnsam3d.learning.finished import FinishedCase, read_finished
+from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick
+
+CLICKS = (0, 1, 3)
+MOST_CASES = 4  # the last ones: a check is to take seconds
+CACHE_BYTES = 2**30
+
+
+def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Iterator[tuple[int, dict[int, float]]]:
+    """The answers to 0, 1, 2, ... simulated clicks, each on the largest error of the answer before: number of clicks,
+    and Dice of every label that occurs. Ends early if there is no error.
+
+    Args:
+        model: that answers.
+        case: with the truth.
+        most: clicks.
+    """
+    image, truth, properties = read_finished(case, model)
+    labels = tuple(value for value in sorted(set(model.labels.values())) if value > 0 and (truth == value).any())
+    z, y, x = (float(step) for step in properties["spacing"])
+    simulator = PromptSimulator(labels, (z, y, x), model.label_manager.ignore_label)
+    prepared = PreparedImage(model, image, properties, CACHE_BYTES, files=case.images)
+    given: list[VoxelClick] = []
+    for number in range(most + 1):
+        prompts = CasePrompts.of_array(case.name, [one.voxel for one in given], [one.label for one in given])
+        answer = prepared.segment(prompts if given else None).label_map
+        yield number, {label: dice_of(answer == label, truth == label) for label in labels}
+        click = simulator.correction(truth, answer, [one.voxel for one in given])
+        if click is None:
+            return
+        given.append(click)
+
+
+def mean_dice(model: TrainedModel, cases: Sequence[FinishedCase], clicks: Sequence[int] = CLICKS) -> float | None:
+    """Mean Dice over cases, labels and numbers of clicks; None without cases that have a label.
+
+    Args:
+        model: to measure.
+        cases: of more than a few, the last ones count.
+        clicks: numbers of clicks.
+    """
+    found = []
+    for case in cases[-MOST_CASES:]:
+        steps = dict(clicked_through(model, case, max(clicks)))
+        if steps[0]:  # an answer without errors is the last one
+            found += [np.mean(list(steps[min(number, max(steps))].values())) for number in clicks]
+    return float(np.mean(found)) if found else None
+
+
+def dice_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 if both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0

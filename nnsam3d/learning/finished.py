@@ -1,0 +1,130 @@
+"""Finished cases, as nnU-Net's preprocessed data for a short training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsam3d.errors import UserError
+from nnsam3d.files import write_json
+from nnsam3d.geometry import Slices
+from nnsam3d.inference.scale import first_spacing
+from nnsam3d.nnunet.contract import DefaultPreprocessor
+from nnsam3d.nnunet.datasets import training_cases
+from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.prompts.components import bounding_box
+from nnsam3d.prompts.kinds import Shape
+
+NAME = "Dataset001_Finished"
+PLANS = "nnUNetPlans"
+VERSIONS = "versions.json"
+
+
+@dataclass(frozen=True)
+class FinishedCase:
+    """
+    Attributes:
+        images: one file per channel.
+        label: file of the label map.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    label: str
+
+    @property
+    def version(self) -> str:
+        """Changes when the label map is saved again."""
+        state = Path(self.label).stat()
+        return f"{state.st_size:x}-{state.st_mtime_ns:x}"
+
+
+def finished_cases(folder: Path) -> dict[str, FinishedCase]:
+    """The cases of a dataset in nnU-Net's raw format, by name, those saved first at the beginning.
+
+    Args:
+        folder: with imagesTr, labelsTr and dataset.json, as ``nnsam3d serve --output`` writes it.
+
+    Raises:
+        UserError: there is no such dataset, or it is not complete.
+    """
+    if not (folder / "dataset.json").is_file():
+        raise UserError(f"{folder}: no dataset of finished cases (dataset.json is missing)")
+    try:
+        found = training_cases(folder)
+    except (OSError, KeyError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{folder}: not a dataset in nnU-Net's format ({error})") from error
+    cases = [FinishedCase(name, images, label) for name, (images, label) in found.items() if Path(label).is_file()]
+    return {case.name: case for case in sorted(cases, key=lambda case: Path(case.label).stat().st_mtime_ns)}
+
+
+def read_finished(case: FinishedCase, model: TrainedModel) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    """Image (C, z, y, x), label map (z, y, x) and nnU-Net's properties.
+
+    Raises:
+        UserError: a file cannot be read, or the two have different shapes.
+    """
+    image, properties = model.read(case.images)
+    labels = model.read_labels(case.label)
+    if labels.shape != image.shape[1:]:
+        raise UserError(f"case {case.name}: {case.label} has the shape {labels.shape}, the image {image.shape[1:]}")
+    return image, labels, properties
+
+
+def prepare(cases: Sequence[FinishedCase], model: TrainedModel, dataset_json: dict[str, Any], work: Path) -> None:
+    """Preprocesses cases as nnU-Net does, into ``work/preprocessed``; those that are there and unchanged stay.
+
+    For a model of any spacing, every case is prepared at the spacing that a prompt around its target would select.
+
+    Args:
+        cases: to train on.
+        model: whose plans define the preprocessing.
+        dataset_json: of the finished cases.
+        work: a folder of the learning.
+    """
+    base = work / "preprocessed" / NAME
+    folder = base / model.configuration_manager.data_identifier
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = base / VERSIONS
+    stored = json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else {}
+    for case in cases:
+        if stored.get(case.name) != case.version:
+            version = case.version
+            for old in [
+                file for file in folder.iterdir() if file.name.split(".")[0] in (case.name, f"{case.name}_seg")
+            ]:
+                old.unlink()
+            used = model.at_spacing(_spacing(case, model)) if model.any_spacing else model
+            DefaultPreprocessor(verbose=False).run_case_save(
+                *(str(folder / case.name), list(case.images), case.label),
+                *(used.plans_manager, used.configuration_manager, dataset_json),
+            )
+            write_json(versions, stored := {**stored, case.name: version})
+    write_json(base / "dataset_fingerprint.json", {})
+    write_json(base / "dataset.json", {**dataset_json, "numTraining": len(cases)})
+    names = [case.name for case in cases]
+    write_json(base / "splits_final.json", [{"train": names, "val": names[-1:]}])
+
+
+def _spacing(case: FinishedCase, model: TrainedModel) -> float:
+    _, labels, properties = read_finished(case, model)
+    return spacing_of(labels, properties)
+
+
+def spacing_of(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:
+    """mm at which a model of any spacing works on a target whose extent is known."""
+    spacing = [float(step) for step in properties["spacing"]]
+    mask = labels_ZYX > 0
+    shapes = [_box(bounding_box(mask))] if mask.any() else []
+    return first_spacing(labels_ZYX.shape, spacing, shapes)
+
+
+def _box(box: Slices) -> Shape:
+    ends = np.array([[side.start for side in box], [side.stop - 1 for side in box]], float)
+    return Shape("box", 1, ends)

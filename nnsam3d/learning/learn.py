@@ -1,0 +1,167 @@
+"""A round of learning: new weights from finished cases, which replace the old ones only if they are not worse."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256, replacing
+from nnsam3d.inference.model import Model
+from nnsam3d.learning.check import mean_dice
+from nnsam3d.learning.finished import FinishedCase, finished_cases
+from nnsam3d.learning.grow import grow
+from nnsam3d.learning.record import Record, Round, read_record
+from nnsam3d.learning.tune import Tuning, tune, write_checkpoint
+from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.datasets import FINAL
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning
+WORK, HISTORY, LOCK = "work", "history", "lock"  # beside the model's own files
+
+
+def learn(
+    base: Path, folds: list[str] | None, cases_folder: Path, own: Path, tuning: Tuning, new: bool = False
+) -> Round:
+    """Tunes a model on the finished cases of a dataset.
+
+    The first round writes the model's folder, as a copy of ``base`` or grown out of it; every further one continues it.
+    Old weights are kept in ``history``. Stopped at any time, the folder has complete weights: repeat the round.
+
+    Args:
+        base: folder of the model to begin from.
+        folds: of it; of several, the first one.
+        cases_folder: a dataset in nnU-Net's raw format.
+        own: folder of the model that learns.
+        tuning: how.
+        new: grow a model with the dataset's labels out of a class-agnostic ``base``.
+
+    Returns:
+        What the round brought.
+
+    Raises:
+        UserError: no finished case, labels or channels that do not fit, another round is running, or the training has
+            failed.
+    """
+    start = time.monotonic()
+    own.mkdir(parents=True, exist_ok=True)
+    with _locked(own / LOCK):
+        cases = finished_cases(cases_folder)
+        dataset_json = json.loads((cases_folder / "dataset.json").read_text(encoding="utf-8"))
+        record = read_record(own)
+        if record is None or not (own / "plans.json").is_file():
+            record = _begin(base, folds, list(cases.values()), dataset_json, own, new)
+        record = record.seen(list(cases))
+        model = Model(own, ["0"], FINAL, torch.device(tuning.device), mirroring=False)
+        declared = _declared(model, dataset_json)
+        training = [cases[name] for name in record.training if name in cases]
+        held_back = [cases[name] for name in record.held_back if name in cases]
+        if not training:
+            raise UserError(f"{cases_folder}: no finished case to learn from")
+        logger.info(f"learning from {len(training)} finished cases; {len(held_back)} held back")
+        made, updates = tune(model, training, declared, own / WORK, tuning)
+        objects = [name for name, value in sorted(declared["labels"].items(), key=_value) if _value((name, value))]
+        before, after = (
+            mean_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
+            for file in (own / "fold_0" / FINAL, made)
+        )
+        accepted = before is None or after is None or after >= before - TOLERANCE
+        sha256 = _take(own, made, len(record.rounds)) if accepted else ""
+        seconds = round(time.monotonic() - start, 1)
+        finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256)
+        replace(record, rounds=(*record.rounds, last)).write(own)
+    logger.info(last.describe())
+    return last
+
+
+def _begin(
+    base: Path, folds: list[str] | None, cases: list[FinishedCase], dataset_json: dict[str, Any], own: Path, new: bool
+) -> Record:
+    """The model's folder before the first round, and its record."""
+    if not cases:
+        raise UserError("no finished case to learn from")
+    model = Model(base, folds, FINAL, torch.device("cpu"), mirroring=False)
+    model = Model(base, model.folds[:1], model.checkpoint, torch.device("cpu"), mirroring=False)
+    if new:
+        grow(model, cases, dataset_json, own)
+    else:
+        (own / "fold_0").mkdir(exist_ok=True)
+        write_checkpoint(open_checkpoint(model.checkpoint_files[0]), own / "fold_0" / FINAL)
+        for name in ("dataset.json", "plans.json"):
+            with replacing(own / name) as temporary:
+                shutil.copyfile(base / name, temporary)
+    record = Record(str(base), file_sha256(model.checkpoint_files[0]))
+    record.write(own)
+    return record
+
+
+def _value(item: tuple[str, Any]) -> int:
+    name, value = item
+    return 0 if name == "ignore" else int(value if not isinstance(value, list) else max(value))
+
+
+def _declared(model: Model, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """dataset.json for the training: the model's, but for a class-agnostic model with the labels of the cases.
+
+    Raises:
+        UserError: the cases have other labels than the model.
+    """
+    ending = {"file_ending": dataset_json["file_ending"]}
+    if model.class_agnostic:
+        labels = {key: dataset_json[key] for key in ("labels", "regions_class_order") if key in dataset_json}
+        return {**model.dataset_json, **labels, **ending}
+    if dataset_json["labels"] != model.dataset_json["labels"]:
+        raise UserError(
+            f"the finished cases have the labels {dataset_json['labels']}, the model {model.dataset_json['labels']}"
+        )
+    return {**model.dataset_json, **ending}
+
+
+def _with_weights(own: Path, file: Path, device: str, objects: list[str]) -> Model:
+    """The model with the weights of a checkpoint file."""
+    model = Model(own, ["0"], FINAL, torch.device(device), mirroring=False, objects=objects)
+    model.networks[0].load_state_dict(open_checkpoint(file)["network_weights"])
+    return model
+
+
+def _take(own: Path, made: Path, number: int) -> str:
+    """Puts new weights in the place of the old ones, which stay in the history; returns their SHA-256."""
+    current, old = own / "fold_0" / FINAL, own / HISTORY / f"{number:04d}.pth"
+    old.parent.mkdir(exist_ok=True)
+    with replacing(old) as temporary:
+        shutil.copyfile(current, temporary)
+    with replacing(current, durable=True) as temporary:
+        shutil.copyfile(made, temporary)
+    return file_sha256(current)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One round at a time. The system releases the lock when the process ends, even after a crash.
+
+    Raises:
+        UserError: another process has it.
+    """
+    with file.open("w") as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: without a lock
+            pass
+        except BlockingIOError as error:
+            raise UserError(f"{file.parent}: this model is learning already, in another process") from error
+        yield

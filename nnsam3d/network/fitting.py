@@ -1,0 +1,148 @@
+"""Weights of a trained model as the beginning of another one, with other labels, image channels, prompts or sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnsam3d.files import file_sha256
+
+from .weights import LoadReport
+
+CLASSES = ("mask_decoder.cls.3.", "mask_decoder.extent_logits.", "mask_decoder.voxel_logits.")
+"""Layers with one output per class."""
+CLICKS = ("prompt_encoder.click_map.", "mask_decoder.click_map.")
+EXTENTS = ("mask_decoder.extent_map.", "mask_decoder.extent_logits.")
+VOXELS = "mask_decoder.voxel_map."  # its inputs: clicks by label, then extents
+IMAGE = "image_encoder.detail.at_voxels.0."
+FUSION = "mask_decoder.cls.0."  # its last inputs are the image
+TABLES = re.compile(r"image_encoder\.(?:(depth_embed)|blocks\.\d+\.attn\.rel_pos_[hwd])$")
+OWN = -1  # in a list of sources: as initialised
+
+
+def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> LoadReport:
+    """Copies the weights of a model into a network, as far as they fit.
+
+    What has the same name and shape is copied. For :class:`SAM3D`, what depends on labels, image channels and sizes is
+    adapted: labels that the model does not have begin as its last one (of a class-agnostic model: the object), every
+    image channel with its share of the weights for the model's channels, and tables of positions are interpolated.
+
+    Args:
+        network: changed in place.
+        weights: of the model's checkpoint.
+        path: of that checkpoint, for the report.
+    """
+    own = network.state_dict()
+    loaded, adapted = [], []
+    with torch.no_grad():
+        for name, values in own.items():
+            given = weights.get(name)
+            if given is None:
+                continue
+            if given.shape == values.shape:
+                loaded.append(name)
+            else:
+                given = _adapted(name, given, values, weights, own)
+                if given is None:
+                    continue
+                adapted.append(name)
+            values.copy_(given)
+    taken = {*loaded, *adapted}
+    return LoadReport(
+        path=str(path),
+        sha256=file_sha256(path),
+        loaded=loaded,
+        adapted=adapted,
+        new=[name for name in own if name not in taken],
+        unused=[name for name in weights if name not in taken],
+    )
+
+
+def _adapted(
+    name: str, given: Tensor, values: Tensor, there: Mapping[str, Tensor], here: Mapping[str, Tensor]
+) -> Tensor | None:
+    """A parameter in the shape of the network's own; None if nobody knows how."""
+    if given.ndim != values.ndim:
+        return None
+    if table := TABLES.match(name):
+        return _interpolated(given, values.shape, axis=1 if table[1] else 0)
+    labels = [len(state["prompt_encoder.label_embed.weight"]) for state in (there, here)]
+    if name == "prompt_encoder.label_embed.weight":
+        given = given[_rows(*labels)]
+    if name.startswith(CLASSES):
+        given = _classes(given, len(values), labels)
+    if name.startswith(CLICKS):
+        given = _taken(given, _blocks(*labels, given.shape[1] // labels[0], values.shape[1] // labels[1]), values)
+    if name.startswith(EXTENTS):
+        given = _taken(given, _extents(given.shape[1], values.shape[1], labels), values)
+    if name.startswith(VOXELS):
+        clicks = _blocks(*labels, 1, 1)
+        extents = _extents(given.shape[1] - labels[0], values.shape[1] - labels[1], labels)
+        given = _taken(given, [*clicks, *(n if n == OWN else n + labels[0] for n in extents)], values)
+    if name.startswith(IMAGE):
+        given = _channels(given, values.shape[1])
+    if name.startswith(FUSION):
+        features = 4 * len(given)  # three levels and the prompted one
+        image = _channels(given[:, features:], values.shape[1] - 4 * len(values))
+        given = torch.cat([given[:, :features], image], 1)
+    return given if given.shape == values.shape else None
+
+
+def _rows(there: int, here: int) -> list[int]:
+    """For every label of the network, a label of the model."""
+    return [min(label, there - 1) for label in range(here)]
+
+
+def _classes(given: Tensor, number: int, labels: list[int]) -> Tensor:
+    """Rows of a layer with one output per class. Networks for overlapping regions have no output for background: the
+    logit of a region is that of its label less that of background.
+
+    Args:
+        number: of classes of the network.
+        labels: of the model and of the network, background included.
+    """
+    if len(given) == labels[0] and number == labels[1] - 1:
+        given = given[1:] - given[:1]
+    return given[_rows(len(given), number)]
+
+
+def _blocks(labels_there: int, labels_here: int, there: int, here: int) -> list[int]:
+    """For every input of the network, one of the model; inputs are blocks of one map per label.
+
+    Args:
+        there, here: blocks of the model, of the network.
+    """
+    rows = _rows(labels_there, labels_here)
+    return [block * labels_there + row if block < there else OWN for block in range(here) for row in rows]
+
+
+def _extents(there: int, here: int, labels: list[int]) -> list[int]:
+    """As :func:`_blocks` for maps of prompts with an extent, of which background has none."""
+    foreground = [n - 1 for n in labels]
+    return _blocks(*foreground, there // foreground[0], here // foreground[1])
+
+
+def _taken(given: Tensor, sources: list[int], values: Tensor) -> Tensor:
+    """Inputs of the model in the order of the network's; its own where there is no source."""
+    parts = [values[:, n : n + 1] if source == OWN else given[:, source : source + 1].to(values.dtype)
+             for n, source in enumerate(sources)]  # fmt: skip
+    if len(parts) != values.shape[1] or given.shape[0] != values.shape[0]:
+        return given
+    return torch.cat(parts, 1)
+
+
+def _channels(given: Tensor, number: int) -> Tensor:
+    """Weights (O, I, ...) for another number of image channels: the mean, so that equal channels give the same sum."""
+    return given.sum(1, keepdim=True).expand(-1, number, *given.shape[2:]) / number
+
+
+def _interpolated(table: Tensor, shape: torch.Size, axis: int) -> Tensor:
+    """A table of positions along one axis, linearly interpolated to another length."""
+    rows = table.movedim(axis, -1)
+    flat = F.interpolate(rows.reshape(1, -1, rows.shape[-1]).float(), size=shape[axis], mode="linear")
+    return flat.reshape(*rows.shape[:-1], -1).movedim(-1, axis)
