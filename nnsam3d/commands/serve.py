@@ -16,6 +16,7 @@ from nnsam3d.errors import UserError
 KEY_VARIABLE = "NNSAM3D_KEY"
 PACKAGES = ("starlette", "uvicorn", "blosc2")
 GIB = 2**30
+OWN = "learned"  # folder of the model that learns, in the dataset's
 DESCRIPTION = """
 Serves a trained model, or the starter, until it is stopped, and prints its address. In a viewer, enter it
 as the address of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With
@@ -25,6 +26,7 @@ EXAMPLE = """
 nnsam3d serve                                        # the starter: any object, nothing trained
 nnsam3d serve -m path/to/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres
 nnsam3d serve -d 513 -c 3d_fullres -f 0 --images imagesTs --output Dataset600_Clicked
+nnsam3d serve --images imagesTs --new Dataset601_Nodes --labels tumour,node
 nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key required, not encrypted
 """
 
@@ -46,6 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="save cases here as an nnU-Net dataset: imagesTr, labelsTr, dataset.json",
+    )
+    files.add_argument(
+        "--learn",
+        action="store_true",
+        help="the model learns from every saved case, in the background (see nnsam3d learn); needs --output",
+    )
+    files.add_argument(
+        "--new",
+        type=Path,
+        metavar="FOLDER",
+        help="begin a dataset with --labels and a model of its own, which grows out of the starter: --output and "
+        "--learn in one",
     )
     files.add_argument(
         "--copy",
@@ -109,6 +123,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until the command is stopped by Ctrl+C or SIGTERM, which finish running requests first."""
+    args.labels = [name for given in args.labels for name in given.split(",") if name]
+    if args.new is not None:
+        _check_new(args)
+        args.output, args.learn = args.new, True
     _check(args)
     folder = chosen_model(args)
     local_key = _key(args)
@@ -121,17 +139,20 @@ def main(args: argparse.Namespace) -> int:
     from nnsam3d.server.app import App, Limits
     from nnsam3d.server.cases import Cases
     from nnsam3d.server.http import Access, Server, is_local
+    from nnsam3d.server.learner import Learner, newest
     from nnsam3d.server.temporary import own_temporary_folder
 
     device = choose_device(args.device)
-    model = Model(
+    base = Model(
         *(folder, args.folds, args.checkpoint, device),
         mirroring=False,
         trusted=args.trust_checkpoint,
         objects=args.labels,
     )
     if args.images is not None:
-        model.take_ending_of(args.images)
+        base.take_ending_of(args.images)
+    own = None if not args.learn else args.output / OWN
+    model = base if own is None else newest(base, own)
     cases = None if args.images is None else Cases(args.images, model, args.output, copy=args.copy)
     limits = Limits(
         args.max_sessions, args.idle, args.liveness, int(args.memory * GIB), int(min(args.max_image, args.memory) * GIB)
@@ -142,6 +163,8 @@ def main(args: argparse.Namespace) -> int:
     certificate = None if args.tls_cert is None else (args.tls_cert, args.tls_key)
     with own_temporary_folder():
         app = App(model, limits, cases, key)
+        if own is not None:
+            app.learner = Learner(_learning(args, folder, str(device)), own, lambda: app.take(newest(base, own)))
         try:
             server = Server((args.host, args.port), app, access, certificate)
         except ssl.SSLError as error:
@@ -154,8 +177,19 @@ def main(args: argparse.Namespace) -> int:
             ) from error
         app.worker.submit(model.warm_up)
         _print_addresses(model, str(device), server.port, args, key)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        finally:
+            if app.learner is not None:
+                app.learner.close()
     return 0
+
+
+def _learning(args: argparse.Namespace, folder: Path, device: str) -> list[str]:
+    """Options of `nnsam3d learn`."""
+    folds = [] if args.folds is None else ["-f", *args.folds]
+    new = [] if args.new is None else ["--new"]
+    return ["-m", str(folder), *folds, "--cases", str(args.output), "-device", device, *new]
 
 
 def _key(args: argparse.Namespace) -> str | None:
@@ -191,7 +225,16 @@ def _print_addresses(model: object, device: str, port: int, args: argparse.Names
     print("nnsam3d: press Ctrl+C to stop", flush=True)
 
 
+def _check_new(args: argparse.Namespace) -> None:
+    if args.output is not None:
+        raise UserError("--new and --output: give only one of them; both are the dataset's folder")
+    if not args.labels:
+        raise UserError("--new requires --labels, the names of what is to be segmented: --labels tumour,node")
+
+
 def _check(args: argparse.Namespace) -> None:
+    if args.learn and args.output is None:
+        raise UserError("--learn requires --output: the model learns from the cases that are saved there")
     if args.output is not None and args.images is None:
         raise UserError("--output requires --images: only cases of that folder are saved")
     if args.images is not None and not args.images.is_dir():

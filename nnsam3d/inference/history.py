@@ -170,7 +170,7 @@ def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
         GeometryError: mm, for an image without geometry.
     """
     kinds = image.model.codec.kinds
-    if prompt.kind not in kinds:
+    if prompt.kind not in kinds and prompt.trained:
         raise PromptError(f"this model was trained with prompts of type {', '.join(kinds)}, not {prompt.kind}")
     if space == "array":
         return prompt.at(prompt.points("voxel")[:, ::-1], "voxel")

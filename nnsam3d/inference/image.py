@@ -16,6 +16,7 @@ from nnsam3d.geometry import Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits, with_voxels
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
+from nnsam3d.inference.painting import painted_over
 from nnsam3d.inference.region import segment_clicked
 from nnsam3d.inference.scale import CACHES, STEPS, first_spacing, next_spacing
 from nnsam3d.inference.windows import Windows
@@ -192,6 +193,10 @@ class PreparedImage:
             PromptError: an unknown label, or a click outside the image.
             UserError: the network's output contains NaN.
         """
+        if prompts is not None and prompts.paint.prompts and bind:
+            known = self.label_values(prompts, labels)
+            how = (scope, bind, probabilities, automatic, components, mask_ZYX, known)
+            return painted_over(self.segment(prompts.without_paint, *how), prompts, known, self)
         if not self.model.class_agnostic:
             return self._segment(prompts, scope, bind, probabilities, automatic, components, mask_ZYX)
         asked = CasePrompts("", "voxel") if prompts is None else prompts
@@ -311,8 +316,10 @@ class PreparedImage:
 
     def check(self, prompts: CasePrompts) -> None:
         """Raises PromptError if :meth:`segment` would."""
+        names = self.label_values(prompts)
+        image_prompts(prompts.paint, names, self.shape_ZYX, self.raw_properties)
+        prompts = prompts.without_paint
         if self.model.class_agnostic:
-            names = self.label_values(prompts)
             for value in objects_of(prompts, names) or [1]:
                 self._network_prompts(prompts_of_object(prompts, names, value)[0])
         else:
@@ -330,10 +337,10 @@ class PreparedImage:
 
     def _network_prompts(self, prompts: CasePrompts | None) -> VoxelPrompts:
         """Prompts on the voxels of the preprocessed image."""
-        shape = self.volume.shape
-        model = self.model
+        shape, model = self.volume.shape, self.model
+        asked = None if prompts is None else prompts.without_paint
         return network_prompts(
-            prompts, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
+            asked, model.labels, self.shape_ZYX, self.properties, model.plans_manager, shape, model.codec
         )
 
     def _export(self, regions: Sequence[Region], probabilities: bool) -> Segmentation:

@@ -141,8 +141,7 @@ class Session(Drawing):
 
     @property
     def labels(self) -> dict[str, int]:
-        """What a click may say: name -> value; 0 is background, the negative click. Class-agnostic models take any
-        name, which gets the smallest free value."""
+        """Name -> value; 0 is background. Class-agnostic models take any name, which gets the smallest free value."""
         used = self._now.history.labels if self._model.open_labels else None
         return used or dict(self._model.labels)
 
@@ -181,18 +180,15 @@ class Session(Drawing):
         if not added:
             return
         state = replace(self._now.history.state, prompts=(*self.prompts, *added))
-        self._prepared.check(self._prompts(state.prompts))
+        self._prepared.check(CasePrompts(self._now.case, "voxel", state.prompts))
         words = "clicks" if all(isinstance(prompt, Click) for prompt in added) else "prompts"
         self._go(self._now.history.after(added[0] if len(added) == 1 else words, state))
 
     def remove(self, number: int) -> None:
-        """Takes one prompt out, whenever it was made; this is a step.
+        """Takes out one prompt, whenever it was made: a step.
 
         Args:
-            number: its place in :attr:`prompts`, from 0.
-
-        Raises:
-            PromptError: there is no such prompt.
+            number: its place in :attr:`prompts`, from 0. Raises PromptError: there is none there.
         """
         if not 0 <= number < len(self.prompts):
             raise PromptError(f"there is no prompt {number}: there are {len(self.prompts)}, counted from 0")
@@ -240,14 +236,24 @@ class Session(Drawing):
         """Takes a segmentation that clicks will correct, see :class:`StartMask`, in place of all clicks.
 
         Args:
-            segmentation: a label map (z, y, x) of the image's shape, or a file with one. What clicks change is computed
-                with the network, everything else stays.
+            segmentation: a label map (z, y, x) of the image's shape, or a file with one.
 
         Raises:
-            UserError: another shape, a file that lies elsewhere than the image, values that are no labels of the
-                model, or an unreadable file; the session stays as it was.
+            UserError: another shape or place than the image's, values that are no labels of the model, or an unreadable
+                file; the session stays as it was.
         """
         self._go(self._now.history.after("segmentation", State(start=read_start_mask(segmentation, self._prepared))))
+
+    def start_automatically(self) -> None:
+        """Takes the model's answer without prompts as the segmentation to start from.
+
+        Raises:
+            UserError: the model is class-agnostic.
+        """
+        if self._model.class_agnostic:
+            raise UserError("this model segments what prompts point at: it has no answer without one")
+        self._watch.start(self._prepared.computed)
+        self.start_from(self._prepared.segment(None).label_map)
 
     def snapshot(self) -> SessionSnapshot:
         """What the session holds now, for :meth:`restore`: immutable, and of no other use."""
@@ -280,8 +286,7 @@ class Session(Drawing):
     def save_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
         """Writes the prompts as a prompt file that `nnsam3d predict` and :meth:`load_prompts` read.
 
-        It names the segmentation to start from, if there is one: its file, or a copy in the folder ``nnsam3d_masks``
-        beside the prompt file, if it was an array or its file has been changed.
+        It names the segmentation to start from: its file, or a copy in ``nnsam3d_masks`` beside the prompt file.
 
         Args:
             path: ending in .json (our format), or in .mrk.json (3D Slicer's, in mm).
@@ -294,11 +299,10 @@ class Session(Drawing):
         write_state(Path(path), self._now.case, self._now.history.state, self._prepared, masks)
 
     def save_segmentation(self, path: str | os.PathLike[str]) -> None:
-        """Writes the label map as an image file with the geometry of the image.
+        """Writes the label map as an image file with the geometry of the image, complete or not at all.
 
         Raises:
-            UserError: the image is an array without geometry, the ending cannot hold a segmentation, or the file cannot
-                be written; a file that was there stays.
+            UserError: an array without geometry, an ending that holds no segmentation, or the file cannot be written.
         """
         _ = self.grid  # raises where there is none
         check_ending(Path(path), self._model.reader_name)
@@ -364,7 +368,7 @@ class Session(Drawing):
     @property
     def changed_box(self) -> Slices | None:
         """The smallest box (slices z, y, x) that holds what the last change altered; None if nothing changed."""
-        self._update()
+        _ = self.segmentation
         return self._now.changed
 
     # ------------------------------------------------------------------ inside
@@ -383,9 +387,6 @@ class Session(Drawing):
         if self._now.image is None:
             raise UserError("the session has no image yet: call set_image first")
         return self._now.image
-
-    def _prompts(self, prompts: Sequence[Prompt]) -> CasePrompts:
-        return CasePrompts(self._now.case, "voxel", prompts)
 
     def _go(self, history: History) -> None:
         self._now = replace(self._now, history=history, stale=True)

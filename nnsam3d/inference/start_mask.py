@@ -19,6 +19,7 @@ from nnsam3d.inference.extent import clear_background
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
+from nnsam3d.inference.painting import painted_over
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.nnunet.reading import image_grid
@@ -102,6 +103,8 @@ class StartMask:
             PromptError, UserError: as :meth:`PreparedImage.segment`.
         """
         names = image.label_values(prompts, {**self.labels, **(labels or {})})
+        if prompts.paint.prompts:
+            return painted_over(self.correct(image, prompts.without_paint, names), prompts, names, image)
         placed = image_prompts(prompts, names, image.shape_ZYX, image.raw_properties)
         last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
         implied, removed = self._reading(last)

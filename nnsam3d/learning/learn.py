@@ -24,7 +24,7 @@ from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
 from nnsam3d.learning.tune import Tuning, tune, write_checkpoint
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.nnunet.datasets import FINAL, find_folds
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,12 @@ def learn(
             mean_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
             for file in (own / "fold_0" / FINAL, made)
         )
+        other = mean_dice(_base_model(base, folds, tuning.device, objects), held_back) if record.grown else None
         accepted = before is None or after is None or after >= before - TOLERANCE
         sha256 = _take(own, made, len(record.rounds)) if accepted else ""
         seconds = round(time.monotonic() - start, 1)
         finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256)
+        last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256, other)
         replace(record, rounds=(*record.rounds, last)).write(own)
     logger.info(last.describe())
     return last
@@ -93,8 +94,7 @@ def _begin(
     """The model's folder before the first round, and its record."""
     if not cases:
         raise UserError("no finished case to learn from")
-    model = Model(base, folds, FINAL, torch.device("cpu"), mirroring=False)
-    model = Model(base, model.folds[:1], model.checkpoint, torch.device("cpu"), mirroring=False)
+    model = _base_model(base, folds, "cpu", [])
     if new:
         grow(model, cases, dataset_json, own)
     else:
@@ -103,9 +103,14 @@ def _begin(
         for name in ("dataset.json", "plans.json"):
             with replacing(own / name) as temporary:
                 shutil.copyfile(base / name, temporary)
-    record = Record(str(base), file_sha256(model.checkpoint_files[0]))
+    record = Record(str(base), file_sha256(model.checkpoint_files[0]), grown=new)
     record.write(own)
     return record
+
+
+def _base_model(base: Path, folds: list[str] | None, device: str, objects: list[str]) -> Model:
+    first, checkpoint = find_folds(base, folds)
+    return Model(base, first[:1], checkpoint, torch.device(device), mirroring=False, objects=objects)
 
 
 def _value(item: tuple[str, Any]) -> int:

@@ -26,6 +26,7 @@ class Round:
         before, after: mean Dice of the held-back cases; None: there were none.
         accepted: whether the model now has these weights.
         sha256: of these weights, if they were accepted.
+        base: mean Dice of the same cases with the class-agnostic model out of which this one grows; else None.
     """
 
     finished: str
@@ -36,12 +37,15 @@ class Round:
     after: float | None
     accepted: bool
     sha256: str = ""
+    base: float | None = None
 
     def describe(self) -> str:
         """One sentence for a person."""
         if self.before is None or self.after is None:
             return f"learned from {self.cases} cases (not checked: no case is held back yet)"
         change = f"Dice of held-back cases {self.before:.3f} -> {self.after:.3f}"
+        if self.base is not None:
+            change += f" ({self.base:.3f} of the model that it began as)"
         return f"learned from {self.cases} cases: {change}" if self.accepted else f"kept the old weights: {change}"
 
 
@@ -53,6 +57,7 @@ class Record:
         begun_from: the model that it started as, and the SHA-256 of its weights.
         order: names of all finished cases, in the order in which they were first seen.
         rounds: in order.
+        grown: whether the model has grown out of a class-agnostic one.
 
     >>> record = Record("starter", "").seen(["a", "b", "c", "d", "e"])
     >>> record.training, record.held_back
@@ -63,6 +68,17 @@ class Record:
     sha256: str
     order: tuple[str, ...] = ()
     rounds: tuple[Round, ...] = ()
+    grown: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether the model is to be used rather than the one that it began as: always if it was tuned, but if it has
+        grown, only once it is at least as good on held-back cases."""
+        if not self.rounds or not self.grown:
+            return bool(self.rounds)
+        last = self.rounds[-1]
+        now = last.after if last.accepted else last.before
+        return now is not None and last.base is not None and now >= last.base
 
     def seen(self, cases: Sequence[str]) -> Record:
         """With new cases at the end. Cases that no longer exist keep their place, so that none changes sides."""

@@ -39,12 +39,13 @@ def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     """
     own = network.state_dict()
     loaded, adapted = [], []
+    for_regions = _without_background(own) and not _without_background(weights)
     with torch.no_grad():
         for name, values in own.items():
             given = weights.get(name)
             if given is None:
                 continue
-            if given.shape == values.shape:
+            if given.shape == values.shape and not (for_regions and name.startswith(CLASSES)):
                 loaded.append(name)
             else:
                 given = _adapted(name, given, values, weights, own)
@@ -75,7 +76,9 @@ def _adapted(
     if name == "prompt_encoder.label_embed.weight":
         given = given[_rows(*labels)]
     if name.startswith(CLASSES):
-        given = _classes(given, len(values), labels)
+        if _without_background(here) and not _without_background(there):
+            given = given[1:] - given[:1]  # the logit of a region is that of its label less that of background
+        given = given[_rows(len(given), len(values))]
     if name.startswith(CLICKS):
         given = _taken(given, _blocks(*labels, given.shape[1] // labels[0], values.shape[1] // labels[1]), values)
     if name.startswith(EXTENTS):
@@ -98,17 +101,10 @@ def _rows(there: int, here: int) -> list[int]:
     return [min(label, there - 1) for label in range(here)]
 
 
-def _classes(given: Tensor, number: int, labels: list[int]) -> Tensor:
-    """Rows of a layer with one output per class. Networks for overlapping regions have no output for background: the
-    logit of a region is that of its label less that of background.
-
-    Args:
-        number: of classes of the network.
-        labels: of the model and of the network, background included.
-    """
-    if len(given) == labels[0] and number == labels[1] - 1:
-        given = given[1:] - given[:1]
-    return given[_rows(len(given), number)]
+def _without_background(state: Mapping[str, Tensor]) -> bool:
+    """Whether the network has one output per region, and none for background."""
+    last, labels = state.get("mask_decoder.cls.3.weight"), state.get("prompt_encoder.label_embed.weight")
+    return last is not None and labels is not None and len(last) < len(labels)
 
 
 def _blocks(labels_there: int, labels_here: int, there: int, here: int) -> list[int]:

@@ -8,6 +8,7 @@ Axis letters: C = image channels, D, H, W = array axes after nnU-Net's transposi
 from __future__ import annotations
 
 import itertools
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +25,16 @@ from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
 from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
 from nnsam3d.nnunet.size import check_whole
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
-from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, PromptCodec, PromptError, click_labels, clicks_to_labels
+from nnsam3d.prompts import (
+    CasePrompts,
+    Click,
+    MaskPrompt,
+    PromptCodec,
+    PromptError,
+    PromptWarning,
+    click_labels,
+    clicks_to_labels,
+)
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.codec import CLICKS_ONLY
 from nnsam3d.prompts.kinds import KINDS, Prompt, Shape
@@ -227,6 +237,9 @@ def network_prompts(
     if prompts is None or not prompts.prompts:
         return VoxelPrompts.of()
     prompts = codec.usable(prompts, f"case {prompts.case}")
+    if prompts.paint.prompts:  # only nnU-Net's own commands come here with it
+        warnings.warn(f"case {prompts.case}: paint is applied by nnsam3d predict only", PromptWarning, stacklevel=1)
+        prompts = prompts.without_paint
     placed = image_prompts(prompts, labels, shape_zyx, properties)
     steps = preprocessing_steps(properties, plans_manager.transpose_forward, shape_DHW)
     kept_N = inside_grid(steps.apply(placed.voxels_N3), shape_DHW)

@@ -160,7 +160,8 @@ class PromptCodec:
     # ------------------------------------------------------------------ prompts
 
     def usable(self, prompts: CasePrompts, where: str) -> CasePrompts:
-        """The prompts without those of kinds that the model does not support. Masks to start from need no support.
+        """The prompts without those of kinds that the model does not support. Masks to start from need no support, nor
+        does what is applied to the network's answer.
 
         Args:
             where: file or case of the prompts, for messages.
@@ -171,7 +172,7 @@ class PromptCodec:
         Warns:
             PromptWarning: prompts were skipped.
         """
-        supported = {*self.kinds, MaskPrompt.kind}
+        supported = {*self.kinds, MaskPrompt.kind, *(name for name, kind in KINDS.items() if not kind.trained)}
         kept = [prompt for prompt in prompts.prompts if prompt.kind in supported]
         others = [kind for kind in prompts.kinds if kind not in supported]
         if not others:

@@ -115,6 +115,16 @@ class CasePrompts:
         return replace(self, prompts=tuple(prompt for prompt in self.prompts if not isinstance(prompt, MaskPrompt)))
 
     @property
+    def paint(self) -> CasePrompts:
+        """The prompts that the network does not get, because they are applied to its answer."""
+        return replace(self, prompts=tuple(prompt for prompt in self.prompts if not prompt.trained))
+
+    @property
+    def without_paint(self) -> CasePrompts:
+        """The others."""
+        return replace(self, prompts=tuple(prompt for prompt in self.prompts if prompt.trained))
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The types of the prompts, each once."""
         return tuple(dict.fromkeys(prompt.kind for prompt in self.prompts))

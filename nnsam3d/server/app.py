@@ -7,12 +7,13 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from nnsam3d.inference.model import Model
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.learner import Learner
 from nnsam3d.server.leases import Lease, Leases
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.worker import Worker
@@ -36,6 +37,8 @@ class App:
     """One model and its clients.
 
     Attributes:
+        model: the newest one; conversations take it with their next image.
+        learner: with which it learns from saved cases.
         cases: the folder of --images, if given.
         key: what clients must send; None: nothing.
         unpacking: held while an upload is decompressed, so that only one is at a time.
@@ -51,11 +54,20 @@ class App:
             limits.liveness_seconds,
             limits.memory_bytes,
         )
+        self.learner: Learner | None = None
         self.unpacking = asyncio.Lock()
         self._secret = secrets.token_bytes(32)
 
     def _conversation(self) -> Conversation:
-        return Conversation(self.model, self.limits.memory_bytes // 2, self.worker.let_others)
+        return Conversation(lambda: self.model, self.limits.memory_bytes // 2, self.worker.let_others)
+
+    def take(self, model: Model) -> None:
+        """Serves another model: clients get it with their next image."""
+        self.model = model
+
+    def computing(self) -> AbstractContextManager[None]:
+        """A context in which the learning pauses."""
+        return nullcontext() if self.learner is None else self.learner.paused()
 
     @asynccontextmanager
     async def reserved(self, size: int, lease: Lease | None = None) -> AsyncIterator[None]:

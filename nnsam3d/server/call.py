@@ -96,7 +96,7 @@ class Call:
 
         def whole() -> T:
             try:
-                with conversation.session.computing(ticket):
+                with self.app.computing(), conversation.session.computing(ticket):
                     return job(conversation)
             finally:
                 conversation.doing = None

@@ -5,29 +5,34 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing, write_json
+from nnsam3d.files import replacing, write_json, writing
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
 from nnsam3d.inference.watch import Cancelled
 from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.journal import Journal, Note
 from nnsam3d.server.refusal import Refusal
 
-LABELS, IMAGES, CLICKS = "labelsTr", "imagesTr", "clicks"
+LABELS, IMAGES, CLICKS, DRAFTS = "labelsTr", "imagesTr", "clicks", "drafts"
 
 
 class Cases:
     """The cases of a folder that follows nnU-Net's naming.
 
     With an output folder, saved cases are added to a dataset in nnU-Net's raw format: images, label map, clicks and
-    ``dataset.json``.
+    ``dataset.json``. Until then, every step of a case is kept as a draft.
+
+    Attributes:
+        journal: the table of the annotation; None without an output folder.
     """
 
     def __init__(self, images: Path, model: Model, output: Path | None = None, copy: bool = False) -> None:
@@ -41,6 +46,7 @@ class Cases:
             UserError: the folder does not exist or contains no images for this model.
         """
         self.images, self.output, self._model, self._copy = images, output, model, copy
+        self.journal = None if output is None else Journal(output)
         self._compared: set[tuple[str, str]] = set()  # images whose content is that of the dataset's
         if not images.is_dir():
             raise UserError(f"{images}: no such folder (--images is the folder with the images)")
@@ -58,9 +64,18 @@ class Cases:
         return found
 
     def overview(self) -> list[dict[str, Any]]:
-        """The name of each case, and whether it has been saved. Lists the two folders, and reads no file."""
-        saved = self._saved()
-        return [{"case": name, "saved": name in saved} for name in self._listed()]
+        """The name and state of each case. Lists the folders, and reads no file."""
+        saved, drafts = self._saved(), self._drafts()
+        return [self._row(name, name in saved, name in drafts) for name in self._listed()]
+
+    def _row(self, name: str, saved: bool, draft: bool) -> dict[str, Any]:
+        note = Note(name) if self.journal is None else self.journal.note(name)
+        state = "draft" if draft else note.mark or ("done" if saved else "todo")
+        return {"case": name, "saved": saved, "state": state, "flagged": note.flagged, "comment": note.comment}
+
+    def row(self, case: str) -> dict[str, Any]:
+        """The name and state of one case."""
+        return self._row(case, self.version(case) != "", self._is_draft(case))
 
     def files(self, case: str) -> tuple[Path, ...]:
         """The images of a case, one per channel. Clients cannot open files outside the folder.
@@ -74,10 +89,11 @@ class Cases:
         return listed[case]
 
     def following(self, case: str) -> str | None:
-        """The next unsaved case in the folder's order, continuing from the first case after the last."""
-        names, saved = list(self._listed()), self._saved()
+        """The next case to do in the folder's order, continuing from the first case after the last."""
+        rows = self.overview()
+        names = [row["case"] for row in rows]
         start = names.index(case) + 1 if case in names else 0
-        return next((name for name in names[start:] + names[:start] if name not in saved), None)
+        return next((row["case"] for row in rows[start:] + rows[:start] if row["state"] in ("todo", "draft")), None)
 
     def _saved(self) -> set[str]:
         """The names of the label maps in the dataset."""
@@ -95,6 +111,45 @@ class Cases:
         assert self.output is not None
         return self.output / CLICKS / f"{case}.json"
 
+    # ------------------------------------------------------------------ drafts
+
+    def _draft_file(self, case: str) -> Path:
+        assert self.output is not None
+        return self.output / DRAFTS / f"{case}.json"
+
+    def _is_draft(self, case: str) -> bool:
+        return self.output is not None and self._draft_file(case).is_file()
+
+    def _drafts(self) -> set[str]:
+        if self.output is None or not (self.output / DRAFTS).is_dir():
+            return set()
+        return {entry.name[: -len(".json")] for entry in os.scandir(self.output / DRAFTS) if entry.name[0] != "."}
+
+    def keep_draft(self, conversation: Conversation) -> None:
+        """Writes what a conversation has done to its case since it was saved, so that nothing is lost with it.
+
+        If that is not possible, the conversation's warnings say so: the step itself has succeeded.
+        """
+        case, session = conversation.case, conversation.session
+        if self.output is None or not case:
+            return
+        conversation.warnings = ()
+        draft = self._draft_file(case)
+        try:
+            if session.prompts or session.started:
+                with writing(draft):
+                    draft.parent.mkdir(parents=True, exist_ok=True)
+                session.save_prompts(draft)
+            else:
+                self._drop_draft(case)
+        except OSError as error:
+            conversation.warnings = (f"no draft is kept: {error}",)
+
+    def _drop_draft(self, case: str) -> None:
+        draft = self._draft_file(case)
+        draft.unlink(missing_ok=True)
+        mask_beside(draft, self._model.file_ending).unlink(missing_ok=True)
+
     # ------------------------------------------------------------------ a saved case
 
     def version(self, case: str) -> str:
@@ -104,19 +159,21 @@ class Cases:
         return " ".join(filter(None, (_signature(file) for file in (self._label_file(case), self._click_file(case)))))
 
     def reopen(self, case: str, conversation: Conversation) -> bool:
-        """Brings a saved case back as it was, into a conversation that has just opened its image.
+        """Brings a case back as it was, into a conversation that has just opened its image: a draft, or what was saved.
 
         With its clicks and the mask they started from, if these still give the saved mask. Otherwise (it was edited
         elsewhere, or saved with another model) with the saved mask, which further clicks correct. Undo takes the clicks
         back one by one.
 
         Returns:
-            Whether the case was saved.
+            Whether this is what was saved.
 
         Raises:
             UserError: the saved mask cannot be read, or does not fit the image.
         """
         conversation.version = self.version(case)
+        if self._is_draft(case) and self._draft_given(case, conversation):
+            return False
         if self.output is None or not self._label_file(case).is_file():
             return False
         session = conversation.session
@@ -127,6 +184,20 @@ class Cases:
             session.start_from(self._label_file(case))
         session.begin_here()
         conversation.change()  # what it contains counts in the volumes
+        return True
+
+    def _draft_given(self, case: str, conversation: Conversation) -> bool:
+        """Loads a draft, and whether that was possible: one that is damaged, or of other labels, is left alone."""
+        opened = conversation.snapshot()
+        try:
+            conversation.session.load_prompts(self._draft_file(case))
+            conversation.session.begin_here()
+            conversation.change()
+        except Cancelled:
+            raise
+        except UserError:
+            conversation.restore(opened)
+            return False
         return True
 
     def _clicks_give(self, case: str, conversation: Conversation, saved: np.ndarray) -> bool:
@@ -141,11 +212,12 @@ class Cases:
         except UserError:  # damaged, or of a model with other labels: the mask remains
             return False
 
-    def save(self, conversation: Conversation, overwrite: bool = False) -> list[str]:
+    def save(self, conversation: Conversation, overwrite: bool = False, annotator: str = "") -> list[str]:
         """Adds the conversation's case to the dataset, with its clicks and the mask they start from.
 
         Args:
             overwrite: also if somebody else has saved the case since this conversation opened or saved it.
+            annotator: name for the table.
 
         Returns:
             The files written, relative to the dataset's folder.
@@ -178,11 +250,25 @@ class Cases:
             if not session.started:
                 mask_beside(clicks, self._model.file_ending).unlink(missing_ok=True)
             self._write_dataset_json()
+            self._drop_draft(case)
+            self._note(conversation, annotator)
         except OSError as error:
             where = error.filename or self.output
             raise Refusal(500, f"{where}: the case cannot be saved: {error.strerror}") from error
         conversation.version = self.version(case)
         return [str(path.relative_to(self.output)) for path in written]
+
+    def _note(self, conversation: Conversation, annotator: str) -> None:
+        assert self.journal is not None
+        before = self.journal.note(conversation.case)
+        self.journal.change(
+            conversation.case,
+            mark="" if before.mark == "skipped" else before.mark,
+            annotator=annotator or before.annotator,
+            prompts=len(conversation.session.prompts),
+            seconds=before.seconds + conversation.take_seconds(),
+            saved=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
 
     def _place(self, image: Path, copy: Path) -> None:
         """Puts an image into the dataset: a hard link if the file system supports it, otherwise a copy.
@@ -210,6 +296,8 @@ class Cases:
         ending, source = self._model.file_ending, self._model.dataset_json
         keys = ("channel_names", "modality", "labels", "regions_class_order")
         kept = {key: source[key] for key in keys if key in source}
+        if self._model.class_agnostic:
+            kept["labels"] = dict(self._model.labels)
         write_json(self.output / "dataset.json", {**kept, "numTraining": len(self._saved()), "file_ending": ending})
 
 

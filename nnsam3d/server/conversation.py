@@ -6,6 +6,7 @@ Everything here runs in the worker's thread.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,15 @@ from nnsam3d.prompts.components import volume_and_count
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.server.refusal import Refusal
 
+PAUSE = 60.0  # seconds; whoever does nothing for longer is not at work
+
 
 @dataclass(frozen=True)
 class ConversationSnapshot:
     """What :meth:`Conversation.restore` puts back."""
 
+    model: Model
+    owner: Session
     session: SessionSnapshot
     files: tuple[Path, ...]
     case: str
@@ -48,23 +53,30 @@ class Conversation:
         files: the image's files, if it was opened from files.
         case: the name of the case, if it belongs to the server's folder.
         version: of the saved case when it was opened or last saved, see :meth:`Cases.version`.
+        warnings: for the user, beside those of the session.
         keeps: an object that must exist as long as the image.
     """
 
-    def __init__(self, model: Model, cache_bytes: int, between_windows: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, newest: Callable[[], Model], cache_bytes: int, between_windows: Callable[[], None] = lambda: None
+    ) -> None:
         """
         Args:
+            newest: the model for the next image; one that learns changes between images.
             cache_bytes: for windows that are kept for further clicks.
             between_windows: called before every window that is computed.
         """
-        self.model = model
+        self._newest, self._cache_bytes = newest, cache_bytes
         self._between_windows = between_windows
-        self.session = Session(model, cache_bytes=cache_bytes, progress=self._progress)
+        self.model = newest()
+        self.session = Session(self.model, cache_bytes=cache_bytes, progress=self._progress)
         self.doing: tuple[str, int] | None = None
         self.files: tuple[Path, ...] = ()
         self.case = ""
         self.keeps: Any = None
         self.version = ""
+        self.warnings: tuple[str, ...] = ()
+        self._seconds, self._worked = 0.0, time.monotonic()
         self._buffer: NDArray[np.uint8] | None = None
         self._synchronised = False
         self._touched: Slices | None = None
@@ -104,12 +116,14 @@ class Conversation:
 
     def open_array(self, array: NDArray[Any], spacing: Sequence[float]) -> None:
         """Opens a new image (C, z, y, x) and discards everything about the old one."""
+        self._take_newest()
         self.session.set_image(array, spacing=spacing)
         _ = self.session.shape  # the old image goes now, and the memory of the new one counts
         self._opened((), "")
 
     def open_files(self, files: Sequence[Path], case: str) -> None:
         """Opens a new image, one file per channel."""
+        self._take_newest()
         self.session.set_image([str(file) for file in files])
         _ = self.session.shape  # as above
         self._opened(tuple(files), case)
@@ -120,12 +134,31 @@ class Conversation:
         self._opened((), "")
         self.keeps = None
 
+    def _take_newest(self) -> None:
+        model = self._newest()
+        if model is not self.model:
+            self.model = model
+            self.session = Session(model, cache_bytes=self._cache_bytes, progress=self._progress)
+
     def _opened(self, files: tuple[Path, ...], case: str) -> None:
         self.files, self.case, self.version = files, case, ""
+        self.warnings, self._seconds, self._worked = (), 0.0, time.monotonic()
         self._buffer, self._synchronised = None, False
         self._touched = None
 
     # ------------------------------------------------------------------ interactions
+
+    def take_seconds(self) -> float:
+        """Seconds of work on this image since it was opened, or since the last call; pauses count as :data:`PAUSE`."""
+        self.is_worked_on()
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def is_worked_on(self) -> None:
+        """Call this with every step."""
+        now = time.monotonic()
+        self._seconds += min(now - self._worked, PAUSE)
+        self._worked = now
 
     @property
     def can_undo(self) -> bool:
@@ -208,11 +241,13 @@ class Conversation:
     def snapshot(self) -> ConversationSnapshot:
         """What there is before a step whose computation may fail or be cancelled."""
         return ConversationSnapshot(
-            self.session.snapshot(), self.files, self.case, self.version, self.keeps, self._buffer, self._touched
+            *(self.model, self.session, self.session.snapshot(), self.files, self.case, self.version, self.keeps),
+            *(self._buffer, self._touched),
         )
 
     def restore(self, snapshot: ConversationSnapshot) -> None:
         """Puts everything back as it was, redo included."""
+        self.model, self.session = snapshot.model, snapshot.owner
         self.session.restore(snapshot.session)
         self.files, self.case, self.version = snapshot.files, snapshot.case, snapshot.version
         self.keeps, self._buffer, self._touched = snapshot.keeps, snapshot.buffer, snapshot.touched

@@ -100,7 +100,8 @@ async def claim(call: Call) -> Response:
                 "name": app.model.folder.name,
                 "labels": app.model.labels,
                 "channels": list(channels.values()),
-                "kinds": list(app.model.codec.kinds),
+                "kinds": [*app.model.codec.kinds, *(name for name, kind in KINDS.items() if not kind.trained)],
+                "automatic": not app.model.class_agnostic,
             },
             "tools": [_tool(kind) for kind in KINDS.values() if kind.tool is not None],
             "folder": app.cases is not None,
@@ -122,7 +123,9 @@ async def release(call: Call) -> Response:
 
 
 async def heartbeat(call: Call) -> Response:
-    return JSONResponse({"remaining_seconds": call.app.leases.remaining(call.lease)})
+    learner = call.app.learner
+    learning = None if learner is None else {"now": learner.learns, "said": learner.said}
+    return JSONResponse({"remaining_seconds": call.app.leases.remaining(call.lease), "learning": learning})
 
 
 async def cases(call: Call) -> Response:
@@ -184,6 +187,7 @@ def _opened(call: Call, conversation: Conversation, case: str) -> Response:
             "spacing": list(session.spacing),
             "channels": [file.name for file in conversation.files],
             "saved": bool(conversation.version),
+            **({} if call.app.cases is None or not conversation.case else call.app.cases.row(conversation.case)),
             **_state(call, conversation),
         }
     )
@@ -265,6 +269,9 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
         job(conversation)
+        if call.app.cases is not None:
+            call.app.cases.keep_draft(conversation)
+        conversation.is_worked_on()
         return _message(call, conversation, time.perf_counter() - start)
 
     return await call.work(as_step(whole))
@@ -294,7 +301,7 @@ def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
         "can_redo": conversation.can_redo,
         "started": conversation.started,
         "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
-        "remarks": list(session.remarks),
+        "remarks": [*session.remarks, *conversation.warnings],
         "also_open": call.app.leases.opened_by_others(conversation.case, call.lease),
     }
 
@@ -323,12 +330,32 @@ async def save(call: Call) -> Response:
     if folder is None or not lease.conversation.case:
         raise Refusal(400, "only cases of the server's folder (--images) can be saved: download the mask instead")
     overwrite = call.query.get("overwrite", "") == "1"
+    annotator = str(call.json().get("annotator", ""))
 
     def job(conversation: Conversation) -> Response:
-        written = folder.save(conversation, overwrite)
+        written = folder.save(conversation, overwrite, annotator)
+        if call.app.learner is not None:
+            call.app.learner.case_saved()
         return JSONResponse({"saved": written, "next": folder.following(conversation.case)})
 
     return await call.work(job)
+
+
+async def note(call: Call) -> Response:
+    """A mark, a flag or a comment for the case that is open."""
+    folder, case = _folder(call), call.lease.conversation.case
+    if folder.journal is None or not case:
+        raise Refusal(400, "only cases that can be saved (--output) have notes")
+    given = call.json()
+    kinds = {"mark": str, "comment": str, "flagged": bool}
+    if not given or not all(isinstance(value, kinds.get(key, ())) for key, value in given.items()):
+        raise Refusal(400, "a note has the keys mark (text), comment (text) and flagged (true or false)")
+    await asyncio.to_thread(folder.journal.change, case, **given)
+    return JSONResponse(await asyncio.to_thread(folder.row, case))
+
+
+async def automatic(call: Call) -> Response:
+    return await _changed(call, lambda conversation: conversation.session.start_automatically())
 
 
 async def progress(call: Call) -> Response:
@@ -364,6 +391,8 @@ ROUTES = [
     route("POST", "/api/segmentation", segmentation, large=True),
     route("POST", "/api/prompts", load_prompts),
     route("POST", "/api/save", save),
+    route("POST", "/api/note", note),
+    route("POST", "/api/automatic", automatic),
     route("GET", "/api/progress", progress, "looks"),
     route("POST", "/api/cancel", cancel, "lives"),
 ]

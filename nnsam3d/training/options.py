@@ -24,7 +24,7 @@ MOST_ROUNDS = 20
 CLICK_STRATEGIES = ("uniform", "center")
 TARGETS = ("labels", "any")
 DATA = ("dataset", "synthetic")
-PROMPT_KINDS = tuple(KINDS)
+PROMPT_KINDS = tuple(name for name, kind in KINDS.items() if kind.trained)
 CHECKPOINTING = ("none", "cheap", "blocks")  # as in nnsam3d.network, which imports torch
 
 

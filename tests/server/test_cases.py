@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import MASKS_FOLDER
 from nnsam3d.nnunet.cases import strays
-from nnsam3d.prompts import Click, read_prompts
+from nnsam3d.nnunet.datasets import STARTER
+from nnsam3d.prompts import Click, Paint, read_prompts
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
@@ -36,7 +38,7 @@ def cases(images: Path, served_model: Model, tmp_path: Path) -> Cases:
 
 
 def opened(cases: Cases, model: Model, case: str = "a") -> Conversation:
-    talk = Conversation(model, 2**30)
+    talk = Conversation(lambda: model, 2**30)
     talk.open_files(cases.files(case), case)
     cases.reopen(case, talk)
     return talk
@@ -271,3 +273,102 @@ def test_only_complete_cases_are_listed(images: Path, served_model: Model, tmp_p
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"<case>_0000\.nii\.gz"):
         Cases(tmp_path / "empty", served_model)
+
+
+def test_every_step_is_kept_as_a_draft_until_the_case_is_saved(
+    cases: Cases, served_model: Model, tmp_path: Path
+) -> None:
+    talk = opened(cases, served_model)
+    assert cases.row("a")["state"] == "todo"
+    talk.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(talk)
+    assert [row["state"] for row in cases.overview()] == ["draft", *["todo"] * (len(cases.overview()) - 1)]
+    again = opened(cases, served_model)
+    assert again.session.clicks == talk.session.clicks
+    np.testing.assert_array_equal(again.segmentation(), talk.segmentation())
+    again.add([Paint([(3, 3, 3)], "organ")], "voxel")
+    cases.keep_draft(again)
+    assert opened(cases, served_model).session.prompts == again.session.prompts
+    cases.save(again)
+    assert cases.row("a")["state"] == "done"
+    assert not list((dataset(cases) / "drafts").iterdir())
+    # a saved case that is worked on again is a draft, and a reset one is not
+    again.add([Click((5, 30, 4), "lesion")], "voxel")
+    cases.keep_draft(again)
+    assert cases.row("a")["state"] == "draft"
+    again.reset()
+    cases.keep_draft(again)
+    assert cases.row("a")["state"] == "done"
+
+
+def test_a_draft_remembers_the_mask_it_starts_from(cases: Cases, served_model: Model) -> None:
+    talk = opened(cases, served_model)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:6, 4:12, 3:9] = 2
+    talk.start_from(mask)
+    cases.keep_draft(talk)
+    np.testing.assert_array_equal(opened(cases, served_model).segmentation(), mask)
+    cases.save(talk)
+    assert not list((dataset(cases) / "drafts").rglob("*.nii.gz"))
+    np.testing.assert_array_equal(label_map(cases), mask)
+
+
+def test_a_damaged_draft_is_left_alone(cases: Cases, served_model: Model) -> None:
+    (dataset(cases) / "drafts").mkdir(parents=True)
+    (dataset(cases) / "drafts" / "a.json").write_text("{")
+    talk = opened(cases, served_model)
+    assert talk.session.prompts == ()
+    assert (dataset(cases) / "drafts" / "a.json").read_text() == "{"
+
+
+def test_where_no_draft_can_be_kept_the_user_is_told(cases: Cases, served_model: Model) -> None:
+    dataset(cases).mkdir()
+    (dataset(cases) / "drafts").write_text("")  # a file in the way
+    talk = opened(cases, served_model)
+    talk.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(talk)
+    assert "no draft is kept" in talk.warnings[0]
+
+
+def test_the_table_counts_the_work(cases: Cases, served_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("nnsam3d.server.conversation.time.monotonic", lambda: now[0])
+    talk = opened(cases, served_model)
+    now[0] += 20
+    talk.add([Click(AT, "lesion")], "voxel")
+    talk.is_worked_on()
+    now[0] += 3600  # lunch
+    talk.is_worked_on()
+    now[0] += 5
+    cases.save(talk, annotator="Ada")
+    assert cases.journal is not None
+    note = cases.journal.note("a")
+    assert (note.annotator, note.prompts, note.seconds) == ("Ada", 1, 20 + 60 + 5)
+    now[0] += 7
+    cases.save(talk)
+    assert cases.journal.note("a").seconds == 20 + 60 + 5 + 7
+    assert cases.journal.note("a").annotator == "Ada"
+
+
+def test_a_skipped_case_is_passed_over_until_it_is_saved(cases: Cases, served_model: Model) -> None:
+    assert cases.journal is not None
+    first, second = (row["case"] for row in cases.overview()[:2])
+    cases.journal.change(second, mark="skipped")
+    assert cases.following(first) != second
+    talk = opened(cases, served_model, second)
+    talk.add([Click(AT, "lesion")], "voxel")
+    cases.save(talk)
+    assert cases.row(second)["state"] == "done"
+    cases.journal.change(second, mark="unsure", comment='says "why", in\ntwo lines', flagged=True)
+    row = Cases(cases.images, served_model, dataset(cases)).row(second)
+    assert (row["state"], row["flagged"], row["comment"]) == ("unsure", True, 'says "why", in\ntwo lines')
+
+
+def test_the_starters_labels_are_those_of_the_dataset(images: Path, tmp_path: Path) -> None:
+    model = Model(STARTER, None, objects=["node", "vessel"])
+    cases = Cases(images, model, tmp_path / "Dataset601_Nodes")
+    talk = opened(cases, model)
+    talk.add([Paint([(3, 3, 3)], "vessel")], "voxel")
+    cases.save(talk)
+    declared = json.loads((tmp_path / "Dataset601_Nodes" / "dataset.json").read_text())
+    assert declared["labels"] == {"background": 0, "node": 1, "vessel": 2}

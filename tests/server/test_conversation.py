@@ -22,7 +22,7 @@ LABEL = 1
 
 @pytest.fixture
 def talk(served_model: Model) -> Conversation:
-    made = Conversation(served_model, 2**30)
+    made = Conversation(lambda: served_model, 2**30)
     made.open_array(volume(SHAPE)[None], (1, 1, 1))
     return made
 

@@ -320,7 +320,7 @@ def test_a_folder_becomes_a_dataset(work: Any, visit: Open) -> None:
     page.idle()
     page.tab.click("#save-next")
     page.idle()
-    assert page.text("#status") == "All cases are saved."
+    assert page.text("#status") == "All cases are done."
     assert page.text("#cases-count") == "2 cases, 2 saved"
 
 

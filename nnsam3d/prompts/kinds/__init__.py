@@ -8,9 +8,10 @@ from nnsam3d.prompts.kinds.click import Click
 from nnsam3d.prompts.kinds.lasso import Lasso
 from nnsam3d.prompts.kinds.line import Line
 from nnsam3d.prompts.kinds.mask import MaskPrompt
+from nnsam3d.prompts.kinds.paint import Paint
 from nnsam3d.prompts.kinds.scribble import Scribble
 
-KINDS: dict[str, type[Prompt]] = {one.kind: one for one in (Click, Scribble, Box, Line, Lasso, MaskPrompt)}
+KINDS: dict[str, type[Prompt]] = {one.kind: one for one in (Click, Scribble, Box, Line, Lasso, MaskPrompt, Paint)}
 """All kinds by name, in the order of their channels."""
 
-__all__ = ["KINDS", "Box", "Click", "Lasso", "Line", "MaskPrompt", "Prompt", "Scribble", "Shape", "Window"]
+__all__ = ["KINDS", "Box", "Click", "Lasso", "Line", "MaskPrompt", "Paint", "Prompt", "Scribble", "Shape", "Window"]

@@ -51,12 +51,13 @@ class Tool(NamedTuple):
     Attributes:
         key: the letter that chooses it.
         gesture: "click", or what a drag on a slice gives: "ends" (the first two keys of the kind), "rectangle" (two
-            opposite corners, the first two keys) or "path" (all its points, the first key).
+            opposite corners, the first two keys), "path" (all its points, the first key) or "brush" (the voxels around
+            it, the first key).
         hint: what to do, for the user.
     """
 
     key: str
-    gesture: Literal["click", "ends", "rectangle", "path"]
+    gesture: Literal["click", "ends", "rectangle", "path", "brush"]
     hint: str
 
 
@@ -102,6 +103,7 @@ class Prompt:
     drawn: ClassVar[Outline] = "points"  # of its shapes
     through: ClassVar[tuple[int, int]] = (1, 1)  # the least and the most points through which viewers draw it
     confines: ClassVar[bool] = False  # whether answers stay inside it, see holds
+    trained: ClassVar[bool] = True  # whether the network gets it; otherwise it is applied to the network's answer
     body: ClassVar[bool] = False  # whether it is the outline of a body, see depth
 
     label: Any

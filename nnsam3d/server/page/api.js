@@ -21,6 +21,7 @@ export class Server {
   constructor(key, onLost) {
     this.key = key;
     this.onLost = onLost;
+    this.onAlive = () => {}; // called with the answer to every heartbeat
     this.lease = null;
     this.clock = new Worker(new URL("clock.js", import.meta.url));
     this.clock.addEventListener("message", () => this.lease && this.heartbeat());
@@ -34,7 +35,7 @@ export class Server {
 
   async heartbeat() {
     try {
-      await this.json("POST", "api/heartbeat", {});
+      this.onAlive(await this.json("POST", "api/heartbeat", {}));
     } catch (error) {
       // only the server itself can end the session: other errors may be temporary
       if (error.status === 410) this.lost(error);

@@ -3,13 +3,14 @@
 import { bindCases } from "./cases.js";
 import { chooseNeighbour, chooseValue, setContrast, setFill, setHidden, setView } from "./choices.js";
 import { connect, failed, lost } from "./connection.js";
-import { askFirst, download, next, openFile, save, showChannel } from "./files.js";
+import { annotate, askFirst, download, next, openFile, save, showChannel, skip, toggle } from "./files.js";
 import { bindKeys } from "./keys.js";
 import { $ } from "./panel.js";
 import { busy, empty, hideNotice, markers, say, where } from "./show.js";
 import { isUnsaved, on, page, server, viewer, work } from "./state.js";
-import { clicked, correct, drew, giveUpLost, loadPrompts, redo, remove, reset, sketch, undo } from "./steps.js";
-import { bindTools, chooseTool } from "./tools.js";
+import { recall, remember } from "./memory.js";
+import { clicked, correct, drew, giveUpLost, loadPrompts, redo, remove, reset, sketch, startAutomatically, undo } from "./steps.js";
+import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
 Object.assign(on, { lost, busy, failed, click, stroke, sketch, remove, missed, drawn: markers, moved: where });
@@ -33,7 +34,9 @@ function open() {
 
 function click(mm, negative) {
   if (viewer.hidden) setHidden(false); // what the click does would not be seen
-  clicked(mm, negative);
+  const stroke = dab(mm);
+  if (stroke) drew(stroke, negative);
+  else clicked(mm, negative);
 }
 
 function stroke(made, negative) {
@@ -69,7 +72,10 @@ function help() {
 }
 
 const does = {
-  undo, redo, reset, next, help,
+  undo, redo, reset, next, help, skip,
+  automatic: startAutomatically,
+  unsure: () => toggle("unsure"),
+  flag: () => toggle("flag"),
   save: () => save(),
   mask: () => download("mask"),
   prompts: () => download("prompts"),
@@ -94,11 +100,19 @@ bindTools();
 for (const [id, action] of [
   ["undo", "undo"], ["redo", "redo"], ["reset", "reset"], ["save", "save"], ["save-next", "next"], ["next", "next"],
   ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"], ["hide", "hide"],
+  ["automatic", "automatic"], ["skip", "skip"], ["unsure", "unsure"], ["flag", "flag"],
 ]) {
   $(id).addEventListener("click", () => does[action]());
 }
 $("display-button").addEventListener("click", ({ target }) => expandDisplay(target.ariaExpanded !== "true"));
 window.addEventListener("pointerdown", ({ target }) => target.closest("#display, #display-button") || expandDisplay(false));
+$("comment").addEventListener("change", ({ target }) => annotate({ comment: target.value }));
+$("annotator").value = recall("annotator") ?? "";
+$("annotator").addEventListener("change", ({ target }) => remember("annotator", target.value.trim()));
+server.onAlive = ({ learning }) => {
+  $("learning").hidden = !(learning?.now || learning?.said);
+  $("learning").textContent = [learning?.said, learning?.now ? "Learning from saved cases…" : ""].filter(Boolean).join(". ");
+};
 $("notice-close").addEventListener("click", hideNotice);
 $("image-file").addEventListener("change", ({ target }) => {
   const [file] = target.files;

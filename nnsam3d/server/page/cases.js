@@ -2,7 +2,8 @@
 
 import { $, count, element } from "./panel.js";
 
-const STATES = { all: ["All", () => true], todo: ["To do", (one) => !one.saved], done: ["Done", (one) => one.saved] };
+const TITLES = { all: "All", todo: "To do", draft: "Draft", done: "Done", skipped: "Skipped", unsure: "Unsure" };
+const WORDS = { todo: "", draft: "draft", done: "✓ saved", skipped: "skipped", unsure: "unsure" };
 const wanted = { text: "", state: "all" };
 let given = { cases: [], current: undefined, open: () => {} };
 
@@ -24,7 +25,16 @@ export function bindCases() {
   });
 }
 
-// cases: [{case, saved}]; current: the name of the open one; open(name): called for a selected one
+function has(state, one) {
+  return state === "all" || one.state === state;
+}
+
+// Whether there is something left to do.
+export function isOpen({ state }) {
+  return state === "todo" || state === "draft";
+}
+
+// cases: [{case, saved, state, flagged, comment}]; current: the name of the open one; open(name): called for a selected one
 export function showCases(cases, current, open) {
   given = { cases, current, open };
   list();
@@ -36,12 +46,13 @@ function list() {
   const saved = cases.filter((one) => one.saved).length;
   $("cases-count").textContent = `${count(cases.length, "case")}, ${saved} saved`;
   for (const button of $("cases-filter").children) {
-    const [title, has] = STATES[button.dataset.state];
-    button.textContent = `${title} ${cases.filter(has).length}`;
-    button.setAttribute("aria-pressed", String(button.dataset.state === wanted.state));
+    const { state } = button.dataset;
+    const number = cases.filter((one) => has(state, one)).length;
+    button.textContent = `${TITLES[state]} ${number}`;
+    button.hidden = !number && !["all", "todo", "done", wanted.state].includes(state);
+    button.setAttribute("aria-pressed", String(state === wanted.state));
   }
-  const [, has] = STATES[wanted.state];
-  const rows = cases.filter((one) => has(one) && one.case.toLowerCase().includes(wanted.text)).map(rowOf);
+  const rows = cases.filter((one) => has(wanted.state, one) && one.case.toLowerCase().includes(wanted.text)).map(rowOf);
   const chosen = rows.find((row) => row.getAttribute("aria-selected") === "true") ?? rows[0];
   if (chosen) chosen.tabIndex = 0;
   $("cases").replaceChildren(...rows);
@@ -49,10 +60,12 @@ function list() {
   chosen?.scrollIntoView({ block: "nearest" });
 }
 
-function rowOf({ case: name, saved }) {
+function rowOf({ case: name, state, flagged, comment }) {
   const { current, open } = given;
   const row = element("li", { role: "option", tabindex: "-1", "aria-selected": String(name === current) });
-  row.append(element("span", { class: "name", text: name }), element("span", { class: "facts", text: saved ? "✓ saved" : "" }));
+  const facts = [flagged ? "⚑" : "", WORDS[state]].filter(Boolean).join(" ");
+  row.append(element("span", { class: "name", text: name }), element("span", { class: "facts", text: facts }));
+  if (comment) row.title = comment;
   row.addEventListener("click", () => open(name));
   row.addEventListener("keydown", (event) => {
     const to = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];

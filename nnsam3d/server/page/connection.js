@@ -1,6 +1,7 @@
 // The session with the server: connecting, losing the connection, reconnecting.
 
 import { ServerError } from "./api.js";
+import { isOpen } from "./cases.js";
 import { choose, fillContrasts, setFill } from "./choices.js";
 import { listCases, openCase } from "./files.js";
 import { buildHelp } from "./keys.js";
@@ -40,7 +41,7 @@ export async function connect() {
   if (info.folder) {
     await listCases();
     const last = recall("case");
-    const first = page.cases.find((one) => one.case === last) ?? page.cases.find((one) => !one.saved) ?? page.cases[0];
+    const first = page.cases.find((one) => one.case === last) ?? page.cases.find(isOpen) ?? page.cases[0];
     if (first) return openCase(first.case);
     empty(info.upload ? "The server's folder contains no cases. Open a file, or drop one here." : "The server's folder contains no cases.");
   } else {

@@ -2,13 +2,13 @@
 
 import { ServerError } from "./api.js";
 import { setContrast } from "./choices.js";
-import { showCases } from "./cases.js";
-import { remember } from "./memory.js";
+import { isOpen, showCases } from "./cases.js";
+import { recall, remember } from "./memory.js";
 import { $ } from "./panel.js";
-import { markSaved, OPENED, startPast } from "./past.js";
+import { forgetSaved, markSaved, OPENED, startPast } from "./past.js";
 import { ask, empty, hideNotice, say, show } from "./show.js";
 import { canSave, isUnsaved, later, page, server, viewer, work } from "./state.js";
-import { after } from "./steps.js";
+import { after, startAutomatically } from "./steps.js";
 
 export async function listCases() {
   page.cases = await server.cases();
@@ -48,6 +48,8 @@ async function shown(image, source) {
   page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
   // beneath prompts, the mask from which a saved case starts is not visible
   startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
+  if (image.state === "draft") forgetSaved();
+  $("automatic").hidden = !image.automatic;
   if (source.case) remember("case", source.case);
   hideNotice();
   $("empty").hidden = true;
@@ -59,8 +61,39 @@ async function shown(image, source) {
   $("channel").replaceChildren(...image.channels.map((_, n) => new Option(page.info.model.channels[n] ?? n, n)));
   setContrast();
   listed();
+  showNote(image);
   show();
-  say(`Opened ${image.case}.`);
+  say(image.state === "draft" ? `Opened the draft of ${image.case}.` : `Opened ${image.case}.`);
+  if (page.info.learns && image.automatic && image.state === "todo") startAutomatically();
+}
+
+function showNote({ state, flagged, comment }) {
+  $("notes").hidden = !canSave();
+  $("unsure").setAttribute("aria-pressed", String(state === "unsure"));
+  $("flag").setAttribute("aria-pressed", String(Boolean(flagged)));
+  $("comment").value = comment ?? "";
+}
+
+// Marks, flags or comments the open case: {mark}, {flagged} or {comment}. Returns whether that has succeeded.
+export function annotate(values) {
+  if (!canSave()) return undefined;
+  return later("Writing the note", async () => {
+    const row = await server.json("POST", "api/note", values);
+    page.cases = page.cases.map((one) => (one.case === row.case ? row : one));
+    listed();
+    showNote(row);
+    return true;
+  });
+}
+
+export function toggle(what) {
+  const on = $(what).getAttribute("aria-pressed") !== "true";
+  const said = { unsure: on ? "Marked as unsure." : "No longer unsure.", flag: on ? "Flagged." : "Flag removed." }[what];
+  annotate(what === "flag" ? { flagged: on } : { mark: on ? "unsure" : "" })?.then((done) => done && say(said));
+}
+
+export async function skip() {
+  if (canSave() && (await annotate({ mark: "skipped" }))) askFirst(followUp);
 }
 
 export function showChannel(number) {
@@ -104,7 +137,7 @@ export async function save() {
 function store(path) {
   return after("Saving", async () => {
     try {
-      const { saved } = await server.json("POST", path, {});
+      const { saved } = await server.json("POST", path, { annotator: recall("annotator") ?? "" });
       markSaved();
       await listCases();
       show();
@@ -134,9 +167,9 @@ function followUp() {
   const names = page.cases.map((one) => one.case);
   const at = names.indexOf(page.source?.case);
   const order = [...page.cases.slice(at + 1), ...page.cases.slice(0, Math.max(at, 0))];
-  const following = page.info.saves ? order.find((one) => !one.saved) : order[0];
+  const following = page.info.saves ? order.find(isOpen) : order[0];
   if (following) openCase(following.case);
-  else say(page.info.saves ? "All cases are saved." : "There are no other cases.");
+  else say(page.info.saves ? "All cases are done." : "There are no other cases.");
 }
 
 export function download(what) {

@@ -49,7 +49,7 @@ function setCharacters(on) {
 
 const LETTERS = {
   z: "undo", y: "redo", r: "reset", s: "save", n: "next", o: "open", l: "load", m: "mask", p: "prompts", v: "view",
-  f: "fit", h: "hide", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
+  f: "fit", h: "hide", q: "automatic", k: "skip", u: "unsure", g: "flag", "?": "help", Escape: "cancel", "[": "labelBefore", "]": "labelAfter", "+": "zoomIn", "=": "zoomIn", "-": "zoomOut",
 };
 const MOVES = {
   ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1],
@@ -83,6 +83,8 @@ const KEYS = [
   ["R", "reset: remove prompts and loaded mask (Z restores them)"],
   ["S", "save the case, or download the mask"],
   ["N", "save and open the next case"],
+  ["K U G", "skip the case, mark it as unsure, flag it"],
+  ["Q", "the model's answer without prompts"],
   ["O L", "open an image, load a segmentation or prompts"],
   ["M P", "download the mask, the prompts"],
   ["Arrows", "move the crosshair (Shift: by 5)"],

@@ -187,6 +187,18 @@ export function correct(file) {
   });
 }
 
+// The model's answer without prompts becomes what further prompts correct.
+export function startAutomatically() {
+  if (!page.image?.automatic) return;
+  const name = page.image.case;
+  after("Segmenting without prompts", async () => {
+    const change = await changed(server.change("api/automatic"));
+    stepped(new File([await server.mask(name)], `${name}.nii.gz`));
+    await apply(change);
+    say(`The model's answer without prompts; prompts correct it. ${summary()}`);
+  });
+}
+
 export function loadPrompts(file) {
   after("Loading the prompts", async () => {
     const change = await changed(server.load(file));

@@ -5,6 +5,7 @@ import { announceKeys } from "./keys.js";
 import { $, element } from "./panel.js";
 import { say } from "./show.js";
 import { page, viewer } from "./state.js";
+import { AXES } from "./viewer.js";
 
 const CLICK = "click"; // needs no training
 
@@ -44,6 +45,7 @@ export function chooseTool(kind, silent = false) {
   const tool = toolOf(kind);
   page.tool = kind;
   viewer.pointer.draws = tool.gesture !== "click";
+  $("brush-row").hidden = tool.gesture !== "brush";
   for (const button of document.querySelectorAll("#tools [data-tool]")) {
     button.setAttribute("aria-pressed", String(button.dataset.tool === kind));
   }
@@ -58,6 +60,7 @@ export function chooseTool(kind, silent = false) {
 // it a depth; deepens: this one has done so
 export function shapeOf(kind, stroke, last) {
   const { gesture, keys, drawn } = toolOf(kind);
+  if (gesture === "brush") return brushed(kind, keys, stroke);
   if (gesture === "rectangle") return { drawn, ...boxOf(kind, keys, stroke, last) };
   const points = thinned(stroke.points).map((point) => onSlice(point, stroke));
   const index = points.map((vox) => viewer.toFile(vox).map(rounded));
@@ -70,6 +73,46 @@ export function shapeOf(kind, stroke, last) {
   if (drawn === "ring" && area(points, stroke.across) < 0.5) return null;
   const entry = { type: kind, [keys[0]]: index };
   return { entry, ras: points.map((vox) => viewer.toWorld(vox)), drawn: drawn === "ring" ? drawn : "path" };
+}
+
+// A click with the brush is a stroke of one point, on the plane used last.
+export function dab(mm) {
+  if (toolOf(page.tool).gesture !== "brush") return null;
+  const vox = viewer.toVoxel(mm);
+  const across = AXES[viewer.plane][2];
+  return { across, slice: Math.round(vox[across]), points: [vox], moved: true };
+}
+
+const MOST_VOXELS = 10_000; // of one prompt
+
+// The voxels of the slice around a stroke. The size of the brush is its radius, in voxels of the slice's finer side.
+function brushed(kind, keys, { points, across, slice }) {
+  const sides = [0, 1, 2].filter((axis) => axis !== across);
+  const steps = sides.map((axis) => viewer.voxelSize[axis]);
+  const radius = (Number($("brush").value) - 0.5) * Math.min(...steps);
+  const found = new Map();
+  thinned(points).forEach((point, n, all) => {
+    const before = all[n - 1] ?? point;
+    const count = Math.max(1, Math.ceil(Math.max(...sides.map((axis) => Math.abs(point[axis] - before[axis]))) / 0.5));
+    for (let part = 1; part <= count; part += 1) {
+      const middle = sides.map((axis) => before[axis] + ((point[axis] - before[axis]) * part) / count);
+      const ranges = sides.map((axis, side) => {
+        const reach = radius / steps[side];
+        const ends = [Math.ceil(middle[side] - reach), Math.floor(middle[side] + reach), Math.round(middle[side])];
+        return [Math.max(0, Math.min(...ends)), Math.min(viewer.dims[axis] - 1, Math.max(...ends))];
+      });
+      for (let u = ranges[0][0]; u <= ranges[0][1]; u += 1) {
+        for (let v = ranges[1][0]; v <= ranges[1][1]; v += 1) {
+          const away = Math.hypot((u - middle[0]) * steps[0], (v - middle[1]) * steps[1]);
+          const own = u === Math.round(middle[0]) && v === Math.round(middle[1]);
+          if (found.size < MOST_VOXELS && (own || away <= radius)) found.set(`${u} ${v}`, [u, v]);
+        }
+      }
+    }
+  });
+  const voxels = [...found.values()].map(([u, v]) => [0, 1, 2].map((axis) => (axis === across ? slice : axis === sides[0] ? u : v)));
+  const entry = { type: kind, [keys[0]]: voxels.map((vox) => viewer.toFile(vox)) };
+  return { entry, ras: thinned(points).map((point) => viewer.toWorld(onSlice(point, { across, slice }))), drawn: "path" };
 }
 
 const MOST = 500; // points of a stroke

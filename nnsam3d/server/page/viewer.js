@@ -284,6 +284,17 @@ export class Viewer {
     return [...this.nv.frac2mm(vox.map((n, axis) => (n + 0.5) / this.dims[axis]), 0, true).slice(0, 3)];
   }
 
+  // RAS mm -> NiiVue's voxels
+  toVoxel(mm) {
+    return [...this.nv.frac2vox(this.nv.mm2frac(mm, 0, true))];
+  }
+
+  // mm along NiiVue's axes
+  get voxelSize() {
+    const origin = this.toWorld([0, 0, 0]);
+    return [0, 1, 2].map((axis) => Math.hypot(...this.toWorld([0, 1, 2].map((n) => Number(n === axis))).map((mm, n) => mm - origin[n])));
+  }
+
   // The size in NiiVue's voxels.
   get dims() {
     return [...this.image.dimsRAS.slice(1, 4)];

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 
 from nnsam3d.geometry import ImageGrid
-from nnsam3d.prompts import Box, Click, Lasso, Line, MaskPrompt, Prompt, Scribble
+from nnsam3d.prompts import Box, Click, Lasso, Line, MaskPrompt, Paint, Prompt, Scribble
 from nnsam3d.prompts.kinds import KINDS
 
 SIZE_XYZ = (20, 17, 13)
@@ -78,6 +78,7 @@ _DRAW: dict[str, Callable[[Generator, int | str], Prompt]] = {
     "box": _box,
     "line": lambda rng, label: Line(*_places(rng, 2), label),
     "lasso": lambda rng, label: Lasso(_on_slice(rng, int(rng.integers(3, 12))), label),
+    "paint": lambda rng, label: Paint(_places(rng, int(rng.integers(1, 6))), label),
     "mask": lambda rng, label: MaskPrompt(f"before_{rng.integers(99)}.nii.gz", label if rng.random() < 0.5 else None),
 }
 assert set(_DRAW) == set(KINDS), "a new kind is drawn here, and all tests are its own"

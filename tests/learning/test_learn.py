@@ -1,0 +1,209 @@
+"""Rounds of learning, with nnU-Net's own training, on phantoms of a few seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnsam3d.errors import UserError
+from nnsam3d.inference.model import Model
+from nnsam3d.inference.session import Session
+from nnsam3d.learning import learn as learning
+from nnsam3d.learning.check import clicked_through
+from nnsam3d.learning.finished import finished_cases
+from nnsam3d.learning.grow import grow
+from nnsam3d.learning.learn import learn
+from nnsam3d.learning.record import read_record
+from nnsam3d.learning.tune import Tuning, tune
+from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY, STARTER
+
+SHAPE = (20, 30, 26)
+SHORT = Tuning(seconds=1, seed=0)
+LABELS = {"background": 0, "core": 1, "rim": 2}
+
+
+def write_dataset(folder: Path, count: int = 5, labels: dict[str, int] = LABELS) -> Path:
+    """Balls of two labels in noise."""
+    for n in range(count):
+        write_case(folder, f"case_{n}", n)
+    declared = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": count, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(declared))
+    return folder
+
+
+def write_case(folder: Path, name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    far = np.sqrt(((z - rng.integers(8, 12)) * 1.5) ** 2 + (y - rng.integers(10, 20)) ** 2 + (x - 13) ** 2)
+    truth = np.where(far < 4, 1, np.where(far < 8, 2, 0)).astype(np.uint8)
+    image = rng.normal(size=SHAPE).astype(np.float32) + 3 * truth
+    for where, array in (("imagesTr", image), ("labelsTr", truth)):
+        (folder / where).mkdir(parents=True, exist_ok=True)
+        made = sitk.GetImageFromArray(array)
+        made.SetSpacing((1.0, 1.0, 1.5))
+        sitk.WriteImage(made, str(folder / where / f"{name}{'_0000' if where == 'imagesTr' else ''}.nii.gz"))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "Dataset600_Clicked")
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return open_checkpoint(model / "fold_0" / FINAL)["network_weights"]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_starter_grows_into_a_model_of_its_own(dataset: Path, tmp_path: Path) -> None:
+    own = dataset / "learned"
+    first = learn(STARTER, None, dataset, own, SHORT, new=True)
+    assert (first.cases, first.accepted, first.updates > 0) == (4, True, True)
+    assert first.base is not None
+    record = read_record(own)
+    assert record is not None
+    assert record.held_back == ("case_3",)
+    # nnU-Net's own view of it: a model with the dataset's labels, which answers without a prompt
+    model = Model(own, None)
+    assert model.labels == LABELS
+    assert not model.class_agnostic
+    session = Session(model)
+    session.set_image(dataset / "imagesTr" / "case_0_0000.nii.gz")
+    session.start_automatically()
+    assert session.segmentation.shape == SHAPE
+    # a further case: only that one is prepared, and the weights before are kept
+    prepared = own / "work" / "preprocessed" / "Dataset001_Finished" / "nnUNetPlans_3d_fullres"
+    before = {file.name: file.stat().st_mtime_ns for file in prepared.iterdir()}
+    old = weights(own)
+    write_case(dataset, "case_5", 5)
+    second = learn(STARTER, None, dataset, own, SHORT)
+    assert second.cases == 5
+    assert before.items() <= {file.name: file.stat().st_mtime_ns for file in prepared.iterdir()}.items()
+    assert equal(weights(own), old) != second.accepted
+    kept = [file.name for file in sorted((own / "history").iterdir())]
+    assert kept == ["0000.pth", "0001.pth"][: 1 + second.accepted]
+
+
+def test_what_is_worse_on_held_back_cases_does_not_stay(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+
+    def spoilt(model: Model, *_: Any) -> tuple[Path, int]:
+        bad = open_checkpoint(model.checkpoint_files[0])
+        bad["network_weights"] = {name: torch.zeros_like(values) for name, values in bad["network_weights"].items()}
+        torch.save(bad, tmp_path / "bad.pth")
+        return tmp_path / "bad.pth", 1
+
+    monkeypatch.setattr(learning, "tune", spoilt)
+    done = learn(STARTER, None, dataset, own, SHORT)
+    assert not done.accepted
+    assert equal(weights(own), open_checkpoint(STARTER / "fold_0" / "checkpoint_final.safetensors")["network_weights"])
+    assert not (own / "history").exists()
+    assert "kept the old weights" in done.describe()
+
+
+def test_averaged_weights_lie_between_the_old_and_the_new(dataset: Path, tmp_path: Path) -> None:
+    model = Model(STARTER, None)
+    cases = list(finished_cases(dataset).values())[:1]
+    declared = {**model.dataset_json, "labels": LABELS}
+    old = weights_of(model)
+    new, half = (
+        open_checkpoint(tune(model, cases, declared, tmp_path / "work", Tuning(1, keep=keep, seed=0))[0])[
+            "network_weights"
+        ]
+        for keep in (0.0, 0.75)
+    )
+    name = "mask_decoder.cls.3.weight"
+    assert not torch.equal(new[name], old[name])
+    # the two trainings differ in the number of updates; their directions do not
+    moved = [((one[name] - old[name]) / (new[name] - old[name])).median().item() for one in (new, half)]
+    assert moved[0] == pytest.approx(1)
+    assert 0.05 < moved[1] < 0.6
+
+
+def weights_of(model: Model) -> dict[str, torch.Tensor]:
+    return {name: values.clone() for name, values in model.networks[0].state_dict().items()}
+
+
+def test_the_class_agnostic_model_itself_can_be_tuned(dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    done = learn(STARTER, None, dataset, own, SHORT)
+    assert done.base is None
+    model = Model(own, None, objects=["core", "rim"])
+    assert model.class_agnostic
+    assert model.any_spacing
+    steps = dict(clicked_through(model, finished_cases(dataset)["case_0"], 2))
+    assert steps[0] == {1: 0.0, 2: 0.0}
+    assert all(0 <= dice <= 1 for dice in steps[2].values())
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (shutil.rmtree, "no dataset of finished cases"),
+        (lambda folder: [file.unlink() for file in (folder / "labelsTr").iterdir()], "no finished case"),
+        (lambda folder: (folder / "dataset.json").write_text('{"labels": {}}'), "not a dataset in nnU-Net's format"),
+    ],
+)
+def test_errors_name_what_is_missing(
+    dataset: Path, tmp_path: Path, break_it: Callable[[Path], Any], message: str
+) -> None:
+    break_it(dataset)
+    with pytest.raises(UserError, match=message):
+        learn(STARTER, None, dataset, tmp_path / "own", SHORT)
+
+
+def test_other_labels_than_the_models_are_refused(dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    grow(Model(STARTER, None), list(finished_cases(dataset).values())[:1], read(dataset), own)
+    other = write_dataset(tmp_path / "other", 1, {"background": 0, "node": 1, "rim": 2})
+    with pytest.raises(UserError, match="node"):
+        learn(own, None, other, tmp_path / "learned", SHORT)
+    with pytest.raises(UserError, match="labels of its own"):
+        grow(Model(own, None), list(finished_cases(dataset).values()), read(dataset), tmp_path / "again")
+
+
+def read(dataset: Path) -> dict[str, Any]:
+    return json.loads((dataset / "dataset.json").read_text())
+
+
+def test_the_grown_plans_are_those_of_a_model_for_one_spacing(dataset: Path, tmp_path: Path) -> None:
+    grow(Model(STARTER, None), list(finished_cases(dataset).values()), read(dataset), tmp_path / "own")
+    plans = json.loads((tmp_path / "own" / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert plans[OPTIONS_KEY]["targets"] == "labels"
+    assert plans["spacing"] == [plans["spacing"][0]] * 3
+    assert 0.5 < plans["spacing"][0] < 1.5  # targets of about 16 mm, in about 18 voxels
+
+
+def test_one_round_at_a_time_and_a_killed_one_is_repeated(dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    command = [sys.executable, "-m", "nnsam3d", "learn", "--cases", str(dataset), "-o", str(own), "--new"]
+    first = subprocess.Popen([*command, "--seconds", "60", "-device", "cpu"], start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while not (own / "work" / "training.txt").is_file() and time.monotonic() < end:
+            time.sleep(0.2)
+        with pytest.raises(UserError, match="learning already"):
+            learn(STARTER, None, dataset, own, SHORT)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert Model(own, None).labels == LABELS, "complete from the beginning"
+    assert learn(STARTER, None, dataset, own, SHORT).updates > 0

@@ -1,0 +1,129 @@
+"""A model's weights as the beginning of another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnsam3d.network import SAM3D, SAM3DConfig
+from nnsam3d.network.fitting import load_fitting
+from nnsam3d.network.prompts import PromptTensors
+
+BASE: dict[str, Any] = {
+    "patch_size": (16, 16, 16),
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 3,
+    "window": (4, 4, 4),
+    "token_stride": (4, 4, 4),
+    "neck_dim": 16,
+    "decoder_dim": 8,
+    "prompt_heads": 4,
+    "prompt_mlp_dim": 32,
+    "pos_embed_size": (8, 8),
+    "max_clicks": 4,
+    "fine_click_maps": 2,
+    "detail_dim": 4,
+    "num_image_channels": 1,
+    "num_classes": 2,
+    "num_click_labels": 2,
+    "extent_maps": 7,
+    "extents_at_voxels": True,
+    "rel_pos_tables": "window",
+}
+
+
+def network(**changed: Any) -> SAM3D:
+    torch.manual_seed(len(str(changed)))
+    net = SAM3D(SAM3DConfig(**{**BASE, **changed})).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    def save(net: SAM3D) -> Path:
+        torch.save(net.state_dict(), tmp_path / "weights.pth")
+        return tmp_path / "weights.pth"
+
+    return save
+
+
+def answer(net: SAM3D, image: torch.Tensor, label: int = 1, maps: int = 7) -> torch.Tensor:
+    dense = torch.zeros(1, maps, *image.shape[2:])
+    dense[:, label - 1 :: maps // 7] = 0.5
+    prompts = PromptTensors(torch.tensor([[[8.0, 7, 5]]]), torch.tensor([[label]]), dense)
+    with torch.no_grad():
+        return net.decode(net.encode(image), prompts)
+
+
+def test_an_equal_network_is_loaded_completely(saved: Any) -> None:
+    old, new = network(), network(max_clicks=5)
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert not report.new
+    assert not report.unused
+    assert not report.adapted
+    image = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(answer(new, image), answer(old, image))
+
+
+def test_every_label_begins_as_the_object(saved: Any) -> None:
+    """A click, or an extent, on either label is answered as one on the object; the other label has the same logits."""
+    old, new = network(), network(num_classes=3, num_click_labels=3, extent_maps=14)
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert not report.new
+    image = torch.randn(1, 1, 16, 16, 16)
+    expected = answer(old, image)
+    for label in (1, 2):
+        found = answer(new, image, label, maps=14)
+        torch.testing.assert_close(found[:, :2], expected)
+        torch.testing.assert_close(found[:, 2], expected[:, 1])
+
+
+def test_a_region_has_the_odds_of_the_object(saved: Any) -> None:
+    old, new = network(), network(num_classes=2, num_click_labels=3, extent_maps=14)
+    load_fitting(new, old.state_dict(), saved(old))
+    image = torch.randn(1, 1, 16, 16, 16)
+    expected = answer(old, image)
+    found = answer(new, image, maps=14)
+    torch.testing.assert_close(found[:, 0], expected[:, 1] - expected[:, 0])
+
+
+def test_equal_channels_give_the_same_answer(saved: Any) -> None:
+    old, new = network(), network(num_image_channels=3)
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert report.new == ["image_encoder.channel_map"]
+    with torch.no_grad():
+        new.image_encoder.get_parameter("channel_map").fill_(1 / 3)
+    image = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(answer(new, image.expand(-1, 3, -1, -1, -1)), answer(old, image), rtol=1e-4, atol=1e-4)
+
+
+def test_tables_of_positions_are_interpolated(saved: Any) -> None:
+    old, new = network(), network(patch_size=(16, 24, 32), window=(4, 6, 8))
+    table = "image_encoder.blocks.0.attn.rel_pos_w"
+    with torch.no_grad():
+        rows = old.get_parameter(table)
+        rows.copy_(torch.linspace(-1, 1, len(rows))[:, None])
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert not report.new
+    assert table in report.adapted
+    longer = new.get_parameter(table)[:, 0]
+    assert len(longer) > len(rows)
+    assert (longer.diff() >= 0).all()
+    assert longer.min() >= -1
+    torch.testing.assert_close(longer, -longer.flip(0))
+
+
+def test_what_nobody_knows_stays_as_it_was(saved: Any) -> None:
+    old, new = network(decoder_dim=12), network()
+    before = new.mask_decoder.cls[0].weight.clone()
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert "mask_decoder.cls.0.weight" in report.new
+    assert "mask_decoder.cls.0.weight" in report.unused
+    torch.testing.assert_close(new.mask_decoder.cls[0].weight, before)
