@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_json
-from nnsam3d.geometry import Slices
 from nnsam3d.inference.scale import first_spacing
 from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.datasets import training_cases
@@ -121,10 +120,6 @@ def spacing_of(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:
     """mm at which a model of any spacing works on a target whose extent is known."""
     spacing = [float(step) for step in properties["spacing"]]
     mask = labels_ZYX > 0
-    shapes = [_box(bounding_box(mask))] if mask.any() else []
-    return first_spacing(labels_ZYX.shape, spacing, shapes)
-
-
-def _box(box: Slices) -> Shape:
-    ends = np.array([[side.start for side in box], [side.stop - 1 for side in box]], float)
-    return Shape("box", 1, ends)
+    sides = bounding_box(mask)
+    ends_23 = np.array([[side.start for side in sides], [side.stop - 1 for side in sides]], float)
+    return first_spacing(labels_ZYX.shape, spacing, [Shape("extent", 1, ends_23)] if mask.any() else [])

@@ -4,27 +4,26 @@ the network answers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Outline, Tool, place_text
-from nnsam3d.prompts.kinds.checks import MAX_POINTS
-from nnsam3d.prompts.kinds.scribble import Scribble
+from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, Voxels, place_text, points_to_voxels
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, checked_label, checked_positions
 
 
 @dataclass(frozen=True)
-class Paint(Scribble):
+class Paint(Prompt):
     """Single voxels with their final label. The network does not get them, so every model takes them.
 
     Attributes:
-        path: the voxels.
+        path: one or more voxels.
         label: see :class:`Click`; background erases.
 
     Raises:
-        PromptError: see :class:`Scribble`.
+        PromptError: see :class:`Click`; no voxels.
 
     >>> Paint([(10, 10, 5), (11, 10, 5)], "tumour").describe()
     '2 voxels from 10, 10, 5'
@@ -32,12 +31,15 @@ class Paint(Scribble):
 
     kind: ClassVar[str] = "paint"
     keys: ClassVar[tuple[str, ...]] = ("points", "label")
-    optional: ClassVar[tuple[str, ...]] = ()
-    weight: ClassVar[float] = 0.0
     trained: ClassVar[bool] = False
     tool: ClassVar[Tool | None] = Tool("T", "brush", "Drag to paint, with Shift to erase. What is painted stays.")
     through: ClassVar[tuple[int, int]] = (1, MAX_POINTS)
-    joined: bool = False
+    path: tuple[Position, ...]
+    label: int | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", checked_positions(self.path, 1))
+        object.__setattr__(self, "label", checked_label(self.label))
 
     @classmethod
     def parse(cls, values: Any) -> Paint:
@@ -49,18 +51,21 @@ class Paint(Scribble):
     def describe(self) -> str:
         return f"{len(self.path)} voxels from {place_text(self.path[0])}"
 
-    def corners_in(self, space: Any) -> NDArray[np.float64]:
-        """A point in the middle: the mask itself shows the voxels."""
+    def points(self, space: Space) -> NDArray[np.float64]:
+        return np.array(self.path)
+
+    def at(self, points_N3: NDArray[np.float64], space: Space) -> Paint:
+        return replace(self, path=tuple(map(tuple, points_N3.tolist())))
+
+    def corners_in(self, space: Space) -> NDArray[np.float64]:
+        """A voxel in the middle: the mask itself shows them all."""
         points_N3 = self.points(space)
         return points_N3[np.linalg.norm(points_N3 - points_N3.mean(axis=0), axis=1).argmin()][None]
-
-    def outline(self) -> Outline:
-        return "points"
 
     @classmethod
     def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Paint:
         return cls(tuple(map(tuple, points_N3.tolist())), label)
 
     @classmethod
-    def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
-        return np.zeros((0, 3))
+    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
+        return points_to_voxels(points_N3, shape)

@@ -19,6 +19,8 @@ LABELS = {"background": 0, "tumour": 1, "organ": 2}
 
 EXTENT = tuple(kind for kind in KINDS if kind != MaskPrompt.kind)
 """The kinds with points."""
+LEARNT = tuple(kind for kind in EXTENT if KINDS[kind].trained)
+"""Those that networks get: they can be simulated, and viewers draw them."""
 
 
 def _grid(matrix: Any) -> ImageGrid:

@@ -27,14 +27,14 @@ from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.kinds import KINDS, Shape, Window
 from nnsam3d.prompts.kinds.base import Space
 
-from .drawn import EXTENT, GRIDS, LABELS, SHAPE_ZYX, drawn, targets
+from .drawn import EXTENT, GRIDS, LABELS, LEARNT, SHAPE_ZYX, drawn, targets
 
 SPACES: tuple[Space, ...] = ("voxel", "lps", "ras")
 CODEC = PromptCodec(tuple(KINDS), labels=3, pitch=(0.75, 0.275, 0.175))
 seeds = st.integers(0, 2**31)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_extent = pytest.mark.parametrize("kind", EXTENT)
-every_simulated = pytest.mark.parametrize("kind", EXTENT[1:])  # clicks: nnsam3d.prompts.simulation
+every_simulated = pytest.mark.parametrize("kind", LEARNT[1:])  # clicks: nnsam3d.prompts.simulation
 every_target = pytest.mark.parametrize("name", targets())
 
 
@@ -353,14 +353,14 @@ def test_the_simulator_draws_around_labels_that_occur(name: str) -> None:
     segmentation[0, 0, 5] = 9  # to be ignored
     simulator = PromptSimulator((1, 2), ignore_label=9, kinds=tuple(KINDS), extent_share=1.0)
     kinds = set()
-    first, again = ([simulator.extent(segmentation, rng, EXTENT[1:]) for _ in range(30)] for rng in both(1))
+    first, again = ([simulator.extent(segmentation, rng, LEARNT[1:]) for _ in range(30)] for rng in both(1))
     for one, other in zip(first, again, strict=True):
         assert keys([one]) == keys([other])
         if one is not None:
             assert one.label == 2
             kinds.add(one.kind)
     assert kinds, "something can be drawn around every target"
-    assert simulator.extent(np.zeros(SHAPE_ZYX), np.random.default_rng(0), EXTENT[1:]) is None
+    assert simulator.extent(np.zeros(SHAPE_ZYX), np.random.default_rng(0), LEARNT[1:]) is None
 
 
 # ---------------------------------------------------------------------- replay

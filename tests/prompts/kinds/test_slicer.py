@@ -25,14 +25,14 @@ from nnsam3d.prompts import (
     write_prompts,
 )
 
-from .drawn import EXTENT, GRIDS, LABELS, drawn
+from .drawn import GRIDS, LABELS, LEARNT, drawn
 
 
 @given(seed=st.integers(0, 2**31), grid_name=st.sampled_from(sorted(GRIDS)), space=st.sampled_from(["lps", "ras"]))
 def test_there_and_back(seed: int, grid_name: str, space: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path, grid = tmp_path_factory.mktemp("slicer") / "c.mrk.json", GRIDS[grid_name]
     rng = np.random.default_rng(seed)
-    kinds = [EXTENT[i] for i in rng.integers(len(EXTENT), size=7)]
+    kinds = [LEARNT[i] for i in rng.integers(len(LEARNT), size=7)]
     words = [["tumour", "background", "organ"][i] for i in rng.integers(3, size=7)]
     prompts = [drawn(kind, rng, word) for kind, word in zip(kinds, words, strict=True)]
     # Slicer turns boxes in mm, where those that are turned in voxels are sheared
