@@ -51,6 +51,17 @@ def test_no_file_is_too_long(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_the_oldest_python_can_import_it(file):
+    """ruff knows the syntax of Python 3.10, but not what its modules lack."""
+    later = {"typing": {"Self", "Never", "LiteralString", "Required", "NotRequired", "Unpack", "assert_never"}}
+    later |= {"datetime": {"UTC"}, "enum": {"StrEnum"}, "hashlib": {"file_digest"}, "itertools": {"batched"}}
+    nodes = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    found = {(node.module, alias.name) for node in nodes for alias in node.names}
+    assert not {(module, name) for module, name in found if name in later.get(str(module), ())}
+    assert "tomllib" not in imports_of(file)
+
+
 @pytest.mark.parametrize("file", PACKAGE, ids=name_of)
 def test_nothing_imports_trainers_or_planners(file):
     leaves = ("nnsam3d.trainers", "nnsam3d.planners")

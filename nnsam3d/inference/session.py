@@ -344,8 +344,7 @@ class Session(Drawing):
     @property
     def kept_bytes(self) -> int:
         """The same, with the result and what is kept for further clicks."""
-        now = self._now
-        result = 0 if now.result is None else now.result.nbytes
+        now, result = self._now, 0 if self._now.result is None else self._now.result.nbytes
         return self.image_bytes + result + (0 if now.image is None else now.image.kept_bytes)
 
     @property

@@ -42,7 +42,7 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
         given.append(click)
 
 
-def mean_dice(model: TrainedModel, cases: Sequence[FinishedCase], clicks: Sequence[int] = CLICKS) -> float | None:
+def held_back_dice(model: TrainedModel, cases: Sequence[FinishedCase], clicks: Sequence[int] = CLICKS) -> float | None:
     """Mean Dice over cases, labels and numbers of clicks; None without cases that have a label.
 
     Args:

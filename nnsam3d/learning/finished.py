@@ -76,7 +76,9 @@ def read_finished(case: FinishedCase, model: TrainedModel) -> tuple[NDArray[Any]
     return image, labels, properties
 
 
-def prepare(cases: Sequence[FinishedCase], model: TrainedModel, dataset_json: dict[str, Any], work: Path) -> None:
+def preprocess_finished(
+    cases: Sequence[FinishedCase], model: TrainedModel, dataset_json: dict[str, Any], work: Path
+) -> None:
     """Preprocesses cases as nnU-Net does, into ``work/preprocessed``; those that are there and unchanged stay.
 
     For a model of any spacing, every case is prepared at the spacing that a prompt around its target would select.
@@ -113,10 +115,10 @@ def prepare(cases: Sequence[FinishedCase], model: TrainedModel, dataset_json: di
 
 def _spacing(case: FinishedCase, model: TrainedModel) -> float:
     _, labels, properties = read_finished(case, model)
-    return spacing_of(labels, properties)
+    return target_spacing(labels, properties)
 
 
-def spacing_of(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:
+def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:
     """mm at which a model of any spacing works on a target whose extent is known."""
     spacing = [float(step) for step in properties["spacing"]]
     mask = labels_ZYX > 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_json
-from nnsam3d.learning.finished import FinishedCase, read_finished, spacing_of
+from nnsam3d.learning.finished import FinishedCase, read_finished, target_spacing
 from nnsam3d.learning.tune import write_checkpoint
 from nnsam3d.network.fitting import load_fitting
 from nnsam3d.nnunet.contract import PlansManager, determine_num_input_channels
@@ -41,7 +41,7 @@ def grow(model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[
     """
     if not model.class_agnostic:
         raise UserError(f"{model.folder}: has labels of its own, so there is nothing to grow: tune it")
-    spacings = [spacing_of(*read_finished(case, model)[1:]) for case in cases]
+    spacings = [target_spacing(*read_finished(case, model)[1:]) for case in cases]
     plans = copy.deepcopy(model.plans_manager.plans)
     entry = plans["configurations"][model.configuration]
     entry.pop(ANY_SPACING_KEY, None)

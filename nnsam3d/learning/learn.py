@@ -18,7 +18,7 @@ import torch
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256, replacing
 from nnsam3d.inference.model import Model
-from nnsam3d.learning.check import mean_dice
+from nnsam3d.learning.check import held_back_dice
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
@@ -74,10 +74,10 @@ def learn(
         made, updates = tune(model, training, declared, own / WORK, tuning)
         objects = [name for name, value in sorted(declared["labels"].items(), key=_value) if _value((name, value))]
         before, after = (
-            mean_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
+            held_back_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
             for file in (own / "fold_0" / FINAL, made)
         )
-        other = mean_dice(_base_model(base, folds, tuning.device, objects), held_back) if record.grown else None
+        other = held_back_dice(_base_model(base, folds, tuning.device, objects), held_back) if record.grown else None
         accepted = before is None or after is None or after >= before - TOLERANCE
         sha256 = _take(own, made, len(record.rounds)) if accepted else ""
         seconds = round(time.monotonic() - start, 1)
@@ -126,8 +126,8 @@ def _declared(model: Model, dataset_json: dict[str, Any]) -> dict[str, Any]:
     """
     ending = {"file_ending": dataset_json["file_ending"]}
     if model.class_agnostic:
-        labels = {key: dataset_json[key] for key in ("labels", "regions_class_order") if key in dataset_json}
-        return {**model.dataset_json, **labels, **ending}
+        keys = [key for key in ("labels", "regions_class_order") if key in dataset_json]
+        return {**model.dataset_json, **{key: dataset_json[key] for key in keys}, **ending}
     if dataset_json["labels"] != model.dataset_json["labels"]:
         raise UserError(
             f"the finished cases have the labels {dataset_json['labels']}, the model {model.dataset_json['labels']}"

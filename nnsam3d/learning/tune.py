@@ -16,7 +16,7 @@ import torch
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import replacing, write_json
-from nnsam3d.learning.finished import NAME, PLANS, FinishedCase, prepare
+from nnsam3d.learning.finished import NAME, PLANS, FinishedCase, preprocess_finished
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY
 from nnsam3d.nnunet.model import TrainedModel
@@ -67,7 +67,7 @@ def tune(
     Raises:
         UserError: the training has failed; the message names its log.
     """
-    prepare(cases, model, dataset_json, work)
+    preprocess_finished(cases, model, dataset_json, work)
     base = work / "preprocessed" / NAME
     begin = model.checkpoint_files[0].absolute()
     write_json(base / f"{PLANS}.json", _plans(model, begin, tuning))

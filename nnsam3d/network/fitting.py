@@ -72,8 +72,9 @@ def _adapted(
         return None
     if table := TABLES.match(name):
         return _interpolated(given, values.shape, axis=1 if table[1] else 0)
-    labels = [len(state["prompt_encoder.label_embed.weight"]) for state in (there, here)]
-    if name == "prompt_encoder.label_embed.weight":
+    embedding = "prompt_encoder.label_embed.weight"
+    labels = len(there[embedding]), len(here[embedding])
+    if name == embedding:
         given = given[_rows(*labels)]
     if name.startswith(CLASSES):
         if _without_background(here) and not _without_background(there):
@@ -117,10 +118,10 @@ def _blocks(labels_there: int, labels_here: int, there: int, here: int) -> list[
     return [block * labels_there + row if block < there else OWN for block in range(here) for row in rows]
 
 
-def _extents(there: int, here: int, labels: list[int]) -> list[int]:
+def _extents(there: int, here: int, labels: tuple[int, int]) -> list[int]:
     """As :func:`_blocks` for maps of prompts with an extent, of which background has none."""
-    foreground = [n - 1 for n in labels]
-    return _blocks(*foreground, there // foreground[0], here // foreground[1])
+    own, other = labels[0] - 1, labels[1] - 1
+    return _blocks(own, other, there // own, here // other)
 
 
 def _taken(given: Tensor, sources: list[int], values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -48,8 +48,7 @@ from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, c
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
+M = TypeVar("M", bound="TrainedModel")
 
 
 class TrainedModel:
@@ -150,12 +149,8 @@ class TrainedModel:
         """The plans, which say what spacing is usual; {} if any is."""
         return {} if self.any_spacing else self.plans_manager.plans
 
-    def at_spacing(self, spacing_mm: float) -> Self:
-        """The same networks, for images on a grid of cubic voxels.
-
-        Args:
-            spacing_mm: edge of a voxel.
-        """
+    def at_spacing(self: M, spacing_mm: float) -> M:
+        """The same networks, for images on a grid of cubic voxels with edges of ``spacing_mm``."""
         other = copy.copy(self)
         other.predictor = copy.copy(self.predictor)
         plans = copy.deepcopy(self.plans_manager.plans)

@@ -158,12 +158,15 @@ class Cases:
             return ""
         return " ".join(filter(None, (_signature(file) for file in (self._label_file(case), self._click_file(case)))))
 
-    def reopen(self, case: str, conversation: Conversation) -> bool:
+    def reopen(self, case: str, conversation: Conversation, draft: bool = True) -> bool:
         """Brings a case back as it was, into a conversation that has just opened its image: a draft, or what was saved.
 
         With its clicks and the mask they started from, if these still give the saved mask. Otherwise (it was edited
         elsewhere, or saved with another model) with the saved mask, which further clicks correct. Undo takes the clicks
         back one by one.
+
+        Args:
+            draft: False: what was saved; a draft is dropped.
 
         Returns:
             Whether this is what was saved.
@@ -172,6 +175,8 @@ class Cases:
             UserError: the saved mask cannot be read, or does not fit the image.
         """
         conversation.version = self.version(case)
+        if self.output is not None and not draft:
+            self._drop_draft(case)
         if self._is_draft(case) and self._draft_given(case, conversation):
             return False
         if self.output is None or not self._label_file(case).is_file():
@@ -240,8 +245,9 @@ class Cases:
                 (self.output / folder).mkdir(parents=True, exist_ok=True)
             for image, copy in zip(images, copies, strict=True):
                 self._place(image, copy)
-            # in this order: a mask to start from that was read from the label file is no longer there, and is copied
+            # in this order: a mask to start from that was the label file or a draft's is no longer there, and is copied
             session.save_segmentation(label_file)
+            mask_beside(self._draft_file(case), self._model.file_ending).unlink(missing_ok=True)
             if session.prompts or session.started:
                 session.save_prompts(clicks)
                 written.append(clicks)

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
@@ -29,33 +28,11 @@ from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
+from nnsam3d.server.static import FOLDER, PageFiles, index
 from nnsam3d.server.steps import as_step
 from nnsam3d.server.uploads import bytes_to_read, stored
 
-FOLDER = Path(__file__).parent / "page"
-ENDINGS = (".html", ".js", ".css", ".svg", ".png")
-LIBRARY = "niivue.js"
-NO_LIBRARY = """<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
-<p>The page itself needs NiiVue, which this installation does not contain. In a checkout, install it with
-<code>make page</code> (needs npm). Wheels already contain it."""
-
-
 # ---------------------------------------------------------------------- files
-
-
-class PageFiles(StaticFiles):
-    """The page's own files, and nothing below its folder."""
-
-    def lookup_path(self, path: str) -> Any:
-        known = Path(path).suffix in ENDINGS and path == Path(path).name
-        return super().lookup_path(path) if known else ("", None)
-
-
-async def index(call: Call) -> Response:
-    _ = call.label  # report a wrong label in the address immediately
-    if not (FOLDER / LIBRARY).is_file():
-        return HTMLResponse(NO_LIBRARY)
-    return HTMLResponse((FOLDER / "index.html").read_text(encoding="utf-8"))
 
 
 async def image_file(call: Call) -> Response:
@@ -100,9 +77,9 @@ async def claim(call: Call) -> Response:
                 "name": app.model.folder.name,
                 "labels": app.model.labels,
                 "channels": list(channels.values()),
-                "kinds": [*app.model.codec.kinds, *(name for name, kind in KINDS.items() if not kind.trained)],
-                "automatic": not app.model.class_agnostic,
+                "kinds": list(app.model.codec.kinds),
             },
+            "learns": app.learner is not None,
             "tools": [_tool(kind) for kind in KINDS.values() if kind.tool is not None],
             "folder": app.cases is not None,
             "upload": app.model.num_channels == 1,
@@ -114,7 +91,14 @@ async def claim(call: Call) -> Response:
 def _tool(kind: type[Prompt]) -> dict[str, Any]:
     """What the page knows about a kind that can be drawn."""
     made = {} if kind.tool is None else kind.tool._asdict()
-    return {"kind": kind.kind, "title": kind.kind.capitalize(), "keys": kind.keys, "drawn": kind.drawn, **made}
+    return {
+        "kind": kind.kind,
+        "title": kind.kind.capitalize(),
+        "keys": kind.keys,
+        "drawn": kind.drawn,
+        "trained": kind.trained,
+        **made,
+    }
 
 
 async def release(call: Call) -> Response:
@@ -134,13 +118,14 @@ async def cases(call: Call) -> Response:
 
 async def open_case(call: Call) -> Response:
     folder, case = _folder(call), str(call.json().get("case"))
+    saved = call.json().get("saved") is True
     files = await asyncio.to_thread(folder.files, case)
     for file in files:
         await asyncio.to_thread(check_standalone, file)
 
     def job(conversation: Conversation) -> Response:
         conversation.open_files(files, case)
-        folder.reopen(case, conversation)  # or the next save would replace it by what is clicked now
+        folder.reopen(case, conversation, draft=not saved)  # or the next save would replace it by what is clicked now
         return _opened(call, conversation, case)
 
     await call.reserve(await asyncio.to_thread(bytes_to_read, files))
@@ -186,6 +171,7 @@ def _opened(call: Call, conversation: Conversation, case: str) -> Response:
             "shape": list(session.shape),
             "spacing": list(session.spacing),
             "channels": [file.name for file in conversation.files],
+            "automatic": not conversation.model.class_agnostic,
             "saved": bool(conversation.version),
             **({} if call.app.cases is None or not conversation.case else call.app.cases.row(conversation.case)),
             **_state(call, conversation),

@@ -130,10 +130,7 @@ class SurvivingTrainer(nnUNetTrainer):
     def run_training(self) -> None:
         """nnU-Net's loop; on SIGTERM, SIGUSR1 or Ctrl-C it saves a checkpoint after the current iteration and exits.
 
-        A second Ctrl-C ends the process at once.
-
-        Raises:
-            SystemExit: with status ``STOPPED``: continue with --c.
+        A second Ctrl-C ends the process at once. Raises SystemExit with status ``STOPPED``: continue with --c.
         """
         with self._handling_signals():
             try:
@@ -328,7 +325,7 @@ class SurvivingTrainer(nnUNetTrainer):
         self.not_training(time.time() - start)
 
     def not_training(self, seconds: float) -> None:
-        """Called with the time that the current epoch spent on something other than training."""
+        """Called with the time that the current epoch spent on something else."""
 
     def kept(self) -> dict[str, Any]:
         """The additional content of a checkpoint: plain values and tensors."""

@@ -311,6 +311,18 @@ def test_a_draft_remembers_the_mask_it_starts_from(cases: Cases, served_model: M
     cases.save(talk)
     assert not list((dataset(cases) / "drafts").rglob("*.nii.gz"))
     np.testing.assert_array_equal(label_map(cases), mask)
+    again = opened(cases, served_model)
+    assert again.session.started
+    np.testing.assert_array_equal(again.segmentation(), mask)
+    # what was saved can be asked for instead of a draft
+    again.reset()
+    again.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(again)
+    other = Conversation(lambda: served_model, 2**30)
+    other.open_files(cases.files("a"), "a")
+    assert cases.reopen("a", other, draft=False)
+    np.testing.assert_array_equal(other.segmentation(), mask)
+    assert cases.row("a")["state"] == "done"
 
 
 def test_a_damaged_draft_is_left_alone(cases: Cases, served_model: Model) -> None:

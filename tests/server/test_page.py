@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -213,7 +214,7 @@ class Work:
 def work(start: Start, served_model: Model, tmp_path: Path) -> Callable[..., Work]:
     def made(geometry: str = "plain", count: int = 1, model: Model = served_model, **limits: Any) -> Work:
         images = tmp_path / "images"
-        files = [write_image(images / f"{name}_0000.nii.gz", geometry) for name in "abc"[:count]]
+        files = [write_image(images / f"{name}_0000.nii.gz", geometry) for name in "abcd"[:count]]
         output = tmp_path / "out"
         session = Session(model)
         session.set_image(files[0])
@@ -997,7 +998,7 @@ def test_a_hundred_cases_can_be_searched_and_filtered(work: Any, visit: Open) ->
         return page.js("() => [...document.querySelectorAll('#cases .name')].map((one) => one.textContent)")
 
     assert page.text("#cases-count") == "100 cases, 1 saved"
-    assert page.text("#cases-filter").split() == ["All", "100", "To", "do", "99", "Done", "1"]
+    assert page.tab.inner_text("#cases-filter").split() == ["All", "100", "To", "do", "99", "Done", "1"]
     assert len(listed()) == 100
     page.tab.click("#cases-filter [data-state=done]")
     assert listed() == ["a"]
@@ -1038,3 +1039,56 @@ def test_the_mask_can_be_hidden_and_outlined(work: Any, visit: Open) -> None:
     drawn = np.array(page.js("() => [...nnsam3d.viewer.mask.img]"), np.uint8).reshape(SHAPE) > 0
     assert 0 < rim.sum() < (labels > 0).sum()
     np.testing.assert_array_equal(drawn, rim)
+
+
+def test_a_station_keeps_drafts_states_notes_and_a_table(work: Any, visit: Open) -> None:
+    there = work(count=4)
+    page = visit(there.running)
+    page.tab.keyboard.press("?")
+    page.tab.fill("#annotator", "Ada")
+    page.tab.keyboard.press("Escape")
+    page.click(there.ras(TARGET))
+    drawn = page.labels()
+    page.tab.reload()  # as after a crash: nothing was saved
+    page.idle()
+    np.testing.assert_array_equal(page.labels(), drawn)
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    assert page.js("() => nnsam3d.page.dirty")
+    assert "Draft 1" in page.tab.inner_text("#cases-filter")
+    page.tab.keyboard.press("u")
+    page.idle()
+    page.tab.keyboard.press("g")
+    page.idle()
+    page.tab.fill("#comment", "border?")
+    page.tab.keyboard.press("Tab")
+    page.idle()
+    page.tab.keyboard.press("n")  # saves, and opens the next one
+    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    assert "Draft" not in page.tab.inner_text("#cases-filter")
+    page.tab.keyboard.press("k")
+    page.until("() => nnsam3d.page.image.case === 'c' && !nnsam3d.work.running")
+    page.tab.keyboard.press("q")  # the answer without prompts, as a step
+    page.idle()
+    assert page.labels().any()
+    assert page.js("() => nnsam3d.page.dirty")
+    page.tab.keyboard.press("n")
+    page.until("() => nnsam3d.page.image.case === 'd' && !nnsam3d.work.running")
+    assert page.tab.inner_text("#cases-filter").split() == [
+        *("All", "4", "To", "do", "1", "Done", "1", "Skipped", "1", "Unsure", "1")
+    ]
+    page.tab.click("#cases-filter [data-state=unsure]")
+    row = page.tab.locator("#cases li")
+    assert row.inner_text().split() == ["a", "⚑", "unsure"]
+    assert row.get_attribute("title") == "border?"
+    with (there.output / "annotation.csv").open(newline="") as table:
+        rows = {row["case"]: row for row in csv.DictReader(table)}
+    assert {case: (row["mark"], row["annotator"], row["prompts"]) for case, row in rows.items()} == {
+        "a": ("unsure", "Ada", "1"),
+        "b": ("skipped", "", "0"),
+        "c": ("", "Ada", "0"),
+    }
+    row.click()
+    page.until("() => nnsam3d.page.image.case === 'a' && !nnsam3d.work.running")
+    assert page.tab.input_value("#comment") == "border?"
+    assert page.tab.get_attribute("#flag", "aria-pressed") == "true"
+    np.testing.assert_array_equal(page.labels(), drawn)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
@@ -200,3 +201,42 @@ def test_tools_without_training_say_why_they_cannot_be_used(work: Any, visit: Op
     assert page.prompts() == []
     np.testing.assert_allclose(page.js("() => nnsam3d.viewer.mm"), there.ras(FLAT[1]), atol=0.8)
     assert page.labels().shape == SHAPE
+
+
+def test_a_brush_paints_and_erases_voxels_that_stay(work: Any, visit: Open, served_model: Model) -> None:
+    """Also with a model that knows clicks only."""
+    there = work("oblique", model=served_model)
+    page = visit(there.running)
+    page.tab.keyboard.press("t")
+    assert page.tab.locator("#brush").is_visible()
+    page.tab.locator("#brush").fill("2")
+    first, last = (3, 10, 13), (12, 10, 13)
+    drag(page, there, [first, last])
+    (entry,) = page.prompts()
+    voxels = np.array(entry["points"])
+    assert entry["type"] == "paint"
+    assert entry["label"] == "lesion"
+    assert (voxels == np.round(voxels)).all()
+    assert (voxels[:, 2] == 13).all(), "all on the slice"
+    assert {tuple(first), tuple(last)} <= set(map(tuple, voxels.tolist()))
+    painted = page.labels()
+    assert (painted > 0).sum() == len(voxels)
+    agrees(page, there.session)
+    page.tab.keyboard.down("Shift")
+    drag(page, there, [(6, 10, 13), (8, 10, 13)])
+    page.tab.keyboard.up("Shift")
+    assert page.prompts()[1]["label"] == "background"
+    assert page.labels()[13, 10, 7] == 0
+    agrees(page, there.session)
+    page.tab.keyboard.press("z")
+    page.idle()
+    np.testing.assert_array_equal(page.labels(), painted)
+    # a click with the brush is a dab, not a prompt for the network
+    page.click(there.ras((20, 30, 13)))
+    assert [one["type"] for one in page.prompts()] == ["paint", "paint"]
+    assert page.labels()[13, 30, 20] == 1
+    agrees(page, there.session)
+    page.tab.keyboard.press("s")
+    page.idle()
+    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
+    np.testing.assert_array_equal(saved, page.labels())

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nnsam3d.server.page import FOLDER
-from nnsam3d.server.page import LIBRARY as NAME
+from nnsam3d.server.static import FOLDER
+from nnsam3d.server.static import LIBRARY as NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = FOLDER / NAME

@@ -97,8 +97,9 @@ export class Server {
     return this.json("GET", "api/cases");
   }
 
-  openCase(name) {
-    return this.json("POST", "api/open", { case: name });
+  // saved: what was saved, even if there is a draft
+  openCase(name, saved = false) {
+    return this.json("POST", "api/open", { case: name, saved });
   }
 
   async upload(file) {

@@ -19,8 +19,8 @@ function listed() {
   showCases(page.cases, page.source?.case, (name) => askFirst(() => openCase(name)));
 }
 
-export function openCase(name) {
-  return work.add(`Opening ${name}`, async () => shown(await server.openCase(name), { case: name }));
+export function openCase(name, saved = false) {
+  return work.add(`Opening ${name}`, async () => shown(await server.openCase(name, saved), { case: name }));
 }
 
 export function openFile(file) {
@@ -49,7 +49,6 @@ async function shown(image, source) {
   // beneath prompts, the mask from which a saved case starts is not visible
   startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
   if (image.state === "draft") forgetSaved();
-  $("automatic").hidden = !image.automatic;
   if (source.case) remember("case", source.case);
   hideNotice();
   $("empty").hidden = true;
@@ -129,7 +128,7 @@ export async function save() {
   if (!conflict) return Boolean(saved);
   const answer = await ask("conflict", `${name} has been saved elsewhere since it was opened here. ${conflict}`);
   if (answer === "overwrite") return Boolean((await store("api/save?overwrite=1"))?.saved);
-  if (answer === "reload") openCase(name);
+  if (answer === "reload") openCase(name, true);
   return false;
 }
 

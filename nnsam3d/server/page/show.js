@@ -83,6 +83,7 @@ export function show() {
   showPrompts(everyPrompt(), (prompt) => viewer.goTo(middle(prompt)), on.remove);
   if (page.info) showFacts(page.info.model.labels, page.facts);
   showRemarks(page.remarks);
+  $("automatic").hidden = !image?.automatic || everyPrompt().length > 0 || page.base !== null;
   $("also").hidden = !also;
   $("also").textContent = `Also open elsewhere${also > 1 ? `, ${also} times` : ""}: nothing is saved over others' work without asking.`;
   const usable = {

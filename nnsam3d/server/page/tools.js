@@ -35,7 +35,7 @@ export function buildTools() {
 }
 
 function refusal(tool) {
-  if (tool === CLICK || page.info.model.kinds.includes(tool)) return "";
+  if (tool === CLICK || page.info.model.kinds.includes(tool) || !toolOf(tool).trained) return "";
   return `This model was not trained with prompts of type ${tool}.`;
 }
 
