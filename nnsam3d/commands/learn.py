@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with the starter, or another class-agnostic model: grow a model that knows the dataset's labels and "
         "answers before the first click",
     )
+    parser.add_argument(
+        "--next",
+        type=Path,
+        metavar="IMAGES",
+        help="then look at some cases of this folder that are not finished, and write in next.json on which of them the "
+        "model's answers to different clicks disagree most",
+    )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of training (default: %(default)g)")
     parser.add_argument(
         "--keep",
@@ -52,6 +59,8 @@ def main(args: argparse.Namespace) -> int:
     """One round of learning."""
     if args.seconds <= 0:
         raise UserError(f"--seconds {args.seconds:g}: must be greater than 0")
+    if args.next is not None and not args.next.is_dir():
+        raise UserError(f"--next {args.next}: no such folder")
     if not 0 <= args.keep < 1:
         raise UserError(f"--keep {args.keep:g}: must be from 0 to below 1")
     base = chosen_model(args)
@@ -64,4 +73,9 @@ def main(args: argparse.Namespace) -> int:
     own = args.output or args.cases / "learned"
     done = learn(base, args.folds, args.cases, own, tuning, args.new)
     print(f"{own}: {done.describe()} ({done.seconds:.0f} s)")
+    if args.next is not None:
+        from nnsam3d.learning.order import write_order
+
+        order = write_order(args.next, args.cases, own, tuning.device)
+        print(f"{own}: next: {', '.join(order) or 'in the order of the list'}")
     return 0

@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model learns from every saved case, in the background (see nnsam3d learn); needs --output",
     )
     files.add_argument(
+        "--next",
+        choices=("list", "disagreement"),
+        default="list",
+        help="which case follows: the next one of the list, or, with --learn, that on which the model's answers to "
+        "different clicks disagree most (default: list)",
+    )
+    files.add_argument(
         "--new",
         type=Path,
         metavar="FOLDER",
@@ -153,7 +160,8 @@ def main(args: argparse.Namespace) -> int:
         base.take_ending_of(args.images)
     own = None if not args.learn else args.output / OWN
     model = base if own is None else newest(base, own)
-    cases = None if args.images is None else Cases(args.images, model, args.output, copy=args.copy)
+    learned = own if args.next == "disagreement" else None
+    cases = None if args.images is None else Cases(args.images, model, args.output, args.copy, learned)
     limits = Limits(
         args.max_sessions, args.idle, args.liveness, int(args.memory * GIB), int(min(args.max_image, args.memory) * GIB)
     )
@@ -189,7 +197,8 @@ def _learning(args: argparse.Namespace, folder: Path, device: str) -> list[str]:
     """Options of `nnsam3d learn`."""
     folds = [] if args.folds is None else ["-f", *args.folds]
     new = [] if args.new is None else ["--new"]
-    return ["-m", str(folder), *folds, "--cases", str(args.output), "-device", device, *new]
+    following = [] if args.next == "list" else ["--next", str(args.images)]
+    return ["-m", str(folder), *folds, "--cases", str(args.output), "-device", device, *new, *following]
 
 
 def _key(args: argparse.Namespace) -> str | None:
@@ -233,6 +242,8 @@ def _check_new(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.next == "disagreement" and not args.learn:
+        raise UserError("--next disagreement requires --learn: the model that learns says which case is next")
     if args.learn and args.output is None:
         raise UserError("--learn requires --output: the model learns from the cases that are saved there")
     if args.output is not None and args.images is None:

@@ -16,6 +16,7 @@ from nnsam3d.files import replacing, write_json, writing
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
 from nnsam3d.inference.watch import Cancelled
+from nnsam3d.learning.order import read_order
 from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.server.conversation import Conversation
@@ -35,17 +36,21 @@ class Cases:
         journal: the table of the annotation; None without an output folder.
     """
 
-    def __init__(self, images: Path, model: Model, output: Path | None = None, copy: bool = False) -> None:
+    def __init__(
+        self, images: Path, model: Model, output: Path | None = None, copy: bool = False, learned: Path | None = None
+    ) -> None:
         """
         Args:
             output: the dataset's folder; None: nothing is saved.
             copy: copy the images into the dataset. By default they are hard links where the file system has them, so
                 that changing a file in one folder changes it in the other one.
+            learned: folder of a model that learns and says which case is next (:func:`write_order`).
 
         Raises:
             UserError: the folder does not exist or contains no images for this model.
         """
         self.images, self.output, self._model, self._copy = images, output, model, copy
+        self._learned = learned
         self.journal = None if output is None else Journal(output)
         self._compared: set[tuple[str, str]] = set()  # images whose content is that of the dataset's
         if not images.is_dir():
@@ -66,7 +71,9 @@ class Cases:
     def overview(self) -> list[dict[str, Any]]:
         """The name and state of each case. Lists the folders, and reads no file."""
         saved, drafts = self._saved(), self._drafts()
-        return [self._row(name, name in saved, name in drafts) for name in self._listed()]
+        rows = [self._row(name, name in saved, name in drafts) for name in self._listed()]
+        rank = {} if self._learned is None else {name: number for number, name in enumerate(read_order(self._learned))}
+        return [{**row, "rank": rank[row["case"]]} if row["case"] in rank else row for row in rows]
 
     def _row(self, name: str, saved: bool, draft: bool) -> dict[str, Any]:
         note = Note(name) if self.journal is None else self.journal.note(name)
@@ -93,7 +100,8 @@ class Cases:
         rows = self.overview()
         names = [row["case"] for row in rows]
         start = names.index(case) + 1 if case in names else 0
-        return next((row["case"] for row in rows[start:] + rows[:start] if row["state"] in ("todo", "draft")), None)
+        left = [row for row in rows[start:] + rows[:start] if row["state"] in ("todo", "draft")]
+        return min(left, key=lambda row: row.get("rank", len(rows)))["case"] if left else None
 
     def _saved(self) -> set[str]:
         """The names of the label maps in the dataset."""

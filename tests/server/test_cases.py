@@ -384,3 +384,15 @@ def test_the_starters_labels_are_those_of_the_dataset(images: Path, tmp_path: Pa
     cases.save(talk)
     declared = json.loads((tmp_path / "Dataset601_Nodes" / "dataset.json").read_text())
     assert declared["labels"] == {"background": 0, "node": 1, "vessel": 2}
+
+
+def test_a_model_that_learns_may_say_which_case_is_next(images: Path, served_model: Model, tmp_path: Path) -> None:
+    for name in ("c", "d"):
+        os.link(images / "a_0000.nii.gz", images / f"{name}_0000.nii.gz")
+    learned = tmp_path / "learned"
+    cases = Cases(images, served_model, tmp_path / "out", learned=learned)
+    assert cases.following("a") == "b"
+    learned.mkdir()
+    (learned / "next.json").write_text('{"d": 0.9, "b": 0.1}')
+    assert cases.following("a") == "d"
+    assert {row["case"]: row.get("rank") for row in cases.overview()} == {"a": None, "b": 1, "c": None, "d": 0}

@@ -166,7 +166,9 @@ function followUp() {
   const names = page.cases.map((one) => one.case);
   const at = names.indexOf(page.source?.case);
   const order = [...page.cases.slice(at + 1), ...page.cases.slice(0, Math.max(at, 0))];
-  const following = page.info.saves ? order.find(isOpen) : order[0];
+  const left = page.info.saves ? order.filter(isOpen) : order;
+  // a model that learns may say which one; otherwise the first
+  const following = left.reduce((best, one) => ((one.rank ?? Infinity) < (best.rank ?? Infinity) ? one : best), left[0]);
   if (following) openCase(following.case);
   else say(page.info.saves ? "All cases are done." : "There are no other cases.");
 }
