@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--next",
         type=Path,
         metavar="IMAGES",
-        help="then look at some cases of this folder that are not finished, and write in next.json on which of them the "
-        "model's answers to different clicks disagree most",
+        help="then look at some cases of this folder that are not finished, and write in next.json on which of them "
+        "the model's answers to different clicks disagree most",
     )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of training (default: %(default)g)")
     parser.add_argument(
