@@ -22,15 +22,15 @@ import SimpleITK as sitk
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
-from nnsam3d.server import page as page_routes
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.http import Access
+from nnsam3d.server.static import FOLDER
+from nnsam3d.server.static import LIBRARY as NAME
 
 from .conftest import Gate, Running, Start
 
-FOLDER = page_routes.FOLDER
-LIBRARY = FOLDER / page_routes.LIBRARY
+LIBRARY = FOLDER / NAME
 CHROMIUM = os.environ.get("NNSAM3D_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage"]
 SIZE = {"width": 1280, "height": 720}
