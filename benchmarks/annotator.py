@@ -47,7 +47,7 @@ def main() -> None:
     one.add_argument("--cases", type=int, default=30, help="number of cases (default: 30)")
     one.add_argument("--skip", nargs="*", default=[], help="cases to leave out, such as those of the model's training")
     one.add_argument("--seconds", type=float, default=30, help="of training after each case (default: 30)")
-    one.add_argument("--keep", type=float, default=0.0, help="see nnsam3d learn --help")
+    one.add_argument("--keep", type=float, default=0.5, help="see nnsam3d learn --help")
     one.add_argument(
         "--same", action="store_true", help="tune the class-agnostic model itself: grow no model out of it"
     )

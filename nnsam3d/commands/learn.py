@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=float,
-        default=0.0,
+        default=0.5,
         metavar="SHARE",
-        help="average the new weights with this share of the old ones (default: %(default)g)",
+        help="share of the weights in use in their average with the trained ones (default: %(default)g)",
     )
     parser.add_argument("--seed", type=int, default=-1, help="makes a round repeatable (default: none)")
     parser.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")

@@ -22,20 +22,25 @@ from nnsam3d.learning.check import held_back_dice
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
-from nnsam3d.learning.tune import Tuning, tune, write_checkpoint
+from nnsam3d.learning.tune import Tuning, averaged, tune, write_checkpoint
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, find_folds
 
 logger = logging.getLogger(__name__)
 
+LOST = 0.1  # so much worse that the training goes on from the weights in use
 TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning
 WORK, HISTORY, LOCK = "work", "history", "lock"  # beside the model's own files
+TRAINED = "trained.pth"  # with which the next round begins, whether these weights are in use or not
 
 
 def learn(
     base: Path, folds: list[str] | None, cases_folder: Path, own: Path, tuning: Tuning, new: bool = False
 ) -> Round:
     """Tunes a model on the finished cases of a dataset.
+
+    The training goes on from round to round. What is used is a running average of its weights, as long as held-back
+    cases do not get worse by it.
 
     The first round writes the model's folder, as a copy of ``base`` or grown out of it; every further one continues it.
     Old weights are kept in ``history``. Stopped at any time, the folder has complete weights: repeat the round.
@@ -71,15 +76,23 @@ def learn(
         if not training:
             raise UserError(f"{cases_folder}: no finished case to learn from")
         logger.info(f"learning from {len(training)} finished cases; {len(held_back)} held back")
-        made, updates = tune(model, training, declared, own / WORK, tuning)
+        current, trained = own / "fold_0" / FINAL, own / TRAINED
+        made, updates = tune(
+            *(model, trained if trained.is_file() else current, training, declared, own / WORK, tuning)
+        )
+        candidate = own / WORK / "candidate.pth"
+        keep = 0.0 if record.grown and not record.rounds else tuning.keep  # the first weights have seen nothing yet
+        write_checkpoint(averaged(open_checkpoint(current), open_checkpoint(made), keep), candidate)
         objects = [name for name, value in sorted(declared["labels"].items(), key=_value) if _value((name, value))]
         before, after = (
             held_back_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
-            for file in (own / "fold_0" / FINAL, made)
+            for file in (current, candidate)
         )
         other = held_back_dice(_base_model(base, folds, tuning.device, objects), held_back) if record.grown else None
         accepted = before is None or after is None or after >= before - TOLERANCE
-        sha256 = _take(own, made, len(record.rounds)) if accepted else ""
+        sha256 = _take(own, candidate, len(record.rounds)) if accepted else ""
+        lost = before is not None and after is not None and after < before - LOST
+        _copy(current if lost else made, trained)
         seconds = round(time.monotonic() - start, 1)
         finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
         last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256, other)
@@ -101,8 +114,7 @@ def _begin(
         (own / "fold_0").mkdir(exist_ok=True)
         write_checkpoint(open_checkpoint(model.checkpoint_files[0]), own / "fold_0" / FINAL)
         for name in ("dataset.json", "plans.json"):
-            with replacing(own / name) as temporary:
-                shutil.copyfile(base / name, temporary)
+            _copy(base / name, own / name)
     record = Record(str(base), file_sha256(model.checkpoint_files[0]), grown=new)
     record.write(own)
     return record
@@ -146,11 +158,14 @@ def _take(own: Path, made: Path, number: int) -> str:
     """Puts new weights in the place of the old ones, which stay in the history; returns their SHA-256."""
     current, old = own / "fold_0" / FINAL, own / HISTORY / f"{number:04d}.pth"
     old.parent.mkdir(exist_ok=True)
-    with replacing(old) as temporary:
-        shutil.copyfile(current, temporary)
-    with replacing(current, durable=True) as temporary:
-        shutil.copyfile(made, temporary)
+    _copy(current, old)
+    _copy(made, current)
     return file_sha256(current)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target, durable=True) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 @contextmanager

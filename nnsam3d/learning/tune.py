@@ -26,6 +26,8 @@ from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 SECONDS = 30.0
 LEARNING_RATE = 0.5
 """Of a round, as a share of the model's own; it falls linearly within the round."""
+KEEP = 0.5
+"""Of the weights in use, in the average with the trained ones: single rounds are noisy."""
 NEEDED = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
 LOG = "training.txt"
 
@@ -37,25 +39,31 @@ class Tuning:
     Attributes:
         seconds: of training.
         learning_rate: its highest, as a share of the model's own.
-        keep: how much of the old weights is kept in the average with the new ones, 0..1.
+        keep: how much of the weights in use is kept in the average with the trained ones, 0..1.
         seed: of the training; -1: none.
         device: torch's name.
     """
 
     seconds: float = SECONDS
     learning_rate: float = LEARNING_RATE
-    keep: float = 0.0
+    keep: float = KEEP
     seed: int = -1
     device: str = "cpu"
 
 
 def tune(
-    model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[str, Any], work: Path, tuning: Tuning
+    model: TrainedModel,
+    begin: Path,
+    cases: Sequence[FinishedCase],
+    dataset_json: dict[str, Any],
+    work: Path,
+    tuning: Tuning,
 ) -> tuple[Path, int]:
-    """Trains a model on cases, beginning with its weights.
+    """Trains a model on cases.
 
     Args:
-        model: of one fold.
+        model: whose network is trained.
+        begin: checkpoint with the weights to begin with.
         cases: to train on.
         dataset_json: of these cases.
         work: a folder of the learning; its content is replaced, except for prepared cases.
@@ -69,8 +77,7 @@ def tune(
     """
     preprocess_finished(cases, model, dataset_json, work)
     base = work / "preprocessed" / NAME
-    begin = model.checkpoint_files[0].absolute()
-    write_json(base / f"{PLANS}.json", _plans(model, begin, tuning))
+    write_json(base / f"{PLANS}.json", _plans(model, begin.absolute(), tuning))
     shutil.rmtree(work / "results", ignore_errors=True)
     trainer = model.trainer.__name__
     command = [
@@ -87,7 +94,7 @@ def tune(
     new = open_checkpoint(made)
     updates = int(new["optimizer_state"].get("nnsam3d", {}).get("updates", 0))
     found = work / FINAL
-    write_checkpoint(_averaged(open_checkpoint(begin), new, tuning.keep), found)
+    write_checkpoint(new, found)
     return found, updates
 
 
@@ -114,10 +121,12 @@ def _plans(model: TrainedModel, begin: Path, tuning: Tuning) -> dict[str, Any]:
     return plans
 
 
-def _averaged(old: dict[str, Any], new: dict[str, Any], keep: float) -> dict[str, Any]:
-    """The new checkpoint with a weighted mean of both weights."""
-    if not keep:
-        return new
+def averaged(old: dict[str, Any], new: dict[str, Any], keep: float) -> dict[str, Any]:
+    """A checkpoint with a weighted mean of the weights of two.
+
+    Args:
+        keep: share of the old ones.
+    """
     before = old["network_weights"]
     weights = {
         name: torch.lerp(values.float(), before[name].float(), keep).to(values.dtype)
