@@ -27,7 +27,7 @@ from nnsam3d.learning.finished import finished_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.learn import learn
 from nnsam3d.learning.record import read_record
-from nnsam3d.learning.tune import Tuning, tune
+from nnsam3d.learning.tune import Tuning, averaged
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY, STARTER
 
@@ -100,46 +100,41 @@ def test_a_starter_grows_into_a_model_of_its_own(dataset: Path, tmp_path: Path) 
     assert kept == ["0000.pth", "0001.pth"][: 1 + second.accepted]
 
 
+@pytest.mark.parametrize("lost", [False, True])
 def test_what_is_worse_on_held_back_cases_does_not_stay(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
-    own = tmp_path / "own"
+    """The training goes on from what it has reached, unless it is lost."""
+    own, begins = tmp_path / "own", []
 
-    def spoilt(model: Model, *_: Any) -> tuple[Path, int]:
+    def spoilt(model: Model, begin: Path, *_: Any) -> tuple[Path, int]:
+        begins.append(begin.name)
         bad = open_checkpoint(model.checkpoint_files[0])
-        bad["network_weights"] = {name: torch.zeros_like(values) for name, values in bad["network_weights"].items()}
+        bad["network_weights"] = {name: torch.ones_like(values) for name, values in bad["network_weights"].items()}
         torch.save(bad, tmp_path / "bad.pth")
         return tmp_path / "bad.pth", 1
 
+    dice = iter([0.8, 0.5 if lost else 0.75] * 2)
     monkeypatch.setattr(learning, "tune", spoilt)
-    done = learn(STARTER, None, dataset, own, SHORT)
-    assert not done.accepted
-    assert equal(weights(own), open_checkpoint(STARTER / "fold_0" / "checkpoint_final.safetensors")["network_weights"])
+    monkeypatch.setattr(learning, "held_back_dice", lambda *_: next(dice))
+    first, second = (learn(STARTER, None, dataset, own, SHORT) for _ in range(2))
+    assert not first.accepted
+    assert not second.accepted
+    old = open_checkpoint(STARTER / "fold_0" / "checkpoint_final.safetensors")["network_weights"]
+    assert equal(weights(own), old)
     assert not (own / "history").exists()
-    assert "kept the old weights" in done.describe()
+    assert "kept the old weights" in first.describe()
+    assert begins == [FINAL, learning.TRAINED]
+    trained = open_checkpoint(own / learning.TRAINED)["network_weights"]
+    assert equal(trained, old) is lost
 
 
-def test_averaged_weights_lie_between_the_old_and_the_new(dataset: Path, tmp_path: Path) -> None:
-    model = Model(STARTER, None)
-    cases = list(finished_cases(dataset).values())[:1]
-    declared = {**model.dataset_json, "labels": LABELS}
-    old = weights_of(model)
-    new, half = (
-        open_checkpoint(tune(model, cases, declared, tmp_path / "work", Tuning(1, keep=keep, seed=0))[0])[
-            "network_weights"
-        ]
-        for keep in (0.0, 0.75)
-    )
-    name = "mask_decoder.cls.3.weight"
-    assert not torch.equal(new[name], old[name])
-    # the two trainings differ in the number of updates; their directions do not
-    moved = [((one[name] - old[name]) / (new[name] - old[name])).median().item() for one in (new, half)]
-    assert moved[0] == pytest.approx(1)
-    assert 0.05 < moved[1] < 0.6
-
-
-def weights_of(model: Model) -> dict[str, torch.Tensor]:
-    return {name: values.clone() for name, values in model.networks[0].state_dict().items()}
+def test_averaged_weights_lie_between_the_old_and_the_new() -> None:
+    old = {"network_weights": {"a": torch.tensor([1.0, 3.0]), "n": torch.tensor(5)}}
+    new = {"network_weights": {"a": torch.tensor([2.0, 7.0]), "n": torch.tensor(6)}, "trainer_name": "T"}
+    made = averaged(old, new, 0.75)
+    torch.testing.assert_close(made["network_weights"], {"a": torch.tensor([1.25, 4.0]), "n": torch.tensor(6)})
+    assert made["trainer_name"] == "T"
 
 
 def test_the_class_agnostic_model_itself_can_be_tuned(dataset: Path, tmp_path: Path) -> None:
@@ -207,3 +202,28 @@ def test_one_round_at_a_time_and_a_killed_one_is_repeated(dataset: Path, tmp_pat
         first.wait()
     assert Model(own, None).labels == LABELS, "complete from the beginning"
     assert learn(STARTER, None, dataset, own, SHORT).updates > 0
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_nothing_is_lost(dataset: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    files = {file: file.read_bytes() for file in dataset.rglob("*") if file.is_file()}
+    command = [sys.executable, "-m", "nnsam3d", "learn", "--cases", str(dataset), "-o", str(own), "--new"]
+    command += ["--seconds", "1", "-device", "cpu"]
+    start = time.monotonic()
+    subprocess.run(command, check=True)
+    whole = time.monotonic() - start
+    for moment in range(1, 21):
+        running = subprocess.Popen(command, start_new_session=True)
+        time.sleep(whole * moment / 21)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        record = read_record(own)
+        assert record is not None
+        assert record.rounds
+        assert Model(own, None).labels == LABELS
+        for checkpoint in own.rglob("*.pth"):
+            if not checkpoint.is_relative_to(own / "work"):
+                open_checkpoint(checkpoint)
+        assert {file: file.read_bytes() for file in files} == files
+    subprocess.run(command, check=True)
