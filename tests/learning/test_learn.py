@@ -107,8 +107,9 @@ def test_what_is_worse_on_held_back_cases_does_not_stay(
     """The training goes on from what it has reached, unless it is lost."""
     own, begins = tmp_path / "own", []
 
-    def spoilt(model: Model, begin: Path, *_: Any) -> tuple[Path, int]:
+    def spoilt(model: Model, begin: Path, *others: Any) -> tuple[Path, int]:
         begins.append(begin.name)
+        others[2].mkdir(exist_ok=True)
         bad = open_checkpoint(model.checkpoint_files[0])
         bad["network_weights"] = {name: torch.ones_like(values) for name, values in bad["network_weights"].items()}
         torch.save(bad, tmp_path / "bad.pth")
