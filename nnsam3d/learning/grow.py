@@ -28,7 +28,8 @@ from nnsam3d.training.plans import rewrite_plans
 def grow(model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[str, Any], folder: Path) -> None:
     """Writes a model's folder: plans, dataset.json and the first weights.
 
-    Patch and network are those of the model; the spacing is the median of those at which it would work on the cases.
+    Patch and network are those of the model. The spacing is the median of those at which it would work on the cases, but
+    never so coarse that a patch is larger than the image: most of it would be padding.
 
     Args:
         model: class-agnostic, of one fold.
@@ -41,7 +42,12 @@ def grow(model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[
     """
     if not model.class_agnostic:
         raise UserError(f"{model.folder}: has labels of its own, so there is nothing to grow: tune it")
-    spacings = [target_spacing(*read_finished(case, model)[1:]) for case in cases]
+    spacings = []
+    for case in cases:
+        _, labels, properties = read_finished(case, model)
+        steps = np.array(properties["spacing"], float)
+        filled = float((np.array(labels.shape) * steps).max()) / max(model.patch_size)
+        spacings.append(max(float(steps.min()), min(target_spacing(labels, properties), filled)))
     plans = copy.deepcopy(model.plans_manager.plans)
     entry = plans["configurations"][model.configuration]
     entry.pop(ANY_SPACING_KEY, None)
