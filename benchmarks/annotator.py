@@ -2,8 +2,8 @@
 
 Cases are annotated one after the other with clicks on the largest error, until Dice (mean over labels) is at least 0.85
 or ten clicks are given. Then the case is finished: its true label map joins the dataset from which the model learns
-(`nnsam3d learn`), before the next case. Every case is also annotated with the model from which everything began. An
-interrupted run is continued by the same command.
+(`nnsam3d learn`), before the next case. Every case is also annotated with the model from which everything began; as in
+`nnsam3d serve --learn`, the other one is used once it is as good on held-back cases. An interrupted run is continued by the same command.
 
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0 --order 0
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0m --order 0 -m MODEL -f 0
@@ -27,6 +27,7 @@ from nnsam3d.inference.model import FINAL, Model
 from nnsam3d.learning.check import clicked_through
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.learn import learn
+from nnsam3d.learning.record import read_record
 from nnsam3d.learning.tune import Tuning
 from nnsam3d.nnunet.datasets import STARTER
 from nnsam3d.progress import tqdm
@@ -74,8 +75,9 @@ def run(args: argparse.Namespace) -> None:
     for name in tqdm(order[len(known["cases"]) :], desc="cases", unit="case"):
         case = everything[name]
         row = {"case": name, "base": _dice(base, case)}
-        learned = (own / "learning.json").is_file()
-        row["own"] = _dice(_model(own, ["0"], dataset_json), case) if learned else row["base"]
+        record = read_record(own) if own.is_dir() else None
+        row["own"] = row["base"] if record is None else _dice(_model(own, ["0"], dataset_json), case)
+        row["serves"] = record is not None and record.serves
         _finish(case, dataset, dataset_json)
         done = learn(args.model, args.folds, dataset, own, tuning, new=base.class_agnostic and not args.same)
         row |= {"seconds": done.seconds, "updates": done.updates, "before": done.before, "after": done.after}
@@ -127,7 +129,8 @@ def report(args: argparse.Namespace) -> None:
     axes = figure.subplots()
     for name, curve in curves.items():
         for key, what in (("own", "learning"), ("base", "as it began")):
-            needed = [clicks_needed(case[key]) for case in curve["cases"]]
+            used = [case["own" if key == "own" and case["serves"] else "base"] for case in curve["cases"]]
+            needed = [clicks_needed(dice) for dice in used]
             means = [f"{np.mean(needed[first:last]):.1f}" if needed[first:last] else "" for first, last in bins]
             lines.append("| " + " | ".join([name, what, *means]) + " |")
             places = [(first + min(last, len(needed)) + 1) / 2 for first, last in bins if needed[first:last]]

@@ -28,8 +28,8 @@ from nnsam3d.training.plans import rewrite_plans
 def grow(model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[str, Any], folder: Path) -> None:
     """Writes a model's folder: plans, dataset.json and the first weights.
 
-    Patch and network are those of the model. The spacing is the median of those at which it would work on the cases, but
-    never so coarse that a patch is larger than the image: most of it would be padding.
+    Patch and network are those of the model. The spacing is the median of those at which it would work on the cases, so
+    fine that a patch is not larger than the image: most of it would be padding.
 
     Args:
         model: class-agnostic, of one fold.
