@@ -3,7 +3,8 @@
 Cases are annotated one after the other with clicks on the largest error, until Dice (mean over labels) is at least 0.85
 or ten clicks are given. Then the case is finished: its true label map joins the dataset from which the model learns
 (`nnsam3d learn`), before the next case. Every case is also annotated with the model from which everything began; as in
-`nnsam3d serve --learn`, the other one is used once it is as good on held-back cases. An interrupted run is continued by the same command.
+`nnsam3d serve --learn`, the other one is used once it is as good on held-back cases. An interrupted run is continued by
+the same command.
 
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0 --order 0
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0m --order 0 -m MODEL -f 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
@@ -64,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.keep < 1:
         raise UserError(f"--keep {args.keep:g}: must be from 0 to below 1")
     base = chosen_model(args)
+    if args.trust_checkpoint:
+        os.environ["nnsam3d_trust_checkpoint"] = "1"  # for the training's process, too
     # imported late so that `nnsam3d learn --help` is fast
     from nnsam3d.inference.device import choose_device
     from nnsam3d.learning.learn import learn
@@ -71,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
 
     tuning = Tuning(args.seconds, keep=args.keep, seed=args.seed, device=str(choose_device(args.device)))
     own = args.output or args.cases / "learned"
-    done = learn(base, args.folds, args.cases, own, tuning, args.new)
+    done = learn(base, args.folds, args.cases, own, tuning, args.new, args.checkpoint)
     print(f"{own}: {done.describe()} ({done.seconds:.0f} s)")
     if args.next is not None:
         from nnsam3d.learning.order import write_order

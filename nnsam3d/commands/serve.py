@@ -198,7 +198,8 @@ def _learning(args: argparse.Namespace, folder: Path, device: str) -> list[str]:
     folds = [] if args.folds is None else ["-f", *args.folds]
     new = [] if args.new is None else ["--new"]
     following = [] if args.next == "list" else ["--next", str(args.images)]
-    return ["-m", str(folder), *folds, "--cases", str(args.output), "-device", device, *new, *following]
+    checkpoint = ["-chk", args.checkpoint, *(["--trust_checkpoint"] if args.trust_checkpoint else [])]
+    return ["-m", str(folder), *folds, *checkpoint, "--cases", str(args.output), "-device", device, *new, *following]
 
 
 def _key(args: argparse.Namespace) -> str | None:

@@ -35,6 +35,8 @@ def painted_over(
     label_map, boxes = answer.label_map.copy(), answer.boxes
     for shape in placed.shapes:
         voxels_N3 = KINDS[shape.kind].inside(shape.points_N3, label_map.shape)
+        if not len(voxels_N3):  # around the image, but not in it
+            continue
         place = tuple(voxels_N3.T)
         right = {shape.label} if image.model.regions is None else set(label_values(shape.label, image.model.regions))
         if shape.label == 0:

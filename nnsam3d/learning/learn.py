@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import file_sha256, replacing
+from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import held_back_dice
 from nnsam3d.learning.finished import FinishedCase, finished_cases
@@ -24,7 +24,7 @@ from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
 from nnsam3d.learning.tune import Tuning, averaged, tune, write_checkpoint
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import FINAL, find_folds
+from nnsam3d.nnunet.datasets import FINAL, STARTER, find_folds
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,13 @@ TRAINED = "trained.pth"  # with which the next round begins, whether these weigh
 
 
 def learn(
-    base: Path, folds: list[str] | None, cases_folder: Path, own: Path, tuning: Tuning, new: bool = False
+    base: Path,
+    folds: list[str] | None,
+    cases_folder: Path,
+    own: Path,
+    tuning: Tuning,
+    new: bool = False,
+    checkpoint: str = FINAL,
 ) -> Round:
     """Tunes a model on the finished cases of a dataset.
 
@@ -52,6 +58,7 @@ def learn(
         own: folder of the model that learns.
         tuning: how.
         new: grow a model with the dataset's labels out of a class-agnostic ``base``.
+        checkpoint: of ``base``.
 
     Returns:
         What the round brought.
@@ -67,7 +74,13 @@ def learn(
         dataset_json = json.loads((cases_folder / "dataset.json").read_text(encoding="utf-8"))
         record = read_record(own)
         if record is None or not (own / "plans.json").is_file():
-            record = _begin(base, folds, list(cases.values()), dataset_json, own, new)
+            if base.resolve() == own.resolve():
+                raise UserError(
+                    f"{own}: holds a model that has not learned here: choose another folder for the new one"
+                )
+            record = _begin(
+                _base_model(base, folds, "cpu", [], checkpoint), list(cases.values()), dataset_json, own, new
+            )
         record = record.seen(list(cases))
         model = Model(own, ["0"], FINAL, torch.device(tuning.device), mirroring=False)
         declared = _declared(model, dataset_json)
@@ -88,9 +101,13 @@ def learn(
             held_back_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
             for file in (current, candidate)
         )
-        other = held_back_dice(_base_model(base, folds, tuning.device, objects), held_back) if record.grown else None
+        other = None
+        if record.grown:
+            begun = Path(record.begun_from)
+            begun = begun if (begun / "plans.json").is_file() else STARTER
+            other = held_back_dice(_base_model(begun, None, tuning.device, objects), held_back)
         accepted = before is None or after is None or after >= before - TOLERANCE
-        sha256 = _take(own, candidate, len(record.rounds)) if accepted else ""
+        sha256 = _take(own, candidate) if accepted else ""
         lost = before is not None and after is not None and after < before - LOST
         _copy(current if lost else made, trained)
         seconds = round(time.monotonic() - start, 1)
@@ -101,27 +118,26 @@ def learn(
     return last
 
 
-def _begin(
-    base: Path, folds: list[str] | None, cases: list[FinishedCase], dataset_json: dict[str, Any], own: Path, new: bool
-) -> Record:
+def _begin(model: Model, cases: list[FinishedCase], dataset_json: dict[str, Any], own: Path, new: bool) -> Record:
     """The model's folder before the first round, and its record."""
     if not cases:
         raise UserError("no finished case to learn from")
-    model = _base_model(base, folds, "cpu", [])
+    base = model.folder
     if new:
         grow(model, cases, dataset_json, own)
     else:
         (own / "fold_0").mkdir(exist_ok=True)
         write_checkpoint(open_checkpoint(model.checkpoint_files[0]), own / "fold_0" / FINAL)
-        for name in ("dataset.json", "plans.json"):
-            _copy(base / name, own / name)
+        ending = {"file_ending": dataset_json["file_ending"]} if model.any_spacing else {}
+        write_json(own / "dataset.json", {**json.loads((base / "dataset.json").read_text(encoding="utf-8")), **ending})
+        _copy(base / "plans.json", own / "plans.json")
     record = Record(str(base), file_sha256(model.checkpoint_files[0]), grown=new)
     record.write(own)
     return record
 
 
-def _base_model(base: Path, folds: list[str] | None, device: str, objects: list[str]) -> Model:
-    first, checkpoint = find_folds(base, folds)
+def _base_model(base: Path, folds: list[str] | None, device: str, objects: list[str], checkpoint: str = FINAL) -> Model:
+    first, checkpoint = find_folds(base, folds, checkpoint)
     return Model(base, first[:1], checkpoint, torch.device(device), mirroring=False, objects=objects)
 
 
@@ -154,11 +170,11 @@ def _with_weights(own: Path, file: Path, device: str, objects: list[str]) -> Mod
     return model
 
 
-def _take(own: Path, made: Path, number: int) -> str:
+def _take(own: Path, made: Path) -> str:
     """Puts new weights in the place of the old ones, which stay in the history; returns their SHA-256."""
-    current, old = own / "fold_0" / FINAL, own / HISTORY / f"{number:04d}.pth"
-    old.parent.mkdir(exist_ok=True)
-    _copy(current, old)
+    current, history = own / "fold_0" / FINAL, own / HISTORY
+    history.mkdir(exist_ok=True)
+    _copy(current, history / f"{len(list(history.glob('[0-9]*.pth'))):04d}.pth")
     _copy(made, current)
     return file_sha256(current)
 

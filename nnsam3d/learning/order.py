@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, PromptSimulator, case_rng
+
+logger = logging.getLogger(__name__)
 
 FILE = "next.json"
 MOST_CASES = 8  # that are looked at after a round
@@ -71,8 +74,17 @@ def write_order(images: Path, finished: Path, own: Path, device: str) -> list[st
         return []
     ending = model.file_ending
     names = {case_name(files[0], ending): files for files in cases_in(images, ending)}
-    left = [name for name in names if not (finished / "labelsTr" / f"{name}{ending}").is_file()]
-    found = {name: disagreement(model, name, names[name]) for name in left[:MOST_CASES]}
+    left = [
+        name
+        for name, files in names.items()
+        if len(files) == model.num_channels and not (finished / "labelsTr" / f"{name}{ending}").is_file()
+    ]
+    found = {}
+    for name in left[:MOST_CASES]:
+        try:
+            found[name] = disagreement(model, name, names[name])
+        except Exception as error:  # a case that cannot be read must not stop the others
+            logger.warning(f"case {name}: {error}")
     order = sorted(found, key=lambda name: -found[name])
     write_json(own / FILE, {name: round(found[name], 4) for name in order})
     return order

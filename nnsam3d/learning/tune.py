@@ -21,6 +21,7 @@ from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.training.budget import STANDS_STILL
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 
 SECONDS = 30.0
@@ -85,7 +86,9 @@ def tune(
         *("-device", torch.device(tuning.device).type),
     ]
     environment = {name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE}
-    environment |= nnunet_environment(work)
+    environment |= {**nnunet_environment(work), STANDS_STILL: "1"}
+    if torch.device(tuning.device).index is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(torch.device(tuning.device).index)
     with (work / LOG).open("w", encoding="utf-8") as log:
         status = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
     made = work / "results" / NAME / f"{trainer}__{PLANS}__{model.configuration}" / "fold_0" / FINAL

@@ -39,13 +39,13 @@ def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     """
     own = network.state_dict()
     loaded, adapted = [], []
-    for_regions = _without_background(own) and not _without_background(weights)
+    mixed = _without_background(own) != _without_background(weights)
     with torch.no_grad():
         for name, values in own.items():
             given = weights.get(name)
             if given is None:
                 continue
-            if given.shape == values.shape and not (for_regions and name.startswith(CLASSES)):
+            if given.shape == values.shape and not (mixed and name.startswith(CLASSES)):
                 loaded.append(name)
             else:
                 given = _adapted(name, given, values, weights, own)
@@ -73,10 +73,14 @@ def _adapted(
     if table := TABLES.match(name):
         return _interpolated(given, values.shape, axis=1 if table[1] else 0)
     embedding = "prompt_encoder.label_embed.weight"
+    if embedding not in there or embedding not in here:
+        return None
     labels = len(there[embedding]), len(here[embedding])
     if name == embedding:
         given = given[_rows(*labels)]
     if name.startswith(CLASSES):
+        if _without_background(there) and not _without_background(here):
+            return None
         if _without_background(here) and not _without_background(there):
             given = given[1:] - given[:1]  # the logit of a region is that of its label less that of background
         given = given[_rows(len(given), len(values))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import filecmp
+import json
+import logging
 import os
 import shutil
 from datetime import datetime, timezone
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing, write_json, writing
+from nnsam3d.files import replacing, write_json, write_text, writing
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
 from nnsam3d.inference.watch import Cancelled
@@ -22,6 +24,8 @@ from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.journal import Journal, Note
 from nnsam3d.server.refusal import Refusal
+
+logger = logging.getLogger(__name__)
 
 LABELS, IMAGES, CLICKS, DRAFTS = "labelsTr", "imagesTr", "clicks", "drafts"
 
@@ -53,6 +57,7 @@ class Cases:
         self._learned = learned
         self.journal = None if output is None else Journal(output)
         self._compared: set[tuple[str, str]] = set()  # images whose content is that of the dataset's
+        self._check_labels()
         if not images.is_dir():
             raise UserError(f"{images}: no such folder (--images is the folder with the images)")
         if not cases_in(images, model.file_ending):
@@ -77,8 +82,9 @@ class Cases:
 
     def _row(self, name: str, saved: bool, draft: bool) -> dict[str, Any]:
         note = Note(name) if self.journal is None else self.journal.note(name)
-        state = "draft" if draft else note.mark or ("done" if saved else "todo")
-        return {"case": name, "saved": saved, "state": state, "flagged": note.flagged, "comment": note.comment}
+        state = note.mark or ("draft" if draft else "done" if saved else "todo")
+        told = {"flagged": note.flagged, "comment": note.comment}
+        return {"case": name, "saved": saved, "draft": draft, "state": state, **told}
 
     def row(self, case: str) -> dict[str, Any]:
         """The name and state of one case."""
@@ -131,7 +137,8 @@ class Cases:
     def _drafts(self) -> set[str]:
         if self.output is None or not (self.output / DRAFTS).is_dir():
             return set()
-        return {entry.name[: -len(".json")] for entry in os.scandir(self.output / DRAFTS) if entry.name[0] != "."}
+        names = [entry.name for entry in os.scandir(self.output / DRAFTS)]
+        return {name[: -len(".json")] for name in names if name.endswith(".json") and name[0] != "."}
 
     def keep_draft(self, conversation: Conversation) -> None:
         """Writes what a conversation has done to its case since it was saved, so that nothing is lost with it.
@@ -142,11 +149,15 @@ class Cases:
         if self.output is None or not case:
             return
         conversation.warnings = ()
+        if self.version(case) != conversation.version:
+            conversation.warnings = ("this case was saved elsewhere since you opened it: no draft is kept",)
+            return
         draft = self._draft_file(case)
         try:
             if session.prompts or session.started:
                 with writing(draft):
                     draft.parent.mkdir(parents=True, exist_ok=True)
+                write_text(_base_of(draft), conversation.version)
                 session.save_prompts(draft)
             else:
                 self._drop_draft(case)
@@ -156,6 +167,7 @@ class Cases:
     def _drop_draft(self, case: str) -> None:
         draft = self._draft_file(case)
         draft.unlink(missing_ok=True)
+        _base_of(draft).unlink(missing_ok=True)
         mask_beside(draft, self._model.file_ending).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ a saved case
@@ -206,9 +218,12 @@ class Cases:
             conversation.session.load_prompts(self._draft_file(case))
             conversation.session.begin_here()
             conversation.change()
+            # saving then asks if somebody has saved the case since the draft was begun
+            conversation.version = _base_of(self._draft_file(case)).read_text(encoding="utf-8")
         except Cancelled:
             raise
-        except UserError:
+        except Exception:  # whatever it is, the case must open
+            logger.exception(f"{self._draft_file(case)}: the draft cannot be opened")
             conversation.restore(opened)
             return False
         return True
@@ -264,6 +279,7 @@ class Cases:
             if not session.started:
                 mask_beside(clicks, self._model.file_ending).unlink(missing_ok=True)
             self._write_dataset_json()
+            conversation.version = self.version(case)
             self._drop_draft(case)
             self._note(conversation, annotator)
         except OSError as error:
@@ -305,14 +321,35 @@ class Cases:
                 raise Refusal(400, f"{copy.name}: the dataset already contains a different image with this name")
             self._compared.add(both)
 
-    def _write_dataset_json(self) -> None:
-        assert self.output is not None
-        ending, source = self._model.file_ending, self._model.dataset_json
+    def _declared(self) -> dict[str, Any]:
+        """Labels and channels of the dataset."""
+        source = self._model.dataset_json
         keys = ("channel_names", "modality", "labels", "regions_class_order")
         kept = {key: source[key] for key in keys if key in source}
-        if self._model.class_agnostic:
-            kept["labels"] = dict(self._model.labels)
+        return {**kept, "labels": dict(self._model.labels)} if self._model.class_agnostic else kept
+
+    def _check_labels(self) -> None:
+        """Raises UserError if the dataset has other labels: their values would change their meaning."""
+        file = None if self.output is None else self.output / "dataset.json"
+        if file is None or not file.is_file():
+            return
+        try:
+            theirs = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: not the dataset.json of a dataset, or damaged ({error})") from error
+        ours = self._declared()["labels"]
+        if theirs != ours:
+            raise UserError(f"{file}: the dataset has the labels {theirs}, the model {ours}: choose another --output")
+
+    def _write_dataset_json(self) -> None:
+        assert self.output is not None
+        ending, kept = self._model.file_ending, self._declared()
         write_json(self.output / "dataset.json", {**kept, "numTraining": len(self._saved()), "file_ending": ending})
+
+
+def _base_of(draft: Path) -> Path:
+    """The file with the version of the saved case on which a draft builds."""
+    return draft.with_suffix(".version")
 
 
 def _signature(file: Path) -> str:

@@ -72,6 +72,7 @@ class Journal:
         for name in ("comment", "annotator"):
             if len(values.get(name, "")) > LONGEST:
                 raise Refusal(400, f"the {name} has more than {LONGEST} characters")
+        values = {key: _shown(value) if isinstance(value, str) else value for key, value in values.items()}
         with self._lock:
             changed = replace(self.note(case), **values)
             if changed != self.note(case):
@@ -82,9 +83,14 @@ class Journal:
         return changed
 
 
+def _shown(text: str) -> str:
+    """Without characters that are not for a table."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+
+
 def _as_text(notes: Any) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, [field.name for field in fields(Note)], lineterminator="\n")
+    table = csv.DictWriter(text, [field.name for field in fields(Note)], lineterminator="\n", quoting=csv.QUOTE_ALL)
     table.writeheader()
     for note in sorted(notes, key=lambda one: one.case):
         table.writerow({**asdict(note), "flagged": "yes" if note.flagged else "", "seconds": f"{note.seconds:.0f}"})

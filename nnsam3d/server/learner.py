@@ -105,7 +105,11 @@ class Learner:
             if record is not None and record.rounds:
                 self.said = record.rounds[-1].describe()
                 logger.info(self.said)
-                self._changed()
+                try:
+                    self._changed()
+                except Exception as error:  # the old weights go on serving
+                    self.said = f"{self.said}, but the new weights cannot be loaded: {error}"
+                    logger.warning(self.said)
         with self._lock:
             if self._wanted and not self._closed and self._process is None:
                 self._start()
@@ -126,7 +130,7 @@ class Learner:
                     self._signal(RESUME)
 
     def _signal(self, number: int | None) -> None:
-        if self._process is not None and number is not None:
+        if self._process is not None and number is not None and os.name == "posix":
             with suppress(ProcessLookupError, PermissionError):  # it has just ended
                 os.killpg(self._process.pid, number)
 
@@ -136,10 +140,10 @@ class Learner:
             self._closed = True
             process = self._process
             self._signal(RESUME)
-            self._signal(signal.SIGTERM)
         if process is not None:
+            process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            with suppress(ProcessLookupError, PermissionError), self._lock:
-                if os.name == "posix":
+            if os.name == "posix":
+                with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)

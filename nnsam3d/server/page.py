@@ -255,6 +255,7 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
         job(conversation)
+        conversation.segmentation()  # what fails or is cancelled is no draft
         if call.app.cases is not None:
             call.app.cases.keep_draft(conversation)
         conversation.is_worked_on()
@@ -316,7 +317,7 @@ async def save(call: Call) -> Response:
     if folder is None or not lease.conversation.case:
         raise Refusal(400, "only cases of the server's folder (--images) can be saved: download the mask instead")
     overwrite = call.query.get("overwrite", "") == "1"
-    annotator = str(call.json().get("annotator", ""))
+    annotator = str(call.json().get("annotator", ""))[:100]
 
     def job(conversation: Conversation) -> Response:
         written = folder.save(conversation, overwrite, annotator)

@@ -7,6 +7,7 @@ epochs, whichever is larger.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -19,6 +20,9 @@ from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.precision import half_precision
 from nnsam3d.training.survival import SurvivingTrainer
 
+STANDS_STILL = "nnsam3d_stands_still"
+"""Environment variable: the process is stopped now and then (SIGSTOP), which is no training time."""
+STILL_SECONDS, STILL_SHARE = 1.0, 0.2  # an iteration that takes longer, and uses less of this time on the processor
 FIRST_ITERATIONS = 5  # length of the first epoch with a budget, because the time per iteration is not yet known
 ALMOST = 1 - 1e-6  # polynomial decay is undefined after its end, which the last epoch may exceed by a second
 
@@ -51,6 +55,7 @@ class TimedTrainer(SurvivingTrainer):
         self.num_epochs = options.num_epochs
         self.num_iterations_per_epoch = options.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = options.num_val_iterations_per_epoch
+        self._clocks: tuple[float, float] | None = None  # wall and processor, at the last pause point
         self._trained = False
         self._validated = 0.0  # seconds of online validation
         self._validating_since: float | None = None
@@ -73,6 +78,16 @@ class TimedTrainer(SurvivingTrainer):
     def _outside_cuda(self) -> Any:
         """Context for nnU-Net's own steps, which use autocast on a GPU but not on other devices."""
         return nullcontext() if self.device.type == "cuda" else self.half_precision()
+
+    def pause_point(self) -> None:
+        """Also takes out of the training time what the process has stood still."""
+        super().pause_point()
+        if os.environ.get(STANDS_STILL) and self._epoch_runs:
+            now = time.time(), time.process_time()
+            wall, busy = (new - old for new, old in zip(now, self._clocks or now, strict=True))
+            if wall > STILL_SECONDS and busy < STILL_SHARE * wall:
+                self.not_training(wall - busy)
+            self._clocks = now
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's training step in the precision of the options."""

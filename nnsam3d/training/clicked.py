@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from nnsam3d.checkpoints.pretrained import RECORD_KEY
+from nnsam3d.checkpoints.pretrained import AUTO, RECORD_KEY, SCRATCH
+from nnsam3d.errors import UserError
 from nnsam3d.network.fitting import load_fitting
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.nnunet.checkpoint import open_checkpoint
@@ -45,12 +46,16 @@ class ClickedTrainer(TimedTrainer):
     """nnU-Net's trainer with the prompt channels in its data; ``options`` define how clicks are simulated."""
 
     prompt_types: tuple[str, ...] = ("click",)
+    takes_sam = False  # whether the option weights may also name a file of SAM's
     targets: Targets | None = None  # of a class-agnostic training, whose ``dataset_json`` has a single label
 
     def initialize(self) -> None:
         """Also loads the weights of a model (option ``weights``), as far as they fit."""
         super().initialize()
-        source = None if self._restoring else model_file(self.options.weights)
+        weights = self.options.weights
+        source = None if self._restoring else model_file(weights)
+        if source is None and not self.takes_sam and not self._restoring and weights not in (AUTO, SCRATCH):
+            raise UserError(f"option weights={weights!r}: no such file, or not the checkpoint of a model")
         if source is not None:
             report = load_fitting(innermost(self.network), open_checkpoint(source)["network_weights"], source)
             self._plans_entry[RECORD_KEY] = {"source": report.path, "sha256": report.sha256, "frozen": False}

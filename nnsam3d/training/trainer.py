@@ -56,6 +56,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
     """
 
     keeps_features = True
+    takes_sam = True
 
     def __init__(
         self,

@@ -100,3 +100,10 @@ def test_paint_outside_the_image_or_with_another_label_is_refused(session: Sessi
     with pytest.raises(PromptError, match="spleen"):
         session.add([Paint(STROKE, "spleen")])
     assert session.prompts == ()
+
+
+def test_paint_around_the_image_but_not_in_it_changes_nothing(session: Session) -> None:
+    session.add_click(AT, "lesion")
+    before = session.segmentation.copy()
+    session.add([Paint([(-5, 5, 5), (999, 5, 5)], "organ")])
+    np.testing.assert_array_equal(session.segmentation, before)

@@ -176,6 +176,21 @@ def test_other_labels_than_the_models_are_refused(dataset: Path, tmp_path: Path)
         grow(Model(own, None), list(finished_cases(dataset).values()), read(dataset), tmp_path / "again")
 
 
+def test_a_model_goes_on_where_it_is_the_one_to_begin_with(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `nnsam3d serve -m learned --learn` does; its rival is still the model out of which it has grown."""
+    own = tmp_path / "own"
+    learn(STARTER, None, dataset, own, SHORT, new=True)
+    compared = []
+    monkeypatch.setattr(learning, "held_back_dice", lambda model, cases: compared.append(model.folder) or 0.5)
+    assert learn(own, None, dataset, own, SHORT).base == 0.5
+    assert compared == [own, own, STARTER]
+    grow(Model(STARTER, None), list(finished_cases(dataset).values())[:1], read(dataset), tmp_path / "other")
+    with pytest.raises(UserError, match="choose another folder"):
+        learn(tmp_path / "other", None, dataset, tmp_path / "other", SHORT)
+
+
 def read(dataset: Path) -> dict[str, Any]:
     return json.loads((dataset / "dataset.json").read_text())
 

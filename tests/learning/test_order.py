@@ -65,6 +65,15 @@ def test_finished_cases_are_left_out_and_the_largest_comes_first(
     assert read_order(own) == ["case_2", "case_3", "case_1"]
 
 
+def test_a_case_that_cannot_be_read_does_not_stop_the_others(
+    own: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Record("m", "0", (), (Round("now", 1, 1.0, 1, None, None, True),)).write(own)
+    (images / "case_1_0000.nii.gz").write_bytes(b"no image")
+    monkeypatch.setattr(order, "MOST_CASES", 2)
+    assert write_order(images, tmp_path, own, "cpu") == ["case_0"]
+
+
 @pytest.mark.parametrize("text", [None, "{", "1"])
 def test_without_an_order_there_is_none(tmp_path: Path, text: Any) -> None:
     if text is not None:

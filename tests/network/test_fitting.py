@@ -127,3 +127,21 @@ def test_what_nobody_knows_stays_as_it_was(saved: Any) -> None:
     assert "mask_decoder.cls.0.weight" in report.new
     assert "mask_decoder.cls.0.weight" in report.unused
     torch.testing.assert_close(new.mask_decoder.cls[0].weight, before)
+
+
+def test_a_model_of_regions_gives_labels_no_last_layer(saved: Any) -> None:
+    """Its first row is a region, not background, also where the numbers of rows are equal."""
+    old, new = network(num_classes=2, num_click_labels=3, extent_maps=14), network()
+    before = new.mask_decoder.cls[3].weight.clone()
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert "mask_decoder.cls.3.weight" in report.new
+    torch.testing.assert_close(new.mask_decoder.cls[3].weight, before)
+
+
+def test_other_networks_are_loaded_where_shapes_are_equal(tmp_path: Path) -> None:
+    old = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.Conv3d(4, 2, 1))
+    new = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.Conv3d(4, 3, 1))
+    torch.save(old.state_dict(), tmp_path / "weights.pth")
+    report = load_fitting(new, old.state_dict(), tmp_path / "weights.pth")
+    assert report.loaded == ["0.weight", "0.bias"]
+    assert report.new == ["1.weight", "1.bias"]

@@ -396,3 +396,50 @@ def test_a_model_that_learns_may_say_which_case_is_next(images: Path, served_mod
     (learned / "next.json").write_text('{"d": 0.9, "b": 0.1}')
     assert cases.following("a") == "d"
     assert {row["case"]: row.get("rank") for row in cases.overview()} == {"a": None, "b": 1, "c": None, "d": 0}
+
+
+def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, served_model: Model) -> None:
+    first, second = opened(cases, served_model), opened(cases, served_model)
+    first.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(first)
+    second.add([Click((5, 30, 4), "lesion")], "voxel")
+    cases.save(second)
+    first.add([Click((3, 3, 3), "background")], "voxel")
+    cases.keep_draft(first)
+    assert "saved elsewhere" in first.warnings[0]
+    assert cases.row("a")["state"] == "done"
+    # a draft that was begun before: it opens, and saving it asks
+    third = opened(cases, served_model)
+    third.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(third)
+    edit(cases)
+    again = opened(cases, served_model)
+    assert len(again.session.clicks) == 2
+    with pytest.raises(Refusal, match="saved elsewhere"):
+        cases.save(again)
+    cases.save(again, overwrite=True)
+    assert cases.row("a")["draft"] is False
+
+
+def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_model: Model) -> None:
+    assert cases.journal is not None
+    talk = opened(cases, served_model, "b")
+    talk.add([Click(AT, "lesion")], "voxel")
+    cases.keep_draft(talk)
+    assert cases.following("a") == "b"
+    for mark in ("skipped", "unsure"):
+        cases.journal.change("b", mark=mark)
+        assert (cases.row("b")["state"], cases.row("b")["draft"]) == (mark, True)
+    assert cases.following("a") == "a"
+
+
+def test_a_dataset_with_other_labels_is_not_continued(cases: Cases, images: Path, served_model: Model) -> None:
+    talk = opened(cases, served_model)
+    talk.add([Click(AT, "lesion")], "voxel")
+    cases.save(talk)
+    Cases(images, served_model, dataset(cases))
+    with pytest.raises(UserError, match=r"dataset\.json: the dataset has the labels .*lesion"):
+        Cases(images, Model(STARTER, None, objects=["organ", "lesion"]), dataset(cases))
+    (dataset(cases) / "dataset.json").write_text("[]")
+    with pytest.raises(UserError, match="damaged"):
+        Cases(images, served_model, dataset(cases))

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
 from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.cases import Cases
@@ -318,3 +319,49 @@ def test_what_is_no_prompt_is_refused_with_words(start: Start, served_model: Mod
         assert reply.status == 400, body["type"]
         assert words in reply.json()["detail"]
     assert not running.change("/api/undo", {}, lease)[0]["can_redo"]
+
+
+def test_a_step_that_fails_is_no_draft(
+    start: Start, served_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model, tmp_path / "out"))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    running.change("/api/prompt", click(AT, "lesion"), lease)
+    draft = (tmp_path / "out" / "drafts" / "a.json").read_text()
+    with monkeypatch.context() as broken:
+
+        def fails(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("out of memory")
+
+        broken.setattr(PreparedImage, "segment", fails)
+        assert running.ask("POST", "/api/prompt", click((5, 30, 4), "lesion"), lease).status == 500
+    assert (tmp_path / "out" / "drafts" / "a.json").read_text() == draft
+    told = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
+    assert (told["draft"], len(told["prompts"])) == (True, 1)
+
+
+def test_notes_are_checked_and_come_back(start: Start, served_model: Model, tmp_path: Path) -> None:
+    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model, tmp_path / "out"))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    assert running.ask("POST", "/api/note", {"mark": "unsure"}, lease).status == 400, "no case is open"
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    for wrong in ({}, {"mark": "lost"}, {"mark": 1}, {"flagged": "yes"}, {"annotator": "x"}, {"comment": "x" * 3000}):
+        assert running.ask("POST", "/api/note", wrong, lease).status == 400, wrong
+    row = running.ask("POST", "/api/note", {"mark": "unsure", "comment": "a\rb\ud800", "flagged": True}, lease).json()
+    assert (row["state"], row["flagged"], row["comment"]) == ("unsure", True, "a b ")
+    reread = Cases(tmp_path / "images", served_model, tmp_path / "out").row("a")
+    assert (reread["state"], reread["comment"]) == ("unsure", "a b ")
+
+
+def test_the_answer_without_prompts_is_a_step(start: Start, served_model: Model, tmp_path: Path) -> None:
+    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    assert running.ask("POST", "/api/open", {"case": "a"}, lease).json()["automatic"] is True
+    change = running.change("/api/automatic", {}, lease)
+    session = Session(served_model)
+    session.set_image(tmp_path / "images" / "a_0000.nii.gz")
+    session.start_automatically()
+    np.testing.assert_array_equal(painted(change, np.zeros(SHAPE, np.uint8)), session.segmentation)
+    assert change[0]["started"]
+    assert not running.change("/api/undo", {}, lease)[0]["started"]

@@ -195,3 +195,28 @@ def test_a_missing_gpu_is_named_before_weights_are_looked_for() -> None:
 
     with pytest.raises(UserError, match="-device cpu"):
         OnGpu(TrainingOptions())
+
+
+def test_time_in_which_the_process_stood_still_is_no_training_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nnsam3d serve --learn` stops it while somebody waits for an answer."""
+    busy = [0.0]
+    monkeypatch.setattr(budget.time, "process_time", lambda: busy[0])
+    monkeypatch.setattr(budget.SurvivingTrainer, "pause_point", lambda self: None)
+    trainer = Trainer(TrainingOptions())
+    trainer._epoch_runs = True
+    trainer.logger.values["epoch_start_timestamps"].append(clock.now)
+
+    def works(wall: float, on_processor: float) -> float:
+        clock.now += wall
+        busy[0] += on_processor
+        trainer.pause_point()
+        return trainer.training_seconds()
+
+    assert works(10, 10) == 10
+    assert works(100, 2) == 110, "waiting for data is training time where nobody stops it"
+    monkeypatch.setenv(budget.STANDS_STILL, "1")
+    assert works(1, 1) == 111
+    assert works(60, 3) == 114
+    assert works(0.9, 0.0) == pytest.approx(114.9), "short waits are not looked at"

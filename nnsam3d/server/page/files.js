@@ -48,7 +48,7 @@ async function shown(image, source) {
   page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
   // beneath prompts, the mask from which a saved case starts is not visible
   startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
-  if (image.state === "draft") forgetSaved();
+  if (image.draft) forgetSaved();
   if (source.case) remember("case", source.case);
   hideNotice();
   $("empty").hidden = true;
@@ -62,7 +62,7 @@ async function shown(image, source) {
   listed();
   showNote(image);
   show();
-  say(image.state === "draft" ? `Opened the draft of ${image.case}.` : `Opened ${image.case}.`);
+  say(image.draft ? `Opened the draft of ${image.case}.` : `Opened ${image.case}.`);
   if (page.info.learns && image.automatic && image.state === "todo") startAutomatically();
 }
 
@@ -78,6 +78,7 @@ export function annotate(values) {
   if (!canSave()) return undefined;
   return later("Writing the note", async () => {
     const row = await server.json("POST", "api/note", values);
+    page.image.state = row.state;
     page.cases = page.cases.map((one) => (one.case === row.case ? row : one));
     listed();
     showNote(row);
