@@ -34,7 +34,8 @@ from nnsam3d.nnunet.datasets import STARTER
 from nnsam3d.progress import tqdm
 
 WANTED, MOST = 0.85, 10
-BIN = 5  # cases per row of the table
+BIN = 5  # cases per column of the tables
+SHOWN = (0, 3, 10)  # clicks
 
 
 def main() -> None:
@@ -117,6 +118,11 @@ def clicks_needed(dice: Sequence[float]) -> int:
     return next((n for n, value in enumerate(dice) if value >= WANTED), MOST)
 
 
+def _after(dice: Sequence[float], clicks: int) -> float:
+    """Dice after so many clicks, or after the last one that was needed."""
+    return dice[min(clicks, len(dice) - 1)]
+
+
 def report(args: argparse.Namespace) -> None:
     """Writes the table and the figure."""
     from matplotlib.figure import Figure
@@ -125,7 +131,9 @@ def report(args: argparse.Namespace) -> None:
     longest = max(len(curve["cases"]) for curve in curves.values())
     bins = [(first, min(first + BIN, longest)) for first in range(0, longest, BIN)]
     head = ["run", "model", *(f"cases {first + 1}-{last}" for first, last in bins)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rule = "|" + "---|" * len(head)
+    lines = [f"Clicks until Dice is {WANTED}, at most {MOST}:", "", "| " + " | ".join(head) + " |", rule]
+    scores = [f"Mean Dice after {' / '.join(map(str, SHOWN))} clicks:", "", "| " + " | ".join(head) + " |", rule]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
@@ -134,12 +142,18 @@ def report(args: argparse.Namespace) -> None:
             needed = [clicks_needed(dice) for dice in used]
             means = [f"{np.mean(needed[first:last]):.1f}" if needed[first:last] else "" for first, last in bins]
             lines.append("| " + " | ".join([name, what, *means]) + " |")
+            parts = [used[first:last] for first, last in bins]
+            cells = [
+                " / ".join(f"{np.mean([_after(one, n) for one in part]):.2f}" for n in SHOWN) for part in parts if part
+            ]
+            scores.append("| " + " | ".join([name, what, *cells, *[""] * (len(bins) - len(cells))]) + " |")
             places = [(first + min(last, len(needed)) + 1) / 2 for first, last in bins if needed[first:last]]
             values = [np.mean(needed[first:last]) for first, last in bins if needed[first:last]]
             style = "o-" if key == "own" else "o:"
             axes.plot(places, values, style, label=f"{name}, {what}", color=f"C{list(curves).index(name)}")
     axes.set(xlabel="finished cases", ylabel=f"clicks to Dice {WANTED} (at most {MOST})", ylim=(0, MOST + 0.3))
     axes.legend(fontsize=8)
+    lines += ["", *scores]
     seconds = [case["seconds"] for curve in curves.values() for case in curve["cases"]]
     lines += ["", f"Seconds of learning per case: median {np.median(seconds):.0f}, largest {max(seconds):.0f}."]
     args.to.mkdir(parents=True, exist_ok=True)
