@@ -9,6 +9,7 @@ from pathlib import Path
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
+OWN = "learned"  # folder of the model that learns, in the dataset's
 DESCRIPTION = """
 Tunes a model on the finished cases of a dataset, as `nnsam3d serve --output` writes it, in one short
 training. The first time, it writes the model that learns into its own folder; repeat the command after
@@ -65,15 +66,16 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.keep < 1:
         raise UserError(f"--keep {args.keep:g}: must be from 0 to below 1")
     base = chosen_model(args)
-    if args.trust_checkpoint:
-        os.environ["nnsam3d_trust_checkpoint"] = "1"  # for the training's process, too
     # imported late so that `nnsam3d learn --help` is fast
     from nnsam3d.inference.device import choose_device
     from nnsam3d.learning.learn import learn
     from nnsam3d.learning.tune import Tuning
+    from nnsam3d.nnunet.checkpoint import TRUST_VARIABLE
 
+    if args.trust_checkpoint:
+        os.environ[TRUST_VARIABLE] = "1"  # for the training's process, too
     tuning = Tuning(args.seconds, keep=args.keep, seed=args.seed, device=str(choose_device(args.device)))
-    own = args.output or args.cases / "learned"
+    own = args.output or args.cases / OWN
     done = learn(base, args.folds, args.cases, own, tuning, args.new, args.checkpoint)
     print(f"{own}: {done.describe()} ({done.seconds:.0f} s)")
     if args.next is not None:

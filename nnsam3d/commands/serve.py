@@ -10,13 +10,13 @@ import ssl
 from pathlib import Path
 from urllib.parse import quote
 
+from nnsam3d.commands.learn import OWN
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
 KEY_VARIABLE = "NNSAM3D_KEY"
 PACKAGES = ("starlette", "uvicorn", "blosc2")
 GIB = 2**30
-OWN = "learned"  # folder of the model that learns, in the dataset's
 DESCRIPTION = """
 Serves a trained model, or the starter, until it is stopped, and prints its address. In a viewer, enter it
 as the address of an nnInteractive server; in a browser, it opens a page for interactive segmentation. With

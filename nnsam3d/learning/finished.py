@@ -97,10 +97,8 @@ def preprocess_finished(
     for case in cases:
         if stored.get(case.name) != case.version:
             version = case.version
-            for old in [
-                file for file in folder.iterdir() if file.name.split(".")[0] in (case.name, f"{case.name}_seg")
-            ]:
-                old.unlink()
+            for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+                (folder / f"{case.name}{ending}").unlink(missing_ok=True)
             used = model.at_spacing(_spacing(case, model)) if model.any_spacing else model
             DefaultPreprocessor(verbose=False).run_case_save(
                 *(str(folder / case.name), list(case.images), case.label),

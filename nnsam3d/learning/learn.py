@@ -97,10 +97,11 @@ def learn(
         keep = 0.0 if record.grown and not record.rounds else tuning.keep  # the first weights have seen nothing yet
         write_checkpoint(averaged(open_checkpoint(current), open_checkpoint(made), keep), candidate)
         objects = [name for name, value in sorted(declared["labels"].items(), key=_value) if _value((name, value))]
-        before, after = (
-            held_back_dice(_with_weights(own, file, tuning.device, objects if model.class_agnostic else []), held_back)
-            for file in (current, candidate)
-        )
+        if model.class_agnostic:
+            model = Model(own, ["0"], FINAL, torch.device(tuning.device), mirroring=False, objects=objects)
+        before = held_back_dice(model, held_back)
+        model.networks[0].load_state_dict(open_checkpoint(candidate)["network_weights"])
+        after = held_back_dice(model, held_back)
         other = None
         if record.grown:
             begun = Path(record.begun_from)
@@ -161,13 +162,6 @@ def _declared(model: Model, dataset_json: dict[str, Any]) -> dict[str, Any]:
             f"the finished cases have the labels {dataset_json['labels']}, the model {model.dataset_json['labels']}"
         )
     return {**model.dataset_json, **ending}
-
-
-def _with_weights(own: Path, file: Path, device: str, objects: list[str]) -> Model:
-    """The model with the weights of a checkpoint file."""
-    model = Model(own, ["0"], FINAL, torch.device(device), mirroring=False, objects=objects)
-    model.networks[0].load_state_dict(open_checkpoint(file)["network_weights"])
-    return model
 
 
 def _take(own: Path, made: Path) -> str:

@@ -12,18 +12,11 @@ from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.network.fitting import load_fitting
 from nnsam3d.network.prompts import PromptTensors
 
-BASE: dict[str, Any] = {
+from .conftest import SMALL
+
+BASE: dict[str, Any] = SMALL | {
     "patch_size": (16, 16, 16),
-    "embed_dim": 24,
-    "depth": 4,
-    "num_heads": 3,
     "window": (4, 4, 4),
-    "token_stride": (4, 4, 4),
-    "neck_dim": 16,
-    "decoder_dim": 8,
-    "prompt_heads": 4,
-    "prompt_mlp_dim": 32,
-    "pos_embed_size": (8, 8),
     "max_clicks": 4,
     "fine_click_maps": 2,
     "detail_dim": 4,
