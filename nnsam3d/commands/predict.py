@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--components",
         choices=("prompted", "all"),
-        help="of what is found around the prompts: prompted: only components with a positive prompt; all "
-        "(default: as the model's training data suggest)",
+        help="prompted: of a label with a positive prompt, only the components that have one; all: whatever is found "
+        "around the prompts (default: as the model's training data suggest)",
     )
     how.add_argument("--no_binding", action="store_true", help="do not enforce the clicks in the result")
     how.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")

@@ -101,23 +101,26 @@ def clear_background(segmentation: NDArray[Any], prompts: VoxelPrompts) -> None:
 
 
 def keep_prompted(
-    segmentation: NDArray[Any], prompts: VoxelPrompts, regions: Mapping[int, frozenset[int]] | None
+    segmentation: NDArray[Any],
+    prompts: VoxelPrompts,
+    regions: Mapping[int, frozenset[int]] | None,
+    labels: Sequence[int] | None = None,
 ) -> None:
-    """Removes from a label map (D, H, W), in place, the components (26-connected) without a positive prompt.
+    """Removes from a label map (D, H, W), in place, components (26-connected) that nobody has pointed at.
+
+    A label with a positive prompt keeps the components that have one. A label without any stays as it is: a click on
+    one structure says nothing about the others.
 
     Args:
         segmentation: is changed.
         prompts: on the voxels of the label map.
         regions: with regions, components are those of all foreground, and any positive prompt keeps them.
+        labels: those with a positive prompt anywhere in the image; None: as in ``prompts``.
     """
-    labels = prompts.positive_labels
-    kept = np.zeros(segmentation.shape, dtype=bool)
-    if regions is None:
-        for label in labels:
-            kept |= prompted(segmentation == label, prompts, [label])
-    else:
-        kept = prompted(segmentation > 0, prompts, labels)
-    segmentation[~kept] = 0
+    labels = prompts.positive_labels if labels is None else labels
+    parts = [(segmentation == label, [label]) for label in labels] if regions is None else [(segmentation > 0, labels)]
+    for part, asked in parts:
+        segmentation[part & ~prompted(part, prompts, asked)] = 0
 
 
 def with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[Slices, ...]:

@@ -307,7 +307,7 @@ class PreparedImage:
                 clear_background(part, local)
                 bind_clicks(part, local, self.model.regions, self.raw_properties["spacing"])
                 if only_prompted:
-                    keep_prompted(part, local, self.model.regions)
+                    keep_prompted(part, local, self.model.regions, raw.positive_labels)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:

@@ -303,7 +303,10 @@ def test_components_without_a_prompt_go() -> None:
     keep_prompted(segmentation, prompts, None)
     assert (segmentation[2:5, 2:5, 2:5] == 1).all()
     assert (segmentation[2:5, 2:5, 10:13] == 1).all()
-    assert segmentation.sum() == 2 * 27
+    assert (segmentation == 1).sum() == 2 * 27
+    assert segmentation[8, 8, 8] == 2, "no prompt speaks of this label"
+    keep_prompted(segmentation, prompts, None, labels=(1, 2))  # a part of an image, of which another part has the click
+    assert not segmentation[8, 8, 8]
 
 
 def test_predict_finishes_what_another_model_began(
