@@ -24,7 +24,7 @@ REMAPPED = {"nnsam3d.trainers": "trainers", "nnsam3d.planners": "planners"}
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "nnsam3d" / "server" / "page"
 STEPS = (
-    ["npm", "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"],
+    ["npm", "ci", "--ignore-scripts", "--omit=optional", "--omit=dev", "--no-audit", "--no-fund"],
     ["npm", "run", "--silent", "page"],
 )
 
