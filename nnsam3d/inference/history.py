@@ -156,6 +156,22 @@ class SessionSnapshot:
     changed: Slices | None = None
     stale: bool = True
 
+    @property
+    def image_bytes(self) -> int:
+        """Memory of the image and of the masks that undo needs; 0 while an image is being read."""
+        return 0 if self.image is None else self.image.nbytes + sum(start.nbytes for start in self.history.masks)
+
+    @property
+    def result_bytes(self) -> int:
+        """Memory of the result, and of what is kept for further clicks."""
+        result = 0 if self.result is None else self.result.nbytes
+        return result + (0 if self.image is None else self.image.kept_bytes)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether the next click can be quick."""
+        return self.image is not None and self.image.kept_bytes > 0
+
 
 def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
     """A prompt with its positions as index i, j, k.

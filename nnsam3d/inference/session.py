@@ -184,16 +184,27 @@ class Session(Drawing):
         words = "clicks" if all(isinstance(prompt, Click) for prompt in added) else "prompts"
         self._go(self._now.history.after(added[0] if len(added) == 1 else words, state))
 
-    def remove(self, number: int) -> None:
-        """Takes out one prompt, whenever it was made: a step.
+    def replace(self, number: int, prompts: Sequence[Prompt], space: str = "voxel") -> None:
+        """Puts others in the place of one prompt, whenever it was made: a step.
 
         Args:
-            number: its place in :attr:`prompts`, from 0. Raises PromptError: there is none there.
+            number: its place in :attr:`prompts`, from 0.
+            prompts, space: as for :meth:`add`.
+
+        Raises:
+            PromptError: there is none there, or as for :meth:`add`; the session stays as it was.
         """
         if not 0 <= number < len(self.prompts):
             raise PromptError(f"there is no prompt {number}: there are {len(self.prompts)}, counted from 0")
-        left = (*self.prompts[:number], *self.prompts[number + 1 :])
-        self._go(self._now.history.after("removed", replace(self._now.history.state, prompts=left)))
+        added = [prompt_at(self._prepared, prompt, space) for prompt in prompts]
+        changed = (*self.prompts[:number], *added, *self.prompts[number + 1 :])
+        self._prepared.check(CasePrompts(self._now.case, "voxel", changed))
+        state = replace(self._now.history.state, prompts=changed)
+        self._go(self._now.history.after("replaced" if added else "removed", state))
+
+    def remove(self, number: int) -> None:
+        """Takes out one prompt: :meth:`replace` with none."""
+        self.replace(number, ())
 
     @property
     def can_undo(self) -> bool:
@@ -210,7 +221,8 @@ class Session(Drawing):
 
         Returns:
             The prompt (positions as index i, j, k) if the step was one; else "clicks" (several), "prompts" (several, or
-            :meth:`load_prompts`), "removed", "segmentation" (:meth:`start_from`) or "reset"; None if there is no step.
+            :meth:`load_prompts`), "removed", "replaced", "segmentation" (:meth:`start_from`) or "reset"; None if there
+            is no step.
         """
         if not self._now.history.can_undo:
             return None
@@ -256,7 +268,7 @@ class Session(Drawing):
         self.start_from(self._prepared.segment(None).label_map)
 
     def snapshot(self) -> SessionSnapshot:
-        """What the session holds now, for :meth:`restore`: immutable, and of no other use."""
+        """What the session holds now, for :meth:`restore`; immutable. From any thread."""
         return self._now
 
     def restore(self, snapshot: SessionSnapshot) -> None:
@@ -336,22 +348,9 @@ class Session(Drawing):
         return (*self._prepared.remarks, *self._update().remarks)
 
     @property
-    def image_bytes(self) -> int:
-        """Memory of the image and of the masks that undo needs; 0 while an image is being read. From any thread."""
-        now = self._now
-        return 0 if now.image is None else now.image.nbytes + sum(start.nbytes for start in now.history.masks)
-
-    @property
     def kept_bytes(self) -> int:
-        """The same, with the result and what is kept for further clicks."""
-        now, result = self._now, 0 if self._now.result is None else self._now.result.nbytes
-        return self.image_bytes + result + (0 if now.image is None else now.image.kept_bytes)
-
-    @property
-    def keeps_windows(self) -> bool:
-        """Whether the next click can be quick. From any thread."""
-        image = self._now.image
-        return image is not None and image.kept_bytes > 0
+        """Memory of image, masks, result and what is kept for further clicks. From any thread."""
+        return self._now.image_bytes + self._now.result_bytes
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""

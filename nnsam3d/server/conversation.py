@@ -90,7 +90,7 @@ class Conversation:
     def image_bytes(self) -> int:
         """Memory that is needed as long as the image is open. May be read from any thread."""
         buffer = self._buffer
-        return self.session.image_bytes + (0 if buffer is None else buffer.nbytes)
+        return self.session.snapshot().image_bytes + (0 if buffer is None else buffer.nbytes)
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +102,7 @@ class Conversation:
     def working_bytes(self) -> int:
         """Memory that a step takes beside that, at least: the label map before and after it, and a window."""
         model = self.model
-        voxels = self.session.image_bytes // (4 * model.num_channels)  # images are float32
+        voxels = self.session.snapshot().image_bytes // (4 * model.num_channels)  # images are float32
         channels = model.num_channels + model.codec.num_channels
         maps = channels + 3 * model.label_manager.num_segmentation_heads  # sums and weights of windows, too
         return 2 * voxels + 4 * maps * math.prod(model.patch_size)
@@ -110,7 +110,7 @@ class Conversation:
     @property
     def is_quick(self) -> bool:
         """Whether windows of the image are kept, so that the next step is quick."""
-        return self.session.keeps_windows
+        return self.session.snapshot().keeps_windows
 
     # ------------------------------------------------------------------ image
 
@@ -195,16 +195,17 @@ class Conversation:
             raise Refusal(409, "the prompt to replace was not the last step")
         self.session.add(prompts, space)
 
-    def remove(self, number: int) -> None:
-        """Takes one prompt out, which is a step.
+    def replace(self, number: int, prompts: Sequence[Prompt], space: str = "voxel") -> None:
+        """Puts others, or none, in the place of one prompt, which is a step.
 
         Args:
             number: its place in :attr:`Session.prompts`, from 0.
+            prompts, space: see :meth:`Session.add`.
 
         Raises:
-            PromptError: there is no such prompt.
+            PromptError: there is no such prompt, or as for :meth:`add`.
         """
-        self.session.remove(number)
+        self.session.replace(number, prompts, space)
 
     def undo(self) -> bool:
         """Undoes the last step. Returns whether there was one."""

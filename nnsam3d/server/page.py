@@ -215,10 +215,23 @@ def _prompt(given: dict[str, Any]) -> Prompt:
 
 
 async def remove(call: Call) -> Response:
-    number = call.json().get("number")
+    number = _number(call.json())
+    return await _changed(call, lambda conversation: conversation.replace(number, ()))
+
+
+async def replace(call: Call) -> Response:
+    """Another prompt in the place of one: as :func:`prompt`, with its number."""
+    given = call.json()
+    number, space = _number(given), str(given.get("space", "ras"))
+    made = _prompt({key: value for key, value in given.items() if key not in ("number", "space")})
+    return await _changed(call, lambda conversation: conversation.replace(number, [made], space))
+
+
+def _number(given: dict[str, Any]) -> int:
+    number = given.get("number")
     if isinstance(number, bool) or not isinstance(number, int):
         raise Refusal(400, "the number of a prompt must be a whole number, from 0")
-    return await _changed(call, lambda conversation: conversation.remove(number))
+    return number
 
 
 async def undo(call: Call) -> Response:
@@ -372,6 +385,7 @@ ROUTES = [
     route("GET", "/api/prompts/{name:path}", prompt_file),
     route("POST", "/api/prompt", prompt),
     route("POST", "/api/remove", remove),
+    route("POST", "/api/replace", replace),
     route("POST", "/api/undo", undo),
     route("POST", "/api/redo", redo),
     route("POST", "/api/reset", reset),

@@ -63,7 +63,7 @@ def test_one_prompt_is_taken_out_and_one_replaced(talk: Conversation) -> None:
     viewer = Viewer(talk)
     for position in ((8, 8, 5), (12, 12, 8), (16, 16, 8)):
         talk.add([Click(position, LABEL)], "voxel")
-    talk.remove(1)
+    talk.replace(1, ())
     viewer.update()
     assert [click.position for click in talk.session.clicks] == [(8, 8, 5), (16, 16, 8)]
     with pytest.raises(Refusal, match="not the last step"):
@@ -76,7 +76,7 @@ def test_one_prompt_is_taken_out_and_one_replaced(talk: Conversation) -> None:
     assert talk.undo()
     assert len(talk.session.clicks) == 2
     with pytest.raises(PromptError, match="there is no prompt 2"):
-        talk.remove(2)
+        talk.replace(2, ())
 
 
 def test_the_viewers_mask_follows_through_every_step_and_back(talk: Conversation) -> None:
@@ -142,7 +142,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(
     before = talk.snapshot()
     write_prompts(tmp_path / "c.json", CasePrompts("c", "voxel", [Click((1, 1, 1), 1)]))
     does: dict[str, Any] = {
-        "remove": lambda: talk.remove(0),
+        "remove": lambda: talk.replace(0, ()),
         "replace": lambda: talk.replace_last([Click((7, 7, 7), 0)], "voxel"),
         "click": lambda: talk.add([Click((7, 7, 7), 0)], "voxel"),
         "start": lambda: talk.start_from(block()),

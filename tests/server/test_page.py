@@ -826,6 +826,33 @@ def test_labels_differ_without_colours(work: Any, visit: Open) -> None:
     assert page.tab.locator("body").evaluate("(body) => body.scrollWidth <= 1280 && body.scrollHeight <= 720")
 
 
+@pytest.mark.parametrize("geometry", ["flipped", "oblique"])
+def test_a_click_is_moved_with_the_mouse_and_to_the_crosshair(work: Any, visit: Open, geometry: str) -> None:
+    there = work(geometry)
+    page = visit(there.running)
+    i, j, k = TARGET
+    page.click(there.ras((i, j - 12, k)))
+    page.click(there.ras((i + 10, j - 12, k)), button="right")
+    page.drag([there.ras((i, j - 12, k)), there.ras(TARGET)])
+    background = ([i + 10, j - 12, k], "background")
+    assert page.clicks() == [([i, j, k], "lesion"), background], "moved, and still the first one"
+    there.session.add_click(TARGET, "lesion")
+    there.session.add_click((i + 10, j - 12, k), 0)
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+    page.tab.keyboard.press("z")
+    page.idle()
+    assert page.clicks() == [([i, j - 12, k], "lesion"), background]
+    page.js("(mm) => nnsam3d.viewer.goTo(mm)", there.ras((i, j, k + 1)))
+    page.tab.click("[aria-label='Move prompt 1 to the crosshair']")
+    page.idle()
+    assert page.clicks() == [([i, j, k + 1], "lesion"), background]
+    page.drag([there.ras((i, j, k + 1)), there.ras((i, j - 6, k + 1))], ends=False)
+    page.tab.keyboard.press("Escape")
+    page.tab.mouse.up()
+    page.idle()
+    assert page.clicks() == [([i, j, k + 1], "lesion"), background]
+
+
 SIZES = [(1366, 768), (1280, 720), (900, 600), (844, 390), (768, 1024), (390, 844)]
 
 

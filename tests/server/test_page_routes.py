@@ -17,7 +17,7 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
-from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.kinds import KINDS, Click
 from nnsam3d.server.cases import Cases
 
 from .conftest import GEOMETRIES, SHAPE, Running, Start, write_cases
@@ -264,6 +264,15 @@ def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
     assert [one["type"] for one in change[0]["prompts"]] == ["box", "lasso", "scribble", "scribble", "click"]
     for number in (-1, 5, True, None, "1"):
         assert running.ask("POST", "/api/remove", {"number": number}, lease).status == 400
+    np.testing.assert_array_equal(painted(running.change("/api/undo", {}, lease), mask), _undone(session))
+    other = {"type": "click", "position": [5, 6, 7], "label": "lesion"}
+    change = running.change("/api/replace", {"number": 1, **other, "space": "voxel"}, lease)
+    session.replace(1, [Click((5, 6, 7), "lesion")])
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
+    assert change[0]["prompts"][1]["entry"] == other
+    assert change[0]["prompts"][:1] + change[0]["prompts"][2:] == told[:1] + told[2:]
+    for wrong in ({"number": 9, **other}, other, {"number": 1}, {"number": 1, **other, "position": [99, 6, 7]}):
+        assert running.ask("POST", "/api/replace", {"space": "voxel", **wrong}, lease).status == 400
     np.testing.assert_array_equal(painted(running.change("/api/undo", {}, lease), mask), _undone(session))
     assert "clicks/a.json" in running.ask("POST", "/api/save", {}, lease).json()["saved"]
     again = running.ask("POST", "/api/open", {"case": "a"}, lease).json()

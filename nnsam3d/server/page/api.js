@@ -127,6 +127,11 @@ export class Server {
     return this.change("api/remove", { number });
   }
 
+  // entry: as in a prompt file, in place of the prompt with this number
+  replace(number, entry, space) {
+    return this.change("api/replace", { number, ...entry, space });
+  }
+
   load(file) {
     return this.file("api/prompts", file).then(changeOf);
   }

@@ -5,15 +5,16 @@ import { chooseNeighbour, chooseValue, setContrast, setFill, setHidden, setView 
 import { connect, failed, lost } from "./connection.js";
 import { annotate, askFirst, download, next, openFile, save, showChannel, skip, toggle } from "./files.js";
 import { bindKeys } from "./keys.js";
+import { markerAt } from "./markers.js";
 import { $ } from "./panel.js";
 import { busy, empty, hideNotice, markers, say, where } from "./show.js";
 import { isUnsaved, on, page, server, viewer, work } from "./state.js";
 import { recall, remember } from "./memory.js";
-import { clicked, correct, drew, giveUpLost, loadPrompts, redo, remove, reset, sketch, startAutomatically, undo } from "./steps.js";
+import { clicked, correct, drew, giveUpLost, loadPrompts, move, redo, remove, reset, sketch, startAutomatically, undo } from "./steps.js";
 import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click, stroke, sketch, remove, missed, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click, stroke, sketch, grab, move, remove, missed, drawn: markers, moved: where });
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -44,6 +45,10 @@ function stroke(made, negative) {
   drew(made, negative);
 }
 
+function grab(x, y) {
+  return markerAt(viewer, page.prompts, x, y);
+}
+
 function missed() {
   say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
 }
@@ -57,7 +62,7 @@ function cancel() {
     expandDisplay(false);
     return $("display-button").focus();
   }
-  if (viewer.pointer.dropStroke()) return undefined;
+  if (viewer.pointer.drop()) return undefined;
   giveUpLost();
   return work.cancel();
 }

@@ -69,6 +69,7 @@ const MOUSE = [
   ["Click", "add a click with the selected label"],
   ["Right-click, or Shift-click", "add a background click"],
   ["Drag", "draw with the chosen tool, or move the crosshair; in 3D, rotate"],
+  ["Drag a click", "move it (with the tool Click)"],
   ["Shift-drag", "draw around, or through, background"],
   ["Wheel", "change the slice; in 3D, zoom"],
   ["Ctrl+wheel", "zoom"],
@@ -93,7 +94,7 @@ const KEYS = [
   ["+ - F", "zoom in, zoom out, fit"],
   ["V", "next view"],
   ["H", "hide or show the mask"],
-  ["Esc", "cancel the computation, or what is being drawn"],
+  ["Esc", "cancel the computation, or what is being drawn or moved"],
   ["?", "this help"],
 ];
 

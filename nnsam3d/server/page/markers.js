@@ -42,6 +42,13 @@ export function drawMarkers(canvas, viewer, prompts) {
   });
 }
 
+// The click of page.prompts whose marker is at a place on the canvas, in CSS pixels; undefined if there is none.
+export function markerAt(viewer, prompts, x, y) {
+  return prompts.findLast(({ entry, ras }) =>
+    entry.type === "click" && viewer.project(ras[0]).some((at) => at.slices <= NEAR && Math.hypot(at.x - x, at.y - y) <= RADIUS),
+  );
+}
+
 function colourOf({ value }) {
   return value ? css(value) : NEGATIVE;
 }

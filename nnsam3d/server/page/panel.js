@@ -69,7 +69,7 @@ export function nameOf(prompts) {
 // ---------------------------------------------------------------- prompts and warnings
 
 // prompts: [{entry, text, label, value, seconds, waiting}]
-export function showPrompts(prompts, onGo, onRemove) {
+export function showPrompts(prompts, onGo, onMove, onRemove) {
   $("no-clicks").hidden = prompts.length > 0;
   $("clicks").hidden = prompts.length === 0;
   const rows = prompts.map((prompt, number) => {
@@ -86,10 +86,16 @@ export function showPrompts(prompts, onGo, onRemove) {
     );
     if (value) go.style.setProperty("--colour", css(value));
     go.addEventListener("click", () => onGo(prompt));
-    const remove = element("button", { type: "button", class: "remove", title: "Remove", "aria-label": `Remove prompt ${number + 1}`, text: "✕" });
-    remove.disabled = Boolean(waiting);
-    remove.addEventListener("click", () => onRemove(prompt));
-    return element("li", {}, go, remove);
+    const acts = [["✕", "Remove", "", onRemove]];
+    if (entry.type === "click") acts.unshift(["⌖", "Move", " to the crosshair", onMove]);
+    const buttons = acts.map(([text, does, where, act]) => {
+      const label = `${does} prompt ${number + 1}${where}`;
+      const button = element("button", { type: "button", class: "act", title: `${does}${where}`, "aria-label": label, text });
+      button.disabled = Boolean(waiting);
+      button.addEventListener("click", () => act(prompt));
+      return button;
+    });
+    return element("li", {}, go, ...buttons);
   });
   $("clicks").replaceChildren(...rows);
   rows.at(-1)?.scrollIntoView({ block: "nearest" });

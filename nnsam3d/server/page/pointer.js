@@ -51,14 +51,31 @@ export class Pointer {
     return this.viewer.dims.map((n, axis) => Math.min(1, Math.max(0, frac[axis])) * n - 0.5);
   }
 
+  // Moves a click with the pointer, on the slice where it is.
+  #carry(down, event) {
+    down.moved ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > CLICK_PIXELS;
+    const place = this.#tileAt(event);
+    if (place?.plane === down.place.plane) down.at = place.frac;
+    if (down.moved) this.viewer.callbacks.drawn();
+  }
+
+  #worldAt(frac) {
+    return [...this.viewer.nv.frac2mm(frac, 0, true).slice(0, 3)];
+  }
+
   // The stroke that is being drawn.
   get stroke() {
     return this.#down?.stroke?.moved ? this.#down.stroke : null;
   }
 
-  // Gives up the stroke that is being drawn. Returns whether there was one.
-  dropStroke() {
-    if (!this.stroke) return false;
+  // The click that is being moved, and where it is now: {prompt, ras}.
+  get carried() {
+    return this.#down?.moved ? { prompt: this.#down.grabbed, ras: this.#worldAt(this.#down.at) } : null;
+  }
+
+  // Gives up what is being drawn or moved. Returns whether there was something.
+  drop() {
+    if (!this.stroke && !this.carried) return false;
     this.#down = null;
     this.viewer.callbacks.drawn();
     return true;
@@ -75,12 +92,17 @@ export class Pointer {
       const range = [this.viewer.image.cal_min, this.viewer.image.cal_max];
       const { pointerId, button, clientX, clientY } = event;
       const stroke = this.draws && button === 0 ? this.#strokeFrom(event) : null;
-      this.#down = { pointerId, button, clientX, clientY, range, image: this.viewer.image, place: this.#tileAt(event), stroke };
-      if (stroke) canvas.setPointerCapture(pointerId);
+      const place = this.#tileAt(event);
+      const { left, top } = canvas.getBoundingClientRect();
+      const grabbed = place && button === 0 && !stroke ? this.viewer.callbacks.grab(clientX - left, clientY - top) : undefined;
+      this.#down = { pointerId, button, clientX, clientY, range, image: this.viewer.image, place, stroke, grabbed, at: place?.frac };
+      if (stroke || grabbed) canvas.setPointerCapture(pointerId);
     });
     canvas.addEventListener("pointermove", (event) => {
       const down = this.#down;
-      if (!down?.stroke || down.pointerId !== event.pointerId) return;
+      if (down?.pointerId !== event.pointerId) return;
+      if (down.grabbed) this.#carry(down, event);
+      if (!down.stroke) return;
       const { stroke } = down;
       stroke.moved ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > CLICK_PIXELS;
       const events = event.getCoalescedEvents();
@@ -101,6 +123,7 @@ export class Pointer {
         this.viewer.callbacks.stroke(start.stroke, negative);
         return;
       }
+      if (start.moved) return this.viewer.callbacks.move(start.grabbed, this.#worldAt(start.at));
       const moved = Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY);
       if (moved > CLICK_PIXELS || event.button === 1) return;
       const { place, range } = start;
@@ -123,7 +146,7 @@ export class Pointer {
     });
     // NiiVue moves the crosshair with the same events
     for (const name of ["mousedown", "mousemove", "mouseup", "touchstart", "touchmove", "touchend"]) {
-      canvas.addEventListener(name, (event) => this.#down?.stroke && event.stopImmediatePropagation(), { capture: true });
+      canvas.addEventListener(name, (event) => (this.#down?.stroke || this.#down?.grabbed) && event.stopImmediatePropagation(), { capture: true });
     }
     canvas.addEventListener(
       "wheel",

@@ -51,7 +51,9 @@ export function summary() {
 
 export function markers() {
   const stroke = viewer.pointer.stroke && on.sketch(viewer.pointer.stroke);
-  drawMarkers($("marks"), viewer, [...everyPrompt(), ...(stroke ? [stroke] : [])]);
+  const carried = viewer.pointer.carried; // a click that is being moved
+  const shown = everyPrompt().map((one) => (one === carried?.prompt ? { ...one, ras: [carried.ras], waiting: true } : one));
+  drawMarkers($("marks"), viewer, [...shown, ...(stroke ? [stroke] : [])]);
   const tiles = viewer.image ? viewer.tiles : [];
   const text = JSON.stringify(tiles);
   if ($("tiles").dataset.shown === text) return;
@@ -80,7 +82,7 @@ function middle({ entry, drawn, ras }) {
 
 export function show() {
   const { image, can, prompts, also } = page;
-  showPrompts(everyPrompt(), (prompt) => viewer.goTo(middle(prompt)), on.remove);
+  showPrompts(everyPrompt(), (prompt) => viewer.goTo(middle(prompt)), (prompt) => on.move(prompt, viewer.mm), on.remove);
   if (page.info) showFacts(page.info.model.labels, page.facts);
   showRemarks(page.remarks);
   $("automatic").hidden = !image?.automatic || everyPrompt().length > 0 || page.base !== null;

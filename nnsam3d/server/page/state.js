@@ -15,6 +15,8 @@ export const work = new Work(server, { busy: (...values) => on.busy(...values), 
 export const viewer = new Viewer($("view"), {
   click: (...values) => on.click(...values),
   stroke: (...values) => on.stroke(...values),
+  grab: (...values) => on.grab(...values),
+  move: (...values) => on.move(...values),
   missed: () => on.missed(),
   drawn: () => on.drawn(),
   moved: () => on.moved(),

@@ -163,6 +163,19 @@ export function remove(prompt) {
   });
 }
 
+// Puts a click elsewhere.
+export function move(prompt, ras) {
+  const number = page.prompts.indexOf(prompt);
+  if (number < 0) return;
+  after(`Moving click ${number + 1}`, async () => {
+    if (keyOf(page.prompts[number]) !== keyOf(prompt)) return say("It is not there any more.");
+    const change = await changed(server.replace(number, { ...prompt.entry, position: ras }, "ras"));
+    stepped(page.base);
+    await apply(change);
+    return say(`Click ${number + 1} moved. Undo puts it back. ${summary()}`);
+  });
+}
+
 function keyOf(prompt) {
   return JSON.stringify(prompt?.entry);
 }

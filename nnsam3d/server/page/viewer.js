@@ -35,7 +35,8 @@ export class Viewer {
   #drawNow; // NiiVue's own drawScene
   #coming = false; // a redraw has been requested
 
-  // callbacks: {click(mm, negative), stroke(stroke, negative), missed(), drawn(), moved()}; the first three from Pointer
+  // callbacks: {click(mm, negative), stroke(stroke, negative), grab(x, y), move(prompt, mm), missed(), drawn(), moved()};
+  // the first five from Pointer. grab returns the click that can be moved from there, if any.
   constructor(canvas, callbacks) {
     this.canvas = canvas;
     this.callbacks = callbacks;
