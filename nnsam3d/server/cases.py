@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,19 @@ class Cases:
             raise Refusal(404, f"the server's folder contains no case {case!r}")
         return listed[case]
 
-    def following(self, case: str) -> str | None:
-        """The next case to do in the folder's order, continuing from the first case after the last."""
+    def following(self, case: str, elsewhere: Sequence[str] = ()) -> str | None:
+        """The next case to do in the folder's order, continuing from the first case after the last.
+
+        Args:
+            case: the one before.
+            elsewhere: cases that others have open come last.
+        """
         rows = self.overview()
         names = [row["case"] for row in rows]
-        start = names.index(case) + 1 if case in names else 0
-        left = [row for row in rows[start:] + rows[:start] if row["state"] in ("todo", "draft")]
-        return min(left, key=lambda row: row.get("rank", len(rows)))["case"] if left else None
+        at = names.index(case) if case in names else -1
+        left = [row for row in rows[at + 1 :] + rows[: max(at, 0)] if row["state"] in ("todo", "draft")]
+        ranks = {row["case"]: (row["case"] in elsewhere, row.get("rank", len(rows))) for row in left}
+        return min(ranks, key=lambda name: ranks[name]) if ranks else None
 
     def _saved(self) -> set[str]:
         """The names of the label maps in the dataset."""

@@ -151,11 +151,11 @@ class Leases:
                 del self._leases[token]
             self._ended.extend(over)
 
-    def opened_by_others(self, case: str, own: Lease) -> int:
-        """How many other clients have a case of the server's folder open."""
+    def opened_by_others(self, own: Lease) -> list[str]:
+        """The cases of the server's folder that other clients have open; once for every client."""
         with self._lock:
             others = [lease.conversation.case for lease in self._leases.values() if lease is not own]
-        return others.count(case) if case else 0
+        return [case for case in others if case]
 
     # ------------------------------------------------------------------ memory
 

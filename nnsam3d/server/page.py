@@ -7,7 +7,7 @@ import json
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,12 @@ async def heartbeat(call: Call) -> Response:
 
 async def cases(call: Call) -> Response:
     return JSONResponse(await asyncio.to_thread(_folder(call).overview))
+
+
+async def next_case(call: Call) -> Response:
+    elsewhere = call.app.leases.opened_by_others(call.lease)
+    found = await asyncio.to_thread(_folder(call).following, call.lease.conversation.case, elsewhere)
+    return JSONResponse({"next": found})
 
 
 async def open_case(call: Call) -> Response:
@@ -234,18 +240,6 @@ def _number(given: dict[str, Any]) -> int:
     return number
 
 
-async def undo(call: Call) -> Response:
-    return await _changed(call, Conversation.undo)
-
-
-async def redo(call: Call) -> Response:
-    return await _changed(call, Conversation.redo)
-
-
-async def reset(call: Call) -> Response:
-    return await _changed(call, Conversation.reset)
-
-
 async def segmentation(call: Call) -> Response:
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
         path, _ = await stored(call, Path(folder))
@@ -260,6 +254,11 @@ async def load_prompts(call: Call) -> Response:
         path = Path(folder) / f"prompts{ending}"
         path.write_bytes(call.body)
         return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.load_prompts(path)))
+
+
+def _step(job: Callable[[Conversation], Any]) -> Callable[[Call], Awaitable[Response]]:
+    """What serves a step that takes no values."""
+    return lambda call: _changed(call, job)
 
 
 async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
@@ -302,7 +301,7 @@ def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
         "started": conversation.started,
         "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
         "remarks": [*session.remarks, *conversation.warnings],
-        "also_open": call.app.leases.opened_by_others(conversation.case, call.lease),
+        "also_open": call.app.leases.opened_by_others(call.lease).count(conversation.case),
     }
 
 
@@ -336,7 +335,7 @@ async def save(call: Call) -> Response:
         written = folder.save(conversation, overwrite, annotator)
         if call.app.learner is not None:
             call.app.learner.case_saved()
-        return JSONResponse({"saved": written, "next": folder.following(conversation.case)})
+        return JSONResponse({"saved": written})
 
     return await call.work(job)
 
@@ -352,10 +351,6 @@ async def note(call: Call) -> Response:
         raise Refusal(400, "a note has the keys mark (text), comment (text) and flagged (true or false)")
     await asyncio.to_thread(folder.journal.change, case, **given)
     return JSONResponse(await asyncio.to_thread(folder.row, case))
-
-
-async def automatic(call: Call) -> Response:
-    return await _changed(call, lambda conversation: conversation.session.start_automatically())
 
 
 async def progress(call: Call) -> Response:
@@ -378,6 +373,7 @@ ROUTES = [
     route("POST", "/api/release", release, "none"),
     route("POST", "/api/heartbeat", heartbeat, "lives"),
     route("GET", "/api/cases", cases, "lives"),
+    route("GET", "/api/next", next_case),
     route("POST", "/api/open", open_case),
     route("POST", "/api/upload", upload, large=True),
     route("GET", "/api/image/{number}/{name:path}", image_file),
@@ -386,14 +382,14 @@ ROUTES = [
     route("POST", "/api/prompt", prompt),
     route("POST", "/api/remove", remove),
     route("POST", "/api/replace", replace),
-    route("POST", "/api/undo", undo),
-    route("POST", "/api/redo", redo),
-    route("POST", "/api/reset", reset),
+    route("POST", "/api/undo", _step(Conversation.undo)),
+    route("POST", "/api/redo", _step(Conversation.redo)),
+    route("POST", "/api/reset", _step(Conversation.reset)),
+    route("POST", "/api/automatic", _step(lambda conversation: conversation.session.start_automatically())),
     route("POST", "/api/segmentation", segmentation, large=True),
     route("POST", "/api/prompts", load_prompts),
     route("POST", "/api/save", save),
     route("POST", "/api/note", note),
-    route("POST", "/api/automatic", automatic),
     route("GET", "/api/progress", progress, "looks"),
     route("POST", "/api/cancel", cancel, "lives"),
 ]

@@ -265,6 +265,9 @@ def test_only_complete_cases_are_listed(images: Path, served_model: Model, tmp_p
     cases = Cases(images, served_model)
     assert [case["case"] for case in cases.overview()] == ["a", "b"]
     assert cases.following("b") == "a"
+    assert cases.following("") == "a"
+    assert cases.following("", ["a"]) == "b", "another annotator has the first one"
+    assert cases.following("b", ["a"]) == "a", "nothing else is left"
     for case in ("../a", "c", "._d", "", "a_0000"):
         with pytest.raises(Refusal, match="no case"):
             cases.files(case)
@@ -430,7 +433,7 @@ def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_mode
     for mark in ("skipped", "unsure"):
         cases.journal.change("b", mark=mark)
         assert (cases.row("b")["state"], cases.row("b")["draft"]) == (mark, True)
-    assert cases.following("a") == "a"
+    assert cases.following("a") is None
 
 
 def test_a_dataset_with_other_labels_is_not_continued(cases: Cases, images: Path, served_model: Model) -> None:

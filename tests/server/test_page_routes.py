@@ -100,7 +100,7 @@ def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
             "/api/prompt", {"type": "click", "position": [20, 18, 10], "space": "voxel", "label": "organ"}, lease
         )
         saved = running.ask("POST", "/api/save", {}, lease).json()
-        assert saved["next"] == following
+        assert running.ask("GET", "/api/next", lease=lease).json() == {"next": following}
         assert f"labelsTr/{case}.nii.gz" in saved["saved"]
     assert [case["saved"] for case in running.ask("GET", "/api/cases", lease=lease).json()] == [True, True]
     told = json.loads((output / "dataset.json").read_text())

@@ -177,6 +177,8 @@ def test_two_tabs_on_one_case(start: Start, served_model: Model, tmp_path: Any) 
     leases = [running.ask("POST", "/api/claim").json()["lease_token"] for _ in range(2)]
     opened = [running.ask("POST", "/api/open", {"case": "a"}, lease).json() for lease in leases]
     assert [one["also_open"] for one in opened] == [0, 1]
+    third = running.ask("POST", "/api/claim").json()["lease_token"]
+    assert running.ask("GET", "/api/next", lease=third).json() == {"next": "b"}, "a is open elsewhere"
     for lease, click in zip(leases, (CLICK, OTHER), strict=True):
         assert running.change("/api/prompt", click, lease)[0]["also_open"] == 1
     statuses = [

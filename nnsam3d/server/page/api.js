@@ -97,6 +97,11 @@ export class Server {
     return this.json("GET", "api/cases");
   }
 
+  // The name of the next case to do, or null.
+  async next() {
+    return (await this.json("GET", "api/next")).next;
+  }
+
   // saved: what was saved, even if there is a draft
   openCase(name, saved = false) {
     return this.json("POST", "api/open", { case: name, saved });

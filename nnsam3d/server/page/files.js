@@ -164,14 +164,11 @@ export async function next() {
 }
 
 function followUp() {
-  const names = page.cases.map((one) => one.case);
-  const at = names.indexOf(page.source?.case);
-  const order = [...page.cases.slice(at + 1), ...page.cases.slice(0, Math.max(at, 0))];
-  const left = page.info.saves ? order.filter(isOpen) : order;
-  // a model that learns may say which one; otherwise the first
-  const following = left.reduce((best, one) => ((one.rank ?? Infinity) < (best.rank ?? Infinity) ? one : best), left[0]);
-  if (following) openCase(following.case);
-  else say(page.info.saves ? "All cases are done." : "There are no other cases.");
+  return work.add("Next case", async () => {
+    const following = await server.next();
+    if (following) openCase(following);
+    else say(!page.info.saves || page.cases.some(isOpen) ? "There are no other cases." : "All cases are done.");
+  });
 }
 
 export function download(what) {
