@@ -180,6 +180,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def copy_file(source: Path, path: Path, durable: bool = False) -> None:
+    """Copies a file's content, see :func:`replacing`."""
+    with replacing(path, durable) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def version_of(path: Path) -> str:
+    """Changes when the file is written again; empty if there is none. Does not read it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file of any size."""
     digest = hashlib.sha256()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import file_sha256, replacing, write_json
+from nnsam3d.files import copy_file, file_sha256, write_json
 from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import held_back_dice
 from nnsam3d.learning.finished import FinishedCase, finished_cases
@@ -110,7 +109,7 @@ def learn(
         accepted = before is None or after is None or after >= before - TOLERANCE
         sha256 = _take(own, candidate) if accepted else ""
         lost = before is not None and after is not None and after < before - LOST
-        _copy(current if lost else made, trained)
+        copy_file(current if lost else made, trained, durable=True)
         seconds = round(time.monotonic() - start, 1)
         finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
         last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256, other)
@@ -131,7 +130,7 @@ def _begin(model: Model, cases: list[FinishedCase], dataset_json: dict[str, Any]
         write_checkpoint(open_checkpoint(model.checkpoint_files[0]), own / "fold_0" / FINAL)
         ending = {"file_ending": dataset_json["file_ending"]} if model.any_spacing else {}
         write_json(own / "dataset.json", {**json.loads((base / "dataset.json").read_text(encoding="utf-8")), **ending})
-        _copy(base / "plans.json", own / "plans.json")
+        copy_file(base / "plans.json", own / "plans.json", durable=True)
     record = Record(str(base), file_sha256(model.checkpoint_files[0]), grown=new)
     record.write(own)
     return record
@@ -168,14 +167,9 @@ def _take(own: Path, made: Path) -> str:
     """Puts new weights in the place of the old ones, which stay in the history; returns their SHA-256."""
     current, history = own / "fold_0" / FINAL, own / HISTORY
     history.mkdir(exist_ok=True)
-    _copy(current, history / f"{len(list(history.glob('[0-9]*.pth'))):04d}.pth")
-    _copy(made, current)
+    copy_file(current, history / f"{len(list(history.glob('[0-9]*.pth'))):04d}.pth", durable=True)
+    copy_file(made, current, durable=True)
     return file_sha256(current)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target, durable=True) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import filecmp
 import json
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing, write_json, write_text, writing
+from nnsam3d.files import copy_file, version_of, write_json, write_text, writing
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
 from nnsam3d.inference.watch import Cancelled
@@ -183,7 +182,7 @@ class Cases:
         """Changes whenever somebody saves the case; empty if it has not been saved."""
         if self.output is None:
             return ""
-        return " ".join(filter(None, (_signature(file) for file in (self._label_file(case), self._click_file(case)))))
+        return " ".join(filter(None, (version_of(file) for file in (self._label_file(case), self._click_file(case)))))
 
     def reopen(self, case: str, conversation: Conversation, draft: bool = True) -> bool:
         """Brings a case back as it was, into a conversation that has just opened its image: a draft, or what was saved.
@@ -320,10 +319,9 @@ class Cases:
                     return
                 except OSError:  # another file system, or one without hard links
                     pass
-            with replacing(copy) as temporary:
-                shutil.copyfile(image, temporary)
+            copy_file(image, copy)
         elif not copy.samefile(image):
-            both = _signature(image), _signature(copy)
+            both = version_of(image), version_of(copy)
             if both not in self._compared and not filecmp.cmp(image, copy, shallow=False):  # compares the sizes first
                 raise Refusal(400, f"{copy.name}: the dataset already contains a different image with this name")
             self._compared.add(both)
@@ -357,12 +355,3 @@ class Cases:
 def _base_of(draft: Path) -> Path:
     """The file with the version of the saved case on which a draft builds."""
     return draft.with_suffix(".version")
-
-
-def _signature(file: Path) -> str:
-    """Changes when the file is written again; empty if there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ""
-    return f"{file.name}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
