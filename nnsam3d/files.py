@@ -186,7 +186,7 @@ def copy_file(source: Path, path: Path, durable: bool = False) -> None:
         shutil.copyfile(source, temporary)
 
 
-def version_of(path: Path) -> str:
+def file_version(path: Path) -> str:
     """Changes when the file is written again; empty if there is none. Does not read it."""
     try:
         found = path.stat()

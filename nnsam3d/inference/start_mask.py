@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import version_of
+from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.geometry.segments import read_segments, segments_of
 from nnsam3d.inference.extent import clear_background
@@ -67,7 +67,7 @@ class StartMask:
         # several may be kept in a history
         self.label_map_ZYX = label_map_ZYX.astype(np.min_scalar_type(max(known, default=0)))
         self.labels = dict(labels)
-        self._file = None if file is None else (file, version_of(file))
+        self._file = None if file is None else (file, file_version(file))
         self._regions = {value: frozenset([value]) for value in known if value} if regions is None else regions
         self._spacing = tuple(spacing)
         self._components: dict[int, Components] = {}
@@ -80,11 +80,11 @@ class StartMask:
     @property
     def unchanged_file(self) -> Path | None:
         """The file that it was read from, if that has not been written since."""
-        return self._file[0] if self._file is not None and self._file[1] == version_of(self._file[0]) else None
+        return self._file[0] if self._file is not None and self._file[1] == file_version(self._file[0]) else None
 
     def stored_in(self, file: Path) -> None:
         """Call this when the label map has been written to a file."""
-        self._file = file, version_of(file)
+        self._file = file, file_version(file)
 
     @cached_property
     def _boxes(self) -> tuple[Slices, ...]:

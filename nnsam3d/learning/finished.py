@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import version_of, write_json
+from nnsam3d.files import file_version, write_json
 from nnsam3d.inference.scale import first_spacing
 from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.datasets import training_cases
@@ -40,7 +40,7 @@ class FinishedCase:
     @property
     def version(self) -> str:
         """Changes when the label map is saved again."""
-        return version_of(Path(self.label))
+        return file_version(Path(self.label))
 
 
 def finished_cases(folder: Path) -> dict[str, FinishedCase]:

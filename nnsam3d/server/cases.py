@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import copy_file, version_of, write_json, write_text, writing
+from nnsam3d.files import copy_file, file_version, write_json, write_text, writing
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import mask_beside
 from nnsam3d.inference.watch import Cancelled
@@ -182,7 +182,7 @@ class Cases:
         """Changes whenever somebody saves the case; empty if it has not been saved."""
         if self.output is None:
             return ""
-        return " ".join(filter(None, (version_of(file) for file in (self._label_file(case), self._click_file(case)))))
+        return " ".join(filter(None, (file_version(file) for file in (self._label_file(case), self._click_file(case)))))
 
     def reopen(self, case: str, conversation: Conversation, draft: bool = True) -> bool:
         """Brings a case back as it was, into a conversation that has just opened its image: a draft, or what was saved.
@@ -321,7 +321,7 @@ class Cases:
                     pass
             copy_file(image, copy)
         elif not copy.samefile(image):
-            both = version_of(image), version_of(copy)
+            both = file_version(image), file_version(copy)
             if both not in self._compared and not filecmp.cmp(image, copy, shallow=False):  # compares the sizes first
                 raise Refusal(400, f"{copy.name}: the dataset already contains a different image with this name")
             self._compared.add(both)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing, version_of
+from nnsam3d.files import file_version, replacing
 from nnsam3d.nnunet.contract import comp_blosc2_params, default_num_processes
 from nnsam3d.nnunet.reading import read_label_map
 from nnsam3d.progress import tqdm
@@ -86,7 +86,7 @@ def prepared_masks(found: Mapping[str, Path], dataset: Any, output: Path, traine
     output.mkdir(parents=True, exist_ok=True)
 
     def prepare(case: str) -> Path:
-        path = output / f"{case}.{version_of(found[case])}{ENDING}"
+        path = output / f"{case}.{file_version(found[case])}{ENDING}"
         if not path.is_file():
             _store(_resampled(found[case], dataset.load_case(case), trainer), path, trainer)
         return path
