@@ -19,6 +19,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.files import file_sha256, write_json, write_text
 from nnsam3d.nnunet.checkpoint import open_checkpoint, write_weights
 from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, STARTER, WEIGHTS
@@ -31,8 +32,8 @@ CARD = """# The starter
 A small class-agnostic network of nnsam3d: it segments the object that prompts point at, in images of one channel.
 
 - Training data: synthetic volumes only (`nnsam3d synthesize`), drawn during training; no patient, no licence of others.
-- Command: `make starter STARTER_ARGS="--minutes {minutes:g} --seed {seed}"`; {updates:,} updates of {batch} patches of
-  {patch} voxels, {minutes:g} minutes on {machine}; {day}.
+- Command: `make starter STARTER_ARGS="--minutes {minutes:g} --seed {seed}{more}"`; {updates:,} updates of
+  {batch} patches of {patch} voxels, {minutes:g} minutes on {machine}; {day}.{begun}
 - Weights: `fold_0/{file}`, {size:.1f} MB, SHA-256 `{digest}`.
 - What it is not: no medical device; it knows no organ and no tumour, only that things have outlines. Without a prompt
   it segments nothing. A model trained on your own cases is better on them.
@@ -45,13 +46,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("starter"), help="folder for everything (default: starter)")
     parser.add_argument("--minutes", type=float, default=90, help="of training (default: 90)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--weights", default="scratch", help="to begin with: starter, or a file (default: scratch)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: cpu)")
     parser.add_argument("--checkpoint", default=FINAL, help=f"to use (default: {FINAL}; while training: {LATEST})")
     parser.add_argument("--install", action="store_true", help=f"replace the weights in the package ({STARTER})")
     args = parser.parse_args()
     work = args.work.absolute()
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
-    options = f"{OPTIONS} seed={args.seed} max_minutes={args.minutes:g}"
+    options = f"{OPTIONS} seed={args.seed} max_minutes={args.minutes:g} weights={args.weights}"
     environment = {**os.environ, "nnUNet_n_proc_DA": "1", **folders, "nnsam3d_options": options}
     model = work / "results" / DATASET / f"SAM3DAdapterTrainer__nnUNetPlans__{CONFIGURATION}"
     if not (model / "fold_0" / args.checkpoint).is_file():
@@ -96,6 +98,8 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
     plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
     configuration = plans["configurations"][CONFIGURATION]
     configuration[ANY_SPACING_KEY] = True
+    begun = configuration[RECORD_KEY]
+    begun["source"] = args.weights  # without the folder where it lay
     for name in ("data", "seg", "probabilities"):  # voxels are cubic, whatever the image's are
         configuration[f"resampling_fn_{name}_kwargs"]["force_separate_z"] = False
     write_json(folder / "plans.json", {**plans, "configurations": {CONFIGURATION: configuration}})
@@ -110,6 +114,8 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
     card = CARD.format(
         minutes=args.minutes,
         seed=args.seed,
+        more="" if args.weights == "scratch" else f" --weights {args.weights}",
+        begun=f" It began with weights of SHA-256 `{begun['sha256']}`." if "sha256" in begun else "",
         updates=checkpoint["current_epoch"] * per_epoch,
         batch=BATCH,
         patch=" x ".join(map(str, PATCH)),

@@ -14,7 +14,7 @@ from nnsam3d.synthetic.scene import INSIDE, OBJECTS, Scene
 
 SURROUNDINGS = 2 * OBJECTS + 1  # the look of what is outside of the body
 LOOKS = 2 * OBJECTS + 2
-EQUAL_SHARE, FAINT_SHARE = 0.15, 0.25  # of objects that look like a neighbour, or nearly so
+EQUAL_SHARE, FAINT_SHARE = 0.06, 0.16  # of objects that look like a neighbour, or nearly so
 FAINT = (0.04, 0.12)  # contrast of those
 INNER = (0.1, 0.5)  # contrast of what lies inside an object
 KINDS = {"ct": 0.35, "mr": 0.4, "pet": 0.25}

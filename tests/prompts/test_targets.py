@@ -64,10 +64,21 @@ def test_a_component_is_one_instance_of_one_label(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 4, "liver, both lesions, spleen"
 
 
-def test_labels_are_drawn_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_labels_are_drawn_more_often_and_small_ones_not_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "label")
-    counts = np.bincount([int(scene()[truth == 1].max()) for truth in drawn(PLAIN, scene(), 300)], minlength=4)
-    assert counts[1:].min() > 60
+    labels = np.zeros((20, 20, 20), np.int16)
+    labels[:16, :16, :16], labels[16:, 16:, 16:] = 1, 2  # 64 times the volume: four times as often
+    counts = np.bincount([int(labels[truth == 1].max()) for truth in drawn(PLAIN, labels, 500)], minlength=3)
+    assert abs(counts[1] / 500 - 0.8) < 0.06
+    assert counts[2] > 60
+
+
+def test_a_whole_is_drawn_more_often_than_what_remains_without_its_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "component")
+    labels = np.zeros((12, 12, 12), np.int16)
+    labels[2:10, 2:10, 2:10], labels[4:8, 4:8, 4:8] = 1, 2
+    seen = [len(np.unique(labels[truth == 1])) for truth in drawn(NESTED, labels, 300)]
+    assert abs(seen.count(2) / 300 - 2 / 3) < 0.1
 
 
 def test_a_union_is_two_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
