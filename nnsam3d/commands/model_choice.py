@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from nnsam3d.errors import UserError
 
@@ -27,6 +28,27 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load checkpoints that contain more than data: they can run code of their author on this computer",
     )
+
+
+def add_labels_argument(group: argparse._ActionsContainer, default: str) -> None:
+    """Adds --labels, which takes names with spaces or commas between them.
+
+    Args:
+        default: what happens without it, for the help.
+    """
+    group.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        action=_Names,
+        metavar="NAME",
+        help=f"for class-agnostic models: names of labels 1, 2, …, as --labels tumour node (default: {default})",
+    )
+
+
+class _Names(argparse.Action):
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [name for given in values for name in given.split(",") if name])
 
 
 def chosen_model(args: argparse.Namespace) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnsam3d import jobs
-from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
+from nnsam3d.commands.model_choice import add_labels_argument, add_model_arguments, chosen_model
 from nnsam3d.errors import UserError, printable
 from nnsam3d.files import WriteError
 from nnsam3d.geometry.stored import check_dicom, check_name, is_dicom
@@ -70,13 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no_binding", action="store_true", help="do not enforce the clicks in the result")
     how.add_argument("-step_size", type=float, default=0.5, help="step of the sliding window (default: 0.5)")
-    how.add_argument(
-        "--labels",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="for class-agnostic models: names of labels 1, 2, … (default: those in the prompt files, sorted)",
-    )
+    add_labels_argument(how, "those in the prompt files, sorted")
     how.add_argument("--disable_tta", action="store_true", help="no test-time mirroring: faster, less accurate")
     how.add_argument("--save_probabilities", action="store_true", help="for nnUNetv2_ensemble: <case>.npz and .pkl")
     how.add_argument("--continue_prediction", action="store_true", help="skip cases with existing output")

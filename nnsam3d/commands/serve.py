@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nnsam3d.commands.learn import OWN
-from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
+from nnsam3d.commands.model_choice import add_labels_argument, add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
 KEY_VARIABLE = "NNSAM3D_KEY"
@@ -34,13 +34,7 @@ nnsam3d serve -d 513 -c 3d_fullres --host 0.0.0.0    # network access: key requi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d serve`."""
     add_model_arguments(parser)
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="for class-agnostic models: names of the labels 1, 2, … (default: object)",
-    )
+    add_labels_argument(parser, "object")
     files = parser.add_argument_group("files of the page")
     files.add_argument("--images", type=Path, metavar="FOLDER", help="folder of cases to segment, <case>_0000...")
     files.add_argument(
@@ -130,7 +124,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until the command is stopped by Ctrl+C or SIGTERM, which finish running requests first."""
-    args.labels = [name for given in args.labels for name in given.split(",") if name]
     if args.new is not None:
         _check_new(args)
         args.output, args.learn = args.new, True
@@ -239,7 +232,9 @@ def _check_new(args: argparse.Namespace) -> None:
     if args.output is not None:
         raise UserError("--new and --output: give only one of them; both are the dataset's folder")
     if not args.labels:
-        raise UserError("--new requires --labels, the names of what is to be segmented: --labels tumour,node")
+        raise UserError("--new requires --labels, the names of what is to be segmented: --labels tumour node")
+    if args.images is None:
+        raise UserError("--new requires --images, the folder with the cases to segment")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
 from nnsam3d.prompts.components import bounding_box
-from nnsam3d.prompts.kinds import Shape
+from nnsam3d.prompts.kinds import KINDS, Shape
 
 WANTED = 18.0  # voxels along the target's longest edge
 LEVELS = 2  # spacings per octave, so that few grids are ever computed
@@ -59,10 +59,10 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
     """
     edges_mm = np.multiply(shape_ZYX, spacing_ZYX)
     wished = min(THICK * max(spacing_ZYX), float(np.median(edges_mm)) / VIEW, COARSE_MM)
-    outlined = [shape.points_N3 for shape in shapes if shape.label > 0]
+    outlined = [KINDS[shape.kind].bounds(shape.points_N3) for shape in shapes if shape.label > 0]
     if outlined:
-        points_N3 = np.concatenate(outlined)
-        wished = _longest(points_N3.max(0) - points_N3.min(0) + 1, spacing_ZYX) / WANTED
+        lows_N3, highs_N3 = (np.array(ends) for ends in zip(*outlined, strict=True))
+        wished = _longest(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), spacing_ZYX) / WANTED
     return level(wished, *_limits(shape_ZYX, spacing_ZYX))
 
 

@@ -18,7 +18,8 @@ from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.datasets import training_cases
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts.components import bounding_box
-from nnsam3d.prompts.kinds import Shape
+from nnsam3d.prompts.kinds import Box, Shape
+from nnsam3d.prompts.kinds.box import points_of_faces
 
 NAME = "Dataset001_Finished"
 PLANS = "nnUNetPlans"
@@ -119,6 +120,6 @@ def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> floa
     """mm at which a model of any spacing works on a target whose extent is known."""
     spacing = [float(step) for step in properties["spacing"]]
     mask = labels_ZYX > 0
-    sides = bounding_box(mask)
-    ends_23 = np.array([[side.start for side in sides], [side.stop - 1 for side in sides]], float)
-    return first_spacing(labels_ZYX.shape, spacing, [Shape("extent", 1, ends_23)] if mask.any() else [])
+    faces_32 = np.array([(side.start - 0.5, side.stop - 0.5) for side in bounding_box(mask)])
+    around = [Shape(Box.kind, 1, points_of_faces(faces_32))] if mask.any() else []
+    return first_spacing(labels_ZYX.shape, spacing, around)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
 
 from .weights import LoadReport
@@ -23,6 +24,7 @@ IMAGE = "image_encoder.detail.at_voxels.0."
 FUSION = "mask_decoder.cls.0."  # its last inputs are the image
 TABLES = re.compile(r"image_encoder\.(?:(depth_embed)|blocks\.\d+\.attn\.rel_pos_[hwd])$")
 OWN = -1  # in a list of sources: as initialised
+LEAST = 0.5  # share of parameters; less is no beginning
 
 
 def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> LoadReport:
@@ -36,6 +38,9 @@ def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
         network: changed in place.
         weights: of the model's checkpoint.
         path: of that checkpoint, for the report.
+
+    Raises:
+        UserError: too little fits: the two are networks of another size or kind.
     """
     own = network.state_dict()
     loaded, adapted = [], []
@@ -54,6 +59,12 @@ def load_fitting(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
                 adapted.append(name)
             values.copy_(given)
     taken = {*loaded, *adapted}
+    share = sum(own[name].numel() for name in taken) / sum(values.numel() for values in own.values())
+    if share < LEAST:
+        raise UserError(
+            f"{path}: only {share:.0%} of the network's parameters can be taken from it: train a network of the same "
+            "size, with the option preset of that model (of the starter: preset=tiny)"
+        )
     return LoadReport(
         path=str(path),
         sha256=file_sha256(path),
@@ -71,7 +82,8 @@ def _adapted(
     if given.ndim != values.ndim:
         return None
     if table := TABLES.match(name):
-        return _interpolated(given, values.shape, axis=1 if table[1] else 0)
+        given = _interpolated(given, values.shape, axis=1 if table[1] else 0)
+        return given if given.shape == values.shape else None
     embedding = "prompt_encoder.label_embed.weight"
     if embedding not in there or embedding not in here:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def nnunet_command(name: str) -> str:
 def nnunet_environment(folder: Path) -> dict[str, str]:
     """Environment variables for separate nnU-Net folders, and ``nnUNet_extTrainer``, so that nothing is installed.
 
+    The user's own folders of trainers stay on ``nnUNet_extTrainer``.
+
     Args:
         folder: contains raw, preprocessed and results.
 
@@ -34,11 +37,12 @@ def nnunet_environment(folder: Path) -> dict[str, str]:
     """
     if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
         raise UserError("nnUNet_extTrainer needs nnunetv2 2.8: pip install 'nnunetv2>=2.8,<2.9'")
+    trainers = [str(trainers_folder()), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
     return {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),
         "nnUNet_results": str(folder / "results"),
-        "nnUNet_extTrainer": str(trainers_folder()),
+        "nnUNet_extTrainer": os.pathsep.join(trainers),
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "2",
         "OMP_WAIT_POLICY": "passive",

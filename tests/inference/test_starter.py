@@ -12,7 +12,7 @@ from nnsam3d.files import file_sha256
 from nnsam3d.inference import Session
 from nnsam3d.inference.scale import WANTED, first_spacing, next_spacing
 from nnsam3d.nnunet.datasets import STARTER, WEIGHTS, common_ending
-from nnsam3d.prompts.kinds import Shape
+from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
 
 SHAPE = (40, 90, 90)
 
@@ -49,9 +49,17 @@ def test_objects_of_any_size_are_found_and_kept_apart(scale: float) -> None:
 
 def test_a_box_says_how_fine_the_grid_is() -> None:
     for edge in (10.0, 40.0, 160.0):
-        corners = Shape("box", 1, np.array([[0, 0, 0], [edge - 1] * 3]))
-        spacing = first_spacing((400, 400, 400), (1.0, 1.0, 1.0), [corners])
-        assert max(1.0, edge / WANTED) / 2**0.3 <= spacing <= max(1.0, edge / WANTED) * 2**0.3
+        end = edge - 1
+        drawn = [
+            Box((0, 0, 0), (end, 4, 8), 1),
+            Lasso(((0, 0, 3), (end, 0, 3), (end, 9, 3), (0, 9, 3)), 1),
+            Line((0, 5, 3), (end, 5, 3), 1),
+            Scribble(((0, 5, 3), (end, 5, 3)), 1),
+        ]
+        for one in drawn:
+            shape = one.shape(one.points("voxel")[:, ::-1], 1)
+            spacing = first_spacing((400, 400, 400), (1.0, 1.0, 1.0), [shape])
+            assert abs(np.log2(spacing / max(1.0, edge / WANTED))) < 0.45, (one.kind, edge)
 
 
 def test_only_answers_of_a_very_different_size_change_the_grid() -> None:

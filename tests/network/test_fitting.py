@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nnsam3d.errors import UserError
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.network.fitting import load_fitting
 from nnsam3d.network.prompts import PromptTensors
@@ -138,3 +139,9 @@ def test_other_networks_are_loaded_where_shapes_are_equal(tmp_path: Path) -> Non
     report = load_fitting(new, old.state_dict(), tmp_path / "weights.pth")
     assert report.loaded == ["0.weight", "0.bias"]
     assert report.new == ["1.weight", "1.bias"]
+
+
+def test_a_network_of_another_size_is_no_beginning(saved: Any) -> None:
+    old = network()
+    with pytest.raises(UserError, match=r"only \d+% of the network's parameters .*preset"):
+        load_fitting(network(embed_dim=2 * BASE["embed_dim"]), old.state_dict(), saved(old))
