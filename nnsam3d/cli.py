@@ -50,6 +50,7 @@ def build_top_parser() -> argparse.ArgumentParser:
         epilog=(
             f"commands:\n{commands}\n\n"
             "first steps:\n"
+            "  nnsam3d serve                                            # segment an image now, with the starter\n"
             "  nnsam3d link                                             # once\n"
             "  nnUNetv2_train 513 3d_fullres 0 -tr SAM3DAdapterTrainer  # then as usual\n\n"
             "`nnsam3d <command> --help` shows a command's options and an example."

@@ -13,8 +13,8 @@ OWN = "learned"  # folder of the model that learns, in the dataset's
 DESCRIPTION = """
 Tunes a model on the finished cases of a dataset, as `nnsam3d serve --output` writes it, in one short
 training. The first time, it writes the model that learns into its own folder; repeat the command after
-further cases. Every fourth case is held back: if Dice there falls, the old weights stay. All weights are
-kept in history/, and learning.json says what every round brought.
+further cases. Every fourth case is held back: if Dice there falls, the old weights stay. Weights that were
+replaced are kept in history/, and learning.json says what every round brought.
 """
 EXAMPLE = """
 nnsam3d learn --cases Dataset600_Clicked --new       # the starter grows into a model with these labels

@@ -215,6 +215,7 @@ def _prefix(given: str) -> str:
 
 def _print_addresses(model: object, device: str, port: int, args: argparse.Namespace, key: str | None) -> None:
     from nnsam3d.server.http import address_of, is_local
+    from nnsam3d.server.static import FOLDER, LIBRARY
 
     local = is_local(args.host)
     address = address_of(args.host, port, args.tls_cert is not None, _prefix(args.prefix))
@@ -223,6 +224,8 @@ def _print_addresses(model: object, device: str, port: int, args: argparse.Names
     print(f"nnsam3d: viewers   {address}    (3D Slicer, napari, MITK, ITK-SNAP; {address}/label/NAME selects a label)")
     if key:
         print(f"nnsam3d: key       {key}")
+    if not (FOLDER / LIBRARY).is_file():
+        print("nnsam3d: warning: this installation has viewers only: the page's address says how to add the page")
     if not local and args.tls_cert is None:
         print("nnsam3d: warning: connections are not encrypted: use --tls-cert, a trusted network or an SSH tunnel")
     print("nnsam3d: press Ctrl+C to stop", flush=True)

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parent / "page"
 ENDINGS = (".html", ".js", ".css", ".svg", ".png")
 LIBRARY = "niivue.js"
 NO_LIBRARY = """<!doctype html><title>nnsam3d</title><p>The server is running. Viewers can connect to this address.
-<p>The page itself needs NiiVue, which this installation does not contain. In a checkout, install it with
-<code>make page</code> (needs npm). Wheels already contain it."""
+<p>The page itself needs NiiVue, which this installation does not contain. Install npm, and then nnsam3d
+again: <code>pip install --force-reinstall --no-deps /path/to/nnsam3d</code>; in a checkout, <code>make page</code>."""
 
 
 class PageFiles(StaticFiles):

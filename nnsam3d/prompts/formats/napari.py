@@ -118,7 +118,8 @@ def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading)
         if faces is not None:
             reading.found.append(found_box(where, *faces, label, meaning))
             return
-        kind, points = NAPARI_SHAPES["polygon"], (corners_43 if drawn == "rectangle" else _ellipse(corners_43)).tolist()
+        kind = NAPARI_SHAPES["polygon" if drawn == "rectangle" else drawn]
+        points = (corners_43 if drawn == "rectangle" else _ellipse(corners_43)).tolist()
     reading.found.append(Found(where, kind, KINDS[kind].values_through(points), label, meaning))
 
 

@@ -24,7 +24,7 @@ export function drew(stroke, negative) {
   }
   const { entry, ras, drawn, flat, deepens } = shape;
   add({ entry, ras, drawn, replaces: deepens }, negative);
-  page.flat = flat && page.waiting.length ? { ...flat, label } : null;
+  page.flat = flat && page.waiting.length ? { ...flat, label, tool } : null;
   return undefined;
 }
 
@@ -36,7 +36,7 @@ export function sketch(stroke) {
 
 // The box to which a further drag can give a depth.
 function flatOf(label) {
-  return page.flat?.label === label ? page.flat : null;
+  return page.flat?.label === label && page.flat.tool === page.tool ? page.flat : null;
 }
 
 function labelOf(negative) {
