@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -79,10 +80,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+KEPT = ("Where a second of training goes", "Notes")
+
+
 def notes(path: Path) -> str:
-    """The handwritten notes at the end of an earlier output."""
-    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Notes\n")
-    return heading + rest
+    """The sections of an earlier output that other commands or hands have written."""
+    parts = re.split(r"^(?=## )", path.read_text() if path.is_file() else "", flags=re.MULTILINE)
+    kept = [part.rstrip() for part in parts if part.startswith(tuple(f"## {name}" for name in KEPT))]
+    return "".join(f"\n{part}\n" for part in kept)
 
 
 # ---- the compared networks ----

@@ -56,6 +56,8 @@ def main() -> None:
     options = f"{OPTIONS} seed={args.seed} max_minutes={args.minutes:g} weights={args.weights}"
     environment = {**os.environ, "nnUNet_n_proc_DA": "1", **folders, "nnsam3d_options": options}
     model = work / "results" / DATASET / f"SAM3DAdapterTrainer__nnUNetPlans__{CONFIGURATION}"
+    if (model / "fold_0" / FINAL).is_file():
+        print(f"{model}: trained already; choose another --work to train again")
     if not (model / "fold_0" / args.checkpoint).is_file():
         plan(work, environment)
         go_on = ["--c"] if (model / "fold_0" / LATEST).is_file() else []
@@ -98,8 +100,8 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
     plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
     configuration = plans["configurations"][CONFIGURATION]
     configuration[ANY_SPACING_KEY] = True
-    begun = configuration[RECORD_KEY]
-    begun["source"] = args.weights  # without the folder where it lay
+    options, begun = configuration[OPTIONS_KEY], configuration.get(RECORD_KEY, {})
+    options["weights"] = begun["source"] = Path(options["weights"]).name  # not the folder where it lay
     for name in ("data", "seg", "probabilities"):  # voxels are cubic, whatever the image's are
         configuration[f"resampling_fn_{name}_kwargs"]["force_separate_z"] = False
     write_json(folder / "plans.json", {**plans, "configurations": {CONFIGURATION: configuration}})
@@ -110,13 +112,12 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
         "file_ending": ".nii.gz",
     }
     write_json(folder / "dataset.json", dataset)
-    per_epoch = configuration[OPTIONS_KEY]["num_iterations_per_epoch"]
     card = CARD.format(
-        minutes=args.minutes,
-        seed=args.seed,
-        more="" if args.weights == "scratch" else f" --weights {args.weights}",
+        minutes=options["max_minutes"],
+        seed=options["seed"],
+        more="" if "sha256" not in begun else f" --weights {options['weights']}",
         begun=f" It began with weights of SHA-256 `{begun['sha256']}`." if "sha256" in begun else "",
-        updates=checkpoint["current_epoch"] * per_epoch,
+        updates=checkpoint["current_epoch"] * options["num_iterations_per_epoch"],
         batch=BATCH,
         patch=" x ".join(map(str, PATCH)),
         machine=f"{os.cpu_count()} cores ({platform.machine()})" if args.device == "cpu" else args.device,

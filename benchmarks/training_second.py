@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"minute. The process that loads and augments patches used {workers / total:.2f} of a core beside it.\n\n"
         f"{markdown(header, rows)}\n"
     )
-    print(text)
+    print(text, flush=True)
     if args.into:
         write_text(args.into, with_section(args.into.read_text() if args.into.is_file() else "", text))
     return 0

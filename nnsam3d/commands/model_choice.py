@@ -21,7 +21,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("-c", dest="configuration", metavar="C", help="configuration, for example 3d_fullres")
     model.add_argument("-tr", dest="trainer", metavar="T", default="SAM3DAdapterTrainer", help="default: %(default)s")
     model.add_argument("-p", dest="plans", metavar="P", default="nnUNetPlans", help="default: %(default)s")
-    model.add_argument("-f", dest="folds", metavar="F", nargs="+", help="folds to use (default: all trained ones; learn tunes the first)")
+    model.add_argument(
+        "-f", dest="folds", metavar="F", nargs="+", help="folds to use (default: all trained ones; learn: the first)"
+    )
     model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", help="default: %(default)s")
     model.add_argument(
         "--trust_checkpoint",

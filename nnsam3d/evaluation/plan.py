@@ -36,8 +36,8 @@ class Setting:
             reported, but do not affect the evaluation.
         train_seeds: each model is trained once per seed; none: once, without a fixed seed.
         start: for the protocol "start": an arm, whose answers without prompts are corrected, or a folder of masks.
-        components: "prompted": answers keep only components with a positive prompt; "all"; "": as each model's plans
-            say.
+        components: "prompted": of a label with positive prompts, answers keep the components that have one; "all";
+            "": as each model's plans say.
     """
 
     datasets: tuple[str, ...]

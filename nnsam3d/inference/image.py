@@ -185,7 +185,7 @@ class PreparedImage:
             automatic: for "clicked" without positive prompts: True: the sliding window; False: background.
             bind: make the result agree with the prompts: clicks (:func:`bind_clicks`), boxes and components
                 (:mod:`nnsam3d.inference.extent`).
-            components: for "clicked": "prompted": only those with a positive prompt; "all"; None: the model's default.
+            components: for "clicked": "prompted" (:func:`keep_prompted`) or "all"; None: the model's default.
             mask_ZYX: a label map on the image's grid that the network corrects, if it was trained with masks.
             labels: names and values, see :meth:`label_values`.
 

@@ -62,8 +62,18 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
     outlined = [KINDS[shape.kind].bounds(shape.points_N3) for shape in shapes if shape.label > 0]
     if outlined:
         lows_N3, highs_N3 = (np.array(ends) for ends in zip(*outlined, strict=True))
-        wished = _longest(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), spacing_ZYX) / WANTED
+        return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX)
     return level(wished, *_limits(shape_ZYX, spacing_ZYX))
+
+
+def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> float:
+    """mm for a target of a known extent.
+
+    Args:
+        edges_ZYX: voxels of the image that it spans.
+        shape_ZYX: voxels. spacing_ZYX: mm, of the image.
+    """
+    return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, *_limits(shape_ZYX, spacing_ZYX))
 
 
 def next_spacing(

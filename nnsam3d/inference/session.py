@@ -350,7 +350,8 @@ class Session(Drawing):
     @property
     def kept_bytes(self) -> int:
         """Memory of image, masks, result and what is kept for further clicks. From any thread."""
-        return self._now.image_bytes + self._now.result_bytes
+        now = self._now
+        return now.image_bytes + now.result_bytes
 
     def forget_windows(self) -> None:
         """Gives the memory back that is kept for further clicks; the next click computes its windows again."""

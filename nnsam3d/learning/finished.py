@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_version, write_json
-from nnsam3d.inference.scale import first_spacing
+from nnsam3d.inference.scale import first_spacing, spacing_for
 from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.datasets import training_cases
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts.components import bounding_box
-from nnsam3d.prompts.kinds import Box, Shape
-from nnsam3d.prompts.kinds.box import points_of_faces
 
 NAME = "Dataset001_Finished"
 PLANS = "nnUNetPlans"
@@ -120,6 +117,7 @@ def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> floa
     """mm at which a model of any spacing works on a target whose extent is known."""
     spacing = [float(step) for step in properties["spacing"]]
     mask = labels_ZYX > 0
-    faces_32 = np.array([(side.start - 0.5, side.stop - 0.5) for side in bounding_box(mask)])
-    around = [Shape(Box.kind, 1, points_of_faces(faces_32))] if mask.any() else []
-    return first_spacing(labels_ZYX.shape, spacing, around)
+    if not mask.any():
+        return first_spacing(labels_ZYX.shape, spacing)
+    edges = [side.stop - side.start for side in bounding_box(mask)]
+    return spacing_for(edges, labels_ZYX.shape, spacing)

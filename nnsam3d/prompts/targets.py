@@ -70,9 +70,7 @@ class Targets:
     def draw(self, labels_DHW: NDArray[Any], rng: Generator) -> NDArray[np.int16]:
         """A truth (D, H, W): 1 is the target, 2 what nobody has annotated, 0 the rest. Without labels it is empty.
 
-        Of the labels, one with eight times the volume is drawn twice as often. Of what may be meant together with it,
-        a set of two labels is drawn twice as often as one: who points at a thing with something inside mostly means
-        all of it.
+        Of the labels, one with eight times the volume is drawn twice as often.
         """
         truth = np.zeros(labels_DHW.shape, np.int16)
         if self.ignore_label is not None:
@@ -82,9 +80,10 @@ class Targets:
         foreground = [value for value in np.flatnonzero(volumes).tolist() if value in known]
         if not foreground:
             return truth
-        value = int(rng.choice(foreground, p=_shares(np.cbrt(volumes[foreground]))))
+        weights = np.cbrt(volumes[foreground])
+        value = int(rng.choice(foreground, p=weights / weights.sum()))
         groups = [group for group in self.groups if value in group]
-        group = groups[int(rng.choice(len(groups), p=_shares(np.array([len(group) for group in groups]))))]
+        group = groups[int(rng.integers(len(groups)))]
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         mask = np.isin(labels_DHW, list(group))
         if kind != "label":
@@ -110,10 +109,6 @@ def class_agnostic(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in dataset_json.items() if key not in declared}
     labels = {"background": 0, OBJECT: OBJECT_VALUE, **ignore}
     return {**kept, "labels": labels, ENTRY: {**entry, DECLARED: declared}}
-
-
-def _shares(weights: NDArray[Any]) -> NDArray[np.float64]:
-    return weights / weights.sum()  # type: ignore[no-any-return]
 
 
 def _values(value: int | Sequence[int]) -> frozenset[int]:

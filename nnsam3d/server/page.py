@@ -199,11 +199,11 @@ def _hiding(path: Path, name: str, action: Callable[[], Any]) -> None:
 async def prompt(call: Call) -> Response:
     """A prompt of any kind but a mask, as in a prompt file, with "space" and "replace" beside its own keys."""
     given = call.json()
-    space, replace = str(given.pop("space", "ras")), bool(given.pop("replace", False))
+    space, instead = str(given.pop("space", "ras")), bool(given.pop("replace", False))
     made = _prompt(given)
 
     def job(conversation: Conversation) -> None:
-        (conversation.replace_last if replace else conversation.add)([made], space)
+        (conversation.replace_last if instead else conversation.add)([made], space)
 
     return await _changed(call, job)
 

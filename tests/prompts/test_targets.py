@@ -73,14 +73,6 @@ def test_large_labels_are_drawn_more_often_and_small_ones_not_seldom(monkeypatch
     assert counts[2] > 60
 
 
-def test_a_whole_is_drawn_more_often_than_what_remains_without_its_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "component")
-    labels = np.zeros((12, 12, 12), np.int16)
-    labels[2:10, 2:10, 2:10], labels[4:8, 4:8, 4:8] = 1, 2
-    seen = [len(np.unique(labels[truth == 1])) for truth in drawn(NESTED, labels, 300)]
-    assert abs(seen.count(2) / 300 - 2 / 3) < 0.1
-
-
 def test_a_union_is_two_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "union")
     pairs = set()

@@ -846,6 +846,16 @@ def test_a_click_is_moved_with_the_mouse_and_to_the_crosshair(work: Any, visit: 
     page.tab.click("[aria-label='Move prompt 1 to the crosshair']")
     page.idle()
     assert page.clicks() == [([i, j, k + 1], "lesion"), background]
+    # an answer to an earlier step arrives, whose prompts are new objects
+    page.drag([there.ras((i, j, k + 1)), there.ras((i, j - 6, k + 1))], ends=False)
+    page.js("() => { nnsam3d.page.prompts = nnsam3d.page.prompts.map((one) => ({ ...one })) }")
+    page.tab.mouse.up()
+    page.idle()
+    assert page.clicks() == [([i, j - 6, k + 1], "lesion"), background]
+    page.tab.keyboard.press("z")
+    page.idle()
+    page.tab.click("[aria-label='Move prompt 1 to the crosshair']")
+    assert page.js("() => nnsam3d.page.can.redo"), "it is there already: no step"
     page.drag([there.ras((i, j, k + 1)), there.ras((i, j - 6, k + 1))], ends=False)
     page.tab.keyboard.press("Escape")
     page.tab.mouse.up()

@@ -35,7 +35,7 @@ class Click(Prompt):
 
     kind: ClassVar[str] = "click"
     keys: ClassVar[tuple[str, ...]] = ("position", "label")
-    tool: ClassVar[Tool | None] = Tool("C", "click", "Click on a slice. Dragging moves the crosshair.")
+    tool: ClassVar[Tool | None] = Tool("C", "click", "Click on a slice. Dragging moves a click, or the crosshair.")
     position: Position
     label: int | str
 

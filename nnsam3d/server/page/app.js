@@ -14,7 +14,7 @@ import { clicked, correct, drew, giveUpLost, loadPrompts, move, redo, remove, re
 import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click, stroke, sketch, grab, move, remove, missed, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click, stroke, sketch, grab, move: moveClick, remove, missed, drawn: markers, moved: where });
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -43,6 +43,11 @@ function click(mm, negative) {
 function stroke(made, negative) {
   if (viewer.hidden) setHidden(false);
   drew(made, negative);
+}
+
+function moveClick(prompt, mm) {
+  if (viewer.hidden) setHidden(false);
+  move(prompt, mm);
 }
 
 function grab(x, y) {

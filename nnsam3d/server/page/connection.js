@@ -1,7 +1,6 @@
 // The session with the server: connecting, losing the connection, reconnecting.
 
 import { ServerError } from "./api.js";
-import { isOpen } from "./cases.js";
 import { choose, fillContrasts, setFill } from "./choices.js";
 import { listCases, openCase } from "./files.js";
 import { buildHelp } from "./keys.js";
@@ -41,8 +40,8 @@ export async function connect() {
   if (info.folder) {
     await listCases();
     const last = recall("case");
-    const first = page.cases.find((one) => one.case === last) ?? page.cases.find(isOpen) ?? page.cases[0];
-    if (first) return openCase(first.case);
+    const first = page.cases.some((one) => one.case === last) ? last : ((await server.next()) ?? page.cases[0]?.case);
+    if (first) return openCase(first);
     empty(info.upload ? "The server's folder contains no cases. Open a file, or drop one here." : "The server's folder contains no cases.");
   } else {
     empty(info.upload ? "Open an image, or drop one here." : "This model needs several channels: start the server with nnsam3d serve --images FOLDER.");

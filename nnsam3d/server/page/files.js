@@ -36,14 +36,14 @@ async function shown(image, source) {
   try {
     await viewer.load(bytes, source.file?.name ?? name, mask);
   } catch (error) {
-    Object.assign(page, { image: null, source: null, prompts: [], waiting: [], flat: null, facts: {}, dirty: false });
+    Object.assign(page, { image: null, source: null, prompts: [], waiting: [], moving: [], flat: null, facts: {}, dirty: false });
     viewer.unload();
     empty("This image cannot be displayed.");
     throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
   const prompts = image.prompts ?? [];
   const started = image.started ?? image.saved;
-  Object.assign(page, { image, source, prompts, waiting: [], flat: null, restoring: null, unsure: false, facts: image.facts });
+  Object.assign(page, { image, source, prompts, waiting: [], moving: [], flat: null, restoring: null, unsure: false, facts: image.facts });
   Object.assign(page, { remarks: image.remarks, also: image.also_open ?? 0 });
   page.can = { undo: Boolean(image.can_undo), redo: Boolean(image.can_redo) };
   // beneath prompts, the mask from which a saved case starts is not visible
@@ -164,9 +164,9 @@ export async function next() {
 }
 
 function followUp() {
-  return work.add("Next case", async () => {
+  return later("Opening the next case", async () => {
     const following = await server.next();
-    if (following) openCase(following);
+    if (following) await shown(await server.openCase(following), { case: following });
     else say(!page.info.saves || page.cases.some(isOpen) ? "There are no other cases." : "All cases are done.");
   });
 }

@@ -44,9 +44,11 @@ export function drawMarkers(canvas, viewer, prompts) {
 
 // The click of page.prompts whose marker is at a place on the canvas, in CSS pixels; undefined if there is none.
 export function markerAt(viewer, prompts, x, y) {
-  return prompts.findLast(({ entry, ras }) =>
-    entry.type === "click" && viewer.project(ras[0]).some((at) => at.slices <= NEAR && Math.hypot(at.x - x, at.y - y) <= RADIUS),
-  );
+  const screen = viewer.screens.find(({ area: [left, top, width, height] }) => x >= left && x <= left + width && y >= top && y <= top + height);
+  return screen && prompts.findLast(({ entry, ras }) => {
+    const at = screen.place(ras[0]);
+    return entry.type === "click" && Math.abs(at.through) <= NEAR && Math.hypot(at.x - x, at.y - y) <= RADIUS;
+  });
 }
 
 function colourOf({ value }) {

@@ -2,7 +2,7 @@
 
 import { drawMarkers } from "./markers.js";
 import { $, count, element, showFacts, showPrompts, showRemarks, volume } from "./panel.js";
-import { canSave, everyPrompt, on, page, viewer } from "./state.js";
+import { canSave, everyPrompt, keyOf, on, page, viewer } from "./state.js";
 
 export function busy(text, waiting) {
   $("busy").hidden = text === null;
@@ -51,8 +51,11 @@ export function summary() {
 
 export function markers() {
   const stroke = viewer.pointer.stroke && on.sketch(viewer.pointer.stroke);
-  const carried = viewer.pointer.carried; // a click that is being moved
-  const shown = everyPrompt().map((one) => (one === carried?.prompt ? { ...one, ras: [carried.ras], waiting: true } : one));
+  const elsewhere = [...page.moving, viewer.pointer.carried].filter(Boolean); // clicks that are being moved
+  const shown = everyPrompt().map((one) => {
+    const found = elsewhere.findLast(({ prompt }) => keyOf(prompt) === keyOf(one));
+    return found ? { ...one, ras: [found.ras], waiting: true } : one;
+  });
   drawMarkers($("marks"), viewer, [...shown, ...(stroke ? [stroke] : [])]);
   const tiles = viewer.image ? viewer.tiles : [];
   const text = JSON.stringify(tiles);

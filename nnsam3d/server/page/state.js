@@ -30,6 +30,7 @@ export const page = {
   cases: [],
   label: "",
   tool: "click", // of tools.js
+  moving: [], // [{prompt, ras}]: clicks that are moved, without a response yet
   prompts: [], // [{entry, text, ras, drawn, label, value, seconds}]: entry as in a prompt file, ras: positions to draw, and how
   waiting: [], // prompts without a response yet: {queued}, {sent} if the server may have it, {lost} by the network,
   // {replaces} the one before, {space} of the entry, if it is not the file's voxels
@@ -57,7 +58,12 @@ export function canSave() {
 
 // Whether leaving the image loses work.
 export function isUnsaved() {
-  return Boolean(page.image) && (page.dirty || page.waiting.length > 0);
+  return Boolean(page.image) && (page.dirty || page.waiting.length > 0 || page.moving.length > 0);
+}
+
+// What makes a prompt the same one after a step.
+export function keyOf(prompt) {
+  return JSON.stringify(prompt?.entry);
 }
 
 export function everyPrompt() {

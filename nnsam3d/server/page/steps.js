@@ -4,7 +4,7 @@ import { ServerError } from "./api.js";
 import { countPrompts } from "./panel.js";
 import { forgetSaved, isDirty, moved, OPENED, startPast, stepped } from "./past.js";
 import { hideNotice, markers, say, show, summary } from "./show.js";
-import { BACKGROUND, everyPrompt, later, page, server, viewer } from "./state.js";
+import { BACKGROUND, everyPrompt, keyOf, later, page, server, viewer } from "./state.js";
 import { shapeOf, toolOf } from "./tools.js";
 
 // ---------------------------------------------------------------- prompts
@@ -165,19 +165,29 @@ export function remove(prompt) {
 
 // Puts a click elsewhere.
 export function move(prompt, ras) {
-  const number = page.prompts.indexOf(prompt);
-  if (number < 0) return;
-  after(`Moving click ${number + 1}`, async () => {
-    if (keyOf(page.prompts[number]) !== keyOf(prompt)) return say("It is not there any more.");
-    const change = await changed(server.replace(number, { ...prompt.entry, position: ras }, "ras"));
+  const number = numberOf(prompt);
+  if (number < 0) return say("It is not there any more.");
+  if (viewer.isSameVoxel(page.prompts[number].ras[0], ras)) return undefined;
+  const moving = { prompt, ras };
+  page.moving.push(moving);
+  show();
+  return after(`Moving click ${number + 1}`, async () => {
+    const place = numberOf(prompt);
+    if (place < 0) return say("It is not there any more.");
+    const change = await changed(server.replace(place, { ...prompt.entry, position: ras }, "ras"));
     stepped(page.base);
     await apply(change);
-    return say(`Click ${number + 1} moved. Undo puts it back. ${summary()}`);
+    page.prompts[place].seconds = change.seconds;
+    return say(`Click ${place + 1} moved: ${change.seconds.toFixed(2)} s. Undo puts it back. ${summary()}`);
+  }).then(() => {
+    page.moving = page.moving.filter((one) => one !== moving);
+    show();
   });
 }
 
-function keyOf(prompt) {
-  return JSON.stringify(prompt?.entry);
+// The place of a prompt in page.prompts, which are new objects after every step; -1 if it is gone.
+function numberOf(prompt) {
+  return page.prompts.findIndex((one) => keyOf(one) === keyOf(prompt));
 }
 
 export function reset() {

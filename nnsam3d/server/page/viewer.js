@@ -290,6 +290,10 @@ export class Viewer {
     return [...this.nv.frac2vox(this.nv.mm2frac(mm, 0, true))];
   }
 
+  isSameVoxel(mm, other) {
+    return this.toVoxel(mm).join() === this.toVoxel(other).join();
+  }
+
   // mm along NiiVue's axes
   get voxelSize() {
     const origin = this.toWorld([0, 0, 0]);
