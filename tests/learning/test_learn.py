@@ -180,9 +180,9 @@ def test_a_model_goes_on_where_it_is_the_one_to_begin_with(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `nnsam3d serve -m learned --learn` does; its rival is still the model out of which it has grown."""
-    own = tmp_path / "own"
+    own, compared = tmp_path / "own", []
+    monkeypatch.setattr(learning, "tune", lambda model, begin, *_: (begin, 1))  # trains nothing
     learn(STARTER, None, dataset, own, SHORT, new=True)
-    compared = []
     monkeypatch.setattr(learning, "held_back_dice", lambda model, cases: compared.append(model.folder) or 0.5)
     assert learn(own, None, dataset, own, SHORT).base == 0.5
     assert compared == [own, own, STARTER]
