@@ -14,6 +14,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {cells[1].strip(): [cell.strip() for cell in cells[2:5]] for cells in lines if len(cells) == 6}
 
 
+@pytest.mark.slow
 def test_costs_beside_the_plain_network() -> None:
     rows = rows_of(bench.costs())
     # the official network's figures (docs/network.md#cost); the plain one's are the same

@@ -181,6 +181,7 @@ def test_a_model_goes_on_where_it_is_the_one_to_begin_with(
 ) -> None:
     """As `nnsam3d serve -m learned --learn` does; its rival is still the model out of which it has grown."""
     own, compared = tmp_path / "own", []
+    (own / learning.WORK).mkdir(parents=True)
     monkeypatch.setattr(learning, "tune", lambda model, begin, *_: (begin, 1))  # trains nothing
     learn(STARTER, None, dataset, own, SHORT, new=True)
     monkeypatch.setattr(learning, "held_back_dice", lambda model, cases: compared.append(model.folder) or 0.5)
