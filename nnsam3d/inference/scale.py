@@ -18,7 +18,8 @@ from nnsam3d.geometry import Slices
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import KINDS, Shape
 
-WANTED = 18.0  # voxels along the target's longest edge
+WANTED = 18.0  # voxels along the longest edge of a target
+OUTLINED = 36.0  # the same where a prompt says how large it is: docs/starter.md, "The grid matters"
 LEVELS = 2  # spacings per octave, so that few grids are ever computed
 TOLERATED = 1.5  # octaves between the size of an answer and the wanted one, within which it is kept
 THICK, VIEW, COARSE_MM = 1.2, 45.0, 4.0
@@ -62,18 +63,21 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
     outlined = [KINDS[shape.kind].bounds(shape.points_N3) for shape in shapes if shape.label > 0]
     if outlined:
         lows_N3, highs_N3 = (np.array(ends) for ends in zip(*outlined, strict=True))
-        return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX)
+        return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX, OUTLINED)
     return level(wished, *_limits(shape_ZYX, spacing_ZYX))
 
 
-def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> float:
+def spacing_for(
+    edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], wanted: float = WANTED
+) -> float:
     """mm for a target of a known extent.
 
     Args:
         edges_ZYX: voxels of the image that it spans.
         shape_ZYX: voxels. spacing_ZYX: mm, of the image.
+        wanted: voxels that it is to span.
     """
-    return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, *_limits(shape_ZYX, spacing_ZYX))
+    return level(_longest(edges_ZYX, spacing_ZYX) / wanted, *_limits(shape_ZYX, spacing_ZYX))
 
 
 def next_spacing(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.files import file_sha256
 from nnsam3d.inference import Session
-from nnsam3d.inference.scale import WANTED, first_spacing, next_spacing
+from nnsam3d.inference.scale import OUTLINED, first_spacing, next_spacing
 from nnsam3d.nnunet.datasets import STARTER, WEIGHTS, common_ending
 from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
 
@@ -59,7 +59,7 @@ def test_a_box_says_how_fine_the_grid_is() -> None:
         for one in drawn:
             shape = one.shape(one.points("voxel")[:, ::-1], 1)
             spacing = first_spacing((400, 400, 400), (1.0, 1.0, 1.0), [shape])
-            assert abs(np.log2(spacing / max(1.0, edge / WANTED))) < 0.45, (one.kind, edge)
+            assert abs(np.log2(spacing / max(1.0, edge / OUTLINED))) < 0.45, (one.kind, edge)
 
 
 def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
