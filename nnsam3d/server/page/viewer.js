@@ -27,9 +27,6 @@ const SLABS = {
 };
 const NEVER = [2, 0, 0]; // a clip plane outside the image
 const ZOOMS = [0.5, 12];
-const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
-
-const STROKE_PIXELS = 2; // between points of a stroke
 
 export class Viewer {
   #drawNow; // NiiVue's own drawScene
