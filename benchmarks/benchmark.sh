@@ -6,8 +6,8 @@
 # RAW_FOLDER holds Dataset513_STS_PET, Dataset512_STS_MRT1 and Dataset004_Hippocampus. About 7 hours on 2 cores without a
 # GPU; interrupted, the same command continues where it was. MINUTES=30 trains for another time; PARTS="pet" does one part;
 # ARMS="SAM3DAdapterTrainer nnUNetClickTrainer" takes these arms only, PROTOCOLS="iterative" these protocols, FOLDS=0 this fold of
-# the PET images instead of three. PARTS="starter" measures the model that comes with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour).
-# Predictions run in two processes of one thread each.
+# the PET images instead of three, SEEDS=0 this seed of the clicks instead of three. PARTS="starter" measures the model that comes
+# with nnsam3d on all cases of the three datasets, of which it has seen none (half an hour). Predictions run in two processes of one thread each.
 set -euo pipefail
 export nnUNet_raw=$1 work=$2
 export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
@@ -43,8 +43,9 @@ run() { # part dataset plans folds
     esac
   done
   if [[ " ${protocols[*]} " == *" start "* ]]; then start=(--start "$baseline:$plans"); else start=(); fi
+  # shellcheck disable=SC2086
   nnsam3d benchmark run -d "$dataset" -c 3d_fullres -f "$@" -o "$work/$part" --to "${report:-$work/report}/$part" \
-    --train --train-minutes "${MINUTES:-15}" --protocols "${protocols[@]}" "${start[@]}" --seeds 0 1 2 --clicks 10 \
+    --train --train-minutes "${MINUTES:-15}" --protocols "${protocols[@]}" "${start[@]}" --seeds ${SEEDS:-0 1 2} --clicks 10 \
     --disable_tta --jobs 2 -device cpu --arms "${named[@]}"
 }
 
