@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,9 +136,7 @@ class SessionSnapshot:
     """All that a session holds at one time.
 
     Attributes:
-        image: None before the first one, and while it is being read.
-        coming: the image that is being read.
-        before: what to return to if it cannot be read.
+        image: None before the first one.
         case: its name.
         history: the steps on this image.
         result: the last one computed.
@@ -148,8 +145,6 @@ class SessionSnapshot:
     """
 
     image: PreparedImage | None = None
-    coming: Future[PreparedImage] | None = None
-    before: SessionSnapshot | None = None
     case: str = "session"
     history: History = History()
     result: Segmentation | None = None
@@ -158,7 +153,7 @@ class SessionSnapshot:
 
     @property
     def image_bytes(self) -> int:
-        """Memory of the image and of the masks that undo needs; 0 while an image is being read."""
+        """Memory of the image and of the masks that undo needs."""
         return 0 if self.image is None else self.image.nbytes + sum(start.nbytes for start in self.history.masks)
 
     @property

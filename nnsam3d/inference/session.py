@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +76,6 @@ class Session(Drawing):
         self._cache_bytes = cache_bytes
         self._progress = progress
         self._watch = Watch(progress)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="nnsam3d-reader")
         self._now = SessionSnapshot()
 
     # ------------------------------------------------------------------ image
@@ -87,7 +85,6 @@ class Session(Drawing):
         image: Any,
         spacing: Sequence[float] | None = None,
         properties: dict[str, Any] | None = None,
-        background: bool = False,
     ) -> None:
         """Takes a new image and begins a new history. It is read, and preprocessed later where it is looked at.
 
@@ -96,31 +93,22 @@ class Session(Drawing):
                 SimpleITK, nibabel or MONAI with its geometry; see :func:`given_image`.
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
-            background: return at once, and read in a thread; whatever needs the image waits for it, and raises what
-                this call would raise: the session is as it was before this call then.
 
         Raises:
-            UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels.
+            UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels; the
+                session stays as it was.
         """
         # a copy: windows are cut from it later, whatever becomes of the caller's
         files, array, properties = given_image(image, spacing, properties, self._model.reader_name)
-        coming = self._reader.submit(self._open, files, array, properties)
-        if not background:
-            coming.result()  # before anything is forgotten: a wrong image leaves the session as it was
-        now = self._now
-        if now.coming is not None:
-            now.coming.cancel()  # an image that nobody has waited for
-        case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
-        self._now = SessionSnapshot(coming=coming, before=now if now.coming is None else now.before, case=case)
-
-    def _open(self, files: list[str], array: Any, properties: dict[str, Any]) -> PreparedImage:
-        if files:
+        if array is None:
             self._progress("reading", 0)
-            data, properties = self._model.read(files)
-        else:
-            data = array[None] if array.ndim == 3 else array
-            check_image(data, "the image", self._model.num_channels)
-        return PreparedImage(self._model, data, properties, self._cache_bytes, self._watch, files)
+            array, properties = self._model.read(files)
+        elif not files:
+            array = array[None] if array.ndim == 3 else array
+            check_image(array, "the image", self._model.num_channels)
+        prepared = PreparedImage(self._model, array, properties, self._cache_bytes, self._watch, files)
+        case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
+        self._now = SessionSnapshot(prepared, case)
 
     def warm_up(self) -> None:
         """Runs the network on an empty window: what is compiled or tuned at first use is done then."""
@@ -374,15 +362,6 @@ class Session(Drawing):
 
     @property
     def _prepared(self) -> PreparedImage:
-        now = self._now
-        if now.coming is not None:
-            try:
-                image = now.coming.result()
-            except Exception:
-                # an image that was asked for first is not lost by one that cannot be read
-                self._now = now.before or SessionSnapshot()
-                raise
-            self._now = replace(now, image=image, coming=None, before=None)
         if self._now.image is None:
             raise UserError("the session has no image yet: call set_image first")
         return self._now.image

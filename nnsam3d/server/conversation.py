@@ -118,14 +118,12 @@ class Conversation:
         """Opens a new image (C, z, y, x) and discards everything about the old one."""
         self._take_newest()
         self.session.set_image(array, spacing=spacing)
-        _ = self.session.shape  # the old image goes now, and the memory of the new one counts
         self._opened((), "")
 
     def open_files(self, files: Sequence[Path], case: str) -> None:
         """Opens a new image, one file per channel."""
         self._take_newest()
         self.session.set_image([str(file) for file in files])
-        _ = self.session.shape  # as above
         self._opened(tuple(files), case)
 
     def close_image(self) -> None:

@@ -319,22 +319,19 @@ def test_a_cancelled_computation_leaves_the_session_as_it_was(model: Model) -> N
     assert session.segmentation.any()
 
 
-def test_reading_in_the_background(model: Model, write_image: Callable[..., Path], tmp_path: Path) -> None:
-    at_once, later = Session(model), Session(model)
-    path = write_image()
-    at_once.set_image(path)
-    later.set_image(path, background=True)
-    for session in (at_once, later):
-        session.add_click((12, 12, 8), "lesion")
-    np.testing.assert_array_equal(later.segmentation, at_once.segmentation)
+def test_an_image_that_cannot_be_read_loses_nothing(
+    model: Model, write_image: Callable[..., Path], tmp_path: Path
+) -> None:
+    session = Session(model)
+    session.set_image(write_image())
+    session.add_click((12, 12, 8), "lesion")
+    before = session.segmentation.copy()
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
-    before = later.segmentation.copy()
-    later.set_image(tmp_path / "broken.nii.gz", background=True)
-    later.set_image(tmp_path / "broken too.nii.gz", background=True)
-    with pytest.raises(UserError, match="broken"):
-        later.add_click((14, 12, 8), "lesion")
-    assert len(later.clicks) == 1, "nothing is lost"
-    np.testing.assert_array_equal(later.segmentation, before)
+    for wrong in (tmp_path / "broken.nii.gz", tmp_path / "missing.nii.gz"):
+        with pytest.raises(UserError, match=wrong.name):
+            session.set_image(wrong)
+    assert len(session.clicks) == 1
+    np.testing.assert_array_equal(session.segmentation, before)
 
 
 def test_the_callers_array_may_change_afterwards(model: Model) -> None:
