@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.nnunet.datasets import FINAL, STARTER
+from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.types import short
 
@@ -37,24 +40,65 @@ class Carried(NamedTuple):
     affine: NDArray[np.float64] | None = None
 
 
+@dataclass(frozen=True)
+class ReadImage:
+    """An image that was read from files, for :meth:`Session.set_image` later.
+
+    Attributes:
+        versions: of the files when they were read, see :func:`file_version`.
+        array: (C, z, y, x), with the properties of nnU-Net's reader.
+    """
+
+    files: tuple[str, ...]
+    versions: tuple[str, ...]
+    array: NDArray[Any]
+    properties: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: TrainedModel, files: Sequence[str | Path]) -> ReadImage:
+        """Reads the images of a case, one file per channel, as any model of the same reader and channels reads them.
+
+        May run in any thread.
+
+        Raises:
+            UserError: a file that cannot be read, or a wrong number of channels.
+        """
+        names = tuple(os.fspath(file) for file in files)
+        versions = tuple(
+            file_version(Path(name)) for name in names
+        )  # before: a file that changes meanwhile is not taken
+        return cls(names, versions, *model.read(names))
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.array.nbytes)
+
+    def is_of(self, files: Sequence[str | Path]) -> bool:
+        """Whether these files are the ones that were read, and have not changed since."""
+        names = tuple(os.fspath(file) for file in files)
+        return names == self.files and self.versions == tuple(file_version(Path(name)) for name in names)
+
+
 def given_image(
     image: Any, spacing: Any, properties: Mapping[str, Any] | None, reader: str
 ) -> tuple[list[str], NDArray[np.float32] | None, dict[str, Any]]:
     """An image as files, or as an array with the properties of nnU-Net's reader.
 
     Args:
-        image: a file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), or an image of SimpleITK,
-            nibabel or MONAI, or a list of these (one per channel).
+        image: a file, a list of files (one per channel), a :class:`ReadImage`, an array (z, y, x) or (C, z, y, x), an
+            image of SimpleITK, nibabel or MONAI, or a list of these (one per channel).
         spacing: mm along z, y, x, of an array.
         properties: what nnU-Net's reader returned with an array.
         reader: nnU-Net's name of the model's reader.
 
     Returns:
-        files; array (z, y, x) or (C, z, y, x), a float32 copy, None for files; properties, empty for files.
+        files; array (z, y, x) or (C, z, y, x), a float32 copy, None for files to read; properties, empty for these.
 
     Raises:
         UserError: nothing of this, or not numbers, or a geometry that the model's reader cannot represent.
     """
+    if isinstance(image, ReadImage):
+        return list(image.files), image.array, image.properties
     if files := _files(image):
         return files, None, {}
     if isinstance(properties, Mapping) and not properties:

@@ -1,6 +1,6 @@
 """The image and the interactions of one client, on top of :class:`nnsam3d.inference.Session`.
 
-Everything here runs in the worker's thread.
+Everything here runs in the worker's thread, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
+from nnsam3d.inference.given import ReadImage
 from nnsam3d.inference.history import SessionSnapshot
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
@@ -80,6 +81,7 @@ class Conversation:
         self._buffer: NDArray[np.uint8] | None = None
         self._synchronised = False
         self._touched: Slices | None = None
+        self._ahead: ReadImage | None = None
 
     def _progress(self, what: str, number: int) -> None:
         self.doing = what, number
@@ -95,8 +97,13 @@ class Conversation:
     @property
     def nbytes(self) -> int:
         """Memory used by the image and everything computed from it. May be read from any thread."""
-        buffer = self._buffer
-        return self.session.kept_bytes + (0 if buffer is None else buffer.nbytes)
+        others = (self._buffer, self._ahead)
+        return self.session.kept_bytes + sum(0 if one is None else one.nbytes for one in others)
+
+    def forget(self) -> None:
+        """Gives memory back that only saves time: the next image, and the windows that are kept for further clicks."""
+        self._ahead = None
+        self.session.forget_windows()
 
     @property
     def working_bytes(self) -> int:
@@ -120,11 +127,29 @@ class Conversation:
         self.session.set_image(array, spacing=spacing)
         self._opened((), "")
 
-    def open_files(self, files: Sequence[Path], case: str) -> None:
-        """Opens a new image, one file per channel."""
+    def open_files(self, files: Sequence[Path], case: str) -> bool:
+        """Opens a new image, one file per channel. Returns whether it was read ahead."""
+        ahead, self._ahead = self._ahead, None
+        is_read = ahead is not None and ahead.is_of(files)
         self._take_newest()
-        self.session.set_image([str(file) for file in files])
+        self.session.set_image(ahead if is_read else [str(file) for file in files])
         self._opened(tuple(files), case)
+        return is_read
+
+    def read_ahead(self, files: Sequence[Path]) -> None:
+        """Reads an image that may be opened next. May run in any thread.
+
+        Raises:
+            UserError: a file that cannot be read.
+        """
+        self._ahead = None
+        self._ahead = ReadImage.of(self.model, files)
+
+    @property
+    def ahead(self) -> tuple[str, ...]:
+        """The files that were read ahead. From any thread."""
+        ahead = self._ahead
+        return () if ahead is None else ahead.files
 
     def close_image(self) -> None:
         """Holds no image any more: the next one was refused, and clicks that follow are not meant for this one."""

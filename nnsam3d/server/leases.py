@@ -182,7 +182,7 @@ class Leases:
             self._reserved += size
 
     def make_room(self, wanted: int = 0, but: Lease | None = None) -> None:
-        """Enforces the memory budget by dropping cached windows, starting with the client that has been idle longest.
+        """Enforces the memory budget by dropping what is cached, starting with the client that has been idle longest.
 
         Must run in the worker's thread, like everything that a session does.
 
@@ -202,7 +202,7 @@ class Leases:
                 return
             if lease is not but:
                 before = lease.conversation.nbytes
-                lease.conversation.session.forget_windows()
+                lease.conversation.forget()
                 free += before - lease.conversation.nbytes
         if free < 0 and wanted:
             raise self._full()

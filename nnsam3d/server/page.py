@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount
@@ -19,15 +16,14 @@ from starlette.routing import Mount
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
-from nnsam3d.inference.session import Session
 from nnsam3d.prompts import MaskPrompt, Prompt
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.labels import resolve_label
 from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
+from nnsam3d.server.shown import shown_change, shown_state, shown_tool
 from nnsam3d.server.static import FOLDER, PageFiles, index
 from nnsam3d.server.steps import as_step
 from nnsam3d.server.uploads import bytes_to_read, stored
@@ -80,25 +76,12 @@ async def claim(call: Call) -> Response:
                 "kinds": list(app.model.codec.kinds),
             },
             "learns": app.learner is not None,
-            "tools": [_tool(kind) for kind in KINDS.values() if kind.tool is not None],
+            "tools": [shown_tool(kind) for kind in KINDS.values() if kind.tool is not None],
             "folder": app.cases is not None,
             "upload": app.model.num_channels == 1,
             "saves": app.cases is not None and app.cases.output is not None,
         }
     )
-
-
-def _tool(kind: type[Prompt]) -> dict[str, Any]:
-    """What the page knows about a kind that can be drawn."""
-    made = {} if kind.tool is None else kind.tool._asdict()
-    return {
-        "kind": kind.kind,
-        "title": kind.kind.capitalize(),
-        "keys": kind.keys,
-        "drawn": kind.drawn,
-        "trained": kind.trained,
-        **made,
-    }
 
 
 async def release(call: Call) -> Response:
@@ -117,24 +100,53 @@ async def cases(call: Call) -> Response:
 
 
 async def next_case(call: Call) -> Response:
+    return JSONResponse({"next": await _following(call)})
+
+
+async def _following(call: Call) -> str | None:
     elsewhere = call.app.leases.opened_by_others(call.lease)
-    found = await asyncio.to_thread(_folder(call).following, call.lease.conversation.case, elsewhere)
-    return JSONResponse({"next": found})
+    return await asyncio.to_thread(_folder(call).following, call.lease.conversation.case, elsewhere)
+
+
+async def read_ahead(call: Call) -> Response:
+    """Reads the images of the case that will probably be the next, if memory is free."""
+    app, case = call.app, await _following(call)
+    if case is None:
+        return JSONResponse({"next": None, "file": None})
+    files, size = await asyncio.to_thread(_readable, _folder(call), case)
+    if app.leases.free < size:
+        return JSONResponse({"next": None, "file": None})
+    async with app.reserved(size), app.unpacking:
+        await asyncio.to_thread(call.lease.conversation.read_ahead, files)
+    return JSONResponse({"next": case, "file": files[0].name})
+
+
+async def file_ahead(call: Call) -> Response:
+    files = call.lease.conversation.ahead
+    if not files or Path(files[0]).name != call.request.path_params["name"]:
+        raise Refusal(404, "this image was not read ahead")
+    return FileResponse(files[0], media_type=BINARY)
+
+
+def _readable(folder: Cases, case: str) -> tuple[tuple[Path, ...], int]:
+    """The images of a case, which name no other files, and the memory that reading them takes."""
+    files = folder.files(case)
+    for file in files:
+        check_standalone(file)
+    return files, bytes_to_read(files)
 
 
 async def open_case(call: Call) -> Response:
     folder, case = _folder(call), str(call.json().get("case"))
     saved = call.json().get("saved") is True
-    files = await asyncio.to_thread(folder.files, case)
-    for file in files:
-        await asyncio.to_thread(check_standalone, file)
+    files, size = await asyncio.to_thread(_readable, folder, case)
 
     def job(conversation: Conversation) -> Response:
-        conversation.open_files(files, case)
+        ahead = conversation.open_files(files, case)
         folder.reopen(case, conversation, draft=not saved)  # or the next save would replace it by what is clicked now
-        return _opened(call, conversation, case)
+        return _opened(call, conversation, case, ahead)
 
-    await call.reserve(await asyncio.to_thread(bytes_to_read, files))
+    await call.reserve(size)
     return await call.work(as_step(job))
 
 
@@ -168,7 +180,7 @@ def _check_reader(call: Call) -> None:
         )
 
 
-def _opened(call: Call, conversation: Conversation, case: str) -> Response:
+def _opened(call: Call, conversation: Conversation, case: str, ahead: bool = False) -> Response:
     session = conversation.session
     conversation.change()  # what a saved case contains counts in the volumes
     return JSONResponse(
@@ -179,8 +191,9 @@ def _opened(call: Call, conversation: Conversation, case: str) -> Response:
             "channels": [file.name for file in conversation.files],
             "automatic": not conversation.model.class_agnostic,
             "saved": bool(conversation.version),
+            "ahead": ahead,
             **({} if call.app.cases is None or not conversation.case else call.app.cases.row(conversation.case)),
-            **_state(call, conversation),
+            **shown_state(call, conversation),
         }
     )
 
@@ -271,57 +284,9 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
         if call.app.cases is not None:
             call.app.cases.keep_draft(conversation)
         conversation.is_worked_on()
-        return _message(call, conversation, time.perf_counter() - start)
+        return shown_change(call, conversation, time.perf_counter() - start)
 
     return await call.work(as_step(whole))
-
-
-def _message(call: Call, conversation: Conversation, seconds: float) -> Response:
-    start = time.perf_counter()
-    box, voxels = conversation.change() or (None, np.zeros(0, np.uint8))
-    if voxels.size and voxels.max() > 255:
-        raise Refusal(400, "the page cannot show labels above 255: use another viewer")
-    values = {
-        "part": None if box is None else [[side.start, side.stop] for side in reversed(box)],
-        "seconds": round(seconds + time.perf_counter() - start, 3),
-        **_state(call, conversation),
-    }
-    text = json.dumps(values).encode()
-    return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), media_type=BINARY)
-
-
-def _state(call: Call, conversation: Conversation) -> dict[str, Any]:
-    """What the page shows beside the mask."""
-    session = conversation.session
-    facts = conversation.volumes()
-    return {
-        "prompts": [_shown(one, session) for one in session.prompts],
-        "can_undo": conversation.can_undo,
-        "can_redo": conversation.can_redo,
-        "started": conversation.started,
-        "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
-        "remarks": [*session.remarks, *conversation.warnings],
-        "also_open": call.app.leases.opened_by_others(call.lease).count(conversation.case),
-    }
-
-
-def _shown(one: Prompt, session: Session) -> dict[str, Any]:
-    """A prompt for the list and the planes.
-
-    "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw, and
-    "drawn" says how: :data:`nnsam3d.prompts.kinds.base.Outline`.
-    """
-    points_N3 = one.corners_in("voxel")
-    value = resolve_label(one.label, session.labels, one.kind)  # a loaded file may have used the number
-    return {
-        "type": one.kind,
-        "label": next(name for name, known in session.labels.items() if known == value),
-        "value": value,
-        "text": one.describe(),
-        "drawn": one.outline(),
-        "entry": {"type": one.kind, **one.entry()},
-        "ras": np.round(session.grid.index_to_world(points_N3, "ras"), 4).tolist(),
-    }
 
 
 async def save(call: Call) -> Response:
@@ -374,6 +339,8 @@ ROUTES = [
     route("POST", "/api/heartbeat", heartbeat, "lives"),
     route("GET", "/api/cases", cases, "lives"),
     route("GET", "/api/next", next_case),
+    route("POST", "/api/ahead", read_ahead, "looks"),
+    route("GET", "/api/ahead/{name:path}", file_ahead, "looks"),
     route("POST", "/api/open", open_case),
     route("POST", "/api/upload", upload, large=True),
     route("GET", "/api/image/{number}/{name:path}", image_file),

@@ -31,6 +31,9 @@ class FakeConversation:
     def nbytes(self) -> int:
         return self.session.image + self.session.windows
 
+    def forget(self) -> None:
+        self.session.forget_windows()
+
 
 class Clock:
     now = 0.0

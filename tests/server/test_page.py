@@ -310,14 +310,17 @@ def test_a_folder_becomes_a_dataset(work: Any, visit: Open) -> None:
     there = work(count=2)
     page = visit(there.running)
     page.click(there.ras(TARGET))
+    page.until("() => performance.getEntriesByType('resource').some(({ name }) => name.includes('/api/ahead/b_0000'))")
     page.tab.keyboard.press("n")
     page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    assert not [url for url in page.requests if "/api/image/0/b" in url], "it was brought ahead"
     there.session.add_click(TARGET, "lesion")
     saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
     np.testing.assert_array_equal(saved, there.session.segmentation)
     assert json.loads((there.output / "dataset.json").read_text())["numTraining"] == 1
     assert not page.labels().any()
     page.click(there.ras(TARGET))
+    assert page.labels()[TARGET[::-1]] == 1
     page.tab.click("#save")
     page.idle()
     page.tab.click("#save-next")

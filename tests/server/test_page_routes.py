@@ -374,3 +374,48 @@ def test_the_answer_without_prompts_is_a_step(start: Start, served_model: Model,
     np.testing.assert_array_equal(painted(change, np.zeros(SHAPE, np.uint8)), session.segmentation)
     assert change[0]["started"]
     assert not running.change("/api/undo", {}, lease)[0]["started"]
+
+
+def test_the_next_case_is_read_ahead_and_a_file_that_changes_meanwhile_is_read_again(
+    start: Start, served_model: Model, tmp_path: Path
+) -> None:
+    images = write_cases(tmp_path / "images", ("a", "b", "c"))
+    running = start(cases=Cases(images, served_model))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    assert running.ask("POST", "/api/open", {"case": "a"}, lease).json()["ahead"] is False
+    assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").status == 404
+    before = running.app.leases.free
+    assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": "b", "file": "b_0000.nii.gz"}
+    assert before - running.app.leases.free == 4 * np.prod(SHAPE), "the memory counts"
+    file = images / "b_0000.nii.gz"
+    assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").body == file.read_bytes()
+    assert running.ask("POST", "/api/open", {"case": "b"}, lease).json()["ahead"] is True
+    session = Session(served_model)
+    session.set_image(file)
+    session.add_click(AT, "lesion")
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    np.testing.assert_array_equal(mask, session.segmentation)
+
+    assert running.ask("POST", "/api/ahead", {}, lease).json()["next"] == "c"
+    (images / "c_0000.nii.gz").write_bytes((images / "a_0000.nii.gz").read_bytes())
+    assert running.ask("POST", "/api/open", {"case": "c"}, lease).json()["ahead"] is False
+    session.set_image(images / "a_0000.nii.gz")
+    session.add_click(AT, "lesion")
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    np.testing.assert_array_equal(mask, session.segmentation)
+
+
+def test_a_next_case_for_which_there_is_no_memory_or_that_is_damaged_is_not_read_ahead(
+    start: Start, served_model: Model, tmp_path: Path
+) -> None:
+    images = write_cases(tmp_path / "images")
+    running = start(cases=Cases(images, served_model))
+    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    budget, running.app.leases.budget = running.app.leases.budget, 8 * int(np.prod(SHAPE))
+    assert running.ask("POST", "/api/ahead", {}, lease).json()["next"] is None
+    running.app.leases.budget = budget
+    (images / "b_0000.nii.gz").write_bytes(b"damaged")
+    assert running.ask("POST", "/api/ahead", {}, lease).status == 400
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    assert mask[AT[::-1]] == 1, "the open case goes on"

@@ -10,6 +10,9 @@ import { ask, empty, hideNotice, say, show } from "./show.js";
 import { canSave, isUnsaved, later, page, server, viewer, work } from "./state.js";
 import { after, startAutomatically } from "./steps.js";
 
+const AHEAD = 3000; // ms after a case was opened: its first prompts come first
+let ahead = null; // {case, bytes}: the file of the case that is probably the next
+
 export async function listCases() {
   page.cases = await server.cases();
   listed();
@@ -29,8 +32,10 @@ export function openFile(file) {
 
 async function shown(image, source) {
   const name = image.channels[0];
+  const there = image.ahead && ahead?.case === source.case ? ahead.bytes : null;
+  ahead = null;
   const [bytes, mask] = await Promise.all([
-    source.file ? source.file.arrayBuffer() : server.image(0, name),
+    source.file ? source.file.arrayBuffer() : (there ?? server.image(0, name)),
     server.mask(image.case),
   ]);
   try {
@@ -50,6 +55,7 @@ async function shown(image, source) {
   startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
   if (image.draft) forgetSaved();
   if (source.case) remember("case", source.case);
+  if (page.cases.some((one) => isOpen(one) && one.case !== source.case)) setTimeout(() => readAhead(image), AHEAD);
   hideNotice();
   $("empty").hidden = true;
   const [z, y, x] = image.shape;
@@ -64,6 +70,19 @@ async function shown(image, source) {
   show();
   say(image.draft ? `Opened the draft of ${image.case}.` : `Opened ${image.case}.`);
   if (page.info.learns && image.automatic && image.state === "todo") startAutomatically();
+}
+
+// Brings the next case while this one is worked on. If that fails, opening it says why.
+async function readAhead(image) {
+  if (page.image !== image) return;
+  try {
+    const { next, file } = await server.json("POST", "api/ahead", {});
+    if (!next || page.image !== image) return;
+    const bytes = await server.bytes(`api/ahead/${encodeURIComponent(file)}`);
+    if (page.image === image) ahead = { case: next, bytes };
+  } catch {
+    // only time is lost
+  }
 }
 
 function showNote({ state, flagged, comment }) {

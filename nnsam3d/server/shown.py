@@ -1,0 +1,87 @@
+"""What the page is told: the tools, the prompts and the state of the segmentation."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response
+
+from nnsam3d.inference.session import Session
+from nnsam3d.prompts import Prompt
+from nnsam3d.prompts.labels import resolve_label
+from nnsam3d.server.call import BINARY, Call
+from nnsam3d.server.conversation import Conversation
+from nnsam3d.server.refusal import Refusal
+
+
+def shown_tool(kind: type[Prompt]) -> dict[str, Any]:
+    """What the page knows about a kind that can be drawn."""
+    made = {} if kind.tool is None else kind.tool._asdict()
+    return {
+        "kind": kind.kind,
+        "title": kind.kind.capitalize(),
+        "keys": kind.keys,
+        "drawn": kind.drawn,
+        "trained": kind.trained,
+        **made,
+    }
+
+
+def shown_change(call: Call, conversation: Conversation, seconds: float) -> Response:
+    """The change of the label map, with the state: JSON behind its length, then the labels in the changed box.
+
+    Args:
+        seconds: that the step has taken.
+
+    Raises:
+        Refusal: labels above 255, which the page does not show (400).
+    """
+    start = time.perf_counter()
+    box, voxels = conversation.change() or (None, np.zeros(0, np.uint8))
+    if voxels.size and voxels.max() > 255:
+        raise Refusal(400, "the page cannot show labels above 255: use another viewer")
+    values = {
+        "part": None if box is None else [[side.start, side.stop] for side in reversed(box)],
+        "seconds": round(seconds + time.perf_counter() - start, 3),
+        **shown_state(call, conversation),
+    }
+    text = json.dumps(values).encode()
+    return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), media_type=BINARY)
+
+
+def shown_state(call: Call, conversation: Conversation) -> dict[str, Any]:
+    """What the page shows beside the mask."""
+    session = conversation.session
+    facts = conversation.volumes()
+    return {
+        "prompts": [_shown(one, session) for one in session.prompts],
+        "can_undo": conversation.can_undo,
+        "can_redo": conversation.can_redo,
+        "started": conversation.started,
+        "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
+        "remarks": [*session.remarks, *conversation.warnings],
+        "also_open": call.app.leases.opened_by_others(call.lease).count(conversation.case),
+    }
+
+
+def _shown(one: Prompt, session: Session) -> dict[str, Any]:
+    """A prompt for the list and the planes.
+
+    "entry" is that of a prompt file, with which the page can send it again; "ras" are the positions to draw, and
+    "drawn" says how: :data:`nnsam3d.prompts.kinds.base.Outline`.
+    """
+    points_N3 = one.corners_in("voxel")
+    value = resolve_label(one.label, session.labels, one.kind)  # a loaded file may have used the number
+    return {
+        "type": one.kind,
+        "label": next(name for name, known in session.labels.items() if known == value),
+        "value": value,
+        "text": one.describe(),
+        "drawn": one.outline(),
+        "entry": {"type": one.kind, **one.entry()},
+        "ras": np.round(session.grid.index_to_world(points_N3, "ras"), 4).tolist(),
+    }
