@@ -178,8 +178,8 @@ def visit(browser: Any) -> Iterator[Open]:
     """Opens a server's page; afterwards nothing may have gone elsewhere, and nothing been complained of."""
     opened: list[Opened] = []
 
-    def visited(running: Running, query: str = "", expect: str = "") -> Opened:
-        context = browser.new_context(viewport=SIZE, accept_downloads=True)
+    def visited(running: Running, query: str = "", expect: str = "", **options: Any) -> Opened:
+        context = browser.new_context(**{"viewport": SIZE, "accept_downloads": True, **options})
         one = Opened(context.new_page(), running.url, expect)
         one.tab.on("request", lambda request: one.requests.append(request.url))
         one.tab.on("pageerror", lambda error: one.complaints.append(str(error)))
@@ -915,6 +915,37 @@ def test_in_small_windows_everything_is_in_reach(work: Any, visit: Open, size: t
     if size[0] < 1240:
         page.tab.keyboard.press("Escape")
         assert not page.tab.locator("#fill").is_visible()
+
+
+def test_on_a_tablet_fingers_click_draw_and_zoom(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running, "", "cancel a touch", viewport={"width": 1024, "height": 768}, has_touch=True)
+    touches = page.tab.context.new_cdp_session(page.tab)
+
+    def fingers(*paths: list[tuple[float, float]]) -> None:
+        """From the first place of each path to its last one."""
+        for number, places in enumerate(zip(*paths, strict=True)):
+            points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(places)]
+            kind = "touchMove" if number else "touchStart"
+            touches.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        touches.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.idle()
+
+    i, j, k = TARGET
+    x, y = page.pixel(there.ras(TARGET), "axial")
+    fingers([(x, y), (x + 4, y + 5)])  # a finger rolls
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+    fingers([(x, y), (x + 30, y)], [(x + 60, y + 60), (x + 90, y + 60)])
+    assert len(page.clicks()) == 1, "two fingers click nothing"
+    page.tab.tap("#tools button[data-tool=paint]")
+    end = page.pixel(there.ras((i + 4, j, k)), "axial")
+    fingers([(x, y), ((x + end[0]) / 2, y), end])
+    assert [one["type"] for one in page.prompts()] == ["click", "paint"]
+    page.tab.tap("#undo")
+    page.idle()
+    assert [one["type"] for one in page.prompts()] == ["click"]
 
 
 # what axe-core finds of WCAG 2.2 AA, such as contrasts below 4.5, names that are missing, and roles that do not fit

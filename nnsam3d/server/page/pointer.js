@@ -2,8 +2,13 @@
 
 import { AXES } from "./viewer.js";
 
-const CLICK_PIXELS = 3; // a pointer that moves farther is dragging
+// A pointer that moves farther is dragging. Fingers roll.
+const CLICK_PIXELS = { mouse: 3, pen: 5, touch: 10 };
 const STROKE_PIXELS = 2; // between points of a stroke
+
+function isDrag(start, { clientX, clientY, pointerType }) {
+  return Math.hypot(clientX - start.clientX, clientY - start.clientY) > (CLICK_PIXELS[pointerType] ?? CLICK_PIXELS.mouse);
+}
 
 export class Pointer {
   #down = null; // what is pressed
@@ -53,7 +58,7 @@ export class Pointer {
 
   // Moves a click with the pointer, on the slice where it is.
   #carry(down, event) {
-    down.moved ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > CLICK_PIXELS;
+    down.moved ||= isDrag(down, event);
     const place = this.#tileAt(event);
     if (place?.plane === down.place.plane) down.at = place.frac;
     if (down.moved) this.viewer.callbacks.drawn();
@@ -104,7 +109,7 @@ export class Pointer {
       if (down.grabbed) this.#carry(down, event);
       if (!down.stroke) return;
       const { stroke } = down;
-      stroke.moved ||= Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > CLICK_PIXELS;
+      stroke.moved ||= isDrag(down, event);
       const events = event.getCoalescedEvents();
       for (const one of events.length ? events : [event]) {
         if (Math.hypot(one.clientX - (down.lastX ?? down.clientX), one.clientY - (down.lastY ?? down.clientY)) < STROKE_PIXELS) continue;
@@ -124,8 +129,7 @@ export class Pointer {
         return;
       }
       if (start.moved) return this.viewer.callbacks.move(start.grabbed, this.#worldAt(start.at));
-      const moved = Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY);
-      if (moved > CLICK_PIXELS || event.button === 1) return;
+      if (isDrag(start, event) || event.button === 1) return;
       const { place, range } = start;
       if (event.button === 2 && range.join() !== [this.viewer.image.cal_min, this.viewer.image.cal_max].join()) {
         this.viewer.setContrast(range, this.viewer.image.colormapInvert); // undo the contrast change of a click that moved by a pixel
