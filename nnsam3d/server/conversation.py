@@ -183,60 +183,16 @@ class Conversation:
         self._seconds += min(now - self._worked, PAUSE)
         self._worked = now
 
-    @property
-    def can_undo(self) -> bool:
-        return self.session.can_undo
-
-    @property
-    def can_redo(self) -> bool:
-        return self.session.can_redo
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a mask to start from."""
-        return self.session.started
-
-    def add(self, prompts: Sequence[Prompt], space: str) -> None:
-        """Adds a step of one or more prompts.
-
-        Args:
-            prompts: with positions in ``space``, see :meth:`Session.add`.
-
-        Raises:
-            PromptError: a prompt is invalid, or of a kind that the model does not support; then none is added.
-        """
-        self.session.add(prompts, space)
-
     def replace_last(self, prompts: Sequence[Prompt], space: str) -> None:
         """Adds prompts in place of the last one, as if that had never been made.
 
         Raises:
             Refusal: the last step was not a prompt (409).
-            PromptError: as for :meth:`add`; the last prompt is gone then, if the caller does not restore it.
+            PromptError: as for :meth:`Session.add`; the last prompt is gone then, if the caller does not restore it.
         """
         if not isinstance(self.session.undo(), Prompt):
             raise Refusal(409, "the prompt to replace was not the last step")
         self.session.add(prompts, space)
-
-    def replace(self, number: int, prompts: Sequence[Prompt], space: str = "voxel") -> None:
-        """Puts others, or none, in the place of one prompt, which is a step.
-
-        Args:
-            number: its place in :attr:`Session.prompts`, from 0.
-            prompts, space: see :meth:`Session.add`.
-
-        Raises:
-            PromptError: there is no such prompt, or as for :meth:`add`.
-        """
-        self.session.replace(number, prompts, space)
-
-    def undo(self) -> bool:
-        """Undoes the last step. Returns whether there was one."""
-        return self.session.undo() is not None
-
-    def redo(self) -> bool:
-        """Redoes the last undone step. Returns whether there was one."""
-        return self.session.redo() is not None
 
     def reset(self) -> None:
         """Removes all prompts and the initial segmentation, a step that can be undone, and clears the buffer."""
@@ -279,13 +235,9 @@ class Conversation:
 
     # ------------------------------------------------------------------ results
 
-    def segmentation(self) -> NDArray[Any]:
-        """The label map (z, y, x)."""
-        return self.session.segmentation
-
     def change(self) -> tuple[Slices, NDArray[Any]] | None:
         """The part of the label map that the last step changed: a box and its contents; None if nothing changed."""
-        segmentation, box = self.segmentation(), self.session.changed_box
+        segmentation, box = self.session.segmentation, self.session.changed_box
         if box is None:
             return None
         self._touched = box if self._touched is None else _hull(self._touched, box)
@@ -295,7 +247,7 @@ class Conversation:
         """Volume in ml and number of components of every label that occurs."""
         if self._touched is None:
             return {}
-        part = self.segmentation()[self._touched]
+        part = self.session.segmentation[self._touched]
         found: dict[str, tuple[float, int]] = {}
         for name, label in self.model.labels.items():
             mask = np.isin(part, self.values(label)) if label else np.zeros(1, bool)
@@ -305,7 +257,7 @@ class Conversation:
 
     def mask(self, label: int, box: Slices | None = None) -> NDArray[np.uint8]:
         """1 inside a label (a region: any of its values), for a box or the whole image."""
-        part = self.segmentation() if box is None else self.segmentation()[box]
+        part = self.session.segmentation if box is None else self.session.segmentation[box]
         return np.isin(part, self.values(label)).astype(np.uint8)
 
     def values(self, label: int) -> list[int]:
@@ -323,7 +275,7 @@ class Conversation:
 
     def repaint(self, label: int) -> tuple[Slices, NDArray[np.uint8]] | None:
         """The update of the viewer's mask of a label: a box and the mask in it; None if nothing changed."""
-        segmentation = self.segmentation()
+        segmentation = self.session.segmentation
         box = self.session.changed_box
         if self._buffer is None:
             self._buffer = np.zeros(segmentation.shape, np.uint8)

@@ -78,7 +78,7 @@ async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prom
     label, positive = call.label, call.query.get("foreground", "true").lower() == "true"
 
     def job(conversation: Conversation) -> Response:
-        conversation.add(prompts_of(conversation, label if positive else 0), "array")
+        conversation.session.add(prompts_of(conversation, label if positive else 0), "array")
         packed = gzip.compress(conversation.mask(label).astype(np.int8).tobytes(), 1)
         return JSONResponse({**SUCCESS, "result": base64.b64encode(packed).decode()})
 

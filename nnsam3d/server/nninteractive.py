@@ -111,7 +111,9 @@ async def add_point(call: Call) -> Response:
     given = call.json()
     a, b, c = _numbers(given.get("coordinates"), "coordinates")
     position = round(a), round(b), round(c)
-    return await _add(call, given, lambda conversation, label: conversation.add([Click(position, label)], "array"))
+    return await _add(
+        call, given, lambda conversation, label: conversation.session.add([Click(position, label)], "array")
+    )
 
 
 async def add_box(call: Call) -> Response:
@@ -120,7 +122,7 @@ async def add_box(call: Call) -> Response:
 
     def add(conversation: Conversation, label: int) -> None:
         session = conversation.session
-        conversation.add(box_prompts(ends, session.shape, label, session.kinds), "array")
+        conversation.session.add(box_prompts(ends, session.shape, label, session.kinds), "array")
 
     return await _add(call, given, add)
 
@@ -151,7 +153,7 @@ async def undo(call: Call) -> Response:
     label = call.label
 
     def job(conversation: Conversation) -> Response:
-        return _painted(conversation, label) if conversation.undo() else _nothing(False)
+        return _painted(conversation, label) if conversation.session.undo() is not None else _nothing(False)
 
     return await call.work(as_step(job))
 
@@ -159,7 +161,7 @@ async def undo(call: Call) -> Response:
 async def predict(call: Call) -> Response:
     label = call.label
     return await call.work(
-        lambda conversation: _painted(conversation, label) if conversation.can_undo else _nothing(ran=False)
+        lambda conversation: _painted(conversation, label) if conversation.session.can_undo else _nothing(ran=False)
     )
 
 
@@ -192,7 +194,7 @@ async def _add_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Resp
     first = _corner(given.get("interaction_bbox"), mask)
 
     def add(conversation: Conversation, label: int) -> None:
-        conversation.add(prompts_of(mask, first, label, conversation.session.kinds), "array")
+        conversation.session.add(prompts_of(mask, first, label, conversation.session.kinds), "array")
 
     return await _add(call, given, add)
 

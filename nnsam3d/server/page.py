@@ -216,7 +216,7 @@ async def prompt(call: Call) -> Response:
     made = _prompt(given)
 
     def job(conversation: Conversation) -> None:
-        (conversation.replace_last if instead else conversation.add)([made], space)
+        (conversation.replace_last if instead else conversation.session.add)([made], space)
 
     return await _changed(call, job)
 
@@ -235,7 +235,7 @@ def _prompt(given: dict[str, Any]) -> Prompt:
 
 async def remove(call: Call) -> Response:
     number = _number(call.json())
-    return await _changed(call, lambda conversation: conversation.replace(number, ()))
+    return await _changed(call, lambda conversation: conversation.session.replace(number, ()))
 
 
 async def replace(call: Call) -> Response:
@@ -243,7 +243,7 @@ async def replace(call: Call) -> Response:
     given = call.json()
     number, space = _number(given), str(given.get("space", "ras"))
     made = _prompt({key: value for key, value in given.items() if key not in ("number", "space")})
-    return await _changed(call, lambda conversation: conversation.replace(number, [made], space))
+    return await _changed(call, lambda conversation: conversation.session.replace(number, [made], space))
 
 
 def _number(given: dict[str, Any]) -> int:
@@ -280,7 +280,7 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
         job(conversation)
-        conversation.segmentation()  # what fails or is cancelled is no draft
+        _ = conversation.session.segmentation  # what fails or is cancelled is no draft
         if call.app.cases is not None:
             call.app.cases.keep_draft(conversation)
         conversation.is_worked_on()
@@ -349,8 +349,8 @@ ROUTES = [
     route("POST", "/api/prompt", prompt),
     route("POST", "/api/remove", remove),
     route("POST", "/api/replace", replace),
-    route("POST", "/api/undo", _step(Conversation.undo)),
-    route("POST", "/api/redo", _step(Conversation.redo)),
+    route("POST", "/api/undo", _step(lambda conversation: conversation.session.undo())),
+    route("POST", "/api/redo", _step(lambda conversation: conversation.session.redo())),
     route("POST", "/api/reset", _step(Conversation.reset)),
     route("POST", "/api/automatic", _step(lambda conversation: conversation.session.start_automatically())),
     route("POST", "/api/segmentation", segmentation, large=True),

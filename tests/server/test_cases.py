@@ -80,24 +80,24 @@ def edit(cases: Cases, case: str = "a") -> np.ndarray:
 def test_a_saved_case_opens_with_its_clicks_again_and_again(cases: Cases, served_model: Model, tmp_path: Path) -> None:
     talk = opened(cases, served_model)
     assert not cases.reopen("a", talk)
-    talk.add([Click(AT, "lesion")], "voxel")
-    talk.add([Click((20, 18, 10), "organ"), Click((22, 18, 10), "organ")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click((20, 18, 10), "organ"), Click((22, 18, 10), "organ")], "voxel")
     cases.save(talk)
     clicks = talk.session.clicks
     for number, (position, label) in enumerate((((5, 30, 4), "lesion"), ((14, 21, 9), "background"))):
         again = opened(cases, served_model)
         assert again.session.clicks == clicks
-        np.testing.assert_array_equal(again.segmentation(), label_map(cases))
+        np.testing.assert_array_equal(again.session.segmentation, label_map(cases))
         assert set(again.volumes()) == {"lesion", "organ"}
-        assert (again.can_undo, again.can_redo, again.session.started) == (True, False, False)
-        again.add([Click(position, label)], "voxel")
+        assert (again.session.can_undo, again.session.can_redo, again.session.started) == (True, False, False)
+        again.session.add([Click(position, label)], "voxel")
         cases.save(again)
         clicks = again.session.clicks
-        np.testing.assert_array_equal(label_map(cases), again.segmentation())
+        np.testing.assert_array_equal(label_map(cases), again.session.segmentation)
         np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / f"out{number}"), label_map(cases))
     assert len(clicks) == 5
     again = opened(cases, served_model)
-    while again.undo():
+    while again.session.undo():
         clicks = clicks[:-1]
         assert again.session.clicks == clicks
     assert clicks == ()
@@ -109,7 +109,7 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
     cases: Cases, served_model: Model, tmp_path: Path, how: str
 ) -> None:
     talk = opened(cases, served_model)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     file = dataset(cases) / "clicks" / "a.json"
     if how == "edited":
@@ -120,12 +120,12 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
         file.write_text("{")
     start = label_map(cases)
     again = opened(cases, served_model)
-    assert (again.session.clicks, again.session.started, again.can_undo) == ((), True, False)
-    np.testing.assert_array_equal(again.segmentation(), start)
-    again.add([Click((20, 18, 10), "organ")], "voxel")
+    assert (again.session.clicks, again.session.started, again.session.can_undo) == ((), True, False)
+    np.testing.assert_array_equal(again.session.segmentation, start)
+    again.session.add([Click((20, 18, 10), "organ")], "voxel")
     cases.save(again)
     for number in range(2):  # and the mask that it started from stays, however often it is opened and saved
-        np.testing.assert_array_equal(label_map(cases), again.segmentation())
+        np.testing.assert_array_equal(label_map(cases), again.session.segmentation)
         assert read_prompts(file).masks[0].path == f"{MASKS_FOLDER}/a.nii.gz"
         kept = sitk.GetArrayFromImage(sitk.ReadImage(str(file.parent / MASKS_FOLDER / "a.nii.gz")))
         np.testing.assert_array_equal(kept, start)
@@ -133,9 +133,9 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
         again = opened(cases, served_model)
         assert len(again.session.clicks) == number + 1
         assert again.session.started
-        again.add([Click((10 + number, 30, 12), 0)], "voxel")
+        again.session.add([Click((10 + number, 30, 12), 0)], "voxel")
         cases.save(again)
-    np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "last"), again.segmentation())
+    np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "last"), again.session.segmentation)
 
 
 def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tm
     start = np.zeros(SHAPE, np.uint8)
     start[2:5, 2:8, 2:8] = 1
     talk.start_from(start)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     assert (dataset(cases) / "clicks" / MASKS_FOLDER / "a.nii.gz").is_file()
     talk.reset()
@@ -151,15 +151,15 @@ def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tm
     assert [path for path in written if path.startswith("clicks")] == []
     assert [path for path in (dataset(cases) / "clicks").rglob("*") if path.is_file()] == []
     assert not label_map(cases).any()
-    talk.undo()  # and what was reset can still be brought back, and saved
+    talk.session.undo()  # and what was reset can still be brought back, and saved
     cases.save(talk)
     np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / "out"), label_map(cases))
 
 
 def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> None:
     first, second = opened(cases, served_model), opened(cases, served_model)
-    first.add([Click(AT, "lesion")], "voxel")
-    second.add([Click((20, 18, 10), "organ")], "voxel")
+    first.session.add([Click(AT, "lesion")], "voxel")
+    second.session.add([Click((20, 18, 10), "organ")], "voxel")
     cases.save(first)
     saved = label_map(cases)
     with pytest.raises(Refusal, match="saved elsewhere") as refused:
@@ -168,7 +168,7 @@ def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> 
     np.testing.assert_array_equal(label_map(cases), saved)
     cases.save(first)  # one's own saving is not somebody else's
     cases.save(second, overwrite=True)
-    np.testing.assert_array_equal(label_map(cases), second.segmentation())
+    np.testing.assert_array_equal(label_map(cases), second.session.segmentation)
     cases.save(second)
     with pytest.raises(Refusal, match="saved elsewhere"):
         cases.save(first)
@@ -182,7 +182,7 @@ def test_another_image_of_the_same_name_and_size_is_refused(
     cases: Cases, images: Path, served_model: Model, tmp_path: Path
 ) -> None:
     talk = opened(cases, served_model)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     there = dataset(cases) / "imagesTr" / "a_0000.nii.gz"
     there.parent.mkdir(parents=True)
     content = bytearray((images / "a_0000.nii.gz").read_bytes())
@@ -202,7 +202,7 @@ def test_copies_do_not_share_their_content_with_the_source(images: Path, served_
     for copy in (False, True):
         cases = Cases(images, served_model, tmp_path / f"out{copy}", copy=copy)
         talk = opened(cases, served_model)
-        talk.add([Click(AT, "lesion")], "voxel")
+        talk.session.add([Click(AT, "lesion")], "voxel")
         cases.save(talk)
         made, source = dataset(cases) / "imagesTr" / "a_0000.nii.gz", images / "a_0000.nii.gz"
         assert made.read_bytes() == source.read_bytes()
@@ -213,7 +213,7 @@ def test_copies_do_not_share_their_content_with_the_source(images: Path, served_
 
 def test_what_cannot_be_written_is_named(cases: Cases, served_model: Model) -> None:
     talk = opened(cases, served_model)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     dataset(cases).mkdir()
     (dataset(cases) / "clicks").write_text("in the way")
     with pytest.raises(Refusal, match=r"Dataset600_Clicked/clicks: the case cannot be saved: File exists") as refused:
@@ -283,20 +283,20 @@ def test_every_step_is_kept_as_a_draft_until_the_case_is_saved(
 ) -> None:
     talk = opened(cases, served_model)
     assert cases.row("a")["state"] == "todo"
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(talk)
     assert [row["state"] for row in cases.overview()] == ["draft", *["todo"] * (len(cases.overview()) - 1)]
     again = opened(cases, served_model)
     assert again.session.clicks == talk.session.clicks
-    np.testing.assert_array_equal(again.segmentation(), talk.segmentation())
-    again.add([Paint([(3, 3, 3)], "organ")], "voxel")
+    np.testing.assert_array_equal(again.session.segmentation, talk.session.segmentation)
+    again.session.add([Paint([(3, 3, 3)], "organ")], "voxel")
     cases.keep_draft(again)
     assert opened(cases, served_model).session.prompts == again.session.prompts
     cases.save(again)
     assert cases.row("a")["state"] == "done"
     assert not list((dataset(cases) / "drafts").iterdir())
     # a saved case that is worked on again is a draft, and a reset one is not
-    again.add([Click((5, 30, 4), "lesion")], "voxel")
+    again.session.add([Click((5, 30, 4), "lesion")], "voxel")
     cases.keep_draft(again)
     assert cases.row("a")["state"] == "draft"
     again.reset()
@@ -310,21 +310,21 @@ def test_a_draft_remembers_the_mask_it_starts_from(cases: Cases, served_model: M
     mask[2:6, 4:12, 3:9] = 2
     talk.start_from(mask)
     cases.keep_draft(talk)
-    np.testing.assert_array_equal(opened(cases, served_model).segmentation(), mask)
+    np.testing.assert_array_equal(opened(cases, served_model).session.segmentation, mask)
     cases.save(talk)
     assert not list((dataset(cases) / "drafts").rglob("*.nii.gz"))
     np.testing.assert_array_equal(label_map(cases), mask)
     again = opened(cases, served_model)
     assert again.session.started
-    np.testing.assert_array_equal(again.segmentation(), mask)
+    np.testing.assert_array_equal(again.session.segmentation, mask)
     # what was saved can be asked for instead of a draft
     again.reset()
-    again.add([Click(AT, "lesion")], "voxel")
+    again.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(again)
     other = Conversation(lambda: served_model, 2**30)
     other.open_files(cases.files("a"), "a")
     assert cases.reopen("a", other, draft=False)
-    np.testing.assert_array_equal(other.segmentation(), mask)
+    np.testing.assert_array_equal(other.session.segmentation, mask)
     assert cases.row("a")["state"] == "done"
 
 
@@ -340,7 +340,7 @@ def test_where_no_draft_can_be_kept_the_user_is_told(cases: Cases, served_model:
     dataset(cases).mkdir()
     (dataset(cases) / "drafts").write_text("")  # a file in the way
     talk = opened(cases, served_model)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(talk)
     assert "no draft is kept" in talk.warnings[0]
 
@@ -350,7 +350,7 @@ def test_the_table_counts_the_work(cases: Cases, served_model: Model, monkeypatc
     monkeypatch.setattr("nnsam3d.server.conversation.time.monotonic", lambda: now[0])
     talk = opened(cases, served_model)
     now[0] += 20
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     talk.is_worked_on()
     now[0] += 3600  # lunch
     talk.is_worked_on()
@@ -371,7 +371,7 @@ def test_a_skipped_case_is_passed_over_until_it_is_saved(cases: Cases, served_mo
     cases.journal.change(second, mark="skipped")
     assert cases.following(first) != second
     talk = opened(cases, served_model, second)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     assert cases.row(second)["state"] == "done"
     cases.journal.change(second, mark="unsure", comment='says "why", in\ntwo lines', flagged=True)
@@ -383,7 +383,7 @@ def test_the_starters_labels_are_those_of_the_dataset(images: Path, tmp_path: Pa
     model = Model(STARTER, None, objects=["node", "vessel"])
     cases = Cases(images, model, tmp_path / "Dataset601_Nodes")
     talk = opened(cases, model)
-    talk.add([Paint([(3, 3, 3)], "vessel")], "voxel")
+    talk.session.add([Paint([(3, 3, 3)], "vessel")], "voxel")
     cases.save(talk)
     declared = json.loads((tmp_path / "Dataset601_Nodes" / "dataset.json").read_text())
     assert declared["labels"] == {"background": 0, "node": 1, "vessel": 2}
@@ -403,17 +403,17 @@ def test_a_model_that_learns_may_say_which_case_is_next(images: Path, served_mod
 
 def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, served_model: Model) -> None:
     first, second = opened(cases, served_model), opened(cases, served_model)
-    first.add([Click(AT, "lesion")], "voxel")
+    first.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(first)
-    second.add([Click((5, 30, 4), "lesion")], "voxel")
+    second.session.add([Click((5, 30, 4), "lesion")], "voxel")
     cases.save(second)
-    first.add([Click((3, 3, 3), "background")], "voxel")
+    first.session.add([Click((3, 3, 3), "background")], "voxel")
     cases.keep_draft(first)
     assert "saved elsewhere" in first.warnings[0]
     assert cases.row("a")["state"] == "done"
     # a draft that was begun before: it opens, and saving it asks
     third = opened(cases, served_model)
-    third.add([Click(AT, "lesion")], "voxel")
+    third.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(third)
     edit(cases)
     again = opened(cases, served_model)
@@ -427,7 +427,7 @@ def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, serve
 def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_model: Model) -> None:
     assert cases.journal is not None
     talk = opened(cases, served_model, "b")
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.keep_draft(talk)
     assert cases.following("a") == "b"
     for mark in ("skipped", "unsure"):
@@ -438,7 +438,7 @@ def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_mode
 
 def test_a_dataset_with_other_labels_is_not_continued(cases: Cases, images: Path, served_model: Model) -> None:
     talk = opened(cases, served_model)
-    talk.add([Click(AT, "lesion")], "voxel")
+    talk.session.add([Click(AT, "lesion")], "voxel")
     cases.save(talk)
     Cases(images, served_model, dataset(cases))
     with pytest.raises(UserError, match=r"dataset\.json: the dataset has the labels .*lesion"):
