@@ -6,6 +6,9 @@ or ten clicks are given. Then the case is finished: its true label map joins the
 `nnsam3d serve --learn`, the other one is used once it is as good on held-back cases. An interrupted run is continued by
 the same command.
 
+Controls: --anew trains another model once, on the first cases together, for the same minutes; --next disagreement
+follows the model instead of the list; --test measures what becomes of other cases, such as a model's original data.
+
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0 --order 0
     python -m benchmarks.annotator run --data RAW/Dataset513_STS_PET -o work/pet_0m --order 0 -m MODEL -f 0
     python -m benchmarks.annotator report work/pet_0 work/pet_1 --to docs/benchmark/learning
@@ -28,6 +31,7 @@ from nnsam3d.inference.model import FINAL, Model
 from nnsam3d.learning.check import clicked_through
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.learn import learn
+from nnsam3d.learning.order import MOST_CASES, disagreement
 from nnsam3d.learning.record import read_record
 from nnsam3d.learning.tune import Tuning
 from nnsam3d.nnunet.datasets import STARTER
@@ -36,6 +40,7 @@ from nnsam3d.progress import tqdm
 WANTED, MOST = 0.85, 10
 BIN = 5  # cases per column of the tables
 SHOWN = (0, 3, 10)  # clicks
+MODELS = {"own": ("learning", "o-"), "anew": ("trained anew", "s--"), "base": ("as it began", "o:")}
 
 
 def main() -> None:
@@ -49,6 +54,13 @@ def main() -> None:
     one.add_argument("--order", type=int, default=0, help="seed of the order of cases (default: 0)")
     one.add_argument("--cases", type=int, default=30, help="number of cases (default: 30)")
     one.add_argument("--skip", nargs="*", default=[], help="cases to leave out, such as those of the model's training")
+    one.add_argument("--test", nargs="*", default=[], help="cases to leave out, and to measure before and at the end")
+    one.add_argument(
+        "--next", choices=["list", "disagreement"], default="list", help="which case follows (default: list)"
+    )
+    one.add_argument(
+        "--anew", type=int, default=0, help="so many cases also train a model of their own, for the last ones"
+    )
     one.add_argument("--seconds", type=float, default=30, help="of training after each case (default: 30)")
     one.add_argument("--keep", type=float, default=0.5, help="see nnsam3d learn --help")
     one.add_argument(
@@ -69,22 +81,43 @@ def run(args: argparse.Namespace) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {"cases": []}
     known["settings"] = {key: str(value) for key, value in vars(args).items() if key != "does"}
     dataset_json = json.loads((args.data / "dataset.json").read_text())
-    everything = {name: case for name, case in finished_cases(args.data).items() if name not in args.skip}
-    order = np.random.default_rng(args.order).permutation(sorted(everything)).tolist()[: args.cases]
+    finished = finished_cases(args.data)
+    if unknown := sorted({*args.skip, *args.test} - set(finished)):
+        raise SystemExit(f"{args.data} has no case {', '.join(unknown)}")
+    cases = {name: case for name, case in finished.items() if name not in (*args.skip, *args.test)}
+    order = np.random.default_rng(args.order).permutation(sorted(cases)).tolist()
     base = _model(args.model, args.folds, dataset_json)
-    dataset, own = args.output / "dataset", args.output / "learned"
-    tuning = Tuning(args.seconds, keep=args.keep, seed=args.order)
-    for name in tqdm(order[len(known["cases"]) :], desc="cases", unit="case"):
-        case = everything[name]
-        row = {"case": name, "base": _dice(base, case)}
+    dataset, own, anew = (args.output / name for name in ("dataset", "learned", "anew"))
+    grows = base.class_agnostic and not args.same
+    done = {row["case"] for row in known["cases"]}
+    left = [name for name in order if name not in done]
+    for number in tqdm(range(len(done), min(args.cases, len(order))), desc="cases", unit="case"):
         record = read_record(own) if own.is_dir() else None
-        row["own"] = row["base"] if record is None else _dice(_model(own, ["0"], dataset_json), case)
-        row["serves"] = record is not None and record.serves
+        serves = record is not None and record.serves
+        learned = None if record is None else _model(own, ["0"], dataset_json)
+        name = left[0]
+        if args.next == "disagreement" and serves and learned is not None and not learned.class_agnostic:
+            doubt = {one: disagreement(learned, one, list(map(str, cases[one].images))) for one in left[:MOST_CASES]}
+            name = max(doubt, key=lambda one: doubt[one])
+        left.remove(name)
+        case = cases[name]
+        row = {"case": name, "base": _dice(base, case)}
+        row["own"], row["serves"] = row["base"] if learned is None else _dice(learned, case), serves
+        if args.anew and number >= args.anew:
+            if not (anew / "learning.json").is_file():
+                whole = Tuning(number * args.seconds, keep=0, seed=args.order)
+                learn(args.model, args.folds, dataset, anew, whole, new=grows)
+            row["anew"] = _dice(_model(anew, ["0"], dataset_json), case)
         _finish(case, dataset, dataset_json)
-        done = learn(args.model, args.folds, dataset, own, tuning, new=base.class_agnostic and not args.same)
-        row |= {"seconds": done.seconds, "updates": done.updates, "before": done.before, "after": done.after}
-        row |= {"accepted": done.accepted}
+        tuning = Tuning(args.seconds, keep=args.keep, seed=args.order)
+        last = learn(args.model, args.folds, dataset, own, tuning, new=grows)
+        row |= {"seconds": last.seconds, "updates": last.updates, "before": last.before, "after": last.after}
+        row |= {"accepted": last.accepted}
         known["cases"].append(row)
+        write_json(file, known)
+    if args.test:
+        models = {"base": base, "own": _model(own, ["0"], dataset_json)}
+        known["test"] = {key: [_dice(model, finished[name]) for name in args.test] for key, model in models.items()}
         write_json(file, known)
 
 
@@ -118,6 +151,11 @@ def clicks_needed(dice: Sequence[float]) -> int:
     return next((n for n, value in enumerate(dice) if value >= WANTED), MOST)
 
 
+def _used(case: dict[str, Any], key: str) -> list[float] | None:
+    """Dice of what an annotator would have used: the model that learns only once it serves."""
+    return case["base"] if key == "own" and not case["serves"] else case.get(key)
+
+
 def _after(dice: Sequence[float], clicks: int) -> float:
     """Dice after so many clicks, or after the last one that was needed."""
     return dice[min(clicks, len(dice) - 1)]
@@ -137,23 +175,31 @@ def report(args: argparse.Namespace) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
-        for key, what in (("own", "learning"), ("base", "as it began")):
-            used = [case["own" if key == "own" and case["serves"] else "base"] for case in curve["cases"]]
-            needed = [clicks_needed(dice) for dice in used]
-            means = [f"{np.mean(needed[first:last]):.1f}" if needed[first:last] else "" for first, last in bins]
+        for key, (what, style) in MODELS.items():
+            used = [_used(case, key) for case in curve["cases"]]
+            parts = [[dice for dice in used[first:last] if dice is not None] for first, last in bins]
+            if not any(parts):
+                continue
+            needed = [np.mean([clicks_needed(dice) for dice in part]) if part else None for part in parts]
+            means = ["" if mean is None else f"{mean:.1f}" for mean in needed]
             lines.append("| " + " | ".join([name, what, *means]) + " |")
-            parts = [used[first:last] for first, last in bins]
             cells = [
-                " / ".join(f"{np.mean([_after(one, n) for one in part]):.2f}" for n in SHOWN) for part in parts if part
+                " / ".join(f"{np.mean([_after(one, n) for one in part]):.2f}" for n in SHOWN if part) for part in parts
             ]
-            scores.append("| " + " | ".join([name, what, *cells, *[""] * (len(bins) - len(cells))]) + " |")
-            places = [(first + min(last, len(needed)) + 1) / 2 for first, last in bins if needed[first:last]]
-            values = [np.mean(needed[first:last]) for first, last in bins if needed[first:last]]
-            style = "o-" if key == "own" else "o:"
-            axes.plot(places, values, style, label=f"{name}, {what}", color=f"C{list(curves).index(name)}")
+            scores.append("| " + " | ".join([name, what, *cells]) + " |")
+            shown = [
+                ((first + last + 1) / 2, mean)
+                for (first, last), mean in zip(bins, needed, strict=True)
+                if mean is not None
+            ]
+            axes.plot(*zip(*shown, strict=True), style, label=f"{name}, {what}", color=f"C{list(curves).index(name)}")
     axes.set(xlabel="finished cases", ylabel=f"clicks to Dice {WANTED} (at most {MOST})", ylim=(0, MOST + 0.3))
     axes.legend(fontsize=8)
     lines += ["", *scores]
+    for name, curve in curves.items():
+        for key, dice in curve.get("test", {}).items():
+            tested = " / ".join(f"{np.mean([_after(one, n) for one in dice]):.3f}" for n in SHOWN)
+            lines += ["", f"{name}, {len(dice)} cases that were never annotated, {MODELS[key][0]}: {tested}"]
     seconds = [case["seconds"] for curve in curves.values() for case in curve["cases"]]
     lines += ["", f"Seconds of learning per case: median {np.median(seconds):.0f}, largest {max(seconds):.0f}."]
     args.to.mkdir(parents=True, exist_ok=True)
