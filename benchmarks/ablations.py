@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Ablations: the same training without one of its parts, each repeated.
 
     python -m benchmarks.ablations clicks RAW WORK [--dataset 513] [--fold 3] [--updates 400] [--repeats 2] [--jobs 2]
@@ -87,7 +86,7 @@ def main() -> None:
     plan(args.dataset, work, environment)
     runs = [(variant, repeat) for repeat in range(args.repeats) for variant in study.variants]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda one: run(study, *one, args, work, environment), runs))
+        list(pool.map(lambda one: run(study, one[0], one[1], args, work, environment), runs))
     print(table(study, work, args.repeats))
 
 
@@ -141,8 +140,8 @@ def folder_of(work: Path, study: Study, variant: str, repeat: int) -> Path:
 
 
 def scores(study: Study, folder: Path) -> list[float]:
-    """Of one training: mean Dice after ``CLICKS``; of the iterative protocol, share of sequences with 0.85 at the end and
-    obedience at the end."""
+    """Of one training: mean Dice after ``CLICKS``; of the iterative protocol also, at the end, the share of sequences
+    with 0.85, and obedience."""
     units = json.loads((folder / "bench" / "results.json").read_text())["units"]
     found: list[float] = []
     for protocol in study.protocols:
