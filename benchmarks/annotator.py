@@ -20,6 +20,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from nnsam3d.learning.check import clicked_through
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.learn import learn
 from nnsam3d.learning.order import MOST_CASES, disagreement
-from nnsam3d.learning.record import read_record
+from nnsam3d.learning.record import Record, read_record
 from nnsam3d.learning.tune import Tuning
 from nnsam3d.nnunet.datasets import STARTER
 from nnsam3d.progress import tqdm
@@ -59,7 +60,10 @@ def main() -> None:
         "--next", choices=["list", "disagreement"], default="list", help="which case follows (default: list)"
     )
     one.add_argument(
-        "--anew", type=int, default=0, help="so many cases also train a model of their own, for the last ones"
+        "--anew",
+        type=int,
+        default=0,
+        help="N: after N cases, train one model on them together; it is measured on the later ones",
     )
     one.add_argument("--seconds", type=float, default=30, help="of training after each case (default: 30)")
     one.add_argument("--keep", type=float, default=0.5, help="see nnsam3d learn --help")
@@ -78,8 +82,13 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Annotates the cases that are left, and learns after each."""
     file = args.output / "curve.json"
-    known = json.loads(file.read_text()) if file.is_file() else {"cases": []}
-    known["settings"] = {key: str(value) for key, value in vars(args).items() if key != "does"}
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("does", "cases")}
+    known: dict[str, Any] = {"settings": settings, "cases": []}
+    if file.is_file():
+        known = json.loads(file.read_text())
+        changed = [key for key, value in settings.items() if known["settings"].get(key, value) != value]
+        if changed:
+            raise SystemExit(f"{file}: begun with other values of {', '.join(changed)}: choose another -o")
     dataset_json = json.loads((args.data / "dataset.json").read_text())
     finished = finished_cases(args.data)
     if unknown := sorted({*args.skip, *args.test} - set(finished)):
@@ -92,21 +101,22 @@ def run(args: argparse.Namespace) -> None:
     done = {row["case"] for row in known["cases"]}
     left = [name for name in order if name not in done]
     for number in tqdm(range(len(done), min(args.cases, len(order))), desc="cases", unit="case"):
-        record = read_record(own) if own.is_dir() else None
-        serves = record is not None and record.serves
+        if number and number == args.anew and "anew" not in known:  # before the next case joins the dataset
+            whole = Tuning(number * args.seconds, keep=0, seed=args.order)
+            known["anew"] = asdict(learn(args.model, args.folds, dataset, anew, whole, new=grows))
+            write_json(file, known)
+        record = _record(own)
         learned = None if record is None else _model(own, ["0"], dataset_json)
+        serves = record is not None and record.serves
         name = left[0]
         if args.next == "disagreement" and serves and learned is not None and not learned.class_agnostic:
-            doubt = {one: disagreement(learned, one, list(map(str, cases[one].images))) for one in left[:MOST_CASES]}
+            doubt = {one: disagreement(learned, one, cases[one].images) for one in left[:MOST_CASES]}
             name = max(doubt, key=lambda one: doubt[one])
         left.remove(name)
         case = cases[name]
-        row = {"case": name, "base": _dice(base, case)}
-        row["own"], row["serves"] = row["base"] if learned is None else _dice(learned, case), serves
-        if args.anew and number >= args.anew:
-            if not (anew / "learning.json").is_file():
-                whole = Tuning(number * args.seconds, keep=0, seed=args.order)
-                learn(args.model, args.folds, dataset, anew, whole, new=grows)
+        row = {"case": name, "base": _dice(base, case), "serves": serves}
+        row["own"] = row["base"] if learned is None else _dice(learned, case)
+        if "anew" in known:
             row["anew"] = _dice(_model(anew, ["0"], dataset_json), case)
         _finish(case, dataset, dataset_json)
         tuning = Tuning(args.seconds, keep=args.keep, seed=args.order)
@@ -115,10 +125,17 @@ def run(args: argparse.Namespace) -> None:
         row |= {"accepted": last.accepted}
         known["cases"].append(row)
         write_json(file, known)
-    if args.test:
-        models = {"base": base, "own": _model(own, ["0"], dataset_json)}
+    record = _record(own)
+    if args.test and record is not None and "test" not in known:
+        models = {"base": base, "own": _model(own, ["0"], dataset_json) if record.serves else base}
         known["test"] = {key: [_dice(model, finished[name]) for name in args.test] for key, model in models.items()}
         write_json(file, known)
+
+
+def _record(own: Path) -> Record | None:
+    """Of a model that has learned at least once."""
+    record = read_record(own) if own.is_dir() else None
+    return record if record is not None and record.rounds else None
 
 
 def _model(folder: Path, folds: Sequence[str] | None, dataset_json: dict[str, Any]) -> Model:
@@ -156,6 +173,11 @@ def _used(case: dict[str, Any], key: str) -> list[float] | None:
     return case["base"] if key == "own" and not case["serves"] else case.get(key)
 
 
+def _means(cases: Sequence[Sequence[float]], form: str) -> str:
+    """Mean Dice after ``SHOWN`` clicks; nothing without cases."""
+    return " / ".join(f"{np.mean([_after(dice, n) for dice in cases]):{form}}" for n in SHOWN) if cases else ""
+
+
 def _after(dice: Sequence[float], clicks: int) -> float:
     """Dice after so many clicks, or after the last one that was needed."""
     return dice[min(clicks, len(dice) - 1)]
@@ -183,9 +205,7 @@ def report(args: argparse.Namespace) -> None:
             needed = [np.mean([clicks_needed(dice) for dice in part]) if part else None for part in parts]
             means = ["" if mean is None else f"{mean:.1f}" for mean in needed]
             lines.append("| " + " | ".join([name, what, *means]) + " |")
-            cells = [
-                " / ".join(f"{np.mean([_after(one, n) for one in part]):.2f}" for n in SHOWN if part) for part in parts
-            ]
+            cells = [_means(part, ".2f") for part in parts]
             scores.append("| " + " | ".join([name, what, *cells]) + " |")
             shown = [
                 ((first + last + 1) / 2, mean)
@@ -198,8 +218,10 @@ def report(args: argparse.Namespace) -> None:
     lines += ["", *scores]
     for name, curve in curves.items():
         for key, dice in curve.get("test", {}).items():
-            tested = " / ".join(f"{np.mean([_after(one, n) for one in dice]):.3f}" for n in SHOWN)
-            lines += ["", f"{name}, {len(dice)} cases that were never annotated, {MODELS[key][0]}: {tested}"]
+            lines += [
+                "",
+                f"{name}, {len(dice)} cases that were never annotated, {MODELS[key][0]}: {_means(dice, '.3f')}",
+            ]
     seconds = [case["seconds"] for curve in curves.values() for case in curve["cases"]]
     lines += ["", f"Seconds of learning per case: median {np.median(seconds):.0f}, largest {max(seconds):.0f}."]
     args.to.mkdir(parents=True, exist_ok=True)

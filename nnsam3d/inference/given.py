@@ -6,6 +6,7 @@ file. Other libraries are recognised by the names of their types, so that none i
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -45,12 +46,12 @@ class ReadImage:
     """An image that was read from files, for :meth:`Session.set_image` later.
 
     Attributes:
-        versions: of the files when they were read, see :func:`file_version`.
+        version: of the files when they were read, see :func:`version_of`.
         array: (C, z, y, x), with the properties of nnU-Net's reader.
     """
 
     files: tuple[str, ...]
-    versions: tuple[str, ...]
+    version: str
     array: NDArray[Any]
     properties: dict[str, Any]
 
@@ -64,19 +65,18 @@ class ReadImage:
             UserError: a file that cannot be read, or a wrong number of channels.
         """
         names = tuple(os.fspath(file) for file in files)
-        versions = tuple(
-            file_version(Path(name)) for name in names
-        )  # before: a file that changes meanwhile is not taken
-        return cls(names, versions, *model.read(names))
+        version = version_of(names)  # first: a file that changes meanwhile is another
+        return cls(names, version, *model.read(names))
 
     @property
     def nbytes(self) -> int:
         return int(self.array.nbytes)
 
-    def is_of(self, files: Sequence[str | Path]) -> bool:
-        """Whether these files are the ones that were read, and have not changed since."""
-        names = tuple(os.fspath(file) for file in files)
-        return names == self.files and self.versions == tuple(file_version(Path(name)) for name in names)
+
+def version_of(files: Sequence[str | Path]) -> str:
+    """Changes when one of the files is written again. Reads none."""
+    versions = " ".join(file_version(Path(file)) for file in files)
+    return hashlib.sha256(versions.encode()).hexdigest()[:16]
 
 
 def given_image(
@@ -85,20 +85,18 @@ def given_image(
     """An image as files, or as an array with the properties of nnU-Net's reader.
 
     Args:
-        image: a file, a list of files (one per channel), a :class:`ReadImage`, an array (z, y, x) or (C, z, y, x), an
-            image of SimpleITK, nibabel or MONAI, or a list of these (one per channel).
+        image: a file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), or an image of SimpleITK,
+            nibabel or MONAI, or a list of these (one per channel).
         spacing: mm along z, y, x, of an array.
         properties: what nnU-Net's reader returned with an array.
         reader: nnU-Net's name of the model's reader.
 
     Returns:
-        files; array (z, y, x) or (C, z, y, x), a float32 copy, None for files to read; properties, empty for these.
+        files; array (z, y, x) or (C, z, y, x), a float32 copy, None for files; properties, empty for files.
 
     Raises:
         UserError: nothing of this, or not numbers, or a geometry that the model's reader cannot represent.
     """
-    if isinstance(image, ReadImage):
-        return list(image.files), image.array, image.properties
     if files := _files(image):
         return files, None, {}
     if isinstance(properties, Mapping) and not properties:

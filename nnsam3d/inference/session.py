@@ -17,7 +17,7 @@ from nnsam3d.geometry import ImageGrid, Slices
 from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.drawing import Drawing
-from nnsam3d.inference.given import given_image, given_model
+from nnsam3d.inference.given import ReadImage, given_image, given_model
 from nnsam3d.inference.history import History, HistoryStep, SessionSnapshot, State, prompt_at
 from nnsam3d.inference.image import PreparedImage, Segmentation, changed_box
 from nnsam3d.inference.model import Model
@@ -89,8 +89,8 @@ class Session(Drawing):
         """Takes a new image and begins a new history. It is read, and preprocessed later where it is looked at.
 
         Args:
-            image: an image file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), or an image of
-                SimpleITK, nibabel or MONAI with its geometry; see :func:`given_image`.
+            image: an image file, a list of files (one per channel), an array (z, y, x) or (C, z, y, x), an image of
+                SimpleITK, nibabel or MONAI with its geometry (see :func:`given_image`), or a :class:`ReadImage`.
             spacing: mm along z, y, x, of an array; files and ``properties`` bring their own.
             properties: what nnU-Net's reader returned with the array; with them world clicks are possible.
 
@@ -98,15 +98,18 @@ class Session(Drawing):
             UserError: a file that cannot be read, an array without spacing, a wrong shape or number of channels; the
                 session stays as it was.
         """
-        # a copy: windows are cut from it later, whatever becomes of the caller's
-        files, array, properties = given_image(image, spacing, properties, self._model.reader_name)
-        if array is None:
-            self._progress("reading", 0)
-            array, properties = self._model.read(files)
-        elif not files:
-            array = array[None] if array.ndim == 3 else array
-            check_image(array, "the image", self._model.num_channels)
-        prepared = PreparedImage(self._model, array, properties, self._cache_bytes, self._watch, files)
+        if isinstance(image, ReadImage):
+            files, data, properties = list(image.files), image.array, image.properties
+        else:
+            # a copy: windows are cut from it later, whatever becomes of the caller's
+            files, array, properties = given_image(image, spacing, properties, self._model.reader_name)
+            if array is None:
+                self._progress("reading", 0)
+                data, properties = self._model.read(files)
+            else:
+                data = array[None] if array.ndim == 3 else array
+                check_image(data, "the image", self._model.num_channels)
+        prepared = PreparedImage(self._model, data, properties, self._cache_bytes, self._watch, files)
         case = Path(files[0]).name.removesuffix(FIRST_CHANNEL + self._model.file_ending) if files else "session"
         self._now = SessionSnapshot(prepared, case)
 

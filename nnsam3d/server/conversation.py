@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
-from nnsam3d.inference.given import ReadImage
+from nnsam3d.inference.given import ReadImage, version_of
 from nnsam3d.inference.history import SessionSnapshot
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
@@ -82,6 +82,7 @@ class Conversation:
         self._synchronised = False
         self._touched: Slices | None = None
         self._ahead: ReadImage | None = None
+        self._ahead_bytes = 0
 
     def _progress(self, what: str, number: int) -> None:
         self.doing = what, number
@@ -97,13 +98,8 @@ class Conversation:
     @property
     def nbytes(self) -> int:
         """Memory used by the image and everything computed from it. May be read from any thread."""
-        others = (self._buffer, self._ahead)
-        return self.session.kept_bytes + sum(0 if one is None else one.nbytes for one in others)
-
-    def forget(self) -> None:
-        """Gives memory back that only saves time: the next image, and the windows that are kept for further clicks."""
-        self._ahead = None
-        self.session.forget_windows()
+        buffer = self._buffer
+        return self.session.kept_bytes + self._ahead_bytes + (0 if buffer is None else buffer.nbytes)
 
     @property
     def working_bytes(self) -> int:
@@ -127,27 +123,43 @@ class Conversation:
         self.session.set_image(array, spacing=spacing)
         self._opened((), "")
 
-    def open_files(self, files: Sequence[Path], case: str) -> bool:
-        """Opens a new image, one file per channel. Returns whether it was read ahead."""
-        ahead, self._ahead = self._ahead, None
-        is_read = ahead is not None and ahead.is_of(files)
+    def open_files(self, files: Sequence[Path], case: str) -> None:
+        """Opens a new image, one file per channel."""
+        ahead = self._ahead if self.has_read(files) else None
+        self.forget_ahead()
         self._take_newest()
-        self.session.set_image(ahead if is_read else [str(file) for file in files])
+        self.session.set_image([str(file) for file in files] if ahead is None else ahead)
         self._opened(tuple(files), case)
-        return is_read
 
-    def read_ahead(self, files: Sequence[Path]) -> None:
+    def read_ahead(self, files: Sequence[Path], size: int) -> None:
         """Reads an image that may be opened next. May run in any thread.
+
+        Args:
+            size: bytes that it takes, which count until it is read.
 
         Raises:
             UserError: a file that cannot be read.
         """
-        self._ahead = None
-        self._ahead = ReadImage.of(self.model, files)
+        self._ahead, self._ahead_bytes, case = None, size, self.case
+        read = None
+        try:
+            read = ReadImage.of(self.model, files)
+        finally:
+            self._ahead = read if self.case == case else None  # otherwise another image was opened meanwhile
+            self._ahead_bytes = 0 if self._ahead is None else self._ahead.nbytes
+
+    def has_read(self, files: Sequence[Path]) -> bool:
+        """Whether these files were read ahead, and have not changed since. May run in any thread."""
+        ahead = self._ahead
+        return ahead is not None and ahead.files == tuple(map(str, files)) and ahead.version == version_of(files)
+
+    def forget_ahead(self) -> None:
+        """Gives the memory of the image back that was read ahead."""
+        self._ahead, self._ahead_bytes = None, 0
 
     @property
-    def ahead(self) -> tuple[str, ...]:
-        """The files that were read ahead. From any thread."""
+    def ahead_files(self) -> tuple[str, ...]:
+        """The files that were read ahead. May be read from any thread."""
         ahead = self._ahead
         return () if ahead is None else ahead.files
 
@@ -155,6 +167,7 @@ class Conversation:
         """Holds no image any more: the next one was refused, and clicks that follow are not meant for this one."""
         self.session.restore(SessionSnapshot())
         self._opened((), "")
+        self.forget_ahead()
         self.keeps = None
 
     def _take_newest(self) -> None:

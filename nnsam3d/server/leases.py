@@ -26,6 +26,7 @@ class Lease:
         used: time of the client's last action (idle clock).
         alive: time of its last action or heartbeat (liveness clock).
         lock: held while a request of this client is served, so that its requests are served one at a time.
+        reading: held while an image is read ahead, so that opening it waits for that.
         busy: number of requests of this client being served.
         job: what was queued last for the model.
     """
@@ -35,6 +36,7 @@ class Lease:
     used: float
     alive: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     busy: int = 0
     job: Future[Any] | None = None
 
@@ -182,7 +184,8 @@ class Leases:
             self._reserved += size
 
     def make_room(self, wanted: int = 0, but: Lease | None = None) -> None:
-        """Enforces the memory budget by dropping what is cached, starting with the client that has been idle longest.
+        """Enforces the memory budget: drops images that were read ahead, then cached windows, starting with the client
+        that has been idle longest.
 
         Must run in the worker's thread, like everything that a session does.
 
@@ -197,13 +200,13 @@ class Leases:
             leases = sorted(self._leases.values(), key=lambda lease: lease.used)
             taken = self._reserved + wanted
         free = self.budget - taken - sum(lease.conversation.nbytes for lease in leases if lease is not but)
-        for lease in leases:
+        others = [lease.conversation for lease in leases if lease is not but]
+        for drop in [one.forget_ahead for one in others] + [one.session.forget_windows for one in others]:
             if free >= 0:
                 return
-            if lease is not but:
-                before = lease.conversation.nbytes
-                lease.conversation.forget()
-                free += before - lease.conversation.nbytes
+            before = sum(one.nbytes for one in others)
+            drop()
+            free += before - sum(one.nbytes for one in others)
         if free < 0 and wanted:
             raise self._full()
 

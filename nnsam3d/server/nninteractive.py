@@ -122,7 +122,7 @@ async def add_box(call: Call) -> Response:
 
     def add(conversation: Conversation, label: int) -> None:
         session = conversation.session
-        conversation.session.add(box_prompts(ends, session.shape, label, session.kinds), "array")
+        session.add(box_prompts(ends, session.shape, label, session.kinds), "array")
 
     return await _add(call, given, add)
 

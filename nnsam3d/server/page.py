@@ -16,6 +16,7 @@ from starlette.routing import Mount
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
+from nnsam3d.inference.given import version_of
 from nnsam3d.prompts import MaskPrompt, Prompt
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
@@ -109,44 +110,55 @@ async def _following(call: Call) -> str | None:
 
 
 async def read_ahead(call: Call) -> Response:
-    """Reads the images of the case that will probably be the next, if memory is free."""
-    app, case = call.app, await _following(call)
-    if case is None:
-        return JSONResponse({"next": None, "file": None})
-    files, size = await asyncio.to_thread(_readable, _folder(call), case)
-    if app.leases.free < size:
-        return JSONResponse({"next": None, "file": None})
-    async with app.reserved(size), app.unpacking:
-        await asyncio.to_thread(call.lease.conversation.read_ahead, files)
-    return JSONResponse({"next": case, "file": files[0].name})
+    """Reads the images of the case that will probably be the next, where memory is free.
+
+    It is a guess: if it fails, nothing is read, and opening the case says why.
+    """
+    lease, conversation = call.lease, call.lease.conversation
+    nothing = JSONResponse({"next": None})
+    async with lease.reading:
+        case = await _following(call)
+        if case is None:
+            return nothing
+        try:
+            files, size, version = await asyncio.to_thread(_readable, _folder(call), case)
+            if not await asyncio.to_thread(conversation.has_read, files):
+                if call.app.leases.free < size:
+                    return nothing
+                await asyncio.to_thread(conversation.read_ahead, files, size)
+        except (UserError, Refusal):
+            return nothing
+    return JSONResponse({"next": case, "version": version, "file": files[0].name})
 
 
 async def file_ahead(call: Call) -> Response:
-    files = call.lease.conversation.ahead
+    files = call.lease.conversation.ahead_files
     if not files or Path(files[0]).name != call.request.path_params["name"]:
         raise Refusal(404, "this image was not read ahead")
     return FileResponse(files[0], media_type=BINARY)
 
 
-def _readable(folder: Cases, case: str) -> tuple[tuple[Path, ...], int]:
-    """The images of a case, which name no other files, and the memory that reading them takes."""
+def _readable(folder: Cases, case: str) -> tuple[tuple[Path, ...], int, str]:
+    """The images of a case, which name no other files; the memory that reading them takes; and their version."""
     files = folder.files(case)
     for file in files:
         check_standalone(file)
-    return files, bytes_to_read(files)
+    return files, bytes_to_read(files), version_of(files)
 
 
 async def open_case(call: Call) -> Response:
     folder, case = _folder(call), str(call.json().get("case"))
     saved = call.json().get("saved") is True
-    files, size = await asyncio.to_thread(_readable, folder, case)
+    files, size, version = await asyncio.to_thread(_readable, folder, case)
 
     def job(conversation: Conversation) -> Response:
-        ahead = conversation.open_files(files, case)
+        conversation.open_files(files, case)
         folder.reopen(case, conversation, draft=not saved)  # or the next save would replace it by what is clicked now
-        return _opened(call, conversation, case, ahead)
+        return _opened(call, conversation, case, version)
 
-    await call.reserve(size)
+    async with call.lease.reading:  # which may be this case
+        is_read = await asyncio.to_thread(call.lease.conversation.has_read, files)
+    await call.reserve(0 if is_read else size)
     return await call.work(as_step(job))
 
 
@@ -180,7 +192,7 @@ def _check_reader(call: Call) -> None:
         )
 
 
-def _opened(call: Call, conversation: Conversation, case: str, ahead: bool = False) -> Response:
+def _opened(call: Call, conversation: Conversation, case: str, version: str = "") -> Response:
     session = conversation.session
     conversation.change()  # what a saved case contains counts in the volumes
     return JSONResponse(
@@ -191,7 +203,7 @@ def _opened(call: Call, conversation: Conversation, case: str, ahead: bool = Fal
             "channels": [file.name for file in conversation.files],
             "automatic": not conversation.model.class_agnostic,
             "saved": bool(conversation.version),
-            "ahead": ahead,
+            "version": version,
             **({} if call.app.cases is None or not conversation.case else call.app.cases.row(conversation.case)),
             **shown_state(call, conversation),
         }

@@ -59,9 +59,9 @@ def shown_state(call: Call, conversation: Conversation) -> dict[str, Any]:
     facts = conversation.volumes()
     return {
         "prompts": [_shown(one, session) for one in session.prompts],
-        "can_undo": conversation.session.can_undo,
-        "can_redo": conversation.session.can_redo,
-        "started": conversation.session.started,
+        "can_undo": session.can_undo,
+        "can_redo": session.can_redo,
+        "started": session.started,
         "facts": {name: {"ml": ml, "components": count} for name, (ml, count) in facts.items()},
         "remarks": [*session.remarks, *conversation.warnings],
         "also_open": call.app.leases.opened_by_others(call.lease).count(conversation.case),

@@ -26,13 +26,14 @@ class FakeSession:
 @dataclass
 class FakeConversation:
     session: FakeSession = field(default_factory=FakeSession)
+    ahead: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.session.image + self.session.windows
+        return self.session.image + self.session.windows + self.ahead
 
-    def forget(self) -> None:
-        self.session.forget_windows()
+    def forget_ahead(self) -> None:
+        self.ahead = 0
 
 
 class Clock:

@@ -933,7 +933,7 @@ def test_on_a_tablet_fingers_click_draw_and_zoom(work: Any, visit: Open) -> None
 
     i, j, k = TARGET
     x, y = page.pixel(there.ras(TARGET), "axial")
-    fingers([(x, y), (x + 4, y + 5)])  # a finger rolls
+    fingers([(x, y), (x + 3, y + 5)])  # a finger rolls
     assert page.clicks() == [(list(TARGET), "lesion")]
     there.session.add_click(TARGET, "lesion")
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -377,53 +376,72 @@ def test_the_answer_without_prompts_is_a_step(start: Start, served_model: Model,
     assert not running.change("/api/undo", {}, lease)[0]["started"]
 
 
-def free_bytes(running: Running) -> int:
-    """Once the memory of requests is given back, which is after their answers."""
-    while running.app.leases._reserved:
-        time.sleep(0.01)
-    return running.app.leases.free
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are read by models, in order."""
+    names: list[str] = []
+    usual = Model.read
+
+    def noted(self: Model, images: Sequence[Any]) -> Any:
+        names.append(Path(images[0]).name[0])
+        return usual(self, images)
+
+    monkeypatch.setattr(Model, "read", noted)
+    return names
 
 
 def test_the_next_case_is_read_ahead_and_a_file_that_changes_meanwhile_is_read_again(
-    start: Start, served_model: Model, tmp_path: Path
+    start: Start, served_model: Model, tmp_path: Path, read: list[str]
 ) -> None:
     images = write_cases(tmp_path / "images", ("a", "b", "c"))
     running = start(cases=Cases(images, served_model))
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    assert running.ask("POST", "/api/open", {"case": "a"}, lease).json()["ahead"] is False
+    running.ask("POST", "/api/open", {"case": "a"}, lease)
     assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").status == 404
-    before = free_bytes(running)
-    assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": "b", "file": "b_0000.nii.gz"}
-    assert before - free_bytes(running) == 4 * np.prod(SHAPE), "the memory counts"
+    conversation = running.app.leases.find(lease).conversation
+    before = conversation.nbytes
+    told = running.ask("POST", "/api/ahead", {}, lease).json()
+    assert (told["next"], told["file"]) == ("b", "b_0000.nii.gz")
+    assert running.ask("POST", "/api/ahead", {}, lease).json() == told
+    assert conversation.nbytes - before == 4 * np.prod(SHAPE), "the memory counts"
     file = images / "b_0000.nii.gz"
     assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").body == file.read_bytes()
-    assert running.ask("POST", "/api/open", {"case": "b"}, lease).json()["ahead"] is True
+    assert running.ask("POST", "/api/open", {"case": "b"}, lease).json()["version"] == told["version"]
+    assert read == ["a", "b"], "once each"
     session = Session(served_model)
     session.set_image(file)
     session.add_click(AT, "lesion")
     mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
     np.testing.assert_array_equal(mask, session.segmentation)
 
-    assert running.ask("POST", "/api/ahead", {}, lease).json()["next"] == "c"
+    told = running.ask("POST", "/api/ahead", {}, lease).json()
+    assert told["next"] == "c"
     (images / "c_0000.nii.gz").write_bytes((images / "a_0000.nii.gz").read_bytes())
-    assert running.ask("POST", "/api/open", {"case": "c"}, lease).json()["ahead"] is False
+    assert running.ask("POST", "/api/open", {"case": "c"}, lease).json()["version"] != told["version"]
     session.set_image(images / "a_0000.nii.gz")
     session.add_click(AT, "lesion")
     mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
     np.testing.assert_array_equal(mask, session.segmentation)
 
 
-def test_a_next_case_for_which_there_is_no_memory_or_that_is_damaged_is_not_read_ahead(
-    start: Start, served_model: Model, tmp_path: Path
-) -> None:
-    images = write_cases(tmp_path / "images")
+def test_a_guess_harms_nobody(start: Start, served_model: Model, tmp_path: Path, read: list[str]) -> None:
+    images = write_cases(tmp_path / "images", ("a", "b", "c"))
     running = start(cases=Cases(images, served_model))
+    leases = running.app.leases
     lease = running.ask("POST", "/api/claim").json()["lease_token"]
     running.ask("POST", "/api/open", {"case": "a"}, lease)
-    budget, running.app.leases.budget = running.app.leases.budget, 8 * int(np.prod(SHAPE))
-    assert running.ask("POST", "/api/ahead", {}, lease).json()["next"] is None
-    running.app.leases.budget = budget
+    conversation = leases.find(lease).conversation
+    budget, leases.budget = leases.budget, 8 * int(np.prod(SHAPE))
+    assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": None}, "no memory is free"
+    leases.budget = budget
+    assert running.ask("POST", "/api/ahead", {}, lease).json()["next"] == "b"
+    before = conversation.nbytes
+    leases.budget = before - 1
+    leases.make_room()
+    assert before - conversation.nbytes == 4 * np.prod(SHAPE), "it goes first"
+    leases.budget = budget
     (images / "b_0000.nii.gz").write_bytes(b"damaged")
-    assert running.ask("POST", "/api/ahead", {}, lease).status == 400
+    assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": None}
     mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
     assert mask[AT[::-1]] == 1, "the open case goes on"
+    assert running.ask("POST", "/api/open", {"case": "b"}, lease).status == 400

@@ -3,7 +3,7 @@
 import { bindCases } from "./cases.js";
 import { chooseNeighbour, chooseValue, setContrast, setFill, setHidden, setView } from "./choices.js";
 import { connect, failed, lost } from "./connection.js";
-import { annotate, askFirst, download, next, openFile, save, showChannel, skip, toggle } from "./files.js";
+import { annotate, askFirst, download, next, openFile, readAhead, save, showChannel, skip, toggle } from "./files.js";
 import { bindKeys } from "./keys.js";
 import { markerAt } from "./markers.js";
 import { $ } from "./panel.js";
@@ -119,7 +119,10 @@ window.addEventListener("pointerdown", ({ target }) => target.closest("#display,
 $("comment").addEventListener("change", ({ target }) => annotate({ comment: target.value }));
 $("annotator").value = recall("annotator") ?? "";
 $("annotator").addEventListener("change", ({ target }) => remember("annotator", target.value.trim()));
+let lesson = ""; // what the model has learned last
 server.onAlive = ({ learning }) => {
+  if ((learning?.said ?? "") !== lesson) readAhead(); // another case may be next
+  lesson = learning?.said ?? "";
   $("learning").hidden = !(learning?.now || learning?.said);
   $("learning").textContent = [learning?.said, learning?.now ? "Learning from saved cases…" : ""].filter(Boolean).join(". ");
 };

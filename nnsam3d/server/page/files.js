@@ -11,7 +11,7 @@ import { canSave, isUnsaved, later, page, server, viewer, work } from "./state.j
 import { after, startAutomatically } from "./steps.js";
 
 const AHEAD = 3000; // ms after a case was opened: its first prompts come first
-let ahead = null; // {case, bytes}: the file of the case that is probably the next
+let brought = null; // {version, bytes}: the file of the case that is probably the next
 
 export async function listCases() {
   page.cases = await server.cases();
@@ -32,8 +32,8 @@ export function openFile(file) {
 
 async function shown(image, source) {
   const name = image.channels[0];
-  const there = image.ahead && ahead?.case === source.case ? ahead.bytes : null;
-  ahead = null;
+  const there = image.version && brought?.version === image.version ? brought.bytes : null;
+  brought = null;
   const [bytes, mask] = await Promise.all([
     source.file ? source.file.arrayBuffer() : (there ?? server.image(0, name)),
     server.mask(image.case),
@@ -55,7 +55,7 @@ async function shown(image, source) {
   startPast(!started ? null : prompts.length ? OPENED : new File([mask], `${image.case}.nii.gz`));
   if (image.draft) forgetSaved();
   if (source.case) remember("case", source.case);
-  if (page.cases.some((one) => isOpen(one) && one.case !== source.case)) setTimeout(() => readAhead(image), AHEAD);
+  if (source.case) setTimeout(readAhead, AHEAD, image);
   hideNotice();
   $("empty").hidden = true;
   const [z, y, x] = image.shape;
@@ -72,14 +72,16 @@ async function shown(image, source) {
   if (page.info.learns && image.automatic && image.state === "todo") startAutomatically();
 }
 
-// Brings the next case while this one is worked on. If that fails, opening it says why.
-async function readAhead(image) {
-  if (page.image !== image) return;
+// Brings the next case while nothing else is done. If that fails, opening it says why.
+export async function readAhead(image = page.image) {
+  if (!image || page.image !== image || !page.cases.some((one) => isOpen(one) && one.case !== page.source.case)) return;
+  if (work.running) return setTimeout(readAhead, AHEAD, image);
   try {
-    const { next, file } = await server.json("POST", "api/ahead", {});
-    if (!next || page.image !== image) return;
+    const { next, version, file } = await server.json("POST", "api/ahead", {});
+    if (!next || page.image !== image || brought?.version === version) return;
+    brought = null;
     const bytes = await server.bytes(`api/ahead/${encodeURIComponent(file)}`);
-    if (page.image === image) ahead = { case: next, bytes };
+    if (page.image === image) brought = { version, bytes };
   } catch {
     // only time is lost
   }

@@ -3,7 +3,7 @@
 import { AXES } from "./viewer.js";
 
 // A pointer that moves farther is dragging. Fingers roll.
-const CLICK_PIXELS = { mouse: 3, pen: 5, touch: 10 };
+const CLICK_PIXELS = { mouse: 3, pen: 5, touch: 7 };
 const STROKE_PIXELS = 2; // between points of a stroke
 
 function isDrag(start, { clientX, clientY, pointerType }) {
