@@ -46,7 +46,7 @@ class ReadImage:
     """An image that was read from files, for :meth:`Session.set_image` later.
 
     Attributes:
-        version: of the files when they were read, see :func:`version_of`.
+        version: of the files when they were read, see :func:`files_version`.
         array: (C, z, y, x), with the properties of nnU-Net's reader.
     """
 
@@ -65,7 +65,7 @@ class ReadImage:
             UserError: a file that cannot be read, or a wrong number of channels.
         """
         names = tuple(os.fspath(file) for file in files)
-        version = version_of(names)  # first: a file that changes meanwhile is another
+        version = files_version(names)  # first: a file that changes meanwhile is another
         return cls(names, version, *model.read(names))
 
     @property
@@ -73,7 +73,7 @@ class ReadImage:
         return int(self.array.nbytes)
 
 
-def version_of(files: Sequence[str | Path]) -> str:
+def files_version(files: Sequence[str | Path]) -> str:
     """Changes when one of the files is written again. Reads none."""
     versions = " ".join(file_version(Path(file)) for file in files)
     return hashlib.sha256(versions.encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
-from nnsam3d.inference.given import ReadImage, version_of
+from nnsam3d.inference.given import ReadImage, files_version
 from nnsam3d.inference.history import SessionSnapshot
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
@@ -151,7 +151,7 @@ class Conversation:
     def has_read(self, files: Sequence[Path]) -> bool:
         """Whether these files were read ahead, and have not changed since. May run in any thread."""
         ahead = self._ahead
-        return ahead is not None and ahead.files == tuple(map(str, files)) and ahead.version == version_of(files)
+        return ahead is not None and ahead.files == tuple(map(str, files)) and ahead.version == files_version(files)
 
     def forget_ahead(self) -> None:
         """Gives the memory of the image back that was read ahead."""

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from nnsam3d import __version__
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
-from nnsam3d.inference.given import version_of
+from nnsam3d.inference.given import files_version
 from nnsam3d.prompts import MaskPrompt, Prompt
 from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
@@ -143,7 +143,7 @@ def _readable(folder: Cases, case: str) -> tuple[tuple[Path, ...], int, str]:
     files = folder.files(case)
     for file in files:
         check_standalone(file)
-    return files, bytes_to_read(files), version_of(files)
+    return files, bytes_to_read(files), files_version(files)
 
 
 async def open_case(call: Call) -> Response:
