@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.components import Component, Components, in_the_middle
+from nnsam3d.inference.extent import is_meant
+from nnsam3d.prompts.components import Components, in_the_middle
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
 
@@ -51,16 +52,17 @@ def bind_clicks(
     """Changes a label map (z, y, x) in place so that it agrees with the clicks.
 
     First, every positively clicked voxel receives its click's label. Then, a negative click (label 0) in the middle of
-    a component (26-connected, of one label) removes the component, unless it contains a positive click, which may lie
-    on its border. Nearer to the rim, the click says that the component reaches too far, not that it is wrong. Finally,
-    every negatively clicked voxel becomes background. Of several clicks on one voxel, the last one counts.
+    a component (26-connected, of one label) removes the component, unless a positive prompt speaks of it: a click,
+    which may lie on its border, or a box, lasso, line or scribble. Nearer to the rim, the click says that the component
+    reaches too far, not that it is wrong. Finally, every negatively clicked voxel becomes background. Of several clicks
+    on one voxel, the last one counts.
 
     Args:
         segmentation: label map (z, y, x); is changed.
         prompts: on the voxels of the label map.
         regions: for datasets with regions. The core of a tumour is part of the tumour, so a click "tumour" changes
             nothing there; and a negative click removes a component of all foreground.
-        spacing: mm along z, y, x. In the middle are voxels with at least half of the component's largest depth.
+        spacing: mm along z, y, x, for :func:`in_the_middle`.
 
     >>> segmentation = np.zeros((3, 3, 8), np.uint8)
     >>> segmentation[:, :, :2] = 1
@@ -79,12 +81,11 @@ def bind_clicks(
         value = int(segmentation[voxel])
         if value:
             component = Components(segmentation == value if regions is None else segmentation > 0).holding(voxel)
-            if not any(component.holds(place) for place in positive) and _middle_holds(component, voxel, spacing):
+            clicked_N = (component.voxels() == voxel).all(axis=1)
+            labels = [value] if regions is None else list(regions)
+            if in_the_middle(component, spacing)[clicked_N].any() and not is_meant(
+                component, prompts, labels, segmentation.shape
+            ):
                 segmentation[component.place][component.box] = 0
     for voxel in negative:
         segmentation[voxel] = 0
-
-
-def _middle_holds(component: Component, voxel: tuple[int, int, int], spacing: Sequence[float]) -> bool:
-    clicked_N = (component.voxels() == voxel).all(axis=1)
-    return bool(in_the_middle(component.depth(spacing))[clicked_N].any())

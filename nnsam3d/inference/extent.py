@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
-from nnsam3d.prompts.components import touched
+from nnsam3d.prompts.components import Component, touched
 from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -37,6 +37,24 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
         if shape.label in labels:
             KINDS[shape.kind].mark(shape.points_N3, marked)
     return touched(mask, marked)
+
+
+def is_meant(component: Component, prompts: VoxelPrompts, labels: Sequence[int], shape_DHW: Sequence[int]) -> bool:
+    """Whether a positive prompt speaks of a component: a click in it, or a box, line or the like that marks a part.
+
+    Args:
+        component: of a label map (D, H, W).
+        prompts: on its voxels. Of several clicks on one voxel, the last one counts.
+        labels: of the shapes that count.
+        shape_DHW: voxels of the label map.
+    """
+    if any(label and component.holds(voxel) for voxel, label in dict(prompts.clicks()).items()):
+        return True
+    marked = np.zeros(tuple(shape_DHW), dtype=bool)
+    for shape in prompts.shapes:
+        if shape.label in labels:
+            KINDS[shape.kind].mark(shape.points_N3, marked)
+    return bool((marked[component.place] & component.box).any())
 
 
 def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:

@@ -16,7 +16,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.geometry.segments import read_segments, segments_of
-from nnsam3d.inference.extent import clear_background
+from nnsam3d.inference.extent import clear_background, is_meant
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
@@ -28,6 +28,7 @@ from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
 from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.types import VoxelClick
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 NEARLY = 1e-6  # mm
 
@@ -108,7 +109,7 @@ class StartMask:
             return painted_over(self.correct(image, prompts.without_paint, names), prompts, names, image)
         placed = image_prompts(prompts, names, image.shape_ZYX, image.raw_properties)
         last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
-        implied, removed = self._reading(last)
+        implied, removed = self._reading(placed)
         more = [click for click in (Click((i, j, k), label) for (k, j, i), label in implied) if _seen(image, click)]
         # behind the user's own, which remarks number
         asked = replace(prompts, prompts=(*prompts.prompts, *more))
@@ -129,18 +130,19 @@ class StartMask:
         own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
         return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
-    def _reading(self, last: Mapping[Triple, int]) -> tuple[list[VoxelClick], list[Component]]:
+    def _reading(self, placed: VoxelPrompts) -> tuple[list[VoxelClick], list[Component]]:
         """What background clicks say about the mask: clicks that they imply, and components that they remove."""
         implied: list[VoxelClick] = []
         removed: list[Component] = []
+        last = dict(placed.clicks())
         negative = [voxel for voxel, label in last.items() if not label]
         for voxel in negative:
             if not self.label_map_ZYX[voxel]:
                 continue
             label = self._label_at(voxel)
             component = self._component(label, voxel)
-            if any(last[place] and component.holds(place) for place in last):
-                continue  # a click of the user's own says where it is
+            if is_meant(component, placed, [label], self.label_map_ZYX.shape):
+                continue  # a prompt of the user's own says where it is
             deepest = self._deepest(component, negative)
             if deepest is None:
                 removed.append(component)
@@ -163,7 +165,7 @@ class StartMask:
         """The voxel in the middle of a component; None where a background click lies there."""
         voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
         clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)
-        if in_the_middle(depth_N)[clicked].any():
+        if in_the_middle(component, self._spacing)[clicked].any():
             return None
         deepest_N3 = voxels_N3[depth_N > depth_N.max() - NEARLY]
         from_centre_N = np.linalg.norm((deepest_N3 - voxels_N3.mean(axis=0)) * self._spacing, axis=1)

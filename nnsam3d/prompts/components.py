@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 
 NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
-CORE = 0.5  # share of the largest depth from which on a voxel lies in the middle of its component
+CORE = 0.75  # share of the largest depth from which on a voxel lies in the middle of its component
 
 # Below this share of the bounding box, distances are cheaper voxel by voxel than by a transform.
 _SPARSE = 0.15
@@ -103,9 +103,17 @@ def largest_area(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return numbered == 1 + int(np.argmax(np.bincount(numbered.reshape(-1))[1:])) if count > 1 else mask_HW
 
 
-def in_the_middle(depth_N: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) which voxels lie in the middle of their component, from :meth:`Component.depth`."""
-    return depth_N >= CORE * depth_N.max()
+def in_the_middle(component: Component, spacing: Sequence[float]) -> NDArray[np.bool_]:
+    """(N,) which of :meth:`Component.voxels` lie in its middle: nearly as deep as the deepest, or a voxel less.
+
+    Whoever means all of a component points there; elsewhere, a background click trims it.
+
+    Args:
+        component: of a label map.
+        spacing: mm along z, y, x.
+    """
+    depth_N = component.depth(spacing)
+    return depth_N >= min(CORE * depth_N.max(), depth_N.max() - min(spacing))
 
 
 def volume_and_count(mask: NDArray[np.bool_], spacing_zyx: Sequence[float]) -> tuple[float, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
-from nnsam3d.prompts import VoxelPrompts
+from nnsam3d.prompts import Box, Lasso, Line, Prompt, Scribble, VoxelPrompts
 
 
 def bound(
@@ -53,15 +54,39 @@ def test_a_negative_click_near_the_rim_says_that_it_reaches_too_far() -> None:
     """Found by the benchmark: a click that trims one of two structures removed all of it."""
     thick = np.zeros((11, 11, 11), np.uint8)
     thick[1:10, 1:10, 1:10] = 1
-    for voxel in ((1, 5, 5), (5, 5, 9), (2, 2, 8)):
+    for voxel in ((1, 5, 5), (5, 5, 9), (2, 2, 8), (3, 5, 5)):
         expected = thick.copy()
         expected[voxel] = 0
         np.testing.assert_array_equal(bound(thick, (voxel, 0)), expected)
-    assert not bound(thick, ((3, 5, 5), 0)).any()
+    assert not bound(thick, ((4, 5, 5), 0)).any()
     assert not bound(thick, ((1, 5, 5), 0), ((5, 4, 5), 0)).any()
     for voxel, spacing in (((2, 5, 5), (3, 1, 1)), ((5, 5, 2), (1, 1, 3))):
         assert not bound(thick, (voxel, 0), spacing=spacing).any(), "the depth is in mm"
         assert bound(thick, (voxel, 0), spacing=spacing[::-1]).sum() == 9**3 - 1
+
+
+def test_a_thin_structure_is_trimmed_and_not_removed() -> None:
+    """Found by the benchmark: a click 2.2 voxels deep in a hippocampus whose deepest voxel is 3.7 deep removed it."""
+    thin = np.zeros((9, 9, 40), np.uint8)
+    thin[1:8, 1:8, 1:39] = 1  # the deepest voxels are 4 deep
+    assert bound(thin, ((2, 4, 20), 0)).sum() == thin.sum() - 1
+    assert not bound(thin, ((3, 4, 20), 0)).any(), "within a voxel"
+
+
+@pytest.mark.parametrize("kind", ["box", "lasso", "line", "scribble"])
+def test_what_a_shape_marks_is_not_removed(kind: str) -> None:
+    """Found by the benchmark: a background click in a box removed the lesion that the box was drawn around."""
+    shapes: dict[str, Prompt] = {
+        "box": Box((6, 6, 0), (10, 10, 4), 1),
+        "lasso": Lasso(((6, 6, 2), (10, 6, 2), (10, 10, 2), (6, 10, 2)), 1),
+        "line": Line((7, 8, 2), (9, 8, 2), 1),
+        "scribble": Scribble(((7, 8, 2), (9, 8, 2)), 1),
+    }
+    points_N3 = shapes[kind].points("voxel")[:, ::-1]
+    for label, left in ((1, 27 - 1), (2, 0)):
+        result = two_blobs()
+        bind_clicks(result, VoxelPrompts.of([((2, 8, 8), 0)], [shapes[kind].shape(points_N3, label)]))
+        assert (result[1:4, 7:10, 7:10] == 1).sum() == left, "a shape of another label says nothing about it"
 
 
 def test_a_positive_click_holds_the_component() -> None:

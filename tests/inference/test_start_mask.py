@@ -66,15 +66,18 @@ def test_a_background_click_in_the_middle_removes_a_component_and_nothing_else(s
     np.testing.assert_array_equal(session.segmentation, np.where(start == 2, 0, start))
 
 
-def test_a_background_click_at_the_rim_has_the_component_computed_anew(session: Session, model: Model) -> None:
+@pytest.mark.parametrize("i", [3, 4])  # at the rim, and half as deep as the middle
+def test_a_background_click_beside_the_middle_has_the_component_computed_anew(
+    session: Session, model: Model, i: int
+) -> None:
     start = two_balls()
     session.start_from(start)
-    session.add_click((3, 8, 6), "background")
+    session.add_click((i, 8, 6), "background")
     alone = Session(model)
     alone.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    alone.add_click((3, 8, 6), "background")
+    alone.add_click((i, 8, 6), "background")
     alone.add_click((8, 8, 6), "lesion")  # the middle of the component, behind the user's own click
-    assert session.segmentation[6, 8, 3] == 0
+    assert session.segmentation[6, 8, i] == 0
     assert session.segmentation[6, 8, 8] == 1
     for box in alone._update().boxes:
         inside = alone.segmentation[box].copy()
