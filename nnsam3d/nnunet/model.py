@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,7 +158,8 @@ class TrainedModel:
         plans["configurations"][self.configuration]["spacing"] = [float(spacing_mm)] * 3
         other.predictor.plans_manager = PlansManager(plans)
         other.predictor.configuration_manager = other.plans_manager.get_configuration(self.configuration)
-        other.codec = codec_of(other.configuration_manager.configuration, self.labels)
+        # the network's labels, which are not those of the objects
+        other.codec = replace(self.codec, pitch=codec_of(other.configuration_manager.configuration, self.labels).pitch)
         return other
 
     @property

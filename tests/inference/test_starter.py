@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from nnsam3d.files import file_sha256
 from nnsam3d.inference import Session
+from nnsam3d.inference.model import Model
 from nnsam3d.inference.scale import OUTLINED, first_spacing, next_spacing
-from nnsam3d.nnunet.datasets import STARTER, WEIGHTS, common_ending
+from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, common_ending
 from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
 
 SHAPE = (40, 90, 90)
@@ -45,6 +47,27 @@ def test_objects_of_any_size_are_found_and_kept_apart(scale: float) -> None:
     session.reset()
     session.add_box((25, 30, 13), (55, 60, 27), "liver")
     assert dice(session.segmentation == 1, large) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["box", "lasso", "line", "scribble"])
+def test_objects_with_names_take_every_kind(kind: str) -> None:
+    """Found by the benchmark: with two names, everything but clicks ended in an error."""
+    model = Model(STARTER, None, FINAL, torch.device("cpu"), mirroring=False, objects=["liver", "node"])
+    large, small = ball((20, 45, 40), 15, (2, 1, 1)), ball((20, 45, 72), 8, (2, 1, 1))
+    image = np.random.default_rng(0).normal(0, 0.2, SHAPE).astype(np.float32) + large + small
+    session = Session(model)
+    session.set_image(image, spacing=(2, 1, 1))
+    for label, x, r, truth in (("liver", 40, 14, large), ("node", 72, 7, small)):
+        value = session.labels[label]
+        corners = ((x - r, 45 - r, 20), (x + r, 45 - r, 20), (x + r, 45 + r, 20), (x - r, 45 + r, 20))
+        drawn = {
+            "box": Box((x - r, 45 - r, 20 - r // 2), (x + r, 45 + r, 20 + r // 2), label),
+            "lasso": Lasso(corners, label),
+            "line": Line((x - r, 45, 20), (x + r, 45, 20), label),
+            "scribble": Scribble(((x - r, 45, 20), (x, 45, 20), (x + r, 45, 20)), label),
+        }
+        session.add([drawn[kind]])
+        assert dice(session.segmentation == value, truth) > 0.6, label
 
 
 def test_a_box_says_how_fine_the_grid_is() -> None:
