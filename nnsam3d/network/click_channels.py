@@ -53,9 +53,22 @@ class ClickChannels(nn.Module):
             maps_BMDHW = x_BCDHW.new_zeros(len(x_BCDHW), self.maps, *x_BCDHW.shape[2:])
         values = torch.arange(1, self.labels + 1, device=x_BCDHW.device).reshape(1, -1, 1, 1, 1)
         clicked_BLDHW = ((prompt_B1DHW - values).abs() < 0.5).to(x_BCDHW.dtype)
+        return torch.cat([image_BCDHW, self._balls(clicked_BLDHW), maps_BMDHW], 1)
+
+    def _balls(self, clicked_BLDHW: Tensor) -> Tensor:
+        """The sum of balls around the voxels with 1, at most 1."""
+        if clicked_BLDHW.device.type == "cpu":  # few clicks: a convolution takes longer than the U-Net behind it
+            balls_BLDHW = torch.zeros_like(clicked_BLDHW)
+            for b, label, *place in clicked_BLDHW.nonzero().tolist():
+                sizes = zip(place, self.radius, clicked_BLDHW.shape[2:], strict=True)
+                ends = [(max(0, n - r), min(size, n + r + 1), r - n) for n, r, size in sizes]
+                d, h, w = (slice(low, high) for low, high, _ in ends)
+                own = tuple(slice(low + shift, high + shift) for low, high, shift in ends)
+                balls_BLDHW[b, label, d, h, w] += self.ball[0, 0][own]
+            return balls_BLDHW.clamp_(max=1)
         one_by_one = clicked_BLDHW.flatten(0, 1)[:, None]
-        balls = F.conv3d(one_by_one, self.ball.to(x_BCDHW.dtype), padding=self.radius).clamp(max=1)
-        return torch.cat([image_BCDHW, balls.reshape(clicked_BLDHW.shape).to(x_BCDHW.dtype), maps_BMDHW], 1)
+        balls = F.conv3d(one_by_one, self.ball.to(clicked_BLDHW.dtype), padding=self.radius).clamp(max=1)
+        return balls.reshape(clicked_BLDHW.shape).to(clicked_BLDHW.dtype)
 
 
 class WithClickChannels(nn.Module):
