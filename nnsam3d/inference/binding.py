@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.extent import is_meant
+from nnsam3d.inference.extent import is_pointed_at
 from nnsam3d.prompts.components import Components, in_the_middle
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -83,7 +83,7 @@ def bind_clicks(
             component = Components(segmentation == value if regions is None else segmentation > 0).holding(voxel)
             clicked_N = (component.voxels() == voxel).all(axis=1)
             labels = [value] if regions is None else list(regions)
-            if in_the_middle(component, spacing)[clicked_N].any() and not is_meant(
+            if in_the_middle(component, spacing)[clicked_N].any() and not is_pointed_at(
                 component, prompts, labels, segmentation.shape
             ):
                 segmentation[component.place][component.box] = 0

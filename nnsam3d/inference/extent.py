@@ -39,7 +39,7 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
     return touched(mask, marked)
 
 
-def is_meant(component: Component, prompts: VoxelPrompts, labels: Sequence[int], shape_DHW: Sequence[int]) -> bool:
+def is_pointed_at(component: Component, prompts: VoxelPrompts, labels: Sequence[int], shape_DHW: Sequence[int]) -> bool:
     """Whether a positive prompt speaks of a component: a click in it, or a box, line or the like that marks a part.
 
     Args:

@@ -16,7 +16,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
 from nnsam3d.geometry.segments import read_segments, segments_of
-from nnsam3d.inference.extent import clear_background, is_meant
+from nnsam3d.inference.extent import clear_background, is_pointed_at
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
@@ -141,7 +141,7 @@ class StartMask:
                 continue
             label = self._label_at(voxel)
             component = self._component(label, voxel)
-            if is_meant(component, placed, [label], self.label_map_ZYX.shape):
+            if is_pointed_at(component, placed, [label], self.label_map_ZYX.shape):
                 continue  # a prompt of the user's own says where it is
             deepest = self._deepest(component, negative)
             if deepest is None:
