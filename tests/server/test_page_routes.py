@@ -229,7 +229,7 @@ def added(session: Session, entry: dict[str, Any]) -> None:
     session.add([KINDS[entry["type"]].parse(values)])
 
 
-@pytest.mark.parametrize("geometry", ["flipped", "oblique"])
+@pytest.mark.parametrize("geometry", ["oblique", pytest.param("flipped", marks=pytest.mark.slow)])
 def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
     start: Start, drawing_model: Model, tmp_path: Path, geometry: str
 ) -> None:

@@ -140,7 +140,8 @@ def random_request(rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_ten_thousand_raw_requests(start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_raw_requests(start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Any, count: int) -> None:
     """Always an answer or the end of the connection, never an internal error; afterwards, the server is as before."""
     for name in ("wire.HEAD_SECONDS", "wire.DRAIN_SECONDS", "wire.TICK", "call.BODY_SECONDS"):
         monkeypatch.setattr(f"nnsam3d.server.{name}", 0.05)
@@ -148,7 +149,7 @@ def test_ten_thousand_raw_requests(start: Start, monkeypatch: pytest.MonkeyPatch
     running = start(sessions=4, liveness_seconds=0.5)
     rng, statuses = random.Random(0), set[bytes]()
     end = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    for _ in range(10_000):
+    for _ in range(count):
         request = random_request(rng)
         found = re.findall(rb"HTTP/1.1 (\d\d\d)", raw(running, request + end))
         assert found, request
