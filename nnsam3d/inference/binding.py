@@ -81,11 +81,11 @@ def bind_clicks(
         value = int(segmentation[voxel])
         if value:
             component = Components(segmentation == value if regions is None else segmentation > 0).holding(voxel)
-            clicked_N = (component.voxels() == voxel).all(axis=1)
             labels = [value] if regions is None else list(regions)
-            if in_the_middle(component, spacing)[clicked_N].any() and not is_pointed_at(
-                component, prompts, labels, segmentation.shape
-            ):
+            if is_pointed_at(component, prompts, labels, segmentation.shape):
+                continue
+            clicked_N = (component.voxels() == voxel).all(axis=1)
+            if in_the_middle(component.depth(spacing), spacing)[clicked_N].any():
                 segmentation[component.place][component.box] = 0
     for voxel in negative:
         segmentation[voxel] = 0

@@ -28,15 +28,21 @@ def prompted(mask: NDArray[np.bool_], prompts: VoxelPrompts, labels: Sequence[in
         prompts: on the voxels of the mask; those outside are ignored.
         labels: values; prompts of other labels say nothing.
     """
-    marked = np.zeros(mask.shape, dtype=bool)
+    marked = _marked(prompts.shapes, labels, mask.shape)
     for label in labels:
         voxels_N3 = prompts.of_label(label)
         inside_N = ((voxels_N3 >= 0) & (voxels_N3 < mask.shape)).all(axis=1)
         marked[tuple(voxels_N3[inside_N].T)] = True
-    for shape in prompts.shapes:
+    return touched(mask, marked)
+
+
+def _marked(shapes: Sequence[Shape], labels: Sequence[int], shape_DHW: Sequence[int]) -> NDArray[np.bool_]:
+    """(D, H, W) what shapes with one of these labels mark."""
+    marked = np.zeros(tuple(shape_DHW), dtype=bool)
+    for shape in shapes:
         if shape.label in labels:
             KINDS[shape.kind].mark(shape.points_N3, marked)
-    return touched(mask, marked)
+    return marked
 
 
 def is_pointed_at(component: Component, prompts: VoxelPrompts, labels: Sequence[int], shape_DHW: Sequence[int]) -> bool:
@@ -50,11 +56,9 @@ def is_pointed_at(component: Component, prompts: VoxelPrompts, labels: Sequence[
     """
     if any(label and component.holds(voxel) for voxel, label in dict(prompts.clicks()).items()):
         return True
-    marked = np.zeros(tuple(shape_DHW), dtype=bool)
-    for shape in prompts.shapes:
-        if shape.label in labels:
-            KINDS[shape.kind].mark(shape.points_N3, marked)
-    return bool((marked[component.place] & component.box).any())
+    if not prompts.shapes:
+        return False
+    return bool((_marked(prompts.shapes, labels, shape_DHW)[component.place] & component.box).any())
 
 
 def limits(prompts: VoxelPrompts, shape_DHW: Sequence[int]) -> dict[int, tuple[Shape, ...]]:
@@ -111,11 +115,8 @@ def clip_to_boxes(
 
 def clear_background(segmentation: NDArray[Any], prompts: VoxelPrompts) -> None:
     """Makes background, in place, of what boxes, lassos, lines and scribbles with the label background contain."""
-    for shape in prompts.shapes:
-        if shape.label == 0:
-            marked = np.zeros(segmentation.shape, dtype=bool)
-            KINDS[shape.kind].mark(shape.points_N3, marked)
-            segmentation[marked] = 0
+    if any(shape.label == 0 for shape in prompts.shapes):
+        segmentation[_marked(prompts.shapes, [0], segmentation.shape)] = 0
 
 
 def keep_prompted(

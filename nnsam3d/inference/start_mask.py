@@ -165,7 +165,7 @@ class StartMask:
         """The voxel in the middle of a component; None where a background click lies there."""
         voxels_N3, depth_N = component.voxels(), component.depth(self._spacing)
         clicked = (voxels_N3[:, None] == np.asarray(negative)).all(axis=2).any(axis=1)
-        if in_the_middle(component, self._spacing)[clicked].any():
+        if in_the_middle(depth_N, self._spacing)[clicked].any():
             return None
         deepest_N3 = voxels_N3[depth_N > depth_N.max() - NEARLY]
         from_centre_N = np.linalg.norm((deepest_N3 - voxels_N3.mean(axis=0)) * self._spacing, axis=1)

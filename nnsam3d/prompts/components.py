@@ -103,16 +103,15 @@ def largest_area(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return numbered == 1 + int(np.argmax(np.bincount(numbered.reshape(-1))[1:])) if count > 1 else mask_HW
 
 
-def in_the_middle(component: Component, spacing: Sequence[float]) -> NDArray[np.bool_]:
-    """(N,) which of :meth:`Component.voxels` lie in its middle: nearly as deep as the deepest, or a voxel less.
+def in_the_middle(depth_N: NDArray[np.float64], spacing: Sequence[float]) -> NDArray[np.bool_]:
+    """(N,) which voxels lie in the middle of their component: nearly as deep as the deepest, or a voxel less.
 
     Whoever means all of a component points there; elsewhere, a background click trims it.
 
     Args:
-        component: of a label map.
+        depth_N: from :meth:`Component.depth`.
         spacing: mm along z, y, x.
     """
-    depth_N = component.depth(spacing)
     return depth_N >= min(CORE * depth_N.max(), depth_N.max() - min(spacing))
 
 

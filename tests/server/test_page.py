@@ -228,10 +228,9 @@ def work(start: Start, served_model: Model, tmp_path: Path) -> Callable[..., Wor
 # ---------------------------------------------------------------------- where clicks land
 
 
-WHERE = [(geometry, "axial") for geometry in GEOMETRIES if geometry != "plain"] + [
-    ("oblique", "coronal"),
-    ("oblique", "sagittal"),
-]
+WHERE = [
+    pytest.param(geometry, "axial", marks=[pytest.mark.slow] if geometry == "plain" else []) for geometry in GEOMETRIES
+] + [("oblique", "coronal"), ("oblique", "sagittal")]
 
 
 @pytest.mark.parametrize(("geometry", "plane"), WHERE)
