@@ -28,7 +28,15 @@ except ImportError as error:
 BACKGROUND = "background"
 OPACITY = 0.5
 # Okabe and Ito's palette, brightened for a dark background; the same as on the page of `nnsam3d serve`.
-COLOURS = ((255, 176, 0), (86, 180, 233), (0, 190, 130), (230, 110, 190), (240, 228, 66), (254, 97, 0), (120, 140, 255))
+COLOURS = (
+    *((255, 176, 0), (86, 180, 233), (0, 190, 130), (230, 110, 190), (240, 228, 66), (254, 97, 0), (120, 140, 255)),
+    (220, 220, 220),
+)
+COLOUR_TABLE = {
+    **{channel: [0, *values] for channel, values in zip("RGB", zip(*COLOURS, strict=True), strict=True)},
+    "A": [0] + [255] * len(COLOURS),
+    "I": list(range(len(COLOURS) + 1)),
+}
 
 
 class SessionWidget(ipywidgets.VBox):
@@ -113,8 +121,9 @@ class SessionWidget(ipywidgets.VBox):
             self.status.value = str(error)
             return
         seconds = time.perf_counter() - start
-        mask = self._volume("mask.nii.gz", segmentation.astype(np.uint8), opacity=OPACITY)
-        mask.set_colormap_label(_colours(max(self.session.labels.values())))
+        colours = np.where(segmentation > 0, (segmentation - 1) % len(COLOURS) + 1, 0)
+        mask = self._volume("mask.nii.gz", colours.astype(np.uint8), opacity=OPACITY)
+        mask.set_colormap_label(COLOUR_TABLE)
         self.viewer.volumes = [self._image, mask]
         prompts = self.session.prompts
         self.undo_button.disabled = not self.session.can_undo
@@ -199,9 +208,3 @@ def _shown(session: Session, image: ArrayLike | None) -> NDArray[np.float32]:
     if array.shape != session.shape:
         raise UserError(f"the image has the shape {array.shape} (z, y, x), but the session's image {session.shape}")
     return array
-
-
-def _colours(most: int) -> dict[str, list[int]]:
-    colours = [(0, 0, 0), *(COLOURS[n % len(COLOURS)] for n in range(most))]
-    red, green, blue = (list(channel) for channel in zip(*colours, strict=True))
-    return {"R": red, "G": green, "B": blue, "A": [0] + [255] * most, "I": list(range(most + 1))}

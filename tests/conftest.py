@@ -46,7 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Side by side, the long files come first: the last one must not keep one process busy while the others idle."""
     if hasattr(config, "workerinput"):
-        sizes = Counter(item.path for item in items if item.get_closest_marker("e2e"))
+        long = [item for item in items if item.get_closest_marker("e2e") or item.get_closest_marker("browser")]
+        sizes = Counter(item.path for item in long)
         items.sort(key=lambda item: -sizes[item.path])
 
 

@@ -62,7 +62,7 @@ def chosen_model(args: argparse.Namespace) -> Path:
     if args.model is not None and args.dataset is not None:
         raise UserError("-m and -d cannot be used together: both select a model")
     if args.model is not None:
-        return Path(args.model)
+        return Path(args.model).absolute()  # "." has no name
     if args.dataset is None and args.configuration is None:
         if args.folds is not None:
             raise UserError("-f needs a model: select it with -m FOLDER, or with -d DATASET and -c CONFIGURATION")

@@ -201,9 +201,7 @@ class Cases:
             UserError: the saved mask cannot be read, or does not fit the image.
         """
         conversation.version = self.version(case)
-        if self.output is not None and not draft:
-            self._drop_draft(case)
-        if self._is_draft(case) and self._draft_given(case, conversation):
+        if draft and self._is_draft(case) and self._draft_given(case, conversation):
             return False
         if self.output is None or not self._label_file(case).is_file():
             return False
@@ -215,6 +213,8 @@ class Cases:
             session.start_from(self._label_file(case))
         session.begin_here()
         conversation.change()  # what it contains counts in the volumes
+        if not draft:  # not before: it must be there if the saved mask cannot be read
+            self._drop_draft(case)
         return True
 
     def _draft_given(self, case: str, conversation: Conversation) -> bool:

@@ -196,7 +196,7 @@ class Door:
         """Protects against pages of other servers that send requests through the user's browser."""
         host = headers.get("host", "")
         name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-        if self._local and not (is_local(name) or name in self._access.hosts):
+        if self._local and not (is_local(name) or name.lower() in self._access.hosts):
             raise Refusal(
                 403,
                 f"use 127.0.0.1 or localhost as the address of this server, not {name[:80]!r}; behind a proxy, start "

@@ -24,7 +24,7 @@ from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.shown import shown_change, shown_state, shown_tool
+from nnsam3d.server.shown import change_to_show, shown_change, shown_state, shown_tool
 from nnsam3d.server.static import FOLDER, PageFiles, index
 from nnsam3d.server.steps import as_step
 from nnsam3d.server.uploads import bytes_to_read, stored
@@ -194,7 +194,7 @@ def _check_reader(call: Call) -> None:
 
 def _opened(call: Call, conversation: Conversation, case: str, version: str = "") -> Response:
     session = conversation.session
-    conversation.change()  # what a saved case contains counts in the volumes
+    change_to_show(conversation)
     return JSONResponse(
         {
             "case": case,
@@ -366,7 +366,7 @@ ROUTES = [
     route("POST", "/api/reset", _step(Conversation.reset)),
     route("POST", "/api/automatic", _step(lambda conversation: conversation.session.start_automatically())),
     route("POST", "/api/segmentation", segmentation, large=True),
-    route("POST", "/api/prompts", load_prompts),
+    route("POST", "/api/prompts", load_prompts, large=True),
     route("POST", "/api/save", save),
     route("POST", "/api/note", note),
     route("GET", "/api/progress", progress, "looks"),

@@ -8,8 +8,10 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import Response
 
+from nnsam3d.geometry import Slices
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt
 from nnsam3d.prompts.labels import resolve_label
@@ -38,12 +40,10 @@ def shown_change(call: Call, conversation: Conversation, seconds: float) -> Resp
         seconds: that the step has taken.
 
     Raises:
-        Refusal: labels above 255, which the page does not show (400).
+        Refusal: see :func:`change_to_show`.
     """
     start = time.perf_counter()
-    box, voxels = conversation.change() or (None, np.zeros(0, np.uint8))
-    if voxels.size and voxels.max() > 255:
-        raise Refusal(400, "the page cannot show labels above 255: use another viewer")
+    box, voxels = change_to_show(conversation)
     values = {
         "part": None if box is None else [[side.start, side.stop] for side in reversed(box)],
         "seconds": round(seconds + time.perf_counter() - start, 3),
@@ -51,6 +51,18 @@ def shown_change(call: Call, conversation: Conversation, seconds: float) -> Resp
     }
     text = json.dumps(values).encode()
     return Response(struct.pack("<I", len(text)) + text + voxels.astype(np.uint8).tobytes(), media_type=BINARY)
+
+
+def change_to_show(conversation: Conversation) -> tuple[Slices | None, NDArray[Any]]:
+    """What a step has changed: a box of the label map, if any, and the labels in it.
+
+    Raises:
+        Refusal: labels above 255, which the page does not show (400).
+    """
+    box, voxels = conversation.change() or (None, np.zeros(0, np.uint8))
+    if voxels.size and voxels.max() > 255:
+        raise Refusal(400, "the page cannot show labels above 255: use another viewer")
+    return box, voxels
 
 
 def shown_state(call: Call, conversation: Conversation) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def write_model(
     labels: dict[str, Any] | None = None,
     transpose: Sequence[int] = (0, 1, 2),
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    patch: Sequence[int] = PATCH,
     folds: int = 1,
     channels: int = 1,
     kinds: Sequence[str] = ("click",),
@@ -72,6 +73,7 @@ def write_model(
     """`folder` as nnU-Net leaves it after training, as far as prediction reads it.
 
     Args:
+        patch: voxels (z, y, x) of a window.
         kinds: of prompts that the network supports.
         hears: changes the random network.
         unet: the architecture in nnU-Net's plans; with it, the network is that of nnUNetClickTrainer.
@@ -82,12 +84,13 @@ def write_model(
         dataset["regions_class_order"] = list(range(1, len(labels)))
     codec = PromptCodec.of(kinds, click_labels(dataset), spacing)
     architecture = ARCHITECTURE | {"num_click_labels": codec.labels, "extent_maps": len(codec.maps)}
+    architecture["patch_size"] = tuple(patch)
     kwargs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "x",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
-        "patch_size": list(PATCH),
+        "patch_size": list(patch),
         "spacing": list(spacing),
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [False] * channels,

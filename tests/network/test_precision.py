@@ -84,7 +84,9 @@ def test_training_under_autocast(mode: str, dtype: torch.dtype) -> None:
     assert losses[-1] < 0.9 * losses[0], losses
 
 
-@pytest.mark.parametrize("mode", CHECKPOINTING)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.slow if mode != "blocks" else ()) for mode in CHECKPOINTING]
+)
 def test_compiles_without_graph_breaks(mode: str) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()

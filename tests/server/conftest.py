@@ -31,6 +31,7 @@ from ..inference.conftest import volume, write_model
 
 SHAPE = (20, 40, 30)
 SPACING = (2.0, 1.0, 1.5)
+PATCH = (40, 40, 48)  # the whole image at the model's spacing: windows are tested elsewhere
 GEOMETRIES = {
     "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
     "flipped": (-1, 0, 0, 0, -1, 0, 0, 0, 1),
@@ -125,7 +126,8 @@ Start = Callable[..., Running]
 
 @pytest.fixture(scope="session")
 def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("served") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
+    folder = tmp_path_factory.mktemp("served") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
+    return write_model(folder, patch=PATCH)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +138,8 @@ def served_model(served_folder: Path) -> Model:
 @pytest.fixture(scope="session")
 def drawing_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A model that listens to prompts of all kinds; what it answers makes no sense."""
-    folder = write_model(tmp_path_factory.mktemp("drawing") / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
+    name = "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
+    folder = write_model(tmp_path_factory.mktemp("drawing") / name, patch=PATCH)
     return Model(with_kinds(folder, tuple(KINDS)), mirroring=False)
 
 

@@ -323,6 +323,13 @@ def test_a_draft_remembers_the_mask_it_starts_from(cases: Cases, served_model: M
     cases.keep_draft(again)
     other = Conversation(lambda: served_model, 2**30)
     other.open_files(cases.files("a"), "a")
+    label_file = dataset(cases) / "labelsTr" / "a.nii.gz"
+    saved = label_file.read_bytes()
+    label_file.write_bytes(saved[:99])
+    with pytest.raises(UserError):
+        cases.reopen("a", other, draft=False)
+    assert cases.row("a")["state"] == "draft", "it is not lost before what was saved is there"
+    label_file.write_bytes(saved)
     assert cases.reopen("a", other, draft=False)
     np.testing.assert_array_equal(other.session.segmentation, mask)
     assert cases.row("a")["state"] == "done"

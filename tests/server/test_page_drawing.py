@@ -18,6 +18,7 @@ from .test_page import browser as browser
 from .test_page import visit as visit
 from .test_page import work as work
 
+pytestmark = pytest.mark.browser
 FLAT = [(5, 24, 13), (12, 32, 13)]  # i, j, k of two opposite corners on an axial slice
 DEPTH = [(6, 28, 11), (10, 28, 16)]  # on a coronal slice that crosses it
 LINE = [(8, 25, 11), (8, 31, 15)]  # on a sagittal slice
@@ -93,11 +94,9 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     deep = {**box, "low": [5, 24, 11], "high": [12, 32, 16]}
     assert page.prompts() == [deep]
     agrees(page, there.session)
-    page.tab.keyboard.press("z")
-    page.idle()
+    page.press("z")
     assert page.prompts() == []
-    page.tab.keyboard.press("y")
-    page.idle()
+    page.press("y")
     assert page.prompts() == [deep]
     # drags with other labels are boxes of their own
     for key, places, plane in (("2", FLAT, "axial"), ("1", DEPTH, "coronal")):
@@ -108,8 +107,7 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
         ([6, 28, 11], "lesion"),
     ]
     for _ in range(2):
-        page.tab.keyboard.press("z")
-        page.idle()
+        page.press("z")
     assert page.prompts() == [deep]
 
     page.tab.keyboard.press("e")
@@ -160,8 +158,7 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     page.idle()
     assert page.prompts() == [drawn[0], *drawn[2:]]
     agrees(page, there.session)
-    page.tab.keyboard.press("z")
-    page.idle()
+    page.press("z")
     assert page.prompts() == drawn
     np.testing.assert_array_equal(page.labels(), whole)
 
@@ -172,8 +169,7 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     assert page.prompts()[:5] == drawn
     agrees(page, there.session)
 
-    page.tab.keyboard.press("s")
-    page.idle()
+    page.press("s")
     mask, kept = page.labels(), page.prompts()
     np.testing.assert_array_equal(saved_labels(there), mask)
     file = there.output / "clicks" / "a.json"
@@ -183,8 +179,7 @@ def test_every_tool_draws_and_all_of_it_can_be_taken_back_and_saved(
     assert page.prompts() == kept
     assert not page.js("() => nnsam3d.page.dirty")
     np.testing.assert_array_equal(page.labels(), mask)
-    page.tab.keyboard.press("z")
-    page.idle()
+    page.press("z")
     assert page.prompts() == kept[:-1]
 
 
@@ -228,15 +223,13 @@ def test_a_brush_paints_and_erases_voxels_that_stay(work: Any, visit: Open, serv
     assert page.prompts()[1]["label"] == "background"
     assert page.labels()[13, 10, 7] == 0
     agrees(page, there.session)
-    page.tab.keyboard.press("z")
-    page.idle()
+    page.press("z")
     np.testing.assert_array_equal(page.labels(), painted)
     # a click with the brush is a dab, not a prompt for the network
     page.click(there.ras((20, 30, 13)))
     assert [one["type"] for one in page.prompts()] == ["paint", "paint"]
     assert page.labels()[13, 30, 20] == 1
     agrees(page, there.session)
-    page.tab.keyboard.press("s")
-    page.idle()
+    page.press("s")
     saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
     np.testing.assert_array_equal(saved, page.labels())

@@ -182,7 +182,8 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
     kept = running.change("/api/redo", {}, lease)[0]["prompts"]
     assert [one["label"] for one in kept] == ["organ"]
     clicks["clicks"] = [{"position": AT, "label": "lesion"}, {"position": [20, 18, 10], "label": "background"}]
-    change = running.change("/api/prompts?name=good.json", json.dumps(clicks).encode(), lease)
+    large = json.dumps(clicks).encode() + b" " * 2**20  # as a file with a few scribbles of thousands of voxels
+    change = running.change("/api/prompts?name=good.json", large, lease)
     assert [(one["entry"]["position"], one["label"]) for one in change[0]["prompts"]] == [
         (list(AT), "lesion"),
         ([20, 18, 10], "background"),

@@ -6,7 +6,9 @@ const COLOURS = [
 ];
 const PATTERNS = ["solid", "stripes", "checks", "bands"];
 const SHADE = 0.35; // brightness of a pattern's dark parts
-const MOST = 126; // labels: each takes two of 256 table entries, light and dark
+// Labels in the table: each takes two of 256 entries, light and dark. Further ones look like the first ones, so that this is a
+// multiple of the numbers of colours and patterns.
+const MOST = 120;
 const STRIPES_ACROSS = 48; // the image's longest side
 
 export function colour(value) {
@@ -65,13 +67,12 @@ export function paint(labels, shown, shape_ijk, box, steps_ijk, fill) {
       const row = ni * (j + nj * k);
       for (let i = i0; i < i1; i++) {
         const label = labels[row + i];
-        const inside = label !== 0 && label <= MOST;
-        if (!inside || (outline && !isRim(labels, row + i, i, j, ni, nj))) {
+        if (label === 0 || (outline && !isRim(labels, row + i, i, j, ni, nj))) {
           shown[row + i] = 0;
           continue;
         }
         const dark = patterned && DARK[pattern(label)](i * steps_ijk[0], j * steps_ijk[1], k * steps_ijk[2]);
-        shown[row + i] = 2 * label + (dark ? 2 : 1);
+        shown[row + i] = 2 * (((label - 1) % MOST) + 1) + (dark ? 2 : 1);
       }
     }
   }
