@@ -23,6 +23,7 @@ from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, ImageGrid
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.plausible import checked_spacing
+from nnsam3d.nnunet.checkpoint import WEIGHTS_ENDING
 from nnsam3d.nnunet.datasets import FINAL, STARTER
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts.labels import whole_labels
@@ -195,7 +196,7 @@ def given_model(model: Any, folds: Any) -> tuple[Path, list[int | str] | None, s
             f"{short(model)}"
         )
     folder, checkpoint, own = Path(os.fsdecode(model)), FINAL, ""
-    if folder.suffix == ".pth" and folder.parent.name.startswith("fold_"):
+    if folder.suffix in (".pth", WEIGHTS_ENDING) and folder.parent.name.startswith("fold_"):
         folder, checkpoint = folder.parent, folder.name
     elif folder.name in ("plans.json", "dataset.json"):
         folder = folder.parent

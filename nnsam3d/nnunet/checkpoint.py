@@ -28,6 +28,10 @@ WEIGHTS_ENDING = ".safetensors"
 TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
 
 
+class UntrustedCheckpoint(UserError):
+    """A checkpoint that would run code when it is opened."""
+
+
 def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool = False) -> dict[str, Any]:
     """A checkpoint of an nnU-Net trainer, on the CPU.
 
@@ -37,7 +41,8 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
         mapped: memory-map the tensors.
 
     Raises:
-        UserError: it cannot be read, is not a checkpoint of nnU-Net, or contains more than data.
+        UntrustedCheckpoint: it contains more than data.
+        UserError: it cannot be read, or is not a checkpoint of nnU-Net.
     """
     if Path(path).suffix == WEIGHTS_ENDING:
         return _open_weights(Path(path))
@@ -50,8 +55,8 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
             loaded = torch.load(path, map_location="cpu", weights_only=not trusted, mmap=mapped)
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from None
-    except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, error)) from None
+    except pickle.UnpicklingError:
+        raise _refusal(path) from None
     except (ImportError, AttributeError, TypeError) as error:  # raised by trusted code
         raise UserError(f"{path}: needs code that is not installed here ({_first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a truncated zip archive, or another type of file
@@ -101,7 +106,7 @@ def is_damaged(path: Path) -> bool:
         return True
 
 
-def _refusal(path: str | Path, error: Exception) -> str:
+def _refusal(path: str | Path) -> UserError:
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint
     try:
         with torch.serialization.safe_globals(_numbers()):
@@ -109,7 +114,7 @@ def _refusal(path: str | Path, error: Exception) -> str:
     except Exception:  # not a zip archive: unknown contents
         names = ""
     what = f"would run {names}" if names else "contains more than data"
-    return (
+    return (UntrustedCheckpoint if names else UserError)(
         f"{path}: the checkpoint {what}, unlike nnU-Net's checkpoints, so it is not opened. If you trust its author "
         f"to run code on this machine: {TRUST_VARIABLE}=1 in the environment, or nnsam3d predict "
         "--trust_checkpoint"

@@ -33,6 +33,7 @@ OTHER_PACKAGES = {
     "timm": "timm",
     "numpy": "numpy",
     "scipy": "scipy",
+    "scikit-image": "skimage",
     "SimpleITK": "SimpleITK",
     "matplotlib": "matplotlib",
     "tqdm": "tqdm",

@@ -57,7 +57,7 @@ def inspect_file(
     if labels is None:
         lines.append("(the labels were not checked; use --dataset dataset.json to check them)")
     if not same_name(prompts.case, image_case):
-        suffix = next(suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix))
+        suffix = next((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), ".json")
         lines.append(
             f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)"
         )

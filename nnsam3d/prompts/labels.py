@@ -66,8 +66,8 @@ def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = No
     """Names and values for labels that nobody has declared: objects of a class-agnostic model.
 
     Args:
-        used: labels of prompts, in order. A name gets the smallest free value; a number keeps its value and is its own
-            name, unless it is the value of a known name. None is skipped.
+        used: labels of prompts, in order. A name gets the smallest free value; a number, also in quotes, keeps its
+            value and is its own name, unless it is the value of a known name. None is skipped.
         known: names and values that are kept.
 
     >>> numbered_labels(["liver", 0, "spleen", 5, "liver", 2])
@@ -75,12 +75,16 @@ def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = No
     """
     labels = {_BACKGROUND: 0, **(known or {})}
     for label in used:
-        value = None if isinstance(label, str) or label is None else int(label)  # type: ignore[call-overload]
-        name = label if isinstance(label, str) else str(value)
-        if label is None or name in labels or value in labels.values():
+        if label is None:
             continue
+        name = label if isinstance(label, str) else str(int(label))  # type: ignore[call-overload]
         taken = {*labels.values()}
-        labels[name] = value or next(number for number in itertools.count(1) if number not in taken)
+        value = int(name) if re.fullmatch("[0-9]{1,4}", name) or label != name else 0  # not a date, for example
+        free = next(number for number in itertools.count(1) if number not in taken)
+        if isinstance(label, str):
+            labels.setdefault(name, free if value in taken else value)
+        elif value not in taken:
+            labels.setdefault(name, value)
     return labels
 
 

@@ -125,6 +125,19 @@ class Call:
         finally:
             gone.cancel()
 
+    async def step(self, job: Callable[[Conversation], T]) -> T:
+        """As :meth:`work`, for a step of the history: if it fails or is cancelled, all is as before, redo included."""
+
+        def whole(conversation: Conversation) -> T:
+            before = conversation.snapshot()
+            try:
+                return job(conversation)
+            except Exception:
+                conversation.restore(before)
+                raise
+
+        return await self.work(whole)
+
     async def unpacked(self, size: int, unpack: Callable[[], T]) -> T:
         """The result of a decompression, in a thread. Only one runs at a time.
 
@@ -162,20 +175,11 @@ Serve = Callable[[Call], Awaitable[Response]]
 Clock = Literal["none", "acts", "lives", "looks"]
 
 
-def route(
-    method: str,
-    path: str,
-    serve: Serve,
-    lease: Clock = "acts",
-    *,
-    keyed: bool = True,
-    large: bool = False,
-    claims: bool = False,
-    opens: bool = False,
-) -> Route:
-    """A route of a protocol.
+@dataclass(frozen=True)
+class Endpoint:
+    """An ASGI application that serves one route of a protocol.
 
-    Args:
+    Attributes:
         lease: "none" if no lease is needed, otherwise which of the lease's clocks the request resets: "acts" (both),
             "lives" (liveness only), "looks" (neither).
         keyed: requires the server's key, if it has one.
@@ -184,21 +188,15 @@ def route(
         opens: opens the image that the viewer shows already. If that fails, the client has no image: clicks must not be
             answered from an older one.
     """
-    return Route(path, Endpoint(serve, method, path, lease, keyed, large, claims, opens), methods=[method])
 
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An ASGI application that serves one route; see :func:`route`."""
-
-    serve: Serve
     method: str
     path: str
-    lease: Clock
-    keyed: bool
-    large: bool
-    claims: bool
-    opens: bool
+    serve: Serve
+    lease: Clock = "acts"
+    keyed: bool = True
+    large: bool = False
+    claims: bool = False
+    opens: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -236,6 +234,11 @@ class Endpoint:
                     client.conversation.close_image()
                 raise
             await response(request.scope, request.receive, send)
+
+
+def route(method: str, path: str, serve: Serve, lease: Clock = "acts", **flags: bool) -> Route:
+    """A route of a protocol, see :class:`Endpoint`."""
+    return Route(path, Endpoint(method, path, serve, lease, **flags), methods=[method])
 
 
 def _token(request: Request) -> str:

@@ -75,7 +75,7 @@ class Cases:
 
     def overview(self) -> list[dict[str, Any]]:
         """The name and state of each case. Lists the folders, and reads no file."""
-        saved, drafts = self._saved(), self._drafts()
+        saved, drafts = self._names(LABELS, self._model.file_ending), self._names(DRAFTS, ".json")
         rows = [self._row(name, name in saved, name in drafts) for name in self._listed()]
         rank = {} if self._learned is None else {name: number for number, name in enumerate(read_order(self._learned))}
         return [{**row, "rank": rank[row["case"]]} if row["case"] in rank else row for row in rows]
@@ -115,36 +115,21 @@ class Cases:
         ranks = {row["case"]: (row["case"] in elsewhere, row.get("rank", len(rows))) for row in left}
         return min(ranks, key=lambda name: ranks[name]) if ranks else None
 
-    def _saved(self) -> set[str]:
-        """The names of the label maps in the dataset."""
-        ending = self._model.file_ending
-        if self.output is None or not (self.output / LABELS).is_dir():
+    def _names(self, folder: str, ending: str) -> set[str]:
+        """The cases with a file in a folder of the dataset."""
+        if self.output is None or not (self.output / folder).is_dir():
             return set()
-        names = [entry.name for entry in os.scandir(self.output / LABELS)]
-        return {name[: -len(ending)] for name in names if name.endswith(ending) and not name.startswith(".")}
+        names = [entry.name for entry in os.scandir(self.output / folder)]
+        return {name.removesuffix(ending) for name in names if name.endswith(ending) and not name.startswith(".")}
 
-    def _label_file(self, case: str) -> Path:
+    def _file(self, folder: str, case: str) -> Path:
         assert self.output is not None
-        return self.output / LABELS / f"{case}{self._model.file_ending}"
-
-    def _click_file(self, case: str) -> Path:
-        assert self.output is not None
-        return self.output / CLICKS / f"{case}.json"
+        return self.output / folder / f"{case}{self._model.file_ending if folder == LABELS else '.json'}"
 
     # ------------------------------------------------------------------ drafts
 
-    def _draft_file(self, case: str) -> Path:
-        assert self.output is not None
-        return self.output / DRAFTS / f"{case}.json"
-
     def _is_draft(self, case: str) -> bool:
-        return self.output is not None and self._draft_file(case).is_file()
-
-    def _drafts(self) -> set[str]:
-        if self.output is None or not (self.output / DRAFTS).is_dir():
-            return set()
-        names = [entry.name for entry in os.scandir(self.output / DRAFTS)]
-        return {name[: -len(".json")] for name in names if name.endswith(".json") and name[0] != "."}
+        return self.output is not None and self._file(DRAFTS, case).is_file()
 
     def keep_draft(self, conversation: Conversation) -> None:
         """Writes what a conversation has done to its case since it was saved, so that nothing is lost with it.
@@ -158,7 +143,7 @@ class Cases:
         if self.version(case) != conversation.version:
             conversation.warnings = ("this case was saved elsewhere since you opened it: no draft is kept",)
             return
-        draft = self._draft_file(case)
+        draft = self._file(DRAFTS, case)
         try:
             if session.prompts or session.started:
                 with writing(draft):
@@ -171,7 +156,7 @@ class Cases:
             conversation.warnings = (f"no draft is kept: {error}",)
 
     def _drop_draft(self, case: str) -> None:
-        draft = self._draft_file(case)
+        draft = self._file(DRAFTS, case)
         draft.unlink(missing_ok=True)
         _base_of(draft).unlink(missing_ok=True)
         mask_beside(draft, self._model.file_ending).unlink(missing_ok=True)
@@ -182,9 +167,11 @@ class Cases:
         """Changes whenever somebody saves the case; empty if it has not been saved."""
         if self.output is None:
             return ""
-        return " ".join(filter(None, (file_version(file) for file in (self._label_file(case), self._click_file(case)))))
+        return " ".join(
+            filter(None, (file_version(file) for file in (self._file(LABELS, case), self._file(CLICKS, case))))
+        )
 
-    def reopen(self, case: str, conversation: Conversation, draft: bool = True) -> bool:
+    def reopen(self, case: str, conversation: Conversation, draft: bool = True) -> None:
         """Brings a case back as it was, into a conversation that has just opened its image: a draft, or what was saved.
 
         With its clicks and the mask they started from, if these still give the saved mask. Otherwise (it was edited
@@ -194,52 +181,48 @@ class Cases:
         Args:
             draft: False: what was saved; a draft is dropped.
 
-        Returns:
-            Whether this is what was saved.
-
         Raises:
             UserError: the saved mask cannot be read, or does not fit the image.
         """
         conversation.version = self.version(case)
         if draft and self._is_draft(case) and self._draft_given(case, conversation):
-            return False
-        if self.output is None or not self._label_file(case).is_file():
-            return False
+            return
+        if self.output is None or not self._file(LABELS, case).is_file():
+            return
         session = conversation.session
-        saved = self._model.read_labels(self._label_file(case))
+        saved = self._model.read_labels(self._file(LABELS, case))
         opened = conversation.snapshot()
         if not self._clicks_give(case, conversation, saved):
             conversation.restore(opened)
-            session.start_from(self._label_file(case))
+            session.start_from(self._file(LABELS, case))
         session.begin_here()
         conversation.change()  # what it contains counts in the volumes
         if not draft:  # not before: it must be there if the saved mask cannot be read
             self._drop_draft(case)
-        return True
 
     def _draft_given(self, case: str, conversation: Conversation) -> bool:
         """Loads a draft, and whether that was possible: one that is damaged, or of other labels, is left alone."""
         opened = conversation.snapshot()
         try:
-            conversation.session.load_prompts(self._draft_file(case))
+            conversation.session.load_prompts(self._file(DRAFTS, case))
             conversation.session.begin_here()
             conversation.change()
             # saving then asks if somebody has saved the case since the draft was begun
-            conversation.version = _base_of(self._draft_file(case)).read_text(encoding="utf-8")
+            conversation.version = _base_of(self._file(DRAFTS, case)).read_text(encoding="utf-8")
         except Cancelled:
             raise
         except Exception:  # whatever it is, the case must open
-            logger.exception(f"{self._draft_file(case)}: the draft cannot be opened")
+            logger.exception(f"{self._file(DRAFTS, case)}: the draft cannot be opened")
             conversation.restore(opened)
             return False
         return True
 
     def _clicks_give(self, case: str, conversation: Conversation, saved: np.ndarray) -> bool:
         """Loads the saved clicks, and whether their mask is the saved one."""
-        if not self._click_file(case).is_file():
+        if not self._file(CLICKS, case).is_file():
             return False
         try:
-            conversation.session.load_prompts(self._click_file(case))
+            conversation.session.load_prompts(self._file(CLICKS, case))
             return np.array_equal(conversation.session.segmentation, saved)
         except Cancelled:
             raise
@@ -267,7 +250,7 @@ class Cases:
         if self.version(case) != conversation.version and not overwrite:
             raise Refusal(409, f"case {case} was saved elsewhere since you opened it: saving would replace that")
         copies = [self.output / IMAGES / image.name for image in images]
-        label_file, clicks = self._label_file(case), self._click_file(case)
+        label_file, clicks = self._file(LABELS, case), self._file(CLICKS, case)
         written = [label_file, *copies]
         try:
             for folder in (IMAGES, LABELS, CLICKS):
@@ -276,7 +259,7 @@ class Cases:
                 self._place(image, copy)
             # in this order: a mask to start from that was the label file or a draft's is no longer there, and is copied
             session.save_segmentation(label_file)
-            mask_beside(self._draft_file(case), self._model.file_ending).unlink(missing_ok=True)
+            mask_beside(self._file(DRAFTS, case), self._model.file_ending).unlink(missing_ok=True)
             if session.prompts or session.started:
                 session.save_prompts(clicks)
                 written.append(clicks)
@@ -349,7 +332,10 @@ class Cases:
     def _write_dataset_json(self) -> None:
         assert self.output is not None
         ending, kept = self._model.file_ending, self._declared()
-        write_json(self.output / "dataset.json", {**kept, "numTraining": len(self._saved()), "file_ending": ending})
+        write_json(
+            self.output / "dataset.json",
+            {**kept, "numTraining": len(self._names(LABELS, ending)), "file_ending": ending},
+        )
 
 
 def _base_of(draft: Path) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,8 @@ from nnsam3d.prompts.components import volume_and_count
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.server.refusal import Refusal
 
+KEPT = ("model", "session", "files", "case", "version", "keeps", "_buffer", "_touched")  # beside the session's history
 PAUSE = 60.0  # seconds; whoever does nothing for longer is not at work
-
-
-@dataclass(frozen=True)
-class ConversationSnapshot:
-    """What :meth:`Conversation.restore` puts back."""
-
-    model: Model
-    owner: Session
-    session: SessionSnapshot
-    files: tuple[Path, ...]
-    case: str
-    version: str
-    keeps: Any
-    buffer: NDArray[np.uint8] | None
-    touched: Slices | None
 
 
 class Conversation:
@@ -231,19 +216,15 @@ class Conversation:
         """
         self.session.load_prompts(path, masks=False)
 
-    def snapshot(self) -> ConversationSnapshot:
+    def snapshot(self) -> tuple[SessionSnapshot, dict[str, Any]]:
         """What there is before a step whose computation may fail or be cancelled."""
-        return ConversationSnapshot(
-            *(self.model, self.session, self.session.snapshot(), self.files, self.case, self.version, self.keeps),
-            *(self._buffer, self._touched),
-        )
+        return self.session.snapshot(), {name: getattr(self, name) for name in KEPT}
 
-    def restore(self, snapshot: ConversationSnapshot) -> None:
+    def restore(self, snapshot: tuple[SessionSnapshot, dict[str, Any]]) -> None:
         """Puts everything back as it was, redo included."""
-        self.model, self.session = snapshot.model, snapshot.owner
-        self.session.restore(snapshot.session)
-        self.files, self.case, self.version = snapshot.files, snapshot.case, snapshot.version
-        self.keeps, self._buffer, self._touched = snapshot.keeps, snapshot.buffer, snapshot.touched
+        past, kept = snapshot
+        vars(self).update(kept)
+        self.session.restore(past)
         self._synchronised = False  # the next update compares all voxels
 
     # ------------------------------------------------------------------ results
@@ -275,8 +256,7 @@ class Conversation:
 
     def values(self, label: int) -> list[int]:
         """The values in the label map that belong to a label."""
-        regions = self.model.regions
-        return label_values(label, regions)
+        return label_values(label, self.model.regions)
 
     def clear_buffer(self) -> None:
         """Call this when the viewer has cleared its mask."""

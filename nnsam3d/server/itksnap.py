@@ -11,6 +11,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
+from email.message import Message
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from nnsam3d.server.call import Call, as_object, route
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.steps import as_step
 
 SUCCESS = {"status": "success"}
 
@@ -82,7 +82,7 @@ async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prom
         packed = gzip.compress(conversation.mask(label).astype(np.int8).tobytes(), 1)
         return JSONResponse({**SUCCESS, "result": base64.b64encode(packed).decode()})
 
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 async def _added_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
@@ -141,16 +141,10 @@ def _decompressed(packed: memoryview, wanted: int) -> bytes:
 
 def multipart(content_type: str, body: bytes | bytearray) -> dict[str, memoryview]:
     """The parts of a form, by name, without copies."""
-    kind, _, parameters = content_type.partition(";")
-    boundary = next(
-        (
-            value.strip('" ')
-            for name, _, value in (part.partition("=") for part in parameters.split(";"))
-            if name.strip().lower() == "boundary"
-        ),
-        "",
-    )
-    if kind.strip().lower() != "multipart/form-data" or not boundary:
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary()
+    if header.get_content_type() != "multipart/form-data" or not boundary:
         raise Refusal(400, "the request must be a form (multipart/form-data)")
     edge = b"--" + boundary.encode("latin-1", "replace")
     found: dict[str, memoryview] = {}

@@ -180,40 +180,22 @@ class Leases:
         with self._lock:
             images = sum(lease.conversation.image_bytes for lease in self._leases.values() if lease is not but)
             if size > 0 and self._reserved + images + size > self.budget:
-                raise self._full()
+                raise Refusal(
+                    503,
+                    f"images and requests of other clients fill the server's memory ({self.budget / 2**30:.2g} GiB): "
+                    "try again later, or start the server with a larger --memory",
+                    {"Retry-After": str(FULL_SECONDS)},
+                )
             self._reserved += size
 
-    def make_room(self, wanted: int = 0, but: Lease | None = None) -> None:
-        """Enforces the memory budget: drops images that were read ahead, then cached windows, starting with the client
-        that has been idle longest.
+    def make_room(self) -> None:
+        """Keeps the budget: drops images that were read ahead, then cached windows, of the client idle longest first.
 
         Must run in the worker's thread, like everything that a session does.
-
-        Args:
-            wanted: bytes about to be allocated.
-            but: a lease whose image is about to be replaced, so that its memory does not count.
-
-        Raises:
-            Refusal: not enough memory even without cached windows (503).
         """
         with self._lock:
-            leases = sorted(self._leases.values(), key=lambda lease: lease.used)
-            taken = self._reserved + wanted
-        free = self.budget - taken - sum(lease.conversation.nbytes for lease in leases if lease is not but)
-        others = [lease.conversation for lease in leases if lease is not but]
-        for drop in [one.forget_ahead for one in others] + [one.session.forget_windows for one in others]:
-            if free >= 0:
+            held = [lease.conversation for lease in sorted(self._leases.values(), key=lambda lease: lease.used)]
+        for drop in [one.forget_ahead for one in held] + [one.session.forget_windows for one in held]:
+            if self.free >= 0:
                 return
-            before = sum(one.nbytes for one in others)
             drop()
-            free += before - sum(one.nbytes for one in others)
-        if free < 0 and wanted:
-            raise self._full()
-
-    def _full(self) -> Refusal:
-        return Refusal(
-            503,
-            f"images and requests of other clients fill the server's memory ({self.budget / 2**30:.2g} GiB): try again "
-            "later, or start the server with a larger --memory",
-            {"Retry-After": str(FULL_SECONDS)},
-        )

@@ -21,7 +21,6 @@ from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.drawn import box_prompts, interactions, lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.steps import as_step
 
 PROTOCOL = "2.5.1"
 
@@ -146,7 +145,7 @@ async def add_initial_segmentation(call: Call) -> Response:
         conversation.fill_buffer(mask)
         return _painted(conversation, label) if run else _nothing(ran=False)
 
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 async def undo(call: Call) -> Response:
@@ -155,7 +154,7 @@ async def undo(call: Call) -> Response:
     def job(conversation: Conversation) -> Response:
         return _painted(conversation, label) if conversation.session.undo() is not None else _nothing(False)
 
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 async def predict(call: Call) -> Response:
@@ -182,7 +181,7 @@ async def _add(call: Call, given: dict[str, Any], add: Callable[[Conversation, i
         add(conversation, label if positive else 0)
         return _painted(conversation, label) if run else _nothing(ran=False)
 
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 async def _add_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:

@@ -26,7 +26,6 @@ from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.shown import change_to_show, shown_change, shown_state, shown_tool
 from nnsam3d.server.static import FOLDER, PageFiles, index
-from nnsam3d.server.steps import as_step
 from nnsam3d.server.uploads import bytes_to_read, stored
 
 # ---------------------------------------------------------------------- files
@@ -159,7 +158,7 @@ async def open_case(call: Call) -> Response:
     async with call.lease.reading:  # which may be this case
         is_read = await asyncio.to_thread(call.lease.conversation.has_read, files)
     await call.reserve(0 if is_read else size)
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 async def upload(call: Call) -> Response:
@@ -173,7 +172,7 @@ async def upload(call: Call) -> Response:
         conversation.keeps = folder  # deleted with the conversation or when the next image is opened
         return _opened(call, conversation, case)
 
-    return await call.work(as_step(job))
+    return await call.step(job)
 
 
 def _folder(call: Call) -> Cases:
@@ -298,7 +297,7 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
         conversation.is_worked_on()
         return shown_change(call, conversation, time.perf_counter() - start)
 
-    return await call.work(as_step(whole))
+    return await call.step(whole)
 
 
 async def save(call: Call) -> Response:

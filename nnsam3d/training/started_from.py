@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnsam3d.checkpoints.pretrained import AUTO, SCRATCH
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
-from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.checkpoint import UntrustedCheckpoint, open_checkpoint
 from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
 
 STARTER_WEIGHTS = "starter"  # value of the option weights
@@ -54,6 +54,9 @@ def model_file(weights: str) -> Path | None:
     Args:
         weights: "starter", or a file: a checkpoint of nnU-Net (.pth), or weights that nnsam3d has written
             (.safetensors); SAM's own files are no models.
+
+    Raises:
+        UntrustedCheckpoint: the file would run code when it is opened.
     """
     if weights == STARTER_WEIGHTS:
         return STARTER / "fold_0" / WEIGHTS
@@ -62,6 +65,8 @@ def model_file(weights: str) -> Path | None:
     path = Path(weights).expanduser()
     try:
         open_checkpoint(path, mapped=True)
+    except UntrustedCheckpoint:
+        raise
     except UserError:
         return None
     return path

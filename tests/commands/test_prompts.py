@@ -225,6 +225,16 @@ def test_doubts_are_cleared_by_options(dataset: Path, capsys: pytest.CaptureFixt
     assert "unknown prompt format 'x'" in error_of(capsys, "convert", path, "--format", "x", *options)
 
 
+def test_a_file_with_another_ending_is_recognised_by_its_content(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.txt").write_text("index,axis-0,axis-1,axis-2,label\n0,1,2,3,lesion\n")
+    image = next((dataset / "imagesTr").glob("*_0000.nii.gz"))
+    cli.main(["prompts", "inspect", str(tmp_path / "other.txt"), "--image", str(image)])
+    case = image.name.removesuffix("_0000.nii.gz")
+    assert f"predictions find this file as {case}.json only" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_named_image_tells_the_case(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Slicer saves a point list under the list's name."""
     path = dataset / "F.mrk.json"

@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
 from nnsam3d.inference.given import given_image, given_model
 from nnsam3d.inference.model import Model
+from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
 from nnsam3d.prompts import Click, PromptError
 
 from .conftest import volume, write_model
@@ -266,6 +267,7 @@ def test_a_model_is_found_from_what_lies_in_it(model_folder: Path) -> None:
     for folds in (0, "0", [0], np.int64(0), torch.tensor(0), (0,), range(1)):
         assert [str(one) for one in given_model(model_folder, folds)[1] or []] == ["0"]
     assert given_model(model_folder / "plans.json", None)[0] == model_folder
+    assert Session(STARTER / "fold_0" / WEIGHTS).labels == Session().labels, "as models are passed on"
     session = Session(fold, device=None)
     assert session._model.folds == ["1"]
     assert Session(model_folder, folds=0, device=torch.device("cpu"))._model.device.type == "cpu"  # type: ignore[arg-type]

@@ -73,6 +73,8 @@ def test_labels_are_numbered_in_order_of_use() -> None:
     assert numbered_labels(["b", "a", "background", 0, "b", None]) == {"background": 0, "b": 1, "a": 2}
     assert numbered_labels([2, "a", "b"]) == {"background": 0, "2": 2, "a": 1, "b": 3}
     assert numbered_labels(["c", 1], {"a": 1}) == {"background": 0, "a": 1, "c": 2}
+    assert numbered_labels(["5", 5, "a"]) == numbered_labels([5, "5", "a"]) == {"background": 0, "5": 5, "a": 1}
+    assert numbered_labels(["1"], {"a": 1}) == {"background": 0, "a": 1, "1": 2}
 
 
 def test_clicks_on_one_object_are_background_of_the_others() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import types
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,8 @@ def test_nnunet_missing_or_broken(monkeypatch):
 
 
 def test_other_packages(monkeypatch):
+    needed = {re.split("[>=<]", one)[0] for one in metadata.requires("nnsam3d") or () if "extra" not in one}
+    assert needed <= {"torch", "nnunetv2", *doctor.OTHER_PACKAGES}
     monkeypatch.setattr(doctor, "OTHER_PACKAGES", {"numpy": "numpy"})
     assert levels(doctor.check_other_packages()) == ["ok"]
     monkeypatch.setattr(doctor, "OTHER_PACKAGES", {"no-such-thing": "no_such_thing"})

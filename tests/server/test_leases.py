@@ -29,6 +29,10 @@ class FakeConversation:
     ahead: int = 0
 
     @property
+    def image_bytes(self) -> int:
+        return self.session.image
+
+    @property
     def nbytes(self) -> int:
         return self.session.image + self.session.windows + self.ahead
 
@@ -100,9 +104,10 @@ def test_the_budget_takes_windows_of_the_longest_rested_and_never_an_image() -> 
         made.append(lease)
     table.make_room()  # 120 of 100
     assert [lease.conversation.session.windows for lease in made] == [0, 20, 20]  # type: ignore[attr-defined]
-    table.make_room(45, but=made[2])  # its own 40 will go: 60 + 45
-    assert [lease.conversation.session.windows for lease in made] == [0, 0, 20]  # type: ignore[attr-defined]
     with pytest.raises(Refusal) as error:
-        table.make_room(61, but=made[2])
+        table.reserve(61, but=made[2])  # its own image will go: 40 + 61
     assert error.value.status == 503
+    table.reserve(60, but=made[2])
+    table.make_room()
+    assert [lease.conversation.session.windows for lease in made] == [0, 0, 0]  # type: ignore[attr-defined]
     assert [lease.conversation.session.image for lease in made] == [20, 20, 20]  # type: ignore[attr-defined]

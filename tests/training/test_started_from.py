@@ -11,12 +11,14 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY
+from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import LATEST
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
-from nnsam3d.training.started_from import is_frozen
+from nnsam3d.training.started_from import is_frozen, model_file
 
+from ..nnunet.test_checkpoint import Intruder, write
 from . import small
 
 
@@ -80,6 +82,12 @@ def test_continuing_records_nothing_new(name: str) -> None:
     continued = small.make(name)
     maybe_load_checkpoint(continued, True, False, None)
     assert record_in(continued.plans_manager.plans) == record
+
+
+def test_a_model_that_would_run_code_is_not_taken_for_sams(tmp_path: Path) -> None:
+    write(tmp_path / "model.pth", logging=Intruder(tmp_path / "made"))
+    with pytest.raises(UserError, match=r"would run .*nnsam3d_trust_checkpoint=1"):
+        model_file(str(tmp_path / "model.pth"))
 
 
 def test_only_sams_weights_are_frozen_by_themselves() -> None:

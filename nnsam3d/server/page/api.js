@@ -9,13 +9,6 @@ export class ServerError extends Error {
   }
 }
 
-// Decodes a change: JSON, and the labels in the changed box (i fastest).
-export function decodeChange(buffer) {
-  const length = new DataView(buffer).getUint32(0, true);
-  const values = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  return { ...values, voxels: new Uint8Array(buffer, 4 + length) };
-}
-
 export class Server {
   // key: the server's key, from the page's address; onLost: called if a heartbeat finds that the session has ended
   constructor(key, onLost) {
@@ -38,13 +31,10 @@ export class Server {
       this.onAlive(await this.json("POST", "api/heartbeat", {}));
     } catch (error) {
       // only the server itself can end the session: other errors may be temporary
-      if (error.status === 410) this.lost(error);
+      if (error.status !== 410) return;
+      this.lease = null;
+      this.onLost(error);
     }
-  }
-
-  lost(error) {
-    this.lease = null;
-    this.onLost(error);
   }
 
   // Called when the page is closed, where only a beacon is still sent.
@@ -146,8 +136,12 @@ export class Server {
   }
 }
 
+// A change: JSON, and the labels in the changed box (i fastest).
 async function changeOf(response) {
-  return decodeChange(await response.arrayBuffer());
+  const buffer = await response.arrayBuffer();
+  const length = new DataView(buffer).getUint32(0, true);
+  const values = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  return { ...values, voxels: new Uint8Array(buffer, 4 + length) };
 }
 
 async function reason(response) {

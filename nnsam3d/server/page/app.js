@@ -14,7 +14,9 @@ import { clicked, correct, drew, giveUpLost, loadPrompts, move, redo, remove, re
 import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click, stroke, sketch, grab, move: moveClick, remove, missed, drawn: markers, moved: where });
+Object.assign(on, { lost, busy, failed, click, stroke, sketch, move: moveClick, remove, drawn: markers, moved: where });
+on.grab = (x, y) => markerAt(viewer, page.prompts, x, y);
+on.missed = () => say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
@@ -50,14 +52,6 @@ function moveClick(prompt, mm) {
   move(prompt, mm);
 }
 
-function grab(x, y) {
-  return markerAt(viewer, page.prompts, x, y);
-}
-
-function missed() {
-  say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
-}
-
 function isImage(file) {
   return /\.(nii|nii\.gz|nrrd|mha)$/i.test(file.name);
 }
@@ -77,12 +71,9 @@ function expandDisplay(open) {
   $("display-button").setAttribute("aria-expanded", String(open));
 }
 
-function help() {
-  $("help").showModal();
-}
-
 const does = {
-  undo, redo, reset, next, help, skip,
+  undo, redo, reset, next, skip,
+  help: () => $("help").showModal(),
   automatic: startAutomatically,
   unsure: () => toggle("unsure"),
   flag: () => toggle("flag"),
@@ -107,13 +98,12 @@ const does = {
 bindKeys(does, $("view"));
 bindCases();
 bindTools();
-for (const [id, action] of [
-  ["undo", "undo"], ["redo", "redo"], ["reset", "reset"], ["save", "save"], ["save-next", "next"], ["next", "next"],
-  ["mask", "mask"], ["prompts", "prompts"], ["open", "open"], ["load", "load"], ["cancel", "cancel"], ["help-button", "help"], ["hide", "hide"],
-  ["automatic", "automatic"], ["skip", "skip"], ["unsure", "unsure"], ["flag", "flag"],
-]) {
-  $(id).addEventListener("click", () => does[action]());
-}
+const BUTTONS = [
+  "undo", "redo", "reset", "save", "save-next", "next", "mask", "prompts", "open", "load", "cancel", "help-button", "hide", "automatic",
+  "skip", "unsure", "flag",
+];
+const OTHERWISE = { "save-next": "next", "help-button": "help" };
+for (const id of BUTTONS) $(id).addEventListener("click", () => does[OTHERWISE[id] ?? id]());
 $("display-button").addEventListener("click", ({ target }) => expandDisplay(target.ariaExpanded !== "true"));
 window.addEventListener("pointerdown", ({ target }) => target.closest("#display, #display-button") || expandDisplay(false));
 $("comment").addEventListener("change", ({ target }) => annotate({ comment: target.value }));

@@ -26,17 +26,13 @@ export function bindKeys(does, canvas) {
   );
   $("letters").addEventListener("change", ({ target }) => {
     remember("letters", target.checked ? "on" : "off");
-    setCharacters(target.checked);
+    announceKeys(target.checked);
   });
-  setCharacters(recall("letters") !== "off");
+  announceKeys(recall("letters") !== "off");
 }
 
-// For buttons that were made since.
-export function announceKeys() {
-  setCharacters(characters);
-}
-
-function setCharacters(on) {
+// Whether single characters are keys; also for buttons that were made since.
+export function announceKeys(on = characters) {
   characters = on;
   $("letters").checked = on;
   document.body.classList.toggle("no-letters", !on);

@@ -11,16 +11,8 @@ export const on = {}; // callbacks of the components below, set by app.js
 
 const key = new URLSearchParams(location.search).get("key") ?? "";
 export const server = new Server(key, (error) => on.lost(error));
-export const work = new Work(server, { busy: (...values) => on.busy(...values), failed: (...values) => on.failed(...values) });
-export const viewer = new Viewer($("view"), {
-  click: (...values) => on.click(...values),
-  stroke: (...values) => on.stroke(...values),
-  grab: (...values) => on.grab(...values),
-  move: (...values) => on.move(...values),
-  missed: () => on.missed(),
-  drawn: () => on.drawn(),
-  moved: () => on.moved(),
-});
+export const work = new Work(server, on);
+export const viewer = new Viewer($("view"), on);
 
 export const page = {
   ready: false, // the first image has been opened, or there is none

@@ -253,7 +253,7 @@ export class Viewer {
 
   // The label under the crosshair.
   get label() {
-    const [i, j, k] = this.#indexAt(this.nv.scene.crosshairPos);
+    const [i, j, k] = this.toFile(this.nv.frac2vox(this.nv.scene.crosshairPos));
     const [ni, nj] = this.shape_ijk;
     return this.labels[i + ni * (j + nj * k)];
   }
@@ -261,10 +261,6 @@ export class Viewer {
   get value() {
     const [x, y, z] = this.nv.frac2vox(this.nv.scene.crosshairPos);
     return this.image.getValue(x, y, z, 0);
-  }
-
-  #indexAt(frac) {
-    return this.toFile(this.nv.frac2vox(frac));
   }
 
   // NiiVue's voxels, which increase towards R, A, S -> those of the file, which may not.

@@ -28,10 +28,6 @@ export class Work {
     });
   }
 
-  get waiting() {
-    return this.queue.length;
-  }
-
   async cancel() {
     this.drop();
     if (!this.running) return;
@@ -52,7 +48,7 @@ export class Work {
       const step = this.queue.shift();
       this.running = step;
       this.stopping = false;
-      const watch = this.#watch(step);
+      const stopWatching = this.#watch(step);
       let value;
       try {
         value = await step.job();
@@ -60,7 +56,7 @@ export class Work {
         this.drop(); // later steps assume that this one succeeded
         this.callbacks.failed(error, step.what);
       }
-      watch.stop();
+      stopWatching();
       this.running = null;
       step.done(value);
     }
@@ -73,7 +69,7 @@ export class Work {
     let over = false;
     const show = () => {
       const seconds = ((performance.now() - start) / 1000).toFixed(1);
-      if (!over) this.callbacks.busy(`${what}… ${seconds} s`, this.waiting);
+      if (!over) this.callbacks.busy(`${what}… ${seconds} s`, this.queue.length);
     };
     const look = async () => {
       try {
@@ -90,13 +86,11 @@ export class Work {
       ticking = setInterval(show, 100);
       looking = setInterval(look, POLL);
     }, SILENT);
-    return {
-      stop: () => {
-        over = true;
-        clearTimeout(first);
-        clearInterval(ticking);
-        clearInterval(looking);
-      },
+    return () => {
+      over = true;
+      clearTimeout(first);
+      clearInterval(ticking);
+      clearInterval(looking);
     };
   }
 }
