@@ -26,6 +26,10 @@ def plan(workspace: Workspace, budget: float) -> subprocess.CompletedProcess[str
 
 
 def test_planned_trained_predicted(workspace: Workspace, tmp_path) -> None:
+    refused = plan(workspace, 0.2)
+    assert refused.returncode != 0
+    assert "use -gpu_memory_target" in refused.stderr.splitlines()[-1], "the last line is the reason"
+
     done = plan(workspace, 1)
     assert done.returncode == 0, done.stderr
     assert "3d_fullres: " in done.stdout

@@ -72,11 +72,11 @@ def test_the_model_folder_describes_itself(trained: Workspace) -> None:
     assert len(summary["metric_per_case"]) == 2
 
 
-def test_a_continued_training_and_its_validation_with_another_number_of_clicks(trained: Workspace) -> None:
-    """--c with nothing but a longer training in the environment: the network is the checkpoint's. Then --val."""
+def test_continued_training_keeps_its_options_and_learning_rate(trained: Workspace) -> None:
+    """--c with nothing but a longer training in the environment: the network is the checkpoint's."""
     trained.run(
         "nnUNetv2_train", "990", "3d_fullres", "0", "-tr", "SAM3DAdapterTrainer", "-device", "cpu", "--c", "--npz",
-        nnsam3d_options="num_epochs=4 final_validation=0",
+        nnsam3d_options="num_epochs=4",
     )  # fmt: skip
     checkpoint = torch.load(trained.model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["current_epoch"] == 4
@@ -86,6 +86,9 @@ def test_a_continued_training_and_its_validation_with_another_number_of_clicks(t
     lrs = checkpoint["logging"]["lrs"]
     assert len(lrs) == 4, "two epochs of the first run, two of the second"
     assert lrs[2:] == [uninterrupted.learning_rate_at(epoch) for epoch in (2, 3)]
+
+
+def test_validation_with_other_numbers_of_clicks(trained: Workspace) -> None:
     text = trained.run(
         "nnUNetv2_train", "990", "3d_fullres", "0", "-tr", "SAM3DAdapterTrainer", "-device", "cpu", "--val", "--npz",
         nnsam3d_options="validation_clicks=5",
@@ -121,19 +124,21 @@ def automatic_folder(trained: Workspace, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_way_of_predicting_gives_the_same(trained: Workspace, automatic_folder: Path, tmp_path: Path) -> None:
-    """Parallel, sequential from the model folder, Python predictor; no prompt file means automatic."""
+    """Parallel, sequential, from the model folder, Python predictor; no prompt file means automatic."""
     prompts = write_prompts(tmp_path / "prompts", test_000=[click(20, 20, 10), click(5, 20, 10, label=0)])
     common = {"nnsam3d_prompts": str(prompts)}
     inputs = ("-i", trained.test_images, "--save_probabilities")
     text = trained.run("nnUNetv2_predict", *inputs, "-o", tmp_path / "parallel", *PREDICT, *PARALLEL, **common)
     assert text.count("segmented automatically") == 1
+    trained.run("nnUNetv2_predict", *inputs, "-o", tmp_path / "sequential", *PREDICT, *SEQUENTIAL, **common)
     trained.run(
         "nnUNetv2_predict_from_modelfolder", *inputs, "-o", tmp_path / "folder", "-m", trained.model,
-        "-f", "0", "-device", "cpu", "--disable_tta", *SEQUENTIAL, **common,
+        "-f", "0", "-device", "cpu", "--disable_tta", *PARALLEL, **common,
     )  # fmt: skip
     for case in ("test_000", "test_001"):
         reference = probabilities(tmp_path / "parallel", case)
-        np.testing.assert_allclose(probabilities(tmp_path / "folder", case), reference, atol=ROUNDED)
+        for way in ("sequential", "folder"):
+            np.testing.assert_allclose(probabilities(tmp_path / way, case), reference, atol=ROUNDED)
     assert not np.array_equal(
         probabilities(automatic_folder, "test_000"), probabilities(tmp_path / "parallel", "test_000")
     )
@@ -180,8 +185,8 @@ def test_a_bad_prompt_file_is_the_last_thing_said(trained: Workspace, tmp_path: 
     [
         ("presets=tiny", "unknown option presets. Known options: preset,"),
         ("preset=vit_b", "no SAM checkpoint for preset vit_b"),
-        pytest.param("preset=tiny weights=/nowhere.pth", "no such file", marks=pytest.mark.slow),
-        pytest.param("preset=tiny window=32", "(32, 32, 32) is larger than the token grid", marks=pytest.mark.slow),
+        ("preset=tiny weights=/nowhere.pth", "no such file"),
+        ("preset=tiny window=32", "window (32, 32, 32) is larger than the token grid"),
     ],
 )
 def test_a_training_that_cannot_work_does_not_start(workspace: Workspace, options: str, message: str) -> None:
