@@ -160,7 +160,7 @@ def main(args: argparse.Namespace) -> int:
     )
     reachable = not is_local(args.host) or bool(args.allow_host)
     key = local_key or (secrets.token_urlsafe(16) if reachable else None)
-    access = Access(tuple(name.lower() for name in args.allow_host), _prefix(args.prefix), args.verbose)
+    access = Access(tuple(args.allow_host), _prefix(args.prefix), args.verbose)
     certificate = None if args.tls_cert is None else (args.tls_cert, args.tls_key)
     with own_temporary_folder():
         app = App(model, limits, cases, key)

@@ -41,8 +41,8 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
         mapped: memory-map the tensors.
 
     Raises:
-        UntrustedCheckpoint: it contains more than data.
-        UserError: it cannot be read, or is not a checkpoint of nnU-Net.
+        UntrustedCheckpoint: it would run code.
+        UserError: it cannot be read, is not a checkpoint of nnU-Net, or contains more than data.
     """
     if Path(path).suffix == WEIGHTS_ENDING:
         return _open_weights(Path(path))

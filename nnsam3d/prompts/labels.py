@@ -77,14 +77,16 @@ def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = No
     for label in used:
         if label is None:
             continue
+        is_name = isinstance(label, str)
         name = label if isinstance(label, str) else str(int(label))  # type: ignore[call-overload]
+        if name in labels:  # nearly always: each prompt of each step of a history comes here
+            continue
         taken = {*labels.values()}
-        value = int(name) if re.fullmatch("[0-9]{1,4}", name) or label != name else 0  # not a date, for example
-        free = next(number for number in itertools.count(1) if number not in taken)
-        if isinstance(label, str):
-            labels.setdefault(name, free if value in taken else value)
-        elif value not in taken:
-            labels.setdefault(name, value)
+        value = int(name) if not is_name or re.fullmatch("[0-9]{1,4}", name) else 0  # not a date, for example
+        if value not in taken:
+            labels[name] = value
+        elif is_name:
+            labels[name] = next(number for number in itertools.count(1) if number not in taken)
     return labels
 
 

@@ -75,7 +75,7 @@ class Cases:
 
     def overview(self) -> list[dict[str, Any]]:
         """The name and state of each case. Lists the folders, and reads no file."""
-        saved, drafts = self._names(LABELS, self._model.file_ending), self._names(DRAFTS, ".json")
+        saved, drafts = self._names(LABELS), self._names(DRAFTS)
         rows = [self._row(name, name in saved, name in drafts) for name in self._listed()]
         rank = {} if self._learned is None else {name: number for number, name in enumerate(read_order(self._learned))}
         return [{**row, "rank": rank[row["case"]]} if row["case"] in rank else row for row in rows]
@@ -115,8 +115,12 @@ class Cases:
         ranks = {row["case"]: (row["case"] in elsewhere, row.get("rank", len(rows))) for row in left}
         return min(ranks, key=lambda name: ranks[name]) if ranks else None
 
-    def _names(self, folder: str, ending: str) -> set[str]:
+    def _ending(self, folder: str) -> str:
+        return self._model.file_ending if folder == LABELS else ".json"
+
+    def _names(self, folder: str) -> set[str]:
         """The cases with a file in a folder of the dataset."""
+        ending = self._ending(folder)
         if self.output is None or not (self.output / folder).is_dir():
             return set()
         names = [entry.name for entry in os.scandir(self.output / folder)]
@@ -124,7 +128,7 @@ class Cases:
 
     def _file(self, folder: str, case: str) -> Path:
         assert self.output is not None
-        return self.output / folder / f"{case}{self._model.file_ending if folder == LABELS else '.json'}"
+        return self.output / folder / f"{case}{self._ending(folder)}"
 
     # ------------------------------------------------------------------ drafts
 
@@ -334,7 +338,7 @@ class Cases:
         ending, kept = self._model.file_ending, self._declared()
         write_json(
             self.output / "dataset.json",
-            {**kept, "numTraining": len(self._names(LABELS, ending)), "file_ending": ending},
+            {**kept, "numTraining": len(self._names(LABELS)), "file_ending": ending},
         )
 
 

@@ -63,6 +63,10 @@ class Access:
     prefix: str = ""
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        # names of hosts ignore case, and browsers send them in lower case
+        object.__setattr__(self, "hosts", tuple(name.lower() for name in self.hosts))
+
 
 def is_local(host: str) -> bool:
     """Whether an address or name means this computer only.

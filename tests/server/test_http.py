@@ -84,7 +84,7 @@ def test_images_of_other_pages_take_no_places(start: Start) -> None:
 
 
 def test_a_server_behind_a_proxy_knows_its_names(start: Start) -> None:
-    running = start(access=Access(hosts=("hub.example.org",), prefix="/user/me/seg"))
+    running = start(access=Access(hosts=("hub.Example.org",), prefix="/user/me/seg"))
     assert running.ask("GET", "/healthz", headers={"Host": "Hub.Example.org:80"}).status == 200
     ours = {"Host": "hub.example.org", "Origin": "https://hub.example.org"}
     for headers in (ours, {**ours, "Host": f"127.0.0.1:{running.port}"}, {}):

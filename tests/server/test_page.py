@@ -982,7 +982,8 @@ def test_shortcuts_of_one_character_can_be_turned_off(work: Any, visit: Open) ->
         page.tab.locator("#view").focus()
         chosen = page.js("() => nnsam3d.page.label")
         for key in "zrsnmpohvl2?[]+-":
-            page.press(key)
+            page.tab.keyboard.press(key)
+        page.idle()
         assert page.js("() => nnsam3d.page.label") == chosen
         assert not page.tab.locator("dialog[open]").count()
         assert page.tab.locator("button[aria-keyshortcuts=Z]").count() == 0

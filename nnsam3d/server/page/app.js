@@ -14,9 +14,11 @@ import { clicked, correct, drew, giveUpLost, loadPrompts, move, redo, remove, re
 import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
-Object.assign(on, { lost, busy, failed, click, stroke, sketch, move: moveClick, remove, drawn: markers, moved: where });
-on.grab = (x, y) => markerAt(viewer, page.prompts, x, y);
-on.missed = () => say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates.");
+Object.assign(on, {
+  lost, busy, failed, click, stroke, sketch, remove, move: moveClick, drawn: markers, moved: where,
+  grab: (x, y) => markerAt(viewer, page.prompts, x, y),
+  missed: () => say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates."),
+});
 
 async function start() {
   if (!window.WebGL2RenderingContext) return empty("This browser does not support WebGL 2, or it is disabled.");
