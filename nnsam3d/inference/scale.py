@@ -1,8 +1,9 @@
 """Which spacing a model for any spacing works at: the target is to be about as large as those of its training.
 
 The size of the target is known from a prompt with an extent. Clicks say where, not how large: the image decides then,
-since thin slices are made for small things. An answer that is very large or very small there is computed again on a
-coarser or finer grid.
+since thin slices are made for small things. Only an answer of a very different size is computed again on another grid:
+an answer that leaks would otherwise choose a coarse grid, on which clicks cannot correct it, and a click corrects best
+on the grid whose answer it was set for.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from nnsam3d.geometry import Slices
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import KINDS, Shape
 
-WANTED = 18.0  # voxels along the longest edge of a target
-OUTLINED = 36.0  # the same where a prompt says how large it is: docs/starter.md, "The grid matters"
+WANTED = 36.0  # voxels along the longest edge of a target: docs/starter.md, "The grid matters"
 LEVELS = 2  # spacings per octave, so that few grids are ever computed
 TOLERATED = 1.5  # octaves between the size of an answer and the wanted one, within which it is kept
-THICK, VIEW, COARSE_MM = 1.2, 45.0, 4.0
-"""After a click, the least of: a multiple of the coarsest voxel edge, a part of the median image edge, mm."""
+THICK, VIEW, COARSE_MM = 1.2, 64.0, 4.0
+"""After clicks, the least of: a multiple of the coarsest voxel edge, a part of the median image edge, mm."""
+FINER = 2.0  # times the finest voxel edge of the image: small structures gain from it
 STEPS = 4  # answers that are computed for one set of prompts, at most
 CACHES = 4  # parts of the memory for windows, of which every grid gets one
 
@@ -42,12 +43,12 @@ def level(spacing_mm: float, finest_mm: float, coarsest_mm: float) -> float:
 
 
 def _limits(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> tuple[float, float]:
-    """(finest, coarsest) spacing in mm for an image: its own finest; the target as large as the image.
+    """(finest, coarsest) spacing in mm for an image: a part of its own finest; the target as large as the image.
 
     Args:
         shape_ZYX: voxels. spacing_ZYX: mm.
     """
-    finest = float(min(spacing_ZYX))
+    finest = float(min(spacing_ZYX)) / FINER
     return finest, max(finest, _longest(shape_ZYX, spacing_ZYX) / WANTED)
 
 
@@ -63,21 +64,18 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
     outlined = [KINDS[shape.kind].bounds(shape.points_N3) for shape in shapes if shape.label > 0]
     if outlined:
         lows_N3, highs_N3 = (np.array(ends) for ends in zip(*outlined, strict=True))
-        return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX, OUTLINED)
+        return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX)
     return level(wished, *_limits(shape_ZYX, spacing_ZYX))
 
 
-def spacing_for(
-    edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], wanted: float = WANTED
-) -> float:
+def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> float:
     """mm for a target of a known extent.
 
     Args:
         edges_ZYX: voxels of the image that it spans.
         shape_ZYX: voxels. spacing_ZYX: mm, of the image.
-        wanted: voxels that it is to span.
     """
-    return level(_longest(edges_ZYX, spacing_ZYX) / wanted, *_limits(shape_ZYX, spacing_ZYX))
+    return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, *_limits(shape_ZYX, spacing_ZYX))
 
 
 def next_spacing(

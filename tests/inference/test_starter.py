@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nnsam3d.files import file_sha256
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.scale import OUTLINED, first_spacing, next_spacing
+from nnsam3d.inference.scale import FINER, WANTED, first_spacing, next_spacing
 from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, common_ending
 from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
 
@@ -83,7 +83,12 @@ def test_a_box_says_how_fine_the_grid_is() -> None:
             shape = one.shape(one.points("voxel")[:, ::-1], 1)
             spacing = first_spacing((400, 400, 400), (1.0, 1.0, 1.0), [shape])
             outlined = edge if one.kind == "box" else end  # a box has the whole of its last voxel
-            assert abs(np.log2(spacing / max(1.0, outlined / OUTLINED))) < 0.3, (one.kind, edge)
+            assert abs(np.log2(spacing / max(1 / FINER, outlined / WANTED))) < 0.3, (one.kind, edge)
+
+
+def test_a_small_image_gets_a_finer_grid_than_its_own() -> None:
+    assert first_spacing((35, 51, 35), (1.0, 1.0, 1.0)) < 1.0
+    assert first_spacing((100, 400, 400), (5.0, 1.0, 1.0)) > 1.0
 
 
 def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
@@ -93,7 +98,8 @@ def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
     assert next_spacing(1.0, answer, [whole], (1, 1, 1)) == 1.0
     assert next_spacing(8.0, answer, [whole], (1, 1, 1)) < 8.0
     answer[:90, :90, :90] = 1
-    assert next_spacing(1.0, answer, [whole], (1, 1, 1)) > 1.0
+    assert next_spacing(1.0, answer, [whole], (1, 1, 1)) == 1.0  # may have leaked: clicks correct it there
+    assert next_spacing(0.5, answer, [whole], (1, 1, 1)) > 0.5
 
 
 def test_the_card_belongs_to_the_weights() -> None:
