@@ -231,14 +231,15 @@ class PreparedImage:
         used = self.model.codec.usable(prompts, f"case {prompts.case}")
         raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
         steps = self.raw_properties["spacing"]
-        spacing, tried = first_spacing(self.shape_ZYX, steps, raw.shapes), set[float]()
+        tried = [first_spacing(self.shape_ZYX, steps, raw.shapes)]
         while True:
-            result = self._on_grid(spacing)._segment(prompts, scope, *how)
-            tried.add(spacing)
-            better = next_spacing(spacing, result.label_map, result.boxes, steps)
-            if raw.shapes or better in tried or len(tried) == STEPS:
+            result = self._on_grid(tried[-1])._segment(prompts, scope, *how)
+            if raw.shapes or len(tried) == STEPS:
                 return result
-            spacing = better
+            better = next_spacing(tried[-1], result.label_map, result.boxes, steps)
+            if better in tried:
+                return result
+            tried.append(better)
 
     def _on_grid(self, spacing_mm: float | None) -> PreparedImage:
         if spacing_mm == self.spacing_mm:
@@ -282,9 +283,8 @@ class PreparedImage:
             placed = replace(placed, mask=mask)
         regions: list[Region] = []
         if scope == "clicked":
-            predicted = partial(is_label, self.model)
-            background, spacing = background_logits(self.model), self.model.spacing
-            regions = segment_clicked(self.windows, placed, predicted, background, spacing)
+            predicted, background = partial(is_label, self.model), background_logits(self.model)
+            regions = segment_clicked(self.windows, placed, predicted, background, self.model.spacing)
         if regions:
             result = self._export(regions, probabilities)
         elif scope == "everything" or automatic:

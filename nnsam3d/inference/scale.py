@@ -29,27 +29,18 @@ STEPS = 4  # answers that are computed for one set of prompts, at most
 CACHES = 4  # parts of the memory for windows, of which every grid gets one
 
 
-def level(spacing_mm: float, finest_mm: float, coarsest_mm: float) -> float:
-    """The nearest spacing of a fixed geometric series, within limits.
+def level(spacing_mm: float, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> float:
+    """The nearest spacing in mm of a fixed geometric series.
 
     Args:
-        spacing_mm: the wished one.
-        finest_mm, coarsest_mm: limits; the result is the level within them that is nearest, or ``finest_mm``'s.
+        spacing_mm: the wished one. The result is at least a part of the image's finest voxel edge, and so fine that a
+            target as large as the image has the wanted size.
+        shape_ZYX: voxels. spacing_ZYX: mm, of the image.
     """
-    low = math.floor(LEVELS * math.log2(finest_mm) + 1e-6)
-    high = max(low, math.floor(LEVELS * math.log2(coarsest_mm)))
+    low = math.floor(LEVELS * math.log2(min(spacing_ZYX) / FINER) + 1e-6)
+    high = max(low, math.floor(LEVELS * math.log2(_longest(shape_ZYX, spacing_ZYX) / WANTED)))
     number = round(LEVELS * math.log2(spacing_mm))
     return float(2 ** (min(max(number, low), high) / LEVELS))
-
-
-def _limits(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> tuple[float, float]:
-    """(finest, coarsest) spacing in mm for an image: a part of its own finest; the target as large as the image.
-
-    Args:
-        shape_ZYX: voxels. spacing_ZYX: mm.
-    """
-    finest = float(min(spacing_ZYX)) / FINER
-    return finest, max(finest, _longest(shape_ZYX, spacing_ZYX) / WANTED)
 
 
 def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes: Sequence[Shape] = ()) -> float:
@@ -59,13 +50,13 @@ def first_spacing(shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float], shapes
         shape_ZYX: voxels. spacing_ZYX: mm.
         shapes: prompts with an extent, with positions (z, y, x); without any, the image decides.
     """
-    edges_mm = np.multiply(shape_ZYX, spacing_ZYX)
-    wished = min(THICK * max(spacing_ZYX), float(np.median(edges_mm)) / VIEW, COARSE_MM)
     outlined = [KINDS[shape.kind].bounds(shape.points_N3) for shape in shapes if shape.label > 0]
     if outlined:
         lows_N3, highs_N3 = (np.array(ends) for ends in zip(*outlined, strict=True))
         return spacing_for(np.maximum(highs_N3.max(0) - lows_N3.min(0), 1), shape_ZYX, spacing_ZYX)
-    return level(wished, *_limits(shape_ZYX, spacing_ZYX))
+    edges_mm = np.multiply(shape_ZYX, spacing_ZYX)
+    wished = min(THICK * max(spacing_ZYX), float(np.median(edges_mm)) / VIEW, COARSE_MM)
+    return level(wished, shape_ZYX, spacing_ZYX)
 
 
 def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]) -> float:
@@ -75,7 +66,7 @@ def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[
         edges_ZYX: voxels of the image that it spans.
         shape_ZYX: voxels. spacing_ZYX: mm, of the image.
     """
-    return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, *_limits(shape_ZYX, spacing_ZYX))
+    return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, shape_ZYX, spacing_ZYX)
 
 
 def next_spacing(
@@ -84,7 +75,7 @@ def next_spacing(
     boxes: Iterable[Slices],
     spacing_ZYX: Sequence[float],
 ) -> float:
-    """mm, after an answer; the current one if it suits the answer.
+    """mm, after an answer; the current one if it suits the answer, or if that is empty.
 
     Args:
         current_mm: at which the answer was computed.
@@ -96,10 +87,10 @@ def next_spacing(
         part = label_map_ZYX[box] != 0
         if part.any():
             longest = max(longest, _longest([side.stop - side.start for side in bounding_box(part)], spacing_ZYX))
-    wished = longest / WANTED if longest else current_mm / 2
-    if abs(math.log2(wished / current_mm)) < TOLERATED:
+    wished = longest / WANTED
+    if not longest or abs(math.log2(wished / current_mm)) < TOLERATED:
         return current_mm
-    return level(wished, *_limits(label_map_ZYX.shape, spacing_ZYX))
+    return level(wished, label_map_ZYX.shape, spacing_ZYX)
 
 
 def _longest(edges_ZYX: Any, spacing_ZYX: Sequence[float]) -> float:

@@ -94,6 +94,7 @@ def test_a_small_image_gets_a_finer_grid_than_its_own() -> None:
 def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
     answer = np.zeros((100, 100, 100), np.uint8)
     whole = (slice(0, 100), slice(0, 100), slice(0, 100))
+    assert next_spacing(1.0, answer, [whole], (1, 1, 1)) == 1.0  # nothing says how large it is
     answer[10:30, 10:30, 10:30] = 1
     assert next_spacing(1.0, answer, [whole], (1, 1, 1)) == 1.0
     assert next_spacing(8.0, answer, [whole], (1, 1, 1)) < 8.0
