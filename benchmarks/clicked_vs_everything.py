@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnsam3d.demo.tables import dice
-from nnsam3d.geometry import reversed_axes
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
 
@@ -117,7 +116,7 @@ def simulate_prompts(labels: Path, folder: Path, names: list[str]) -> None:
             components, count = ndimage.label(truth == label, np.ones((3, 3, 3)))
             for component in range(1, count + 1):
                 (place,) = simulate_clicks((components == component).astype(np.uint8), 1, 1, rng)
-                i, j, k = reversed_axes([place])[0].tolist()
+                k, j, i = place.tolist()
                 clicks.append(Click((i, j, k), label))
         write_prompts(folder / f"{name}.json", CasePrompts(name, "voxel", tuple(clicks)))
 

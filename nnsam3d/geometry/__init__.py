@@ -6,7 +6,7 @@ from nnsam3d.geometry.boxes import Slices, Triple
 from nnsam3d.geometry.frames import SPACES, GeometryError, ImageGrid, inside_grid
 from nnsam3d.geometry.headers import GeometryWarning, GridOf, grid_of_file
 from nnsam3d.geometry.points import Points, PointSpace
-from nnsam3d.geometry.steps import Chain, Crop, Resample, Step, Transpose, compose, preprocessing_steps, reversed_axes
+from nnsam3d.geometry.steps import Chain, Crop, Resample, Step, Transpose, preprocessing_steps
 
 __all__ = [
     "SPACES",
@@ -23,9 +23,7 @@ __all__ = [
     "Step",
     "Transpose",
     "Triple",
-    "compose",
     "grid_of_file",
     "inside_grid",
     "preprocessing_steps",
-    "reversed_axes",
 ]

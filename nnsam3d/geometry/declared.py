@@ -5,6 +5,7 @@ A header of 400 bytes can declare gigabytes, which ITK would allocate and fill w
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import re
@@ -83,12 +84,14 @@ def check_declared(header: Any, stored: Stored | None, file: str, name: str) -> 
     Raises:
         UserError: so.
     """
-    kind = header.GetPixelID()
-    bits = re.search(r"(\d+)-bit", _kind_name(kind))
+    import SimpleITK as sitk  # late: this package must import with numpy alone
+
+    kind = sitk.GetPixelIDValueAsString(header.GetPixelID()).lower()
+    bits = re.search(r"(\d+)-bit", kind)
     if bits is None:
         return
     values = math.prod(header.GetSize()) * header.GetNumberOfComponents()
-    declared = values * int(bits[1]) // 8 * (2 if "complex" in _kind_name(kind) else 1)
+    declared = values * int(bits[1]) // 8 * (2 if "complex" in kind else 1)
     there = stored or Stored(_beside(Path(file)), 1.0 if file.lower().endswith(".nii") else DEFLATE)
     voxels = " x ".join(map(str, header.GetSize()))
     if declared > there.count * there.ratio:
@@ -104,21 +107,11 @@ def check_declared(header: Any, stored: Stored | None, file: str, name: str) -> 
         )
 
 
-def _kind_name(kind: int) -> str:
-    import SimpleITK as sitk  # late: this package must import with numpy alone
-
-    return str(sitk.GetPixelIDValueAsString(kind)).lower()
-
-
 def _beside(file: Path) -> int:
     """The file's size, and that of others with the same stem: .hdr and .img."""
     stem = file.name.partition(".")[0]
-    own = {file, *file.parent.glob(f"{_literal(stem)}.*")} if file.suffix.lower() in (".hdr", ".img") else {file}
+    own = {file, *file.parent.glob(f"{glob.escape(stem)}.*")} if file.suffix.lower() in (".hdr", ".img") else {file}
     return sum(path.stat().st_size for path in own if path.is_file())
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _meta_image(file: Path, name: str) -> Stored | None:
@@ -166,7 +159,7 @@ def _of_data_files(file: Path, named: str, following: bytes, ratio: float, name:
     if named.upper().startswith("LIST"):
         names = [line.strip() for line in following.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
     elif "%" in named:
-        pattern = re.sub(r"%0?\d*[du]", "*", re.sub(r"([*?[])", r"[\1]", named.split()[0]))
+        pattern = re.sub(r"%0?\d*[du]", "*", glob.escape(named.split()[0]))
         names = [str(path) for path in file.parent.glob(pattern)] if not os.path.isabs(pattern) else []
     else:
         names = [named.encode("latin-1").decode("utf-8", "surrogateescape")]

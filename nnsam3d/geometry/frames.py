@@ -34,7 +34,7 @@ class ImageGrid:
     """The geometry of the voxels of a 3D image file.
 
     Attributes:
-        size_xyz: voxels along i, j, k; None if unknown (nnU-Net's properties do not contain it).
+        size_xyz: voxels along i, j, k.
         spacing_xyz: mm along i, j, k.
         origin_xyz: LPS mm of the centre of voxel (0, 0, 0).
         direction: 3x3 rows; column a is the LPS unit vector of index axis a. May be oblique.
@@ -51,17 +51,16 @@ class ImageGrid:
     [[5.0, 10.0, 4.0]]
     """
 
-    size_xyz: tuple[int, int, int] | None
+    size_xyz: tuple[int, int, int]
     spacing_xyz: tuple[float, float, float]
     origin_xyz: tuple[float, float, float]
     direction: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
 
     def __post_init__(self) -> None:
-        if self.size_xyz is not None:
-            size = tuple(int(s) for s in self.size_xyz)
-            if len(size) != 3 or min(size) < 1:
-                raise GeometryError(f"image size must be three whole numbers >= 1, got {self.size_xyz}")
-            object.__setattr__(self, "size_xyz", size)
+        size = tuple(int(s) for s in self.size_xyz)
+        if len(size) != 3 or min(size) < 1:
+            raise GeometryError(f"image size must be three whole numbers >= 1, got {self.size_xyz}")
+        object.__setattr__(self, "size_xyz", size)
         object.__setattr__(self, "spacing_xyz", _triple("spacing", self.spacing_xyz))
         object.__setattr__(self, "origin_xyz", _triple("origin", self.origin_xyz))
         matrix = np.asarray(self.direction, dtype=np.float64)
@@ -106,7 +105,7 @@ class ImageGrid:
             raise GeometryError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def without_world(cls, size_xyz: tuple[int, int, int] | None) -> ImageGrid:
+    def without_world(cls, size_xyz: tuple[int, int, int]) -> ImageGrid:
         """For an image without world geometry: suitable for voxel positions only.
 
         >>> ImageGrid.without_world((10, 20, 30)).contains_index([[9.4, 0, 0], [9.6, 0, 0]]).tolist()
@@ -115,39 +114,40 @@ class ImageGrid:
         return cls(size_xyz, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
     @classmethod
-    def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int] | None = None) -> ImageGrid:
+    def from_nnunet_properties(cls, properties: Mapping[str, Any], shape_zyx: Sequence[int]) -> ImageGrid:
         """From the properties dictionary that nnU-Net's image reader returns with the array.
 
         Args:
             properties: of ``SimpleITKIO`` ('sitk_stuff') or ``NibabelIO`` ('nibabel_stuff').
-            shape_zyx: ``data.shape[1:]`` as read, not part of the properties; without it, ``size_xyz`` is None.
+            shape_zyx: ``data.shape[1:]`` as read, which is not part of the properties.
 
         Raises:
             GeometryError: the properties come from an unsupported reader; the message lists keys and supported readers.
                 Reorienting readers are not supported, because their array differs from the file as stored.
         """
-        size = None if shape_zyx is None else tuple(int(s) for s in shape_zyx)[::-1]
+        x, y, z = shape_zyx[::-1]
         if "sitk_stuff" in properties:
             stuff = properties["sitk_stuff"]
             extra = sorted(set(stuff) - {"spacing", "origin", "direction"})
             if extra or len(stuff.get("spacing", ())) != 3 or len(stuff.get("direction", ())) != 9:
                 raise _unsupported("SimpleITKIOWithReorient" if extra else "SimpleITKIO", properties)
-            return cls(size, stuff["spacing"], stuff["origin"], stuff["direction"])  # type: ignore[arg-type]
+            return cls((x, y, z), stuff["spacing"], stuff["origin"], stuff["direction"])
         if "nibabel_stuff" in properties:
             stuff = properties["nibabel_stuff"]
             if "original_affine" not in stuff or "reoriented_affine" in stuff:
                 raise _unsupported("NibabelIOWithReorient", properties)
-            return cls.from_ras_affine(stuff["original_affine"], size)  # type: ignore[arg-type]
+            return cls.from_ras_affine(stuff["original_affine"], (x, y, z))
         raise _unsupported("an unknown reader (for example TIFF or natural images)", properties)
 
     @classmethod
-    def from_ras_affine(cls, affine: ArrayLike, size_xyz: tuple[int, int, int] | None = None) -> ImageGrid:
+    def from_ras_affine(cls, affine: ArrayLike, size_xyz: tuple[int, int, int]) -> ImageGrid:
         """From a 4x4 matrix index i, j, k -> RAS mm (nibabel's ``affine``).
 
         Raises:
             GeometryError: not 4x4, not finite, or singular.
 
-        >>> ImageGrid.from_ras_affine([[-2, 0, 0, 90], [0, -2, 0, 126], [0, 0, 2, -72], [0, 0, 0, 1]]).spacing_xyz
+        >>> affine = [[-2, 0, 0, 90], [0, -2, 0, 126], [0, 0, 2, -72], [0, 0, 0, 1]]
+        >>> ImageGrid.from_ras_affine(affine, (91, 109, 91)).spacing_xyz
         (2.0, 2.0, 2.0)
         """
         matrix = np.asarray(affine, dtype=np.float64)
@@ -171,8 +171,8 @@ class ImageGrid:
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
-        """Shape of the array (z, y, x). Raises GeometryError if the size is unknown."""
-        x, y, z = self._known_size()
+        """Shape of the array (z, y, x)."""
+        x, y, z = self.size_xyz
         return z, y, x
 
     def index_to_world(self, points_N3: ArrayLike, space: str = "lps") -> NDArray[np.float64]:
@@ -192,20 +192,11 @@ class ImageGrid:
         return as_points(points_N3) if space == "voxel" else self.world_to_index(points_N3, space)
 
     def contains_index(self, points_N3: ArrayLike) -> NDArray[np.bool_]:
-        """(N,) True where -0.5 <= index < size - 0.5 on all axes: inside the volume covered by voxels.
-
-        Raises:
-            GeometryError: the size of this grid is unknown.
-        """
-        return inside_grid(points_N3, self._known_size())
+        """(N,) True where -0.5 <= index < size - 0.5 on all axes: inside the volume covered by voxels."""
+        return inside_grid(points_N3, self.size_xyz)
 
     def _matrix(self) -> NDArray[np.float64]:
         return np.asarray(self.direction) * np.asarray(self.spacing_xyz)
-
-    def _known_size(self) -> tuple[int, int, int]:
-        if self.size_xyz is None:
-            raise GeometryError("the image size is unknown; pass shape_zyx when building the grid")
-        return self.size_xyz
 
 
 def as_points(points_N3: ArrayLike) -> NDArray[np.float64]:

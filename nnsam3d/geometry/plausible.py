@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -125,7 +126,7 @@ Is the spacing in centimetres instead of mm? The segmentation is probably wrong
     own = [float(spacing_zyx[axis]) for axis in forward]
     each = [_beyond(value, *ends) for value, ends in zip(own, known, strict=True)]
     finest = _beyond(min(own), min(low for low, _ in known), min(high for _, high in known))
-    mean = _beyond(_mean(own), _mean([low for low, _ in known]), _mean([high for _, high in known]))
+    mean = _beyond(*map(statistics.geometric_mean, (own, *zip(*known, strict=True))))
     size = [math.log(factor) for factor in (finest, mean)]
     alone = max((math.log(factor) for factor in each), key=abs)
     if max(map(abs, size)) <= math.log(FACTOR) and abs(alone) <= math.log(ONE_AXIS):
@@ -144,10 +145,6 @@ Is the spacing in centimetres instead of mm? The segmentation is probably wrong
 def _beyond(value: float, low: float, high: float) -> float:
     """By which factor a value lies outside a range; 1 inside."""
     return value / high if value > high else value / low if value < low else 1.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def _cause(factor: float) -> str:

@@ -131,26 +131,6 @@ class Chain:
         return points
 
 
-def compose(*steps: Step) -> Chain:
-    """Steps as one step, first argument first; no steps is the identity.
-
-    >>> compose(Crop((1, 1, 1)), Crop((2, 2, 2))).apply([[5, 5, 5]]).tolist()
-    [[2.0, 2.0, 2.0]]
-    >>> compose().apply([[5, 5, 5]]).tolist()
-    [[5.0, 5.0, 5.0]]
-    """
-    return Chain(tuple(steps))
-
-
-def reversed_axes(points_N3: ArrayLike) -> NDArray[np.float64]:
-    """Index i, j, k (x, y, z) -> array position (z, y, x), and back.
-
-    >>> reversed_axes([[102, 88, 41]]).tolist()
-    [[41.0, 88.0, 102.0]]
-    """
-    return as_points(points_N3)[:, ::-1]
-
-
 def preprocessing_steps(
     properties: Mapping[str, Any], plans_transpose_forward: Sequence[int], new_shape: Sequence[int]
 ) -> Chain:
@@ -181,8 +161,10 @@ def preprocessing_steps(
     old_shape = tuple(int(s) for s in properties[needed[1]])
     if tuple(high - low for low, high in bbox) != old_shape:
         raise GeometryError(f"crop box {bbox} does not have the cropped shape {old_shape}")
-    return compose(
-        Transpose(tuple(plans_transpose_forward)),  # type: ignore[arg-type]
-        Crop(tuple(float(low) for low, _ in bbox)),  # type: ignore[arg-type]
-        Resample(old_shape, tuple(new_shape)),  # type: ignore[arg-type]
+    return Chain(
+        (
+            Transpose(tuple(plans_transpose_forward)),  # type: ignore[arg-type]
+            Crop(tuple(float(low) for low, _ in bbox)),  # type: ignore[arg-type]
+            Resample(old_shape, tuple(new_shape)),  # type: ignore[arg-type]
+        )
     )

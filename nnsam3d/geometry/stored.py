@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry.declared import check_data_files, check_declared
+from nnsam3d.geometry.frames import GeometryError, open_header
 from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.tables import counted
 
@@ -82,15 +83,11 @@ def is_dicom(file: Path) -> bool:
 
 
 def _is_volume(file: str) -> bool:
-    import SimpleITK as sitk
-
-    header = sitk.ImageFileReader()
-    header.SetFileName(file)
     try:
-        header.ReadImageInformation()
-    except RuntimeError:
+        size = open_header(file).GetSize()
+    except GeometryError:
         return False
-    return len(header.GetSize()) == 3 and header.GetSize()[2] > 1
+    return len(size) == 3 and size[2] > 1
 
 
 @contextmanager
@@ -157,7 +154,8 @@ def check_stored(file: str, name: str, wanted: str = "one volume") -> None:
     """Check that a file contains a single, complete volume of finite numbers.
 
     Args:
-        file: as returned by :func:`decompressed`. name: the original file name, for messages.
+        file: as returned by :func:`decompressed`.
+        name: the original file name, for messages.
         wanted: what is expected, for messages.
 
     Raises:
@@ -169,14 +167,10 @@ def check_stored(file: str, name: str, wanted: str = "one volume") -> None:
 
 
 def _check_header(file: str, name: str, wanted: str) -> None:
-    import SimpleITK as sitk
-
     there = check_data_files(file, name)
-    header = sitk.ImageFileReader()
-    header.SetFileName(file)
     try:
-        header.ReadImageInformation()
-    except RuntimeError:
+        header = open_header(file)
+    except GeometryError:
         return
     size, values = header.GetSize(), header.GetNumberOfComponents()
     if values > 1:

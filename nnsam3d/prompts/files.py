@@ -224,16 +224,6 @@ def _text_of(
         raise PromptError(f"{path}: {error}") from None
 
 
-def clicks_to_index(prompts: CasePrompts, grid: ImageGrid) -> NDArray[np.float64]:
-    """Positions as index i, j, k of the image file, (N, 3), not rounded; (0, 3) without clicks.
-
-    >>> grid = ImageGrid((10, 10, 10), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
-    >>> clicks_to_index(CasePrompts("case", "lps", [Click((4, 6, 9), 1)]), grid).tolist()
-    [[2.0, 3.0, 4.5]]
-    """
-    return prompts.points.to("voxel", grid).values_N3
-
-
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:
     """Label values (N,). Raises PromptError naming case, click and the allowed labels.
 

@@ -22,7 +22,6 @@ from nnsam3d.prompts import (
     Line,
     MaskPrompt,
     Scribble,
-    clicks_to_index,
     read_prompts,
     write_prompts,
 )
@@ -257,7 +256,7 @@ def test_the_point_lists_of_one_case_are_joined(dataset: Path) -> None:
     run("convert", *files, "--image", image, "-o", dataset / "out", "--dataset", dataset / "dataset.json")
     joined = read_prompts(dataset / "out" / "a.json")
     assert (joined.space, [c.label for c in joined.clicks]) == ("lps", ["lesion", "background"])
-    assert np.allclose(clicks_to_index(joined, grid), [(8, 9, 5), (1, 2, 3)])
+    assert np.allclose(joined.points.to("voxel", grid).values_N3, [(8, 9, 5), (1, 2, 3)])
 
 
 def test_all_files_or_none(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +348,7 @@ def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.Cap
     assert second.clicks[:1] == first.clicks
     assert len(second.clicks) == 2
     assert second.clicks[1] != first.clicks[0]
-    index = clicks_to_index(second, grid)
+    index = second.points.to("voxel", grid).values_N3
     assert all(truth()[int(k), int(j), int(i)] != wrong[int(k), int(j), int(i)] for i, j, k in index)
     # clicks that correct a mask go on correcting it
     started = replace(first, prompts=(MaskPrompt("start.nii.gz"), *first.prompts))

@@ -19,8 +19,8 @@ from nnsam3d.demo.tables import (
     measure_correction,
 )
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import ImageGrid, reversed_axes
-from nnsam3d.prompts import clicks_to_index, read_prompts
+from nnsam3d.geometry import ImageGrid
+from nnsam3d.prompts import read_prompts
 
 WORKED = CorrectionScores(dice=(0.65, 0.88), taken=(0.95, 0.05), background=5, missed=0, cases=5)
 
@@ -44,7 +44,7 @@ def test_each_arm_clicks_what_it_says(tmp_path: Path, case: PhantomCase) -> None
             assert not file.exists()
             continue
         prompts = read_prompts(file, image=grid, labels={"background": 0, "lesion": 1})
-        voxels = np.rint(reversed_axes(clicks_to_index(prompts, grid))).astype(int)
+        voxels = np.rint(prompts.points.to("array", grid).values_N3).astype(int)
         assert sum(case.target_DHW[tuple(v)] for v in voxels) == arm.target
         assert sum(click.label == "background" for click in prompts.clicks) == arm.negative
         assert len(prompts.clicks) == arm.target + arm.lookalike + arm.negative

@@ -12,13 +12,13 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
 from nnsam3d.geometry import (
+    Chain,
     Crop,
     GeometryError,
     ImageGrid,
     Points,
     Resample,
     Transpose,
-    compose,
     preprocessing_steps,
 )
 
@@ -71,11 +71,7 @@ def test_from_the_users_mm_to_a_window_of_the_network_and_back(grid: ImageGrid, 
     cropped = tuple(s - c for s, c in zip(transposed, start, strict=True))
     factors = data.draw(st.tuples(*[st.floats(0.2, 5)] * 3))
     resampled = tuple(max(1, round(s * f)) for s, f in zip(cropped, factors, strict=True))
-    steps = compose(
-        Transpose(tuple(order)),
-        Crop(tuple(start)),
-        Resample(cropped, resampled),
-    )
+    steps = Chain((Transpose(tuple(order)), Crop(tuple(start)), Resample(cropped, resampled)))
     index = Points(np.random.default_rng(0).uniform(-0.5, np.array(grid.size_xyz) - 0.5, (20, 3)), "voxel")
     clicks = index.to(space, grid)
     network = steps.apply(clicks.to("array", grid).values_N3)

@@ -10,7 +10,6 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy import ndimage
 
-from nnsam3d.geometry import reversed_axes
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.prompts import CasePrompts, Click, case_rng, read_channel, simulate_clicks
 
@@ -41,9 +40,8 @@ def test_clicks_keep_their_label(real_data: Path, name: str) -> None:
         labels = [label for label in (1, 2) if (inner == label).any()]
         clicks = [(p, label) for label in labels for p in simulate_clicks(inner, label, 5, case_rng(case))]
         assert clicks
-        xyz = reversed_axes([position for position, _ in clicks])
         properties["nnsam3d_prompts"] = CasePrompts(
-            case, "voxel", tuple(Click(tuple(p), label) for p, (_, label) in zip(xyz, clicks, strict=True))
+            case, "voxel", [Click(tuple(position[::-1]), label) for position, label in clicks]
         )
         data, seg_out, _ = PromptedPreprocessor(verbose=False).run_case_npy(
             image, seg, properties, plans, configuration, dataset_json

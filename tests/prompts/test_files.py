@@ -17,7 +17,6 @@ from nnsam3d.prompts import (
     CasePrompts,
     Click,
     PromptError,
-    clicks_to_index,
     clicks_to_labels,
     files,
     read_prompts,
@@ -58,14 +57,14 @@ def test_the_example_of_the_design(tmp_path: Path) -> None:
     clicks = [{"position": [99, 70, 20], "label": 1}, {"position": [60, 8, 4], "label": "background"}]
     result = read_prompts(save(tmp_path, GOOD | {"clicks": clicks}), GRID, LABELS)
     assert result == CasePrompts("case_1", "voxel", (Click((99, 70, 20), 1), Click((60, 8, 4), "background")))
-    assert clicks_to_index(result, GRID).tolist() == [[99, 70, 20], [60, 8, 4]]
+    assert result.points.values_N3.tolist() == [[99, 70, 20], [60, 8, 4]]
     assert clicks_to_labels(result, LABELS).tolist() == [1, 0]
 
 
 def test_no_clicks_are_allowed(tmp_path: Path) -> None:
     result = read_prompts(save(tmp_path, GOOD | {"clicks": []}), GRID, LABELS)
     assert result.clicks == ()
-    assert clicks_to_index(result, GRID).shape == (0, 3)
+    assert result.points.values_N3.shape == (0, 3)
     assert clicks_to_labels(result, LABELS).shape == (0,)
 
 
@@ -91,7 +90,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_world_positions_become_indices(tmp_path: Path) -> None:
     for space, position in (("lps", [15, 27, -20]), ("ras", [-15, -27, -20])):
         result = read_prompts(save(tmp_path, click(position) | {"space": space}), GRID, LABELS)
-        assert np.allclose(clicks_to_index(result, GRID), [[5, 7, 5]])
+        assert np.allclose(result.points.to("voxel", GRID).values_N3, [[5, 7, 5]])
 
 
 BAD = {

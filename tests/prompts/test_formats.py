@@ -21,7 +21,6 @@ from nnsam3d.prompts import (
     PromptCodec,
     PromptError,
     PromptWarning,
-    clicks_to_index,
     clicks_to_labels,
     read_prompts,
     write_prompts,
@@ -58,7 +57,7 @@ def test_every_format_gives_the_same_clicks(tmp_path: Path, name: str) -> None:
     space = "voxel" if name == "grand_challenge" else None
     prompts = read_prompts(path, GRID, LABELS, space=space)
     assert prompts.case == "case"
-    index, values = clicks_to_index(prompts, GRID), clicks_to_labels(prompts, LABELS)
+    index, values = prompts.points.to("voxel", GRID).values_N3, clicks_to_labels(prompts, LABELS)
     found = sorted((label, *np.round(row, 6)) for label, row in zip(values, index, strict=True))
     assert found == sorted((LABELS[label], *position) for position, label in CLICKS)
 
@@ -87,7 +86,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, format: str, space: str) -
     write_prompts(path, prompts, format=format, image=GRID)
     stated = space if format == "grand-challenge" else None
     back = read_prompts(path, GRID, LABELS, space=stated)
-    assert np.abs(clicks_to_index(back, GRID) - clicks_to_index(prompts, GRID)).max() < 1e-9
+    assert np.abs(back.points.to(space, GRID).values_N3 - position).max() < 1e-9
     assert clicks_to_labels(back, LABELS).tolist() == [1, 0]
 
 

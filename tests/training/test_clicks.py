@@ -11,7 +11,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnsam3d.geometry import preprocessing_steps, reversed_axes
+from nnsam3d.geometry import preprocessing_steps
 from nnsam3d.prompts import read_channel, read_prompts
 from nnsam3d.training.clicks import (
     AppendClicks,
@@ -160,7 +160,7 @@ def test_recorded_prompts_lead_back_to_the_same_voxels(tmp_path: Path) -> None:
     prompts = read_prompts(tmp_path / "prompts" / "case.json")
     assert [click.label for click in prompts.clicks] == ["organ", "tumour"]
     steps = preprocessing_steps(properties, [1, 0, 2], SHAPE)
-    back = steps.apply(reversed_axes([click.position for click in prompts.clicks]))
+    back = steps.apply(prompts.points.values_N3[:, ::-1])
     np.testing.assert_allclose(back, [position for position, _ in clicks], atol=1e-9)
 
     recorder("case", [], properties, SHAPE)
