@@ -1,12 +1,12 @@
 """Image encoder: stem, transformer blocks, necks (docs/network.md#transformer-blocks).
 
-Shape suffixes: B batch, C image or token channels, D H W voxels outside and token grid
-inside, K neck channels.
+Shape suffixes: B batch, C image or token channels, D H W voxels outside and token grid inside, K neck channels.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from .adapter import Adapter
@@ -15,18 +15,6 @@ from .config import SAM3DConfig, Triple, hwd
 from .detail import DetailBranch
 from .recompute import recompute
 from .stem import Stem
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, Linear; four times wider inside, as in SAM."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, 4 * dim)
-        self.lin2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))
 
 
 class Block(nn.Module):
@@ -53,7 +41,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = WindowAttention(dim, num_heads, window, table_lengths)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim)
+        self.mlp = nn.Sequential(  # four times wider inside, as in SAM
+            OrderedDict(lin1=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), lin2=nn.Linear(4 * dim, dim))
+        )
 
     def forward(self, x_BHWDC: Tensor, layout: WindowLayout) -> Tensor:
         if self.checkpointing == "cheap":
@@ -135,6 +125,3 @@ class ImageEncoder(Stem):
                 neck, x_BCHWD = self.neck_3d[len(levels)], x_BHWDC.permute(0, 4, 1, 2, 3)
                 levels.append(recompute(neck, x_BCHWD) if self.checkpointing == "blocks" else neck(x_BCHWD))
         return levels + details
-
-
-__all__ = ["Block", "ChannelNorm", "ImageEncoder", "make_neck"]

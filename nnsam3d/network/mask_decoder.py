@@ -53,7 +53,6 @@ def conv3d_of_upsampled(x_BCHWD: Tensor, weight_OC333: Tensor, size_XYZ: Sequenc
         size_XYZ: of the fine grid, and of the result (B, O, X, Y, Z).
     """
     batch, _, h, w, d = x_BCHWD.shape
-    size = (*size_XYZ,)
     out = weight_OC333.shape[0]
     up_h, up_w, up_d = (
         shifted_upsampling(n_in, n_out, x_BCHWD.device, x_BCHWD.dtype)
@@ -69,7 +68,7 @@ def conv3d_of_upsampled(x_BCHWD: Tensor, weight_OC333: Tensor, size_XYZ: Sequenc
         along_d = _add3([part @ up.T for part, up in zip(mixed.unbind(), up_d, strict=True)])  # (tap w, O * B, H, W, Z)
         along_w = _add3([up @ part for part, up in zip(along_d.unbind(), up_w, strict=True)])  # (O * B, H, Y, Z)
         along_h.append(up_h[tap_h] @ along_w.flatten(2))  # (O * B, X, Y * Z)
-    return _add3(along_h).view(out, batch, *size).transpose(0, 1)
+    return _add3(along_h).view(out, batch, *size_XYZ).transpose(0, 1)
 
 
 def _add3(parts: list[Tensor]) -> Tensor:
@@ -92,17 +91,6 @@ def make_head(in_channels: int, channels: int, affine: bool = False) -> nn.Seque
         nn.InstanceNorm3d(channels, affine=affine),
         nn.ReLU(inplace=True),
     )
-
-
-class LevelHeads(nn.Module):
-    """One head per level; the official names count from 2."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.head2 = make_head(in_channels, channels)
-        self.head3 = make_head(in_channels, channels)
-        self.head4 = make_head(in_channels, channels)
-        self.head5 = make_head(in_channels, channels)
 
 
 @torch.no_grad()
@@ -168,7 +156,8 @@ class MaskDecoder(nn.Module):
         channels = config.decoder_dim
         self.channels = channels
         self.token_stride = hwd(config.token_stride)
-        self.mlahead = LevelHeads(config.neck_dim, channels)
+        # one head per level; the official names count from 2
+        self.mlahead = nn.ModuleDict({f"head{level}": make_head(config.neck_dim, channels) for level in range(2, 6)})
         self.cls = nn.Sequential(
             nn.Conv3d(4 * channels + config.num_image_channels, channels, 3, padding=1, bias=False),
             nn.InstanceNorm3d(channels),

@@ -10,6 +10,8 @@ queries, T = Q + N (+ 1) tokens, L click labels, A heads.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,16 +54,6 @@ class Attention(nn.Module):
         return self.out_proj(out_BATc.transpose(1, 2).flatten(2))
 
 
-class PromptMLP(nn.Module):
-    def __init__(self, dim: int, inner_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, inner_dim)
-        self.lin2 = nn.Linear(inner_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.relu(self.lin1(x)))
-
-
 class PromptLayer(nn.Module):
     """One round: queries and clicks attend to each other, then every voxel to the refined queries."""
 
@@ -84,7 +76,9 @@ class PromptLayer(nn.Module):
         # count contain it (docs/network.md#unused-parameters).
         self.cross_attn_token_to_image = Attention(dim, num_heads, dim // 2)
         self.cross_attn_image_to_token = Attention(dim, num_heads, dim // 2)
-        self.mlp = PromptMLP(dim, mlp_dim)
+        self.mlp = nn.Sequential(
+            OrderedDict(lin1=nn.Linear(dim, mlp_dim), relu=nn.ReLU(), lin2=nn.Linear(mlp_dim, dim))
+        )
 
     def forward(self, voxels_BVC: Tensor, points_BNC: Tensor, real_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Voxels and clicks after the round, in the shapes given.
@@ -104,28 +98,6 @@ class PromptLayer(nn.Module):
         queries_BQC = self.norm3(queries_BQC + self.mlp(queries_BQC))
         voxels_BVC = self.norm4(voxels_BVC + self.cross_attn_image_to_token(voxels_BVC, queries_BQC))
         return voxels_BVC, points_BNC
-
-
-class PromptTransformer(nn.Module):
-    """Two rounds; each starts from its own learned queries, clicks and voxels are passed on."""
-
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, num_queries: int) -> None:
-        """
-        Args:
-            dim, num_heads, mlp_dim, num_queries: of each round, see :class:`PromptLayer`.
-        """
-        super().__init__()
-        self.layers = nn.ModuleList(PromptLayer(dim, num_heads, mlp_dim, num_queries) for _ in range(2))
-
-    def forward(self, voxels_BVC: Tensor, points_BNC: Tensor, real_BN: Tensor) -> Tensor:
-        """The voxels after both rounds, (B, V, C).
-
-        Args:
-            voxels_BVC, points_BNC, real_BN: see :meth:`PromptLayer.forward`.
-        """
-        for layer in self.layers:
-            voxels_BVC, points_BNC = layer(voxels_BVC, points_BNC, real_BN)
-        return voxels_BVC
 
 
 def sample_points(features_BCHWD: Tensor, tokens_BN3: Tensor) -> Tensor:
@@ -176,7 +148,8 @@ class PromptEncoder(nn.Module):
         dim = config.neck_dim
         self.token_stride = config.token_stride
         self.num_click_labels = config.num_click_labels
-        self.transformer = PromptTransformer(dim, config.prompt_heads, config.prompt_mlp_dim, config.num_queries)
+        sizes = dim, config.prompt_heads, config.prompt_mlp_dim, config.num_queries
+        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(PromptLayer(*sizes) for _ in range(2))})
         self.paper = config.paper
         if not config.paper:  # all zero: with clicks, a new network computes exactly the paper's function
             self.label_embed = nn.Embedding(config.num_click_labels, dim)
@@ -201,5 +174,7 @@ class PromptEncoder(nn.Module):
             no_click = self.no_click.expand(points_BNC.shape[0], -1, -1).to(points_BNC.dtype)
             points_BNC = torch.cat([points_BNC, no_click], 1)
             real_BN = torch.cat([real_BN, ~real_BN.any(1, keepdim=True)], 1)
-        voxels_BVC = self.transformer(features_BCHWD.flatten(2).mT, points_BNC, real_BN)
+        voxels_BVC = features_BCHWD.flatten(2).mT
+        for layer in self.transformer.layers:  # type: ignore[union-attr]
+            voxels_BVC, points_BNC = layer(voxels_BVC, points_BNC, real_BN)
         return voxels_BVC.mT.unflatten(2, grid)

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from .prompts import PromptTensors
 
 Logits: TypeAlias = Tensor | list[Tensor]  # a list with deep supervision, the finest first
-BatchClick: TypeAlias = tuple[
-    Tensor, Tensor
-]  # of every item: positions (B, 3) in (D, H, W) voxels, labels (B,), -1 = none
+# of every item: positions (B, 3) in (D, H, W) voxels, labels (B,), -1 = none
+BatchClick: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,23 +56,6 @@ class RollOut:
         return self.first_weight if number == 0 else (1 - self.first_weight) / self.rounds
 
 
-@torch.no_grad()
-def corrected(prompts: PromptTensors, number: int, slot: int, roll_out: RollOut, logits: Logits) -> PromptTensors:
-    """A copy of the prompts with one more click in a slot, on an error of the logits of answer ``number``.
-
-    Args:
-        prompts: that led to the answer.
-        number: of the answer, from 0.
-        slot: index of an empty click slot, below N.
-        roll_out: whose ``start`` and ``correct`` choose the prompts.
-        logits: of the answer, (B, K, D, H, W); of a list, the first is used.
-    """
-    finest = (logits[0] if isinstance(logits, list) else logits).detach()
-    if roll_out.start is not None:
-        prompts = roll_out.start(number, finest, prompts)
-    return prompts.with_click(slot, *roll_out.correct(finest, prompts))
-
-
 def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_out: RollOut) -> Iterator[Tensor]:
     """The contribution of each round to the loss, which is a mean over all rounds.
 
@@ -87,7 +69,12 @@ def play(answer: Callable[[PromptTensors], Logits], first: PromptTensors, roll_o
         logits = answer(prompts)
         yield roll_out.loss(logits) * roll_out.weight(number)
         if number < roll_out.rounds:
-            prompts = corrected(prompts, number, first.slots + number, roll_out, logits)
+            finest = (logits[0] if isinstance(logits, list) else logits).detach()
+            with torch.no_grad():
+                if roll_out.start is not None:
+                    prompts = roll_out.start(number, finest, prompts)
+                prompts = prompts.with_click(first.slots + number, *roll_out.correct(finest, prompts))
+            del finest
         del logits  # frees memory before the next round
 
 

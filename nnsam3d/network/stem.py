@@ -42,14 +42,6 @@ def resampling_matrix(stride: int) -> tuple[Tensor, int]:
     return matrix, before
 
 
-class PatchEmbed(nn.Module):
-    """SAM's patch embedding under its official name; `Stem` folds it into its kernel."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, SAM_PATCH, stride=SAM_PATCH)
-
-
 class Stem(nn.Module):
     """Image (B, C, D, H, W), sizes multiples of the stride, to tokens (B, h, w, d, E) with positions."""
 
@@ -57,7 +49,7 @@ class Stem(nn.Module):
         super().__init__()
         width, channels = config.embed_dim, config.num_image_channels
         self.token_stride = config.token_stride
-        self.patch_embed = PatchEmbed(width)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, SAM_PATCH, stride=SAM_PATCH)})  # SAM's
         self.slice_embed = nn.Conv3d(width, width, (1, 1, SAM_PATCH), stride=(1, 1, SAM_PATCH), groups=width)
         self.pos_embed = nn.Parameter(torch.empty(1, *config.pos_embed_size, width))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

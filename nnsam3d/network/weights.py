@@ -135,19 +135,15 @@ def _open(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or not a "
+            "weights file: download it again"
+        ) from error
 
 
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return WeightsError(
-        f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or not a "
-        "weights file: download it again"
-    )
-
-
-def _depth(state: Mapping[str, Any], pattern: str = r"image_encoder\.blocks\.(\d+)\.") -> int:
-    found = [int(m.group(1)) for name in state if (m := re.match(pattern, name))]
+def _depth(state: Mapping[str, Any]) -> int:
+    found = [int(m[1]) for name in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", name))]
     return max(found, default=-1) + 1
 
 
