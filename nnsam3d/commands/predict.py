@@ -20,7 +20,8 @@ from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
 from nnsam3d.tables import counted
 
 if TYPE_CHECKING:
-    from nnsam3d.inference.folder import Case, Outcome
+    from nnsam3d.inference.cases import Case
+    from nnsam3d.inference.folder import Outcome
 
 DESCRIPTION = """
 Like nnUNetv2_predict, but made for clicks: only the surroundings of the clicks are computed (as far as
@@ -92,8 +93,9 @@ def main(args: argparse.Namespace) -> int:
         _submit(args, folder, output, back_end)
         return 0
     # imported late: `nnsam3d predict --help` responds immediately
+    from nnsam3d.inference.cases import find_cases, listed_cases
     from nnsam3d.inference.device import choose_device
-    from nnsam3d.inference.folder import FolderOptions, find_cases, listed_cases, predict_folder
+    from nnsam3d.inference.folder import FolderOptions, predict_folder
     from nnsam3d.inference.header_check import header_remarks
     from nnsam3d.inference.model import Model
     from nnsam3d.inference.report import write_prediction_report

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,6 @@ import torch
 from nnsam3d.errors import LINES, UserError, printable
 from nnsam3d.files import WriteError, file_sha256, flush, write_json, writing
 from nnsam3d.inference.cases import Case
-from nnsam3d.inference.cases import find_cases as find_cases
-from nnsam3d.inference.cases import listed_cases as listed_cases
 from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
@@ -75,17 +73,17 @@ def predict_folder(
     cases: Sequence[Case],
     output: Path,
     options: FolderOptions,
-    ahead: bool = True,
     unwritten: list[str] | None = None,
 ) -> list[Outcome]:
     """Predict all cases; if one fails, it is reported and the others continue.
+
+    Meanwhile, the next case is read and the last one written, in a thread each.
 
     Args:
         model: with its networks in memory.
         cases: from :func:`nnsam3d.inference.cases.find_cases`; those with a problem fail.
         output: folder for the masks, dataset.json and plans.json; it is created.
         options: the same for all cases.
-        ahead: read the next case and write the last one in threads, at most one of each.
         unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
 
     Raises:
@@ -119,17 +117,15 @@ def predict_folder(
                 done(number, Outcome(printable(case.name), "failed", case.problem), reported=True)
             elif unfit := _unfit(case, options):
                 done(number, Outcome(case.name, "failed", unfit))
-            elif options.continue_prediction and _is_there(case.name, model, output, options):
-                why = unfinished(model, case.images[0], output, case.name, options.probabilities)
-                if why:
-                    progress.write(f"nnsam3d: case {printable(case.name)} is computed again: {why}")
-                    todo.append(number)
-                    continue
+            elif not (options.continue_prediction and _is_there(case.name, model, output, options)):
+                todo.append(number)
+            elif why := unfinished(model, case.images[0], output, case.name, options.probabilities):
+                progress.write(f"nnsam3d: case {printable(case.name)} is computed again: {why}")
+                todo.append(number)
+            else:
                 shutil.rmtree(_unfinished(case.name, output), ignore_errors=True)
                 done(number, Outcome(case.name, "skipped"))
-            else:
-                todo.append(number)
-        found = _predicted(model, [cases[number] for number in todo], output, options, ahead, progress)
+        found = _predicted(model, [cases[number] for number in todo], output, options, progress)
         for number, outcome in zip(todo, found, strict=True):
             done(number, outcome)
     return [outcomes[number] for number in range(len(cases))]
@@ -166,9 +162,9 @@ def _write_model_files(model: Model, output: Path, labels: Mapping[str, int] | N
 
 
 def _predicted(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, ahead: bool, progress: tqdm
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, progress: tqdm
 ) -> Iterator[Outcome]:
-    with _pool(ahead) as reader, _pool(ahead) as writer:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         coming = [reader.submit(_prepare, model, case, options) for case in cases[:1]]
         writing: Future[Outcome] | None = None
         for number, case in enumerate(cases):
@@ -179,26 +175,10 @@ def _predicted(
             del reading  # frees the image before the next one is computed
             if writing is not None:  # at most one result waits for the disk
                 yield writing.result()
-            writing = writer.submit(_finished, model, case, answer, output)
+            writing = writer.submit(_outcome_of, case, partial(_written, model, case, answer, output))
             del answer
         if writing is not None:
             yield writing.result()
-
-
-class _Immediate(Executor):
-    """Runs tasks immediately, in this thread."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def _pool(threads: bool) -> Executor:
-    return ThreadPoolExecutor(1) if threads else _Immediate()
 
 
 def _prepare(model: Model, case: Case, options: FolderOptions) -> PreparedImage:
@@ -242,14 +222,10 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
     return _Answer(result, image.properties, warnings, image.stock_windows, seconds, memory_mb)
 
 
-def _finished(model: Model, case: Case, answer: _Answer | Outcome, output: Path) -> Outcome:
-    """Write a result, unless the case failed before."""
+def _written(model: Model, case: Case, answer: _Answer | Outcome, output: Path) -> Outcome:
+    """Writes a result, unless the case has failed before."""
     if isinstance(answer, Outcome):
         return answer
-    return _outcome_of(case, lambda: _written(model, case, answer, output))
-
-
-def _written(model: Model, case: Case, answer: _Answer, output: Path) -> Outcome:
     _write(model, case.name, answer, output)
     path, prompts = case.prompt_file, case.prompts
     return Outcome(

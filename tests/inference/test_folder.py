@@ -18,7 +18,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.cli import main
-from nnsam3d.inference.folder import Case, FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.cases import Case, find_cases
+from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
 
 from .conftest import volume
@@ -200,15 +201,15 @@ def test_parts_share_the_cases(predict: Any) -> None:
     assert contents(out) | contents(out.parent / "parts") == whole
 
 
-def test_preprocessing_ahead_changes_nothing(predict: Any, model: Model, images: Path, tmp_path: Path) -> None:
-    """As with a GPU, where the next case is read meanwhile."""
+def test_a_broken_case_among_others_changes_nothing(predict: Any, model: Model, images: Path, tmp_path: Path) -> None:
+    """Although it is read while the case before it is computed."""
     cases = find_cases(images, model)
     cases.insert(2, Case("broken", (str(tmp_path / "broken_0000.nii.gz"),)))
-    outcomes = predict_folder(model, cases, tmp_path / "ahead", FolderOptions(), ahead=True)
+    outcomes = predict_folder(model, cases, tmp_path / "out beside", FolderOptions())
     assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "done", "done", "done", "done"]
-    assert contents(tmp_path / "ahead") == contents(predict()[1])
+    assert contents(tmp_path / "out beside") == contents(predict()[1])
     again = FolderOptions(continue_prediction=True)
-    outcomes = predict_folder(model, cases, tmp_path / "ahead", again, ahead=True)
+    outcomes = predict_folder(model, cases, tmp_path / "out beside", again)
     assert [outcome.status for outcome in outcomes].count("skipped") == 6
 
 

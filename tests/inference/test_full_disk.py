@@ -31,7 +31,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with EFBIG, 
 from nnsam3d.cli import main
 limit = int(sys.argv.pop(1))
 import nnsam3d.inference.folder as folder, nnsam3d.inference.report as report, torch
-stock = {name: getattr(folder, name) for name in ("_finished", "_write_model_files")}
+stock = {name: getattr(folder, name) for name in ("_written", "_write_model_files")}
 stock["write_prediction_report"] = report.write_prediction_report
 def limited(name):
     def run(*args):
@@ -209,7 +209,7 @@ needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="no limits for
 def test_a_mask_that_does_not_fit_fails_by_name(model_folder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
     arguments = ["-i", tmp_path / "images", "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu"]
-    told = limited(100, "_finished", *arguments, "--disable_tta", *more)
+    told = limited(100, "_written", *arguments, "--disable_tta", *more)
     assert told.returncode == 1, told.stderr
     assert "0 predicted, 0 skipped, 1 failed" in told.stdout
     ending = ".npz" if more else ".nii.gz"

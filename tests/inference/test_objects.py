@@ -13,7 +13,8 @@ from batchgenerators.utilities.file_and_folder_operations import load_json, save
 
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
-from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.cases import find_cases
+from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.network import SAM3D
@@ -234,7 +235,7 @@ def test_a_folder_of_prompt_files_with_any_labels(
         write_prompts(images / f"{case}.json", CasePrompts(case, "voxel", boxes))
     cases = find_cases(images, model)
     assert not any(case.problem for case in cases), [case.problem for case in cases]
-    outcomes = predict_folder(model, cases, tmp_path / "out", FolderOptions(scope=scope), ahead=False)
+    outcomes = predict_folder(model, cases, tmp_path / "out", FolderOptions(scope=scope))
     assert all(outcome.status == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
     declared = load_json(str(tmp_path / "out" / "dataset.json"))["labels"]
     assert declared == {"background": 0, "kidney": 1, "liver": 2, "spleen": 3}

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.cases import find_cases
+from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Paint, PromptError

@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
-from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.cases import find_cases
+from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import MASKS_FOLDER
 from nnsam3d.nnunet.cases import strays

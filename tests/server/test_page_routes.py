@@ -14,7 +14,8 @@ import SimpleITK as sitk
 
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
-from nnsam3d.inference.folder import FolderOptions, find_cases, predict_folder
+from nnsam3d.inference.cases import find_cases
+from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts.kinds import KINDS, Click
