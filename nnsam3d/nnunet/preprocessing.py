@@ -34,6 +34,7 @@ from nnsam3d.prompts import (
     PromptWarning,
     click_labels,
     clicks_to_labels,
+    place_clicks,
 )
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.codec import CLICKS_ONLY
@@ -250,11 +251,10 @@ def network_prompts(
     for shape, prompt in zip(shapes, _with_extent(prompts), strict=True):
         if shape.label and not _reaches(shape, shape_DHW):
             raise PromptError(f"{_where(prompts, prompt)} is {IN_AIR}")
-    counting = placed.last_of_each_voxel()
     # the others are background clicks in air: the nearest remaining voxel is background as well
-    positions_N3 = np.clip(steps.apply(counting.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
-    clicks = VoxelPrompts.placed(shape_DHW, positions_N3, counting.labels_N)
-    return codec.with_clicks_of_shapes(clicks + VoxelPrompts.of((), shapes), shape_DHW)
+    positions_N3 = np.clip(steps.apply(placed.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
+    clicks = place_clicks(shape_DHW, positions_N3, placed.labels_N)
+    return codec.with_clicks_of_shapes(VoxelPrompts.of(clicks.items(), shapes), shape_DHW)
 
 
 def image_prompts(
@@ -263,7 +263,7 @@ def image_prompts(
     """The prompts on the image as read, in the order of the file: the voxel (z, y, x) of each click, and all shapes.
 
     Everything else is derived from these voxels, so that the same clicks, exact or rounded, in mm or voxels, give the
-    same mask. Of several clicks in one voxel, the last one counts (:meth:`VoxelPrompts.last_of_each_voxel`).
+    same mask. Of several clicks in one voxel, the last one counts.
 
     Raises:
         PromptError: a prompt outside the image, or with an unknown label; a lasso that lies on no slice.

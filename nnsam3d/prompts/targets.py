@@ -53,7 +53,7 @@ class Targets:
         """
         entry = dataset_json.get(ENTRY, {})
         labels = entry.get(DECLARED, dataset_json)["labels"]
-        sets = [_values(value) for name, value in labels.items() if name != "ignore"]
+        sets = [frozenset(np.atleast_1d(value).tolist()) for name, value in labels.items() if name != "ignore"]
         values = frozenset().union(*sets) - {0}
         outer = {int(inner): int(whole) for inner, whole in entry.get(INSIDE, {}).items()}
         wholes = [frozenset(v for v in values if value in _with_outer(v, outer)) for value in sorted(values)]
@@ -111,10 +111,6 @@ def class_agnostic(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "labels": labels, ENTRY: {**entry, DECLARED: declared}}
 
 
-def _values(value: int | Sequence[int]) -> frozenset[int]:
-    return frozenset(int(one) for one in np.atleast_1d(value))
-
-
 def _with_outer(value: int, outer: Mapping[int, int]) -> list[int]:
     """The value, and everything that it lies inside of."""
     chain = [value]
@@ -137,7 +133,7 @@ def _neighbour(
     mask: NDArray[np.bool_], labels_DHW: NDArray[Any], foreground: Sequence[int], rng: Generator
 ) -> NDArray[np.bool_]:
     """The component of another label that touches a mask; empty if there is none."""
-    place = _surroundings(mask)
+    place = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in bounding_box(mask))  # a voxel more
     rim = ndimage.binary_dilation(mask[place], NEIGHBOURS_26) & ~mask[place]
     touching = sorted(set(np.unique(labels_DHW[place][rim]).tolist()) & set(foreground))
     if not touching:
@@ -158,9 +154,3 @@ def _part(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
     part = np.zeros_like(mask)
     part[tuple(chosen_N3.T)] = True
     return part
-
-
-def _surroundings(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The box of a mask with a margin of one voxel, within the volume."""
-    d, h, w = (slice(max(0, side.start - 1), side.stop + 1) for side in bounding_box(mask))
-    return d, h, w

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from nnsam3d.prompts.channel import place_clicks
 from nnsam3d.prompts.kinds import Shape
 from nnsam3d.prompts.types import VoxelClick
 
@@ -96,17 +95,6 @@ class VoxelPrompts:
         voxels = np.array([voxel for voxel, _ in listed], np.int64).reshape(-1, 3)
         return cls(voxels, np.array([label for _, label in listed], np.int64), tuple(shapes))
 
-    @classmethod
-    def placed(cls, shape: Sequence[int], positions_N3: ArrayLike, labels_N: ArrayLike) -> VoxelPrompts:
-        """From positions with fractions; rules and errors as in :func:`place_clicks`.
-
-        Args:
-            shape: (D, H, W) of the grid.
-            positions_N3: in voxels (D, H, W), fractions allowed.
-            labels_N: 0 = background.
-        """
-        return cls.of(place_clicks(shape, positions_N3, labels_N).items())
-
     def __len__(self) -> int:
         """The number of clicks."""
         return len(self.labels_N)
@@ -125,14 +113,6 @@ class VoxelPrompts:
             VoxelClick((z, y, x), label)
             for (z, y, x), label in zip(self.voxels_N3.tolist(), self.labels_N.tolist(), strict=True)
         ]
-
-    def last_of_each_voxel(self) -> VoxelPrompts:
-        """Without clicks that a later click on the same voxel replaces."""
-        last: dict[tuple[int, ...], int] = {}
-        for voxel, label in zip(map(tuple, self.voxels_N3.tolist()), self.labels_N.tolist(), strict=True):
-            last.pop(voxel, None)  # it moves to the end of the order
-            last[voxel] = label
-        return replace(VoxelPrompts.of(last.items(), self.shapes), mask=self.mask)
 
     def of_label(self, label: int) -> NDArray[np.int64]:
         """The voxels (n, 3) clicked with this label."""

@@ -108,12 +108,6 @@ def test_a_box_in_another_space_holds_what_it_held(grid: ImageGrid) -> None:
     assert CasePrompts("c", "voxel").to("lps", grid) == CasePrompts("c", "lps")
 
 
-def test_clicks_is_another_name_for_prompts() -> None:
-    click = Click((1, 2, 3), 1)
-    assert CasePrompts("c", "voxel", (click,)) == CasePrompts("c", "voxel", clicks=[click])
-    assert CasePrompts("c", "voxel", (click,)).prompts == (click,)
-
-
 def test_what_a_network_does_not_take_is_refused_or_left_out_with_words(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     box, click = Box((1, 2, 3), (4, 5, 6), 1), Click((1, 2, 3), 1)

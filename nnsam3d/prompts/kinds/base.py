@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -95,7 +95,7 @@ class Prompt:
     """
 
     kind: ClassVar[str]
-    keys: ClassVar[tuple[str, ...]]  # in a prompt file, beside "type"
+    keys: ClassVar[tuple[str, ...]]  # of its fields in a prompt file, in their order, beside "type"
     optional: ClassVar[tuple[str, ...]] = ()
     maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
     weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
@@ -113,11 +113,16 @@ class Prompt:
     @classmethod
     def parse(cls: type[P], values: Mapping[str, Any]) -> P:
         """From the values of a file, by key. Raises PromptError."""
-        return cls(**values)
+        return cls(**{field.name: values[key] for key, field in cls._fields() if key in values})
 
     def entry(self) -> dict[str, Any]:
-        """The inverse, JSON-ready."""
-        raise NotImplementedError
+        """The inverse, JSON-ready, without what has its default."""
+        given = ((key, getattr(self, field.name), field.default) for key, field in self._fields())
+        return {key: value for key, value, default in given if value != default}
+
+    @classmethod
+    def _fields(cls) -> Iterator[tuple[str, Field[Any]]]:
+        return zip(cls.keys, fields(cls), strict=True)  # type: ignore[arg-type]
 
     def describe(self) -> str:
         """In a few words, without the label: for tables."""
@@ -136,7 +141,7 @@ class Prompt:
 
     def at(self: P, points_N3: NDArray[np.float64], space: Space) -> P:
         """The same prompt with these points, in another space."""
-        raise NotImplementedError
+        return self.of(points_N3, self.label)
 
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""
@@ -156,13 +161,13 @@ class Prompt:
         return Shape(self.kind, label, points_N3)
 
     @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Prompt:
+    def of(cls: type[P], points_N3: NDArray[np.float64], label: int | str) -> P:
         """The inverse, in space "voxel".
 
         Args:
             points_N3: those of a shape, in the order i, j, k.
         """
-        raise NotImplementedError
+        return cls.parse({**cls.values_through(points_N3.tolist()), "label": label})
 
     @classmethod
     def of_simulated(cls, shape: Shape, label: int | str) -> Prompt:
@@ -189,8 +194,8 @@ class Prompt:
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        """(n, 3) voxels of an array (D, H, W) of this shape of which the prompt speaks."""
-        raise NotImplementedError
+        """(n, 3) voxels of an array (D, H, W) of this shape of which the prompt speaks; by default, its points."""
+        return points_to_voxels(points_N3, shape)
 
     @classmethod
     def mark(cls, points_N3: NDArray[np.float64], marked_DHW: NDArray[np.bool_]) -> None:

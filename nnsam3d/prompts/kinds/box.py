@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -76,10 +76,6 @@ class Box(Prompt):
             if abs(np.linalg.det(axes)) <= 1e-9 * max(1.0, float(np.abs(axes).max())) ** 3:
                 raise PromptError("axes of a box must not lie in one plane")
             object.__setattr__(self, "axes", axes)
-
-    def entry(self) -> dict[str, Any]:
-        turned = {} if self.axes is None else {"axes": [list(axis) for axis in self.axes]}
-        return {"low": list(self.low), "high": list(self.high), "label": self.label, **turned}
 
     def describe(self) -> str:
         if self.axes is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, Voxels, place_text, points_to_voxels
+from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, place_text
 from nnsam3d.prompts.kinds.checks import Position, checked_label, checked_position
 
 
@@ -43,27 +43,17 @@ class Click(Prompt):
         object.__setattr__(self, "position", checked_position(self.position))
         object.__setattr__(self, "label", checked_label(self.label))
 
-    def entry(self) -> dict[str, Any]:
-        return {"position": list(self.position), "label": self.label}
-
     def describe(self) -> str:
         return f"at {place_text(self.position)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array([self.position])
 
-    def at(self, points_N3: NDArray[np.float64], space: Space) -> Click:
-        return replace(self, position=tuple(points_N3[0].tolist()))
-
     @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Click:
-        x, y, z = points_N3[0].tolist()
-        return cls((x, y, z), label)
+    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
+        (position,) = positions
+        return {"position": position}
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
         return points_N3
-
-    @classmethod
-    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        return points_to_voxels(points_N3, shape)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -77,26 +77,12 @@ class Lasso(Prompt):
         if extent[1] <= 1e-6 * max(extent[0], 1e-9):
             raise PromptError("the points of a lasso lie on a line: it has nothing inside")
 
-    @classmethod
-    def parse(cls, values: Any) -> Lasso:
-        return cls(values["points"], values["label"])
-
-    def entry(self) -> dict[str, Any]:
-        return {"points": [list(corner) for corner in self.corners], "label": self.label}
-
     def describe(self) -> str:
         middle = np.mean(self.corners, axis=0).tolist()
         return f"{len(self.corners)} points around {place_text(middle)}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array(self.corners)
-
-    def at(self, points_N3: NDArray[np.float64], space: Space) -> Lasso:
-        return replace(self, corners=tuple(map(tuple, points_N3.tolist())))
-
-    @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Lasso:
-        return cls(tuple(map(tuple, points_N3.tolist())), label)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: the curve does not lie on a slice."""

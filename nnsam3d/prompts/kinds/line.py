@@ -7,12 +7,13 @@ of the line are also clicks: a diameter lies inside the target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from nnsam3d.prompts.kinds.base import (
     MAX_LENGTH,
@@ -70,9 +71,6 @@ class Line(Prompt):
         if self.start == self.end:
             raise PromptError("the ends of a line are the same point; use a click")
 
-    def entry(self) -> dict[str, Any]:
-        return {"start": list(self.start), "end": list(self.end), "label": self.label}
-
     def describe(self) -> str:
         return f"{place_text(self.start)} to {place_text(self.end)}"
 
@@ -83,15 +81,6 @@ class Line(Prompt):
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array([self.start, self.end])
-
-    def at(self, points_N3: NDArray[np.float64], space: Space) -> Line:
-        start, end = map(tuple, points_N3.tolist())
-        return replace(self, start=start, end=end)
-
-    @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Line:
-        start, end = map(tuple, points_N3.tolist())
-        return cls(start, end, label)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: too long."""
@@ -135,7 +124,7 @@ class Line(Prompt):
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
         axis, number, area = some_slice(target, rng, spacing)
         pitch = np.delete(np.asarray(spacing, dtype=np.float64), axis)
-        border_N2 = np.argwhere(area & ~_eroded(area)).astype(np.float64)
+        border_N2 = np.argwhere(area & ~ndimage.binary_erosion(area)).astype(np.float64)
         start, end = _diameter(border_N2, pitch)
         length = float(np.linalg.norm(end - start))
         if length < 2:
@@ -143,11 +132,6 @@ class Line(Prompt):
         middle, half = (start + end) / 2, (end - start) / 2 * (1 + 1 / length) * rng.uniform(*SHARES)
         ends = np.array([middle - half, middle + half]) + rng.uniform(-JITTER, JITTER, (2, 2)) * length
         return Shape(cls.kind, 1, np.insert(ends, axis, number, axis=1))
-
-
-def _eroded(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = np.pad(area, 1)
-    return padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def _diameter(border_N2: NDArray[np.float64], pitch: NDArray[np.float64]) -> tuple[NDArray, NDArray]:

@@ -7,7 +7,7 @@ whatever the space of the other prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,6 @@ class MaskPrompt(Prompt):
             raise PromptError(f"a mask needs the path of an image file, got {short(self.path)}")
         if self.label is not None:
             object.__setattr__(self, "label", checked_label(self.label))
-
-    def entry(self) -> dict[str, Any]:
-        return {"path": self.path, **({} if self.label is None else {"label": self.label})}
 
     def describe(self) -> str:
         return self.path

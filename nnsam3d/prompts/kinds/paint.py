@@ -3,14 +3,13 @@ the network answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, Voxels, place_text, points_to_voxels
+from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, place_text
 from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, checked_label, checked_positions
 
 
@@ -41,31 +40,13 @@ class Paint(Prompt):
         object.__setattr__(self, "path", checked_positions(self.path, 1))
         object.__setattr__(self, "label", checked_label(self.label))
 
-    @classmethod
-    def parse(cls, values: Any) -> Paint:
-        return cls(values["points"], values["label"])
-
-    def entry(self) -> dict[str, Any]:
-        return {"points": [list(point) for point in self.path], "label": self.label}
-
     def describe(self) -> str:
         return f"{len(self.path)} voxels from {place_text(self.path[0])}"
 
     def points(self, space: Space) -> NDArray[np.float64]:
         return np.array(self.path)
 
-    def at(self, points_N3: NDArray[np.float64], space: Space) -> Paint:
-        return replace(self, path=tuple(map(tuple, points_N3.tolist())))
-
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """A voxel in the middle: the mask itself shows them all."""
         points_N3 = self.points(space)
         return points_N3[np.linalg.norm(points_N3 - points_N3.mean(axis=0), axis=1).argmin()][None]
-
-    @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Paint:
-        return cls(tuple(map(tuple, points_N3.tolist())), label)
-
-    @classmethod
-    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        return points_to_voxels(points_N3, shape)

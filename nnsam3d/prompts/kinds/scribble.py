@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -17,7 +17,6 @@ from nnsam3d.prompts.kinds.base import (
     Shape,
     Space,
     Tool,
-    Voxels,
     along,
     place_text,
     points_to_voxels,
@@ -63,14 +62,6 @@ class Scribble(Prompt):
         if not isinstance(self.joined, bool):
             raise PromptError(f'"joined" must be true (a curve) or false (single voxels), got {self.joined!r}')
 
-    @classmethod
-    def parse(cls, values: Any) -> Scribble:
-        return cls(values["points"], values["label"], values.get("joined", True))
-
-    def entry(self) -> dict[str, Any]:
-        single = {} if self.joined else {"joined": False}
-        return {"points": [list(point) for point in self.path], "label": self.label, **single}
-
     def describe(self) -> str:
         what = "curve of" if self.joined else "voxels:"
         return f"{what} {len(self.path)} points from {place_text(self.path[0])}"
@@ -96,10 +87,6 @@ class Scribble(Prompt):
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
         return spread(points_N3, pitch, CLICKS, APART)
-
-    @classmethod
-    def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
-        return points_to_voxels(points_N3, shape)
 
     @classmethod
     def simulate(cls, target: NDArray[np.bool_], rng: Generator, spacing: Sequence[float]) -> Shape | None:
