@@ -33,7 +33,7 @@ def batch(config: SAM3DConfig) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["tiny", "vit_b"])
 def test_frozen_stays_frozen_and_the_rest_moves(name: str) -> None:
     torch.manual_seed(0)
     config = reduced(name)
@@ -92,7 +92,7 @@ def test_counts_by_formula(name: str) -> None:
     assert parameter_counts(net) == (frozen + trainable, trainable)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["tiny", "vit_b"])
 def test_a_checkpoint_is_exact_and_complete(name: str) -> None:
     net = SAM3D(reduced(name))
     state = {key: value.clone() for key, value in net.state_dict().items()}

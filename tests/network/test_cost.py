@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnsam3d.network import SAM3D, SAM3DConfig, preset_config
+from nnsam3d.network import SAM3D, SAM3DConfig, freeze_pretrained, parameter_counts, preset_config
 from nnsam3d.network.cost import count_flop, measure, saved_bytes
 
 from .conftest import SMALL
@@ -33,14 +33,8 @@ def test_memory_of_the_paper_s_network(mode: str, gigabytes: float) -> None:
     config = preset_config("vit_b", checkpointing=mode)
     full = measure(config).saved_bytes
     assert full <= gigabytes * GIGA
-    # Not half of it: the stream between the blocks stays float32.
-    assert measure(config, autocast=torch.bfloat16).saved_bytes < 0.95 * full
-
-
-def test_trainable_bytes() -> None:
-    assert measure(preset_config("vit_b", paper=True)).trainable_bytes == 4 * 25_462_400
-    scratch = measure(preset_config("vit_b", paper=True), frozen=False)
-    assert scratch.trainable_bytes == 4 * (114_309_004 - 12)  # the constants of the relative terms
+    if mode == "none":  # not half of it: the stream between the blocks stays float32
+        assert measure(config, autocast=torch.bfloat16).saved_bytes < 0.95 * full
 
 
 def test_values_or_not_the_figures_are_the_same() -> None:
@@ -51,3 +45,6 @@ def test_values_or_not_the_figures_are_the_same() -> None:
     cost = measure(config, batch=2, frozen=False)
     assert saved_bytes(net, lambda: net.segment(image, clicks, labels)) == cost.saved_bytes
     assert count_flop(lambda: net.segment(image, clicks, labels)) == cost.forward_flop
+    assert cost.trainable_bytes == 4 * parameter_counts(net)[1]
+    freeze_pretrained(net)
+    assert measure(config).trainable_bytes == 4 * parameter_counts(net)[1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnsam3d.network import SAM3D, RollOut, SAM3DConfig, preset_config
+from nnsam3d.network import SAM3D, RollOut, SAM3DConfig
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.memory import LiveStorages, StepMemory, step_memory
 
@@ -18,8 +21,12 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target[:, 0].long())
 
 
-def memory(config: SAM3DConfig | None = None, batch: int = 1, frozen: bool = False, half: bool = False) -> StepMemory:
-    config = config or SAM3DConfig(**SMALL)
+def small(**changed: Any) -> SAM3DConfig:
+    return SAM3DConfig(**{**SMALL, **changed})
+
+
+@functools.cache
+def memory(config: SAM3DConfig, batch: int = 1, frozen: bool = False, half: bool = False) -> StepMemory:
     return step_memory(config, batch=batch, loss=cross_entropy, frozen=frozen, half=half)
 
 
@@ -38,7 +45,7 @@ def test_storages_count_once_and_as_long_as_they_live() -> None:
 
 
 def test_values_or_not_the_peak_is_the_same() -> None:
-    config = SAM3DConfig(**SMALL)
+    config = small()
     net = SAM3D(config).train()
     with LiveStorages() as live:
         for tensor in [*net.parameters(), *net.buffers()]:
@@ -52,19 +59,18 @@ def test_values_or_not_the_peak_is_the_same() -> None:
 
 
 def test_parameters_gradients_and_moments() -> None:
-    net = SAM3D(SAM3DConfig(**SMALL))
-    found = memory()
+    net = SAM3D(small())
+    found = memory(small())
     assert found.parameters == sum(p.nbytes for p in net.parameters())
     assert found.peak == found.step + 2 * found.trainable
-    frozen = memory(frozen=True)
+    frozen = memory(small(), frozen=True)
     assert frozen.trainable < found.trainable
     assert frozen.peak < found.peak
 
 
 def test_every_knob_turns_the_right_way() -> None:
-    base, cheap, blocks = (preset_config("tiny", patch_size=32, checkpointing=mode) for mode in CHECKPOINTING)
+    base, cheap, blocks = (small(checkpointing=mode) for mode in CHECKPOINTING)
     assert memory(base).peak > memory(cheap).peak > memory(blocks).peak
     assert memory(base, batch=3).peak > 1.9 * memory(base).peak
     assert memory(base, half=True).peak < memory(base).peak
-    more = preset_config("tiny", patch_size=32, num_image_channels=4, num_classes=8)
-    assert memory(more).peak > memory(base).peak
+    assert memory(small(num_image_channels=4, num_classes=8)).peak > memory(base).peak

@@ -58,12 +58,11 @@ def batch(config: SAM3DConfig) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("mode", CHECKPOINTING)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_training_under_autocast(mode: str, dtype: torch.dtype) -> None:
+def test_training_under_autocast(dtype: torch.dtype) -> None:
     """The loss falls, and nothing overflows on the way; float16 with scaled gradients, as nnU-Net trains on GPUs."""
     torch.manual_seed(0)
-    config = SAM3DConfig(**SMALL, checkpointing=mode)
+    config = SAM3DConfig(**SMALL)
     net = SAM3D(config).train()
     freeze_pretrained(net)
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=3e-3)
@@ -110,4 +109,4 @@ def test_compiled_prediction_has_no_graph_breaks() -> None:
     net = SAM3D(SAM3DConfig(**SMALL)).eval()
     x = batch(net.config)
     with torch.no_grad():
-        same(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x), 1e-4)
+        same(torch.compile(net, fullgraph=True, backend="eager")(x), net(x), 1e-4)

@@ -1,32 +1,15 @@
-"""The plain network that the bench compares with is the paper's, and computes what ours computes."""
+"""The plain network that the bench compares with computes what ours computes, which is the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import pytest
 import torch
 
 from nnsam3d.network import SAM3D
 
-from . import oracle
 from .conftest import same
 from .reference import PlainSAM3D
-
-
-@pytest.mark.parametrize("name", ["tiny32", "tiny64"])
-def test_official_logits(name: str) -> None:
-    data = oracle.load(name)
-    net = PlainSAM3D(oracle.official_net(name, data, torch.float64))
-    clicks = oracle.clicks_dhw(data["points_DWH"], torch.float64)
-    with torch.no_grad():
-        logits = net.segment(oracle.image(data["image_seed"], data["crop_DHW"], torch.float64), clicks)
-    if "logits" in data:
-        ours, reference = logits, data["logits"]
-    else:
-        ours, reference = logits.reshape(-1)[torch.from_numpy(data["logit_idx"])], data["logits_at_idx"]
-    oracle.check(ours, np.asarray(reference), 1e-6)
 
 
 def test_ours_is_the_plain_one(stirred: Callable[..., SAM3D]) -> None:

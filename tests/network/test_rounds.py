@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnsam3d.network import SAM3D, PromptTensors, RollOut, SAM3DConfig, freeze_pretrained
-from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.memory import step_memory
 from nnsam3d.network.rounds import BatchClick, play
 
@@ -46,9 +45,10 @@ def gradients(net: SAM3D, loss: Tensor, scale: float = 1.0) -> dict[str, Tensor]
     return {name: p.grad / scale for name, p in net.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("mode", CHECKPOINTING)
-@pytest.mark.parametrize("rounds", [0, 3])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "rounds", "frozen"),
+    [("none", 3, False), ("cheap", 3, True), ("blocks", 3, False), ("none", 0, True), ("blocks", 0, False)],
+)
 def test_gradients_are_those_of_the_plain_sum(
     stirred: Callable[..., SAM3D], mode: str, rounds: int, frozen: bool
 ) -> None:
@@ -96,8 +96,9 @@ def test_memory_does_not_grow_with_the_rounds() -> None:
         loss = lambda logits, target: F.cross_entropy(logits, target[:, 0].long())  # noqa: E731
         return step_memory(config, batch=1, loss=loss, frozen=False, half=False, rounds=rounds).peak
 
-    assert peak(6) == pytest.approx(peak(1), rel=0.01)
-    assert peak(1) < 1.15 * peak(0)
+    none, one, four = peak(0), peak(1), peak(4)
+    assert four == pytest.approx(one, rel=0.01)
+    assert one < 1.15 * none
 
 
 def test_gradients_are_handed_out_once(stirred: Callable[..., SAM3D]) -> None:
@@ -112,7 +113,7 @@ def test_halves_compile_once_whatever_the_rounds(stirred: Callable[..., SAM3D]) 
     x, target = batch()
     net = stirred(fine_click_maps=1).train()
     expected = gradients(net, net(x, rolled(3, target)))
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     net.compile_halves(backend=counter)
     gradients(net, net(x, rolled(1, target)))
     compiled = counter.frame_count

@@ -9,7 +9,6 @@ import torch
 
 from nnsam3d.network import (
     SAM3D,
-    PromptTensors,
     freeze_pretrained,
     parameter_counts,
     preset_config,
@@ -19,63 +18,38 @@ from nnsam3d.network import (
 from . import oracle
 from .conftest import same
 
-
-def run(net: SAM3D, data: dict[str, np.ndarray], dtype: torch.dtype) -> torch.Tensor:
-    clicks = oracle.clicks_dhw(data["points_DWH"], dtype)
-    labels = torch.zeros(clicks.shape[:2], dtype=torch.long)
-    return net.segment(oracle.image(data["image_seed"], data["crop_DHW"], dtype), clicks, labels)
-
-
 # ---- the official numbers ----
 
 
-@pytest.mark.parametrize(("dtype", "absolute"), [(torch.float64, 2.5e-6), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("name", ["tiny32", "tiny64"])
-def test_official_logits(name: str, dtype: torch.dtype, absolute: float) -> None:
-    data = oracle.load(name)
-    with torch.no_grad():
-        logits = run(oracle.official_net(name, data, dtype), data, dtype)
-    if "logits" in data:
-        ours, reference = logits, data["logits"]
-    else:
-        ours, reference = logits.reshape(-1)[torch.from_numpy(data["logit_idx"])], data["logits_at_idx"]
-    assert np.abs(ours.double().numpy() - reference).max() <= absolute
-    if dtype == torch.float64:
-        oracle.check(ours, reference, 1e-6)
-        oracle.check_stats(logits, data["logits_stats"])
-
-
-@pytest.mark.parametrize("name", ["tiny32", "tiny64"])
-def test_official_prompted_level(name: str) -> None:
-    data = oracle.load(name)
-    net = oracle.official_net(name, data, torch.float64)
-    clicks = oracle.clicks_dhw(data["points_DWH"], torch.float64)
-    with torch.no_grad():
-        features = net.encode(oracle.image(data["image_seed"], data["crop_DHW"], torch.float64))
-        labels = torch.zeros(clicks.shape[:2], dtype=torch.long)
-        prompted = net.prompt_encoder(features.deepest_BCHWD, PromptTensors(clicks, labels))
-    oracle.check(oracle.at(prompted, data["pos_hwd"], False), data["prompt_at_pos"], 1e-6)
-    oracle.check_stats(prompted, data["prompt_stats"])
-
-
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("tiny32", torch.float64), ("tiny64", torch.float64), ("tiny32", torch.float32)]
+    ("name", "dtype", "absolute"),
+    [("tiny32", torch.float64, 2.5e-6), ("tiny64", torch.float64, 2.5e-6), ("tiny32", torch.float32, 1e-5)],
 )
-def test_official_gradients(name: str, dtype: torch.dtype) -> None:
+def test_official_logits_and_gradients(name: str, dtype: torch.dtype, absolute: float) -> None:
     data = oracle.load(name)
     net = oracle.official_net(name, data, dtype)
     net.requires_grad_(True)
     net.image_encoder.patch_embed.requires_grad_(False)  # officially run without gradient
-    loss = run(net, data, dtype).square().sum()
+    clicks = oracle.clicks_dhw(data["points_DWH"], dtype)
+    labels = torch.zeros(clicks.shape[:2], dtype=torch.long)
+    logits = net.segment(oracle.image(data["image_seed"], data["crop_DHW"], dtype), clicks, labels)
+    ours, reference = logits.detach(), data.get("logits")
+    if reference is None:
+        ours, reference = ours.reshape(-1)[torch.from_numpy(data["logit_idx"])], data["logits_at_idx"]
+    assert np.abs(ours.double().numpy() - reference).max() <= absolute
+    if dtype == torch.float64:
+        oracle.check(ours, reference, 1e-6)
+        oracle.check_stats(logits, data["logits_stats"])
+    loss = logits.square().sum()
     loss.backward()
     tolerance = 1e-6 if dtype == torch.float64 else 2e-4
     assert abs(loss.item() - float(data["grad_loss"])) <= tolerance * float(data["grad_loss"])
-    ours = {f"{name}.{key}": p.grad for key, p in net.named_parameters()}
+    grads = {f"{name}.{key}": p.grad for key, p in net.named_parameters()}
     without = json.loads(str(data["grad_none_keys"]))
-    assert sorted(key for key, grad in ours.items() if grad is None) == sorted(without)
+    assert sorted(key for key, grad in grads.items() if grad is None) == sorted(without)
     keys = json.loads(str(data["grad_keys"]))
     for key, norm, head in zip(keys, data["grad_norm"], data["grad_head6"], strict=True):
-        grad = ours[key]
+        grad = grads[key]
         assert grad is not None, key
         if norm < 1e-9:  # analytically zero
             assert dtype == torch.float32 or grad.abs().max() < 1e-6, key
