@@ -73,8 +73,7 @@ def bind_clicks(
     last = dict(prompts.clicks())
     positive = {voxel: label for voxel, label in last.items() if label}
     for voxel, label in positive.items():
-        obeyed = {label} if regions is None else regions[label]
-        if int(segmentation[voxel]) not in obeyed:
+        if int(segmentation[voxel]) not in label_values(label, regions):
             segmentation[voxel] = label
     negative = [voxel for voxel, label in last.items() if not label]
     for voxel in negative:

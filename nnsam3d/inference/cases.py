@@ -114,29 +114,24 @@ def _case(case: Case, model: Model, files: Listing, start: Path | None) -> Case:
         for file in case.images:
             check_name(file)
         path, loaded = open_prompt_file(case.images[0], model.file_ending, files=files, labels=model.file_labels)
-        header = _header(case.images[0], model)
-        read = None if isinstance(header, UserError) else header
-        grid = None if read is None else read.grid_of
+        header, wrong = None, None
+        try:
+            header = case_header(case.images[0], model.reader_name)
+        except UserError as error:  # without a prompt file, it is reported with the image
+            wrong = error
+        grid = None if header is None else header.grid_of
         prompts = None
         if path:
-            if isinstance(header, UserError):
-                raise header
+            if wrong is not None:
+                raise wrong
             prompts = read_case_prompts(path, grid, model.file_labels, model.codec, masks=True, loaded=loaded)
         if start is not None and not (prompts is not None and prompts.masks):
             named, segments = start / f"{case.name}{model.file_ending}", start / f"{case.name}{SEGMENTS}"
             mask = MaskPrompt(str((named if named.is_file() or not segments.is_file() else segments).absolute()))
             prompts = prompts or CasePrompts(case.name, "voxel")
             prompts = replace(prompts, prompts=(mask, *prompts.prompts))
-        if prompts is not None and not isinstance(header, UserError):
+        if prompts is not None and wrong is None:
             check_masks(prompts, path or Path(f"--start {start}"), grid, model)
     except UserError as error:
         return replace(case, problem=str(error))
-    return replace(case, prompt_file=path, prompts=prompts, header=read)
-
-
-def _header(image: str, model: Model) -> Header | UserError | None:
-    """The header, or why the file is no image; None if it cannot be read, which is reported with the image."""
-    try:
-        return case_header(image, model.reader_name)
-    except UserError as error:
-        return error
+    return replace(case, prompt_file=path, prompts=prompts, header=header)

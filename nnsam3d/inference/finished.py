@@ -12,8 +12,6 @@ from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.cases import header_grid
 from nnsam3d.nnunet.label_files import check_finished, last_line
 
-PICKLE_END = b"."  # the last byte of every pickle
-
 
 def unfinished(model: Model, image: str, output: Path, name: str, probabilities: bool) -> str:
     """Why a case must be computed again: a file is incomplete or does not fit the image; "" if nothing is wrong.
@@ -25,22 +23,19 @@ def unfinished(model: Model, image: str, output: Path, name: str, probabilities:
         name: of the case.
         probabilities: whether the .npz and .pkl files are needed, too.
     """
-    shape = _shape_of(image, model)
+    grid_of = header_grid(image, model.reader_name)
+    shape = None if grid_of is None else grid_of("voxel").shape_zyx
     try:
         check_finished(model.plans_manager.image_reader_writer_class(), output / f"{name}{model.file_ending}", shape)
         if probabilities:
             _check_probabilities(output / f"{name}.npz", shape)
-            _check_pickle(output / f"{name}.pkl")
     except UserError as error:
         return str(error)
+    properties = output / f"{name}.pkl"
+    # not loaded, because that could execute code: every pickle ends with a full stop
+    if probabilities and not (properties.is_file() and properties.read_bytes().endswith(b".")):
+        return f"{properties} is missing or incomplete"
     return ""
-
-
-def _shape_of(image: str, model: Model) -> tuple[int, ...] | None:
-    """(z, y, x); None if the header cannot be read."""
-    grid_of = header_grid(image, model.reader_name)
-    size = None if grid_of is None else grid_of("voxel").size_xyz
-    return None if size is None else tuple(size[::-1])
 
 
 def _check_probabilities(file: Path, shape_ZYX: tuple[int, ...] | None) -> None:
@@ -58,13 +53,3 @@ def _check_probabilities(file: Path, shape_ZYX: tuple[int, ...] | None) -> None:
         raise UserError(f"{file} is incomplete or damaged ({last_line(error)})") from error
     if shape_ZYX is not None and shape != shape_ZYX:
         raise UserError(f"{file} has the shape {shape} (z, y, x), the image {shape_ZYX}")
-
-
-def _check_pickle(file: Path) -> None:
-    """By its last byte; it is not loaded, because that could execute code.
-
-    Raises:
-        UserError: it is missing or incomplete.
-    """
-    if not file.is_file() or not file.read_bytes().endswith(PICKLE_END):
-        raise UserError(f"{file} is missing or incomplete")

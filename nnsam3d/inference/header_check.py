@@ -35,11 +35,10 @@ def _remarks(case: Case, model: Model, known: Ranges, scope: str) -> list[str]:
     if case.problem or case.header is None:  # reported with the image
         return []
     try:
-        size, spacing = case.header.grid_of("voxel").size_xyz, case.header.grid_of("lps").spacing_xyz[::-1]
+        grid = case.header.grid_of("lps")
     except GeometryError:  # a format without spacing in its header
         return []
-    if size is None:
-        return []
+    spacing = grid.spacing_xyz[::-1]
     odd = spacing_remark(model.plans_of_spacing, spacing, known=known)
     found = [text for text in (odd, case.header.unknown) if text]
     clicked = case.prompts is not None and (
@@ -47,7 +46,7 @@ def _remarks(case: Case, model: Model, known: Ranges, scope: str) -> list[str]:
         or any(prompt.label not in (0, "background") for prompt in case.prompts.without_masks.prompts)
     )
     if scope == "everything" or not clicked:
-        count = sliding_windows(model, size[::-1], spacing)
+        count = sliding_windows(model, grid.shape_zyx, spacing)
         if count >= MANY_WINDOWS or odd:
             whole = "as a whole" if scope == "everything" else "as a whole, because it has no positive click"
             found.append(f"it is segmented {whole}: up to {count:,} windows, each with all folds and mirrorings")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from nnsam3d.geometry import Slices
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask
-from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Prompt, PromptError
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.labels import numbered_labels
@@ -190,7 +190,20 @@ def prompt_at(image: PreparedImage, prompt: Prompt, space: str) -> Prompt:
     if space == "voxel":
         return prompt
     known = checked_space(space)
-    grid = image_grid(known, image.raw_properties, image.shape_ZYX)
     # mm are not exact: a click on the centre of a voxel is stored as such
-    index_N3 = grid.to_index(prompt.points(known), known)
+    index_N3 = image.grid(known).to_index(prompt.points(known), known)
     return prompt.at(np.round(index_N3, DECIMALS), "voxel")
+
+
+def changed_box(before: Segmentation | None, after: Segmentation) -> Slices | None:
+    """The smallest box that holds every voxel in which two results differ; None if they do not."""
+    changed = []
+    for box in (*(before.boxes if before else ()), *after.boxes):
+        part = after.label_map[box] != (0 if before is None else before.label_map[box])
+        starts = [side.start for side in box]
+        for found in ndimage.find_objects(part.astype(np.uint8)):
+            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
+    if not changed:
+        return None
+    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
+    return d, h, w

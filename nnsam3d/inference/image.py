@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import Slices, preprocessing_steps
+from nnsam3d.geometry import ImageGrid, Slices, preprocessing_steps
 from nnsam3d.inference.binding import bind_clicks, ignored_clicks
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits, with_voxels
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
@@ -25,7 +24,7 @@ from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
-from nnsam3d.nnunet.reading import geometry_remarks, remarks
+from nnsam3d.nnunet.reading import geometry_remarks, image_grid, remarks
 from nnsam3d.nnunet.size import check_windows
 from nnsam3d.prompts import CasePrompts
 from nnsam3d.prompts.labels import numbered_labels
@@ -155,6 +154,14 @@ class PreparedImage:
         for windows in self.every_windows:
             windows.forget()
 
+    def grid(self, space: str = "lps") -> ImageGrid:
+        """Where the voxels lie, see :func:`image_grid`."""
+        return image_grid(space, self.raw_properties, self.shape_ZYX)
+
+    def placed(self, prompts: CasePrompts, labels: Mapping[str, int]) -> VoxelPrompts:
+        """Prompts on the voxels of the image as read, see :func:`image_prompts`."""
+        return image_prompts(prompts, labels, self.shape_ZYX, self.raw_properties)
+
     def prepare_for(self, prompts: CasePrompts | None, scope: str = "clicked") -> None:
         """Preprocess the whole image now if :meth:`segment` will need all of it."""
         if self.model.class_agnostic and scope != "everything":
@@ -229,7 +236,7 @@ class PreparedImage:
         if not self.model.any_spacing or scope != "clicked":
             return self._segment(prompts, scope, *how)
         used = self.model.codec.usable(prompts, f"case {prompts.case}")
-        raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
+        raw = self.placed(used, self.model.labels)
         steps = self.raw_properties["spacing"]
         tried = [first_spacing(self.shape_ZYX, steps, raw.shapes)]
         while True:
@@ -294,7 +301,7 @@ class PreparedImage:
         if prompts is None or not prompts.prompts:
             return result
         used = self.model.codec.usable(prompts, f"case {prompts.case}")
-        raw = image_prompts(used, self.model.labels, self.shape_ZYX, self.raw_properties)
+        raw = self.placed(used, self.model.labels)
         result = replace(result, ignored_clicks=ignored_clicks(result.label_map, raw, self.model.regions))
         if bind:
             result = replace(result, boxes=with_voxels(result.boxes, raw.positive))
@@ -317,7 +324,7 @@ class PreparedImage:
     def check(self, prompts: CasePrompts) -> None:
         """Raises PromptError if :meth:`segment` would."""
         names = self.label_values(prompts)
-        image_prompts(prompts.paint, names, self.shape_ZYX, self.raw_properties)
+        self.placed(prompts.paint, names)
         prompts = prompts.without_paint
         if self.model.class_agnostic:
             for value in objects_of(prompts, names) or [1]:
@@ -384,17 +391,3 @@ def network_mask(
         places.append(np.clip(index, 0, mask_ZYX.shape[transpose[axis]] - 1))
     d, h, w = (int(axis) for axis in transpose)
     return VoxelMask(mask_ZYX, (d, h, w), (places[0], places[1], places[2]))
-
-
-def changed_box(before: Segmentation | None, after: Segmentation) -> Slices | None:
-    """The smallest box that holds every voxel in which two results differ; None if they do not."""
-    changed = []
-    for box in (*(before.boxes if before else ()), *after.boxes):
-        part = after.label_map[box] != (0 if before is None else before.label_map[box])
-        starts = [side.start for side in box]
-        for found in ndimage.find_objects(part.astype(np.uint8)):
-            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
-    if not changed:
-        return None
-    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
-    return d, h, w

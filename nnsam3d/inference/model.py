@@ -6,13 +6,9 @@ import torch
 from torch import nn
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import Triple
 from nnsam3d.inference.device import half_precision_of
 from nnsam3d.network import PromptTensors
-from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.nnunet.model import TrainedModel, capability
-
-__all__ = ["FINAL", "Model", "Triple"]
 
 
 class Model(TrainedModel):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import CasePrompts
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import label_values
@@ -31,18 +30,15 @@ def painted_over(
     Raises:
         PromptError: an unknown label, or paint outside the image.
     """
-    placed = image_prompts(prompts.paint, labels, image.shape_ZYX, image.raw_properties)
+    placed = image.placed(prompts.paint, labels)
     label_map, boxes = answer.label_map.copy(), answer.boxes
     for shape in placed.shapes:
         voxels_N3 = KINDS[shape.kind].inside(shape.points_N3, label_map.shape)
         if not len(voxels_N3):  # around the image, but not in it
             continue
         place = tuple(voxels_N3.T)
-        right = {shape.label} if image.model.regions is None else set(label_values(shape.label, image.model.regions))
-        if shape.label == 0:
-            label_map[place] = 0
-        else:  # the core of a region belongs to it already
-            label_map[place] = np.where(np.isin(label_map[place], list(right)), label_map[place], shape.label)
+        right = label_values(shape.label, image.model.regions)  # the core of a region belongs to it already
+        label_map[place] = np.where(np.isin(label_map[place], right), label_map[place], shape.label)
         z, y, x = (slice(int(low), int(high) + 1) for low, high in zip(voxels_N3.min(0), voxels_N3.max(0), strict=True))
         boxes = (*boxes, (z, y, x))
     return replace(answer, label_map=label_map, boxes=boxes)

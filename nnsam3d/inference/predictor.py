@@ -10,7 +10,7 @@ reader (z, y, x).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,13 +31,6 @@ class Prepared(Protocol):
         Raises:
             PromptError: an unknown label, a prompt outside the image, or an unsupported type.
         """
-
-
-class Predictor(Protocol):
-    """A trained model, or a control derived from one."""
-
-    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        """Prepare an image as returned by nnU-Net's reader, with its properties."""
 
 
 class WholeImage:
@@ -79,19 +72,17 @@ class WholeImage:
         return self.model.export(logits, self.properties)[0]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained model as a :class:`Predictor`, with the implementation that its network supports.
+def prepared_image(
+    model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
+) -> PreparedImage | WholeImage:
+    """An image as returned by nnU-Net's reader, prepared in the way that the model's network supports.
 
-    Attributes:
+    Args:
+        model: whose networks are used.
+        image_CZYX: as returned by nnU-Net's reader.
+        properties: returned with it.
         cache_bytes: see :class:`PreparedImage`.
     """
-
-    model: TrainedModel
-    cache_bytes: int = 0
-
-    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> PreparedImage | WholeImage:
-        """See :meth:`Predictor.prepare`."""
-        if capability(self.model.trainer, "keeps_features"):
-            return PreparedImage(self.model, image_CZYX, properties, self.cache_bytes)
-        return WholeImage(self.model, image_CZYX, properties)
+    if capability(model.trainer, "keeps_features"):
+        return PreparedImage(model, image_CZYX, properties, cache_bytes)
+    return WholeImage(model, image_CZYX, properties)

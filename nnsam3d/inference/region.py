@@ -55,8 +55,10 @@ def segment_clicked(
         spacing: mm along D, H, W of the preprocessed image; depths are distances in mm.
     """
     clicks = prompts.shifted(windows.offset)
-    seeds = [*_along_shapes(clicks, windows)]
-    seeds += [_Seed(label, voxel, (_around(voxel, windows),)) for voxel, label in _positive(clicks)]
+    seeds = list(_along_shapes(clicks, windows))
+    for voxel, label in zip(clicks.voxels_N3, clicks.labels_N.tolist(), strict=True):
+        if label > 0:
+            seeds.append(_Seed(label, voxel, (_around(voxel, windows),)))
     groups = [np.array(members) for members in _touching([seed.box(windows.size) for seed in seeds])]
     grown: dict[tuple[int, ...], _Canvas] = {}
     while True:
@@ -64,39 +66,15 @@ def segment_clicked(
             key = tuple(group.tolist())
             if key not in grown:
                 own = [seeds[number] for number in key]
-                grown[key] = _grown(windows, clicks, own, is_label, background, spacing)
+                labels = sorted({seed.label for seed in own})
+                grown[key] = _Canvas(windows, clicks, labels, is_label, background, spacing)
+                grown[key].fill(own)
         canvases = [grown[tuple(group.tolist())] for group in groups]
         joined = _touching([canvas.box for canvas in canvases])
         if len(joined) == len(groups):
             return [canvas.region() for canvas in canvases]
         # regions that now touch are computed again with all their seeds, mostly from cached results
         groups = [np.sort(np.concatenate([groups[member] for member in members])) for members in joined]
-
-
-def _grown(
-    windows: Windows,
-    clicks: VoxelPrompts,
-    seeds: Sequence[_Seed],
-    is_label: IsLabel,
-    background: NDArray[np.float32],
-    spacing: Sequence[float],
-) -> _Canvas:
-    """The windows of some of the positive prompts."""
-    labels = sorted({seed.label for seed in seeds})
-    canvas = _Canvas(windows, clicks, labels, is_label, background, spacing)
-    for seed in seeds:
-        if seed.voxel is None or not canvas.in_core(seed.voxel):
-            for start in seed.starts:
-                canvas.add(start)
-    while canvas.grow() or canvas.reconsider():
-        pass
-    return canvas
-
-
-def _positive(clicks: VoxelPrompts) -> Iterator[tuple[NDArray[np.int64], int]]:
-    for voxel, label in zip(clicks.voxels_N3, clicks.labels_N.tolist(), strict=True):
-        if label > 0:
-            yield voxel, label
 
 
 def _along_shapes(prompts: VoxelPrompts, windows: Windows) -> Iterator[_Seed]:
@@ -188,9 +166,19 @@ class _Canvas:
 
     # ------------------------------------------------------------------ outputs of windows
 
+    def fill(self, seeds: Sequence[_Seed]) -> None:
+        """Add the windows of these positive prompts, and further ones until nothing changes."""
+        for seed in seeds:
+            if seed.voxel is None or not self.in_core(seed.voxel):
+                for start in seed.starts:
+                    self.add(start)
+        while self.grow() or self.reconsider():
+            pass
+
     def add(self, start: Triple) -> None:
-        """Add a window, with clicks for known components."""
-        clicks = self.clicks + self._known(start)
+        """Add a window. Every clicked component without a click in it gets one, on its deepest voxel there."""
+        implied = ((voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks))
+        clicks = self.clicks + VoxelPrompts.of(implied)
         self._make_room(start)
         logits = self.windows.logits(start, clicks)
         place = self._place(_box(start, self.windows.size))
@@ -204,8 +192,8 @@ class _Canvas:
         """Add windows where clicked components reach the rim; False if there are none."""
         reaching = np.any([self.clicked(label) for label in self.labels], axis=0) & ~self.core
         origin = self.origin.copy()
-        for place in _middles(reaching):
-            voxel = place + origin
+        for component in Components(reaching).largest_first():
+            voxel = component.low + _middle(component.box) + origin
             if not self.in_core(voxel):
                 self.add(_around(voxel, self.windows, on_grid=True))
         return bool(reaching.any())
@@ -247,12 +235,8 @@ class _Canvas:
             self._clicked[label] = prompted(self.claims[self.labels.index(label)], here, [label])
         return self._clicked[label]
 
-    def _known(self, start: Triple) -> VoxelPrompts:
-        """For every clicked component without a click in this window, its deepest voxel there."""
-        return VoxelPrompts.of((voxel, label) for voxel, label, _ in self._unclicked(start, self.clicks))
-
     def _denied(self, window: _Window) -> VoxelPrompts:
-        """The same for an existing window, where its output disagrees."""
+        """The clicks that an existing window would get now, where its output disagrees."""
         found = self._unclicked(window.start, window.clicks)
         return VoxelPrompts.of(
             (voxel, label)
@@ -351,12 +335,8 @@ def _around(place: NDArray[np.int64], windows: Windows, on_grid: bool = False) -
     return start[0], start[1], start[2]
 
 
-def _middles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """For every component, the voxel nearest to its centre of mass; largest component first."""
-    return [component.low + _middle(component.box) for component in Components(mask).largest_first()]
-
-
 def _middle(component: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The voxel nearest to the centre of mass."""
     distance = np.zeros((1, 1, 1), np.float32)
     for axis, length in enumerate(component.shape):
         counts = component.sum(axis=tuple({0, 1, 2} - {axis}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
 from nnsam3d.nnunet.model import TrainedModel
-from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.formats import case_of
 from nnsam3d.prompts.labels import label_values, resolve_label
@@ -49,8 +47,8 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
     if in_mm and start is not None:
         raise UserError(f"{path}: 3D Slicer's format holds no mask to start from: end the name in .json")
     named = [] if start is None else [MaskPrompt(_mask_file(start, path, image))]
-    grid = image_grid("lps", image.raw_properties, image.shape_ZYX) if in_mm else None
-    write_prompts(path, CasePrompts(case, "voxel", (*named, *state.prompts)), image=grid, labels=image.model.labels)
+    prompts = CasePrompts(case, "voxel", (*named, *state.prompts))
+    write_prompts(path, prompts, image=image.grid() if in_mm else None, labels=image.model.labels)
 
 
 def read_state(path: Path, image: PreparedImage, start: StartMask | None = None, masks: bool = True) -> State:
@@ -67,11 +65,10 @@ def read_state(path: Path, image: PreparedImage, start: StartMask | None = None,
         UserError: the mask is wrong, see :func:`read_start_mask`.
     """
     model = image.model
-    grid_of = partial(image_grid, properties=image.raw_properties, shape_zyx=image.shape_ZYX)
-    prompts = read_prompts(path, image=grid_of, labels=model.file_labels)
+    prompts = read_prompts(path, image=image.grid, labels=model.file_labels)
     if prompts.masks and not masks:
         raise PromptError(f"{path}: names a mask to start from ({prompts.masks[0].path}): load the mask itself")
-    asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", grid_of(prompts.space))
+    asked = model.codec.usable(prompts, str(path)).without_masks.to("voxel", image.grid(prompts.space))
     image.check(asked)
     return State(asked.prompts, start_mask_of(prompts, path, image) or start)
 
@@ -117,10 +114,9 @@ def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
     Raises:
         PromptError, UserError: as :func:`read_state`.
     """
-    grid = image_grid(prompts.space, image.raw_properties, image.shape_ZYX)
     start = start_mask_of(prompts, prompt_file, image)
     assert start is not None
-    return start.correct(image, prompts.without_masks.to("voxel", grid))
+    return start.correct(image, prompts.without_masks.to("voxel", image.grid(prompts.space)))
 
 
 def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, model: TrainedModel) -> None:
@@ -141,12 +137,11 @@ def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, mo
             raise UserError(f"{prompt_file}: the mask to start from, {file}, does not exist")
         if segments_of(file):  # these may be of a part of the image
             continue
-        theirs = grid_of_file(file, model.reader_name)("voxel").size_xyz
-        own = None if grid is None else grid("voxel").size_xyz
-        if own is not None and theirs is not None and tuple(own) != tuple(theirs):
+        theirs = grid_of_file(file, model.reader_name)("voxel").shape_zyx
+        own = theirs if grid is None else grid("voxel").shape_zyx
+        if own != theirs:
             raise UserError(
-                f"{prompt_file}: the mask to start from, {file}, has the shape {theirs[::-1]} (z, y, x), the image "
-                f"{own[::-1]}"
+                f"{prompt_file}: the mask to start from, {file}, has the shape {theirs} (z, y, x), the image {own}"
             )
 
 

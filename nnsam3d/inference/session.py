@@ -18,13 +18,13 @@ from nnsam3d.geometry.label_files import check_ending
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.drawing import Drawing
 from nnsam3d.inference.given import ReadImage, given_image, given_model
-from nnsam3d.inference.history import History, HistoryStep, SessionSnapshot, State, prompt_at
-from nnsam3d.inference.image import PreparedImage, Segmentation, changed_box
+from nnsam3d.inference.history import History, HistoryStep, SessionSnapshot, State, changed_box, prompt_at
+from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.start_mask import read_start_mask
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
-from nnsam3d.nnunet.reading import check_image, image_grid
+from nnsam3d.nnunet.reading import check_image
 from nnsam3d.prompts import CasePrompts, Click, Prompt, PromptError
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 
@@ -155,7 +155,7 @@ class Session(Drawing):
         Raises:
             GeometryError: the image is an array without the ``properties`` of nnU-Net's reader.
         """
-        return image_grid("lps", self._prepared.raw_properties, self.shape)
+        return self._prepared.grid()
 
     def add(self, prompts: Sequence[Prompt], space: str = "voxel") -> None:
         """Prompts of any kind, which are one step; without any, there is no step.

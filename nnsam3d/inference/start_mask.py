@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,6 @@ from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.objects import objects_of
 from nnsam3d.inference.painting import painted_over
 from nnsam3d.nnunet.model import TrainedModel
-from nnsam3d.nnunet.preprocessing import image_prompts
-from nnsam3d.nnunet.reading import image_grid
 from nnsam3d.prompts import CasePrompts, Click, PromptError
 from nnsam3d.prompts.components import Component, Components, bounding_box, in_the_middle
 from nnsam3d.prompts.labels import numbered_labels
@@ -107,9 +106,10 @@ class StartMask:
         names = image.label_values(prompts, {**self.labels, **(labels or {})})
         if prompts.paint.prompts:
             return painted_over(self.correct(image, prompts.without_paint, names), prompts, names, image)
-        placed = image_prompts(prompts, names, image.shape_ZYX, image.raw_properties)
-        last = dict(placed.clicks())  # of several clicks in one voxel the last one counts
-        implied, removed = self._reading(placed)
+        placed = image.placed(prompts, names)
+        # of several clicks in one voxel the last one counts
+        negative = [voxel for voxel, label in dict(placed.clicks()).items() if not label]
+        implied, removed = self._reading(negative, placed)
         more = [click for click in (Click((i, j, k), label) for (k, j, i), label in implied) if _seen(image, click)]
         # behind the user's own, which remarks number
         asked = replace(prompts, prompts=(*prompts.prompts, *more))
@@ -124,18 +124,20 @@ class StartMask:
             if silent:  # objects of which no prompt speaks have not been computed
                 answer = np.where((answer == 0) & np.isin(before, list(silent)), before, answer)
             label_map[box] = answer
-        for voxel, label in last.items():
-            if not label:
-                label_map[voxel] = 0
+        for voxel in negative:
+            label_map[voxel] = 0
         own = tuple(number for number in result.ignored_clicks if number <= len(prompts.clicks))
         return replace(result, label_map=label_map, boxes=(*self._boxes, *result.boxes), ignored_clicks=own)
 
-    def _reading(self, placed: VoxelPrompts) -> tuple[list[VoxelClick], list[Component]]:
-        """What background clicks say about the mask: clicks that they imply, and components that they remove."""
+    def _reading(self, negative: Sequence[Triple], placed: VoxelPrompts) -> tuple[list[VoxelClick], list[Component]]:
+        """What background clicks say about the mask: clicks that they imply, and components that they remove.
+
+        Args:
+            negative: voxels (z, y, x) of the background clicks.
+            placed: all prompts.
+        """
         implied: list[VoxelClick] = []
         removed: list[Component] = []
-        last = dict(placed.clicks())
-        negative = [voxel for voxel, label in last.items() if not label]
         for voxel in negative:
             if not self.label_map_ZYX[voxel]:
                 continue
@@ -218,20 +220,14 @@ def read_mask(file: str, image: PreparedImage) -> NDArray[Any]:
         UserError: as :func:`read_start_mask`.
     """
     if segments_of(file):
-        return _read_segments(file, image)
+        grid = None
+        with suppress(GeometryError):  # an image without a place in the world
+            grid = image.grid()
+        return read_segments(file, grid, image.shape_ZYX, image.model.labels, image.model.regions)
     array = image.model.read_labels(file)
     _check_shape(array, file, image)
     _check_place(file, image)
     return array
-
-
-def _read_segments(file: str, image: PreparedImage) -> NDArray[Any]:
-    model = image.model
-    try:
-        grid = image_grid("lps", image.raw_properties, image.shape_ZYX)
-    except GeometryError:
-        grid = None  # an image without a place in the world
-    return read_segments(file, grid, image.shape_ZYX, model.labels, model.regions)
 
 
 def _check_shape(array: NDArray[Any], where: str, image: PreparedImage) -> None:
@@ -242,11 +238,10 @@ def _check_shape(array: NDArray[Any], where: str, image: PreparedImage) -> None:
 def _check_place(file: str, image: PreparedImage) -> None:
     """Raises UserError: the file's voxels lie elsewhere than the image's, as those of another case do."""
     try:
-        own = image_grid("lps", image.raw_properties, image.shape_ZYX)
-        theirs = grid_of_file(file, image.model.reader_name)("lps")
+        own, theirs = image.grid(), grid_of_file(file, image.model.reader_name)("lps")
     except GeometryError:
         return  # an image without a place in the world
-    ends = np.vstack([np.zeros(3), np.diag(np.subtract(own.size_xyz or (1, 1, 1), 1))])
+    ends = np.vstack([np.zeros(3), np.diag(np.subtract(own.size_xyz, 1))])
     apart_mm = np.linalg.norm(own.index_to_world(ends) - theirs.index_to_world(ends), axis=1).max()
     if apart_mm > max(image.raw_properties["spacing"]):
         raise UserError(
