@@ -28,14 +28,14 @@ import numpy as np
 import torch
 
 from nnsam3d.files import write_json, write_text
-from nnsam3d.inference.model import FINAL, Model
+from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import clicked_through
 from nnsam3d.learning.finished import FinishedCase, finished_cases
 from nnsam3d.learning.learn import learn
 from nnsam3d.learning.order import MOST_CASES, disagreement
 from nnsam3d.learning.record import Record, read_record
 from nnsam3d.learning.tune import Tuning
-from nnsam3d.nnunet.datasets import STARTER
+from nnsam3d.nnunet.datasets import FINAL, STARTER
 from nnsam3d.progress import tqdm
 
 WANTED, MOST = 0.85, 10

@@ -113,16 +113,17 @@ def _teaching() -> str:
         "not over them, is geometry and not skill. ellipsoid and clipped: know the first prompt only. An arm whose "
         "model was not trained with a kind of prompt is reported as not taking it; the run goes on."
     )
-    return "\n\n".join([_wrapped(begin), _listed("protocols", told), _listed("arms", arms), _wrapped(end)])
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+    return "\n\n".join(
+        [textwrap.fill(begin, 100), _listed("protocols", told), _listed("arms", arms), textwrap.fill(end, 100)]
+    )
 
 
 def _listed(title: str, rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows) + 4
-    lines = [f"{'  ' + name:<{width}}" + _wrapped(about, " " * width)[width:] for name, about in rows]
+    lines = [
+        textwrap.fill(about, 100, initial_indent=f"{'  ' + name:<{width}}", subsequent_indent=" " * width)
+        for name, about in rows
+    ]
     return "\n".join([f"{title}:", *lines])
 
 
@@ -241,7 +242,8 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         raise UserError("--train-minutes has no effect without training: add --train")
     # imported late: `--help` responds immediately
     from nnsam3d.evaluation.metrics import need_monai
-    from nnsam3d.evaluation.training import check, note_kept
+    from nnsam3d.evaluation.runner import run
+    from nnsam3d.evaluation.training import check, note_kept, train_missing
     from nnsam3d.inference.device import choose_devices
 
     need_monai()
@@ -277,11 +279,7 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
         return False
     remember_environment(output, devices)
     if args.train:
-        from nnsam3d.evaluation.training import train_missing
-
         train_missing(setting, output, devices[0])
-    from nnsam3d.evaluation.runner import run
-
     run(setting, output, devices)
     return True
 
@@ -311,7 +309,7 @@ def _submit(args: argparse.Namespace, setting: Setting, output: Path, back_end: 
             "first, in a run without the protocol start"
         )
     prepare(setting, output)
-    report = [*(["--reference", args.reference] if args.reference else [])]
+    report = ["--reference", args.reference] if args.reference else []
     report += ["--to", str(args.to.expanduser().absolute())] if args.to else []
     submitted = submit(setting, output, back_end, args.devices[0], args.train, report)
     nothing = f"{'# ' if args.print else ''}nnsam3d: nothing to submit: all unfinished jobs are in the queue"

@@ -59,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """`nnsam3d cluster`."""
-    if args.action == "merge":
-        return _merge(args)
-    return _train(args)
+    return _merge(args) if args.action == "merge" else _train(args)
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnsam3d.nnunet.doctor import examine
 from nnsam3d.nnunet.doctor_model import check_model
 from nnsam3d.nnunet.findings import render
+from nnsam3d.tables import counted
 
 DESCRIPTION = """
 Checks versions, the compatibility of torch and torchvision, whether nnU-Net finds the trainers,
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
             if finding.level == "problem" or not args.quiet:
                 print(render(finding), flush=True)
     if problems:
-        print(f"\n{problems} problem{'s' * (problems > 1)} found.")
+        print(f"\n{counted(problems, 'problem')} found.")
         return 1
     if not args.quiet:
         print("\nNo problems.")

@@ -23,11 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nnsam3d link`."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--undo", action="store_true", help="remove the files that link wrote")
-    group.add_argument(
-        "--print-path",
-        action="store_true",
-        help="write nothing; print the value for nnUNet_extTrainer",
-    )
+    group.add_argument("--print-path", action="store_true", help="write nothing; print the value for nnUNet_extTrainer")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -50,8 +46,7 @@ def main(args: argparse.Namespace) -> int:
     for stub in removed:
         print(f"removed   {stub}  (no such class in this nnsam3d)")
     if not wanted:
-        fix = "pip install --force-reinstall --no-deps nnsam3d"
-        raise UserError(f"nnsam3d has no trainers to link; fix: {fix}")
+        raise UserError("nnsam3d has no trainers to link; fix: pip install --force-reinstall --no-deps nnsam3d")
     names = ", ".join(name for entry in wanted for name in entry.names)
     print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
     return 0

@@ -42,19 +42,13 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
         given.append(click)
 
 
-def held_back_dice(model: TrainedModel, cases: Sequence[FinishedCase], clicks: Sequence[int] = CLICKS) -> float | None:
-    """Mean Dice over cases, labels and numbers of clicks; None without cases that have a label.
-
-    Args:
-        model: to measure.
-        cases: of more than a few, the last ones count.
-        clicks: numbers of clicks.
-    """
+def held_back_dice(model: TrainedModel, cases: Sequence[FinishedCase]) -> float | None:
+    """Mean Dice over the last few cases, labels and numbers of clicks; None without cases that have a label."""
     found = []
     for case in cases[-MOST_CASES:]:
-        steps = dict(clicked_through(model, case, max(clicks)))
+        steps = dict(clicked_through(model, case, max(CLICKS)))
         if steps[0]:  # an answer without errors is the last one
-            found += [np.mean(list(steps[min(number, max(steps))].values())) for number in clicks]
+            found += [np.mean(list(steps[min(number, max(steps))].values())) for number in CLICKS]
     return float(np.mean(found)) if found else None
 
 

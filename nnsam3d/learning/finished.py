@@ -96,7 +96,10 @@ def preprocess_finished(
             version = case.version
             for ending in (".b2nd", "_seg.b2nd", ".pkl"):
                 (folder / f"{case.name}{ending}").unlink(missing_ok=True)
-            used = model.at_spacing(_spacing(case, model)) if model.any_spacing else model
+            used = model
+            if model.any_spacing:
+                _, labels, properties = read_finished(case, model)
+                used = model.at_spacing(target_spacing(labels, properties))
             DefaultPreprocessor(verbose=False).run_case_save(
                 *(str(folder / case.name), list(case.images), case.label),
                 *(used.plans_manager, used.configuration_manager, dataset_json),
@@ -106,11 +109,6 @@ def preprocess_finished(
     write_json(base / "dataset.json", {**dataset_json, "numTraining": len(cases)})
     names = [case.name for case in cases]
     write_json(base / "splits_final.json", [{"train": names, "val": names[-1:]}])
-
-
-def _spacing(case: FinishedCase, model: TrainedModel) -> float:
-    _, labels, properties = read_finished(case, model)
-    return target_spacing(labels, properties)
 
 
 def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:

@@ -77,9 +77,8 @@ def learn(
                 raise UserError(
                     f"{own}: holds a model that has not learned here: choose another folder for the new one"
                 )
-            record = _begin(
-                _base_model(base, folds, "cpu", [], checkpoint), list(cases.values()), dataset_json, own, new
-            )
+            begun_from = _base_model(base, folds, "cpu", [], checkpoint)
+            record = _begin(begun_from, list(cases.values()), dataset_json, own, new)
         record = record.seen(list(cases))
         model = Model(own, ["0"], FINAL, torch.device(tuning.device), mirroring=False)
         declared = _declared(model, dataset_json)
@@ -89,9 +88,8 @@ def learn(
             raise UserError(f"{cases_folder}: no finished case to learn from")
         logger.info(f"learning from {len(training)} finished cases; {len(held_back)} held back")
         current, trained = own / "fold_0" / FINAL, own / TRAINED
-        made, updates = tune(
-            *(model, trained if trained.is_file() else current, training, declared, own / WORK, tuning)
-        )
+        begin = trained if trained.is_file() else current
+        made, updates = tune(model, begin, training, declared, own / WORK, tuning)
         candidate = own / WORK / "candidate.pth"
         keep = 0.0 if record.grown and not record.rounds else tuning.keep  # the first weights have seen nothing yet
         write_checkpoint(averaged(open_checkpoint(current), open_checkpoint(made), keep), candidate)

@@ -12,11 +12,11 @@ import torch
 
 from nnsam3d.files import write_json
 from nnsam3d.inference.image import PreparedImage
-from nnsam3d.inference.model import FINAL, Model
+from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import CACHE_BYTES, dice_of
 from nnsam3d.learning.record import read_record
 from nnsam3d.nnunet.cases import case_name
-from nnsam3d.nnunet.datasets import cases_in
+from nnsam3d.nnunet.datasets import FINAL, cases_in
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, PromptSimulator, case_rng
 

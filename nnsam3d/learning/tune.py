@@ -39,14 +39,12 @@ class Tuning:
 
     Attributes:
         seconds: of training.
-        learning_rate: its highest, as a share of the model's own.
         keep: how much of the weights in use is kept in the average with the trained ones, 0..1.
         seed: of the training; -1: none.
         device: torch's name.
     """
 
     seconds: float = SECONDS
-    learning_rate: float = LEARNING_RATE
     keep: float = KEEP
     seed: int = -1
     device: str = "cpu"
@@ -120,7 +118,7 @@ def _plans(model: TrainedModel, begin: Path, tuning: Tuning) -> dict[str, Any]:
         "seed": tuning.seed,
     }
     if kept.get("learning_rate"):
-        entry[OPTIONS_KEY]["learning_rate"] = kept["learning_rate"] * tuning.learning_rate
+        entry[OPTIONS_KEY]["learning_rate"] = kept["learning_rate"] * LEARNING_RATE
     return plans
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nnsam3d.inference.model import FINAL, Model
+from nnsam3d.inference.model import Model
 from nnsam3d.learning.record import read_record
+from nnsam3d.nnunet.datasets import FINAL
 
 logger = logging.getLogger(__name__)
 
