@@ -15,9 +15,10 @@ from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, grid_of_file
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.channel import DECIMALS
-from nnsam3d.prompts.formats import SUFFIXES, same_name
+from nnsam3d.prompts.formats import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import whole_labels
+from nnsam3d.prompts.listing import normalised
 from nnsam3d.prompts.types import CasePrompts, Click, Prompt, PromptError, Space
 from nnsam3d.tables import columns, counted
 
@@ -56,7 +57,7 @@ def inspect_file(
     lines = [f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}"]
     if labels is None:
         lines.append("(the labels were not checked; use --dataset dataset.json to check them)")
-    if not same_name(prompts.case, image_case):
+    if normalised(prompts.case) != normalised(image_case):
         suffix = next((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), ".json")
         lines.append(
             f"(the image is that of case {image_case}: predictions find this file as {image_case}{suffix} only)"
@@ -70,7 +71,7 @@ def inspect_file(
             lines.append(columns([("", "type", "label", _SPACES[prompts.space]), *_described(others)], "  "))
         return lines, True
     grid = grid_of(prompts.space)
-    size, spacing = grid.size_xyz or (), grid.spacing_xyz
+    size, spacing = grid.size_xyz, grid.spacing_xyz
     lines.append(f"image: {' x '.join(map(str, size))} voxels of {' x '.join(f'{s:g}' for s in spacing)} mm")
     for text in remarks:
         lines.append(f"warning: the image: {text}")

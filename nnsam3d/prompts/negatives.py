@@ -5,108 +5,73 @@ Fast enough for training workers: rays from random foreground voxels find the ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
+NEAR = 0.5  # probability that a click is in the band around the foreground; others can be anywhere
+MARGIN_MM = 5.0  # width of the band; voxels that touch the foreground always belong to it
+LOOKALIKE = 0.5  # share of the other clicks on background similar to the foreground, where users tend to put them
 _ROUNDS = 4  # attempts with random rays or voxels before the slower, exact method
 _RAYS = 8  # rays per click and round
 _CANDIDATES = 32  # background voxels from which the one most similar to the foreground is clicked
 _SAMPLE = 500  # foreground voxels that estimate the intensity of the foreground
 
 
-@dataclass(frozen=True)
-class Negatives:
-    """Draws negative clicks.
+def negative_clicks(
+    volume: NDArray,
+    n: int,
+    rng: Generator,
+    present: Mapping[int, NDArray[np.int64]],
+    spacing: Sequence[float],
+    image: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """n background voxels (n, 3) zyx, all different if there are enough; (0, 3) without background.
 
-    Attributes:
-        labels: the foreground values around which the near clicks lie.
-        ignore_label: never clicked.
-        spacing: mm along z, y, x.
-        near: probability that a click is in the band around the foreground; without foreground, or if the band contains
-            no background, it can be anywhere.
-        margin_mm: width of the band; voxels that touch the foreground always belong to it.
-        lookalike: share of the other clicks that are on background similar to the foreground, where users tend to put
-            negative clicks; requires the image.
+    Args:
+        volume: (D, H, W) label map; background is the value 0.
+        n: number of voxels.
+        rng: draws them.
+        present: raveled indices of the foreground, by label.
+        spacing: mm along D, H, W.
+        image: (C, D, H, W); without it, none are chosen because they look like the foreground.
 
     Raises:
-        ValueError: a share outside 0..1.
+        ValueError: the image has another shape than the volume.
     """
-
-    labels: tuple[int, ...]
-    ignore_label: int | None = None
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    near: float = 0.5
-    margin_mm: float = 5.0
-    lookalike: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("near", "lookalike"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-
-    def draw(
-        self,
-        segmentation: ArrayLike,
-        n: int,
-        rng: Generator,
-        image: ArrayLike | None = None,
-        foreground_flat: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.int64]:
-        """n background voxels (n, 3) zyx, all different if there are enough; (0, 3) without background.
-
-        Args:
-            segmentation: (D, H, W); background is the value 0.
-            n: number of voxels.
-            rng: draws them.
-            image: (C, D, H, W).
-            foreground_flat: raveled indices of the foreground, if known.
-
-        Raises:
-            ValueError: n negative, or incompatible shapes.
-        """
-        volume = np.ascontiguousarray(segmentation)
-        if n < 0 or volume.ndim != 3:
-            raise ValueError(f"needs n >= 0 and a segmentation (D, H, W); got {n} and the shape {volume.shape}")
-        if image is not None and np.shape(image)[1:] != volume.shape:
-            raise ValueError(f"image (C, D, H, W) has shape {np.shape(image)}, the segmentation {volume.shape}")
-        if n == 0 or self.ignore_label == 0:
-            return np.zeros((0, 3), np.int64)
-        wanted = sorted({int(label) for label in self.labels} - {0, self.ignore_label})  # type: ignore[type-var]
-        if foreground_flat is None:
-            foreground_flat = np.flatnonzero(np.isin(volume, wanted))
-        close = int(rng.binomial(n, self.near)) if foreground_flat.size else 0
-        chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
-        if close:
-            _draw_near(chosen, close, volume, wanted, foreground_flat, rng, self.margin_mm, self.spacing)
-        if image is not None and foreground_flat.size:
-            alike = int(rng.binomial(n - len(chosen), self.lookalike))
+    if image is not None and np.shape(image)[1:] != volume.shape:
+        raise ValueError(f"image (C, D, H, W) has shape {np.shape(image)}, the segmentation {volume.shape}")
+    chosen: dict[int, None] = {}  # raveled indices, in order, without repetition
+    if present:
+        foreground_flat = np.concatenate(list(present.values()))
+        if close := int(rng.binomial(n, NEAR)):
+            _draw_near(chosen, close, volume, list(present), foreground_flat, rng, spacing)
+        if image is not None:
+            alike = int(rng.binomial(n - len(chosen), LOOKALIKE))
             _draw_lookalikes(chosen, alike, volume, np.asarray(image), foreground_flat, rng)
-        _draw_anywhere(chosen, n, volume, rng)
-        flat = np.array(list(chosen), dtype=np.int64)
-        if 0 < len(flat) < n:  # less background than clicks: repeat some
-            flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
-        return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
+    _draw_anywhere(chosen, n, volume, rng)
+    flat = np.array(list(chosen), dtype=np.int64)
+    if 0 < len(flat) < n:  # less background than clicks: repeat some
+        flat = np.concatenate([flat, flat[rng.integers(0, len(flat), n - len(flat))]])
+    return np.stack(np.unravel_index(flat, volume.shape), axis=1).astype(np.int64).reshape(-1, 3)
 
 
 def _draw_near(
     chosen: dict[int, None],
     count: int,
     volume: NDArray,
-    wanted: Sequence[int],
+    labels: Sequence[int],
     foreground_flat: NDArray[np.int64],
     rng: Generator,
-    margin_mm: float,
     spacing: Sequence[float],
 ) -> None:
     """Adds up to ``count`` voxels of the band; fewer if the rays find none."""
     for _ in range(_ROUNDS):
         rays = _RAYS * (count - len(chosen))
         start = foreground_flat[rng.integers(0, len(foreground_flat), rays)]
-        for flat in _ends_outside(start, volume, wanted, rng, margin_mm, spacing):
+        for flat in _ends_outside(start, volume, labels, rng, spacing):
             chosen[int(flat)] = None
             if len(chosen) == count:
                 return
@@ -115,9 +80,8 @@ def _draw_near(
 def _ends_outside(
     start: NDArray[np.int64],
     volume: NDArray,
-    wanted: Sequence[int],
+    labels: Sequence[int],
     rng: Generator,
-    margin_mm: float,
     spacing: Sequence[float],
 ) -> NDArray[np.int64]:
     """One random voxel (raveled) of the band for every ray that reaches it.
@@ -132,21 +96,21 @@ def _ends_outside(
     direction /= np.linalg.norm(direction, axis=1, keepdims=True) * pitch
     luck = rng.random(len(start))
     # Rays need not be longer than the foreground's bounding box plus the band.
-    reach_mm = np.linalg.norm((origin.max(axis=0) - origin.min(axis=0) + 2) * pitch) + margin_mm
+    reach_mm = np.linalg.norm((origin.max(axis=0) - origin.min(axis=0) + 2) * pitch) + MARGIN_MM
     step_mm = 0.5 * pitch.min()
     steps = np.arange(1, int(np.ceil(min(reach_mm, np.linalg.norm(size * pitch)) / step_mm)) + 2)
     path = np.rint(origin[:, None] + direction[:, None] * (steps * step_mm)[None, :, None]).astype(np.int64)
     inside = ((path >= 0) & (path < size)).all(axis=2)
     flat = np.ravel_multi_index(tuple(np.moveaxis(path, 2, 0)), volume.shape, mode="clip")
     value = volume.reshape(-1)[flat]
-    left = ~(np.isin(value, wanted) & inside)
+    left = ~(np.isin(value, labels) & inside)
     exit_step = np.where(left.any(axis=1), left.argmax(axis=1), len(steps))
     rows = np.arange(len(start))
     last = np.where((exit_step == 0)[:, None], origin, path[rows, np.clip(exit_step - 1, 0, None)])
     gap_mm = np.linalg.norm((path - last[:, None]) * pitch, axis=2)
     touching = np.abs(path - last[:, None]).max(axis=2) <= 1
     beyond = np.arange(len(steps))[None] >= exit_step[:, None]
-    usable = beyond & inside & (value == 0) & ((gap_mm <= margin_mm) | touching)
+    usable = beyond & inside & (value == 0) & ((gap_mm <= MARGIN_MM) | touching)
     hits = usable.sum(axis=1)
     ok = hits > 0
     nth = np.floor(luck[ok] * hits[ok]).astype(np.int64)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnsam3d.prompts import next_click, simulate_clicks
+from nnsam3d.prompts import next_click
 from nnsam3d.prompts.components import Components
 
 SPACING = (3.0, 1.0, 0.7)
@@ -118,14 +118,3 @@ def test_a_shell_in_a_large_box_is_measured_like_everything_else() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"\(2, 2, 2\).*\(2, 2, 3\)"):
         next_click(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), (1, 1, 1), labels=[1])
-
-
-@settings(max_examples=20)
-@given(seed=seeds)
-def test_simulate_clicks_begins_with_the_same_click(seed: int) -> None:
-    truth, prediction = (np.where(blobs(s) == 1, 1, 0) for s in (seed, seed + 1))
-    first = next_click(truth, prediction, SPACING, labels=[1])
-    if first is not None:
-        options = {"strategy": "largest_error", "prediction": prediction, "spacing": SPACING}
-        clicks = simulate_clicks(truth, 1, 3, np.random.default_rng(0), **options)
-        assert tuple(clicks[0].tolist()) == first[0]

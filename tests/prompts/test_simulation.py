@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnsam3d.prompts import PromptSimulator, case_rng, simulate_clicks
-from nnsam3d.prompts.negatives import Negatives
+from nnsam3d.prompts import negatives as module
+from nnsam3d.prompts.negatives import negative_clicks
 
 SPACING = (3.0, 1.0, 0.7)
 seeds = st.integers(0, 2**32 - 1)
@@ -93,32 +94,12 @@ def test_center_draws_between_ties() -> None:
     assert found == {(0, 0, x) for x in range(8)}
 
 
-def test_largest_error() -> None:
-    seg = np.zeros((9, 20, 20), int)
-    seg[2:7, 2:9, 2:9] = 1
-    prediction = np.zeros_like(seg)
-    prediction[2:7, 2:9, 2:5] = 1  # misses x 5..8: 5*7*4
-    prediction[3:6, 14:17, 14:17] = 1  # invents 3*3*3
-    seg[8], prediction[8] = 2, 1  # a large area that is ignored
-    run = {"strategy": "largest_error", "prediction": prediction, "ignore_label": 2}
-    clicks = simulate_clicks(seg, 1, 2, np.random.default_rng(0), **run)
-    assert at(seg, clicks) == [1, 0]
-    assert 5 <= clicks[0][2] <= 8
-    assert clicks[1].tolist() == [4, 15, 15]
-    more = simulate_clicks(seg, 1, 9, np.random.default_rng(0), **run)
-    assert (more[:2] == clicks).all()
-    assert all((seg == 1)[tuple(c)] != (prediction == 1)[tuple(c)] for c in more)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label": 3}, "label 3 does not occur"),
         ({"n": -1}, "negative"),
-        ({"strategy": "random"}, "unknown strategy 'random'.*uniform, center, largest_error"),
-        ({"strategy": "largest_error"}, "needs a prediction"),
-        ({"strategy": "largest_error", "prediction": np.zeros((1, 2, 3))}, "shape"),
-        ({"strategy": "largest_error", "prediction": np.ones((4, 4, 4))}, "no error"),
+        ({"strategy": "random"}, "unknown strategy 'random'.*uniform, center"),
         ({"segmentation": np.ones((4, 4))}, "D, H, W"),
     ],
 )
@@ -132,12 +113,20 @@ def test_no_clicks_ask_nothing_of_the_segmentation() -> None:
     assert simulate_clicks(np.zeros((2, 2, 2), int), 3, 0, np.random.default_rng(0)).shape == (0, 3)
 
 
+def background(seg: np.ndarray, n: int, seed: int, image: np.ndarray | None = None, **settings: float) -> np.ndarray:
+    """Negative clicks of labels 1 to 3, with other settings of the module."""
+    present = {label: np.flatnonzero(seg == label) for label in (1, 2, 3) if (seg == label).any()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setattr(module, name, value)
+        return negative_clicks(seg, n, np.random.default_rng(seed), present, SPACING, image)
+
+
 @settings(max_examples=40)
 @given(seed=seeds, n=st.integers(0, 20), near=st.sampled_from([0.0, 0.5, 1.0]))
 def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
     seg = volume(seed)
-    rngs = [np.random.default_rng(seed) for _ in range(2)]
-    clicks, again = (Negatives((1, 2, 3), 4, SPACING, near).draw(seg, n, rng) for rng in rngs)
+    clicks, again = (background(seg, n, seed, NEAR=near) for _ in range(2))
     assert np.array_equal(clicks, again)
     assert at(seg, clicks) == [0] * n
     assert len({tuple(c) for c in clicks.tolist()}) == n
@@ -147,7 +136,7 @@ def test_negatives_lie_on_background(seed: int, n: int, near: float) -> None:
 @given(seed=seeds, margin=st.sampled_from([0.1, 2.0, 6.0]))
 def test_near_negatives_lie_in_the_band(seed: int, margin: float) -> None:
     seg = volume(seed, (12, 30, 40))
-    clicks = Negatives((1, 2, 3), 4, SPACING, 1.0, margin).draw(seg, 10, np.random.default_rng(seed))
+    clicks = background(seg, 10, seed, NEAR=1.0, MARGIN_MM=margin)
     distance = ndimage.distance_transform_edt(~np.isin(seg, [1, 2, 3]), sampling=SPACING)
     # A voxel that touches the foreground, if only by a corner, always counts as near.
     assert max(at(distance, clicks)) <= max(margin, np.linalg.norm(SPACING)) + 1e-6
@@ -155,14 +144,11 @@ def test_near_negatives_lie_in_the_band(seed: int, margin: float) -> None:
 
 def test_negatives_where_there_is_little_or_no_background() -> None:
     seg = np.ones((4, 5, 6), int)
-    rng = np.random.default_rng(0)
-    assert Negatives((1,)).draw(seg, 5, rng).shape == (0, 3)
+    assert background(seg, 5, 0).shape == (0, 3)
     seg[1, 2, 3] = 0
-    assert Negatives((1,)).draw(seg, 3, rng).tolist() == [[1, 2, 3]] * 3
-    assert Negatives((1,)).draw(np.zeros((2, 2, 2), int), 8, rng).shape == (8, 3)
-    assert Negatives((1,), ignore_label=4).draw(np.full((2, 2, 2), 4), 8, rng).shape == (0, 3)
-    with pytest.raises(ValueError, match="n >= 0"):
-        Negatives((1,)).draw(seg, -1, rng)
+    assert background(seg, 3, 0).tolist() == [[1, 2, 3]] * 3
+    assert background(np.zeros((2, 2, 2), int), 8, 0).shape == (8, 3)
+    assert background(np.full((2, 2, 2), 4), 8, 0).shape == (0, 3)
 
 
 @settings(max_examples=60)
@@ -250,10 +236,8 @@ def test_some_negatives_look_like_the_foreground() -> None:
     image = np.where(target | double, 100.0, 0.0)[None] + np.random.default_rng(0).normal(0, 5, (1, 32, 32, 32))
     segmentation = target.astype(np.int16)
 
-    def share(**options: object) -> float:
-        image = options.pop("image", None)
-        negatives = Negatives((1,), near=0.0, **options)  # type: ignore[arg-type]
-        clicks = negatives.draw(segmentation, 400, np.random.default_rng(1), image)  # type: ignore[arg-type]
+    def share(image: np.ndarray | None = None, lookalike: float = 0.5) -> float:
+        clicks = background(segmentation, 400, 1, image, NEAR=0.0, LOOKALIKE=lookalike)
         assert (segmentation[tuple(clicks.T)] == 0).all()
         return double[tuple(clicks.T)].mean()
 

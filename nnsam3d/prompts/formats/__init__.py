@@ -10,7 +10,6 @@ from nnsam3d.prompts.formats.detect import (
     is_prompt_file,
     load_if_prompts,
     recognised,
-    same_name,
 )
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
     "is_prompt_file",
     "load_if_prompts",
     "recognised",
-    "same_name",
 ]

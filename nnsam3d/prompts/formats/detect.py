@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Collection
@@ -208,11 +207,6 @@ def case_of(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(path).stem
-
-
-def same_name(first: str, second: str) -> bool:
-    """Whether two names are equal after Unicode normalisation."""
-    return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
 
 
 PACKED = (".mrk.json.gz", ".json.gz", ".fcsv.gz", ".csv.gz")

@@ -15,29 +15,17 @@ Source: napari's own writer of CSV files.
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.formats.base import (
-    FOREGROUND,
-    Format,
-    Found,
-    Reading,
-    bounded,
-    found_click,
-    stated_space,
-)
-from nnsam3d.prompts.formats.slicer import number_of, table_columns, table_lines, table_rows
+from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, found_click, stated_space
+from nnsam3d.prompts.formats.slicer import is_short, number_of, table_columns, table_lines, table_rows
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.checks import checked_positions
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
 
-_VALUE: Meaning = "value"
-_FOREGROUND: Meaning = "foreground"
 _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
 _SHAPES = ("shape-type", "vertex-index")
 _CORNERS = 4  # of a rectangle, and of the one around an ellipse
@@ -69,26 +57,24 @@ def parse(text: str, stated: str | None) -> Reading:
         reading.left_out.append(f"the column {columns_text}: only the column named label is used; it is")
     header, *lines = table_lines(text)
     vertices: dict[tuple[str, str], list[dict[str, str]]] = {}
-    try:
-        for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):
-            row = dict(zip(columns, cells, strict=False))
-            missing = [name for name in (*_AXES, *(_SHAPES[:1] if shapes else ())) if name not in row]
-            if missing:
-                reading.problems.append(f"row {number}: the line is too short, {', '.join(missing)} missing")
-                continue
-            if shapes:
-                if number > MAX_CLICKS:
-                    reading.problems.append(f"more than {MAX_CLICKS} rows; at most {MAX_CLICKS} are allowed")
-                vertices.setdefault((row.get("index", ""), row["shape-type"].strip().lower()), []).append(row)
-                continue
-            position = [number_of(row[axis]) for axis in _AXES]
-            label, meaning = (row.get("label", ""), _VALUE) if "label" in columns else (FOREGROUND, _FOREGROUND)
-            reading.found.append(found_click(f"row {number}", position, label, meaning))
-    except csv.Error as error:
-        reading.problems.append(f"malformed CSV: {error}")
+    for number, cells in enumerate(table_rows(lines, header, reading), start=1):
+        row = dict(zip(columns, cells, strict=False))
+        if is_short(row, (*_AXES, *(_SHAPES[:1] if shapes else ())), f"row {number}", reading):
+            continue
+        if shapes:
+            if number > MAX_CLICKS:
+                reading.problems.append(f"more than {MAX_CLICKS} rows; at most {MAX_CLICKS} are allowed")
+            vertices.setdefault((row.get("index", ""), row["shape-type"].strip().lower()), []).append(row)
+            continue
+        position = [number_of(row[axis]) for axis in _AXES]
+        reading.found.append(found_click(f"row {number}", position, *_label_of(row, "label" in columns)))
     for number, ((_, kind), rows) in enumerate(vertices.items(), start=1):
         _shape(kind, rows, f"shape {number} ({short(kind, 20)})", reading)
     return reading
+
+
+def _label_of(row: dict[str, str], has_labels: bool) -> tuple[str, Meaning]:
+    return (row.get("label", ""), "value") if has_labels else (FOREGROUND, "foreground")
 
 
 def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading) -> None:
@@ -97,7 +83,7 @@ def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading)
     Args:
         drawn: napari's shape type.
     """
-    label, meaning = (rows[0]["label"], _VALUE) if "label" in rows[0] else (FOREGROUND, _FOREGROUND)
+    label, meaning = _label_of(rows[0], "label" in rows[0])
     points = [[number_of(row[axis]) for axis in _AXES] for row in rows]
     kind = NAPARI_SHAPES.get(drawn)
     if kind is None:

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from nnsam3d.prompts.formats.base import (
-    Format,
-    Reading,
-    bounded,
-    found_click,
-    stated_space,
-)
+from nnsam3d.prompts.formats.base import Format, Reading, bounded, found_click, stated_space
 from nnsam3d.prompts.types import short
 
 CODES = {"LPS": "lps", "RAS": "ras", "IJK": "voxel", "0": "ras", "1": "lps", "2": "voxel"}
@@ -61,14 +55,18 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
             "export the point list from Slicer again (preferably as .mrk.json)"
         )
         return reading
-    try:
-        for number, cells in enumerate(bounded(table_rows(rows, header.get("columns", ""))), start=1):
-            row = dict(zip(columns, cells, strict=False))
-            if columns[: len(_COLUMNS)] == _COLUMNS and len(cells) > STATUS:
-                row.setdefault("positionstatus", cells[STATUS])
-            _fcsv_point(row, f"point {number}", reading)
-    except csv.Error as error:
-        reading.problems.append(f"malformed CSV: {error}")
+    for number, cells in enumerate(table_rows(rows, header.get("columns", ""), reading), start=1):
+        row = dict(zip(columns, cells, strict=False))
+        if columns[: len(_COLUMNS)] == _COLUMNS and len(cells) > STATUS:
+            row.setdefault("positionstatus", cells[STATUS])
+        where = f"point {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
+        status = row.get("positionstatus", "").strip().removesuffix(".0")  # a spreadsheet program's 0
+        if is_short(row, ("x", "y", "z"), where, reading):
+            continue
+        if status in _UNPLACED:
+            reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
+            continue
+        reading.found.append(found_click(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
     return reading
 
 
@@ -87,19 +85,6 @@ def _fcsv_lines(text: str) -> tuple[dict[str, str], list[str]]:
         elif line.strip(" ,;\t"):
             rows.append(line)
     return header, rows
-
-
-def _fcsv_point(row: dict[str, str], where: str, reading: Reading) -> None:
-    where += f" {short(row['label'], 40)}" if row.get("label") else ""
-    missing = [key for key in ("x", "y", "z") if key not in row]
-    if missing:
-        reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
-        return
-    status = row.get("positionstatus", "").strip().removesuffix(".0")  # a spreadsheet program's 0
-    if status in _UNPLACED:
-        reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
-        return
-    reading.found.append(found_click(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
 
 
 # ---------------------------------------------------------------------- the table of a point list, .csv
@@ -122,20 +107,16 @@ def parse_table(text: str, stated: str | None) -> Reading:
         return reading
     reading.space = stated_space(space, stated, reading)
     header, *lines = table_lines(text)
-    try:
-        for number, cells in enumerate(bounded(table_rows(lines, header)), start=1):
-            row = dict(zip(columns, cells, strict=False))
-            where = f"row {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
-            missing = [axis for axis in _TABLE_AXES[space] if axis not in row]
-            if missing:
-                reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
-            elif row.get("defined", "1").strip().lower().removesuffix(".0") in ("0", "false", "no"):
-                reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
-            else:
-                position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
-                reading.found.append(found_click(where, position, row.get("label", "")))
-    except csv.Error as error:
-        reading.problems.append(f"malformed CSV: {error}")
+    for number, cells in enumerate(table_rows(lines, header, reading), start=1):
+        row = dict(zip(columns, cells, strict=False))
+        where = f"row {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
+        if is_short(row, _TABLE_AXES[space], where, reading):
+            continue
+        if row.get("defined", "1").strip().lower().removesuffix(".0") in ("0", "false", "no"):
+            reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
+            continue
+        position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
+        reading.found.append(found_click(where, position, row.get("label", "")))
     return reading
 
 
@@ -160,16 +141,36 @@ def table_columns(text: str) -> list[str]:
     return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
 
 
-def table_rows(lines: Sequence[str], header: str = "") -> Iterator[list[str]]:
-    """The cells of each line, separated by commas, semicolons (with decimal commas) or tabs.
+def table_rows(lines: Sequence[str], header: str, reading: Reading) -> Iterator[list[str]]:
+    """The cells of each line, separated by commas, semicolons (with decimal commas) or tabs; see also :func:`bounded`.
 
     Args:
-        header: the line of column names, used to determine the separator.
+        lines: without that of the column names.
+        header: the line of column names, which decides the separator; "": the first line does.
+        reading: gets a problem if the text is no CSV from some line on.
     """
     first = header if re.search("[,;\t]", header) else next(iter(lines), "")
     separator = max(",;\t", key=first.count)
-    for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True):
-        yield [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+    try:
+        for cells in bounded(csv.reader(lines, delimiter=separator, skipinitialspace=True)):
+            yield [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+    except csv.Error as error:
+        reading.problems.append(f"malformed CSV: {error}")
+
+
+def is_short(row: Mapping[str, str], needed: Iterable[str], where: str, reading: Reading) -> bool:
+    """Whether cells are missing.
+
+    Args:
+        row: cells by column.
+        needed: columns.
+        where: the row, for the message.
+        reading: gets the problem.
+    """
+    missing = [name for name in needed if name not in row]
+    if missing:
+        reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
+    return bool(missing)
 
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ OBJECTS = "synthetic"  # whose objects are boxes and tubes; no prompts
 KNOW_NO_KIND = ("network", "training", "nnunet", "server/page")
 
 
+@functools.cache
 def names_in(file: Path) -> tuple[set[str], set[str]]:
     """The classes that a file may use, and its texts of one word. Of a page's file, only the texts between quotes."""
     text = file.read_text(encoding="utf-8")
