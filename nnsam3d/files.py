@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,16 @@ def file_version(path: Path) -> str:
     except OSError:
         return ""
     return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
+
+def known_sha256(path: Path) -> str:
+    """The SHA-256 of a file, read only once as long as it stays the same file (:func:`file_version`)."""
+    return _sha256_of(path, file_version(path))
+
+
+@cache
+def _sha256_of(path: Path, _version: str) -> str:
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from nnsam3d.evaluation.rows import ArmCost
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
-from nnsam3d.inference.predictor import Predictor, Prepared, Trained, WholeImage
+from nnsam3d.inference.predictor import Prepared, WholeImage, prepared_image
 from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.nnunet.dataset_reader import DatasetReader
 from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of
@@ -48,14 +48,13 @@ class Arm:
     def __init__(self, model: TrainedModel, control: str = "") -> None:
         self.model = model
         self.control = control
-        trained = Trained(model, CACHE_BYTES)
-        self.predictor: Predictor = _Control(trained, control) if control else trained
         self._whole = 0
         self._image: PreparedImage | None = None
-        self.network.register_forward_hook(lambda *_: self._count())  # bound methods would be copied
 
-    def _count(self) -> None:
-        self._whole += 1
+        def count(*_: Any) -> None:  # a bound method would be copied with the network
+            self._whole += 1
+
+        self.network.register_forward_hook(count)
 
     @property
     def kind(self) -> str:
@@ -101,7 +100,9 @@ class Arm:
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
-        prepared = self.predictor.prepare(image_CZYX, properties)
+        prepared = prepared_image(self.model, image_CZYX, properties, CACHE_BYTES)
+        if self.control:
+            return Answering(_Reduced(Answering(prepared), self.model, properties, self.control))
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
 
@@ -189,21 +190,8 @@ class _Corrected:
 
 
 @dataclass(frozen=True)
-class _Control:
-    """The answer of a model without prompts, changed by the prompts: see :class:`Arm`."""
-
-    trained: Trained
-    control: str
-
-    def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Prepared:
-        """See :meth:`Predictor.prepare`."""
-        automatic = Answering(self.trained.prepare(image_CZYX, properties))
-        return _Reduced(automatic, self.trained.model, properties, self.control)
-
-
-@dataclass(frozen=True)
 class _Reduced:
-    """An image of :class:`_Control`."""
+    """The answer of a model without prompts, changed by the prompts: see :class:`Arm`."""
 
     automatic: Answering
     model: TrainedModel

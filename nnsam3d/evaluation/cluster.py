@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, rememb
 from nnsam3d.evaluation.provenance import PACKAGES, device_name, remember_environment
 from nnsam3d.evaluation.runner import is_done, run_job
 from nnsam3d.evaluation.training import Stopped, by_model, train, training_name
-from nnsam3d.files import file_sha256, write_json
+from nnsam3d.files import known_sha256, write_json
 from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
 from nnsam3d.jobs.local import failure_file, remember_failure
 from nnsam3d.nnunet.splits import make_splits_for
@@ -51,24 +50,13 @@ class Task:
         checkpoint = self.jobs[0].checkpoint
         if self.stage == TRAIN or not checkpoint.is_file():
             return checkpoint.is_file()
-        digest = _digest(checkpoint)
+        digest = known_sha256(checkpoint)  # `--watch` asks again and again
         return all(
             is_done(job.unit_file(output, case.name, seed), digest)
             for job in self.jobs
             for case in cases_of(setting, job)
             for seed in setting.seeds
         )
-
-
-def _digest(checkpoint: Path) -> str:
-    """Its SHA-256. Hashed once as long as it stays the same file, because ``--watch`` asks again and again."""
-    state = checkpoint.stat()
-    return _digest_of(checkpoint, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _digest_of(checkpoint: Path, *_: int) -> str:
-    return file_sha256(checkpoint)
 
 
 def tasks_of(setting: Setting) -> list[Task]:
@@ -184,7 +172,7 @@ def work(output: Path, number: int, device: str) -> None:
             train(setting, task.jobs[0], output, device, task.name)
             return
         remember_environment(output, [device])
-        digest = file_sha256(task.jobs[0].checkpoint)
+        digest = known_sha256(task.jobs[0].checkpoint)
         for job in task.jobs:
             run_job(setting, job, cases_of(setting, job), output, digest, device)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nnsam3d.inference.binding import Regions, bind_clicks
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
 from nnsam3d.prompts import VoxelClick
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 
@@ -27,13 +28,8 @@ def obeyed(own_ZYX: NDArray[Any], clicks: Sequence[VoxelClick], regions: Regions
     Of several clicks on one voxel, the last one counts.
     """
     last = dict(clicks)
-    right = [int(own_ZYX[voxel]) in _values(label, regions) for voxel, label in last.items()]
+    right = [int(own_ZYX[voxel]) in label_values(label, regions) for voxel, label in last.items()]
     return float(np.mean(right)) if right else None
-
-
-def _values(label: int, regions: Regions | None) -> frozenset[int]:
-    """Values of the label map that agree with a click of this label; 0 is outside of all regions."""
-    return frozenset({label}) if regions is None or not label else regions[label]
 
 
 def bound(

@@ -13,7 +13,7 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, STARTER_ARM, parse_arm
 from nnsam3d.evaluation.provenance import how_to_continue
-from nnsam3d.files import file_sha256, write_json
+from nnsam3d.files import known_sha256, write_json
 from nnsam3d.keys import mismatch
 from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, cases_in, folder_of, num_channels, training_cases
 
@@ -320,10 +320,9 @@ def _refuse_training_cases(tests: tuple[BenchCase, ...], raw: Path) -> None:
     sizes: dict[int, list[str]] = {}
     for case in training.values():
         sizes.setdefault(os.path.getsize(case.images[0]), []).append(case.images[0])
-    digest = lru_cache(maxsize=None)(lambda file: file_sha256(Path(file)))  # uncompressed images often have one size
     for case in tests:
-        alike = sizes.get(os.path.getsize(case.images[0]), [])
-        twins = [path for path in alike if digest(path) == digest(case.images[0])]
+        alike = sizes.get(os.path.getsize(case.images[0]), [])  # uncompressed images often have one size
+        twins = [path for path in alike if known_sha256(Path(path)) == known_sha256(Path(case.images[0]))]
         if case.name in training or twins:
             known = twins[0] if twins else case.name
             raise UserError(f"test case {case.name} is a training case ({known}): its result would be meaningless")

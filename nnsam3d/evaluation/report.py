@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
 
 from nnsam3d.evaluation.corrections import correction_figure
 from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
@@ -107,12 +108,9 @@ def _sections(output: Path, summary: Summary, results: Sequence[Result]) -> Iter
                 parts += _protocol_parts(here.at(protocol=protocol), protocol, tag)
                 own = [group for group in found if group.protocol == protocol]
                 parts += _paired(own, reference, PROTOCOLS[protocol].paired, tag)
-                parts += _first_prompts(setting, output, own, tag)
-                parts += _corrections(setting, output, own, tag)
-            picture = overlay_figure(setting, output, found)
-            if picture is not None:
-                name, caption = f"overlays_{dataset}_{configuration}", picture[1]
-                parts.append(Picture(name, caption, as_png(picture[0], dpi=80)))
+                parts += _slices(f"prompts_{tag}", prompt_figure(setting, output, own))
+                parts += _slices(f"corrections_{tag}", correction_figure(setting, output, own))
+            parts += _slices(f"overlays_{dataset}_{configuration}", overlay_figure(setting, output, found))
             parts.append(cost_table(here.costs))
             first = here.at(protocol=setting.protocols[0]).differences
             main = [row for row in first if row.label == first[0].label]
@@ -154,18 +152,9 @@ def _paired(found: Sequence[Group], reference: str, clicks: int, tag: str) -> It
         yield Picture(f"paired_{tag}", caption, as_png(figure), svg)
 
 
-def _first_prompts(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
-    drawn = prompt_figure(setting, output, found)
-    if drawn is not None:
-        figure, caption = drawn
-        yield Picture(f"prompts_{tag}", caption, as_png(figure, dpi=80))
-
-
-def _corrections(setting: Setting, output: Path, found: Sequence[Group], tag: str) -> Iterator[Picture]:
-    drawn = correction_figure(setting, output, found)
-    if drawn is not None:
-        figure, caption = drawn
-        yield Picture(f"corrections_{tag}", caption, as_png(figure, dpi=80))
+def _slices(name: str, drawn: tuple[Figure, str] | None) -> list[Picture]:
+    """The picture of a figure of images and its caption, if there was anything to draw."""
+    return [] if drawn is None else [Picture(name, drawn[1], as_png(drawn[0], dpi=80))]
 
 
 # ---------------------------------------------------------------------- pages

@@ -22,7 +22,7 @@ from nnsam3d.evaluation.metrics import Scores, score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
-from nnsam3d.evaluation.protocols import Interaction, Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
 from nnsam3d.evaluation.rows import as_json
 from nnsam3d.files import file_sha256, replacing, write_json
@@ -183,23 +183,17 @@ def _click(
     steps: list[ScoredAnswer] = []
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(clickable_values(arm.model.dataset_json))
-    # arms without clicks answer once
     limit = setting.max_clicks if arm.listens else 0
-    for step in _answers(job, truth, seed, answer, limit):
+    for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
         first, clicks = step.prompts.shapes, step.prompts.clicks()
         scores = {name: _score(step.answer, truth, values) for name, values in masks}
         # one answer per step, in this order
         steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
         if step.clicks in KEPT:
             maps[step.clicks] = step.answer.astype(np.uint16)
+        if not limit:  # arms without clicks answer once
+            break
     return first, steps, effort, maps
-
-
-def _answers(job: Job, truth: Truth, seed: int, answer: Any, limit: int) -> Iterator[Interaction]:
-    for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
-        yield step
-        if not limit:
-            return
 
 
 def clickable_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -16,7 +16,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.arms import Arm, Ellipsoid, load_arm
 from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting
-from nnsam3d.files import file_sha256, replacing
+from nnsam3d.files import known_sha256, replacing
 from nnsam3d.geometry import grid_of_file
 from nnsam3d.geometry.segments import ENDING, read_segments
 
@@ -44,7 +44,7 @@ def start_of(setting: Setting, job: Job, case: BenchCase, arm: Arm, output: Path
     own = replace(job, arm=setting.start_arm)
     if not own.checkpoint.is_file():
         raise UserError(f"--start {own.arm}: {own.checkpoint} is missing: train this arm first")
-    digest = _digest(own.checkpoint)
+    digest = known_sha256(own.checkpoint)
     folder = output / "starts" / job.dataset / job.configuration / f"fold_{job.fold}" / own.arm_in_path
     path = folder / f"{case.name}.npz"
     if path.is_file():
@@ -63,8 +63,3 @@ def start_of(setting: Setting, job: Job, case: BenchCase, arm: Arm, output: Path
 def _loaded(job: Job, device: str, mirroring: bool) -> Arm | Ellipsoid:
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's messages would disrupt the progress bar
         return load_arm(parse_arm(job.arm), job, device, mirroring)
-
-
-@lru_cache
-def _digest(checkpoint: Path) -> str:
-    return file_sha256(checkpoint)

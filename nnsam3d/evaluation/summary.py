@@ -7,7 +7,7 @@ model or, with a test folder, of all models; then folds are averaged like seeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -159,7 +159,7 @@ class Group:
         known = [dice for dice in found if dice is not None]
         patients = list(self.score("dice", label, clicks).values())
         median = float(np.median(patients)) if patients else None
-        return End(clicks, len(known), median, {good: _mean([float(dice >= good) for dice in known]) for good in GOOD})
+        return End(clicks, len(known), median, {good: mean_of(dice >= good for dice in known) for good in GOOD})
 
 
 def _key(result: Result) -> tuple[str, tuple[str, int, int | None]]:
@@ -173,7 +173,7 @@ def score_of(result: Result, metric: str, label: str, clicks: int) -> float | No
     """
     scores = result.step(clicks).scores
     values = [scores[name][metric] for name in (list(scores) if label == ALL_LABELS else [label])]
-    return _mean([float(value) for value in values if value is not None])
+    return mean_of(values)
 
 
 def groups(setting: Setting, results: Sequence[Result]) -> Iterator[Group]:
@@ -242,7 +242,7 @@ def training_rows(group: Group) -> Iterator[TrainingRow]:
     trainings = group.trainings
     for label in group.labels if len(trainings) > 1 else ():
         for clicks in group.reads:
-            means = {str(n): _mean(list(one.score("dice", label, clicks).values())) for n, one in trainings.items()}
+            means = {str(n): mean_of(one.score("dice", label, clicks).values()) for n, one in trainings.items()}
             patients = list(group.score("dice", label, clicks).values())
             known = [mean for mean in means.values() if mean is not None]
             yield TrainingRow(*_place(group, label), clicks, means, _deviation(known), _deviation(patients))
@@ -336,10 +336,10 @@ def _effort(results: Sequence[Result], cost: ArmCost) -> Effort:
         begin.append((result.timing.prepare + seconds, gflop))
         further += answers[first + 1 :]
     return Effort(
-        _mean([seconds for seconds, _ in begin]),
-        _mean([seconds for seconds, _ in further]),
-        _mean([gflop for _, gflop in begin]),
-        _mean([gflop for _, gflop in further]),
+        mean_of(seconds for seconds, _ in begin),
+        mean_of(seconds for seconds, _ in further),
+        mean_of(gflop for _, gflop in begin),
+        mean_of(gflop for _, gflop in further),
         max((one.timing.peak_memory_mb for one in results if one.timing.peak_memory_mb is not None), default=None),
     )
 
@@ -350,5 +350,7 @@ def _gflop(runs: NetworkRuns, cost: ArmCost) -> float:
     return runs.whole * cost.window_gflop + runs.encoded * first_half + runs.decoded * cost.click_gflop
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of the known values; None if there is none."""
+    known_values = [float(value) for value in values if value is not None]
+    return float(np.mean(known_values)) if known_values else None

@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from nnsam3d.evaluation.figures import METRIC_TITLES
 from nnsam3d.evaluation.metrics import TARGETS
 from nnsam3d.evaluation.names import PROTOCOLS, START
@@ -16,7 +14,7 @@ from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.rows import METRICS, CostRow, CurveRow, DifferenceRow, RefusedRow, ScoreRow, TrainingRow
 from nnsam3d.evaluation.runner import READ_OUTS
 from nnsam3d.evaluation.statistics import Estimate
-from nnsam3d.evaluation.summary import GOOD
+from nnsam3d.evaluation.summary import GOOD, mean_of
 from nnsam3d.tables import markdown
 
 SIGNIFICANT = 0.05
@@ -50,10 +48,8 @@ def interval(found: Estimate, digits: int = 3) -> str:
     return f"{number(found.mean, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
-def count(value: float | None) -> str:
+def count(value: float) -> str:
     """A large number with a unit."""
-    if value is None:
-        return "–"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
@@ -116,7 +112,7 @@ def click_table(rows: Sequence[CurveRow], costs: Sequence[CostRow], label: str) 
         [
             row.arm,
             *(interval(share, 2) for share in row.obeyed.values()),
-            number(_seconds(row.arm, costs), 2),
+            number(mean_of(one.effort.seconds_per_further_click for one in costs if one.arm == row.arm), 2),
             number(row.end.median_dice),
             *(percent(row.end.good[good]) for good in GOOD),
         ]
@@ -130,13 +126,6 @@ def click_table(rows: Sequence[CurveRow], costs: Sequence[CostRow], label: str) 
         "value after these clicks, or earlier if there was no error left. Seconds: see the cost table."
     )
     return Table(f"Obedience, cost and effect of clicks ({label})", header, body, note)
-
-
-def _seconds(arm: str, costs: Sequence[CostRow]) -> float | None:
-    """Per further click, mean over folds."""
-    found = [row.effort.seconds_per_further_click for row in costs if row.arm == arm]
-    known = [seconds for seconds in found if seconds is not None]
-    return float(np.mean(known)) if known else None
 
 
 def curve_table(rows: Sequence[CurveRow], label: str, max_clicks: int) -> Table:

@@ -73,7 +73,7 @@ class WholeImage:
 
 
 def prepared_image(
-    model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int = 0
+    model: TrainedModel, image_CZYX: NDArray[Any], properties: dict[str, Any], cache_bytes: int
 ) -> PreparedImage | WholeImage:
     """An image as returned by nnU-Net's reader, prepared in the way that the model's network supports.
 

@@ -123,7 +123,7 @@ def test_regions_are_clicked_bound_and_scored(bench, region_dataset, bench_folde
     import SimpleITK as sitk
 
     output = tmp_path / "bench"
-    assert main([*arguments(region_dataset, output), "--seeds", "0", "--protocols", "iterative"]) == 0
+    assert main([*arguments(region_dataset, output), "--seeds", "0", "--clicks", "3", "--protocols", "iterative"]) == 0
     labels = Path(bench_folders["nnUNet_raw"]) / region_dataset / "labelsTr"
     seen = set()
     for file in output.rglob("seed_0/*.json"):

