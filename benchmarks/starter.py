@@ -18,10 +18,13 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY
-from nnsam3d.files import file_sha256, write_json, write_text
-from nnsam3d.nnunet.checkpoint import open_checkpoint, write_weights
+from nnsam3d.files import file_sha256, replacing, write_json, write_text
+from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, STARTER, WEIGHTS
 
 DATASET, NUMBER, CONFIGURATION = "Dataset900_Shapes", "900", "3d_fullres"
@@ -89,6 +92,18 @@ def plan(work: Path, environment: dict[str, str]) -> None:
     plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"][CONFIGURATION] |= {"patch_size": PATCH, "batch_size": BATCH, "spacing": [1.0, 1.0, 1.0]}
     write_json(file, plans)
+
+
+def write_weights(checkpoint: dict[str, Any], path: Path) -> None:
+    """What a prediction needs of a checkpoint, as a .safetensors file that :func:`open_checkpoint` reads."""
+    known = {
+        "trainer_name": checkpoint["trainer_name"],
+        "init_args": {key: checkpoint["init_args"][key] for key in ("configuration", "fold")},
+        "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+    }
+    weights = {name: values.contiguous() for name, values in checkpoint["network_weights"].items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(weights, {"nnsam3d": json.dumps(known)}))
 
 
 def export(model: Path, folder: Path, args: argparse.Namespace) -> None:

@@ -42,11 +42,11 @@ def main(args: argparse.Namespace) -> int:
     written, removed = link.link(nnunet, wanted)
     for entry in wanted:
         state = "wrote    " if entry.stub in written else "unchanged"
-        print(f"{state} {entry.stub}  ({', '.join(entry.names)})")
+        print(f"{state} {entry.stub}  ({entry.name})")
     for stub in removed:
         print(f"removed   {stub}  (no such class in this nnsam3d)")
     if not wanted:
         raise UserError("nnsam3d has no trainers to link; fix: pip install --force-reinstall --no-deps nnsam3d")
-    names = ", ".join(name for entry in wanted for name in entry.names)
+    names = ", ".join(entry.name for entry in wanted)
     print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
     return 0

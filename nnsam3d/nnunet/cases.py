@@ -41,21 +41,20 @@ def prompts_folder(images: Path, stated: Path | None = None) -> Path:
     return Path(folder) if folder else images
 
 
-def find_prompt_file(
+def open_prompt_file(
     image_file: str | Path,
     file_ending: str,
-    stated: Path | None = None,
     files: Listing | None = None,
     labels: Collection[str] | None = None,
-) -> Path | None:
+) -> tuple[Path | None, Loaded | PromptError | None]:
     """The prompt file of a case (``<case>`` and one of the suffixes of prompt files), or None.
 
-    Suffixes may be in upper case, and names in any Unicode normalisation.
+    Suffixes may be in upper case, and names in any Unicode normalisation. With it comes what :func:`load_if_prompts`
+    returned if the file had to be read to recognise it, for :func:`read_case_prompts`: the file is opened once.
 
     Args:
-        stated: see :func:`prompts_folder`.
         files: those of :func:`prompts_folder`, from :func:`list_folder`; None: it is called for each case.
-        labels: names of the dataset's labels, see :func:`is_prompt_file`.
+        labels: names of the dataset's labels, see :func:`load_if_prompts`.
 
     Raises:
         PromptError: the case has several; the message lists them.
@@ -64,23 +63,8 @@ def find_prompt_file(
     Warns:
         PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
-    path, _ = open_prompt_file(image_file, file_ending, stated, files, labels)
-    return path
-
-
-def open_prompt_file(
-    image_file: str | Path,
-    file_ending: str,
-    stated: Path | None = None,
-    files: Listing | None = None,
-    labels: Collection[str] | None = None,
-) -> tuple[Path | None, Loaded | PromptError | None]:
-    """:func:`find_prompt_file`, and what :func:`load_if_prompts` returned if the file had to be read to recognise it.
-
-    For :func:`read_case_prompts`, so that the file is opened once.
-    """
     images = Path(image_file).parent
-    files = list_folder(prompts_folder(images, stated)) if files is None else files
+    files = list_folder(prompts_folder(images)) if files is None else files
     folder, case = files.folder, case_name(image_file, file_ending)
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found: list[tuple[Path, Loaded | PromptError | None]] = []
@@ -204,7 +188,7 @@ def strays(
         stated: see :func:`prompts_folder`.
         own: the cases whose files are looked at; None: all.
         others: whether files that match no case are looked at.
-        files: see :func:`find_prompt_file`.
+        files: see :func:`open_prompt_file`.
     """
     files = list_folder(prompts_folder(images, stated)) if files is None else files
     yield from misplaced(images, files, cases, cases if own is None else own)

@@ -12,17 +12,15 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import replacing
 
 WEIGHTS_ENDING = ".safetensors"
 TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
@@ -64,26 +62,6 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     if not isinstance(loaded, dict) or not {"network_weights", "init_args", "trainer_name"} <= loaded.keys():
         raise UserError(f"{path}: not a checkpoint of an nnU-Net training (network_weights, init_args, trainer_name)")
     return loaded
-
-
-def write_weights(loaded: Mapping[str, Any], path: Path) -> None:
-    """What a prediction needs of a checkpoint, as a .safetensors file that :func:`open_checkpoint` reads.
-
-    Args:
-        loaded: the checkpoint, from :func:`open_checkpoint`.
-        path: to write, complete or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    known = {
-        "trainer_name": loaded["trainer_name"],
-        "init_args": {key: loaded["init_args"][key] for key in ("configuration", "fold")},
-        "inference_allowed_mirroring_axes": loaded.get("inference_allowed_mirroring_axes"),
-    }
-    weights = {name: values.contiguous() for name, values in loaded["network_weights"].items()}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(weights, {"nnsam3d": json.dumps(known)}))
 
 
 def _open_weights(path: Path) -> dict[str, Any]:

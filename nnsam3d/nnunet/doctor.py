@@ -7,7 +7,6 @@ ordinary finding, and a failing check does not affect the others.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import shutil
@@ -159,7 +158,7 @@ def check_link() -> Iterator[Finding]:
             "nnsam3d link   (read-only nnU-Net: export nnUNet_extTrainer=$(nnsam3d link --print-path))",
         )
     elif present and (missing := [entry for entry in wanted if entry.stub not in present]):
-        names = ", ".join(name for entry in missing for name in entry.names)
+        names = ", ".join(entry.name for entry in missing)
         yield problem(f"not yet linked into nnU-Net: {names}", "nnsam3d link")
     else:
         yield from _check_lookup(wanted, f"links in {nnunet}" if present else f"nnUNet_extTrainer={trainers}")
@@ -181,7 +180,7 @@ def _external_trainers(trainers: Path) -> tuple[bool, list[Finding]]:
 
 def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Finding]:
     """Look the trainers up as nnU-Net's commands do."""
-    trainer_names = [name for e in wanted if e.module.startswith("nnsam3d.trainers.") for name in e.names]
+    trainer_names = [entry.name for entry in wanted if entry.module.startswith("nnsam3d.trainers.")]
     finder, error = try_import("nnunetv2.utilities.find_objects")
     if finder is None and way.startswith("nnUNet_extTrainer"):
         yield problem(
@@ -231,9 +230,6 @@ def check_folders() -> Iterator[Finding]:
 def check_options() -> Iterator[Finding]:
     """The training options in the environment."""
     given = os.environ.get("nnsam3d_options")
-    if importlib.util.find_spec("nnsam3d.training") is None:
-        yield note("this installation has no training package: nnsam3d_options is not read")
-        return
     module, error = try_import("nnsam3d.training.options")
     if module is None:
         yield problem(f"nnsam3d.training.options does not import: {error}", "fix the problems above first")
@@ -250,10 +246,8 @@ def check_options() -> Iterator[Finding]:
 
 def check_weights() -> Iterator[Finding]:
     """SAM's pretrained weights, as found by a training."""
-    pretrained, error = try_import("nnsam3d.checkpoints.pretrained")
-    if pretrained is None:
-        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "fix the problems above first")
-        return
+    from nnsam3d.checkpoints import pretrained  # late: it needs a package that another check looks for
+
     if wrong := pretrained.invalid_setting():
         yield problem(wrong, "correct it, or unset NNSAM3D_WEIGHTS to download the weights")
         return

@@ -4,13 +4,12 @@ nnU-Net searches classes in its own folders. `link` writes a stub module there f
 `nnsam3d.trainers` and `nnsam3d.planners`, which only imports the class from nnsam3d. nnU-Net imports the modules of a
 folder before it searches sub-folders, so stubs are found quickly.
 
-Neither nnunetv2 nor a trainer is imported here (both import torch): folders are found through import specs, and
-classes by parsing the source.
+Neither nnunetv2 nor a trainer is imported here (both import torch): folders are found through import specs, and each
+module is named after its class.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ TARGET_FOLDERS = {
 _STUB = """\
 {marker}
 try:
-    from {module} import {names}  # noqa: F401
+    from {module} import {name}  # noqa: F401
 except ImportError as error:
     # nnU-Net imports this file whenever it looks for a class: a missing nnsam3d must not stop it.
     if error.name not in {tolerated!r}:
@@ -40,18 +39,20 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Registered:
-    """A module with classes for nnU-Net, and its stub in nnU-Net."""
+    """A module with a class for nnU-Net of the same name, and its stub in nnU-Net."""
 
     module: str
-    names: tuple[str, ...]
     stub: Path
+
+    @property
+    def name(self) -> str:
+        return self.module.rpartition(".")[2]
 
     @property
     def text(self) -> str:
         package = self.module.rpartition(".")[0]
         tolerated = ("nnsam3d", package, self.module)
-        names = ", ".join(self.names)
-        return _STUB.format(marker=MARKER, module=self.module, names=names, tolerated=tolerated)
+        return _STUB.format(marker=MARKER, module=self.module, name=self.name, tolerated=tolerated)
 
 
 def package_folder(package: str) -> Path:
@@ -82,31 +83,13 @@ def trainers_folder() -> Path:
     return package_folder("nnsam3d.trainers")
 
 
-def public_classes(source: str, module_name: str) -> tuple[str, ...]:
-    """The names in a module for nnU-Net: `__all__`, else its classes, and imports with the module's name."""
-    names: list[str] = []
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if node.value is not None and any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
-                return tuple(ast.literal_eval(node.value))
-        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            names.append(node.name)
-        elif isinstance(node, ast.ImportFrom):
-            names += [n for n in (alias.asname or alias.name for alias in node.names) if n == module_name]
-    return tuple(dict.fromkeys(names))
-
-
 def registered(nnunet: Path) -> list[Registered]:
     """All modules for nnU-Net, with the paths of their stubs in `nnunet`."""
-    found = []
-    for package, target in TARGET_FOLDERS.items():
-        for file in sorted(package_folder(package).glob("[!_]*.py")):
-            names = public_classes(file.read_text(encoding="utf-8"), file.stem)
-            if names:
-                stub = nnunet / target / f"{STUB_PREFIX}{file.stem}.py"
-                found.append(Registered(f"{package}.{file.stem}", names, stub))
-    return found
+    return [
+        Registered(f"{package}.{file.stem}", nnunet / target / f"{STUB_PREFIX}{file.stem}.py")
+        for package, target in TARGET_FOLDERS.items()
+        for file in sorted(package_folder(package).glob("[!_]*.py"))
+    ]
 
 
 def is_ours(file: Path) -> bool:
@@ -144,7 +127,12 @@ def link(nnunet: Path, wanted: Iterable[Registered]) -> tuple[list[Path], list[P
     except OSError as error:
         for stub in created:
             stub.unlink(missing_ok=True)
-        raise UserError(_read_only_message(nnunet, error)) from error
+        raise UserError(
+            f"cannot write into the installed nnU-Net ({nnunet}): {error.strerror or error}. "
+            "Nothing was changed.\n"
+            "For such installations, use this instead (training and prediction only, not planning):\n"
+            "    export nnUNet_extTrainer=$(nnsam3d link --print-path)"
+        ) from error
     removed = [stub for stub in stubs_in(nnunet) if stub not in stubs]
     _remove(nnunet, removed)
     return outdated, removed
@@ -168,12 +156,3 @@ def _remove(nnunet: Path, stubs: Iterable[Path]) -> None:
             f"cannot remove {error.filename or 'a stub'} from {nnunet} ({error.strerror}); "
             "run `nnsam3d link --undo` as the user who owns that folder"
         ) from error
-
-
-def _read_only_message(nnunet: Path, error: OSError) -> str:
-    return (
-        f"cannot write into the installed nnU-Net ({nnunet}): {error.strerror or error}. "
-        "Nothing was changed.\n"
-        "For such installations, use this instead (training and prediction only, not planning):\n"
-        "    export nnUNet_extTrainer=$(nnsam3d link --print-path)"
-    )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.cases import case_name, check_all_prompts, find_prompt_file, read_case_prompts, strays
+from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts, strays
 from nnsam3d.prompts import PromptError, PromptWarning
+from nnsam3d.prompts.listing import list_folder
 
 LABELS = {"background": 0, "lesion": 1}
 GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
@@ -23,22 +24,22 @@ def test_case_name() -> None:
 
 def test_beside_the_image_or_in_the_named_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "case_0000.nrrd"
-    assert find_prompt_file(image, ".nrrd") is None
+    assert open_prompt_file(image, ".nrrd")[0] is None
     beside = tmp_path / "case.json"
     beside.touch()
-    assert find_prompt_file(image, ".nrrd") == beside
+    assert open_prompt_file(image, ".nrrd")[0] == beside
     folder = tmp_path / "prompts"
     folder.mkdir()
     monkeypatch.setenv("nnsam3d_prompts", str(folder))
-    assert find_prompt_file(image, ".nrrd") is None, "the named folder replaces the images' own"
+    assert open_prompt_file(image, ".nrrd")[0] is None, "the named folder replaces the images' own"
     monkeypatch.setenv("nnsam3d_prompts", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="no such folder"):
-        find_prompt_file(image, ".nrrd")
+        open_prompt_file(image, ".nrrd")[0]
 
 
 def test_a_dangling_link_is_an_error_not_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "case.json").symlink_to(tmp_path / "gone.json")
-    path = find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")
+    path = open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0]
     assert path is not None
     with pytest.raises(PromptError, match=r"case\.json"):
         read_case_prompts(path, None, LABELS)
@@ -47,12 +48,12 @@ def test_a_dangling_link_is_an_error_not_a_missing_file(tmp_path: Path) -> None:
 def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -> None:
     image, side = tmp_path / "case_0000.tif", tmp_path / "case.json"
     side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
-    assert find_prompt_file(image, ".tif") is None
+    assert open_prompt_file(image, ".tif")[0] is None
     side.write_text(json.dumps(GOOD), encoding="utf-8")
     with pytest.raises(
         PromptError, match=r"nnU-Net treats case\.json beside a TIFF image as the file with the spacing.*--prompts"
     ):
-        find_prompt_file(image, ".tif")
+        open_prompt_file(image, ".tif")[0]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".mrk.json", ".fcsv", ".csv", ".npz"])
@@ -66,21 +67,21 @@ def test_all_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
         path.touch()
     (tmp_path / "case_10.json").touch()
     (tmp_path / "cas.json").touch()
-    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == path
+    assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == path
 
 
 @pytest.mark.parametrize("name", ["case.JSON", "case.Mrk.Json", "case.FCSV", "case.Csv"])
 def test_suffixes_in_capitals(tmp_path: Path, name: str) -> None:
     text = "index,axis-0,axis-1,axis-2\n0,1,2,3\n" if name.lower().endswith(".csv") else json.dumps(GOOD)
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / name
+    assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / name
 
 
 def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     composed, decomposed = "F\u00e4lle", "Fa\u0308lle"
     (tmp_path / f"{decomposed}.json").write_text(json.dumps(GOOD), encoding="utf-8")
     (tmp_path / f"{composed}_0000.nii.gz").touch()
-    assert find_prompt_file(tmp_path / f"{composed}_0000.nii.gz", ".nii.gz") == tmp_path / f"{decomposed}.json"
+    assert open_prompt_file(tmp_path / f"{composed}_0000.nii.gz", ".nii.gz")[0] == tmp_path / f"{decomposed}.json"
     said = check_all_prompts(tmp_path, ".nii.gz", LABELS)
     assert "for 1 of 1 cases" in said
     assert "matches no image" not in said
@@ -101,12 +102,12 @@ def test_somebody_elses_file_beside_an_image_is_a_warning_that_names_the_way_out
     image.touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.warns(PromptWarning, match=rf"{name} is not a prompt file and is ignored.*--prompts"):
-        assert find_prompt_file(image, ".nii.gz") is None
+        assert open_prompt_file(image, ".nii.gz")[0] is None
     with pytest.warns(PromptWarning):
         assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / name).write_text(text, encoding="utf-8")
-    found = find_prompt_file(image, ".nii.gz", tmp_path / "prompts")
+    found = open_prompt_file(image, ".nii.gz", list_folder(tmp_path / "prompts"))[0]
     assert found is not None
     with pytest.raises(PromptError, match=name):  # in a folder of prompts it is meant to be one
         read_case_prompts(found, None, LABELS)
@@ -149,7 +150,7 @@ def test_what_macos_keeps_beside_files_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "._case_0000.nii.gz").touch()
     (tmp_path / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
     (tmp_path / "._case.json").write_bytes(b"\x00\x05\x16\x07")
-    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / "case.json"
+    assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / "case.json"
     assert check_all_prompts(tmp_path, ".nii.gz", LABELS).splitlines()[0].startswith("nnsam3d: prompt files for 1 of 1")
 
 
@@ -158,7 +159,7 @@ def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Pa
     image.touch()
     for name in ("case.json", "case.mrk.json"):
         (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
-    for look in (lambda: find_prompt_file(image, ".nii.gz"), lambda: check_all_prompts(tmp_path, ".nii.gz", LABELS)):
+    for look in (lambda: open_prompt_file(image, ".nii.gz")[0], lambda: check_all_prompts(tmp_path, ".nii.gz", LABELS)):
         with pytest.raises(PromptError, match=r"case case has several prompt files: case\.json, case\.mrk\.json"):
             look()
 
@@ -166,9 +167,9 @@ def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Pa
 def test_nnunets_probabilities_are_no_prompts(tmp_path: Path) -> None:
     """An output folder may be the next step's prompts folder."""
     np.savez(tmp_path / "case.npz", probabilities=np.zeros((2, 3, 3, 3), np.float16))
-    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") is None
+    assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] is None
     (tmp_path / "case.npz").write_bytes(b"PK but damaged")
-    assert find_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz") == tmp_path / "case.npz"
+    assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / "case.npz"
 
 
 def test_other_json_files_are_no_prompts(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_other_json_files_are_no_prompts(tmp_path: Path) -> None:
     image.touch()
     for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    assert find_prompt_file(image, ".nii.gz") is None
+    assert open_prompt_file(image, ".nii.gz")[0] is None
     assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
 
 

@@ -215,7 +215,6 @@ def test_folders_that_cannot_be_written(monkeypatch, tmp_path):
 
 
 def test_options(monkeypatch):
-    pytest.importorskip("nnsam3d.training.options")
     monkeypatch.delenv("nnsam3d_options", raising=False)
     assert levels(doctor.check_options()) == ["ok"]
     monkeypatch.setenv("nnsam3d_options", "preset=tiny num_epochs=20")

@@ -38,13 +38,12 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Stand-ins for nnsam3d.trainers and nnsam3d.planners: one of each, and modules with nothing to link."""
+    """Stand-ins for nnsam3d.trainers and nnsam3d.planners: one of each."""
     folders = {"nnsam3d.trainers": tmp_path / "trainers", "nnsam3d.planners": tmp_path / "planners"}
     for folder in folders.values():
         folder.mkdir()
         (folder / "__init__.py").write_text("class NotThis: ...\n")
     (folders["nnsam3d.trainers"] / "Trained.py").write_text("class Trained: ...\nclass _Helper: ...\n")
-    (folders["nnsam3d.trainers"] / "constants.py").write_text("PATIENCE = 3\n")
     (folders["nnsam3d.planners"] / "Planned.py").write_text("from somewhere import Planned, Other\n")
     monkeypatch.setattr(link, "package_folder", lambda package: folders[package])
     return folders
@@ -166,33 +165,24 @@ def test_a_missing_package_is_named():
         link.package_folder("nnsam3d_that_is_nowhere.trainers")
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("class A: ...\nclass _B: ...\nclass C(A): ...\n", ("A", "C")),
-        ("from x import M, Other\n", ("M",)),
-        ("from x import Real as M\n", ("M",)),
-        ("__all__ = ['Z']\nclass A: ...\n", ("Z",)),
-        ("__all__: list[str] = []\nclass A: ...\n", ()),
-        ("import os\nX = 1\n", ()),
-    ],
-)
-def test_public_classes(source, expected):
-    assert link.public_classes(source, "M") == expected
+@pytest.mark.parametrize("entry", link.registered(link.nnunet_folder()), ids=lambda entry: entry.name)
+def test_each_module_is_named_after_its_class(entry):
+    file = Path(*entry.module.split(".")[1:]).with_suffix(".py")
+    assert f'__all__ = ["{entry.name}"]' in (Path(__file__).parents[2] / file).read_text()
 
 
 # ---- The stub itself ----
 
 
-def stub_for(tmp_path: Path, module: str, name: str) -> Path:
+def stub_for(tmp_path: Path, module: str) -> Path:
     stub = tmp_path / "stub.py"
-    stub.write_text(link.Registered(module, (name,), stub).text)
+    stub.write_text(link.Registered(module, stub).text)
     ast.parse(stub.read_text())
     return stub
 
 
 def test_a_stub_is_harmless_once_nnsam3d_is_gone(tmp_path, monkeypatch):
-    stub = stub_for(tmp_path, "nnsam3d.trainers.Nowhere", "Nowhere")
+    stub = stub_for(tmp_path, "nnsam3d.trainers.Nowhere")
     assert "Nowhere" not in runpy.run_path(str(stub))  # the class went with an update
 
     real_import = builtins.__import__
@@ -207,8 +197,8 @@ def test_a_stub_is_harmless_once_nnsam3d_is_gone(tmp_path, monkeypatch):
 
 
 def test_a_stub_is_harmless_when_the_class_left_its_module(tmp_path):
-    stub = stub_for(tmp_path, "nnsam3d.trainers", "NoSuchTrainer")
-    assert "NoSuchTrainer" not in runpy.run_path(str(stub))
+    stub = stub_for(tmp_path, "nnsam3d.trainers")
+    assert "trainers" not in runpy.run_path(str(stub))
 
 
 def test_a_stub_hides_no_other_missing_package(tmp_path, monkeypatch):
@@ -216,7 +206,7 @@ def test_a_stub_hides_no_other_missing_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nnsam3d.trainers.broken", None)
     monkeypatch.delitem(sys.modules, "nnsam3d.trainers.broken")
     monkeypatch.setattr(importlib.import_module("nnsam3d.trainers"), "__path__", [str(tmp_path)])
-    stub = stub_for(tmp_path, "nnsam3d.trainers.broken", "Broken")
+    stub = stub_for(tmp_path, "nnsam3d.trainers.broken")
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_nowhere"):
         runpy.run_path(str(stub))
 
@@ -258,7 +248,7 @@ def dummy_trainers(tmp_path: Path) -> Path:
 def test_nnunets_search_finds_a_linked_class(nnunet, dummy_trainers):
     """nnU-Net's real search walks a folder with our stub, and comes to the class in nnsam3d."""
     stub = nnunet / TRAINER_FOLDER / "nnsam3d_DummyTrainer.py"
-    entry = link.Registered("nnsam3d.trainers.DummyTrainer", ("DummyTrainer",), stub)
+    entry = link.Registered("nnsam3d.trainers.DummyTrainer", stub)
     assert link.link(nnunet, [entry]) == ([stub], [])
 
     folder = nnunet / TRAINER_FOLDER
@@ -278,8 +268,7 @@ def test_nnunets_search_finds_a_class_through_ext_trainer(dummy_trainers):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("way", ["linked", "nnUNet_extTrainer"])
-def test_nnunet_finds_the_real_trainer(tmp_path, way):
+def test_nnunet_finds_the_real_trainer(tmp_path):
     """The trainer itself, by the function that nnU-Net's commands call, in a copy of nnunetv2."""
     site = tmp_path / "site"
     shutil.copytree(link.nnunet_folder(), site / "nnunetv2", ignore=shutil.ignore_patterns("__pycache__", "nnsam3d_*"))
@@ -289,10 +278,7 @@ def test_nnunet_finds_the_real_trainer(tmp_path, way):
         "print(nnunetv2.__path__[0], trainer.__module__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(site), "nnUNet_extTrainer": ""}
-    if way == "linked":
-        subprocess.run([sys.executable, "-m", "nnsam3d", "link"], env=environment, check=True, timeout=600)
-    else:
-        environment["nnUNet_extTrainer"] = str(link.trainers_folder())
+    subprocess.run([sys.executable, "-m", "nnsam3d", "link"], env=environment, check=True, timeout=600)
     result = subprocess.run(
         [sys.executable, "-c", search], env=environment, capture_output=True, text=True, timeout=600
     )

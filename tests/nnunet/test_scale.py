@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnsam3d.inference.folder import find_cases, listed_cases
+from nnsam3d.inference.cases import find_cases, listed_cases
 from nnsam3d.inference.header_check import header_remarks
 from nnsam3d.nnunet import strays as strays_module
-from nnsam3d.nnunet.cases import check_all_prompts, find_prompt_file, strays
+from nnsam3d.nnunet.cases import check_all_prompts, open_prompt_file, strays
 from nnsam3d.prompts import PromptCodec, read_prompts
 from nnsam3d.prompts.convert import Stated, convert
 from nnsam3d.prompts.from_labels import Simulation, simulate_folder
@@ -148,17 +148,17 @@ def test_workers_that_look_for_one_case_each_list_once_and_notice_changes(tmp_pa
     images = write_cases(tmp_path / "images", 12)
     with watched() as counts:
         for number in range(12):
-            path = find_prompt_file(images / f"case_{number:03d}_0000.nii.gz", ".nii.gz")
+            path = open_prompt_file(images / f"case_{number:03d}_0000.nii.gz", ".nii.gz")[0]
             assert path == images / f"case_{number:03d}.json"
     assert listings(counts, images) == 1
     late = images / "late_0000.nii.gz"
-    assert find_prompt_file(late, ".nii.gz") is None
+    assert open_prompt_file(late, ".nii.gz")[0] is None
     (images / "late.json").write_text(json.dumps(GOOD), encoding="utf-8")
-    assert find_prompt_file(late, ".nii.gz") == images / "late.json"
+    assert open_prompt_file(late, ".nii.gz")[0] == images / "late.json"
     (images / "late.json").rename(images / "late.JSON")
-    assert find_prompt_file(late, ".nii.gz") == images / "late.JSON"
+    assert open_prompt_file(late, ".nii.gz")[0] == images / "late.JSON"
     (images / "late.JSON").unlink()
-    assert find_prompt_file(late, ".nii.gz") is None
+    assert open_prompt_file(late, ".nii.gz")[0] is None
 
 
 def test_changes_within_one_tick_of_the_file_system_are_noticed(tmp_path: Path) -> None:
