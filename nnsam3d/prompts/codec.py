@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nnsam3d.geometry import inside_grid
-from nnsam3d.prompts.channel import place_clicks, read_channel, write_channel
+from nnsam3d.prompts.channel import place_clicks, write_channel
 from nnsam3d.prompts.kinds import KINDS, MaskPrompt, Shape, Window
 from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -40,8 +40,8 @@ class PromptCodec:
     >>> channels = codec.write((2, 3, 4), VoxelPrompts.of([((1, 2, 3), 1)]))
     >>> channels.shape
     (1, 2, 3, 4)
-    >>> codec.read(channels).clicks()
-    [VoxelClick(voxel=(1, 2, 3), label=1)]
+    >>> float(channels[0, 1, 2, 3])
+    2.0
     >>> PromptCodec(("click", "lasso"), labels=3).maps
     (('plane_near', 1), ('plane_near', 2), ('plane_far', 1), ('plane_far', 2))
     """
@@ -137,25 +137,6 @@ class PromptCodec:
         placed = place_clicks(shape_DHW, np.array(positions_N3), labels_N)
         more = VoxelPrompts.of((voxel, label) for voxel, label in placed.items() if voxel not in taken)
         return prompts + more
-
-    def read(self, channels_PDHW: NDArray[Any]) -> VoxelPrompts:
-        """The clicks in these channels, in raster order.
-
-        Raises:
-            PromptError: wrong number of channels, or values that are not clicks, as in an interpolated channel.
-        """
-        if len(channels_PDHW) != self.num_channels:
-            raise PromptError(f"{len(channels_PDHW)} prompt channels; expected {self.num_channels}")
-        return VoxelPrompts(*read_channel(channels_PDHW[0]))
-
-    def split(self, data: Any, axis: int = 0) -> tuple[Any, Any]:
-        """Image channels and prompt channels of an array or a tensor.
-
-        Args:
-            axis: of the channels: 0 in (C + P, D, H, W), 1 in a batch of them.
-        """
-        before = (slice(None),) * axis
-        return data[(*before, slice(None, -self.num_channels))], data[(*before, slice(-self.num_channels, None))]
 
     # ------------------------------------------------------------------ prompts
 

@@ -58,18 +58,16 @@ class Stated:
         """
         image = image_of(case_of(path), self.image)
         grid_of = None if image is None else grid_of_file(image, self._reader())
-        labels = self.labels
-        how: dict[str, Any] = {"format": self.format, "space": self.space, "label": self.label}
-        if self.scaled:
-            if image is None:
-                raise UserError(f"{path}: --scaled needs the image (--image), whose spacing is the scale")
-            assert grid_of is not None  # an image is given
-            spacing = np.array(grid_of("lps").spacing_xyz)  # raises for TIFF files
-            prompts = unscaled(read_prompts(path, None, labels, **how), spacing)
-            if check and grid_of is not None:
-                refuse_outside(path, prompts, grid_of(prompts.space))
-            return prompts, grid_of
-        return read_prompts(path, grid_of if check else None, labels, **how), grid_of
+        how: dict[str, Any] = {"labels": self.labels, "format": self.format, "space": self.space, "label": self.label}
+        if not self.scaled:
+            return read_prompts(path, grid_of if check else None, **how), grid_of
+        if grid_of is None:
+            raise UserError(f"{path}: --scaled needs the image (--image), whose spacing is the scale")
+        spacing = np.array(grid_of("lps").spacing_xyz)  # raises for TIFF files
+        prompts = unscaled(read_prompts(path, **how), spacing)
+        if check:
+            refuse_outside(path, prompts, grid_of(prompts.space))
+        return prompts, grid_of
 
     def remarks(self, path: Path) -> list[str]:
         """Warnings about the header of a prompt file's image: no geometry, or voxels of another size than the model's.
@@ -91,9 +89,11 @@ class Stated:
     @property
     def labels(self) -> dict[str, int] | None:
         """Those of the dataset, or else of the model; None without both."""
-        beside = None if self.model is None else (self.model if self.model.is_dir() else self.model.parent)
-        own = None if beside is None else beside / "dataset.json"
-        return dataset_labels(self.dataset or (own if own is not None and own.is_file() else None))
+        path = self.dataset
+        if path is None and self.model is not None:
+            own = (self.model if self.model.is_dir() else self.model.parent) / "dataset.json"
+            path = own if own.is_file() else None
+        return None if path is None else click_labels(load_dataset(path))
 
     def _reader(self) -> str | None:
         return None if self.model is None else str(self._plans()["image_reader_writer"])
@@ -257,11 +257,6 @@ def load_dataset(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a dataset.json")
     return content
-
-
-def dataset_labels(path: Path | None) -> dict[str, int] | None:
-    """Label names and values of a dataset.json; None without one."""
-    return None if path is None else click_labels(load_dataset(path))
 
 
 def translation(given: Sequence[str] | None) -> str | Mapping[str, str | int] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +181,26 @@ def prompts_text(
     """
     if len(prompts.prompts) > MAX_CLICKS:
         raise PromptError(f"{path}: {len(prompts.prompts)} prompts; at most {MAX_CLICKS} are allowed")
-    return _text_of(prompts, _format_for(path, format), image, labels, path)
+    chosen = _format_for(path, format)
+    if chosen == OWN:
+        return prompt_file_text(prompts)
+    held = {"click"} if chosen == "grand-challenge" else {*KINDS} - {"mask"}
+    if others := sorted(set(prompts.kinds) - held):
+        raise PromptError(f"{path}: format {chosen!r} cannot hold {', '.join(others)}: write our own format (.json)")
+    # numbers would be read as the other program's numbering; only background has the same name everywhere
+    names: dict[int | str | None, str] = {0: "background"}
+    names.update({value: name for name, value in (labels or {}).items() if value != 0})
+    words = [names.get(prompt.label, str(prompt.label)) for prompt in prompts.prompts]
+    if chosen == "grand-challenge":
+        return grand_challenge_text([click.position for click in prompts.clicks], words, prompts.case)
+    if prompts.space == "voxel":
+        if image is None:
+            raise PromptError(f"{path}: converting voxels to Slicer's mm needs the image")
+        prompts = prompts.to("lps", image)
+    try:
+        return markups_text(prompts.prompts, words, prompts.space)
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from None
 
 
 def _format_for(path: Path, format: str | None) -> str:
@@ -198,30 +217,6 @@ def _format_for(path: Path, format: str | None) -> str:
     if said == SLICER and format not in (None, SLICER):
         raise PromptError(f"{path}: {WRITABLE[SLICER]} is 3D Slicer's ending; end the name of format {format} in .json")
     return format or said
-
-
-def _text_of(
-    prompts: CasePrompts, format: str, image: ImageGrid | None, labels: Mapping[str, int] | None, path: Path
-) -> str:
-    if format == OWN:
-        return prompt_file_text(prompts)
-    held = {"click"} if format == "grand-challenge" else {*KINDS} - {"mask"}
-    if others := sorted(set(prompts.kinds) - held):
-        raise PromptError(f"{path}: format {format!r} cannot hold {', '.join(others)}: write our own format (.json)")
-    # numbers would be read as the other program's numbering; only background has the same name everywhere
-    names: dict[int | str | None, str] = {0: "background"}
-    names.update({value: name for name, value in (labels or {}).items() if value != 0})
-    words = [names.get(prompt.label, str(prompt.label)) for prompt in prompts.prompts]
-    if format == "grand-challenge":
-        return grand_challenge_text([click.position for click in prompts.clicks], words, prompts.case)
-    if prompts.space == "voxel":
-        if image is None:
-            raise PromptError(f"{path}: converting voxels to Slicer's mm needs the image")
-        prompts = prompts.to("lps", image)
-    try:
-        return markups_text(prompts.prompts, words, prompts.space)
-    except PromptError as error:
-        raise PromptError(f"{path}: {error}") from None
 
 
 def clicks_to_labels(prompts: CasePrompts, labels: Mapping[str, int]) -> NDArray[np.int64]:
@@ -254,7 +249,8 @@ def _checked_prompts(
         words: list[str] = []
         prompt = _checked_prompt(found, labels, translation, own, words)
         if prompt is not None and grid is not None and reading.space is not None:
-            own += outside(prompt, checked_space(reading.space), grid, found.where)
+            wrong = outside(prompt, checked_space(reading.space), grid, found.where)
+            own += [wrong] if wrong else []
         if own and clicked and found.spare:
             reading.left_out += own  # the clicks are sufficient
             continue
@@ -307,8 +303,8 @@ def _label_of(found: Found, labels: Mapping[str, int] | None, translation: Label
     return label
 
 
-def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[str]:
-    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else none.
+def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> str | None:
+    """A line for a message, beginning with ``where``, if nothing of the prompt lies in the image; else None.
 
     Args:
         prompt: with positions in ``space``.
@@ -317,29 +313,28 @@ def outside(prompt: Prompt, space: Space, grid: ImageGrid, where: str) -> list[s
         where: the prompt, for the message.
     """
     if isinstance(prompt, Click):
-        return list(_place_outside("position", prompt.position, space, grid, where))
+        return _place_outside("position", prompt.position, space, grid, where)
     corners = prompt.corners_in(space)
     if not len(corners):
-        return []
-    index_N3, size = grid.to_index(corners, space), np.array(grid.size_xyz or ())
-    if not size.size or ((index_N3.max(axis=0) >= -0.5) & (index_N3.min(axis=0) < size - 0.5)).all():
-        return []
+        return None
+    index_N3 = grid.to_index(corners, space)
+    if ((index_N3.max(axis=0) >= -0.5) & (index_N3.min(axis=0) < np.array(grid.size_xyz) - 0.5)).all():
+        return None
     x, y, z = np.clip(index_N3.mean(axis=0), index_N3.min(axis=0), index_N3.max(axis=0)).tolist()
     middle = (x, y, z) if space == "voxel" else tuple(grid.index_to_world([(x, y, z)], space)[0].tolist())
-    return list(_place_outside("middle", middle, space, grid, where)) or [f"{where}: is outside the image"]
+    return _place_outside("middle", middle, space, grid, where) or f"{where}: is outside the image"
 
 
-def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, where: str) -> Iterator[str]:
+def _place_outside(name: str, place: Position, space: str, grid: ImageGrid, where: str) -> str | None:
     index = grid.to_index([place], space)
     if grid.contains_index(index)[0]:
-        return
-    size = grid.size_xyz or ()
-    allowed = ", ".join(f"-0.5 <= {axis} < {s - 0.5}" for axis, s in zip("ijk", size, strict=False))
+        return None
+    allowed = ", ".join(f"-0.5 <= {axis} < {s - 0.5}" for axis, s in zip("ijk", grid.size_xyz, strict=True))
     text = f'{where}: {name} ({place_text(place)}) in space "{space}" is outside the image'
     if space != "voxel":
         text += f" at index ({', '.join(f'{v:.1f}' for v in index[0])})"
-    text += f"; image size (x, y, z) {' x '.join(map(str, size))}, allowed index range {allowed}"
+    text += f"; image size (x, y, z) {' x '.join(map(str, grid.size_xyz))}, allowed index range {allowed}"
     inside = [s for s in SPACES if s != space and grid.contains_index(grid.to_index([place], s))[0]]
     if inside:
         text += f'; it would be inside in space "{inside[0]}": is "space" right?'
-    yield text
+    return text

@@ -110,7 +110,7 @@ class nnUNetClickTrainer(ClickedTrainer):
     def _corrected(self, data_BCDHW: torch.Tensor, truth_BDHW: torch.Tensor, rounds: int) -> torch.Tensor:
         """The batch with ``rounds`` additional clicks, each on the errors of the previous answer."""
         answer, simulation = self.answers(data_BCDHW), self._click_simulation()
-        channels_BPDHW = simulation.codec.split(data_BCDHW, axis=1)[1]
+        channels_BPDHW = data_BCDHW[:, -simulation.codec.num_channels :]
         first = PromptTensors.read(channels_BPDHW, self.options.max_clicks)
         prompts = first.with_room(rounds)
         start = starting(self.options, self.current_epoch, self._iteration, rounds, self.label_manager, simulation)

@@ -139,7 +139,7 @@ class ClickedTrainer(TimedTrainer):
         finest = target[0] if isinstance(target, list) else target
         with self.half_precision():
             simulation = self._click_simulation()
-            channels_BPDHW = simulation.codec.split(data_BCDHW, axis=1)[1]
+            channels_BPDHW = data_BCDHW[:, -simulation.codec.num_channels :]
             first = PromptTensors.read(channels_BPDHW, max(1, self.options.validation_clicks))
             found, kept = click_through(self.answers(data_BCDHW), first, finest, self.label_manager, simulation)
             loss = self._loss_of_finest(found[1], target)

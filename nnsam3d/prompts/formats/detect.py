@@ -69,13 +69,9 @@ def recognised(holds: str, content: Any) -> list[Format]:
     return [f for f in FORMATS.values() if f.holds == holds and f.recognises(content)]
 
 
-def is_prompt_file(path: Path, labels: Collection[str] | None = None) -> bool:
-    """Whether this is a prompt file, valid or not. False for unrelated files.
-
-    Args:
-        labels: names of the dataset's labels, see :func:`is_meant`.
-    """
-    return load_if_prompts(path, labels) is not None
+def is_prompt_file(path: Path) -> bool:
+    """Whether this is a prompt file, valid or not. False for unrelated files."""
+    return load_if_prompts(path) is not None
 
 
 def load_if_prompts(path: Path, labels: Collection[str] | None = None) -> Loaded | PromptError | None:
@@ -84,7 +80,7 @@ def load_if_prompts(path: Path, labels: Collection[str] | None = None) -> Loaded
     For callers that go on to read the file, so that it is opened and parsed once.
 
     Args:
-        labels: see :func:`is_prompt_file`.
+        labels: names of the dataset's labels, see :func:`is_meant`.
     """
     try:
         loaded = load(path, None)

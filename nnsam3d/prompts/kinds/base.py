@@ -271,8 +271,8 @@ def points_to_voxels(points_N3: NDArray[np.float64], shape: Sequence[int]) -> Vo
     return voxels[np.sort(first)]
 
 
-def along(points_N3: NDArray[np.float64], step: float = 0.5) -> NDArray[np.float64]:
-    """Points of a polyline, at most ``step`` apart along every axis, with its corners.
+def along(points_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points of a polyline, at most half a voxel apart along every axis, with its corners.
 
     Raises:
         PromptError: it is longer than :data:`MAX_LENGTH`.
@@ -282,7 +282,7 @@ def along(points_N3: NDArray[np.float64], step: float = 0.5) -> NDArray[np.float
         raise PromptError(f"a curve must not be longer than {MAX_LENGTH} voxels; this one has {length:.4g}")
     parts = [points_N3[:1]]
     for start, end in itertools.pairwise(points_N3):
-        count = max(1, math.ceil(np.abs(end - start).max() / step))
+        count = max(1, math.ceil(2 * np.abs(end - start).max()))
         parts.append(start + (end - start) * (np.arange(1, count + 1) / count)[:, None])
     return np.concatenate(parts)
 

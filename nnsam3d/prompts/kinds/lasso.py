@@ -86,10 +86,12 @@ class Lasso(Prompt):
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: the curve does not lie on a slice."""
-        flat_N3, away = flattened(points_N3)
+        plane = Plane.of(points_N3)
+        away_N = (points_N3 - plane.origin) @ plane.normal
+        away = float(np.abs(away_N).max())
         if away > 1.0 and away > NOT_FLAT * float(np.ptp(points_N3, axis=0).max()):
             raise PromptError(f"the points of a lasso must lie on one slice; one is {away:.1f} voxels away")
-        return Shape(self.kind, label, simplified(flat_N3))
+        return Shape(self.kind, label, simplified(points_N3 - away_N[:, None] * plane.normal))
 
     @classmethod
     def inside(cls, points_N3: NDArray[np.float64], shape: Sequence[int]) -> Voxels:
@@ -219,13 +221,6 @@ class Plane:
         return (places_N3 - self.origin) @ self.basis_23.T
 
 
-def flattened(points_N3: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """The points moved into their plane, and the largest distance that one was moved."""
-    plane = Plane.of(points_N3)
-    away_N = (points_N3 - plane.origin) @ plane.normal
-    return points_N3 - away_N[:, None] * plane.normal, float(np.abs(away_N).max())
-
-
 def _places_inside(
     points_N3: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], most: int | None = None
 ) -> NDArray[np.float64]:
@@ -260,11 +255,11 @@ def _centre_and_area(corners_M2: NDArray[np.float64]) -> tuple[NDArray[np.float6
     return centre, abs(float(cross.sum())) / 2
 
 
-def simplified(points_N3: NDArray[np.float64], most: int = CORNERS) -> NDArray[np.float64]:
-    """At most so many corners, evenly chosen."""
-    if len(points_N3) <= most:
+def simplified(points_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most :data:`CORNERS` corners, evenly chosen."""
+    if len(points_N3) <= CORNERS:
         return points_N3
-    return points_N3[np.linspace(0, len(points_N3), most, endpoint=False).astype(int)]
+    return points_N3[np.linspace(0, len(points_N3), CORNERS, endpoint=False).astype(int)]
 
 
 def signed_distance(places_N2: NDArray[np.float64], corners_M2: NDArray[np.float64]) -> NDArray[np.float64]:
