@@ -48,7 +48,7 @@ class App:
         self.model, self.limits, self.cases, self.key = model, limits, cases, key
         self.worker = Worker(limits.waiting)
         self.leases = Leases(
-            self._conversation,
+            lambda: Conversation(lambda: self.model, limits.memory_bytes // 2, self.worker.let_others),
             limits.sessions,
             limits.idle_seconds,
             limits.liveness_seconds,
@@ -57,9 +57,6 @@ class App:
         self.learner: Learner | None = None
         self.unpacking = asyncio.Lock()
         self._secret = secrets.token_bytes(32)
-
-    def _conversation(self) -> Conversation:
-        return Conversation(lambda: self.model, self.limits.memory_bytes // 2, self.worker.let_others)
 
     def take(self, model: Model) -> None:
         """Serves another model: clients get it with their next image."""
@@ -103,7 +100,7 @@ class App:
         signed = hmac.compare_digest(token[32:].encode("utf-8", "replace"), self._signature(token[:32]).encode())
         if signed and self.leases.is_new(token):
             return self.leases.claim(token)
-        return self.leases.find(token, looks=True)
+        return self.leases.find(token, "looks")
 
     def _signature(self, token: str) -> str:
         return hmac.new(self._secret, token.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]

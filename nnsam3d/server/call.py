@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from nnsam3d.server.app import MIB, App
 from nnsam3d.server.conversation import Conversation
-from nnsam3d.server.leases import Lease
+from nnsam3d.server.leases import Lease, Resets
 from nnsam3d.server.refusal import Refusal
 from nnsam3d.server.wire import PROCESSING
 
@@ -169,10 +169,29 @@ def as_object(text: bytes, what: str) -> dict[str, Any]:
     return value
 
 
+def three_numbers(values: Any, what: str) -> list[float]:
+    """Checks for three finite numbers. Raises Refusal (400)."""
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values)
+        or not all(abs(value) < 1e9 for value in values)  # NaN is not; integers of any length can be compared
+    ):
+        raise Refusal(400, f"{what} must be three numbers")
+    return [float(value) for value in values]
+
+
+def spacing_mm(values: Any, what: str) -> list[float]:
+    """Checks a spacing. Viewers send negative values for flipped axes. Raises Refusal (400)."""
+    spacing = [abs(value) for value in three_numbers(values, what)]
+    if not all(spacing):
+        raise Refusal(400, f"invalid spacing: {spacing} mm")
+    return spacing
+
+
 # ---------------------------------------------------------------------- routes
 
 Serve = Callable[[Call], Awaitable[Response]]
-Clock = Literal["none", "acts", "lives", "looks"]
 
 
 @dataclass(frozen=True)
@@ -180,8 +199,8 @@ class Endpoint:
     """An ASGI application that serves one route of a protocol.
 
     Attributes:
-        lease: "none" if no lease is needed, otherwise which of the lease's clocks the request resets: "acts" (both),
-            "lives" (liveness only), "looks" (neither).
+        lease: "none" if no lease is needed, otherwise which of the lease's clocks the request resets: see
+            :meth:`Leases.find`.
         keyed: requires the server's key, if it has one.
         large: accepts arrays and files; other bodies are limited to 1 MiB.
         claims: accepts the token of a promised lease (:meth:`App.promise`).
@@ -192,7 +211,7 @@ class Endpoint:
     method: str
     path: str
     serve: Serve
-    lease: Clock = "acts"
+    lease: Resets | Literal["none"] = "acts"
     keyed: bool = True
     large: bool = False
     claims: bool = False
@@ -211,9 +230,9 @@ class Endpoint:
         if self.lease == "none":
             return await self._serve(app, request, None, send)
         token = _token(request)  # its lease is found before a large body is read
-        client = app.kept(token) if self.claims else app.leases.find(token, looks=True)
+        client = app.kept(token) if self.claims else app.leases.find(token, "looks")
         if self.lease != "acts":
-            app.leases.find(client.token, acts=False, looks=self.lease == "looks")
+            app.leases.find(client.token, self.lease)
             return await self._serve(app, request, client, send)
         app.leases.touch(client, 1)
         try:
@@ -236,7 +255,7 @@ class Endpoint:
             await response(request.scope, request.receive, send)
 
 
-def route(method: str, path: str, serve: Serve, lease: Clock = "acts", **flags: bool) -> Route:
+def route(method: str, path: str, serve: Serve, lease: Resets | Literal["none"] = "acts", **flags: bool) -> Route:
     """A route of a protocol, see :class:`Endpoint`."""
     return Route(path, Endpoint(method, path, serve, lease, **flags), methods=[method])
 

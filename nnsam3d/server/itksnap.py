@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
+from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Click, Prompt
-from nnsam3d.server.call import Call, as_object, route
+from nnsam3d.server.call import Call, as_object, route, spacing_mm
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
@@ -45,8 +46,8 @@ async def end_session(call: Call) -> Response:
 async def upload_raw(call: Call) -> Response:
     call.app.check_one_channel()
     array, metadata = await _volume(call)
-    spacing = _spacing(metadata.get("spacing", [1.0, 1.0, 1.0]))
-    await call.work(lambda conversation: conversation.open_array(array, spacing))
+    x, y, z = spacing_mm(metadata.get("spacing", [1.0, 1.0, 1.0]), "the spacing in the metadata")
+    await call.work(lambda conversation: conversation.open_array(array, (z, y, x)))
     return JSONResponse(SUCCESS)
 
 
@@ -55,7 +56,7 @@ async def process_point(call: Call) -> Response:
         x, y, z = (round(float(call.query[name])) for name in "xyz")
     except (KeyError, ValueError, OverflowError) as error:
         raise Refusal(400, "a point must have the numbers x, y and z") from error
-    return await _added(call, lambda conversation, label: [Click((z, y, x), label)])
+    return await _added(call, lambda _, label: [Click((z, y, x), label)])
 
 
 async def process_scribble(call: Call) -> Response:
@@ -74,11 +75,11 @@ async def reset_interactions(call: Call) -> Response:
 # ---------------------------------------------------------------------- helpers
 
 
-async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prompt]]) -> Response:
+async def _added(call: Call, prompts_of: Callable[[Session, int], list[Prompt]]) -> Response:
     label, positive = call.label, call.query.get("foreground", "true").lower() == "true"
 
     def job(conversation: Conversation) -> Response:
-        conversation.session.add(prompts_of(conversation, label if positive else 0), "array")
+        conversation.session.add(prompts_of(conversation.session, label if positive else 0), "array")
         packed = gzip.compress(conversation.mask(label).astype(np.int8).tobytes(), 1)
         return JSONResponse({**SUCCESS, "result": base64.b64encode(packed).decode()})
 
@@ -88,8 +89,7 @@ async def _added(call: Call, prompts_of: Callable[[Conversation, int], list[Prom
 async def _added_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
     array, _ = await _volume(call)
 
-    def prompts(conversation: Conversation, label: int) -> list[Prompt]:
-        session = conversation.session
+    def prompts(session: Session, label: int) -> list[Prompt]:
         if array.shape != session.shape:
             raise Refusal(400, f"the drawn mask has shape {array.shape}, the image {session.shape}")
         return prompts_of(array != 0, (0, 0, 0), label, session.kinds)
@@ -113,18 +113,6 @@ async def _volume(call: Call) -> tuple[NDArray[np.float32], dict[str, Any]]:
         raise Refusal(413, f"the image has {wanted:,} bytes; the limit is {limit:,}")
     content = await call.unpacked(2 * wanted, lambda: _decompressed(parts["file"], wanted))  # and the session's copy
     return np.frombuffer(content, "<f4").reshape(shape[::-1]), metadata
-
-
-def _spacing(values: Any) -> list[float]:
-    """mm along z, y, x, from metadata (x, y, z). Raises Refusal (400)."""
-    if (
-        not isinstance(values, list)
-        or len(values) != 3
-        or any(isinstance(step, bool) or not isinstance(step, (int, float)) for step in values)
-        or not all(0 < abs(step) < 1e9 for step in values)
-    ):
-        raise Refusal(400, "the metadata must contain a spacing of three numbers, in mm")
-    return [abs(float(step)) for step in reversed(values)]
 
 
 def _decompressed(packed: memoryview, wanted: int) -> bytes:

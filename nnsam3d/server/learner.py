@@ -20,7 +20,6 @@ from nnsam3d.nnunet.datasets import FINAL
 logger = logging.getLogger(__name__)
 
 NICE = 15
-PAUSE, RESUME = (getattr(signal, name, None) for name in ("SIGSTOP", "SIGCONT"))  # Windows has neither
 # The process's workers stop and go on with it. In the server's session: if the server is killed while they are stopped,
 # the system ends them (SIGHUP to an orphaned group).
 OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
@@ -84,10 +83,9 @@ class Learner:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **OWN_GROUP
         )
-        if hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICE)
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICE)
         if self._computing:
-            self._signal(PAUSE)
+            self._signal(signal.SIGSTOP)
         threading.Thread(target=self._wait, args=(self._process,), name="nnsam3d-learner", daemon=True).start()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -121,17 +119,17 @@ class Learner:
         with self._lock:
             self._computing += 1
             if self._computing == 1:
-                self._signal(PAUSE)
+                self._signal(signal.SIGSTOP)
         try:
             yield
         finally:
             with self._lock:
                 self._computing -= 1
                 if not self._computing:
-                    self._signal(RESUME)
+                    self._signal(signal.SIGCONT)
 
-    def _signal(self, number: int | None) -> None:
-        if self._process is not None and number is not None and os.name == "posix":
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):  # it has just ended
                 os.killpg(self._process.pid, number)
 
@@ -140,11 +138,10 @@ class Learner:
         with self._lock:
             self._closed = True
             process = self._process
-            self._signal(RESUME)
+            self._signal(signal.SIGCONT)
         if process is not None:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            if os.name == "posix":
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
+from typing import Any, Literal
 
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
 
+Resets = Literal["acts", "lives", "looks"]
 FULL_SECONDS = 10  # Retry-After when the server is full
 
 
@@ -102,12 +103,11 @@ class Leases:
             self._leases[lease.token] = lease
             return lease
 
-    def find(self, token: str, acts: bool = True, looks: bool = False) -> Lease:
+    def find(self, token: str, resets: Resets = "acts") -> Lease:
         """The lease of a token.
 
         Args:
-            acts: the request is an action and resets both clocks; otherwise only the liveness clock.
-            looks: reset neither clock.
+            resets: "acts" resets both clocks, "lives" the liveness clock, "looks" neither.
 
         Raises:
             Refusal: the lease does not exist or has ended (410).
@@ -117,9 +117,10 @@ class Leases:
             lease = self._leases.get(token)
             if lease is None:
                 raise Refusal(410, "the session has ended or is unknown: connect again")
-            now = self._clock()
-            lease.alive = lease.alive if looks else now
-            lease.used = now if acts and not looks else lease.used
+            if resets != "looks":
+                lease.alive = self._clock()
+            if resets == "acts":
+                lease.used = lease.alive
             return lease
 
     def remaining(self, lease: Lease) -> float:

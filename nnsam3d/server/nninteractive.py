@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from nnsam3d import __version__
+from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Click, Prompt
 from nnsam3d.server.arrays import pack, read_header, unpack
-from nnsam3d.server.call import BINARY, Call, route
+from nnsam3d.server.call import BINARY, Call, route, spacing_mm, three_numbers
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.drawn import box_prompts, interactions, lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
@@ -78,7 +79,9 @@ async def set_image(call: Call) -> Response:
     if array.ndim != 4 or array.shape[0] != 1:
         raise Refusal(400, f"the image must have the shape (1, a, b, c), not {array.shape}")
     properties = call.meta().get("image_properties")
-    spacing = _spacing(properties.get("spacing") if isinstance(properties, dict) else None)
+    spacing = spacing_mm(
+        properties.get("spacing") if isinstance(properties, dict) else None, "image_properties.spacing"
+    )
     await call.reserve(4 * array.size)  # the session's copy
     await call.work(lambda conversation: conversation.open_array(array, spacing))
     return _json(original_image_shape=list(array.shape))
@@ -108,22 +111,14 @@ async def reset_interactions(call: Call) -> Response:
 
 async def add_point(call: Call) -> Response:
     given = call.json()
-    a, b, c = _numbers(given.get("coordinates"), "coordinates")
-    position = round(a), round(b), round(c)
-    return await _add(
-        call, given, lambda conversation, label: conversation.session.add([Click(position, label)], "array")
-    )
+    a, b, c = (round(value) for value in three_numbers(given.get("coordinates"), "coordinates"))
+    return await _add(call, given, lambda _, label: [Click((a, b, c), label)])
 
 
 async def add_box(call: Call) -> Response:
     given = call.json()
     ends = _ends(given.get("bbox_coords"))
-
-    def add(conversation: Conversation, label: int) -> None:
-        session = conversation.session
-        session.add(box_prompts(ends, session.shape, label, session.kinds), "array")
-
-    return await _add(call, given, add)
+    return await _add(call, given, lambda session, label: box_prompts(ends, session.shape, label, session.kinds))
 
 
 async def add_scribble(call: Call) -> Response:
@@ -167,18 +162,18 @@ async def predict(call: Call) -> Response:
 # ---------------------------------------------------------------------- helpers
 
 
-async def _add(call: Call, given: dict[str, Any], add: Callable[[Conversation, int], None]) -> Response:
+async def _add(call: Call, given: dict[str, Any], prompts_of: Callable[[Session, int], list[Prompt]]) -> Response:
     """A step of prompts.
 
     Args:
         given: what the client says about it.
-        add: adds the prompts with a label.
+        prompts_of: the prompts with a label.
     """
     label = call.label
     positive, run = bool(given.get("include_interaction", True)), bool(given.get("run_prediction", True))
 
     def job(conversation: Conversation) -> Response:
-        add(conversation, label if positive else 0)
+        conversation.session.add(prompts_of(conversation.session, label if positive else 0), "array")
         return _painted(conversation, label) if run else _nothing(ran=False)
 
     return await call.step(job)
@@ -191,11 +186,7 @@ async def _add_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Resp
     if mask.ndim != 3:
         raise Refusal(400, f"a drawn mask must have three axes, not shape {mask.shape}")
     first = _corner(given.get("interaction_bbox"), mask)
-
-    def add(conversation: Conversation, label: int) -> None:
-        conversation.session.add(prompts_of(mask, first, label, conversation.session.kinds), "array")
-
-    return await _add(call, given, add)
+    return await _add(call, given, lambda session, label: prompts_of(mask, first, label, session.kinds))
 
 
 async def _unpacked(call: Call) -> NDArray[Any]:
@@ -232,31 +223,11 @@ def _nothing(ran: bool) -> Response:
     return Response(headers={"X-Meta": json.dumps({"ran_prediction": ran, "bbox": None})}, media_type=BINARY)
 
 
-def _numbers(values: Any, what: str) -> list[float]:
-    """Checks for three finite numbers. Raises Refusal (400)."""
-    if (
-        not isinstance(values, list)
-        or len(values) != 3
-        or any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values)
-        or not all(abs(value) < 1e9 for value in values)  # NaN is not; integers of any length can be compared
-    ):
-        raise Refusal(400, f"{what} must be three numbers")
-    return [float(value) for value in values]
-
-
-def _spacing(values: Any) -> list[float]:
-    """mm along a, b, c. napari sends negative values for flipped axes."""
-    spacing = [abs(value) for value in _numbers(values, "image_properties.spacing")]
-    if not all(spacing):
-        raise Refusal(400, f"invalid spacing: {spacing} mm")
-    return spacing
-
-
 def _ends(values: Any) -> list[tuple[int, int]]:
     """Three half-open ranges of whole numbers. Raises Refusal (400)."""
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, list) and len(v) == 2 for v in values):
         raise Refusal(400, "bbox_coords must be [[a0, a1], [b0, b1], [c0, c1]]")
-    low, high = (_numbers([pair[end] for pair in values], "bbox_coords") for end in (0, 1))
+    low, high = (three_numbers([pair[end] for pair in values], "bbox_coords") for end in (0, 1))
     return [(round(a), round(b)) for a, b in zip(low, high, strict=True)]
 
 

@@ -57,7 +57,6 @@ def test_what_is_saved_during_a_round_is_for_the_next_one(make: Callable[..., Le
     assert learner.said == record.rounds[-1].describe()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no signals to stop a process")
 def test_it_stands_still_while_somebody_waits(make: Callable[..., Learner], tmp_path: Path) -> None:
     learner = make(ROUND.format(ticks=100_000))
     learner.case_saved()

@@ -58,9 +58,9 @@ def test_a_silent_client_loses_its_lease_and_a_resting_one_later() -> None:
     silent, resting = table.claim(), table.claim()
     for second in range(5, 100, 5):
         clock.now = second
-        table.find(resting.token, acts=False)
+        table.find(resting.token, "lives")
         if second <= 10:
-            table.find(silent.token, looks=True)  # touches no clock
+            table.find(silent.token, "looks")  # touches no clock
     assert len(table) == 1
     assert table.remaining(resting) == 5
     with pytest.raises(Refusal) as error:
@@ -68,7 +68,7 @@ def test_a_silent_client_loses_its_lease_and_a_resting_one_later() -> None:
     assert error.value.status == 410
     clock.now = 101
     with pytest.raises(Refusal):
-        table.find(resting.token, acts=False)
+        table.find(resting.token, "lives")
 
 
 def test_a_request_under_way_keeps_its_lease() -> None:

@@ -49,7 +49,7 @@ STEPS = {
 
 def told(running: Running, lease: str) -> tuple[Any, ...]:
     """What the client's session holds."""
-    session = running.app.leases.find(lease, looks=True).conversation.session
+    session = running.app.leases.find(lease, "looks").conversation.session
     return session.clicks, session.can_undo, session.can_redo, session.segmentation.tobytes()
 
 
