@@ -103,12 +103,15 @@ def test_what_is_written_and_reported(predict: Any, images: Path, model_folder: 
     assert cases["case_5"]["clicks"] == []
 
 
-def test_everything_is_the_stock_prediction(predict: Any, images: Path, model_folder: Path, tmp_path: Path) -> None:
-    _, out = predict("--scope", "everything", "--no_binding", "--save_probabilities", fold="0")
+def test_everything_is_the_stock_prediction(predict: Any, model_folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "two"
+    write_case(images, "case_0", [([10, 12, 8], "lesion"), ([3, 4, 2], 0)])
+    write_case(images, "case_1")
+    _, out = predict("--scope", "everything", "--no_binding", "--save_probabilities", folder=images)
     stock = Model(model_folder, [0], mirroring=False).predictor
     (tmp_path / "stock").mkdir()
     stock.predict_from_files_sequential(str(images), str(tmp_path / "stock"), save_probabilities=True)
-    for n in range(6):
+    for n in range(2):
         np.testing.assert_array_equal(read(out / f"case_{n}.nii.gz"), read(tmp_path / "stock" / f"case_{n}.nii.gz"))
         ours, theirs = (np.load(folder / f"case_{n}.npz")["probabilities"] for folder in (out, tmp_path / "stock"))
         np.testing.assert_array_equal(ours, theirs)
@@ -232,10 +235,11 @@ def test_what_is_there_is_left_alone(predict: Any, capfd: pytest.CaptureFixture[
 
 
 def test_killed_and_continued_is_byte_identical(predict: Any, images: Path, model_folder: Path, tmp_path: Path) -> None:
-    expected = contents(predict("--save_probabilities", output="undisturbed")[1])
+    more = ("--save_probabilities", "--continue_prediction")
+    expected = contents(predict(*more, output="undisturbed")[1])
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "nnsam3d", "predict", "-i", images, "-o", out, "-m", model_folder, "-f", "0",
-               "-device", "cpu", "--disable_tta", "--save_probabilities", "--continue_prediction"]  # fmt: skip
+               "-device", "cpu", "--disable_tta", *more]  # fmt: skip
     rng = random.Random(os.getpid())
     environment = os.environ | {"nnsam3d_prompts": ""}
     for _ in range(2):
@@ -247,8 +251,7 @@ def test_killed_and_continued_is_byte_identical(predict: Any, images: Path, mode
         process.send_signal(signal.SIGKILL)
         process.wait()
         _only_whole_files(out, expected)
-    subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
-    assert contents(out) == expected
+    assert contents(predict(*more, output="killed")[1]) == expected
     assert not list(out.glob(".*"))
 
 

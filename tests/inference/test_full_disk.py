@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,32 +19,14 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import WriteError
 from nnsam3d.geometry.label_files import ENDINGS, check_written, stored_slices
 from nnsam3d.inference import Session
+from nnsam3d.inference import folder as folder_module
+from nnsam3d.inference import report as report_module
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.label_files import check_finished, save_label_map, write_label_map
 
 from .test_folder import contents, images, predict, read, write_case  # noqa: F401  # fixtures
 
 SHAPE = (16, 26, 24)
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing fails with EFBIG, and nothing else is told
-from nnsam3d.cli import main
-limit = int(sys.argv.pop(1))
-import nnsam3d.inference.folder as folder, nnsam3d.inference.report as report, torch
-stock = {name: getattr(folder, name) for name in ("_written", "_write_model_files")}
-stock["write_prediction_report"] = report.write_prediction_report
-def limited(name):
-    def run(*args):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        try:
-            return stock[name](*args)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    return run
-which = sys.argv.pop(1)
-setattr(report if which == "write_prediction_report" else folder, which, limited(which))
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def noise(values: int = 3) -> np.ndarray:
@@ -195,46 +177,69 @@ def test_predict_into_a_full_disk(predict: Any, small_disk: Path, capfd: pytest.
 # ---------------------------------------------------------------------- a limit for files, everywhere
 
 
-def limited(limit: int, where: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    """`nnsam3d predict` while files may have ``limit`` bytes in one function."""
-    command = [sys.executable, "-c", LIMITED, str(limit), where, "predict", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, str], None]:
+    """Files may have 100 bytes while a function of a module runs: then writing fails with EFBIG."""
+    resource = pytest.importorskip("resource")  # no Windows
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def set_for(module: ModuleType, name: str) -> None:
+        stock = getattr(module, name)
+
+        def limited(*arguments: Any) -> Any:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
+            try:
+                return stock(*arguments)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+        monkeypatch.setattr(module, name, limited)
+
+    return set_for
 
 
-needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="no limits for the size of a file")
-
-
-@needs_limits
 @pytest.mark.parametrize("more", [(), ("--save_probabilities",)], ids=["mask", "probabilities"])
-def test_a_mask_that_does_not_fit_fails_by_name(model_folder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_a_mask_that_does_not_fit_fails_by_name(
+    predict: Any,  # noqa: F811
+    limit: Any,
+    tmp_path: Path,
+    more: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
-    arguments = ["-i", tmp_path / "images", "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu"]
-    told = limited(100, "_written", *arguments, "--disable_tta", *more)
-    assert told.returncode == 1, told.stderr
-    assert "0 predicted, 0 skipped, 1 failed" in told.stdout
+    limit(folder_module, "_written")
+    status, out = predict(*more, folder=tmp_path / "images")
+    told = capsys.readouterr()
+    assert status == 1, told.err
+    assert "0 predicted, 0 skipped, 1 failed" in told.out
     ending = ".npz" if more else ".nii.gz"
-    assert f"{tmp_path}/out/case{ending}: cannot be written: File too large" in told.stderr
-    assert "Traceback" not in told.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"dataset.json", "plans.json"}
+    assert f"{out}/case{ending}: cannot be written: File too large" in told.err
+    assert "Traceback" not in told.err
+    assert {path.name for path in out.iterdir()} == {"dataset.json", "plans.json"}
 
 
-@needs_limits
 @pytest.mark.parametrize("where", ["_write_model_files", "write_prediction_report"])
-def test_the_summary_follows_although_another_file_does_not_fit(model_folder: Path, tmp_path: Path, where: str) -> None:
+def test_the_summary_follows_although_another_file_does_not_fit(
+    predict: Any,  # noqa: F811
+    limit: Any,
+    tmp_path: Path,
+    where: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
     report = tmp_path / "report.json"
     report.write_text("old")
-    arguments = ["-i", tmp_path / "images", "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu"]
-    told = limited(100, where, *arguments, "--disable_tta", "--report", report)
-    assert told.returncode == 1, told.stderr
-    assert "1 predicted, 0 skipped, 0 failed" in told.stdout
-    assert "1 other file could not be written" in told.stdout
-    assert (
-        "report.json" if where == "write_prediction_report" else "dataset.json"
-    ) + ": cannot be written: File too" in told.stderr
-    assert "Traceback" not in told.stderr
-    assert sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")).GetSize() == SHAPE[::-1]
-    assert (report.read_text() == "old") == (where == "write_prediction_report")
+    of_report = where == "write_prediction_report"
+    limit(report_module if of_report else folder_module, where)
+    status, out = predict("--report", report, folder=tmp_path / "images")
+    told = capsys.readouterr()
+    assert status == 1, told.err
+    assert "1 predicted, 0 skipped, 0 failed" in told.out
+    assert "1 other file could not be written" in told.out
+    assert f"{'report' if of_report else 'dataset'}.json: cannot be written: File too large" in told.err
+    assert "Traceback" not in told.err
+    assert sitk.ReadImage(str(out / "case.nii.gz")).GetSize() == SHAPE[::-1]
+    assert (report.read_text() == "old") == of_report
 
 
 # ---------------------------------------------------------------------- --continue_prediction

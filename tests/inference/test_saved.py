@@ -228,7 +228,7 @@ def test_regions(tmp_path: Path, image: Path) -> None:
 
 def test_an_array_without_geometry_keeps_its_mask_as_well(model: Model, tmp_path: Path) -> None:
     session = Session(model)
-    session.set_image(volume(SHAPE), spacing=(2, 1, 1.5))
+    session.set_image(volume(SHAPE), spacing=(0.8, 0.7, 0.6))
     session.start_from(mask())
     session.add_click((12, 12, 8), "lesion")
     wanted = session.segmentation.copy()

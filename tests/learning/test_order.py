@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_disagreement_is_between_0_and_1_and_replays(own: Path, images: Path) -> None:
-    model = Model(own, None)
+    model = Model(own, None, mirroring=False)
     found = [disagreement(model, "case_0", [str(images / "case_0_0000.nii.gz")]) for _ in range(2)]
     assert found[0] == found[1]
     assert 0 <= found[0] <= 1
@@ -40,7 +40,7 @@ def test_disagreement_is_between_0_and_1_and_replays(own: Path, images: Path) ->
 def test_equal_answers_agree_and_nothing_found_is_the_largest_doubt(
     own: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, file = Model(own, None), [str(images / "case_0_0000.nii.gz")]
+    model, file = Model(own, None, mirroring=False), [str(images / "case_0_0000.nii.gz")]
 
     class Answers:
         label_map = np.zeros((20, 30, 26), np.uint8)
