@@ -18,6 +18,7 @@ from nnsam3d.inference.session import Session
 from nnsam3d.nnunet.lazy import LazyVolume
 from nnsam3d.prompts import Click, Prompt
 from nnsam3d.prompts.components import volume_and_count
+from nnsam3d.tables import counted
 
 try:
     import ipywidgets
@@ -138,7 +139,7 @@ class SessionWidget(ipywidgets.VBox):
         facts = []
         for value in np.unique(segmentation[segmentation > 0]).tolist():
             volume, parts = volume_and_count(segmentation == value, self.session.spacing)
-            facts.append(f"{names.get(value, value)}: {volume:.2f} ml in {parts} part{'' if parts == 1 else 's'}")
+            facts.append(f"{names.get(value, value)}: {volume:.2f} ml in {counted(parts, 'part')}")
         return facts
 
     # ------------------------------------------------------------------ from the browser
@@ -167,15 +168,10 @@ class SessionWidget(ipywidgets.VBox):
 def _counted(prompts: Sequence[Prompt]) -> str:
     """ "2 clicks", or "3 prompts (1 box, 2 clicks)" if there are others."""
     kinds = Counter(prompt.kind for prompt in prompts)
-    parts = [_number(count, kind) for kind, count in kinds.items()]
     if set(kinds) <= {Click.kind}:
-        return _number(len(prompts), "click")
-    return f"{_number(len(prompts), 'prompt')} ({', '.join(parts)})"
-
-
-def _number(count: int, what: str) -> str:
-    many = "es" if what.endswith("x") else "s"
-    return f"{count} {what}{'' if count == 1 else many}"
+        return counted(len(prompts), "click")
+    parts = [counted(count, kind) for kind, count in kinds.items()]
+    return f"{counted(len(prompts), 'prompt')} ({', '.join(parts)})"
 
 
 def _button(text: str, icon: str, does: Callable[[], None]) -> Any:

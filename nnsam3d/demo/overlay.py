@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,4 @@ def _draw(axis: Axes, slice_HW: NDArray, case: PhantomCase, panel: Panel, depth:
     axis.contour(case.lookalike_DHW[depth], [0.5], colors=LOOKALIKE, linewidths=1.8, linestyles="--")
     for (_, y, x), label in panel.clicks:
         axis.plot(x, y, marker="+" if label else "x", color="w", mew=2.5, ms=11 if label else 9)
-    axis.set_title("\n".join(_wrapped(panel.title)), fontsize=9.5)
-
-
-def _wrapped(title: str, width: int = 44) -> list[str]:
-    lines = [""]
-    for word in title.split():
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+    axis.set_title(textwrap.fill(panel.title, 45, break_on_hyphens=False), fontsize=9.5)

@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from nnsam3d.files import write_json
 from nnsam3d.geometry.label_files import write_image
@@ -117,7 +118,9 @@ def _write_images(folder: Path, cases: dict[str, PhantomCase]) -> None:
 
 def _body(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The grid in mm, (3, D, H, W), and HU without lesions, (D, H, W)."""
-    grid_mm = _grid_mm()
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SIZE_XYZ, SPACING_XYZ, strict=True)]
+    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    grid_mm = np.stack([x, y, z])  # from the volume's centre
     hu = np.full(SIZE_XYZ[::-1], AIR)
     hu[_ellipsoid(grid_mm, (0, 0, 0), (44, 40, 60))] = TISSUE
     hu[_ellipsoid(grid_mm, (-6, -4, 0), (36, 30, 44))] = ORGAN
@@ -139,13 +142,6 @@ def _image(
     image.SetOrigin(rng.uniform(-100, 100, 3).tolist())
     image.SetDirection(_oblique(rng).ravel().tolist())
     return image, first
-
-
-def _grid_mm() -> NDArray[np.float64]:
-    """(3, D, H, W): x, y, z in mm from the volume's centre."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SIZE_XYZ, SPACING_XYZ, strict=True)]
-    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
-    return np.stack([x, y, z])
 
 
 def _ellipsoid(
@@ -196,7 +192,5 @@ def _bridged_lesions(grid_mm: NDArray[np.float64], rng: np.random.Generator) -> 
 
 def _oblique(rng: np.random.Generator) -> NDArray[np.float64]:
     """A rotation of up to about 20 degrees around a random axis, as a direction matrix."""
-    from scipy.spatial.transform import Rotation
-
     axis = rng.normal(size=3)
     return Rotation.from_rotvec(axis / np.linalg.norm(axis) * rng.uniform(0.1, 0.35)).as_matrix()

@@ -1,4 +1,4 @@
-"""ArmScores of the demo: Dice, two tables, and whether clicks had the expected effect."""
+"""Scores of the demo: Dice, two tables, and whether clicks had the expected effect."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from nnsam3d.demo.phantom import PhantomCase
 from nnsam3d.tables import columns
 
 ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and the required difference for a click on the look-alike
-TOO_MUCH, LEFT = (
-    0.30,
-    0.50,
-)  # share of the neighbour included by one click, and how much of it may remain after two
+TOO_MUCH, LEFT = 0.30, 0.50  # share of the neighbour included by one click, and how much of it may remain after two
 GAIN = 0.05  # required gain in Dice by the correction
 Masks: TypeAlias = Mapping[str, NDArray[np.bool_]]
 ArmScores: TypeAlias = dict[str, tuple[float, float]]
@@ -49,9 +46,8 @@ def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]
     """Arm -> mean Dice over the test cases against the target and against the look-alike."""
     scores: ArmScores = {}
     for arm, found in predictions.items():
-        target = np.mean([dice(found[name], case.target_DHW) for name, case in tests.items()])
-        lookalike = np.mean([dice(found[name], case.lookalike_DHW) for name, case in tests.items()])
-        scores[arm] = (float(target), float(lookalike))
+        target = _mean(dice(found[name], case.target_DHW) for name, case in tests.items())
+        scores[arm] = target, _mean(dice(found[name], case.lookalike_DHW) for name, case in tests.items())
     return scores
 
 
@@ -61,7 +57,7 @@ def dice_table(titles: Mapping[str, str], scores: ArmScores, num_cases: int) -> 
     Args:
         titles: arm -> title of its line.
     """
-    rows = [(title, (scores[arm][0], scores[arm][1])) for arm, title in titles.items()]
+    rows = [(title, scores[arm]) for arm, title in titles.items()]
     return _table(f"Mean Dice over {num_cases} test cases", ("target", "look-alike"), rows)
 
 
@@ -94,9 +90,7 @@ def correction_table(found: CorrectionScores) -> str:
     """Before and after the second click, with its type."""
     always = found.background == found.cases
     second = "+ 1 'background' click on the neighbour" if always else "+ 1 click on the largest error"
-    rows = [
-        (title, (found.dice[step], found.taken[step])) for step, title in enumerate(("1 click on the target", second))
-    ]
+    rows = list(zip(("1 click on the target", second), zip(found.dice, found.taken, strict=True), strict=True))
     head = f"Correction: {found.cases} test cases whose target touches an equal neighbour"
     text = _table(head, ("target Dice", "neighbour taken"), rows)
     if always:

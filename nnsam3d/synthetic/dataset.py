@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import remove_unfinished, replacing, write_json
@@ -83,8 +86,7 @@ def synthesize(folder: Path, number: int, recipe: Recipe, jobs: int = 0) -> int:
         raise UserError(f"-o {folder}: nnU-Net needs a name like Dataset900_Shapes (Dataset, three digits, _, a name)")
     _check_content(folder, number, recipe)
     for name in ("imagesTr", "labelsTr"):
-        with_parents = folder / name
-        with_parents.mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     write_json(folder / "dataset.json", dataset_json(number, recipe))
     # labels are written last: with them, a case is complete
     missing = [n for n in range(number) if not all(file.is_file() for file in _files(folder, n))]
@@ -128,8 +130,6 @@ def dataset_json(number: int, recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_content(folder: Path, number: int, recipe: Recipe) -> None:
-    import json
-
     file = folder / "dataset.json"
     if not file.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -150,8 +150,6 @@ def _check_content(folder: Path, number: int, recipe: Recipe) -> None:
 
 
 def _write_case(folder: Path, recipe: Recipe, number: int) -> None:
-    import SimpleITK as sitk
-
     case = recipe.case(number)
     stored = np.clip(np.rint(case.image_ZYX), -32768, 32767).astype(np.int16)
     for array, file in zip((stored, case.labels_ZYX), _files(folder, number), strict=True):
@@ -187,7 +185,7 @@ def write_preview(file: Path, recipe: Recipe, number: int = 12) -> None:
     from matplotlib.figure import Figure
 
     columns = 4
-    rows = -(-number // columns)
+    rows = math.ceil(number / columns)
     figure = Figure(figsize=(2.2 * 2 * columns, 2.3 * rows), layout="constrained", facecolor="black")
     axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1)
     shades = colormaps["hsv"](np.random.default_rng(0).permutation(OBJECTS) / OBJECTS)[:, :3]

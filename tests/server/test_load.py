@@ -114,7 +114,7 @@ def together(start: Start, model: Model, clients: int, goes_on: Callable[[int], 
 
 
 def test_a_few_clients_at_once(start: Start, served_model: Model) -> None:
-    together(start, served_model, 4, lambda steps: steps < 20)
+    together(start, served_model, 4, lambda steps: steps < 10)
 
 
 @pytest.mark.slow

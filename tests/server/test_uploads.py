@@ -318,7 +318,7 @@ OF_THE_SERVER = re.compile(r"nnsam3d_|SimpleITK|\.cxx|0x[0-9a-f]{6}")  # tempora
 FAMILIES = {"mha": "mha", "mhd": "mha", "nrrd": "nrrd", "nhdr": "nrrd", "nii": "nii", "hdr": "nii"}
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_damaged_headers(start: Start, tmp_path: Path, family: str, count: int, capsys: Any) -> None:
     """Never an internal error, and no file is read but the upload; detached headers under both of their names."""
