@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nnsam3d.nnunet.cases import find_prompt_file, read_case_prompts
+from nnsam3d.nnunet.cases import open_prompt_file, read_case_prompts
 from nnsam3d.prompts import PromptError, PromptWarning
 
 LABELS = {"background": 0, "tumour": 1}
@@ -60,10 +60,14 @@ def beside(folder: Path, content: Any, name: str = "case.json") -> Path:
     return folder / "case_0000.nii.gz"
 
 
+def found(image: Path) -> Path | None:
+    return open_prompt_file(image, ".nii.gz", labels=LABELS)[0]
+
+
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_clear_intent_is_refused(tmp_path: Path, kind: str) -> None:
     image = beside(tmp_path, WRAPPED[kind])
-    path = find_prompt_file(image, ".nii.gz", labels=LABELS)
+    path = found(image)
     assert path is not None
     with pytest.raises(PromptError, match=r"case\.json"):
         read_case_prompts(path, None, LABELS)
@@ -73,7 +77,7 @@ def test_clear_intent_is_refused(tmp_path: Path, kind: str) -> None:
 def test_files_of_other_programs_are_a_warning(tmp_path: Path, kind: str) -> None:
     image = beside(tmp_path, FOREIGN[kind])
     with pytest.warns(PromptWarning, match=r"case\.json is not a prompt file and is ignored"):
-        assert find_prompt_file(image, ".nii.gz", labels=LABELS) is None
+        assert found(image) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_files_of_other_programs_are_a_warning(tmp_path: Path, kind: str) -> Non
 def test_prompt_files_valid_or_not_are_found(tmp_path: Path, content: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert find_prompt_file(beside(tmp_path, content), ".nii.gz", labels=LABELS) is not None
+        assert found(beside(tmp_path, content)) is not None
 
 
 @pytest.mark.parametrize("name", ["case.json.gz", "case.mrk.json.gz", "case.JSON.GZ", "case.json"])
@@ -105,12 +109,12 @@ def test_compressed_prompt_files_are_refused_and_other_compressed_files_are_not(
     (tmp_path / name).write_bytes(gzip.compress(b'{"Modality": "MR"}'))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert find_prompt_file(image, ".nii.gz", labels=LABELS) is None
+        assert found(image) is None
     (tmp_path / name).write_bytes(gzip.compress(json.dumps(OURS).encode()))
-    path = find_prompt_file(image, ".nii.gz", labels=LABELS)
+    path = found(image)
     assert path is not None
     with pytest.raises(PromptError, match="gunzip"):
         read_case_prompts(path, None, LABELS)
     if name.endswith(".gz"):  # a copy of the file beside it
         (tmp_path / "case.json").write_text(json.dumps(OURS))
-        assert find_prompt_file(image, ".nii.gz", labels=LABELS) == tmp_path / "case.json"
+        assert found(image) == tmp_path / "case.json"
