@@ -24,7 +24,7 @@ def blobs(seed: int, shape: tuple[int, int, int] = (8, 15, 13)) -> np.ndarray:
     return volume
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_a_click_lies_deepest_in_the_largest_error_and_tells_the_truth(seed: int) -> None:
     """Against the definition, computed the slow way on the whole volume."""
@@ -46,13 +46,12 @@ def test_a_click_lies_deepest_in_the_largest_error_and_tells_the_truth(seed: int
     assert depth[voxel] == pytest.approx(depth.max())
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(seed=seeds)
 def test_following_the_clicks_never_repeats_and_ends(seed: int) -> None:
     truth, prediction = blobs(seed)[:4, :7, :6], blobs(seed + 1)[:4, :7, :6]
     clicked: list[tuple[int, int, int]] = []
     while click := next_click(truth, prediction, SPACING, labels=[1, 2], ignore_label=9, clicked=clicked):
-        assert click == next_click(truth, prediction, SPACING, labels=[1, 2], ignore_label=9, clicked=clicked)
         clicked.append(click[0])
     errors = (truth != prediction) & np.isin(truth, [0, 1, 2])
     assert sorted(clicked) == sorted(map(tuple, np.argwhere(errors).tolist()))

@@ -183,14 +183,12 @@ def test_missing_labels_are_what_a_stated_label_answers(tmp_path: Path, program:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@given(words=st.lists(st.sampled_from(["0", "1", "2", "17", "F-1", "organ", "tumour-2", "", "nan", "x"]), min_size=1))
-def test_a_stated_label_wins_over_every_word(
-    tmp_path_factory: pytest.TempPathFactory, program: str, words: list[str]
-) -> None:
-    path = written(tmp_path_factory.mktemp("c"), program, [*words, "background"])
+def test_a_stated_label_wins_over_every_word_but_background(tmp_path: Path, program: str) -> None:
+    words = ["0", "1", "2", "17", "F-1", "organ", "tumour-2", "", "nan", "x"]
+    path = written(tmp_path, program, [*words, "background", "background-2"])
     space = "voxel" if program == "grand-challenge" else None
     clicks = read_prompts(path, labels=TWO, space=space, label="tumour").clicks
-    assert [click.label for click in clicks] == ["tumour"] * len(words) + ["background"]
+    assert [click.label for click in clicks] == ["tumour"] * len(words) + ["background"] * 2
 
 
 @given(values=st.lists(st.integers(0, 5), min_size=1), noise=st.floats(-9e-4, 9e-4))

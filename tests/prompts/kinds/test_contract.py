@@ -144,7 +144,7 @@ def test_huge_numbers_are_refused_or_harmless(kind: str, huge: float) -> None:
 
 @every_extent
 @pytest.mark.parametrize("grid_name", GRIDS)
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(seed=seeds)
 def test_it_is_the_same_in_every_space(kind: str, grid_name: str, seed: int) -> None:
     grid = GRIDS[grid_name]
@@ -283,12 +283,12 @@ def test_on_a_coarser_array_it_still_speaks_of_a_voxel(kind: str, seed: int) -> 
 
 # ---------------------------------------------------------------------- simulation
 
-DRAWS = 30
+DRAWS = 20
 
 
 @every_simulated
 @every_target
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.1, 0.7), (0.5, 0.5, 8.0)])
+@pytest.mark.parametrize("spacing", [(3.0, 1.1, 0.7), (0.5, 0.5, 8.0)])
 def test_simulated_prompts_mean_their_target(kind: str, name: str, spacing: tuple) -> None:
     target = targets()[name]
     codec = PromptCodec(tuple(KINDS), labels=2, pitch=(0.25, 0.25, 0.25))
@@ -324,7 +324,7 @@ def test_targets_in_several_parts_can_be_drawn_or_are_left(kind: str, seed: int)
     for _ in range(int(rng.integers(1, 4))):
         place = tuple(slice(start, start + int(rng.integers(1, 5))) for start in rng.integers(0, 12, 3))
         target[place] = True
-    for _ in range(10):
+    for _ in range(4):
         shape = KINDS[kind].simulate(target, rng, (2.0, 1.0, 1.0))
         assert shape is None or (len(shape.points_N3) and np.isfinite(shape.points_N3).all())
 
@@ -366,6 +366,7 @@ def test_the_simulator_draws_around_labels_that_occur(name: str) -> None:
 # ---------------------------------------------------------------------- replay
 
 
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_files_replay(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("replay")
