@@ -23,6 +23,7 @@ from .prompts import PromptTensors
 from .rounds import Logits, RollOut
 from .sam3d import SAM3D, freeze_pretrained
 
+SLOTS = 6  # for corrections
 ADAMW_STATES = 2  # moments per trainable parameter, float32
 Loss = Callable[[Logits, Tensor], Tensor]
 
@@ -83,7 +84,7 @@ def _no_correction(logits_BKDHW: Tensor, prompts: PromptTensors) -> tuple[Tensor
 
 
 def step_memory(
-    config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, half: bool, rounds: int = 1, slots: int = 6
+    config: SAM3DConfig, *, batch: int, loss: Loss, frozen: bool, half: bool, rounds: int = 1
 ) -> StepMemory:
     """Memory of a training step with patches of the configuration's size.
 
@@ -91,7 +92,7 @@ def step_memory(
         config: of the network; it gets the paper's decoder.
         batch: number of patches per step.
         loss: of logits (B, K, D, H, W) and target (B, 1, D, H, W), int16 as from nnU-Net's data loader.
-        rounds, slots: of the roll-out. Further rounds do not raise the peak.
+        rounds: of the roll-out. Further rounds do not raise the peak.
         frozen: whether the backbone trains not, see `freeze_pretrained`.
         half: mixed precision as on a GPU; otherwise float32 throughout.
     """
@@ -110,7 +111,7 @@ def step_memory(
         sizes = [(p.nbytes, p.requires_grad) for p in net.parameters()]
         data_BCDHW = torch.empty(batch, config.num_image_channels + config.prompt_channels, *config.patch_size)
         target = torch.empty(batch, 1, *config.patch_size, dtype=torch.int16)
-        task = RollOut(rounds, slots, lambda logits: loss(logits, target), _no_correction)
+        task = RollOut(rounds, SLOTS, lambda logits: loss(logits, target), _no_correction)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             error = net(data_BCDHW, task)
         error.backward()

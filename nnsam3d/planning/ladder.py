@@ -157,14 +157,10 @@ def choose(facts: DatasetFacts, budget_gb: float) -> Choice:
     affordable = [rung for rung in rungs if FROM_GB[rung.preset] <= budget_gb]
     rung = next(rung for rung in reversed(affordable) if need(rung, MODES[rung.preset][-1]) <= budget_gb)
     mode = next(mode for mode in MODES[rung.preset] if need(rung, mode) <= budget_gb)
-    return _choice(facts, budget_gb, rung, mode, need(rung, mode))
-
-
-def _choice(facts: DatasetFacts, budget_gb: float, rung: Rung, mode: str, estimate: float) -> Choice:
     config = rung_config(facts, rung, mode)
     return Choice(
         budget_gb=budget_gb,
-        estimate_gb=round(estimate, 2),
+        estimate_gb=round(need(rung, mode), 2),
         batch=rung.batch,
         preset=rung.preset,
         config=config,
@@ -184,7 +180,9 @@ def _reasons(facts: DatasetFacts, budget_gb: float, rung: Rung, config: SAM3DCon
         preset = f"{larger[0]} is considered from {FROM_GB[larger[0]]:g} GB"
     else:
         preset = f"{larger[0]} does not fit the budget"
-    whole = "the whole median image" if _covers(facts, config) else f"{LONGEST} tokens per axis, as in the paper"
+    covered = all(size >= image for size, image in zip(config.patch_size, facts.shape_DHW, strict=True))
+    whole = "the whole median image" if covered else f"{LONGEST} tokens per axis, as in the paper"
+    full = "the full batch for this dataset" if rung.batch == batch else "the largest that fits"
     recomputed = {
         "none": "only the inner part of attention is recomputed",
         "cheap": "MLPs and adapters are recomputed",
@@ -194,18 +192,8 @@ def _reasons(facts: DatasetFacts, budget_gb: float, rung: Rung, config: SAM3DCon
         f"token stride {tuple(stride)}: tokens of {edges} mm, as close to cubes as strides of 1, 2, 4, 8 allow",
         f"backbone {rung.preset}: {preset}",
         f"patch {patch}: " + (whole if rung.grid_DHW == best else "the largest that fits this backbone and budget"),
-        f"batch {rung.batch}: " + _why_batch(rung, batch),
+        f"batch {rung.batch}: " + ("the minimum, because patches come first" if rung.batch == SMALLEST_BATCH else full),
         f"checkpointing {config.checkpointing}: {recomputed[config.checkpointing]}; less does not fit"
         if config.checkpointing != "none"
         else f"checkpointing none: {recomputed['none']}",
     )
-
-
-def _covers(facts: DatasetFacts, config: SAM3DConfig) -> bool:
-    return all(size >= image for size, image in zip(config.patch_size, facts.shape_DHW, strict=True))
-
-
-def _why_batch(rung: Rung, batch: int) -> str:
-    if rung.batch == SMALLEST_BATCH:
-        return "the minimum, because patches come first"
-    return "the full batch for this dataset" if rung.batch == batch else "the largest that fits"

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,12 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
         if not fingerprint.is_file():
             number = name[len("Dataset") :].split("_")[0]
             raise UserError(f"{fingerprint} is missing. Create it with: nnUNetv2_extract_fingerprint -d {int(number)}")
-        _check_spacing(overwrite_target_spacing)
+        spacing = overwrite_target_spacing
+        if spacing is not None and (len(spacing) != 3 or not all(mm > 0 for mm in spacing)):
+            raise UserError(
+                f"-overwrite_target_spacing {' '.join(map(str, spacing))}: expected three positive numbers in mm, in "
+                "the order of the image array (z y x)."
+            )
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -77,19 +81,13 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
-        self._check_channels(fingerprint)
-
-    def _check_channels(self, fingerprint: Path) -> None:
-        seen, named = len(self.dataset_fingerprint["foreground_intensity_properties_per_channel"]), self._channels
+        seen = len(self.dataset_fingerprint["foreground_intensity_properties_per_channel"])
+        named = num_channels(self.dataset_json)
         if seen != named:
             raise UserError(
                 f"{fingerprint} was made from images with {seen} channel(s), but dataset.json lists {named}: correct "
                 'channel_names in dataset.json, or renew the fingerprint with "nnUNetv2_extract_fingerprint --clean".'
             )
-
-    @property
-    def _channels(self) -> int:
-        return num_channels(self.dataset_json)
 
     def facts(self, spacing_DHW: Sequence[float], shape_DHW: Sequence[float], voxels: float) -> DatasetFacts:
         """The dataset at a target spacing (mm), median image in voxels; ``voxels`` of the whole dataset."""
@@ -101,7 +99,7 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
             spacing_DHW=(spacing[0], spacing[1], spacing[2]),
             shape_DHW=(shape[0], shape[1], shape[2]),
             cases=round(voxels / np.prod(shape, dtype=np.float64)),
-            channels=self._channels,
+            channels=num_channels(self.dataset_json),
             heads=LabelManager(labels, regions).num_segmentation_heads,
             click_labels=max(click_labels(self.dataset_json).values()) + 1,
         )
@@ -210,9 +208,8 @@ class SAM3DAdapterPlanner(ExperimentPlanner):
 
 def planned_options(choice: Choice) -> dict[str, Any]:
     """The training options set in the plans; others keep their defaults."""
-    options = asdict(TrainingOptions(preset=choice.preset, checkpointing=choice.config.checkpointing))
-    clicks = {name: options[name] for name in CLICK_OPTIONS}
     chosen = {"preset": choice.preset, "checkpointing": choice.config.checkpointing}
+    clicks = {name: getattr(TrainingOptions, name) for name in CLICK_OPTIONS}
     return {**chosen, "max_clicks": choice.config.max_clicks, **clicks}
 
 
@@ -241,11 +238,3 @@ def describe(name: str, configuration: dict[str, Any]) -> str:
         *decision["why"],
     ]
     return "\n    ".join(lines)
-
-
-def _check_spacing(spacing: Sequence[float] | None) -> None:
-    if spacing is not None and (len(spacing) != 3 or not all(mm > 0 for mm in spacing)):
-        raise UserError(
-            f"-overwrite_target_spacing {' '.join(map(str, spacing))}: expected three positive numbers in mm, in the "
-            "order of the image array (z y x)."
-        )

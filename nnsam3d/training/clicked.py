@@ -87,12 +87,11 @@ class ClickedTrainer(TimedTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.targets is not None:
-            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = "prompted"
+            self._plans_entry[COMPONENTS_KEY] = "prompted"
         elif self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
             training, _ = self.get_tr_and_val_datasets()
             labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-            components = suggested_components(training, labels)
-            self.plans_manager.plans["configurations"][self.configuration_name][COMPONENTS_KEY] = components
+            self._plans_entry[COMPONENTS_KEY] = suggested_components(training, labels)
         super().on_train_start()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:

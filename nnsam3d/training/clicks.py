@@ -107,7 +107,8 @@ class AppendClicks(BasicTransform):
         self._rng = rng
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        segmentation, rng = data_dict["segmentation"][0].numpy(), self._generator()
+        segmentation = data_dict["segmentation"][0].numpy()
+        rng = self._rng or np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
         simulation, corrupted, target = self.simulation, None, None
         mask_DHW = data_dict["segmentation"][1].numpy() if len(data_dict["segmentation"]) > 1 else None
         if simulation.targets is not None:
@@ -137,11 +138,6 @@ class AppendClicks(BasicTransform):
         channels = torch.from_numpy(params["channels"]).to(data_dict["image"].dtype)
         data_dict["image"] = torch.cat([data_dict["image"], channels])
         return data_dict
-
-    def _generator(self) -> np.random.Generator:
-        if self._rng is not None:
-            return self._rng
-        return np.random.default_rng(np.random.randint(0, 2**31, size=4))  # noqa: NPY002
 
 
 def corrupt(image_CDHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

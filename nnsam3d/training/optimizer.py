@@ -24,17 +24,14 @@ def build_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim
     """AdamW (betas 0.9, 0.999; eps 1e-8) over the trainable parameters only."""
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     factor = options.prompt_learning_rate_factor
-    prompts = [name for name in trainable if factor != 1 and _starts_at_zero(name, network)]
+    first: Any = network.starts_at_zero
+    prompts = [name for name in trainable if factor != 1 and name.removeprefix("_orig_mod.").startswith(first)]
     others = [parameter for name, parameter in trainable.items() if name not in prompts]
     groups: list[dict[str, Any]] = [{"params": others}]
     if prompts:
         faster = {"lr": factor * options.learning_rate, FACTOR: factor}
         groups.append({"params": [trainable[name] for name in prompts], **faster})
     return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
-
-
-def _starts_at_zero(name: str, network: nn.Module) -> bool:
-    return name.removeprefix("_orig_mod.").startswith(network.starts_at_zero)  # type: ignore[arg-type]
 
 
 class WarmupLinear:

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from nnsam3d.network.prompts import PromptTensors
-from nnsam3d.network.rounds import BatchClick, Logits, RollOut
+from nnsam3d.network.rounds import BatchClick
 from nnsam3d.training.clicks import ClickSimulation
 from nnsam3d.training.error_click import error_clicks
 from nnsam3d.training.options import TrainingOptions
 
-LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 Start: TypeAlias = Callable[[int, Tensor, PromptTensors], PromptTensors]
-Target: TypeAlias = Tensor | list[Tensor]  # for nnU-Net's loss; a list with deep supervision, full resolution first
 
 
 def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
@@ -39,38 +37,6 @@ def drawn_round(options: TrainingOptions, epoch: int, iteration: int) -> int:
 def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:
     seed = [] if options.seed < 0 else [2, options.seed, len(numbers)]  # distinct from all other streams' seeds
     return np.random.default_rng([*numbers, *seed])
-
-
-def make_roll_out(
-    rounds: int,
-    target: Target,
-    loss: LossFunction,
-    label_manager: Any,
-    simulation: ClickSimulation,
-    scale: Tensor | float = 1.0,
-    start: Start | None = None,
-    first_weight: float = 0.0,
-) -> RollOut:
-    """The roll-out of one batch.
-
-    Args:
-        rounds: corrections after the first answer.
-        target: on the network's device.
-        loss: nnU-Net's, of logits and target.
-        label_manager: nnU-Net's.
-        simulation: its labels, ignore label and spacing also apply to error clicks.
-        scale: the factor of the gradient scaler.
-        start, first_weight: see :class:`RollOut`.
-    """
-    truth_BDHW = truth_labels(target[0] if isinstance(target, list) else target, label_manager)
-
-    def correct(logits_BKDHW: Tensor, prompts: PromptTensors) -> BatchClick:
-        return next_clicks(truth_BDHW, predicted_labels(logits_BKDHW, label_manager), prompts, simulation)
-
-    def of_logits(logits: Logits) -> Tensor:
-        return loss(logits, target)
-
-    return RollOut(rounds, simulation.max_rounds, of_logits, correct, scale, start, first_weight)
 
 
 def starting(

@@ -12,38 +12,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnsam3d.checkpoints.pretrained import AUTO, SCRATCH
 from nnsam3d.errors import UserError
-from nnsam3d.files import file_sha256
 from nnsam3d.nnunet.checkpoint import UntrustedCheckpoint, open_checkpoint
 from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
 
 STARTER_WEIGHTS = "starter"  # value of the option weights
 
-# nnU-Net's functions that know the file of -pretrained_weights, and the names that they give it. They load it into the
-# network without telling the trainer.
-_LOADING = {"load_pretrained_weights": "fname"}
-_COMING = {"maybe_load_checkpoint": "pretrained_weights_file"}
-
 
 def being_loaded() -> Path | None:
     """The file of -pretrained_weights if nnU-Net is loading it now, in this thread; else None."""
-    return _known_to_a_caller(_LOADING)
+    return _known_to_a_caller("load_pretrained_weights", "fname")
 
 
 def will_be_loaded() -> Path | None:
     """The file of -pretrained_weights if nnU-Net initialises the network in order to load it; else None."""
-    return _known_to_a_caller(_COMING)
+    return _known_to_a_caller("maybe_load_checkpoint", "pretrained_weights_file")
 
 
-def _known_to_a_caller(names: dict[str, str]) -> Path | None:
-    """
-    Args:
-        names: of functions, and of the variables of each that may hold a file.
-    """
+def _known_to_a_caller(function: str, variable: str) -> Path | None:
+    """The file in a variable of nnU-Net's function that loads it into the network without telling the trainer."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        variable = names.get(frame.f_code.co_name)
-        if variable is not None and frame.f_locals.get(variable) is not None:
+        if frame.f_code.co_name == function and frame.f_locals.get(variable) is not None:
             return Path(frame.f_locals[variable])
     return None
 
@@ -70,15 +60,6 @@ def model_file(weights: str) -> Path | None:
     except UserError:
         return None
     return path
-
-
-def record_of(file: Path, frozen: bool) -> dict[str, Any]:
-    """The record of -pretrained_weights.
-
-    Args:
-        frozen: whether the backbone stays as it is in the file.
-    """
-    return {"source": str(file), "sha256": file_sha256(file), "frozen": frozen}
 
 
 def is_frozen(record: dict[str, Any]) -> bool:

@@ -23,14 +23,14 @@ from torch.backends import cudnn
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.errors import UserError
-from nnsam3d.files import ask_system, keep_as, remove_unfinished, replacing
+from nnsam3d.files import ask_system, file_sha256, keep_as, remove_unfinished, replacing
 from nnsam3d.nnunet.checkpoint import is_damaged, open_checkpoint
 from nnsam3d.nnunet.contract import get_allowed_n_proc_DA, nnUNetTrainer
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, PREVIOUS, STOPPED
 from nnsam3d.training import reproducible
 from nnsam3d.training.options import TrainingOptions
 from nnsam3d.training.reproducible import repeatable, seed_streams, stored_streams, use_streams, without_workers
-from nnsam3d.training.started_from import being_loaded, innermost, record_of
+from nnsam3d.training.started_from import being_loaded, innermost
 
 STATE = "nnsam3d"  # key in the optimiser's part of a checkpoint
 MOST_SKIPPED = 20  # consecutive updates without a finite loss or gradient
@@ -91,9 +91,9 @@ class SurvivingTrainer(nnUNetTrainer):
         """After weights were loaded: the log and the plans record those of -pretrained_weights."""
         file = being_loaded()
         if file is not None:
-            record = record_of(file, self.frozen_backbone)
-            self._plans_entry[RECORD_KEY] = record
-            self.print_to_log_file(f"nnsam3d: starts from the weights of {file} (SHA-256 {record['sha256']})")
+            digest = file_sha256(file)
+            self._plans_entry[RECORD_KEY] = {"source": str(file), "sha256": digest, "frozen": self.frozen_backbone}
+            self.print_to_log_file(f"nnsam3d: starts from the weights of {file} (SHA-256 {digest})")
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's; with a seed, batch n is always the same, regardless of interruptions."""

@@ -16,10 +16,11 @@ from torch import nn
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH, find_weights
 from nnsam3d.errors import UserError
-from nnsam3d.network import SAM3D, Decoder, SAM3DConfig, freeze_pretrained, parameter_counts
+from nnsam3d.network import SAM3D, Decoder, RollOut, SAM3DConfig, freeze_pretrained, parameter_counts
 from nnsam3d.network.config import fields_of_weights
 from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.network.rounds import BatchClick
 from nnsam3d.network.weights import load_sam
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager
@@ -38,7 +39,7 @@ from nnsam3d.training.options import (
     resolve_options,
 )
 from nnsam3d.training.plans import refuse_unsupported, rewrite_plans
-from nnsam3d.training.rollout import drawn_rounds, make_roll_out, starting
+from nnsam3d.training.rollout import drawn_rounds, next_clicks, predicted_labels, starting, truth_labels
 from nnsam3d.training.started_from import innermost, is_frozen, model_file, will_be_loaded
 
 FROM_DATASET = {"num_image_channels", "num_classes", "num_click_labels"}  # sizes determined by the dataset
@@ -232,8 +233,7 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         ]
         if saved.is_file() and others:
             theirs = json.loads(saved.read_text(encoding="utf-8"))["configurations"][self.configuration_name]
-            ours = self.plans_manager.plans["configurations"][self.configuration_name]
-            _require_same_network(theirs, ours, f"{saved} ({', '.join(path.name for path in others)})")
+            _require_same_network(theirs, self._plans_entry, f"{saved} ({', '.join(path.name for path in others)})")
 
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's update with a roll-out as the forward pass, the paper's gradient clipping, and a learning rate that
@@ -247,8 +247,19 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         rounds = drawn_rounds(self.options, self.current_epoch, self._iteration)
         simulation = self._click_simulation()
         start = starting(self.options, self.current_epoch, self._iteration, rounds, self.label_manager, simulation)
-        task = make_roll_out(
-            rounds, target, self.loss, self.label_manager, simulation, scale, start, self.options.first_answer_weight
+        truth_BDHW = truth_labels(target, self.label_manager)
+
+        def correct(logits_BKDHW: torch.Tensor, prompts: PromptTensors) -> BatchClick:
+            return next_clicks(truth_BDHW, predicted_labels(logits_BKDHW, self.label_manager), prompts, simulation)
+
+        task = RollOut(
+            rounds=rounds,
+            slots=simulation.max_rounds,
+            loss=lambda logits: self.loss(logits, target),
+            correct=correct,
+            scale=scale,
+            start=start,
+            first_weight=self.options.first_answer_weight,
         )
         with self.half_precision():
             loss = self.network(data_BCDHW, task)

@@ -119,8 +119,7 @@ def a_batch(manager: Any, foreground: bool = True) -> dict[str, torch.Tensor]:
     return {"data": data, "target": as_target(truth, manager)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("foreground", [True, False])
+@pytest.mark.parametrize(("kind", "foreground"), [*((kind, True) for kind in KINDS), ("labels", False)])
 def test_a_step_of_sam_corrects_and_learns(plans: dict[str, Any], kind: str, foreground: bool) -> None:
     trainer = make(kind, plans, SAM3DAdapterTrainer)
     batch = a_batch(trainer.label_manager, foreground)
