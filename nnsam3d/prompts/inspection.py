@@ -76,7 +76,8 @@ def inspect_file(
     for text in remarks:
         lines.append(f"warning: the image: {text}")
     spaces = _known_spaces(grid_of)
-    marked = None if segmentation is None else (*read_segmentation(segmentation), labels)
+    names = {value: name for name, value in (labels or {}).items()}
+    marked = None if segmentation is None else (*read_segmentation(segmentation), names)
     inside = True
     if prompts.clicks or not others:
         table, inside = _click_table(prompts, grid_of, spaces, marked)
@@ -90,8 +91,8 @@ def inspect_file(
     return lines, inside
 
 
-Marked: TypeAlias = tuple[NDArray, ImageGrid, Mapping[str, int] | None]
-"""A segmentation, its grid, and the names of its labels, as far as they are known."""
+Marked: TypeAlias = tuple[NDArray, ImageGrid, Mapping[int, str]]
+"""A segmentation, its grid, and the names of its values, as far as they are known."""
 
 
 def _click_table(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], marked: Marked | None) -> tuple[str, bool]:
@@ -152,8 +153,7 @@ def _held(prompt: Prompt, space: Space, grid: ImageGrid, marked: Marked | None) 
 
 def _shares(voxels_N3: NDArray[np.int64], grid: ImageGrid, marked: Marked) -> str:
     """The labels of a segmentation on voxels of the image, by share: "tumour 80 %, background 20 %"."""
-    array, own_grid, labels = marked
-    names = {value: name for name, value in (labels or {}).items()}
+    array, own_grid, names = marked
     world = Points(voxels_N3.astype(np.float64), "array").to("lps", grid)
     own_N3 = np.floor(np.round(world.to("array", own_grid).values_N3, DECIMALS) + 0.5).astype(np.int64)
     own_N3 = own_N3[((own_N3 >= 0) & (own_N3 < array.shape)).all(axis=1)]
@@ -187,8 +187,7 @@ def _known_spaces(grid_of: GridOf) -> list[Space]:
 
 def _hits(points: Points, marked: Marked) -> list[str]:
     """For every click, the label under it, or the nearest label and its distance."""
-    array, own_grid, labels = marked
-    names = {value: name for name, value in (labels or {}).items()}
+    array, own_grid, names = marked
     world = points.values_N3
     voxels_zyx = np.floor(points.to("array", own_grid).values_N3 + 0.5).astype(np.int64)
     marked_zyx = np.argwhere(array != 0)

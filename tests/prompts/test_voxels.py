@@ -22,13 +22,6 @@ def clicks_in(channels: np.ndarray) -> set[VoxelClick]:
     return as_set(VoxelPrompts(*read_channel(channels[0])))
 
 
-@given(prompts=placed)
-def test_channels_hold_the_prompts_and_no_others(prompts: VoxelPrompts) -> None:
-    channels = CODEC.write(SHAPE, prompts)
-    assert channels.shape == (CODEC.num_channels, *SHAPE)
-    assert clicks_in(channels) == as_set(prompts)
-
-
 @given(prompts=placed, axes=st.sets(st.integers(0, 2)), start=voxels)
 def test_what_happens_to_the_array_happens_to_its_prompts(prompts: VoxelPrompts, axes: set, start: tuple) -> None:
     channels = CODEC.write(SHAPE, prompts)

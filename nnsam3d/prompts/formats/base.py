@@ -66,6 +66,25 @@ class Reading:
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, declared: str | None, stated: str | None) -> Reading:
+        """Of a format or file that declares this space, or else in the space stated by the user.
+
+        If both are missing (None) or contradict each other, that is its first problem.
+        """
+        reading = cls(declared or stated)
+        if declared is not None and stated is not None and declared != stated:
+            reading.problems.append(
+                f'this format defines the positions to be in space "{declared}", but "{stated}" was stated'
+            )
+        if reading.space is None:
+            reading.problems.append(
+                "the file does not state the space of its positions. Ask its author, then state it: "
+                'space "voxel" (index i, j, k), "lps" or "ras" (mm), for example with: '
+                "nnsam3d prompts convert --space voxel"
+            )
+        return reading
+
 
 @dataclass(frozen=True)
 class Format:
@@ -82,27 +101,6 @@ class Format:
     holds: Literal["json", "text", "npz"]
     recognises: Callable[[Any], bool]
     parse: Callable[[Any, str | None], Reading]
-
-
-def stated_space(declared: str | None, stated: str | None, reading: Reading) -> str | None:
-    """The space of the file, or else of the user; adds a problem if both are missing or contradict each other.
-
-    Args:
-        declared: the file's; None: it says nothing.
-        stated: the user's; None: nothing was stated.
-        reading: gets the problem.
-    """
-    if declared is not None and stated is not None and declared != stated:
-        reading.problems.append(
-            f'this format defines the positions to be in space "{declared}", but "{stated}" was stated'
-        )
-    if declared is None and stated is None:
-        reading.problems.append(
-            "the file does not state the space of its positions. Ask its author, then state it: "
-            'space "voxel" (index i, j, k), "lps" or "ras" (mm), for example with: '
-            "nnsam3d prompts convert --space voxel"
-        )
-    return declared or stated
 
 
 def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Meaning = "word") -> None:

@@ -16,14 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnsam3d.prompts.formats.base import (
-    Format,
-    Reading,
-    found_click,
-    json_type,
-    reversed_position,
-    stated_space,
-)
+from nnsam3d.prompts.formats.base import Format, Reading, found_click, json_type, reversed_position
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
 from nnsam3d.prompts.formats.viewers import found_box
 from nnsam3d.prompts.labels import Meaning
@@ -91,8 +84,7 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     With a single class, "bg" is background. With several, it only means "not this class": its label is then "bg",
     which the user must translate, like the numbers of the classes.
     """
-    reading = Reading()
-    reading.space = stated_space("voxel", stated, reading)
+    reading = Reading.of("voxel", stated)
     if "boxes" in parts:
         _boxes(parts["boxes"], parts, reading)
     classes = parts.get("clicks", [] if "boxes" in parts else None)

@@ -15,7 +15,6 @@ from nnsam3d.prompts.formats.base import (
     is_point_list,
     json_type,
     point_list,
-    stated_space,
 )
 from nnsam3d.prompts.types import short
 
@@ -35,8 +34,7 @@ def recognises_autopet(content: dict[str, Any]) -> bool:
 
 def parse_autopet(content: dict[str, Any], stated: str | None) -> Reading:
     """``{"tumor": [[i, j, k], ...], "background": [...]}``, index of the NIfTI; a missing key is an empty list."""
-    reading = Reading()
-    reading.space = stated_space("voxel", stated, reading)
+    reading = Reading.of("voxel", stated)
     for key in content:
         if key not in ("tumor", BACKGROUND):
             reading.problems.append(f'unknown key {json.dumps(key[:80])}; allowed: "tumor", "background"')
@@ -61,8 +59,7 @@ def recognises_monai(content: dict[str, Any]) -> bool:
 
 def parse_monai(content: dict[str, Any], stated: str | None) -> Reading:
     """Both dialects of ``POST /infer`` parameters, index i, j, k. Entries that are not lists are settings."""
-    reading = Reading()
-    reading.space = stated_space("voxel", stated, reading)
+    reading = Reading.of("voxel", stated)
     if "foreground" in content:  # DeepGrow
         name = content.get("label")
         if name is None or name == "":
@@ -100,8 +97,7 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
     The platform does not define the space (autoPET uses voxels, others mm), so the user must state it. The name of a
     point is a label if it is a word; a number is just the point's number.
     """
-    reading = Reading()
-    reading.space = stated_space(None, stated, reading)
+    reading = Reading.of(None, stated)
     kind = _type_of(content)
     if kind not in ("multiple points", "point"):
         kind = short(content["type"])

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from nnsam3d.geometry.stored import GZIP
 from nnsam3d.prompts.formats.base import Format, json_type
 from nnsam3d.prompts.formats.challenge_npz import MAGIC, NPZ, open_parts
 from nnsam3d.prompts.formats.challenges import AUTOPET, GRAND_CHALLENGE, MONAI
@@ -22,7 +23,6 @@ from nnsam3d.prompts.types import PromptError, short
 
 FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
 MAX_BYTES = 16 * 2**20
-GZIP = b"\x1f\x8b"
 START = 4096  # bytes, from which the kind of content is recognised
 
 Loaded: TypeAlias = tuple[Format, Any, list[str]]

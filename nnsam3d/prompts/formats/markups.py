@@ -24,16 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.formats.base import (
-    MISSING,
-    Format,
-    Found,
-    Reading,
-    bounded,
-    found_click,
-    json_type,
-    stated_space,
-)
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, bounded, found_click, json_type
 from nnsam3d.prompts.formats.slicer import CODES
 from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
 from nnsam3d.prompts.kinds import KINDS, Click, Prompt
@@ -84,7 +75,7 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     if len(set(spaces)) > 1 and "voxel" in spaces:
         reading.problems.append("some markups are in IJK, others in mm: export them to separate files")
     reading.space = spaces[0] if spaces else "lps"
-    stated_space(reading.space, stated if spaces else None, reading)
+    reading.problems += Reading.of(reading.space, stated if spaces else None).problems
     return reading
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, found_click, stated_space
+from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, found_click
 from nnsam3d.prompts.formats.slicer import is_short, number_of, table_columns, table_lines, table_rows
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
@@ -42,8 +42,7 @@ def parse(text: str, stated: str | None) -> Reading:
 
     Whole numbers in the column "label" are labels: an integer feature of the layer.
     """
-    reading = Reading()
-    reading.space = stated_space("voxel", stated, reading)
+    reading = Reading.of("voxel", stated)
     columns = table_columns(text)
     shapes = "shape-type" in columns
     axes = [name for name in columns if name.startswith("axis-")]

@@ -22,18 +22,9 @@ import json
 from typing import Any
 
 from nnsam3d.geometry import SPACES
-from nnsam3d.prompts.formats.base import (
-    MISSING,
-    Format,
-    Found,
-    Reading,
-    bounded,
-    json_type,
-)
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, bounded, json_type
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.types import CasePrompts, Prompt, PromptError, checked_space, short
-
-VERSION = 2
+from nnsam3d.prompts.types import CasePrompts, PromptError, checked_space, short
 
 _LISTS = {1: "clicks", 2: "prompts"}  # version -> key of the prompts
 
@@ -96,13 +87,10 @@ def _found(entry: dict[str, Any], version: int, where: str, reading: Reading) ->
 def prompt_file_text(prompts: CasePrompts) -> str:
     """The file's text, with one line per prompt for readability and version control."""
     version = 1 if prompts.kinds in ((), ("click",)) else 2
-    lines = ["    " + json.dumps(_entry(prompt, version), ensure_ascii=False) for prompt in prompts.prompts]
+    entries = [{**({"type": one.kind} if version > 1 else {}), **one.entry()} for one in prompts.prompts]
+    lines = ["    " + json.dumps(entry, ensure_ascii=False) for entry in entries]
     listed = "[\n" + ",\n".join(lines) + "\n  ]" if lines else "[]"
     return f'{{\n  "nnsam3d_prompts": {version},\n  "space": "{prompts.space}",\n  "{_LISTS[version]}": {listed}\n}}\n'
-
-
-def _entry(prompt: Prompt, version: int) -> dict[str, Any]:
-    return {**({"type": prompt.kind} if version > 1 else {}), **prompt.entry()}
 
 
 def _check_keys(

@@ -9,7 +9,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from nnsam3d.prompts.formats.base import Format, Reading, bounded, found_click, stated_space
+from nnsam3d.prompts.formats.base import Format, Reading, bounded, found_click
 from nnsam3d.prompts.types import short
 
 CODES = {"LPS": "lps", "RAS": "ras", "IJK": "voxel", "0": "ras", "1": "lps", "2": "voxel"}
@@ -37,15 +37,12 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
 
     Spreadsheet programs add commas to header lines and may use other separators; both are supported.
     """
-    reading = Reading()
     header, rows = _fcsv_lines(text)
     declared = CODES.get(header["coordinatesystem"].upper()) if "coordinatesystem" in header else None
     if "coordinatesystem" in header and declared is None:
-        reading.problems.append(
-            f"unknown CoordinateSystem {short(header['coordinatesystem'])}; allowed: LPS, RAS (older files: 1, 0)"
-        )
-        return reading
-    reading.space = stated_space(declared, stated, reading)
+        told = f"unknown CoordinateSystem {short(header['coordinatesystem'])}; allowed: LPS, RAS (older files: 1, 0)"
+        return Reading(problems=[told])
+    reading = Reading.of(declared, stated)
     columns = [name.strip().lower() for name in re.split("[,;\t]", header.get("columns", ""))]
     if columns == [""]:
         columns = list(_COLUMNS)
@@ -99,13 +96,11 @@ def recognises_table(text: str) -> bool:
 
 def parse_table(text: str, stated: str | None) -> Reading:
     """``label,l,p,s,defined,selected,visible,locked,description``; r, a, s in RAS."""
-    reading = Reading()
     columns = table_columns(text)
     space = _table_space(columns)
     if space is None:
-        reading.problems.append("needs the columns label, and l, p, s or r, a, s")
-        return reading
-    reading.space = stated_space(space, stated, reading)
+        return Reading(problems=["needs the columns label, and l, p, s or r, a, s"])
+    reading = Reading.of(space, stated)
     header, *lines = table_lines(text)
     for number, cells in enumerate(table_rows(lines, header, reading), start=1):
         row = dict(zip(columns, cells, strict=False))

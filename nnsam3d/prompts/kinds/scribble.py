@@ -11,17 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import (
-    Outline,
-    Prompt,
-    Shape,
-    Space,
-    Tool,
-    along,
-    place_text,
-    points_to_voxels,
-    spread,
-)
+from nnsam3d.prompts.kinds.base import Outline, Prompt, Shape, Space, Tool, along, place_text, points_to_voxels, spread
 from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError, checked_label, checked_positions
 
 CLICKS, APART = 8, 0.75  # at most, and in T
