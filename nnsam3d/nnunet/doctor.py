@@ -147,8 +147,14 @@ def check_link() -> Iterator[Finding]:
     stubs = {entry.stub: entry.text for entry in wanted}
     present = link.stubs_in(nnunet)
     stale = [s for s in present if s not in stubs or s.read_text(encoding="utf-8") != stubs[s]]
-    external, external_notes = _external_trainers(trainers)
-    yield from external_notes
+    named = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p.strip()]
+    external = any(Path(path).resolve() == trainers for path in named)
+    for path in named:
+        if not Path(path).is_dir():
+            yield note(
+                f"nnUNet_extTrainer contains {path}, which is not a folder; nnU-Net ignores it",
+                "export nnUNet_extTrainer=$(nnsam3d link --print-path)   (or unset it)",
+            )
     if stale:
         names = ", ".join(stub.name for stub in stale)
         yield problem(f"outdated stubs from another version of nnsam3d: {names}", "nnsam3d link")
@@ -162,20 +168,6 @@ def check_link() -> Iterator[Finding]:
         yield problem(f"not yet linked into nnU-Net: {names}", "nnsam3d link")
     else:
         yield from _check_lookup(wanted, f"links in {nnunet}" if present else f"nnUNet_extTrainer={trainers}")
-
-
-def _external_trainers(trainers: Path) -> tuple[bool, list[Finding]]:
-    """Whether nnUNet_extTrainer contains the folder of the trainers, and which of its entries do not exist."""
-    named = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p.strip()]
-    notes = [
-        note(
-            f"nnUNet_extTrainer contains {path}, which is not a folder; nnU-Net ignores it",
-            "export nnUNet_extTrainer=$(nnsam3d link --print-path)   (or unset it)",
-        )
-        for path in named
-        if not Path(path).is_dir()
-    ]
-    return any(Path(path).resolve() == trainers for path in named), notes
 
 
 def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Finding]:

@@ -188,8 +188,9 @@ class PromptedPreprocessor(DefaultPreprocessor):
                 "nnsam3d.prompts.read_prompts, or CasePrompts(case, space, [Click(position, label)])"
             )
         check_image(data, "the image", num_channels(dataset_json))
-        heads = max(1, len(click_labels(dataset_json)) - 1)
-        codec = codec_of(configuration_manager.configuration, click_labels(dataset_json))
+        labels = click_labels(dataset_json)
+        heads = max(1, len(labels) - 1)
+        codec = codec_of(configuration_manager.configuration, labels)
         drawn = prompts is not None and any(one.kind in codec.kinds for one in _with_extent(prompts))
         maps = len(codec.maps) if drawn else 0
         check_whole(data, properties["spacing"], plans_manager, configuration_manager, heads, maps)
@@ -198,7 +199,6 @@ class PromptedPreprocessor(DefaultPreprocessor):
         data, seg, properties = super().run_case_npy(
             data, seg, properties, plans_manager, configuration_manager, dataset_json
         )
-        labels = click_labels(dataset_json)
         placed = network_prompts(prompts, labels, shape_zyx, properties, plans_manager, data.shape[1:], codec)
         channels = codec.write(data.shape[1:], placed, lean=True)
         return np.concatenate([data, channels]), seg, properties
