@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.geometry.boxes import Triple
 from nnsam3d.geometry.frames import as_points
@@ -23,35 +23,33 @@ _TOLERANCE = 1e-4
 DECIMALS = 3
 
 
-def write_channel(
-    shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, dtype: DTypeLike = np.float32
-) -> NDArray:
+LARGEST_LABEL = 2**24 - 1
+"""float32 holds all whole numbers up to one more."""
+
+
+def write_channel(shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike) -> NDArray[np.float32]:
     """Clicks -> prompt channel (D, H, W), each at the voxel chosen by :func:`place_clicks`.
 
     Args:
         shape_DHW: shape of the grid.
         clicks_N3: (N, 3) positions in voxels of this grid, order (D, H, W), fractions allowed.
         labels_N: (N,) whole numbers >= 0.
-        dtype: of the result.
 
     Raises:
-        PromptError: see :func:`place_clicks`; also if a label is too large for ``dtype``.
+        PromptError: see :func:`place_clicks`.
 
     >>> channel = write_channel((2, 3, 4), [[1, 2, 3], [0, 0, 0.4]], [1, 0])
     >>> float(channel[1, 2, 3]), float(channel[0, 0, 0]), int((channel != 0).sum())
     (2.0, 1.0, 2)
     """
     shape = tuple(int(s) for s in shape_DHW)
-    placed = place_clicks(shape, clicks_N3, labels_N, _largest_label(dtype))
-    channel = np.zeros(shape, dtype=dtype)
-    for voxel, label in placed.items():
+    channel = np.zeros(shape, np.float32)
+    for voxel, label in place_clicks(shape, clicks_N3, labels_N).items():
         channel[voxel] = 1 + label
     return channel
 
 
-def place_clicks(
-    shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike, largest_label: int = 2**24
-) -> dict[Triple, int]:
+def place_clicks(shape_DHW: Sequence[int], clicks_N3: ArrayLike, labels_N: ArrayLike) -> dict[Triple, int]:
     """Assign clicks to the voxels (D, H, W) of a grid.
 
     Each click is assigned to its nearest voxel. Clicks of the same label in one voxel are merged. Of clicks at exactly
@@ -63,18 +61,17 @@ def place_clicks(
         shape_DHW: voxels of the grid.
         clicks_N3: positions on the grid in voxels (D, H, W), fractions allowed, integers at voxel centres.
         labels_N: whole numbers; 0 = background.
-        largest_label: that the channel can hold.
 
     Raises:
         PromptError: a click more than half a voxel outside the grid, a label that is negative, not whole or
-            larger than ``largest_label``, or no voxel left; the message names the click (counted from 1).
+            larger than :data:`LARGEST_LABEL`, or no voxel left; the message names the click (counted from 1).
 
     >>> place_clicks((2, 3, 4), [[1, 2, 3.2], [1, 2, 2.9]], [1, 0])  # two labels in one voxel: the later click moves
     {(1, 2, 3): 1, (1, 2, 2): 0}
     """
     shape = tuple(int(s) for s in shape_DHW)
     clicks = as_points(clicks_N3)
-    labels = _checked_labels(labels_N, len(clicks), largest_label)
+    labels = _checked_labels(labels_N, len(clicks))
     voxels = _nearest_voxels(clicks, shape)
     # The later of equal positions wins; popping first keeps the order.
     last: dict[tuple[float, ...], int] = {}
@@ -117,12 +114,7 @@ def read_channel(channel: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
     return clicks, labels.astype(np.int64)
 
 
-def _largest_label(dtype: DTypeLike) -> int:
-    kind = np.dtype(dtype)
-    return int(np.iinfo(kind).max if kind.kind in "iu" else 2 ** (np.finfo(kind).nmant + 1)) - 1
-
-
-def _checked_labels(labels_N: ArrayLike, count: int, largest: int) -> list[int]:
+def _checked_labels(labels_N: ArrayLike, count: int) -> list[int]:
     labels = np.atleast_1d(np.asarray(labels_N))
     if labels.size != count:
         raise PromptError(f"{count} clicks but {labels.size} labels")
@@ -130,8 +122,8 @@ def _checked_labels(labels_N: ArrayLike, count: int, largest: int) -> list[int]:
     for number, label in enumerate(labels.ravel().tolist()):
         if isinstance(label, (bool, str)) or label != label or label < 0 or int(label) != label:
             raise PromptError(f"click {number + 1}: label must be a whole number >= 0, got {label!r}")
-        if label > largest:
-            raise PromptError(f"click {number + 1}: label {label} is too large, at most {largest} is possible")
+        if label > LARGEST_LABEL:
+            raise PromptError(f"click {number + 1}: label {label} is too large, at most {LARGEST_LABEL} is possible")
         checked.append(int(label))
     return checked
 

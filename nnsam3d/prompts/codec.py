@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from nnsam3d.geometry import inside_grid
 from nnsam3d.prompts.channel import place_clicks, write_channel
@@ -75,25 +75,22 @@ class PromptCodec:
 
     # ------------------------------------------------------------------ channels
 
-    def write(
-        self, shape_DHW: Sequence[int], prompts: VoxelPrompts, dtype: DTypeLike = np.float32, lean: bool = False
-    ) -> NDArray[Any]:
+    def write(self, shape_DHW: Sequence[int], prompts: VoxelPrompts, lean: bool = False) -> NDArray[np.float32]:
         """Prompts on the voxels of a grid -> (P, D, H, W).
 
         Args:
             shape_DHW: voxels of the grid.
             prompts: on its voxels.
-            dtype: of the result.
             lean: only the channel with the clicks if no prompt has maps, to save memory; networks take both in
                 prediction.
 
         Raises:
-            PromptError: a click outside the grid, or a label too large for ``dtype``.
+            PromptError: see :func:`place_clicks`.
         """
-        clicks = write_channel(shape_DHW, prompts.voxels_N3, prompts.labels_N, dtype)[None]
+        clicks = write_channel(shape_DHW, prompts.voxels_N3, prompts.labels_N)[None]
         if not self.maps or (lean and not prompts.shapes and prompts.mask is None):
             return clicks
-        return np.concatenate([clicks, self.dense(shape_DHW, prompts).astype(dtype, copy=False)])
+        return np.concatenate([clicks, self.dense(shape_DHW, prompts)])
 
     def dense(self, shape_DHW: Sequence[int], prompts: VoxelPrompts) -> NDArray[np.float32]:
         """The dense maps (M, D, H, W) of a grid; zero where no prompt says anything.
