@@ -62,11 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin a dataset with --labels and a model of its own, which grows out of the starter: --output and "
         "--learn in one",
     )
-    files.add_argument(
-        "--copy",
-        action="store_true",
-        help="copy images to --output (default: hard links)",
-    )
+    files.add_argument("--copy", action="store_true", help="copy images to --output (default: hard links)")
     how = parser.add_argument_group("server")
     how.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this computer only)"
@@ -107,11 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle", type=float, default=600.0, metavar="SECONDS", help="disconnect when idle for (default: 600)"
     )
     how.add_argument(
-        "--liveness",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="disconnect when silent for (default: 60)",
+        "--liveness", type=float, default=60.0, metavar="SECONDS", help="disconnect when silent for (default: 60)"
     )
     how.add_argument(
         "--verbose",

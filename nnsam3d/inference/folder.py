@@ -69,11 +69,7 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model,
-    cases: Sequence[Case],
-    output: Path,
-    options: FolderOptions,
-    unwritten: list[str] | None = None,
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, unwritten: list[str] | None = None
 ) -> list[Outcome]:
     """Predict all cases; if one fails, it is reported and the others continue.
 

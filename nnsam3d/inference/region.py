@@ -59,22 +59,21 @@ def segment_clicked(
     for voxel, label in zip(clicks.voxels_N3, clicks.labels_N.tolist(), strict=True):
         if label > 0:
             seeds.append(_Seed(label, voxel, (_around(voxel, windows),)))
-    groups = [np.array(members) for members in _touching([seed.box(windows.size) for seed in seeds])]
+    groups = _touching([seed.box(windows.size) for seed in seeds])
     grown: dict[tuple[int, ...], _Canvas] = {}
     while True:
         for group in groups:
-            key = tuple(group.tolist())
-            if key not in grown:
-                own = [seeds[number] for number in key]
+            if group not in grown:
+                own = [seeds[number] for number in group]
                 labels = sorted({seed.label for seed in own})
-                grown[key] = _Canvas(windows, clicks, labels, is_label, background, spacing)
-                grown[key].fill(own)
-        canvases = [grown[tuple(group.tolist())] for group in groups]
+                grown[group] = _Canvas(windows, clicks, labels, is_label, background, spacing)
+                grown[group].fill(own)
+        canvases = [grown[group] for group in groups]
         joined = _touching([canvas.box for canvas in canvases])
         if len(joined) == len(groups):
             return [canvas.region() for canvas in canvases]
         # regions that now touch are computed again with all their seeds, mostly from cached results
-        groups = [np.sort(np.concatenate([groups[member] for member in members])) for members in joined]
+        groups = [tuple(sorted(itertools.chain.from_iterable(groups[member] for member in one))) for one in joined]
 
 
 def _along_shapes(prompts: VoxelPrompts, windows: Windows) -> Iterator[_Seed]:
@@ -94,14 +93,13 @@ def _along_shapes(prompts: VoxelPrompts, windows: Windows) -> Iterator[_Seed]:
         yield _Seed(shape.label, None, tuple(starts))
 
 
-def _touching(boxes: Sequence[Slices]) -> list[list[int]]:
+def _touching(boxes: Sequence[Slices]) -> list[tuple[int, ...]]:
     """Groups of boxes (by index) that overlap or touch, directly or through others; ordered by their first."""
-    groups: list[list[int]] = []
+    groups: list[tuple[int, ...]] = []
     for number, box in enumerate(boxes):
         near = [group for group in groups if any(_touch(box, boxes[member]) for member in group)]
-        merged = sorted([number, *itertools.chain.from_iterable(near)])
-        groups = [group for group in groups if group not in near]
-        groups.append(merged)
+        merged = tuple(sorted([number, *itertools.chain.from_iterable(near)]))
+        groups = [*(group for group in groups if group not in near), merged]
     return sorted(groups)
 
 

@@ -70,10 +70,7 @@ def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[
 
 
 def next_spacing(
-    current_mm: float,
-    label_map_ZYX: NDArray[Any],
-    boxes: Iterable[Slices],
-    spacing_ZYX: Sequence[float],
+    current_mm: float, label_map_ZYX: NDArray[Any], boxes: Iterable[Slices], spacing_ZYX: Sequence[float]
 ) -> float:
     """mm, after an answer; the current one if it suits the answer, or if that is empty.
 

@@ -81,10 +81,7 @@ class Session(Drawing):
     # ------------------------------------------------------------------ image
 
     def set_image(
-        self,
-        image: Any,
-        spacing: Sequence[float] | None = None,
-        properties: dict[str, Any] | None = None,
+        self, image: Any, spacing: Sequence[float] | None = None, properties: dict[str, Any] | None = None
     ) -> None:
         """Takes a new image and begins a new history. It is read, and preprocessed later where it is looked at.
 
