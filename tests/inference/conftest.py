@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnsam3d.cli import main
+from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.prompts import PromptCodec, click_labels
@@ -20,6 +23,7 @@ from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.training.click_unet import CLICK_CHANNELS_KEY, nnUNetClickTrainer
 
 PATCH = (16, 24, 24)
+CASE_SHAPE = (16, 26, 24)
 ARCHITECTURE: dict[str, Any] = {
     "patch_size": PATCH,
     "embed_dim": 24,
@@ -97,11 +101,7 @@ def write_model(
         "nnsam3d_prompt_types": list(kinds),
         CLICK_CHANNELS_KEY: {"labels": codec.labels, "radius": [2, 2, 2], "maps": len(codec.maps)},
         "architecture": unet
-        or {
-            "network_class_name": "nnsam3d.network.SAM3D",
-            "arch_kwargs": architecture,
-            "_kw_requires_import": [],
-        },
+        or {"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": architecture, "_kw_requires_import": []},
     }
     for what in ("data", "seg", "probabilities"):
         configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
@@ -193,6 +193,13 @@ def volume(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return array
 
 
+def opened(model: Any, image: Any, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Session:
+    """A session with an image; arrays have this spacing."""
+    session = Session(model)
+    session.set_image(image, spacing if isinstance(image, np.ndarray) else None)
+    return session
+
+
 @pytest.fixture
 def write_image(tmp_path: Path) -> Callable[..., Path]:
     """Writes a volume as one channel of a case; oblique unless told otherwise."""
@@ -210,3 +217,51 @@ def write_image(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# ---------------------------------------------------------------------- folders of cases for `nnsam3d predict`
+
+
+def write_case(folder: Path, name: str, clicks: list[Any] | None = None, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(volume(CASE_SHAPE, seed))
+    image.SetSpacing((1.0, 1.0, 1.0))
+    sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
+    if clicks is not None:
+        write_clicks(folder, name, clicks)
+
+
+def write_clicks(folder: Path, name: str, clicks: list[Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [{"position": position, "label": label} for position, label in clicks]
+    (folder / f"{name}.json").write_text(json.dumps({"nnsam3d_prompts": 1, "space": "voxel", "clicks": listed}))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six cases; the last one without clicks."""
+    folder = tmp_path_factory.mktemp("images with spaces")
+    for number in range(6):
+        clicks = [([10 + number % 3, 12, 8], "lesion"), ([3, 4, 2], 0)] if number < 5 else None
+        write_case(folder, f"case_{number}", clicks, number)
+    return folder
+
+
+@pytest.fixture
+def predict(model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("nnsam3d_prompts", "")  # what --prompts sets ends with the test
+
+    def run(*more: Any, output: str = "out", folder: Path = images, fold: int | str = 0) -> tuple[int, Path]:
+        arguments = ["predict", "-i", folder, "-o", tmp_path / output, "-m", model_folder, "-f", fold]
+        arguments += ["-device", "cpu", "--disable_tta", *more]
+        return main([str(argument) for argument in arguments]), tmp_path / output
+
+    return run
+
+
+def read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

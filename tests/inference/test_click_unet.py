@@ -17,7 +17,7 @@ from nnsam3d.inference.predictor import WholeImage
 from nnsam3d.prompts import CasePrompts, Click, Lasso, PromptCodec
 from nnsam3d.prompts.kinds import KINDS
 
-from .conftest import PATCH, volume, write_model
+from .conftest import PATCH, opened, volume, write_model
 
 SPACING = (1.0, 1.0, 1.0)
 CLICK = Click((10, 12, 8), "lesion")  # i, j, k
@@ -76,8 +76,7 @@ def test_a_session_clicks_undoes_and_keeps_what_a_click_does_not_reach(unet: Mod
 
 
 def test_a_mask_is_corrected_around_the_clicks(unet: Model) -> None:
-    session = Session(unet)
-    session.set_image(volume((16, 24, 96)), SPACING)
+    session = opened(unet, volume((16, 24, 96)), SPACING)
     start = np.zeros((16, 24, 96), np.uint8)
     start[6:10, 8:16, 80:90] = 2
     session.start_from(start)

@@ -18,7 +18,7 @@ from nnsam3d.nnunet.preprocessing import network_prompts
 from nnsam3d.prompts import Box, CasePrompts, Click, Lasso, Line, Prompt, PromptError, Scribble, VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
 
-from .conftest import volume
+from .conftest import opened, volume
 
 SHAPE = (30, 44, 40)  # z, y, x
 RECTANGLE = ((8, 10, 12), (30, 10, 12), (30, 32, 12), (8, 32, 12))
@@ -102,8 +102,7 @@ def test_a_session_draws_undoes_saves_and_predicts_the_same(
     literal: Model, write_image: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = write_image(shape=SHAPE)
-    session = Session(literal)
-    session.set_image(file)
+    session = opened(literal, file)
     session.add_box((8, 10, 5), (30, 33, 24), "lesion")
     boxed = session.segmentation.copy()
     session.add_lasso(RECTANGLE, 1)
@@ -115,8 +114,7 @@ def test_a_session_draws_undoes_saves_and_predicts_the_same(
     assert everything[5, 5, 5] == 1
     assert not everything[8, [12, 16, 20], [10, 15, 20]].any(), "a background scribble holds"
     session.save_prompts(tmp_path / "saved.json")
-    again = Session(literal)
-    again.set_image(file)
+    again = opened(literal, file)
     again.load_prompts(tmp_path / "saved.json")
     assert again.prompts == session.prompts
     assert np.array_equal(again.segmentation, everything)
@@ -136,8 +134,7 @@ def test_the_same_prompts_in_mm_have_the_same_answer(literal: Model, write_image
         prompt = prompt.at(prompt.points("voxel") * 0.6 + 0.13, "voxel")
         answers = []
         for space in ("voxel", "lps", "ras"):
-            session = Session(literal)
-            session.set_image(file)
+            session = opened(literal, file)
             moved = CasePrompts("case", "voxel", [prompt]).to(space, session.grid).prompts
             session.add(moved, space)
             answers.append(session.segmentation.copy())
@@ -165,8 +162,7 @@ def test_predict_reads_boxes_from_files(literal_folder: Path, write_image: Calla
 def test_a_mask_to_start_from_reaches_the_network(literal: Model) -> None:
     start = np.zeros(SHAPE, np.uint8)
     start[8:20, 10:30, 8:28] = 1
-    session = Session(literal)
-    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session = opened(literal, volume(SHAPE))
     session.start_from(start)
     session.add_click((18, 20, 14), 1)
     kept = session.segmentation == 1
@@ -180,8 +176,7 @@ def test_background_shapes_clear_a_mask_where_the_network_does_not_look(literal:
     start = np.zeros((40, 90, 90), np.uint8)
     start[3:10, 3:14, 3:14] = 1
     start[30:37, 76:87, 76:87] = 1
-    session = Session(literal)
-    session.set_image(volume(start.shape), spacing=(1, 1, 1))
+    session = opened(literal, volume(start.shape))
     session.start_from(start)
     session.add_click((8, 8, 6), 1)
     session.add([Lasso(((75, 75, 33), (81, 75, 33), (81, 88, 33), (75, 88, 33)), 0)])
@@ -207,8 +202,7 @@ def test_a_transposed_plan_sees_the_same_mask(literal: Model) -> None:
 
 
 def test_a_model_that_was_not_trained_with_a_kind_says_so(model: Model) -> None:
-    session = Session(model)
-    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session = opened(model, volume(SHAPE))
     assert session.kinds == ("click",)
     with pytest.raises(PromptError, match="trained with prompts of type click, not box"):
         session.add_box((8, 10, 5), (30, 33, 24), "lesion")
@@ -225,8 +219,7 @@ def test_a_model_that_was_not_trained_with_a_kind_says_so(model: Model) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_changes_nothing(literal: Model, prompt: Prompt, message: str) -> None:
-    session = Session(literal)
-    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session = opened(literal, volume(SHAPE))
     session.add_box((8, 10, 5), (30, 33, 24), 1)
     with pytest.raises(PromptError, match=message):
         session.add([prompt])

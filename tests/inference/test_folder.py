@@ -22,54 +22,8 @@ from nnsam3d.inference.cases import Case, find_cases
 from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
 
-from .conftest import volume
-
-SHAPE = (16, 26, 24)
-
-
-def write_case(folder: Path, name: str, clicks: list[Any] | None = None, seed: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(volume(SHAPE, seed))
-    image.SetSpacing((1.0, 1.0, 1.0))
-    sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
-    if clicks is not None:
-        write_clicks(folder, name, clicks)
-
-
-def write_clicks(folder: Path, name: str, clicks: list[Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    listed = [{"position": position, "label": label} for position, label in clicks]
-    (folder / f"{name}.json").write_text(json.dumps({"nnsam3d_prompts": 1, "space": "voxel", "clicks": listed}))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six cases; the last one without clicks."""
-    folder = tmp_path_factory.mktemp("images with spaces")
-    for number in range(6):
-        clicks = [([10 + number % 3, 12, 8], "lesion"), ([3, 4, 2], 0)] if number < 5 else None
-        write_case(folder, f"case_{number}", clicks, number)
-    return folder
-
-
-@pytest.fixture
-def predict(model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("nnsam3d_prompts", "")  # what --prompts sets ends with the test
-
-    def run(*more: Any, output: str = "out", folder: Path = images, fold: int | str = 0) -> tuple[int, Path]:
-        arguments = ["predict", "-i", folder, "-o", tmp_path / output, "-m", model_folder, "-f", fold]
-        arguments += ["-device", "cpu", "--disable_tta", *more]
-        return main([str(argument) for argument in arguments]), tmp_path / output
-
-    return run
-
-
-def read(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+from .conftest import CASE_SHAPE as SHAPE
+from .conftest import contents, read, write_case, write_clicks
 
 
 def test_what_is_written_and_reported(predict: Any, images: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -180,19 +134,6 @@ def test_one_corrupt_image_or_prompt_file_of_twenty_costs_one_case(
     cases = json.loads(report.read_text())["cases"]
     assert {case["case"] for case in cases if case["status"] == "failed"} == lost
     assert all(case["error"] for case in cases if case["status"] == "failed")
-
-
-def test_a_missing_channel_is_its_cases_problem(predict: Any, model_folder: Path, tmp_path: Path, capfd: Any) -> None:
-    folder = tmp_path / "images"
-    for name in ("good", "bad"):
-        write_case(folder, name, [([12, 13, 8], "lesion")])
-    (folder / "bad_0000.nii.gz").rename(folder / "bad_0001.nii.gz")
-    (folder / "bad.json").unlink()
-    write_case(folder, "bad")
-    status, out = predict(folder=folder)
-    assert status == 1
-    assert (out / "good.nii.gz").is_file()
-    assert "the model needs 1 channels" in capfd.readouterr().err
 
 
 def test_parts_share_the_cases(predict: Any) -> None:

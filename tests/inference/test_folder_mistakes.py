@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnsam3d.errors import UserError
 from nnsam3d.inference.session import Session
 
-from .test_folder import images, predict, write_case  # noqa: F401  (fixtures)
+from .conftest import write_case
 
 
 def case_folder(tmp_path: Path) -> Path:
@@ -23,10 +23,7 @@ def case_folder(tmp_path: Path) -> Path:
 
 
 def test_a_truncated_image_is_told_and_not_filled_with_zeros(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    model_folder: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, tmp_path: Path, model_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = case_folder(tmp_path)
     image = folder / "case_0_0000.nii.gz"
@@ -41,9 +38,7 @@ def test_a_truncated_image_is_told_and_not_filled_with_zeros(
 
 
 def test_an_image_without_channel_number_costs_only_itself(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = case_folder(tmp_path)
     (folder / "case_0_0000.nii.gz").rename(folder / "case_0.nii.gz")
@@ -53,10 +48,7 @@ def test_an_image_without_channel_number_costs_only_itself(
     assert "for example case_0_0000.nii.gz" in capfd.readouterr().err
 
 
-def test_two_images_of_one_name_have_each_its_own_outcome(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_two_images_of_one_name_have_each_its_own_outcome(predict: Any, tmp_path: Path) -> None:
     folder = case_folder(tmp_path)
     (folder / "case_0.nii.gz").write_bytes((folder / "case_0_0000.nii.gz").read_bytes())
     for more in ((), ("--continue_prediction",)):
@@ -70,9 +62,7 @@ def test_two_images_of_one_name_have_each_its_own_outcome(
 
 
 def test_the_number_of_the_channel_counts_and_capitals_are_named(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = case_folder(tmp_path)
     (folder / "case_0_0000.nii.gz").rename(folder / "case_0_0001.nii.gz")
@@ -86,9 +76,7 @@ def test_the_number_of_the_channel_counts_and_capitals_are_named(
 
 
 def test_doubtful_results_are_told_and_stand_in_the_report(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = case_folder(tmp_path)
     image = sitk.ReadImage(str(folder / "case_0_0000.nii.gz"))
@@ -101,11 +89,7 @@ def test_doubtful_results_are_told_and_stand_in_the_report(
     assert "check case_0" in capfd.readouterr().err
 
 
-def test_results_do_not_go_among_the_images(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_results_do_not_go_among_the_images(predict: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = case_folder(tmp_path)
     before = sorted(folder.iterdir())
     assert predict(folder=folder, output=folder.name)[0] == 1
@@ -113,7 +97,7 @@ def test_results_do_not_go_among_the_images(
     assert sorted(folder.iterdir()) == before
 
 
-def test_a_continued_run_keeps_the_report_of_what_was_done(predict: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_continued_run_keeps_the_report_of_what_was_done(predict: Any, tmp_path: Path) -> None:
     folder, report = case_folder(tmp_path), tmp_path / "report.json"
     predict("--report", report, folder=folder)
     first = json.loads(report.read_text())["cases"]
@@ -123,9 +107,7 @@ def test_a_continued_run_keeps_the_report_of_what_was_done(predict: Any, tmp_pat
 
 
 def test_a_prompts_folder_that_fits_no_case_is_told(
-    predict: Any,  # noqa: F811
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -24,9 +24,8 @@ from nnsam3d.inference import report as report_module
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.label_files import check_finished, save_label_map, write_label_map
 
-from .test_folder import contents, images, predict, read, write_case  # noqa: F401  # fixtures
-
-SHAPE = (16, 26, 24)
+from .conftest import CASE_SHAPE as SHAPE
+from .conftest import contents, read, write_case
 
 
 def noise(values: int = 3) -> np.ndarray:
@@ -144,7 +143,7 @@ def fill(disk: Path, left: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_keeps_the_old_mask(model_folder: Path, images: Path, small_disk: Path, ending: str) -> None:  # noqa: F811
+def test_a_full_disk_keeps_the_old_mask(model_folder: Path, images: Path, small_disk: Path, ending: str) -> None:
     session = Session(model_folder, folds="0")
     session.set_image(images / "case_0_0000.nii.gz")
     session.add_click((10, 12, 8), "lesion")
@@ -160,7 +159,7 @@ def test_a_full_disk_keeps_the_old_mask(model_folder: Path, images: Path, small_
         session.save_prompts(small_disk / "clicks.json")
 
 
-def test_predict_into_a_full_disk(predict: Any, small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_predict_into_a_full_disk(predict: Any, small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = small_disk / "out"
     out.mkdir()
     fill(small_disk)
@@ -200,11 +199,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, str], None]:
 
 @pytest.mark.parametrize("more", [(), ("--save_probabilities",)], ids=["mask", "probabilities"])
 def test_a_mask_that_does_not_fit_fails_by_name(
-    predict: Any,  # noqa: F811
-    limit: Any,
-    tmp_path: Path,
-    more: tuple[str, ...],
-    capsys: pytest.CaptureFixture[str],
+    predict: Any, limit: Any, tmp_path: Path, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
     limit(folder_module, "_written")
@@ -220,11 +215,7 @@ def test_a_mask_that_does_not_fit_fails_by_name(
 
 @pytest.mark.parametrize("where", ["_write_model_files", "write_prediction_report"])
 def test_the_summary_follows_although_another_file_does_not_fit(
-    predict: Any,  # noqa: F811
-    limit: Any,
-    tmp_path: Path,
-    where: str,
-    capsys: pytest.CaptureFixture[str],
+    predict: Any, limit: Any, tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_case(tmp_path / "images", "case", [([10, 12, 8], "lesion")])
     report = tmp_path / "report.json"
@@ -255,7 +246,7 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "another shape", "no image"])
-def test_an_incomplete_mask_is_computed_again(predict: Any, how: str, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_an_incomplete_mask_is_computed_again(predict: Any, how: str, capfd: pytest.CaptureFixture[str]) -> None:
     _, out = predict()
     before = contents(out)
     damage(out / "case_2.nii.gz", how)
@@ -269,10 +260,7 @@ def test_an_incomplete_mask_is_computed_again(predict: Any, how: str, capfd: pyt
 @pytest.mark.parametrize("ending", [".npz", ".pkl"])
 @pytest.mark.parametrize("how", ["empty", "cut"])
 def test_incomplete_probabilities_are_computed_again(
-    predict: Any,  # noqa: F811
-    ending: str,
-    how: str,
-    capfd: pytest.CaptureFixture[str],
+    predict: Any, ending: str, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, out = predict("--save_probabilities")
     damage(out / f"case_2{ending}", how)
@@ -287,15 +275,8 @@ def test_incomplete_probabilities_are_computed_again(
 # ---------------------------------------------------------------------- endings
 
 
-@pytest.mark.parametrize(
-    "ending", [".png", ".mhd", ".nhdr", ".hdr", ".img", ".img.gz", ".tif", ".vtk", ".gipl", ".jpg", ""]
-)
 def test_endings_that_cannot_hold_a_mask(
-    model_folder: Path,
-    images: Path,  # noqa: F811
-    tmp_path: Path,
-    ending: str,
-    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(model_folder, folds="0")
     session.set_image(images / "case_0_0000.nii.gz")
@@ -303,8 +284,9 @@ def test_endings_that_cannot_hold_a_mask(
     monkeypatch.setattr(
         Session, "segmentation", property(lambda _: pytest.fail("computed before the name was checked"))
     )
-    with pytest.raises(UserError, match=r"\.nii\.gz, \.nii, \.nrrd, \.mha"):
-        session.save_segmentation(tmp_path / f"mask{ending}")
+    for ending in (".png", ".mhd", ".nhdr", ".hdr", ".img", ".img.gz", ".tif", ".vtk", ".gipl", ".jpg", ""):
+        with pytest.raises(UserError, match=r"\.nii\.gz, \.nii, \.nrrd, \.mha"):
+            session.save_segmentation(tmp_path / f"mask{ending}")
     assert list(tmp_path.glob("*mask*")) == []
 
 
@@ -336,7 +318,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         save_label_map(writer, noise(), tmp_path / "missing" / "mask.nii.gz", properties)
 
 
-def test_clicks_in_the_format_that_the_name_says(model_folder: Path, images: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_clicks_in_the_format_that_the_name_says(model_folder: Path, images: Path, tmp_path: Path) -> None:
     session = Session(model_folder, folds="0")
     session.set_image(images / "case_0_0000.nii.gz")
     session.add_click((10, 12, 8), 1)

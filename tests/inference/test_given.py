@@ -21,7 +21,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
 from nnsam3d.prompts import Click, PromptError
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 nibabel = pytest.importorskip("nibabel")
 TURN = 0.3
@@ -60,15 +60,13 @@ def test_objects_with_geometry_are_as_their_file(
     reading_model: Model, write_image: Callable[..., Path], direction: str, tmp_path: Path
 ) -> None:
     path = write_image(shape=(7, 16, 18), spacing_xyz=(0.7, 1.3, 2.5), direction=DIRECTIONS[direction])
-    by_file = Session(reading_model)
-    by_file.set_image(path)
+    by_file = opened(reading_model, path)
     world = by_file.grid.index_to_world([[9, 8, 3]])[0]
     by_file.add_click(world, "lesion", space="lps")
     assert by_file.segmentation.any()
     by_file.save_segmentation(tmp_path / "file.nii.gz")
     for name, image in objects_of(path).items():
-        session = Session(reading_model)
-        session.set_image([image])
+        session = opened(reading_model, [image])
         session.set_image(image)
         np.testing.assert_allclose(session.grid.ras_affine, by_file.grid.ras_affine, atol=1e-4, err_msg=name)
         assert session.shape == by_file.shape
@@ -165,8 +163,7 @@ WRONG_IMAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WRONG_IMAGES)
 def test_no_image_is_refused_in_one_sentence(model: Model, name: str) -> None:
-    session = Session(model)
-    session.set_image(FULL, spacing=(1, 1, 1))
+    session = opened(model, FULL)
     with pytest.raises(UserError) as caught:
         session.set_image(WRONG_IMAGES[name], spacing=(1, 1, 1))
     assert 0 < len(str(caught.value)) < 300
@@ -222,8 +219,7 @@ POSITIONS = [
 
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
 def test_positions_of_any_kind(model: Model, position: Any) -> None:
-    session = Session(model)
-    session.set_image(FULL, spacing=(1, 1, 1))
+    session = opened(model, FULL)
     for label in (1, np.int64(1), torch.tensor(1), np.str_("lesion")):
         session.add_click(position, label)
     assert {click.position for click in session.clicks} == {(13.0, 15.0, 10.0)}
@@ -286,8 +282,7 @@ def test_no_device_is_refused(model_folder: Path, device: Any) -> None:
 
 
 def test_a_mask_to_start_from(model: Model) -> None:
-    session = Session(model)
-    session.set_image(FULL, spacing=(1, 1, 1))
+    session = opened(model, FULL)
     mask = np.zeros(FULL.shape, np.uint8)
     mask[5:8, 5:9, 5:9] = 1
     for given in (mask, torch.from_numpy(mask), mask.astype(float), mask.tolist()):

@@ -17,7 +17,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Cancelled
 from nnsam3d.prompts import CasePrompts, Click, PromptError, write_prompts
 
-from .conftest import volume
+from .conftest import opened, volume
 from .test_session import count_encodings
 
 SHAPE = (16, 24, 24)  # one window
@@ -25,9 +25,7 @@ SHAPE = (16, 24, 24)  # one window
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    return made
+    return opened(model, volume(SHAPE))
 
 
 def ball(seed: int = 0) -> np.ndarray:
@@ -39,8 +37,7 @@ def ball(seed: int = 0) -> np.ndarray:
 
 def fresh(model: Model, state: State) -> np.ndarray:
     """The mask of a session that has never held anything else."""
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    made = opened(model, volume(SHAPE))
     if state.start is not None:
         made.start_from(state.start.label_map_ZYX)
     for click in state.prompts:

@@ -23,7 +23,7 @@ from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.targets import class_agnostic
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 SHAPE = (20, 40, 40)
 LABELS = {"background": 0, "object": 1}
@@ -61,9 +61,7 @@ def model(agnostic_folder: Path) -> Model:
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    return made
+    return opened(model, volume(SHAPE))
 
 
 # ---------------------------------------------------------------------- labels and prompts
@@ -82,12 +80,7 @@ def test_clicks_on_one_object_are_background_of_the_others() -> None:
     prompts = CasePrompts(
         "case",
         "voxel",
-        [
-            Click((1, 1, 1), "a"),
-            Box((0, 0, 0), (4, 4, 4), "b"),
-            Click((2, 2, 2), "b"),
-            Click((3, 3, 3), "background"),
-        ],
+        [Click((1, 1, 1), "a"), Box((0, 0, 0), (4, 4, 4), "b"), Click((2, 2, 2), "b"), Click((3, 3, 3), "background")],
     )
     labels = numbered_labels(prompt.label for prompt in prompts.prompts)
     assert objects_of(prompts, labels) == [1, 2]
@@ -161,8 +154,7 @@ def test_results_depend_on_the_prompts_only(session: Session, tmp_path: Path, mo
     session.add_box((4, 4, 4), (20, 16, 12), "a")
     session.add_box((14, 4, 4), (30, 16, 12), "b")
     session.save_prompts(tmp_path / "saved.json")
-    again = Session(model)
-    again.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    again = opened(model, volume(SHAPE))
     again.load_prompts(tmp_path / "saved.json")
     assert again.labels == session.labels
     np.testing.assert_array_equal(again.segmentation, session.segmentation)

@@ -13,7 +13,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Paint, PromptError
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 SHAPE = (20, 40, 30)
 AT = (15, 20, 10)  # i, j, k
@@ -27,9 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(2.0, 1.0, 1.5))
-    return made
+    return opened(model, volume(SHAPE), (2.0, 1.0, 1.5))
 
 
 def test_paint_alone_asks_the_network_nothing(session: Session) -> None:
@@ -79,8 +77,7 @@ def test_a_saved_file_gives_the_same_mask_to_predict(model: Model, tmp_path: Pat
     image.SetSpacing((1.5, 1.0, 2.0))
     (tmp_path / "images").mkdir()
     sitk.WriteImage(image, str(tmp_path / "images" / "a_0000.nii.gz"))
-    session = Session(model)
-    session.set_image(tmp_path / "images" / "a_0000.nii.gz")
+    session = opened(model, tmp_path / "images" / "a_0000.nii.gz")
     session.add_click(AT, "lesion")
     session.add([Paint(STROKE, "organ")])
     session.save_prompts(tmp_path / "images" / "a.json")
@@ -89,8 +86,7 @@ def test_a_saved_file_gives_the_same_mask_to_predict(model: Model, tmp_path: Pat
     assert outcome.status == "done"
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz")))
     np.testing.assert_array_equal(found, session.segmentation)
-    again = Session(model)
-    again.set_image(tmp_path / "images" / "a_0000.nii.gz")
+    again = opened(model, tmp_path / "images" / "a_0000.nii.gz")
     again.load_prompts(tmp_path / "images" / "a.json")
     np.testing.assert_array_equal(again.segmentation, session.segmentation)
 

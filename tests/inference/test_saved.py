@@ -23,7 +23,7 @@ from nnsam3d.inference.saved import MASKS_FOLDER
 from nnsam3d.nnunet.cases import check_all_prompts, strays
 from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, PromptError, read_prompts, write_prompts
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 SHAPE = (16, 70, 80)
 
@@ -36,8 +36,7 @@ def image(write_image: Callable[..., Path]) -> Path:
 
 def started(model: Model, image: Path) -> Session:
     """A session with a mask to start from, far from the click at least in part."""
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     session.add_click((12, 12, 8), 1)
     session.add_click((20, 14, 8), "background")
@@ -69,8 +68,7 @@ def test_predict_starts_from_the_mask_and_gives_the_sessions(model: Model, image
     """Written beside the images, where every file that looks like an image would be taken for one."""
     session = started(model, image)
     wanted = session.segmentation.copy()
-    alone = Session(model)
-    alone.set_image(image)
+    alone = opened(model, image)
     for click in session.clicks:
         alone.add_click(click.position, click.label)
     assert (wanted != alone.segmentation).any(), "the mask says something"
@@ -79,8 +77,7 @@ def test_predict_starts_from_the_mask_and_gives_the_sessions(model: Model, image
     assert read_prompts(file).prompts == (MaskPrompt(f"{MASKS_FOLDER}/case.nii.gz"), *session.clicks)
     assert list(strays(image.parent, ["case"])) == []
     np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "out"), wanted)
-    again = Session(model)
-    again.set_image(image)
+    again = opened(model, image)
     again.load_prompts(file)
     assert again.started
     np.testing.assert_array_equal(again.segmentation, wanted)
@@ -97,8 +94,7 @@ def test_predict_starts_from_the_mask_and_gives_the_sessions(model: Model, image
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_whatever_was_clicked_is_predicted_again(model: Model, image: Path, tmp_path: Path, seed: int) -> None:
     choose = random.Random(seed)
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     for _ in range(6):
         z, y, x = choose.choice(np.argwhere(mask() > 0)) if choose.random() < 0.5 else map(choose.randrange, SHAPE)
@@ -124,8 +120,7 @@ def test_the_command_and_its_report(model_folder: Path, model: Model, image: Pat
 
 
 def test_a_mask_without_clicks_is_the_answer(model: Model, image: Path, tmp_path: Path) -> None:
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     session.save_prompts(image.parent / "case.json")
     np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "out"), mask())
@@ -139,8 +134,7 @@ def test_the_file_is_named_while_it_is_what_was_read(model: Model, image: Path, 
     labels.mkdir()
     started(model, image).save_segmentation(labels / "case.nii.gz")
     start = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / "case.nii.gz")))
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(labels / "case.nii.gz")
     session.add_click((12, 12, 8), "organ")
     wanted = session.segmentation.copy()
@@ -160,8 +154,7 @@ def test_the_file_is_named_while_it_is_what_was_read(model: Model, image: Path, 
 
 def test_a_folder_behind_a_symbolic_link(model: Model, image: Path, tmp_path: Path) -> None:
     """ ".." of a link is the folder above its target."""
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
@@ -176,8 +169,7 @@ def test_a_folder_behind_a_symbolic_link(model: Model, image: Path, tmp_path: Pa
 @pytest.mark.parametrize("space", ["lps", "ras"])
 def test_clicks_in_mm_beside_a_mask(model: Model, image: Path, tmp_path: Path, space: Any) -> None:
     """Also where a background click at the rim has the component computed anew, from a click in voxels."""
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     session.add_click((65, 60, 7), "background")
     wanted = session.segmentation.copy()
@@ -192,8 +184,7 @@ def test_clicks_in_mm_beside_a_mask(model: Model, image: Path, tmp_path: Path, s
 
 
 def test_one_label_of_a_mask_and_several_masks(model: Model, image: Path, tmp_path: Path) -> None:
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.start_from(mask())
     session.save_segmentation(tmp_path / "both.nii.gz")
     other = np.zeros(SHAPE, np.uint8)
@@ -239,8 +230,7 @@ def test_an_array_without_geometry_keeps_its_mask_as_well(model: Model, tmp_path
 
 
 def test_clicks_alone_are_written_as_ever(model: Model, image: Path, tmp_path: Path) -> None:
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.add_click((12, 12, 8), "lesion")
     session.save_prompts(tmp_path / "a.json")
     session.reset()
@@ -259,8 +249,7 @@ def test_clicks_alone_are_written_as_ever(model: Model, image: Path, tmp_path: P
 
 
 def test_a_strangers_file_names_no_mask(model: Model, image: Path, tmp_path: Path) -> None:
-    session = Session(model)
-    session.set_image(image)
+    session = opened(model, image)
     session.add_click((12, 12, 8), "lesion")
     for path in ("/etc/passwd", "../x.nii.gz", "case.nii.gz"):
         write_prompts(tmp_path / "up.json", CasePrompts("up", "voxel", [MaskPrompt(path), Click((1, 1, 1), 1)]))

@@ -26,7 +26,7 @@ from nnsam3d.network.config import preset_config
 from nnsam3d.network.cost import count_flop, on_shapes
 from nnsam3d.prompts import Click, PromptError, read_prompts
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 SHAPE = (20, 40, 40)
 CLICKS: list[tuple[tuple[float, float, float], int | str]] = [
@@ -39,9 +39,7 @@ CLICKS: list[tuple[tuple[float, float, float], int | str]] = [
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    return made
+    return opened(model, volume(SHAPE))
 
 
 def count_encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -182,8 +180,7 @@ def test_world_prompts_are_loaded(model: Model, write_image: Callable[..., Path]
     file.write_text(
         f'{{"nnsam3d_prompts": 1, "space": "ras", "clicks": [{{"position": [{-x}, {-y}, {z}], "label": 1}}]}}'
     )
-    session = Session(model)
-    session.set_image(path)
+    session = opened(model, path)
     session.load_prompts(file)
     np.testing.assert_allclose(session.clicks[0].position, (12, 13, 8), atol=1e-6)
 
@@ -244,8 +241,7 @@ def test_wrong_input_leaves_the_session_as_it_was(session: Session, tmp_path: Pa
 @pytest.mark.parametrize("value", [0.0, -1000.0])
 def test_an_image_of_one_value_is_segmented_without_a_crash(model: Model, value: float) -> None:
     """Nothing to crop to and no variance to divide by; nobody can expect more than an answer that is finite."""
-    session = Session(model)
-    session.set_image(np.full(SHAPE, value), spacing=(1, 1, 1))
+    session = opened(model, np.full(SHAPE, value))
     session.add_click((5, 5, 5), 1)
     assert session.segmentation.shape == SHAPE
     assert session.segmentation[5, 5, 5] == 1
@@ -309,8 +305,7 @@ def test_a_cancelled_computation_leaves_the_session_as_it_was(model: Model) -> N
         _ = session.segmentation
     assert len(session.clicks) == 2
     after = session.segmentation
-    fresh = Session(model)
-    fresh.set_image(volume((30, 90, 90)), spacing=(1, 1, 1))
+    fresh = opened(model, volume((30, 90, 90)))
     fresh.add_click((12, 12, 8), "lesion")
     fresh.add_click((80, 80, 20), "organ")
     np.testing.assert_array_equal(after, fresh.segmentation)
@@ -322,8 +317,7 @@ def test_a_cancelled_computation_leaves_the_session_as_it_was(model: Model) -> N
 def test_an_image_that_cannot_be_read_loses_nothing(
     model: Model, write_image: Callable[..., Path], tmp_path: Path
 ) -> None:
-    session = Session(model)
-    session.set_image(write_image())
+    session = opened(model, write_image())
     session.add_click((12, 12, 8), "lesion")
     before = session.segmentation.copy()
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
@@ -336,19 +330,16 @@ def test_an_image_that_cannot_be_read_loses_nothing(
 
 def test_the_callers_array_may_change_afterwards(model: Model) -> None:
     mine = volume(SHAPE)
-    session = Session(model)
-    session.set_image(mine, spacing=(1, 1, 1))
+    session = opened(model, mine)
     mine[:] = 0
     session.add_click((12, 12, 8), "lesion")
-    other = Session(model)
-    other.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    other = opened(model, volume(SHAPE))
     other.add_click((12, 12, 8), "lesion")
     np.testing.assert_array_equal(session.segmentation, other.segmentation)
 
 
 def test_a_session_goes_with_its_last_name(model: Model) -> None:
-    session = Session(model)
-    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session = opened(model, volume(SHAPE))
     session.add_click((12, 12, 8), "lesion")
     assert session.segmentation.any()
     image = weakref.ref(session._prepared)
@@ -361,8 +352,7 @@ def test_a_session_goes_with_its_last_name(model: Model) -> None:
 
 
 def test_what_is_doubtful_is_told(model: Model) -> None:
-    session = Session(model)
-    session.set_image(np.full(SHAPE, 3.0), spacing=(1, 1, 1))
+    session = opened(model, np.full(SHAPE, 3.0))
     assert session.remarks[0].startswith("the image is 3 in every voxel")
     session.set_image(volume(SHAPE), spacing=(1, 1, 1))
     assert session.remarks == ()
@@ -384,8 +374,7 @@ def test_anisotropic_and_transposed_images_come_back_on_their_own_grid(
 ) -> None:
     folder = write_model(tmp_path / "model", transpose=(1, 0, 2), spacing=(2.0, 1.0, 1.5))
     path = write_image(shape=(14, 50, 44), spacing_xyz=(0.9, 1.2, 3.0))
-    session = Session(folder)
-    session.set_image(path)
+    session = opened(folder, path)
     session.add_click((30, 20, 7), "organ")
     assert session.segmentation.shape == (14, 50, 44)
     assert session.segmentation[7, 20, 30] == 2

@@ -14,16 +14,14 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.cases import find_cases
 from nnsam3d.inference.model import Model
 
-from .conftest import volume, write_model
+from .conftest import opened, volume, write_model
 
 SHAPE = (24, 70, 70)
 
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    made = Session(model)
-    made.set_image(volume(SHAPE), spacing=(1, 1, 1))
-    return made
+    return opened(model, volume(SHAPE))
 
 
 def two_balls() -> np.ndarray:
@@ -47,8 +45,7 @@ def test_a_click_replaces_it_where_the_network_looked(session: Session, model: M
     start = two_balls()
     session.start_from(start)
     session.add_click((20, 20, 8), "lesion")
-    alone = Session(model)
-    alone.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    alone = opened(model, volume(SHAPE))
     alone.add_click((20, 20, 8), "lesion")
     looked = np.zeros(SHAPE, bool)
     for box in alone._update().boxes:
@@ -73,8 +70,7 @@ def test_a_background_click_beside_the_middle_has_the_component_computed_anew(
     start = two_balls()
     session.start_from(start)
     session.add_click((i, 8, 6), "background")
-    alone = Session(model)
-    alone.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    alone = opened(model, volume(SHAPE))
     alone.add_click((i, 8, 6), "background")
     alone.add_click((8, 8, 6), "lesion")  # the middle of the component, behind the user's own click
     assert session.segmentation[6, 8, i] == 0
@@ -121,8 +117,7 @@ def test_files_and_wrong_ones(model: Model, write_image: object, tmp_path: Path)
     with pytest.raises(UserError, match="another case"):
         other.start_from(tmp_path / "other.nii.gz")
     np.testing.assert_array_equal(other.segmentation, before)
-    array = Session(model)
-    array.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    array = opened(model, volume(SHAPE))
     with pytest.raises(UserError):
         array.save_segmentation(tmp_path / "x.nii.gz")
     assert not (tmp_path / "x.nii.gz").exists()
@@ -134,8 +129,7 @@ def test_regions(tmp_path: Path) -> None:
     model = Model(
         write_model(tmp_path / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres", labels=labels), mirroring=False
     )
-    session = Session(model)
-    session.set_image(volume(SHAPE), spacing=(1, 1, 1))
+    session = opened(model, volume(SHAPE))
     start = two_balls()
     start[14:21, 56:67, 56:67] = 1
     start[16:19, 60:63, 60:63] = 2
@@ -166,8 +160,7 @@ def test_slicers_segmentation_of_a_part_of_the_image(
     np.testing.assert_array_equal(session.segmentation, start)
     session.save_prompts(tmp_path / "prompts.json")
     assert ".seg.nrrd" in (tmp_path / "prompts.json").read_text()
-    again = Session(model)
-    again.set_image(file)
+    again = opened(model, file)
     again.load_prompts(tmp_path / "prompts.json")
     np.testing.assert_array_equal(again.segmentation, start)
     (found,) = [one for one in find_cases(file.parent, model, start=tmp_path) if one.name == case]
