@@ -238,8 +238,10 @@ def check_options() -> Iterator[Finding]:
 
 def check_weights() -> Iterator[Finding]:
     """SAM's pretrained weights, as found by a training."""
-    from nnsam3d.checkpoints import pretrained  # late: it needs a package that another check looks for
-
+    pretrained, error = try_import("nnsam3d.checkpoints.pretrained")
+    if pretrained is None:  # without tqdm
+        yield problem(f"nnsam3d.checkpoints.pretrained does not import: {error}", "fix the problems above first")
+        return
     if wrong := pretrained.invalid_setting():
         yield problem(wrong, "correct it, or unset NNSAM3D_WEIGHTS to download the weights")
         return
