@@ -37,6 +37,7 @@ from nnsam3d.learning.record import Record, read_record
 from nnsam3d.learning.tune import Tuning
 from nnsam3d.nnunet.datasets import FINAL, STARTER
 from nnsam3d.progress import tqdm
+from nnsam3d.tables import markdown
 
 WANTED, MOST = 0.85, 10
 BIN = 5  # cases per column of the tables
@@ -140,10 +141,10 @@ def _record(own: Path) -> Record | None:
 
 def _model(folder: Path, folds: Sequence[str] | None, dataset_json: dict[str, Any]) -> Model:
     model = Model(folder, folds, FINAL, torch.device("cpu"), mirroring=False)
+    if not model.class_agnostic:
+        return model
     objects = [name for name, value in dataset_json["labels"].items() if value]
-    return (
-        Model(folder, folds, FINAL, model.device, mirroring=False, objects=objects) if model.class_agnostic else model
-    )
+    return Model(folder, folds, FINAL, model.device, mirroring=False, objects=objects)
 
 
 def _dice(model: Model, case: FinishedCase) -> list[float]:
@@ -191,9 +192,7 @@ def report(args: argparse.Namespace) -> None:
     longest = max(len(curve["cases"]) for curve in curves.values())
     bins = [(first, min(first + BIN, longest)) for first in range(0, longest, BIN)]
     head = ["run", "model", *(f"cases {first + 1}-{last}" for first, last in bins)]
-    rule = "|" + "---|" * len(head)
-    lines = [f"Clicks until Dice is {WANTED}, at most {MOST}:", "", "| " + " | ".join(head) + " |", rule]
-    scores = [f"Mean Dice after {' / '.join(map(str, SHOWN))} clicks:", "", "| " + " | ".join(head) + " |", rule]
+    clicks, scores = [], []
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
@@ -204,9 +203,8 @@ def report(args: argparse.Namespace) -> None:
                 continue
             needed = [np.mean([clicks_needed(dice) for dice in part]) if part else None for part in parts]
             means = ["" if mean is None else f"{mean:.1f}" for mean in needed]
-            lines.append("| " + " | ".join([name, what, *means]) + " |")
-            cells = [_means(part, ".2f") for part in parts]
-            scores.append("| " + " | ".join([name, what, *cells]) + " |")
+            clicks.append([name, what, *means])
+            scores.append([name, what, *(_means(part, ".2f") for part in parts)])
             shown = [
                 ((first + last + 1) / 2, mean)
                 for (first, last), mean in zip(bins, needed, strict=True)
@@ -215,7 +213,8 @@ def report(args: argparse.Namespace) -> None:
             axes.plot(*zip(*shown, strict=True), style, label=f"{name}, {what}", color=f"C{list(curves).index(name)}")
     axes.set(xlabel="finished cases", ylabel=f"clicks to Dice {WANTED} (at most {MOST})", ylim=(0, MOST + 0.3))
     axes.legend(fontsize=8)
-    lines += ["", *scores]
+    lines = [f"Clicks until Dice is {WANTED}, at most {MOST}:", "", markdown(head, clicks), ""]
+    lines += [f"Mean Dice after {' / '.join(map(str, SHOWN))} clicks:", "", markdown(head, scores)]
     for name, curve in curves.items():
         for key, dice in curve.get("test", {}).items():
             lines += [
