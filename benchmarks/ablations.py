@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.tables import markdown
 
 BEFORE = "rounds=0 prompt_learning_rate_factor=1 fine_click_maps=0 zero_click_share=0.2"
 SMALL_PLANS = "nnUNetPlansSmall"
@@ -165,15 +166,15 @@ def table(study: Study, work: Path, repeats: int) -> str:
         word = "clicks" if protocol == "iterative" else f"{protocol}, clicks"
         names += [f"{word}: {n}" for n in CLICKS[protocol]]
         names += [">= 0.85 at the end", "obeyed"] if protocol == "iterative" else []
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    rows = []
     for variant in study.variants:
         found = np.array([scores(study, folder_of(work, study, variant, repeat)) for repeat in range(repeats)])
         means, halves = found.mean(0), np.ptp(found, axis=0) / 2
         cells = [
             "-" if np.isnan(mean) else f"{mean:.3f} ± {half:.3f}" for mean, half in zip(means, halves, strict=True)
         ]
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([variant, *cells])
+    return markdown(["", *names], rows)
 
 
 if __name__ == "__main__":

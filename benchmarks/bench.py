@@ -11,16 +11,11 @@ import argparse
 import gc
 import importlib.util
 import json
-import os
-import platform
-import re
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import bench_gpu
+from benchmarks.page import conditions, sections
 from nnsam3d.files import write_text
 from nnsam3d.network import SAM3D, freeze_pretrained, preset_config
 from nnsam3d.network.config import CHECKPOINTING
 from nnsam3d.network.cost import count_flop, measure, on_shapes, saved_bytes
 from nnsam3d.network.decoder import PaperFeatures
 from nnsam3d.network.prompts import PromptTensors
+from nnsam3d.tables import markdown
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "network" / "reference.py"
 PRESETS = ("vit_b", "tiny")
@@ -45,6 +42,7 @@ PAIRS = {  # of FULL: those that are measured on both sides
     "click": "a further click",
 }
 PLAIN, OURS = "plain", "ours"
+SIDES = ("", PLAIN, OURS, "ratio")  # columns
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,14 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not REFERENCE.is_file():
         parser.error(f"{REFERENCE} does not exist: run this command in a checkout")
-    command = " ".join(["python", "-m", "benchmarks.bench", *map(shlex.quote, arguments or sys.argv[1:])])
-    sections = [heading(command), costs(), tiny(given.repeats)]
+    written = [HEADING + conditions("bench", arguments), costs(), tiny(given.repeats)]
     if given.full is not None:
-        sections.append(full(given.full or FULL, given.full_repeats))
+        written.append(full(given.full or FULL, given.full_repeats))
     if torch.cuda.is_available():
         subjects = [lambda mode, name=name: Subject(name, OURS, mode) for name in PRESETS]
-        sections.append(bench_gpu.section(dict(zip(PRESETS, subjects, strict=True)), given.repeats))
-    text = "\n\n".join(sections) + "\n"
+        written.append(bench_gpu.section(dict(zip(PRESETS, subjects, strict=True)), given.repeats))
+    text = "\n\n".join(written) + "\n"
     print(text)
     if given.output:
         given.output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+HEADING = (
+    "# Performance\n\n"
+    "This network compared to a plain implementation of the paper's (`tests/network/reference.py`), which computes the "
+    "same function.\n\n"
+)
 KEPT = ("Where a second of training goes", "Notes")
 
 
 def notes(path: Path) -> str:
     """The sections of an earlier output that other commands or hands have written."""
-    parts = re.split(r"^(?=## )", path.read_text() if path.is_file() else "", flags=re.MULTILINE)
+    parts = sections(path.read_text() if path.is_file() else "")
     kept = [part.rstrip() for part in parts if part.startswith(tuple(f"## {name}" for name in KEPT))]
     return "".join(f"\n{part}\n" for part in kept)
 
@@ -156,25 +158,20 @@ class Subject:
 
 
 def costs() -> str:
-    lines = [
-        "## Operations and memory by shape, batch 1, float32",
-        "",
-        "| | plain | ours | ratio |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for preset in PRESETS:
         config = preset_config(preset, paper=True)
         crop = f"{preset}, {config.patch_size[0]}³"
         forward, click, saved = plain_costs(preset)
         ours = measure(config)
         stems = [stem_flop(preset, side) / 1e9 for side in (PLAIN, OURS)]
-        lines.append(row(f"{crop}: stem, GFLOP", *stems))
-        lines.append(row(f"{crop}: forward, GFLOP", forward / 1e9, ours.forward_flop / 1e9))
-        lines.append(row(f"{crop}: a further click, GFLOP", click / 1e9, ours.click_flop / 1e9))
+        rows.append(row(f"{crop}: stem, GFLOP", *stems))
+        rows.append(row(f"{crop}: forward, GFLOP", forward / 1e9, ours.forward_flop / 1e9))
+        rows.append(row(f"{crop}: a further click, GFLOP", click / 1e9, ours.click_flop / 1e9))
         for mode in CHECKPOINTING:
             cost = measure(preset_config(preset, paper=True, checkpointing=mode))
-            lines.append(row(f'{crop}: saved for the backward pass, "{mode}", GB', saved / 1e9, cost.saved_bytes / 1e9))
-    return "\n".join(lines)
+            rows.append(row(f'{crop}: saved for the backward pass, "{mode}", GB', saved / 1e9, cost.saved_bytes / 1e9))
+    return f"## Operations and memory by shape, batch 1, float32\n\n{markdown(SIDES, rows)}"
 
 
 def plain_costs(preset: str) -> tuple[int, int, int]:
@@ -198,11 +195,11 @@ def stem_flop(preset: str, side: str) -> int:
         return count_flop(lambda: stem(image))
 
 
-def row(name: str, plain: float, ours: float) -> str:
-    return f"| {name} | {number(plain)} | {number(ours)} | {ours / plain:.2g} |"
+def row(name: str, plain: float, ours: float) -> list[str]:
+    return [name, _number(plain), _number(ours), f"{ours / plain:.2g}"]
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -222,19 +219,14 @@ def tiny(repeats: int) -> str:
         "a further click": lambda side: without_gradients(lambda: sides[side].decode(features[side])),
         "training step": lambda side: sides[side].train_step(optimizers[side]),
     }
-    lines = [
-        f"## tiny, 64³, batch 1, float32: medians of {repeats} interleaved runs",
-        "",
-        "| | plain | ours | ratio |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for name, task in tasks.items():
         seconds = interleaved(task, repeats)
-        lines.append(row(f"{name}, ms", 1e3 * seconds[PLAIN], 1e3 * seconds[OURS]))
+        rows.append(row(f"{name}, ms", 1e3 * seconds[PLAIN], 1e3 * seconds[OURS]))
     for name, what in (("prediction", "prediction"), ("training step", "step")):
         peaks = [in_a_process(preset="tiny", side=side, what=what)["above_mb"] for side in (PLAIN, OURS)]
-        lines.append(row(f"peak memory of a {name} above the loaded network, MB", *peaks))
-    return "\n".join(lines)
+        rows.append(row(f"peak memory of a {name} above the loaded network, MB", *peaks))
+    return f"## tiny, 64³, batch 1, float32: medians of {repeats} interleaved runs\n\n{markdown(SIDES, rows)}"
 
 
 def interleaved(task: Callable[[str], Any], repeats: int) -> dict[str, float]:
@@ -254,7 +246,10 @@ def full(parts: Sequence[str], repeats: int) -> str:
     steps, logs, pairs = [], [], []
     for part in parts:
         if part in PAIRS:
-            results = interleaved_processes(part, repeats)
+            results: dict[str, list[dict[str, Any]]] = {PLAIN: [], OURS: []}
+            for _ in range(repeats):  # interleaved, as above
+                for side, runs in results.items():
+                    runs.append(in_a_process(preset="vit_b", side=side, what=part))
             seconds = [statistics.median(run["seconds"] for run in results[side]) for side in (PLAIN, OURS)]
             peaks = [max(run["above_mb"] for run in results[side]) / 1e3 for side in (PLAIN, OURS)]
             pairs += [row(f"{PAIRS[part]}, s", *seconds), row("its peak memory above the loaded network, GB", *peaks)]
@@ -262,25 +257,17 @@ def full(parts: Sequence[str], repeats: int) -> str:
             mode, _, bf16 = part.partition("-")
             result = in_a_process(preset="vit_b", side=OURS, what="step", mode=mode, bf16=bool(bf16))
             precision = "bfloat16 autocast" if bf16 else "float32"
-            steps.append(f"| {mode} | {precision} | {result['peak_mb'] / 1e3:.2f} | {result['seconds']:.0f} |")
+            steps.append([mode, precision, f"{result['peak_mb'] / 1e3:.2f}", f"{result['seconds']:.0f}"])
             logs += [f"    {mode}, {precision}", *(f"    {line}" for line in result["log"])]
     lines = ["## vit_b, 128³, batch 1"]
     if steps:
-        lines += ["", "One training step with AdamW, each in a separate process:", ""]
-        lines += ["| checkpointing | precision | peak process memory, GB | seconds |", "|---|---|---|---|", *steps]
+        header = ["checkpointing", "precision", "peak process memory, GB", "seconds"]
+        lines += ["", "One training step with AdamW, each in a separate process:", "", markdown(header, steps)]
         lines += ["", "Logs (seconds since the start, current memory, peak):", "", *logs]
     if pairs:
         lines += ["", f"Medians of {repeats} interleaved processes, float32, largest peak:", ""]
-        lines += ["| | plain | ours | ratio |", "|---|---|---|---|", *pairs]
+        lines += [markdown(SIDES, pairs)]
     return "\n".join(lines)
-
-
-def interleaved_processes(what: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    results: dict[str, list[dict[str, Any]]] = {PLAIN: [], OURS: []}
-    for _ in range(repeats):
-        for side, runs in results.items():
-            runs.append(in_a_process(preset="vit_b", side=side, what=what))
-    return results
 
 
 def in_a_process(**task: Any) -> dict[str, Any]:
@@ -344,28 +331,6 @@ def memory_mb(field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6
     raise OSError(f"/proc/self/status has no {field}")
-
-
-def heading(command: str) -> str:
-    return (
-        "# Performance\n\n"
-        "This network compared to a plain implementation of the paper's (`tests/network/reference.py`), which computes "
-        f"the same function.\n\n{conditions(command)}"
-    )
-
-
-def conditions(command: str) -> str:
-    """Date, machine and command of a measurement."""
-    processor = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-            break
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f"{now}. {processor}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start. Command:\n\n    {command}"
-    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from scipy import ndimage
 from nnsam3d.demo.tables import dice
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
+from nnsam3d.tables import markdown
 
 SEED = 4
 SPACING_MM = 2.4
@@ -147,19 +148,21 @@ def table(model: Path, images: Path, labels: Path, work: Path, names: list[str] 
             )
             case["dice"] = float(np.mean([dice(found == k, truth == k) for k in np.unique(truth[truth > 0])]))
             case["lost"] = lost_slices(found, truth)
-    lines = [
-        "| case | Dice clicked | everything | lost clicked | everything "
-        "| windows clicked | everything | seconds clicked | everything |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
     pairs = {name: (results["clicked"][name], results["everything"][name]) for name in names}
     columns = {"dice": 3, "lost": 1, "windows": 1, "seconds": 1}
-    for name, pair in pairs.items():
-        lines.append(_line(name, [(case[key], digits) for key, digits in columns.items() for case in pair]))
-    means = {key: np.mean([[case[key] for case in pair] for pair in pairs.values()], axis=0) for key in columns}
-    lines.append(_line("**mean**", [(mean, digits) for key, digits in columns.items() for mean in means[key]]))
-    (work / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    rows = {name: [[case[key] for case in pair] for key in columns] for name, pair in pairs.items()}
+    rows["**mean**"] = np.mean(list(rows.values()), axis=0).tolist()
+    header = [
+        "case",
+        *(word for key in ("Dice", "lost", "windows", "seconds") for word in (f"{key} clicked", "everything")),
+    ]
+    cells = [
+        [name, *(f"{one:.{digits}f}" for pair, digits in zip(row, columns.values(), strict=True) for one in pair)]
+        for name, row in rows.items()
+    ]
+    text = markdown(header, cells)
+    (work / "table.md").write_text(text + "\n")
+    print(text)
 
 
 def lost_slices(found: NDArray, truth: NDArray) -> int:
@@ -168,10 +171,6 @@ def lost_slices(found: NDArray, truth: NDArray) -> int:
     others = tuple(axis for axis in range(3) if axis != int(np.argmax(box)))
     there = (truth > 0).any(axis=others)
     return int((there & ~((found == truth) & (truth > 0)).any(axis=others)).sum())
-
-
-def _line(name: str, values: list[tuple[float, int]]) -> str:
-    return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value, digits in values) + " |"
 
 
 def main() -> None:

@@ -25,9 +25,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from benchmarks.bench import conditions
-from benchmarks.opening import with_section, write_model
-from nnsam3d.files import write_text
+from benchmarks.opening import write_model
+from benchmarks.page import conditions, publish
 from nnsam3d.inference.cases import find_cases, listed_cases
 from nnsam3d.inference.header_check import header_remarks
 from nnsam3d.inference.model import Model
@@ -46,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, nargs="+", default=[500, 1000, 2000, 5000])
     parser.add_argument("--into", type=Path, help=f"a Markdown file whose section '{TITLE}' is replaced")
     given = parser.parse_args(arguments)
-    command = " ".join(["python", "-m", "benchmarks.headers", *(arguments or sys.argv[1:])])
-    begun = conditions(command)
+    begun = conditions("headers", arguments)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         trained = write_model(Path(folder) / "SAM3DAdapterTrainer__nnUNetPlans__3d_fullres")
@@ -57,10 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(_row(count, measured(images, model)))
             print(rows[-1], flush=True)
     header = ["cases", "reading the headers, s", "check, s", "ratio", f"check of part 0 of {PARTS}, s"]
-    text = f"## {TITLE}\n\n{begun}\n\n{markdown(header, rows)}\n"
-    print(text)
-    if given.into:
-        write_text(given.into, with_section(given.into.read_text() if given.into.is_file() else "", text))
+    publish(f"## {TITLE}\n\n{begun}\n\n{markdown(header, rows)}\n", given.into)
     return 0
 
 

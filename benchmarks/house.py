@@ -8,6 +8,7 @@ import graphlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +20,7 @@ ENTRY_POINTS = {"commands": {"main", "add_arguments"}, "prompts/formats": {"reco
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
 def parsed(*folders: str) -> dict[str, ast.Module]:
     """Every Python file of some folders, by its path below the root."""
     files = sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))

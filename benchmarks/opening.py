@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from benchmarks.bench import conditions, memory_mb
-from nnsam3d.files import write_json, write_text
+from benchmarks.bench import memory_mb
+from benchmarks.page import conditions, publish
+from nnsam3d.files import write_json
 from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, preset_config
@@ -67,22 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     header = ["slices of 512²", "reading, s", "image, GB", "nnU-Net's preprocessor, s", "its peak above the image, GB",
               "set_image, s", "relative to reading", "first click, s", "further click, s", "far click, s",
               "peak above the image, GB"]  # fmt: skip
-    command = " ".join(["python", "-m", "benchmarks.opening", *(arguments or sys.argv[1:])])
-    text = f"## {TITLE}\n\n{conditions(command)}\n\n{markdown(header, rows)}\n"
-    print(text)
-    if given.into:
-        write_text(given.into, with_section(given.into.read_text() if given.into.is_file() else "", text))
+    publish(f"## {TITLE}\n\n{conditions('opening', arguments)}\n\n{markdown(header, rows)}\n", given.into)
     return 0
-
-
-def with_section(page: str, section: str) -> str:
-    """A page with a section that replaces the one with the same title, or is added before the notes or at the end."""
-    title = section.splitlines()[0]
-    parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
-    places = [n for n, part in enumerate(parts) if part.splitlines()[:1] == [title]]
-    ends = [n for n, part in enumerate(parts) if part.startswith("## Notes")] or [len(parts)]
-    before, after = (places[0], places[0] + 1) if places else (ends[0], ends[0])
-    return "".join([*parts[:before], section + "\n" * (after < len(parts)), *parts[after:]])
 
 
 def _row(slices: int, found: dict[str, dict[str, float]]) -> list[str]:
@@ -192,6 +179,9 @@ def write_image(path: Path, slices: int) -> Path:
 
 def write_model(folder: Path) -> Path:
     """A model folder with an untrained tiny network and plans for CT."""
+    tiny = asdict(preset_config("tiny", patch_size=PATCH))
+    for given in ("num_image_channels", "num_classes"):  # set by nnU-Net
+        del tiny[given]
     kwargs = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration: dict[str, Any] = {
         "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": list(PATCH),
@@ -199,7 +189,7 @@ def write_model(folder: Path) -> Path:
         "data_identifier": "x",
         "architecture": {
             "network_class_name": "nnsam3d.network.SAM3D", "_kw_requires_import": [],
-            "arch_kwargs": {"patch_size": PATCH, **_tiny()},
+            "arch_kwargs": tiny,
         },
     }  # fmt: skip
     for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
@@ -228,15 +218,6 @@ def write_model(folder: Path) -> Path:
     }
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
     return folder
-
-
-def _tiny() -> dict[str, Any]:
-    from dataclasses import asdict
-
-    sizes = asdict(preset_config("tiny", patch_size=PATCH))
-    for given in ("num_image_channels", "num_classes", "patch_size"):  # set by nnU-Net, or above
-        del sizes[given]
-    return sizes
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import conditions
+from benchmarks.page import conditions
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts import next_click
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         results = [one.result() for one in [pool.submit(client) for _ in range(given.clients)]]
     first, further = ([seconds for result in results for seconds in result[kind]] for kind in range(2))
     server.close()
-    print(conditions(" ".join(["python", "-m", "benchmarks.serving", *(arguments or sys.argv[1:])])))
+    print(conditions("serving", arguments))
     for name, seconds in (("first click", first), ("further click", further)):
         p95 = sorted(seconds)[int(0.95 * (len(seconds) - 1))]
         print(f"{name}: n = {len(seconds)}, median {statistics.median(seconds):.3f} s, p95 {p95:.3f} s")

@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.files import file_sha256, replacing, write_json, write_text
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, STARTER, WEIGHTS
+from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 
 DATASET, NUMBER, CONFIGURATION = "Dataset900_Shapes", "900", "3d_fullres"
 PATCH, BATCH = [48, 48, 48], 2
@@ -55,9 +55,8 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help=f"replace the weights in the package ({STARTER})")
     args = parser.parse_args()
     work = args.work.absolute()
-    folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
     options = f"{OPTIONS} seed={args.seed} max_minutes={args.minutes:g} weights={args.weights}"
-    environment = {**os.environ, "nnUNet_n_proc_DA": "1", **folders, "nnsam3d_options": options}
+    environment = os.environ | nnunet_environment(work) | {"nnsam3d_options": options}
     model = work / "results" / DATASET / f"SAM3DAdapterTrainer__nnUNetPlans__{CONFIGURATION}"
     if (model / "fold_0" / FINAL).is_file():
         print(f"{model}: trained already; choose another --work to train again")
@@ -75,8 +74,7 @@ def main() -> None:
 
 def run(command: list[str], environment: dict[str, str]) -> None:
     """Runs a command of this Python environment; ends with its status if it fails."""
-    script = Path(sys.executable).with_name(command[0])
-    status = subprocess.run([str(script), *command[1:]], env=environment, check=False).returncode
+    status = subprocess.run([nnunet_command(command[0]), *command[1:]], env=environment, check=False).returncode
     if status:
         raise SystemExit(status)
 

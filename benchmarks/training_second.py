@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,9 +24,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.bench import conditions
-from benchmarks.opening import with_section
-from nnsam3d.files import write_text
+from benchmarks.page import conditions, publish
 from nnsam3d.tables import markdown
 
 TITLE = "Where a second of training goes"
@@ -95,15 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in PARTS
     ]  # fmt: skip
     header = ["part", "seconds per update", "share", "calls per update"]
-    command = " ".join(["python", "-m", "benchmarks.training_second", *(arguments or sys.argv[1:])])
-    text = (
-        f"## {TITLE}\n\n{conditions(command)}\n\n{args.dataset}, {patch}: {60 * args.updates / total:.0f} updates per "
-        f"minute. The process that loads and augments patches used {workers / total:.2f} of a core beside it.\n\n"
-        f"{markdown(header, rows)}\n"
+    about = (
+        f"{args.dataset}, {patch}: {60 * args.updates / total:.0f} updates per minute. The process that loads and "
+        f"augments patches used {workers / total:.2f} of a core beside it."
     )
-    print(text, flush=True)
-    if args.into:
-        write_text(args.into, with_section(args.into.read_text() if args.into.is_file() else "", text))
+    begun = conditions("training_second", arguments)
+    publish(f"## {TITLE}\n\n{begun}\n\n{about}\n\n{markdown(header, rows)}\n", args.into)
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import opening
+from benchmarks.page import with_section
 
 
 def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,10 +24,10 @@ def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("page", ["", "# P\n\n## A\n\na\n\n## Notes\n\nn\n", "# P\n\n## Opening a CT\n\nold\n\n## Z\n"])
 def test_only_its_own_section_of_a_page_changes(page: str) -> None:
     section = "## Opening a CT\n\nnew\n"
-    once = opening.with_section(page, section)
+    once = with_section(page, section)
     assert section in once
     assert "old" not in once
-    assert opening.with_section(once, section) == once
+    assert with_section(once, section) == once
     rest = once.replace(section, "").split()
     assert rest == page.replace("## Opening a CT\n\nold\n", "").split()
     assert "Notes" not in page or once.index("## Notes") > once.index(section)
