@@ -61,6 +61,7 @@ def test_a_file_of_version_2_by_hand(tmp_path: Path) -> None:
         ({"type": "box", "low": [1, 2, 3], "label": 1}, 'missing "high"'),
         ({"type": "box", "low": [1, 2, 3], "high": [1, 2], "label": 1}, "three finite numbers"),
         ({"type": "box", "low": [50, 2, 3], "high": [99, 2, 3], "label": 1}, "middle (74.5, 2, 3)"),
+        ({"type": "box", "low": [1, 2, 3], "high": [1, 2, 3], "label": 1, "axes": [[1, 0, 0]]}, "three half edges"),
         ({"type": "mask", "path": 3}, "path of an image file"),
         ({"type": "mask", "path": "a", "label": "spleen"}, "unknown label 'spleen'"),
         ({"type": "click", "position": [1, 2, 3], "label": 1, "low": 3}, 'unknown key "low"'),

@@ -25,6 +25,7 @@ def clicks_in(channels: np.ndarray) -> set[VoxelClick]:
 @given(prompts=placed, axes=st.sets(st.integers(0, 2)), start=voxels)
 def test_what_happens_to_the_array_happens_to_its_prompts(prompts: VoxelPrompts, axes: set, start: tuple) -> None:
     channels = CODEC.write(SHAPE, prompts)
+    assert channels.shape == (CODEC.num_channels, *SHAPE)
     mirrored = np.flip(channels, [axis + 1 for axis in axes])
     assert clicks_in(mirrored) == as_set(prompts.mirrored(axes, SHAPE))
     size = tuple(length - low for length, low in zip(SHAPE, start, strict=True))
