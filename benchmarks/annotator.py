@@ -67,6 +67,7 @@ def main() -> None:
         help="N: after N cases, train one model on them together; it is measured on the later ones",
     )
     one.add_argument("--seconds", type=float, default=30, help="of training after each case (default: 30)")
+    one.add_argument("--replay", type=Path, help="see nnsam3d learn --help")
     one.add_argument("--keep", type=float, default=0.5, help="see nnsam3d learn --help")
     one.add_argument(
         "--same", action="store_true", help="tune the class-agnostic model itself: grow no model out of it"
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         if "anew" in known:
             row["anew"] = _dice(_model(anew, ["0"], dataset_json), case)
         _finish(case, dataset, dataset_json)
-        tuning = Tuning(args.seconds, keep=args.keep, seed=args.order)
+        tuning = Tuning(args.seconds, keep=args.keep, seed=args.order, replay=args.replay)
         last = learn(args.model, args.folds, dataset, own, tuning, new=grows)
         row |= {"seconds": last.seconds, "updates": last.updates, "before": last.before, "after": last.after}
         row |= {"accepted": last.accepted}

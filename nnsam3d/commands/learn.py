@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from nnsam3d.commands.model_choice import add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
@@ -53,8 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the weights in use in their average with the trained ones (default: %(default)g)",
     )
+    add_replay(parser)
     parser.add_argument("--seed", type=int, default=-1, help="makes a round repeatable (default: none)")
     parser.add_argument("-device", default="auto", help="cuda, cpu, mps or cuda:N (default: cuda if there is one)")
+
+
+def add_replay(container: Any) -> None:
+    """The option --replay, of `nnsam3d learn` and `nnsam3d serve`.
+
+    Args:
+        container: a parser or a group of its options.
+    """
+    container.add_argument(
+        "--replay",
+        type=Path,
+        metavar="DATASET",
+        help="dataset in nnU-Net's raw format on which the model was trained before (same labels): as many of its "
+        "cases as there are finished ones are trained on as well, so that the model keeps what it knew",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -74,7 +91,9 @@ def main(args: argparse.Namespace) -> int:
 
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = "1"  # for the training's process, too
-    tuning = Tuning(args.seconds, keep=args.keep, seed=args.seed, device=str(choose_device(args.device)))
+    tuning = Tuning(
+        args.seconds, keep=args.keep, seed=args.seed, device=str(choose_device(args.device)), replay=args.replay
+    )
     own = args.output or args.cases / OWN
     done = learn(base, args.folds, args.cases, own, tuning, args.new, args.checkpoint)
     print(f"{own}: {done.describe()} ({done.seconds:.0f} s)")

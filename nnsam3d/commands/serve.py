@@ -10,7 +10,7 @@ import ssl
 from pathlib import Path
 from urllib.parse import quote
 
-from nnsam3d.commands.learn import OWN
+from nnsam3d.commands.learn import OWN, add_replay
 from nnsam3d.commands.model_choice import add_labels_argument, add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
 
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin a dataset with --labels and a model of its own, which grows out of the starter: --output and "
         "--learn in one",
     )
+    add_replay(files)
     files.add_argument("--copy", action="store_true", help="copy images to --output (default: hard links)")
     how = parser.add_argument_group("server")
     how.add_argument(
@@ -183,8 +184,21 @@ def _learning(args: argparse.Namespace, folder: Path, device: str) -> list[str]:
     folds = [] if args.folds is None else ["-f", *args.folds]
     new = [] if args.new is None else ["--new"]
     following = [] if args.next == "list" else ["--next", str(args.images)]
+    replay = [] if args.replay is None else ["--replay", str(args.replay)]
     checkpoint = ["-chk", args.checkpoint, *(["--trust_checkpoint"] if args.trust_checkpoint else [])]
-    return ["-m", str(folder), *folds, *checkpoint, "--cases", str(args.output), "-device", device, *new, *following]
+    return [
+        "-m",
+        str(folder),
+        *folds,
+        *checkpoint,
+        "--cases",
+        str(args.output),
+        "-device",
+        device,
+        *new,
+        *following,
+        *replay,
+    ]
 
 
 def _key(args: argparse.Namespace) -> str | None:
@@ -235,6 +249,8 @@ def _check_new(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.next == "disagreement" and not args.learn:
         raise UserError("--next disagreement requires --learn: the model that learns says which case is next")
+    if args.replay is not None and not args.learn:
+        raise UserError("--replay requires --learn: it says what the model that learns is trained on as well")
     if args.learn and args.output is None:
         raise UserError("--learn requires --output: the model learns from the cases that are saved there")
     if args.output is not None and args.images is None:

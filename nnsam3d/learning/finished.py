@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
@@ -58,6 +59,30 @@ def finished_cases(folder: Path) -> dict[str, FinishedCase]:
         raise UserError(f"{folder}: not a dataset in nnU-Net's format ({error})") from error
     cases = [FinishedCase(name, images, label) for name, (images, label) in found.items() if Path(label).is_file()]
     return {case.name: case for case in sorted(cases, key=lambda case: Path(case.label).stat().st_mtime_ns)}
+
+
+def replayed_cases(folder: Path, number: int, labels: dict[str, Any]) -> list[FinishedCase]:
+    """Cases on which the model was trained before, to be trained on again, so that it does not forget them.
+
+    Args:
+        folder: their dataset, as for :func:`finished_cases`.
+        number: how many; a larger number adds to those of a smaller one.
+        labels: of the finished cases, as in dataset.json.
+
+    Returns:
+        At most that many cases, drawn at random, with names that no finished case has.
+
+    Raises:
+        UserError: there is no such dataset, or it has other labels.
+    """
+    cases = finished_cases(folder)
+    theirs = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    if theirs != labels:
+        raise UserError(
+            f"{folder}: has the labels {theirs}, the finished cases {labels}: these cases cannot be replayed"
+        )
+    names = np.random.default_rng(0).permutation(sorted(cases))[:number]
+    return [replace(cases[name], name=f"replayed_{name}") for name in names]
 
 
 def read_finished(case: FinishedCase, model: TrainedModel) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import copy_file, file_sha256, write_json
 from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import held_back_dice
-from nnsam3d.learning.finished import FinishedCase, finished_cases
+from nnsam3d.learning.finished import FinishedCase, finished_cases, replayed_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
 from nnsam3d.learning.tune import Tuning, averaged, tune, write_checkpoint
@@ -86,7 +86,12 @@ def learn(
         held_back = [cases[name] for name in record.held_back if name in cases]
         if not training:
             raise UserError(f"{cases_folder}: no finished case to learn from")
-        logger.info(f"learning from {len(training)} finished cases; {len(held_back)} held back")
+        finished = len(training)
+        if tuning.replay is not None:
+            training += replayed_cases(tuning.replay, len(training), declared["labels"])
+        logger.info(
+            f"learning from {finished} finished cases, {len(training) - finished} replayed; {len(held_back)} held back"
+        )
         current, trained = own / "fold_0" / FINAL, own / TRAINED
         begin = trained if trained.is_file() else current
         made, updates = tune(model, begin, training, declared, own / WORK, tuning)
@@ -109,8 +114,8 @@ def learn(
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
         seconds = round(time.monotonic() - start, 1)
-        finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        last = Round(finished, len(training), seconds, updates, before, after, accepted, sha256, other)
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        last = Round(when, finished, seconds, updates, before, after, accepted, sha256, other)
         replace(record, rounds=(*record.rounds, last)).write(own)
     logger.info(last.describe())
     return last

@@ -42,12 +42,15 @@ class Tuning:
         keep: how much of the weights in use is kept in the average with the trained ones, 0..1.
         seed: of the training; -1: none.
         device: torch's name.
+        replay: a dataset on which the model was trained before, in nnU-Net's raw format; as many of its cases as there
+            are finished ones are trained on as well.
     """
 
     seconds: float = SECONDS
     keep: float = KEEP
     seed: int = -1
     device: str = "cpu"
+    replay: Path | None = None
 
 
 def tune(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.learning import learn as learning
 from nnsam3d.learning.check import clicked_through
-from nnsam3d.learning.finished import finished_cases
+from nnsam3d.learning.finished import finished_cases, replayed_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.learn import learn
 from nnsam3d.learning.record import read_record
@@ -71,7 +72,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_starter_grows_into_a_model_of_its_own(dataset: Path) -> None:
+def test_a_starter_grows_into_a_model_of_its_own(dataset: Path, tmp_path: Path) -> None:
     """In one round at a time; a killed one is repeated."""
     own = dataset / "learned"
     command = [sys.executable, "-m", "nnsam3d", "learn", "--cases", str(dataset), "--new", "-device", "cpu"]
@@ -99,17 +100,29 @@ def test_a_starter_grows_into_a_model_of_its_own(dataset: Path) -> None:
     session.set_image(dataset / "imagesTr" / "case_0_0000.nii.gz")
     session.start_automatically()
     assert session.segmentation.shape == SHAPE
-    # a further case: only that one is prepared, and the weights before are kept
+    # a further case, and three of an earlier training: only those are prepared, and the weights before are kept
     prepared = own / "work" / "preprocessed" / "Dataset001_Finished" / "nnUNetPlans_3d_fullres"
     before = {file.name: file.stat().st_mtime_ns for file in prepared.iterdir()}
     old = weights(own)
     write_case(dataset, "case_5", 5)
-    second = learn(STARTER, None, dataset, own, SHORT)
+    earlier = write_dataset(tmp_path / "Dataset500_Earlier", count=3)
+    second = learn(STARTER, None, dataset, own, replace(SHORT, replay=earlier))
     assert second.cases == 5
+    replayed = {file.stem for file in prepared.glob("*.pkl")} - {f"case_{n}" for n in range(6)}
+    assert replayed == {f"replayed_case_{n}" for n in range(3)}
     assert before.items() <= {file.name: file.stat().st_mtime_ns for file in prepared.iterdir()}.items()
     assert equal(weights(own), old) != second.accepted
     kept = [file.name for file in sorted((own / "history").iterdir())]
     assert kept == ["0000.pth", "0001.pth"][: 1 + second.accepted]
+
+
+def test_the_same_cases_are_replayed_in_every_round(tmp_path: Path) -> None:
+    earlier = write_dataset(tmp_path / "Dataset500_Earlier", count=5)
+    two, four = ([case.name for case in replayed_cases(earlier, number, LABELS)] for number in (2, 4))
+    assert four[:2] == two
+    assert len(replayed_cases(earlier, 9, LABELS)) == 5
+    with pytest.raises(UserError, match=r"Dataset500_Earlier: has the labels .* cannot be replayed"):
+        replayed_cases(earlier, 2, {"background": 0, "node": 1})
 
 
 @pytest.mark.parametrize("lost", [False, True])
