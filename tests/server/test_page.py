@@ -278,18 +278,29 @@ def test_beside_the_planes_a_click_does_nothing(work: Any, visit: Open) -> None:
     page.idle()
     assert page.clicks() == []
     assert [url for url in page.requests[sent:] if "/api/prompt" in url] == []
+    for view in ("3D", "all"):  # the planes come back after the rendering
+        page.js("(view) => nnsam3d.viewer.show(view)", view)
+        page.frame()
+    page.click(there.ras(TARGET))
+    assert page.clicks() == [(list(TARGET), "lesion")]
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
-def test_undo_redo_and_reset_which_undo_takes_back(work: Any, visit: Open) -> None:
+def test_undo_redo_and_reset_are_steps_away_from_what_was_saved(work: Any, visit: Open) -> None:
     there = work()
     page = visit(there.running)
     page.click(there.ras(TARGET))
     one = page.labels()
     page.click(there.ras((12, 28, 13)))
     two = page.labels()
+    page.press("s")
     for key, expected in (("z", one), ("y", two), ("r", np.zeros_like(one)), ("z", two), ("z", one)):
         page.press(key)
         np.testing.assert_array_equal(page.labels(), expected, err_msg=key)
+        assert page.js("() => nnsam3d.page.dirty") is (expected is not two), key
+    page.click(there.ras((12, 28, 13)))  # the same click, but of another history
+    assert page.js("() => nnsam3d.page.dirty")
     there.session.add_click(TARGET, "lesion")
     np.testing.assert_array_equal(one, there.session.segmentation)
 
@@ -360,18 +371,6 @@ def test_a_saved_case_opens_with_its_mask_and_an_empty_one_is_skipped(work: Any,
     page.press("s")
     saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
     np.testing.assert_array_equal(saved, mask)
-
-
-def test_the_planes_come_back_after_the_rendering(work: Any, visit: Open) -> None:
-    there = work()
-    page = visit(there.running)
-    for view in ("3D", "all"):
-        page.js("(view) => nnsam3d.viewer.show(view)", view)
-        page.frame()
-    page.click(there.ras(TARGET))
-    assert page.clicks() == [(list(TARGET), "lesion")]
-    there.session.add_click(TARGET, "lesion")
-    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
 def test_what_is_not_saved_is_asked_for(work: Any, visit: Open) -> None:
@@ -633,18 +632,6 @@ def test_a_download_is_not_saved_where_there_is_a_folder_to_save_to(work: Any, v
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((20, 10, 6), 0)
     np.testing.assert_array_equal(saved_labels(there), there.session.segmentation)
-
-
-def test_every_step_away_from_what_was_saved_is_unsaved(work: Any, visit: Open) -> None:
-    there = work()
-    page = visit(there.running)
-    page.click(there.ras(TARGET))
-    page.press("s")
-    for key, dirty in (("z", True), ("y", False), ("r", True), ("z", False), ("z", True)):
-        page.press(key)
-        assert page.js("() => nnsam3d.page.dirty") is dirty, key
-    page.click(there.ras(TARGET))  # the same click, but of another history
-    assert page.js("() => nnsam3d.page.dirty")
 
 
 def test_loaded_masks_and_clicks_are_steps(work: Any, visit: Open, tmp_path: Path) -> None:
