@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from nnsam3d.demo.phantom import DATASET_NAME, write_dataset
-from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.nnunet.run import nnunet_environment
+
+from .command import run as run_command
 
 QUICK = "preset=tiny num_epochs=2 num_iterations_per_epoch=2 num_val_iterations_per_epoch=1"
 
@@ -27,17 +28,12 @@ class Workspace:
     environment: dict[str, str]
 
     def run(self, command: str, *arguments: str | Path, ok: bool = True, **extra: str) -> str:
-        done = subprocess.run(
-            [nnunet_command(command), *map(str, arguments)],
-            env=self.environment | extra,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-        )
-        if ok != (done.returncode == 0):
-            pytest.fail(f"{command} {arguments} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
-        return done.stdout
+        output = self.root / "output.txt"
+        code = run_command(command, [*map(str, arguments)], self.environment | extra, output)
+        said = output.read_text()
+        if ok != (code == 0):
+            pytest.fail(f"{command} {arguments} ended with {code}:\n{said[-6000:]}", pytrace=False)
+        return said
 
     @property
     def model(self) -> Path:

@@ -39,7 +39,7 @@ def test_planned_trained_predicted(workspace: Workspace, tmp_path) -> None:
     assert (preprocessed / "nnUNetPlans_3d_fullres").is_dir(), "the default plans' data are still there"
 
     flags = ("-tr", "SAM3DAdapterTrainer", "-p", "nnUNetSAM3DPlans", "-device", "cpu")
-    options = QUICK.replace("preset=tiny ", "")  # the preset is the plans' choice
+    options = QUICK.replace("preset=tiny ", "") + " final_validation=0"  # the preset is the plans' choice
     workspace.run("nnUNetv2_train", "990", "3d_fullres", "0", *flags, nnsam3d_options=options)
     model = workspace.root / "results" / "Dataset990_PhantomCT" / "SAM3DAdapterTrainer__nnUNetSAM3DPlans__3d_fullres"
     entry = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]

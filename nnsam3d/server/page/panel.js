@@ -87,7 +87,7 @@ export function showPrompts(prompts, onGo, onMove, onRemove) {
     if (value) go.style.setProperty("--colour", css(value));
     go.addEventListener("click", () => onGo(prompt));
     const acts = [["✕", "Remove", "", onRemove]];
-    if (entry.type === "click") acts.unshift(["⌖", "Move", " to the crosshair", onMove]);
+    if (entry.type === "click") acts.unshift(["✛", "Move", " to the crosshair", onMove]);
     const buttons = acts.map(([text, does, where, act]) => {
       const label = `${does} prompt ${number + 1}${where}`;
       const button = element("button", { type: "button", class: "act", title: `${does}${where}`, "aria-label": label, text });
