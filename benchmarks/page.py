@@ -25,7 +25,7 @@ def conditions(module: str, arguments: Sequence[str] | None) -> str:
     command = " ".join(["python", "-m", f"benchmarks.{module}", *map(shlex.quote, arguments or sys.argv[1:])])
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return (
-        f"{now}. {processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, torch "
+        f"{now}. {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, load average {os.getloadavg()[0]:.1f} at the start. Command:\n\n    {command}"
     )
 

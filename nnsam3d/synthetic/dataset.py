@@ -90,7 +90,8 @@ def synthesize(folder: Path, number: int, recipe: Recipe, jobs: int = 0) -> int:
     write_json(folder / "dataset.json", dataset_json(number, recipe))
     # labels are written last: with them, a case is complete
     missing = [n for n in range(number) if not all(file.is_file() for file in _files(folder, n))]
-    jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, len(missing)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    jobs = min(jobs or cores, max(1, len(missing)))
     with tqdm(total=number, initial=number - len(missing), desc="synthesizing", unit="case") as bar:
         if jobs == 1:
             for n in missing:
