@@ -16,14 +16,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-from nnsam3d.prompts.centres import as_voxel, centres_first, next_click, shuffled
+from nnsam3d.prompts.centres import as_voxel, centres_first, error_centres, next_click, shuffled
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.negatives import negative_clicks
 from nnsam3d.prompts.types import VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
-STRATEGIES = ("uniform", "center")
+STRATEGIES = ("uniform", "center", "largest_error")
 EXTENT_WEIGHTS = {name: kind.weight for name, kind in KINDS.items() if kind.weight}
 """How often training draws each kind, relative to the others."""
 COMPONENT_SHARE = 0.5  # of extents that are drawn around one component; others around all of the label
@@ -73,7 +73,7 @@ class PromptSimulator:
         for name in ("zero_share", "negative_share", "extent_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        check_strategy(self.strategy)
+        check_strategy(self.strategy, STRATEGIES[:2])
         object.__setattr__(self, "labels", tuple(int(label) for label in self.labels))
 
     def sample(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> list[VoxelClick]:
@@ -208,7 +208,9 @@ def simulate_clicks(
     n: int,
     rng: Generator,
     strategy: str = "uniform",
+    prediction: ArrayLike | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    ignore_label: int | None = None,
 ) -> NDArray[np.int64]:
     """Exactly n click positions for one label, (n, 3), z y x.
 
@@ -219,11 +221,16 @@ def simulate_clicks(
         rng: draws the positions; see :func:`case_rng`.
         strategy: "uniform": voxels of the label, without replacement while there are enough;
             "center": the voxel deepest inside the largest component (distance transform in mm), then inside
-            the next components, then the voxel farthest from the border and all earlier clicks, repeatedly.
+            the next components, then the voxel farthest from the border and all earlier clicks, repeatedly;
+            "largest_error": the centres of the errors ``(prediction == label) != (segmentation == label)``, largest
+            error first (:mod:`nnsam3d.prompts.centres`, deterministic), then the next best voxel of each. Such a click
+            may be on another label (a false positive); its label is the segmentation's value.
+        prediction: (D, H, W) label map, for "largest_error" only.
         spacing: mm along z, y, x.
+        ignore_label: never clicked by "largest_error" (the other strategies only click on ``label``).
 
     Raises:
-        ValueError: n negative, unknown strategy, or the label is absent.
+        ValueError: n negative, unknown strategy, missing or misshapen prediction, label (or error) absent.
 
     >>> segmentation = np.zeros((7, 7, 7), int)
     >>> segmentation[1:6, 1:6, 1:6] = 1
@@ -238,10 +245,13 @@ def simulate_clicks(
     truth = as_volume(segmentation)
     if n == 0:
         return np.zeros((0, 3), np.int64)
-    flat = np.flatnonzero(truth == label)
-    if not flat.size:
-        raise ValueError(f"label {label} does not occur in the segmentation of shape {truth.shape}")
-    positions = _positions(flat, truth.shape, rng, strategy, spacing)
+    if strategy == "largest_error":
+        positions = _error_positions(truth, _error(truth, label, prediction, ignore_label), spacing)
+    else:
+        flat = np.flatnonzero(truth == label)
+        if not flat.size:
+            raise ValueError(f"label {label} does not occur in the segmentation of shape {truth.shape}")
+        positions = _positions(flat, truth.shape, rng, strategy, spacing)
     return np.array(list(itertools.islice(positions, n)), dtype=np.int64).reshape(n, 3)
 
 
@@ -278,6 +288,35 @@ def _positions(
     return (as_voxel(np.unravel_index(flat[i], shape)) for i in shuffled(len(flat), rng))
 
 
+def _error(truth: NDArray, label: int, prediction: ArrayLike | None, ignore_label: int | None) -> NDArray[np.bool_]:
+    if prediction is None:
+        raise ValueError('strategy "largest_error" needs a prediction')
+    predicted = np.asarray(prediction)
+    if predicted.shape != truth.shape:
+        raise ValueError(f"prediction has shape {predicted.shape}, segmentation {truth.shape}")
+    error = (predicted == label) != (truth == label)
+    if ignore_label is not None:
+        error &= truth != ignore_label
+    if not error.any():
+        raise ValueError(f"label {label}: prediction and segmentation agree, no error to click on")
+    return error
+
+
+def _error_positions(
+    truth: NDArray, error: NDArray[np.bool_], spacing: Sequence[float]
+) -> Iterator[tuple[int, int, int]]:
+    """Infinite: the centre of every error, largest first, then the next best voxel of every error, and so on."""
+    clicked: list[tuple[int, int, int]] = []
+    before = -1
+    while True:
+        if len(clicked) == before:  # every voxel has been clicked
+            clicked.clear()
+        before = len(clicked)
+        for voxel, _ in error_centres(truth, error, spacing, np.unique(truth).tolist(), tuple(clicked)):
+            clicked.append(voxel)
+            yield voxel
+
+
 def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | None) -> dict[int, NDArray[np.int64]]:
     """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels.
 
@@ -296,10 +335,10 @@ def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | N
     return {label: flat[values == label] for label in occurring}
 
 
-def check_strategy(strategy: str) -> None:
-    """Raises ValueError for an unknown strategy."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+def check_strategy(strategy: str, allowed: Sequence[str] = STRATEGIES) -> None:
+    """Raises ValueError for a strategy that is not allowed."""
+    if strategy not in allowed:
+        raise ValueError(f"unknown strategy {strategy!r}; allowed: {', '.join(allowed)}")
 
 
 def as_volume(segmentation: ArrayLike) -> NDArray:

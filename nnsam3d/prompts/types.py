@@ -69,10 +69,20 @@ class CasePrompts:
     space: Space
     prompts: tuple[Prompt, ...]
 
-    def __init__(self, case: str, space: Space, prompts: Iterable[Prompt] = ()) -> None:
+    def __init__(
+        self, case: str, space: Space, prompts: Iterable[Prompt] = (), *, clicks: Iterable[Click] | None = None
+    ) -> None:
+        """Prompts of one kind or several, see the class.
+
+        Args:
+            case: name.
+            space: of all positions: "voxel" (index i, j, k of the image file), "lps" or "ras" (mm).
+            prompts: in order of creation.
+            clicks: another name of ``prompts``, for clicks only.
+        """
         object.__setattr__(self, "case", case)
         object.__setattr__(self, "space", checked_space(space))
-        object.__setattr__(self, "prompts", tuple(prompts))
+        object.__setattr__(self, "prompts", tuple(prompts if clicks is None else clicks))
 
     @classmethod
     def of_array(cls, case: str, positions_N3: ArrayLike, labels: Iterable[int | str]) -> CasePrompts:

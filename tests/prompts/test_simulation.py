@@ -94,12 +94,32 @@ def test_center_draws_between_ties() -> None:
     assert found == {(0, 0, x) for x in range(8)}
 
 
+def test_largest_error() -> None:
+    seg = np.zeros((9, 20, 20), int)
+    seg[2:7, 2:9, 2:9] = 1
+    prediction = np.zeros_like(seg)
+    prediction[2:7, 2:9, 2:5] = 1  # misses x 5..8: 5*7*4
+    prediction[3:6, 14:17, 14:17] = 1  # invents 3*3*3
+    seg[8], prediction[8] = 2, 1  # a large area that is ignored
+    run = {"strategy": "largest_error", "prediction": prediction, "ignore_label": 2}
+    clicks = simulate_clicks(seg, 1, 2, np.random.default_rng(0), **run)
+    assert at(seg, clicks) == [1, 0]
+    assert 5 <= clicks[0][2] <= 8
+    assert clicks[1].tolist() == [4, 15, 15]
+    more = simulate_clicks(seg, 1, 9, np.random.default_rng(0), **run)
+    assert (more[:2] == clicks).all()
+    assert all((seg == 1)[tuple(c)] != (prediction == 1)[tuple(c)] for c in more)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label": 3}, "label 3 does not occur"),
         ({"n": -1}, "negative"),
-        ({"strategy": "random"}, "unknown strategy 'random'.*uniform, center"),
+        ({"strategy": "random"}, "unknown strategy 'random'.*uniform, center, largest_error"),
+        ({"strategy": "largest_error"}, "needs a prediction"),
+        ({"strategy": "largest_error", "prediction": np.zeros((1, 2, 3))}, "shape"),
+        ({"strategy": "largest_error", "prediction": np.ones((4, 4, 4))}, "no error"),
         ({"segmentation": np.ones((4, 4))}, "D, H, W"),
     ],
 )

@@ -32,3 +32,8 @@ def test_bad_labels(label) -> None:
 def test_unknown_space() -> None:
     with pytest.raises(PromptError, match='"voxel", "lps", "ras"'):
         CasePrompts("a", "mni")  # type: ignore[arg-type]
+
+
+def test_clicks_is_another_name_of_prompts() -> None:
+    clicks = (Click((1, 2, 3), "tumour"), Click((4, 5, 6), 0))
+    assert CasePrompts("case", "voxel", clicks=clicks) == CasePrompts("case", "voxel", clicks)
