@@ -167,6 +167,7 @@ def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_p
             code = server.wait(120)
         finally:
             server.kill()
+            server.communicate()  # closes its pipe
             threading.excepthook = threading.__excepthook__
         assert code == (0 if end == signal.SIGTERM else -signal.SIGKILL)
         label_map = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "labelsTr" / "a.nii.gz")))
