@@ -42,14 +42,32 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
         given.append(click)
 
 
-def held_back_dice(model: TrainedModel, cases: Sequence[FinishedCase]) -> float | None:
-    """Mean Dice over the last few cases, labels and numbers of clicks; None without cases that have a label."""
+def held_back_dice(
+    model: TrainedModel, cases: Sequence[FinishedCase], weights: str, known: dict[str, float | None]
+) -> float | None:
+    """Mean Dice over the last few cases, labels and numbers of clicks; None without cases that have a label.
+
+    Args:
+        model: that answers.
+        cases: held back.
+        weights: SHA-256 of the model's.
+        known: Dice of cases by :func:`key_of`, from earlier checks. What is not known is measured and added.
+    """
     found = []
     for case in cases[-MOST_CASES:]:
-        steps = dict(clicked_through(model, case, max(CLICKS)))
-        if steps[0]:  # an answer without errors is the last one
-            found += [np.mean(list(steps[min(number, max(steps))].values())) for number in CLICKS]
-    return float(np.mean(found)) if found else None
+        key = key_of(weights, case)
+        if key not in known:
+            steps = dict(clicked_through(model, case, max(CLICKS)))
+            dice = [np.mean(list(steps[min(number, max(steps))].values())) for number in CLICKS if steps[0]]
+            known[key] = float(np.mean(dice)) if dice else None  # an answer without errors is the last one
+        found.append(known[key])
+    values = [dice for dice in found if dice is not None]
+    return float(np.mean(values)) if values else None
+
+
+def key_of(weights: str, case: FinishedCase) -> str:
+    """Changes with the weights, and when the case is saved again."""
+    return f"{weights} {case.name} {case.version}"
 
 
 def dice_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

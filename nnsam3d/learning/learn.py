@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 LOST = 0.1  # so much worse that the training goes on from the weights in use
 TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning
 WORK, HISTORY, LOCK = "work", "history", "lock"  # beside the model's own files
+CHECKS = "checks.json"  # Dice of held-back cases, which is not measured twice
 TRAINED = "trained.pth"  # with which the next round begins, whether these weights are in use or not
 
 
@@ -101,18 +102,24 @@ def learn(
         objects = [name for name, value in sorted(declared["labels"].items(), key=_value) if _value((name, value))]
         if model.class_agnostic:
             model = Model(own, ["0"], FINAL, torch.device(tuning.device), mirroring=False, objects=objects)
-        before = held_back_dice(model, held_back)
+        known = _read_checks(own)
+        now, then = file_sha256(current), file_sha256(candidate)
+        before = held_back_dice(model, held_back, now, known)
         model.networks[0].load_state_dict(open_checkpoint(candidate)["network_weights"])
-        after = held_back_dice(model, held_back)
-        other = None
+        after = held_back_dice(model, held_back, then, known)
+        other, rivals = None, ""
         if record.grown:
             begun = Path(record.begun_from)
             begun = begun if (begun / "plans.json").is_file() else STARTER
-            other = held_back_dice(_base_model(begun, None, tuning.device, objects), held_back)
+            rival = _base_model(begun, None, tuning.device, objects)
+            rivals = file_sha256(rival.checkpoint_files[0])
+            other = held_back_dice(rival, held_back, rivals, known)
         accepted = before is None or after is None or after >= before - TOLERANCE
         sha256 = _take(own, candidate) if accepted else ""
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
+        again = (then if accepted else now, rivals)  # with which the next round compares
+        write_json(own / CHECKS, {key: dice for key, dice in known.items() if key.split()[0] in again})
         seconds = round(time.monotonic() - start, 1)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         last = Round(when, finished, seconds, updates, before, after, accepted, sha256, other)
@@ -142,6 +149,15 @@ def _begin(model: Model, cases: list[FinishedCase], dataset_json: dict[str, Any]
 def _base_model(base: Path, folds: list[str] | None, device: str, objects: list[str], checkpoint: str = FINAL) -> Model:
     first, checkpoint = find_folds(base, folds, checkpoint)
     return Model(base, first[:1], checkpoint, torch.device(device), mirroring=False, objects=objects)
+
+
+def _read_checks(own: Path) -> dict[str, float | None]:
+    """What earlier rounds have measured; nothing if the file is damaged, so that it is measured again."""
+    try:
+        found: dict[str, float | None] = json.loads((own / CHECKS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _value(item: tuple[str, Any]) -> int:

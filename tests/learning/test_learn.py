@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ import SimpleITK as sitk
 import torch
 
 from nnsam3d.errors import UserError
+from nnsam3d.files import file_sha256
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
+from nnsam3d.learning import check
 from nnsam3d.learning import learn as learning
-from nnsam3d.learning.check import clicked_through
-from nnsam3d.learning.finished import finished_cases, replayed_cases
+from nnsam3d.learning.check import clicked_through, held_back_dice
+from nnsam3d.learning.finished import FinishedCase, finished_cases, replayed_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.learn import learn
 from nnsam3d.learning.record import read_record
@@ -112,6 +114,9 @@ def test_a_starter_grows_into_a_model_of_its_own(dataset: Path, tmp_path: Path) 
     assert replayed == {f"replayed_case_{n}" for n in range(3)}
     assert before.items() <= {file.name: file.stat().st_mtime_ns for file in prepared.iterdir()}.items()
     assert equal(weights(own), old) != second.accepted
+    used = [file_sha256(one.checkpoint_files[0]) for one in (Model(own, None), Model(STARTER, None))]
+    checked = {tuple(key.split()[:2]) for key in read(own, learning.CHECKS)}
+    assert checked == {(sha256, "case_3") for sha256 in used}, "the next round measures only its own weights"
     kept = [file.name for file in sorted((own / "history").iterdir())]
     assert kept == ["0000.pth", "0001.pth"][: 1 + second.accepted]
 
@@ -209,7 +214,7 @@ def test_a_model_goes_on_where_it_is_the_one_to_begin_with(
     (own / learning.WORK).mkdir(parents=True)
     monkeypatch.setattr(learning, "tune", lambda model, begin, *_: (begin, 1))  # trains nothing
     learn(STARTER, None, dataset, own, SHORT, new=True)
-    monkeypatch.setattr(learning, "held_back_dice", lambda model, cases: compared.append(model.folder) or 0.5)
+    monkeypatch.setattr(learning, "held_back_dice", lambda model, *_: compared.append(model.folder) or 0.5)
     assert learn(own, None, dataset, own, SHORT).base == 0.5
     assert compared == [own, own, STARTER]
     grow(Model(STARTER, None), list(finished_cases(dataset).values())[:1], read(dataset), tmp_path / "other")
@@ -217,8 +222,28 @@ def test_a_model_goes_on_where_it_is_the_one_to_begin_with(
         learn(tmp_path / "other", None, dataset, tmp_path / "other", SHORT)
 
 
-def read(dataset: Path) -> dict[str, Any]:
-    return json.loads((dataset / "dataset.json").read_text())
+def read(folder: Path, name: str = "dataset.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def test_what_is_known_of_held_back_cases_is_not_measured_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, known, measured = Model(STARTER, None), {}, []
+
+    def clicked(model: Model, case: FinishedCase, most: int) -> Iterator[tuple[int, dict[int, float]]]:
+        measured.append(case.name)
+        yield 0, {1: len(measured) / 10}
+
+    monkeypatch.setattr(check, "clicked_through", clicked)
+    cases = list(finished_cases(dataset).values())[:2]
+    assert held_back_dice(model, cases, "a", known) == pytest.approx(0.15)
+    assert held_back_dice(model, cases, "a", known) == pytest.approx(0.15)
+    assert held_back_dice(model, cases, "b", known) == pytest.approx(0.35)
+    write_case(dataset, cases[0].name, 9)  # saved again
+    assert held_back_dice(model, cases, "a", known) == pytest.approx((0.5 + 0.2) / 2)
+    (tmp_path / learning.CHECKS).write_text('{"a ')
+    assert learning._read_checks(tmp_path) == {}
 
 
 def test_the_grown_plans_are_those_of_a_model_for_one_spacing(dataset: Path, tmp_path: Path) -> None:
