@@ -67,9 +67,10 @@ for part in ${PARTS:-pet mr hippocampus}; do
       ;;
     starter)
       for name in Dataset513_STS_PET Dataset512_STS_MRT1 Dataset004_Hippocampus; do
+        # shellcheck disable=SC2086
         nnsam3d benchmark run -d "$name" -o "$work/starter/$name" --to "${report:-$work/report}/starter/$name" --arms starter ellipsoid \
-          --test-images "$nnUNet_raw/$name/imagesTr" --test-labels "$nnUNet_raw/$name/labelsTr" --seeds 0 1 --clicks 10 \
-          --protocols iterative box line scribble lasso --disable_tta --jobs 2 -device cpu
+          --test-images "$nnUNet_raw/$name/imagesTr" --test-labels "$nnUNet_raw/$name/labelsTr" --seeds ${SEEDS:-0 1} --clicks 10 \
+          --protocols ${PROTOCOLS:-iterative box line scribble lasso} --disable_tta --jobs 2 -device cpu
       done
       ;;
     *) echo "unknown part $part: pet, mr, hippocampus or starter" >&2; exit 1 ;;
