@@ -6,22 +6,18 @@ from nnsam3d.geometry.boxes import Slices, Triple
 from nnsam3d.geometry.frames import SPACES, GeometryError, ImageGrid, inside_grid
 from nnsam3d.geometry.headers import GeometryWarning, GridOf, grid_of_file
 from nnsam3d.geometry.points import Points, PointSpace
-from nnsam3d.geometry.steps import Chain, Crop, Resample, Step, Transpose, preprocessing_steps
+from nnsam3d.geometry.steps import Steps, preprocessing_steps
 
 __all__ = [
     "SPACES",
-    "Chain",
-    "Crop",
     "GeometryError",
     "GeometryWarning",
     "GridOf",
     "ImageGrid",
     "PointSpace",
     "Points",
-    "Resample",
     "Slices",
-    "Step",
-    "Transpose",
+    "Steps",
     "Triple",
     "grid_of_file",
     "inside_grid",

@@ -1,139 +1,71 @@
-"""Small invertible steps on ARRAY positions (zyx voxel coordinates, integers at voxel centres).
-
-A chain of them reproduces what nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid:
-transpose -> crop -> (normalise) -> resample.
-"""
+"""Where nnU-Net's preprocessing moves the voxels of an image. Positions are (z, y, x), integers at voxel centres."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnsam3d.geometry.boxes import Triple
 from nnsam3d.geometry.frames import GeometryError, as_points
 
 
-class Step(Protocol):
-    """Maps positions (N, 3) forward with ``apply`` and back with ``invert``; without rounding or clipping."""
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]: ...
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]: ...
-
-
 @dataclass(frozen=True)
-class Transpose:
-    """``array.transpose(transpose_forward)``: new axis a is old axis ``transpose_forward[a]``.
+class Steps:
+    """What nnU-Net's ``DefaultPreprocessor.run_case_npy`` does to the voxel grid: transpose -> crop -> resample.
+
+    Resampling keeps the outer faces of the volume in place: (v + 0.5) * new / old - 0.5. The factor is the ratio of the
+    shapes, not of the spacings: nnU-Net rounds the new shape, and skimage's ``resize`` as well as nnU-Net's separate-z
+    path stretch the volume to that rounded shape. Nothing is rounded or clipped here.
+
+    Attributes:
+        transpose_forward: new axis a is old axis ``transpose_forward[a]``.
+        start: first voxel of the crop, in transposed axes like the shapes.
+        old_shape, new_shape: of the cropped array, and of the resampled one.
 
     Raises:
-        GeometryError: not a permutation of 0, 1, 2.
+        GeometryError: not a permutation of 0, 1, 2, or a shape that is not three whole numbers >= 1.
 
-    >>> Transpose((2, 0, 1)).apply([[1, 2, 3]]).tolist()
-    [[3.0, 1.0, 2.0]]
+    >>> steps = Steps((2, 0, 1), (10, 0, 5), (10, 10, 10), (20, 10, 5))
+    >>> steps.apply([[1, 5, 10]]).tolist()
+    [[0.5, 1.0, -0.25]]
+    >>> steps.invert([[0.5, 1, -0.25]]).tolist()
+    [[1.0, 5.0, 10.0]]
     """
 
-    transpose_forward: tuple[int, int, int]
+    transpose_forward: Triple
+    start: Triple
+    old_shape: Triple
+    new_shape: Triple
 
     def __post_init__(self) -> None:
-        order = tuple(int(a) for a in self.transpose_forward)
+        order = tuple(int(axis) for axis in self.transpose_forward)
         if sorted(order) != [0, 1, 2]:
             raise GeometryError(f"transpose_forward must permute 0, 1, 2, got {self.transpose_forward}")
         object.__setattr__(self, "transpose_forward", order)
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3)[:, list(self.transpose_forward)]
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3)[:, np.argsort(self.transpose_forward)]
-
-
-@dataclass(frozen=True)
-class Crop:
-    """``array[start[0]:, start[1]:, start[2]:]``: subtracts ``start`` (voxels).
-
-    >>> Crop((10, 0, 5)).apply([[12, 3, 5]]).tolist()
-    [[2.0, 3.0, 0.0]]
-    """
-
-    start: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if len(self.start) != 3 or not np.isfinite(np.asarray(self.start, dtype=float)).all():
-            raise GeometryError(f"crop start must be three finite numbers, got {self.start}")
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) - np.asarray(self.start)
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return as_points(points_N3) + np.asarray(self.start)
-
-
-@dataclass(frozen=True)
-class Resample:
-    """Resizing that keeps the outer faces of the volume in place: (v + 0.5) * new / old - 0.5.
-
-    The factor is the ratio of the shapes, not of the spacings: nnU-Net rounds the new shape, and skimage's
-    ``resize`` as well as nnU-Net's separate-z path stretch the volume to that rounded shape.
-
-    Raises:
-        GeometryError: a shape is not three whole numbers >= 1.
-
-    >>> step = Resample((10, 10, 10), (20, 10, 5))
-    >>> step.apply([[0, 0, 0]]).tolist()
-    [[0.5, 0.0, -0.25]]
-    >>> step.invert([[0.5, 0, -0.25]]).tolist()
-    [[0.0, 0.0, 0.0]]
-    """
-
-    old_shape: tuple[int, int, int]
-    new_shape: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
         for name in ("old_shape", "new_shape"):
-            shape = tuple(int(s) for s in getattr(self, name))
+            shape = tuple(int(size) for size in getattr(self, name))
             if len(shape) != 3 or min(shape) < 1:
                 raise GeometryError(f"{name} must be three whole numbers >= 1, got {getattr(self, name)}")
             object.__setattr__(self, name, shape)
 
     def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return (as_points(points_N3) + 0.5) * np.divide(self.new_shape, self.old_shape) - 0.5
+        """Positions (N, 3) on the array as read -> on the preprocessed one."""
+        cropped_N3 = as_points(points_N3)[:, list(self.transpose_forward)] - self.start
+        return (cropped_N3 + 0.5) * np.divide(self.new_shape, self.old_shape) - 0.5
 
     def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        return (as_points(points_N3) + 0.5) * np.divide(self.old_shape, self.new_shape) - 0.5
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Steps in the order in which they are applied; ``invert`` runs them backwards.
-
-    >>> chain = Chain((Transpose((2, 1, 0)), Crop((1, 0, 0))))
-    >>> chain.apply([[7, 8, 9]]).tolist()
-    [[8.0, 8.0, 7.0]]
-    >>> chain.invert([[8, 8, 7]]).tolist()
-    [[7.0, 8.0, 9.0]]
-    """
-
-    steps: tuple[Step, ...]
-
-    def apply(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        points = as_points(points_N3)
-        for step in self.steps:
-            points = step.apply(points)
-        return points
-
-    def invert(self, points_N3: ArrayLike) -> NDArray[np.float64]:
-        points = as_points(points_N3)
-        for step in reversed(self.steps):
-            points = step.invert(points)
-        return points
+        """The inverse of :meth:`apply`."""
+        cropped_N3 = (as_points(points_N3) + 0.5) * np.divide(self.old_shape, self.new_shape) - 0.5
+        return (cropped_N3 + self.start)[:, np.argsort(self.transpose_forward)]
 
 
 def preprocessing_steps(
     properties: Mapping[str, Any], plans_transpose_forward: Sequence[int], new_shape: Sequence[int]
-) -> Chain:
+) -> Steps:
     """The steps of nnU-Net's DefaultPreprocessor for one case: array zyx as read -> voxel of its output.
 
     Args:
@@ -161,10 +93,5 @@ def preprocessing_steps(
     old_shape = tuple(int(s) for s in properties[needed[1]])
     if tuple(high - low for low, high in bbox) != old_shape:
         raise GeometryError(f"crop box {bbox} does not have the cropped shape {old_shape}")
-    return Chain(
-        (
-            Transpose(tuple(plans_transpose_forward)),  # type: ignore[arg-type]
-            Crop(tuple(float(low) for low, _ in bbox)),  # type: ignore[arg-type]
-            Resample(old_shape, tuple(new_shape)),  # type: ignore[arg-type]
-        )
-    )
+    start = tuple(low for low, _ in bbox)
+    return Steps(tuple(plans_transpose_forward), start, old_shape, tuple(new_shape))  # type: ignore[arg-type]

@@ -11,18 +11,9 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
-from nnsam3d.geometry import (
-    Chain,
-    Crop,
-    GeometryError,
-    ImageGrid,
-    Points,
-    Resample,
-    Transpose,
-    preprocessing_steps,
-)
+from nnsam3d.geometry import GeometryError, ImageGrid, Points, Steps, preprocessing_steps
 
-from .preprocess import preprocess
+from ..nnunet.plans import preprocessed
 
 SPACES = ("voxel", "lps", "ras", "array")
 seeds = st.integers(0, 2**32 - 1)
@@ -71,7 +62,7 @@ def test_from_the_users_mm_to_a_window_of_the_network_and_back(grid: ImageGrid, 
     cropped = tuple(s - c for s, c in zip(transposed, start, strict=True))
     factors = data.draw(st.tuples(*[st.floats(0.2, 5)] * 3))
     resampled = tuple(max(1, round(s * f)) for s, f in zip(cropped, factors, strict=True))
-    steps = Chain((Transpose(tuple(order)), Crop(tuple(start)), Resample(cropped, resampled)))
+    steps = Steps(tuple(order), tuple(start), cropped, resampled)
     index = Points(np.random.default_rng(0).uniform(-0.5, np.array(grid.size_xyz) - 0.5, (20, 3)), "voxel")
     clicks = index.to(space, grid)
     network = steps.apply(clicks.to("array", grid).values_N3)
@@ -134,7 +125,7 @@ def test_a_blob_lands_within_half_a_voxel_of_its_click(
 
     data, properties = reader().read_images([str(path)])
     grid = ImageGrid.from_nnunet_properties(properties, data.shape[1:])
-    out = preprocess(data, properties, list(order), list(target))[0]
+    (out,), properties = preprocessed(data, properties, list(order), list(target))
     steps = preprocessing_steps(properties, order, out.shape)
     (network,) = steps.apply(click.to("array", grid).values_N3)
     weight = np.clip(out - 3, 0, None)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 
@@ -29,3 +33,16 @@ def managers(
         }
     )
     return plans, plans.get_configuration("3d_fullres")
+
+
+def preprocessed(
+    data_CZYX: np.ndarray, properties: dict[str, Any], transpose: list[int], spacing: list[float], order: int = 3
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """What nnU-Net's DefaultPreprocessor makes of an image and its properties, without normalisation."""
+    plans, configuration = managers(transpose, spacing, normalization="NoNormalization", order=order)
+    plans.plans["foreground_intensity_properties_per_channel"] = {str(channel): {} for channel in range(len(data_CZYX))}
+    for key in ("normalization_schemes", "use_mask_for_norm"):
+        configuration.configuration[key] *= len(data_CZYX)
+    run: Any = DefaultPreprocessor(verbose=False).run_case_npy
+    data, _, properties = run(data_CZYX, None, properties, plans, configuration, {})
+    return data, properties

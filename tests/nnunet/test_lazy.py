@@ -11,11 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _warn_whole, can_be_lazy, nonzero_box, volume_of
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE
+
+from .plans import managers
 
 CT = {"mean": 60.0, "std": 40.0, "percentile_00_5": 10.0, "percentile_99_5": 140.0}
 TOLERANCE = 1e-5  # of the intensity range
@@ -34,28 +35,19 @@ def model(
     resampling: str = "resample_data_or_seg_to_shape",
 ) -> Any:
     """As much of a trained model as preprocessing asks for."""
-    kwargs = {"is_seg": False, "order": order, "order_z": order_z, "force_separate_z": separate}
-    kwargs["separate_z_anisotropy_threshold"] = threshold
-    configuration = {
-        "architecture": {},
+    plans, manager = managers(transpose, spacing, normalization=schemes[0], order=order)
+    plans.plans["foreground_intensity_properties_per_channel"] = {str(c): CT for c in range(len(schemes))}
+    how = {"order_z": order_z, "force_separate_z": separate, "separate_z_anisotropy_threshold": threshold}
+    configuration = manager.configuration
+    configuration |= {
         "preprocessor_name": "DefaultPreprocessor",
-        "spacing": spacing,
         "normalization_schemes": schemes,
         "use_mask_for_norm": list(masked) or [False] * len(schemes),
         "resampling_fn_data": resampling,
-        "resampling_fn_data_kwargs": kwargs if resampling.startswith("resample_data") else {},
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
+        "resampling_fn_seg_kwargs": configuration["resampling_fn_seg_kwargs"] | how,
     }
-    plans = PlansManager(
-        {
-            "transpose_forward": transpose,
-            "image_reader_writer": "SimpleITKIO",
-            "foreground_intensity_properties_per_channel": {str(c): CT for c in range(len(schemes))},
-            "configurations": {"3d_fullres": configuration},
-        }
-    )
-    manager = plans.get_configuration("3d_fullres")
+    ours = resampling.startswith("resample_data")
+    configuration["resampling_fn_data_kwargs"] = configuration["resampling_fn_data_kwargs"] | how if ours else {}
 
     def preprocess(image: np.ndarray, properties: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         data, _, found = DefaultPreprocessor(verbose=False).run_case_npy(image, None, properties, plans, manager, {})
