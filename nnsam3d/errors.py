@@ -30,6 +30,16 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(shown)
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's message; its type if there is none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The end of an error's message: ITK's begin with places in its source code."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 class UserError(ValueError):
     """Invalid user input; the message states what is wrong, where, and what is allowed.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, last_line
 
 SPACES = ("voxel", "lps", "ras")
 """The coordinate spaces of prompt files."""
@@ -245,19 +245,29 @@ def _unsupported(reader: str, properties: Mapping[str, Any]) -> GeometryError:
     )
 
 
-def open_header(path: str | os.PathLike[str]) -> Any:
-    """A SimpleITK ``ImageFileReader`` that has read the header of an image file; the voxels are not read.
-
-    Raises:
-        GeometryError: SimpleITK cannot read the header.
-    """
+def itk_header(path: str | os.PathLike[str]) -> Any:
+    """A SimpleITK ``ImageFileReader`` that has read an image's header, not its voxels. Raises RuntimeError."""
     import SimpleITK as sitk  # late: this package must import with numpy alone
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise GeometryError(f"{os.fspath(path)}: the image header cannot be read ({reason})") from None
+    reader.ReadImageInformation()
     return reader
+
+
+def open_header(path: str | os.PathLike[str]) -> Any:
+    """:func:`itk_header`, but raises GeometryError if SimpleITK cannot read the header."""
+    try:
+        return itk_header(path)
+    except RuntimeError as error:
+        raise GeometryError(f"{os.fspath(path)}: the image header cannot be read ({last_line(error)})") from None
+
+
+def read_segmentation_image(file: str, name: str) -> Any:
+    """A SimpleITK image of labels. Raises UserError, with the original ``name``, if SimpleITK cannot read it."""
+    import SimpleITK as sitk  # late: this package must import with numpy alone
+
+    try:
+        return sitk.ReadImage(file)
+    except RuntimeError as error:
+        raise UserError(f"{name}: the segmentation cannot be read ({last_line(error)})") from None

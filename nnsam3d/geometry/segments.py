@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry.frames import ImageGrid, open_header
+from nnsam3d.geometry.frames import ImageGrid, open_header, read_segmentation_image
 
 ENDING = ".seg.nrrd"
 FIELD = re.compile(r"Segment(\d{1,4})_(ID|Name|LabelValue|Layer)")
@@ -85,11 +85,7 @@ def read_segments(
     where, segments = os.fspath(path), segments_of(path)
     if not segments:
         raise UserError(f"{where}: the header names no segments")
-    try:
-        stored = sitk.ReadImage(where)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{where}: the segmentation cannot be read ({reason})") from None
+    stored = read_segmentation_image(where, where)
     layers_ZYXL: NDArray[Any] = sitk.GetArrayFromImage(stored)
     if stored.GetNumberOfComponentsPerPixel() == 1:
         layers_ZYXL = layers_ZYXL[..., None]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, last_line
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.cases import header_grid
-from nnsam3d.nnunet.label_files import check_finished, last_line
+from nnsam3d.nnunet.label_files import check_finished
 
 
 def unfinished(model: Model, image: str, output: Path, name: str, probabilities: bool) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, first_line
 
 WEIGHTS_ENDING = ".safetensors"
 TRUST_VARIABLE = "nnsam3d_trust_checkpoint"
@@ -56,9 +56,9 @@ def open_checkpoint(path: str | Path, trusted: bool | None = False, mapped: bool
     except pickle.UnpicklingError:
         raise _refusal(path) from None
     except (ImportError, AttributeError, TypeError) as error:  # raised by trusted code
-        raise UserError(f"{path}: needs code that is not installed here ({_first_line(error)})") from None
+        raise UserError(f"{path}: needs code that is not installed here ({first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:  # a truncated zip archive, or another type of file
-        raise UserError(f"{path}: not a checkpoint, or damaged ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
     if not isinstance(loaded, dict) or not {"network_weights", "init_args", "trainer_name"} <= loaded.keys():
         raise UserError(f"{path}: not a checkpoint of an nnU-Net training (network_weights, init_args, trainer_name)")
     return loaded
@@ -72,7 +72,7 @@ def _open_weights(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: the weights cannot be read ({error.strerror or error})") from None
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not the weights of a model of nnsam3d, or damaged ({_first_line(error)})") from None
+        raise UserError(f"{path}: not the weights of a model of nnsam3d, or damaged ({first_line(error)})") from None
 
 
 def is_damaged(path: Path) -> bool:
@@ -97,10 +97,6 @@ def _refusal(path: str | Path) -> UserError:
         f"to run code on this machine: {TRUST_VARIABLE}=1 in the environment, or nnsam3d predict "
         "--trust_checkpoint"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, last_line
 from nnsam3d.files import ask_system, replacing
 from nnsam3d.geometry.label_files import check_ending, check_written, stored_slices
 from nnsam3d.geometry.stored import check_name
@@ -80,8 +80,3 @@ def check_finished(reader: Any, file: Path, shape_ZYX: tuple[int, ...] | None) -
 
 def _read(reader: Any, file: Path) -> NDArray[Any]:
     return np.asarray(reader.read_seg(str(file))[0][0])
-
-
-def last_line(error: Exception) -> str:
-    """The end of an error message: ITK's begin with places in its source code."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

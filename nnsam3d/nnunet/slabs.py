@@ -13,6 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnsam3d.geometry.frames import itk_header
+
 SLAB = 32  # slices read at a time
 
 
@@ -24,7 +26,7 @@ def read_in_slabs(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, 
     Raises:
         RuntimeError: ITK cannot read a file.
     """
-    headers = [_header(file) for file in files]
+    headers = [itk_header(file) for file in files]
     first = headers[0]
     if first.GetDimension() != 3 or any(_grid(header) != _grid(first) for header in headers):
         return None
@@ -36,13 +38,6 @@ def read_in_slabs(files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, 
         _fill(volume_ZYX, header)
     known = {"spacing": spacing, "origin": origin, "direction": direction}
     return data_CZYX, {"sitk_stuff": known, "spacing": [np.abs(step) for step in spacing[::-1]]}
-
-
-def _header(file: str) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
-    reader.ReadImageInformation()
-    return reader
 
 
 def _grid(header: sitk.ImageFileReader) -> tuple[Any, ...]:

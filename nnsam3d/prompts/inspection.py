@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, grid_of_file
+from nnsam3d.geometry.frames import read_segmentation_image
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.formats import SUFFIXES
@@ -218,11 +219,7 @@ def read_segmentation(path: Path) -> tuple[NDArray, ImageGrid]:
     grid = grid_of_file(path)("voxel")
     with decompressed(str(path)) as file:
         check_stored(file, str(path), "a label map of one volume")
-        try:
-            array = sitk.GetArrayFromImage(sitk.ReadImage(file))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{path}: the segmentation cannot be read ({reason})") from None
+        array = sitk.GetArrayFromImage(read_segmentation_image(file, str(path)))
     return whole_labels(array, str(path)), grid
 
 
