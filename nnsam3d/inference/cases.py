@@ -15,10 +15,10 @@ from nnsam3d.geometry.segments import ENDING as SEGMENTS
 from nnsam3d.geometry.stored import check_dicom, check_name, has_dicom
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import check_masks
-from nnsam3d.nnunet.cases import case_header, case_name, open_prompt_file, prompts_folder, read_case_prompts
+from nnsam3d.nnunet.cases import case_header, case_name, open_prompt_file, prompt_files, read_case_prompts
 from nnsam3d.nnunet.datasets import cases_in
 from nnsam3d.prompts import CasePrompts, MaskPrompt
-from nnsam3d.prompts.listing import Listing, list_folder
+from nnsam3d.prompts.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_cases(
         UserError: a folder does not exist, or contains no images.
     """
     listed = listed_cases(images, model) if listed is None else listed
-    files = list_folder(prompts_folder(images, prompts))  # once for all cases
+    files = prompt_files(images, prompts)  # once for all cases
     return [case if case.problem else _case(case, model, files, start) for case in listed]
 
 

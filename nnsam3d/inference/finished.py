@@ -9,7 +9,7 @@ import numpy as np
 
 from nnsam3d.errors import UserError, last_line
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.cases import header_grid
+from nnsam3d.nnunet.cases import case_header
 from nnsam3d.nnunet.label_files import check_finished
 
 
@@ -23,8 +23,8 @@ def unfinished(model: Model, image: str, output: Path, name: str, probabilities:
         name: of the case.
         probabilities: whether the .npz and .pkl files are needed, too.
     """
-    grid_of = header_grid(image, model.reader_name)
-    shape = None if grid_of is None else grid_of("voxel").shape_zyx
+    header = case_header(image, model.reader_name)
+    shape = None if header is None else header.grid_of("voxel").shape_zyx
     try:
         check_finished(model.plans_manager.image_reader_writer_class(), output / f"{name}{model.file_ending}", shape)
         if probabilities:

@@ -25,20 +25,20 @@ def case_name(image_file: str | Path, file_ending: str) -> str:
     return os.path.basename(image_file)[: -(len(file_ending) + len(FIRST_CHANNEL))]
 
 
-def prompts_folder(images: Path, stated: Path | None = None) -> Path:
-    """The given folder, else the one named by ``nnsam3d_prompts``, else the folder of the images.
+def prompt_files(images: Path, stated: Path | None = None) -> Listing:
+    """Of the given folder, else the one named by ``nnsam3d_prompts``, else the folder of the images.
 
     Raises:
         UserError: the environment variable does not name a folder.
     """
     if stated is not None:
-        return stated
+        return list_folder(stated)
     folder = os.environ.get(PROMPTS_FOLDER_VARIABLE)
     if folder and not Path(folder).is_dir():
         raise UserError(
             f"{PROMPTS_FOLDER_VARIABLE}={folder!r}: no such folder. Correct it, or unset {PROMPTS_FOLDER_VARIABLE}."
         )
-    return Path(folder) if folder else images
+    return list_folder(Path(folder) if folder else images)
 
 
 def open_prompt_file(
@@ -53,18 +53,18 @@ def open_prompt_file(
     returned if the file had to be read to recognise it, for :func:`read_case_prompts`: the file is opened once.
 
     Args:
-        files: those of :func:`prompts_folder`, from :func:`list_folder`; None: it is called for each case.
+        files: from :func:`prompt_files`; None: it is called for each case.
         labels: names of the dataset's labels, see :func:`load_if_prompts`.
 
     Raises:
         PromptError: the case has several; the message lists them.
-        UserError: see :func:`prompts_folder`.
+        UserError: see :func:`prompt_files`.
 
     Warns:
         PromptWarning: a file beside the image has the name of a prompt file, but is not one.
     """
     images = Path(image_file).parent
-    files = list_folder(prompts_folder(images)) if files is None else files
+    files = prompt_files(images) if files is None else files
     folder, case = files.folder, case_name(image_file, file_ending)
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
     found: list[tuple[Path, Loaded | PromptError | None]] = []
@@ -153,7 +153,7 @@ def check_all_prompts(
     problems = []
     cases = set()
     found = 0
-    files = list_folder(prompts_folder(images))
+    files = prompt_files(images)
     for image_file in sorted(images.glob(f"*{FIRST_CHANNEL}{file_ending}")):
         if image_file.name.startswith(MACOS):
             continue
@@ -163,13 +163,14 @@ def check_all_prompts(
             if path is None:
                 continue
             found += 1
-            read_case_prompts(path, header_grid(image_file, reader), labels, codec, loaded=loaded)
+            header = case_header(image_file, reader)
+            read_case_prompts(path, header.grid_of if header else None, labels, codec, loaded=loaded)
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise PromptError("\n".join(problems))
     lines = [f"nnsam3d: prompt files for {found} of {len(cases)} cases in {files.folder}; the others are automatic"]
-    lines += [f"nnsam3d: warning: {text}" for text in strays(images, cases, files=files)]
+    lines += [f"nnsam3d: warning: {text}" for text in strays(images, cases)]
     return "\n".join(lines)
 
 
@@ -179,27 +180,19 @@ def strays(
     stated: Path | None = None,
     own: Collection[str] | None = None,
     others: bool = True,
-    files: Listing | None = None,
 ) -> Iterator[str]:
     """A message for every prompt file that is not read although it names a case, or that matches no case.
 
     Args:
         cases: the names of all cases.
-        stated: see :func:`prompts_folder`.
+        stated: see :func:`prompt_files`.
         own: the cases whose files are looked at; None: all.
         others: whether files that match no case are looked at.
-        files: see :func:`open_prompt_file`.
     """
-    files = list_folder(prompts_folder(images, stated)) if files is None else files
+    files = prompt_files(images, stated)
     yield from misplaced(images, files, cases, cases if own is None else own)
     if others:
         yield from unmatched(images, files, cases)
-
-
-def header_grid(image_file: str | Path, reader: str | None = None) -> GridOf | None:
-    """The image's grid; None if the header cannot be read, which is reported later as an error of the image."""
-    header = case_header(image_file, reader)
-    return None if header is None else header.grid_of
 
 
 def case_header(image_file: str | Path, reader: str | None = None) -> Header | None:
