@@ -85,42 +85,43 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     which the user must translate, like the numbers of the classes.
     """
     reading = Reading.of("voxel", stated)
+    boxes = parts.get("boxes")
+    clicks = parts.get("clicks", [] if "boxes" in parts else None)
+    names = _class_names(parts, max(_length(clicks), _length(boxes)))
+    # a single class is the only foreground label
+    meaning: Meaning = "foreground" if len(names) == 1 else "word"
     if "boxes" in parts:
-        _boxes(parts["boxes"], parts, reading)
-    classes = parts.get("clicks", [] if "boxes" in parts else None)
-    if not isinstance(classes, (list, tuple)):
-        found = "nothing" if classes is None else json_type(classes)
-        reading.problems.append(f'"clicks" must be a list with one object for each class, not {found}')
-        return reading
-    if len(classes) > MAX_CLASSES:
-        reading.problems.append(f"{len(classes)} classes; at most {MAX_CLASSES} are allowed")
+        faults = reading.left_out if _length(clicks) else reading.problems  # optional if there are clicks
+        if _is_per_class(boxes, "boxes", "boxes", faults):
+            _boxes(boxes, names, meaning, faults, reading)
+    if not _is_per_class(clicks, "clicks", "classes", reading.problems):
         return reading
     orders = parts.get("clicks_order")
-    if orders is not None and (not isinstance(orders, (list, tuple)) or len(orders) != len(classes)):
+    if orders is not None and (not isinstance(orders, (list, tuple)) or len(orders) != len(clicks)):
         reading.problems.append('"clicks_order" must have one list for each entry of "clicks"')
         orders = None
-    names = _class_names(parts, max(len(classes), _length(parts.get("boxes"))))
-    for number, entry in enumerate(classes, start=1):
+    for number, entry in enumerate(clicks, start=1):
         order = orders[number - 1] if orders is not None else None
-        _one_class(entry, order, number, names, reading)
+        _one_class(entry, order, number, names, meaning, reading)
         if len(reading.found) > MAX_CLICKS:
             break
     return reading
 
 
-def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
+def _is_per_class(value: Any, key: str, many: str, faults: list[str]) -> bool:
+    if not isinstance(value, (list, tuple)):
+        found = "nothing" if value is None else json_type(value)
+        faults.append(f'"{key}" must be a list with one object for each class, not {found}')
+    elif len(value) > MAX_CLASSES:
+        faults.append(f"{len(value)} {many}; at most {MAX_CLASSES} are allowed")
+    else:
+        return True
+    return False
+
+
+def _boxes(boxes: Any, names: list[str], meaning: Meaning, faults: list[str], reading: Reading) -> None:
     """One box per class; both ends belong to it."""
-    clicks = parts.get("clicks")
-    faults = reading.left_out if _length(clicks) else reading.problems  # optional if there are clicks
-    if not isinstance(boxes, (list, tuple)):
-        faults.append(f'"boxes" must be a list with one object for each class, not {json_type(boxes)}')
-        return
-    if len(boxes) > MAX_CLASSES:
-        faults.append(f"{len(boxes)} boxes; at most {MAX_CLASSES} are allowed")
-        return
-    names = _class_names(parts, max(len(boxes), _length(clicks)))
-    meaning: Meaning = "foreground" if len(names) == 1 else "word"
-    for number, box in enumerate(boxes, start=1):
+    for number, (box, name) in enumerate(zip(boxes, names, strict=False), start=1):
         where = f"box of class {number}"
         if box is None or box == {}:
             continue
@@ -129,7 +130,7 @@ def _boxes(boxes: Any, parts: dict[str, Any], reading: Reading) -> None:
             faults.append(f"{where}: {', '.join(missing)} missing in {short(box)}")
             continue
         low, high = ([box[key] for key in keys] for keys in (_BOX_KEYS[:3], _BOX_KEYS[3:]))
-        reading.found.append(found_box(where, low, high, names[number - 1], meaning))
+        reading.found.append(found_box(where, low, high, name, meaning))
 
 
 def _length(value: Any) -> int:
@@ -149,11 +150,10 @@ def _class_names(parts: dict[str, Any], count: int) -> list[str]:
     return [name if isinstance(name, str) and name else str(number) for number, name in enumerate(names, start=1)]
 
 
-def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: Reading) -> None:
-    where, name = f"class {number}", names[number - 1]
-    # a single class is the only foreground label
-    meaning: Meaning = "foreground" if len(names) == 1 else "word"
-    negative = "background" if len(names) == 1 else "bg"
+def _one_class(entry: Any, order: Any, number: int, names: list[str], meaning: Meaning, reading: Reading) -> None:
+    where = f"class {number}"
+    # "bg" means background, or only "not this class"
+    negative: tuple[str, Meaning] = ("background", "word") if len(names) == 1 else ("bg", "negative")
     if not isinstance(entry, dict) or not set(entry) <= set(_KINDS):
         reading.problems.append(f'{where}: must be an object with "fg" and "bg", got {short(entry)}')
         return
@@ -176,10 +176,8 @@ def _one_class(entry: Any, order: Any, number: int, names: list[str], reading: R
     for place, kind in enumerate(order, start=1):
         position = reversed_position(next(remaining[kind]))
         found = f'{where}, click {place} ("{kind}")'
-        if kind == "fg":
-            reading.found.append(found_click(found, position, name, meaning))
-        else:
-            reading.found.append(found_click(found, position, negative, "word" if len(names) == 1 else "negative"))
+        label = (names[number - 1], meaning) if kind == "fg" else negative
+        reading.found.append(found_click(found, position, *label))
 
 
 NPZ = Format("challenge-npz", "npz", recognises, parse)

@@ -10,10 +10,10 @@ from nnsam3d.prompts.formats.base import (
     MISSING,
     Format,
     Reading,
-    bounded,
     found_click,
+    is_list,
     is_point_list,
-    json_type,
+    objects_in,
     point_list,
 )
 from nnsam3d.prompts.types import short
@@ -103,14 +103,9 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
         kind = short(content["type"])
         reading.problems.append(f'type {kind} cannot be used; only "Multiple points" and "Point" can')
     points = [content] if kind == "point" else content.get("points")
-    if not isinstance(points, list):
-        reading.problems.append(f'"points" must be a list, not {json_type(points)}')
+    if not is_list(points, '"points"', reading):
         return reading
-    for number, point in enumerate(bounded(points), start=1):
-        where = f"point {number}"
-        if not isinstance(point, dict):
-            reading.problems.append(f"{where}: must be an object, not {json_type(point)}")
-            continue
+    for where, point in objects_in(points, "point", reading):
         if point.get("name") is not None:
             where += f" {short(point['name'], 40)}"
         if "point" not in point:

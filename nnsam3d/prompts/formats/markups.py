@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, bounded, found_click, json_type
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, found_click, is_list, objects_in
 from nnsam3d.prompts.formats.slicer import CODES
 from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
 from nnsam3d.prompts.kinds import KINDS, Click, Prompt
@@ -55,17 +55,12 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     """All markups of the file; LPS and RAS may be mixed."""
     reading = Reading()
     markups = content.get("markups")
-    if not isinstance(markups, list):
-        reading.problems.append(f'"markups" must be a list, not {json_type(markups)}')
+    if not is_list(markups, '"markups"', reading):
         return reading
     if not markups:
         reading.problems.append('"markups" is empty: the file contains no point list')
     spaces: list[str] = []
-    for number, markup in enumerate(markups[:MAX_MARKUPS], start=1):
-        where = f"markup {number}"
-        if not isinstance(markup, dict):
-            reading.problems.append(f"{where}: must be an object, not {json_type(markup)}")
-            continue
+    for where, markup in objects_in(markups[:MAX_MARKUPS], "markup", reading):
         space = _space_of(markup, where, reading)
         if space is not None and _is_prompt(markup, where, reading):
             spaces.append(space)
@@ -99,11 +94,7 @@ def _is_prompt(markup: dict[str, Any], where: str, reading: Reading) -> bool:
             "(Line) and curves (Curve, ClosedCurve) are. Remove it, or export the others to a separate file"
         )
         return False
-    points = markup.get("controlPoints", [])
-    if not isinstance(points, list):
-        reading.problems.append(f'{where}: "controlPoints" must be a list, not {json_type(points)}')
-        return False
-    return True
+    return is_list(markup.get("controlPoints", []), f'{where}: "controlPoints"', reading)
 
 
 def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Reading) -> None:
@@ -117,12 +108,9 @@ def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
         _region(markup, f"{where} (ROI)", other_signs, reading)
         return
     placed: list[tuple[str, Any, dict[str, Any]]] = []
-    for number, point in enumerate(bounded(markup.get("controlPoints", [])), start=1):
-        if not isinstance(point, dict):
-            reading.problems.append(f"{where}, point {number}: must be an object, not {json_type(point)}")
-            continue
+    for place, point in objects_in(markup.get("controlPoints", []), f"{where}, point", reading):
         label = point.get("label")
-        place = f"{where}, point {number}" + (f" {short(label, 40)}" if label else "")
+        place += f" {short(label, 40)}" if label else ""
         status = point.get("positionStatus", "defined")
         if status in UNPLACED:
             reading.left_out.append(f"{place} has not been placed in the image (positionStatus {short(status)})")

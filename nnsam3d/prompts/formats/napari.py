@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, found_click
-from nnsam3d.prompts.formats.slicer import is_short, number_of, table_columns, table_lines, table_rows
+from nnsam3d.prompts.formats.slicer import Table, numbers_in
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.checks import checked_positions
@@ -34,7 +34,7 @@ _ON_ELLIPSE = 32  # corners of a lasso
 
 def recognises(text: str) -> bool:
     """The header names the axes."""
-    return "axis-0" in table_columns(text)
+    return "axis-0" in Table.of(text).columns
 
 
 def parse(text: str, stated: str | None) -> Reading:
@@ -43,7 +43,8 @@ def parse(text: str, stated: str | None) -> Reading:
     Whole numbers in the column "label" are labels: an integer feature of the layer.
     """
     reading = Reading.of("voxel", stated)
-    columns = table_columns(text)
+    table = Table.of(text)
+    columns = table.columns
     shapes = "shape-type" in columns
     axes = [name for name in columns if name.startswith("axis-")]
     if sorted(axes) != sorted(_AXES):
@@ -54,19 +55,15 @@ def parse(text: str, stated: str | None) -> Reading:
     if others and "label" not in columns:
         columns_text = ", ".join(short(name) for name in others[:5])
         reading.left_out.append(f"the column {columns_text}: only the column named label is used; it is")
-    header, *lines = table_lines(text)
     vertices: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for number, cells in enumerate(table_rows(lines, header, reading), start=1):
-        row = dict(zip(columns, cells, strict=False))
-        if is_short(row, (*_AXES, *(_SHAPES[:1] if shapes else ())), f"row {number}", reading):
-            continue
+    needed = (*_AXES, *(_SHAPES[:1] if shapes else ()))
+    for number, (where, row) in enumerate(table.rows(needed, "row", reading, label=None), start=1):
         if shapes:
             if number > MAX_CLICKS:
                 reading.problems.append(f"more than {MAX_CLICKS} rows; at most {MAX_CLICKS} are allowed")
             vertices.setdefault((row.get("index", ""), row["shape-type"].strip().lower()), []).append(row)
-            continue
-        position = [number_of(row[axis]) for axis in _AXES]
-        reading.found.append(found_click(f"row {number}", position, *_label_of(row, "label" in columns)))
+        else:
+            reading.found.append(found_click(where, numbers_in(row, _AXES), *_label_of(row, "label" in columns)))
     for number, ((_, kind), rows) in enumerate(vertices.items(), start=1):
         _shape(kind, rows, f"shape {number} ({short(kind, 20)})", reading)
     return reading
@@ -83,7 +80,7 @@ def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading)
         drawn: napari's shape type.
     """
     label, meaning = _label_of(rows[0], "label" in rows[0])
-    points = [[number_of(row[axis]) for axis in _AXES] for row in rows]
+    points = [numbers_in(row, _AXES) for row in rows]
     kind = NAPARI_SHAPES.get(drawn)
     if kind is None:
         reading.problems.append(f"{where}: unknown shape-type; allowed: {', '.join(NAPARI_SHAPES)}")

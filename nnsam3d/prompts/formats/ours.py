@@ -22,7 +22,7 @@ import json
 from typing import Any
 
 from nnsam3d.geometry import SPACES
-from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, bounded, json_type
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, is_list, objects_in
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.types import CasePrompts, PromptError, checked_space, short
 
@@ -53,18 +53,12 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     if stated is not None and reading.space is not None and stated != reading.space:
         reading.problems.append(f'the file says space "{reading.space}", but "{stated}" was stated')
     entries = content.get(name, [])
-    if not isinstance(entries, list):
-        reading.problems.append(f'"{name}" must be a list, not {json_type(entries)}')
-        return reading
-    for number, entry in enumerate(bounded(entries), start=1):
-        where = f"{name.removesuffix('s')} {number}"
-        if not isinstance(entry, dict):
-            keys = '"position" and "label"' if version == 1 else '"type" and the keys of that type'
-            reading.problems.append(f"{where}: must be an object with {keys}, not {json_type(entry)}")
-            continue
-        found = _found(entry, version, where, reading)
-        if found is not None:
-            reading.found.append(found)
+    keys = '"position" and "label"' if version == 1 else '"type" and the keys of that type'
+    if is_list(entries, f'"{name}"', reading):
+        for where, entry in objects_in(entries, name.removesuffix("s"), reading, f"an object with {keys}"):
+            found = _found(entry, version, where, reading)
+            if found is not None:
+                reading.found.append(found)
     return reading
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from nnsam3d.prompts.formats.base import Format, Reading, bounded, found_click
 from nnsam3d.prompts.types import short
@@ -37,7 +38,7 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
 
     Spreadsheet programs add commas to header lines and may use other separators; both are supported.
     """
-    header, rows = _fcsv_lines(text)
+    header, lines = _fcsv_lines(text)
     declared = CODES.get(header["coordinatesystem"].upper()) if "coordinatesystem" in header else None
     if "coordinatesystem" in header and declared is None:
         told = f"unknown CoordinateSystem {short(header['coordinatesystem'])}; allowed: LPS, RAS (older files: 1, 0)"
@@ -52,18 +53,14 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
             "export the point list from Slicer again (preferably as .mrk.json)"
         )
         return reading
-    for number, cells in enumerate(table_rows(rows, header.get("columns", ""), reading), start=1):
-        row = dict(zip(columns, cells, strict=False))
-        if columns[: len(_COLUMNS)] == _COLUMNS and len(cells) > STATUS:
-            row.setdefault("positionstatus", cells[STATUS])
-        where = f"point {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
+    if columns[:STATUS] == _COLUMNS and "positionstatus" not in columns:
+        columns[STATUS : STATUS + 1] = ["positionstatus"]
+    for where, row in Table(header.get("columns", ""), columns, lines).rows("xyz", "point", reading):
         status = row.get("positionstatus", "").strip().removesuffix(".0")  # a spreadsheet program's 0
-        if is_short(row, ("x", "y", "z"), where, reading):
-            continue
         if status in _UNPLACED:
             reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
-            continue
-        reading.found.append(found_click(where, [number_of(row[axis]) for axis in "xyz"], row.get("label", "")))
+        else:
+            reading.found.append(found_click(where, numbers_in(row, "xyz"), row.get("label", "")))
     return reading
 
 
@@ -91,27 +88,21 @@ _TABLE_AXES = {"lps": ("l", "p", "s"), "ras": ("r", "a", "s")}
 
 def recognises_table(text: str) -> bool:
     """By the columns of Slicer's "export as table": labels, and axes by their letters."""
-    return _table_space(table_columns(text)) is not None
+    return _table_space(Table.of(text).columns) is not None
 
 
 def parse_table(text: str, stated: str | None) -> Reading:
     """``label,l,p,s,defined,selected,visible,locked,description``; r, a, s in RAS."""
-    columns = table_columns(text)
-    space = _table_space(columns)
+    table = Table.of(text)
+    space = _table_space(table.columns)
     if space is None:
         return Reading(problems=["needs the columns label, and l, p, s or r, a, s"])
     reading = Reading.of(space, stated)
-    header, *lines = table_lines(text)
-    for number, cells in enumerate(table_rows(lines, header, reading), start=1):
-        row = dict(zip(columns, cells, strict=False))
-        where = f"row {number}" + (f" {short(row['label'], 40)}" if row.get("label") else "")
-        if is_short(row, _TABLE_AXES[space], where, reading):
-            continue
+    for where, row in table.rows(_TABLE_AXES[space], "row", reading):
         if row.get("defined", "1").strip().lower().removesuffix(".0") in ("0", "false", "no"):
             reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
-            continue
-        position = [number_of(row[axis]) for axis in _TABLE_AXES[space]]
-        reading.found.append(found_click(where, position, row.get("label", "")))
+        else:
+            reading.found.append(found_click(where, numbers_in(row, _TABLE_AXES[space]), row.get("label", "")))
     return reading
 
 
@@ -123,56 +114,66 @@ def _table_space(columns: list[str]) -> str | None:
 
 # ---------------------------------------------------------------------- text of spreadsheet programs
 
-
-def table_lines(text: str) -> list[str]:
-    """Non-empty lines, the header first, without Excel's `sep=;` line."""
-    lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
-    return lines[1:] if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip(), re.IGNORECASE) else lines
-
-
-def table_columns(text: str) -> list[str]:
-    """The column names in lower case."""
-    first = next(iter(table_lines(text)), "")
-    return [name.strip(' "').lower() for name in re.split("[,;\t]", first)]
-
-
-def table_rows(lines: Sequence[str], header: str, reading: Reading) -> Iterator[list[str]]:
-    """The cells of each line, separated by commas, semicolons (with decimal commas) or tabs; see also :func:`bounded`.
-
-    Args:
-        lines: without that of the column names.
-        header: the line of column names, which decides the separator; "": the first line does.
-        reading: gets a problem if the text is no CSV from some line on.
-    """
-    first = header if re.search("[,;\t]", header) else next(iter(lines), "")
-    separator = max(",;\t", key=first.count)
-    try:
-        for cells in bounded(csv.reader(lines, delimiter=separator, skipinitialspace=True)):
-            yield [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
-    except csv.Error as error:
-        reading.problems.append(f"malformed CSV: {error}")
-
-
-def is_short(row: Mapping[str, str], needed: Iterable[str], where: str, reading: Reading) -> bool:
-    """Whether cells are missing.
-
-    Args:
-        row: cells by column.
-        needed: columns.
-        where: the row, for the message.
-        reading: gets the problem.
-    """
-    missing = [name for name in needed if name not in row]
-    if missing:
-        reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
-    return bool(missing)
-
-
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
-def number_of(text: str) -> float | str:
-    """The number in a cell; other text unchanged, to be reported later."""
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        header: the line of column names, which decides the separator; "": the first line does.
+        columns: the names in lower case.
+        lines: the others, without empty ones.
+    """
+
+    header: str
+    columns: list[str]
+    lines: list[str]
+
+    @classmethod
+    def of(cls, text: str) -> Table:
+        """Without Excel's `sep=;` line."""
+        lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
+        if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip(), re.IGNORECASE):
+            del lines[0]
+        header = lines[0] if lines else ""
+        return cls(header, [name.strip(' "').lower() for name in re.split("[,;\t]", header)], lines[1:])
+
+    def rows(
+        self, needed: Sequence[str], name: str, reading: Reading, label: str | None = "label"
+    ) -> Iterator[tuple[str, dict[str, str]]]:
+        """The place of each row, for messages, and its cells by column; see also :func:`bounded`.
+
+        Cells are separated by commas, semicolons (with decimal commas) or tabs.
+
+        Args:
+            needed: columns without which a row is a problem.
+            name: of a row, for messages.
+            reading: gets the problems, also if the text is no CSV from some line on.
+            label: the column that is part of a row's place; None: none is.
+        """
+        first = self.header if re.search("[,;\t]", self.header) else next(iter(self.lines), "")
+        found = csv.reader(self.lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+        try:
+            for number, cells in enumerate(bounded(found), start=1):
+                plain = [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+                row = dict(zip(self.columns, plain, strict=False))
+                where = f"{name} {number}" + (f" {short(row[label], 40)}" if label and row.get(label) else "")
+                if missing := [column for column in needed if column not in row]:
+                    reading.problems.append(f"{where}: the line is too short, {', '.join(missing)} missing")
+                else:
+                    yield where, row
+        except csv.Error as error:
+            reading.problems.append(f"malformed CSV: {error}")
+
+
+def numbers_in(row: Mapping[str, str], columns: Iterable[str]) -> list[float | str]:
+    """The numbers in these cells; other text unchanged, to be reported later."""
+    return [_number(row[column]) for column in columns]
+
+
+def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
