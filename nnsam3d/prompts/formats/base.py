@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from nnsam3d.prompts.labels import Meaning
 from nnsam3d.prompts.types import MAX_CLICKS, short
@@ -119,7 +119,7 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
         reading.found.append(found_click(f"{short(name)} {number}", position, label, meaning))
 
 
-def is_list(value: Any, name: str, reading: Reading) -> bool:
+def is_list(value: Any, name: str, reading: Reading) -> TypeGuard[list[Any]]:
     """Whether a JSON value is a list; if not, ``reading`` gets the problem, with the name of the value."""
     if not isinstance(value, list):
         reading.problems.append(f"{name} must be a list, not {json_type(value)}")

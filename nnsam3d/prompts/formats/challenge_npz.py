@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def parse(parts: dict[str, Any], stated: str | None) -> Reading:
     return reading
 
 
-def _is_per_class(value: Any, key: str, many: str, faults: list[str]) -> bool:
+def _is_per_class(value: Any, key: str, many: str, faults: list[str]) -> TypeGuard[Sequence[Any]]:
     if not isinstance(value, (list, tuple)):
         found = "nothing" if value is None else json_type(value)
         faults.append(f'"{key}" must be a list with one object for each class, not {found}')
@@ -119,7 +120,7 @@ def _is_per_class(value: Any, key: str, many: str, faults: list[str]) -> bool:
     return False
 
 
-def _boxes(boxes: Any, names: list[str], meaning: Meaning, faults: list[str], reading: Reading) -> None:
+def _boxes(boxes: Sequence[Any], names: list[str], meaning: Meaning, faults: list[str], reading: Reading) -> None:
     """One box per class; both ends belong to it."""
     for number, (box, name) in enumerate(zip(boxes, names, strict=False), start=1):
         where = f"box of class {number}"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.checks import PromptError
+from nnsam3d.prompts.kinds.checks import PromptError, checked_label, checked_position, checked_positions
 
 Space = Literal["voxel", "lps", "ras"]
 Voxels = NDArray[np.int64]  # (N, 3)
@@ -101,12 +101,22 @@ class Prompt:
     weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
     tool: ClassVar[Tool | None] = None
     drawn: ClassVar[Outline] = "points"  # of its shapes
-    through: ClassVar[tuple[int, int]] = (1, 1)  # the least and the most points through which viewers draw it
+    # the least and the most points that it has: if equal, its first keys hold one each, otherwise its first key all
+    through: ClassVar[tuple[int, int]] = (1, 1)
     confines: ClassVar[bool] = False  # whether answers stay inside it, see holds
     trained: ClassVar[bool] = True  # whether the network gets it; otherwise it is applied to the network's answer
     body: ClassVar[bool] = False  # whether it is the outline of a body, see depth
 
     label: Any
+
+    def __post_init__(self) -> None:
+        """Checks positions and label. Raises PromptError."""
+        least, most = self.through
+        for name in self._position_fields():
+            given = getattr(self, name)
+            checked = checked_position(given) if least == most else checked_positions(given, least)
+            object.__setattr__(self, name, checked)
+        object.__setattr__(self, "label", checked_label(self.label))
 
     # ------------------------------------------------------------------ files
 
@@ -124,6 +134,11 @@ class Prompt:
     def _fields(cls) -> Iterator[tuple[str, Field[Any]]]:
         return zip(cls.keys, fields(cls), strict=True)  # type: ignore[arg-type]
 
+    @classmethod
+    def _position_fields(cls) -> list[str]:
+        least, most = cls.through
+        return [field.name for _, field in cls._fields()][: most if least == most else 1]
+
     def describe(self) -> str:
         """In a few words, without the label: for tables."""
         raise NotImplementedError
@@ -131,17 +146,18 @@ class Prompt:
     @classmethod
     def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
         """The values of a file, by key and without the label, of what a viewer has drawn through these positions."""
-        return {cls.keys[0]: positions}
+        least, most = cls.through
+        return dict(zip(cls.keys, positions, strict=False)) if least == most else {cls.keys[0]: positions}
 
     # ------------------------------------------------------------------ spaces
 
     def points(self, space: Space) -> NDArray[np.float64]:
         """(N, 3) that determine the prompt, in its own space."""
-        raise NotImplementedError
+        return np.array([getattr(self, name) for name in self._position_fields()]).reshape(-1, 3)
 
     def at(self: P, points_N3: NDArray[np.float64], space: Space) -> P:
         """The same prompt with these points, in another space."""
-        return self.of(points_N3, self.label)
+        return self.parse({**self.entry(), **self.values_through(points_N3.tolist())})
 
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""

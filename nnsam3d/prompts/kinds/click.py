@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, place_text
-from nnsam3d.prompts.kinds.checks import Position, checked_label, checked_position
+from nnsam3d.prompts.kinds.base import Prompt, Tool, place_text
+from nnsam3d.prompts.kinds.checks import Position
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,8 @@ class Click(Prompt):
     position: Position
     label: int | str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "position", checked_position(self.position))
-        object.__setattr__(self, "label", checked_label(self.label))
-
     def describe(self) -> str:
         return f"at {place_text(self.position)}"
-
-    def points(self, space: Space) -> NDArray[np.float64]:
-        return np.array([self.position])
-
-    @classmethod
-    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
-        (position,) = positions
-        return {"position": position}
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:

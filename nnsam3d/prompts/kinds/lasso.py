@@ -21,7 +21,6 @@ from nnsam3d.prompts.kinds.base import (
     Outline,
     Prompt,
     Shape,
-    Space,
     Tool,
     Voxels,
     Window,
@@ -29,7 +28,7 @@ from nnsam3d.prompts.kinds.base import (
     points_to_voxels,
     spread,
 )
-from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError, checked_label, checked_positions
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError
 
 REACH = 2.0  # T; the distance to the curve is clipped there
 FADING = {"plane_near": 0.5, "plane_far": 2.0}  # T; standard deviation across the plane
@@ -71,8 +70,7 @@ class Lasso(Prompt):
     label: int | str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "corners", checked_positions(self.corners, 3))
-        object.__setattr__(self, "label", checked_label(self.label))
+        super().__post_init__()
         extent = np.linalg.svd(np.array(self.corners) - np.mean(self.corners, axis=0), compute_uv=False)
         if extent[1] <= 1e-6 * max(extent[0], 1e-9):
             raise PromptError("the points of a lasso lie on a line: it has nothing inside")
@@ -80,9 +78,6 @@ class Lasso(Prompt):
     def describe(self) -> str:
         middle = np.mean(self.corners, axis=0).tolist()
         return f"{len(self.corners)} points around {place_text(middle)}"
-
-    def points(self, space: Space) -> NDArray[np.float64]:
-        return np.array(self.corners)
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: the curve does not lie on a slice."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -20,7 +20,6 @@ from nnsam3d.prompts.kinds.base import (
     Outline,
     Prompt,
     Shape,
-    Space,
     Tool,
     Voxels,
     Window,
@@ -28,7 +27,7 @@ from nnsam3d.prompts.kinds.base import (
     place_text,
     points_to_voxels,
 )
-from nnsam3d.prompts.kinds.checks import Position, PromptError, checked_label, checked_position
+from nnsam3d.prompts.kinds.checks import Position, PromptError
 from nnsam3d.prompts.kinds.lasso import some_slice
 
 TUBE = 0.5  # T; standard deviation of the map around the line
@@ -65,22 +64,12 @@ class Line(Prompt):
     label: int | str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", checked_position(self.start))
-        object.__setattr__(self, "end", checked_position(self.end))
-        object.__setattr__(self, "label", checked_label(self.label))
+        super().__post_init__()
         if self.start == self.end:
             raise PromptError("the ends of a line are the same point; use a click")
 
     def describe(self) -> str:
         return f"{place_text(self.start)} to {place_text(self.end)}"
-
-    @classmethod
-    def values_through(cls, positions: Sequence[Any]) -> dict[str, Any]:
-        start, end = positions
-        return {"start": start, "end": end}
-
-    def points(self, space: Space) -> NDArray[np.float64]:
-        return np.array([self.start, self.end])
 
     def shape(self, points_N3: NDArray[np.float64], label: int) -> Shape:
         """Raises PromptError: too long."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds.base import Prompt, Space, Tool, place_text
-from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, checked_label, checked_positions
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,8 @@ class Paint(Prompt):
     path: tuple[Position, ...]
     label: int | str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", checked_positions(self.path, 1))
-        object.__setattr__(self, "label", checked_label(self.label))
-
     def describe(self) -> str:
         return f"{len(self.path)} voxels from {place_text(self.path[0])}"
-
-    def points(self, space: Space) -> NDArray[np.float64]:
-        return np.array(self.path)
 
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """A voxel in the middle: the mask itself shows them all."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds.base import Outline, Prompt, Shape, Space, Tool, along, place_text, points_to_voxels, spread
-from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError, checked_label, checked_positions
+from nnsam3d.prompts.kinds.base import Outline, Prompt, Shape, Tool, along, place_text, points_to_voxels, spread
+from nnsam3d.prompts.kinds.checks import MAX_POINTS, Position, PromptError
 
 CLICKS, APART = 8, 0.75  # at most, and in T
 SECTIONS = 7  # of a simulated curve
@@ -47,8 +47,7 @@ class Scribble(Prompt):
     joined: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", checked_positions(self.path, 1))
-        object.__setattr__(self, "label", checked_label(self.label))
+        super().__post_init__()
         if not isinstance(self.joined, bool):
             raise PromptError(f'"joined" must be true (a curve) or false (single voxels), got {self.joined!r}')
 
@@ -58,12 +57,6 @@ class Scribble(Prompt):
 
     def outline(self) -> Outline:
         return "path" if self.joined else "points"
-
-    def points(self, space: Space) -> NDArray[np.float64]:
-        return np.array(self.path)
-
-    def at(self, points_N3: NDArray[np.float64], space: Space) -> Scribble:
-        return replace(self, path=tuple(map(tuple, points_N3.tolist())))
 
     @classmethod
     def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Scribble:
