@@ -14,6 +14,12 @@ Position = Sequence[float]
 Clicks = Sequence[tuple[Position, str]]
 """Index i, j, k and "lesion" or "background"."""
 
+LABELS = {"background": 0, "lesion": 1}
+DIRECTION = ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, -1.0))
+GRID = ImageGrid((60, 50, 40), (0.7, 0.9, 3.0), (-100.0, 40.0, 10.0), DIRECTION)
+# i, j and k differ so much that swapping any two, or a sign, gives another voxel or none
+CLICKS = [((51.0, 7.0, 30.0), "lesion"), ((3.0, 22.0, 11.0), "background"), ((40.0, 44.0, 2.0), "lesion")]
+
 FCSV_HEADER = (
     "# Markups fiducial file version = 5.0\n# CoordinateSystem = {system}\n"
     "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"

@@ -75,15 +75,10 @@ def test_the_table_that_slicer_exports(tmp_path: Path, letters: str, space: str)
     assert (prompts.space, prompts.clicks) == (space, (Click((1, 2, 3), "lesion"),))
 
 
-@pytest.mark.parametrize("kind", ["Multiple points", "Multiple Points", "MULTIPLE POINTS"])
-def test_capital_letters_in_a_type(tmp_path: Path, kind: str) -> None:
-    content = {"type": kind, "points": [{"name": "lesion", "point": [1, 2, 3]}], "version": {"major": 1, "minor": 0}}
-    path = save(tmp_path, "c.json", json.dumps(content))
-    assert read_prompts(path, labels=LABELS, space="voxel").clicks == (Click((1, 2, 3), "lesion"),)
-
-
-def test_a_single_point(tmp_path: Path) -> None:
-    content = {"type": "Point", "name": "lesion", "point": [1, 2, 3], "version": {"major": 1, "minor": 0}}
+@pytest.mark.parametrize("kind", ["Multiple points", "Multiple Points", "MULTIPLE POINTS", "Point"])
+def test_capital_letters_in_a_type_and_a_single_point(tmp_path: Path, kind: str) -> None:
+    point = {"name": "lesion", "point": [1, 2, 3]}
+    content = {"type": kind, **(point if kind == "Point" else {"points": [point]}), "version": {"major": 1, "minor": 0}}
     path = save(tmp_path, "c.json", json.dumps(content))
     assert read_prompts(path, labels=LABELS, space="voxel").clicks == (Click((1, 2, 3), "lesion"),)
 
@@ -161,15 +156,20 @@ PROGRAMS = ["slicer", "slicer-fcsv", "slicer-table", "grand-challenge"]
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("labels", [LABELS, TWO], ids=["one class", "two classes"])
 def test_bare_numbers_are_the_programs_own(tmp_path: Path, program: str, labels: dict[str, int]) -> None:
-    path = written(tmp_path, program, ["0", "1", "3"])
+    words: list[str | None] = ["0", "1", "3", "2-7", "1.0"]  # 0 is not background, and 1 not the first label
+    path = written(tmp_path, program, words)
     space = "voxel" if program == "grand-challenge" else None
     with pytest.raises(
-        PromptError, match=r"'0' is a number assigned by the program(.|\n)*'1' is a number(.|\n)*--label"
+        PromptError,
+        match=r"'0' is a number assigned by the program(.|\n)*'1' is a number(.|\n)*'2-7' is not(.|\n)*'1.0' is a n",
     ):
         read_prompts(path, labels=labels, space=space)
     stated = list(labels)[-1]
     clicks = read_prompts(path, labels=labels, space=space, label=stated).clicks
-    assert [click.label for click in clicks] == [stated] * 3, "the stated label wins for all"
+    assert [click.label for click in clicks] == [stated] * 5, "the stated label wins for all"
+    each = dict.fromkeys(["0", "1", "3", "2-7"], "lesion" if labels is LABELS else "organ")
+    clicks = read_prompts(path, labels=labels, space=space, label=each).clicks
+    assert {click.label for click in clicks} == {*each.values()}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -255,14 +255,6 @@ def test_a_region_that_was_never_placed_is_no_box(tmp_path: Path, region: dict) 
     path = save(tmp_path, "c.mrk.json", json.dumps({"markups": markups}))
     with pytest.warns(PromptWarning, match=r"ROI\) has not been placed"):
         assert read_prompts(path, labels=LABELS).prompts == (Click((1, 2, 3), "lesion"),)
-
-
-def test_corners_of_a_shapes_layer_are_no_clicks(tmp_path: Path) -> None:
-    head, corners = "index,shape-type,vertex-index,axis-0,axis-1,axis-2\n", [(2, 1), (2, 9), (8, 9), (8, 1)]
-    rows = [f"0.0,rectangle,{n}.0,3.0,{y}.0,{x}.0\n" for n, (y, x) in enumerate(corners)]
-    assert read_prompts(save(tmp_path, "c.csv", head + "".join(rows)), labels=LABELS).kinds == ("box",)
-    with pytest.raises(PromptError, match=r"shape 1 \('rectangle'\): has 3 vertices"):
-        read_prompts(save(tmp_path, "c.csv", head + "".join(rows[:3])), labels=LABELS)
 
 
 def test_columns_of_napari_that_say_nothing_here_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import (
     Box,
     CasePrompts,
@@ -28,14 +27,9 @@ from nnsam3d.prompts import (
 from nnsam3d.prompts.formats import recognised
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
 
-from .by_hand import FCSV_HEADER, WRITERS, fcsv, slicer
+from .by_hand import CLICKS, FCSV_HEADER, GRID, LABELS, WRITERS, fcsv, slicer
 
-LABELS = {"background": 0, "lesion": 1}
 TWO = {"background": 0, "liver": 1, "lesion": 2}
-DIRECTION = ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, -1.0))
-GRID = ImageGrid((60, 50, 40), (0.7, 0.9, 3.0), (-100.0, 40.0, 10.0), DIRECTION)
-# i, j and k differ so much that swapping any two, or a sign, gives another voxel or none
-CLICKS = [((51.0, 7.0, 30.0), "lesion"), ((3.0, 22.0, 11.0), "background"), ((40.0, 44.0, 2.0), "lesion")]
 
 
 def save(folder: Path, name: str, content: Any) -> Path:
@@ -232,15 +226,6 @@ def test_words_as_labels(tmp_path: Path) -> None:
     numbered = TWO | {"liver-12": 3}
     prompts = read_prompts(edited(tmp_path, point_label="liver-12"), GRID, numbered)
     assert clicks_to_labels(prompts, numbered)[0] == 3, "a label's full name goes before its numbering"
-
-
-@pytest.mark.parametrize("number", ["0", "1", "2", "3", "2-7", "1.0"])
-def test_a_bare_number_is_no_label(tmp_path: Path, number: str) -> None:
-    """Programs number their points: 0 is not background, and 2 not the second label."""
-    written = edited(tmp_path, point_label=number)
-    with pytest.raises(PromptError, match=r"is a number assigned by the program|is not in this dataset"):
-        read_prompts(written, GRID, TWO)
-    assert read_prompts(written, GRID, TWO, label={number: "liver"}).clicks[0].label == "liver"
 
 
 def test_a_translation_wins_over_the_word(tmp_path: Path) -> None:

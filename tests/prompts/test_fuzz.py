@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnsam3d.geometry import ImageGrid, Points
+from nnsam3d.geometry import Points
 from nnsam3d.prompts import CasePrompts, PromptError, read_prompts
 from nnsam3d.prompts.kinds import KINDS, Window
 
-from .by_hand import EXTENT_WRITERS, WRITERS
+from .by_hand import CLICKS, EXTENT_WRITERS, GRID, LABELS, WRITERS
 
-LABELS = {"background": 0, "lesion": 1}
-GRID = ImageGrid((60, 50, 40), (0.7, 0.9, 3.0), (-100.0, 40.0, 10.0), ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0, 0, -1)))
-CLICKS = [((51.0, 7.0, 30.0), "lesion"), ((3.0, 22.0, 11.0), "background"), ((40.0, 44.0, 2.0), "lesion")]
 QUICK, FULL = 300, 10_000
 FORMATS = {**WRITERS, **EXTENT_WRITERS}
 
