@@ -39,38 +39,35 @@ def write(path: Path, header: str, data: bytes = b"", **fields: str) -> Path:
     return path
 
 
-def nifti_header(folder: Path) -> bytes:
+def nifti(folder: Path) -> bytes:
     sitk.WriteImage(image(), str(folder / "small.nii"))
     header = bytearray((folder / "small.nii").read_bytes()[:352])
     header[42:48] = np.array([700, 700, 1000], "<i2").tobytes()
-    return bytes(header)
+    return bytes(header) + b"\0" * 48
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["a.nii", "a.nii.gz", "a.mha", "a.mhd", "packed.mha", "a.nrrd", "packed.nrrd", "a.nhdr", "text.nrrd", "list.mhd"],
-)
+LYING = {
+    "a.mha": (META, "ElementDataFile = LOCAL\n", ""),
+    "packed.mha": (META, "CompressedData = True\nElementDataFile = LOCAL\n", ""),
+    "a.mhd": (META, "ElementDataFile = a.raw\n", ""),
+    "list.mhd": (META, "ElementDataFile = LIST\n" + "a.raw\n" * 3, ""),
+    "a.nrrd": (NRRD, "", "raw"),
+    "packed.nrrd": (NRRD, "", "gzip"),
+    "text.nrrd": (NRRD, "", "ascii"),
+    "a.nhdr": (NRRD, "data file: a.raw\n", "raw"),
+}
+"""Headers, the field that names their data, and an encoding."""
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", *LYING])
 def test_a_header_of_a_few_bytes_that_declares_gigabytes(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (tmp_path / "a.raw").write_bytes(b"\0" * 60)
-    local = {"size": HUGE, "more": "ElementDataFile = LOCAL\n"}
-    if name == "a.nii":
-        path.write_bytes(nifti_header(tmp_path) + b"\0" * 48)
-    elif name == "a.nii.gz":
-        path.write_bytes(gzip.compress(nifti_header(tmp_path) + b"\0" * 48))
-    elif name == "a.mha":
-        write(path, META, b"\0" * 60, **local)
-    elif name == "packed.mha":
-        write(path, META, b"\0" * 60, size=HUGE, more="CompressedData = True\nElementDataFile = LOCAL\n")
-    elif name == "a.mhd":
-        write(path, META, size=HUGE, more="ElementDataFile = a.raw\n")
-    elif name == "list.mhd":
-        write(path, META, size=HUGE, more="ElementDataFile = LIST\n" + "a.raw\n" * 3)
-    elif name.endswith(".nhdr"):
-        write(path, NRRD, size=HUGE, encoding="raw", more="data file: a.raw\n")
+    if name in LYING:
+        header, more, encoding = LYING[name]
+        write(path, header, b"" if "a.raw" in more else b"\0" * 60, size=HUGE, more=more, encoding=encoding)
     else:
-        encoding = {"a.nrrd": "raw", "packed.nrrd": "gzip", "text.nrrd": "ascii"}[name]
-        write(path, NRRD, b"\0" * 60, size=HUGE, encoding=encoding, more="")
+        path.write_bytes(gzip.compress(nifti(tmp_path)) if name.endswith(".gz") else nifti(tmp_path))
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=rf"{name}.*truncated or damaged"):

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet import contract
 from nnsam3d.nnunet.contract import NAMES, REIMPLEMENTED
 
+from . import test_lazy, test_slabs
 from .plans import managers, preprocessed
 
 LABELS = {"background": 0, "organ": 1, "tumour": 2, "ignore": 3}
@@ -277,23 +277,6 @@ def same_splits(tmp_path: Path) -> None:
     assert splits.SPLITS in theirs
 
 
-def same_images(tmp_path: Path) -> None:
-    from nnsam3d.nnunet.slabs import read_in_slabs
-
-    rng, files = np.random.default_rng(1), []
-    for channel in range(2):
-        image = sitk.GetImageFromArray(rng.integers(-1000, 1000, (5, 6, 7)).astype(np.int16))
-        image.SetSpacing((0.7, 0.8, 3.0))
-        image.SetOrigin((1.0, -2.0, 3.0))
-        files.append(str(tmp_path / f"a_{channel:04d}.nii"))
-        sitk.WriteImage(image, files[-1])
-    ours, theirs = read_in_slabs(files), contract.SimpleITKIO().read_images(files)
-    assert ours is not None
-    np.testing.assert_array_equal(ours[0], theirs[0])
-    assert ours[0].dtype == theirs[0].dtype
-    assert ours[1] == theirs[1]
-
-
 def same_crop(tmp_path: Path) -> None:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
@@ -319,20 +302,8 @@ def same_normalisations(tmp_path: Path) -> None:
 
 
 def same_preprocessing(tmp_path: Path) -> None:
-    from nnsam3d.nnunet.lazy import LazyVolume
-
-    plans, configuration = managers([1, 0, 2], [1.0, 0.8, 1.7], normalization="ZScoreNormalization", order=3)
-    data = np.random.default_rng(3).uniform(1, 200, (1, 14, 15, 16)).astype(np.float32)
-    data[:, :2] = 0
-    run: Callable[..., Any] = contract.DefaultPreprocessor(verbose=False).run_case_npy
-    theirs, _, properties = run(data.copy(), None, {"spacing": [1.2, 1.0, 1.0]}, plans, configuration, {})
-    model: Any = SimpleNamespace(plans_manager=plans, configuration_manager=configuration)
-    lazy = LazyVolume(model, data, {"spacing": [1.2, 1.0, 1.0]})
-    np.testing.assert_allclose(lazy.box((0, 0, 0), lazy.shape), theirs, atol=1e-4)
-    for key in ("shape_before_cropping", "shape_after_cropping_and_before_resampling"):
-        assert tuple(lazy.properties[key]) == tuple(properties[key])
-    ours = [list(side) for side in lazy.properties["bbox_used_for_cropping"]]
-    assert ours == [list(side) for side in properties["bbox_used_for_cropping"]]
+    made = test_lazy.model([1.0, 0.8, 1.7], [1, 0, 2], ["ZScoreNormalization"])
+    test_lazy.compare(made, test_lazy.image(3, (14, 15, 16), 1, 2), [1.2, 1.0, 1.0], seed=0)
 
 
 def same_export(tmp_path: Path) -> None:
@@ -450,7 +421,9 @@ def same_loss(tmp_path: Path) -> None:
 SAME: dict[str, Callable[[Path], None]] = {
     "nnsam3d.nnunet.datasets.cases_in": same_cases,
     "nnsam3d.nnunet.splits.make_splits": same_splits,
-    "nnsam3d.nnunet.slabs.read_in_slabs": same_images,
+    "nnsam3d.nnunet.slabs.read_in_slabs": lambda tmp_path: test_slabs.test_equal_to_the_readers(
+        tmp_path, ".nii", np.int16, slices=5
+    ),
     "nnsam3d.nnunet.size.nonzero_box": same_crop,
     "nnsam3d.nnunet.normalisation.NORMALISATIONS": same_normalisations,
     "nnsam3d.nnunet.lazy.LazyVolume": same_preprocessing,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _warn_whole, can_be_lazy, nonzero_box, volume_of
+from nnsam3d.nnunet.lazy import LazyVolume, WholeVolume, _warn_whole, can_be_lazy, volume_of
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE
 
 from .plans import managers
@@ -138,14 +138,6 @@ def test_boxes_are_those_of_the_whole(
 def test_every_normalisation_on_an_image_larger_than_a_spline_sees(scheme: str) -> None:
     """Rows of the matrices are cut where weights vanish: only a long axis shows what that costs."""
     compare(model([1.0, 0.8, 1.7], [0, 1, 2], [scheme]), image(1, (90, 70, 80), 1, 0), [1.2, 1.0, 1.0], 3)
-
-
-def test_the_crop_is_nnunets() -> None:
-    data = np.zeros((2, 5, 6, 7), np.float32)
-    assert nonzero_box(data) == (slice(0, 5), slice(0, 6), slice(0, 7)), "all zero: nothing to crop to"
-    data[0, 1, 2, 3] = -1
-    data[1, 3, 2, 5] = 1
-    assert nonzero_box(data) == (slice(1, 4), slice(2, 3), slice(3, 6))
 
 
 def test_a_constant_image_is_not_divided_by_zero() -> None:

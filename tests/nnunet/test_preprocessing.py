@@ -23,7 +23,8 @@ from nnsam3d.geometry import GeometryError
 from nnsam3d.nnunet import preprocessing, worker_messages
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor, use_prompted_preprocessor
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
-from nnsam3d.prompts import Box, CasePrompts, Click, PromptError, PromptWarning, read_channel
+from nnsam3d.prompts import Box, CasePrompts, Click, Prompt, PromptError, PromptWarning, read_channel
+from nnsam3d.prompts.kinds.base import Space
 
 from .plans import managers as plans_by_hand
 
@@ -146,61 +147,36 @@ def test_single_slice_and_unreadable_images(tmp_path: Path) -> None:
         run(broken)
 
 
+def channel_of_array(*prompts: Prompt, space: Space = "voxel") -> np.ndarray:
+    """The prompt channel of an array, with its prompts in the properties, as nnU-Net's Python predictor passes them."""
+    given = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", space, prompts)}
+    properties, array = dict(given), np.ones((1, 12, 14, 16), np.float32)
+    data, _, _ = PromptedPreprocessor(verbose=False).run_case_npy(array, None, properties, *managers(), DATASET)
+    assert properties == given, "left alone: the caller may use them again"
+    return data[1]
+
+
 def test_arrays_carry_their_prompts_in_the_properties() -> None:
-    """nnU-Net's Python predictor hands over an array and a spacing, nothing else."""
-    plans, configuration = managers()
-    properties = {
-        "spacing": [2.5, 0.9, 1.1],
-        "nnsam3d_prompts": CasePrompts("array", "voxel", (Click((5.0, 6.0, 7.0), 1), Click((9.0, 9.0, 9.0), 0))),
-    }
-    data, _, _ = PromptedPreprocessor(verbose=False).run_case_npy(
-        np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
-    )
-    assert sorted(read_channel(data[1])[1].tolist()) == [0, 1]
-
-
-def test_the_same_properties_serve_twice_and_are_left_alone() -> None:
-    plans, configuration = managers()
-    prompts = CasePrompts("array", "voxel", (Click((5.0, 6.0, 7.0), "lesion"),))
-    properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": prompts}
-    for _ in range(2):
-        data, _, _ = PromptedPreprocessor(verbose=False).run_case_npy(
-            np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
-        )
-        assert data[1].sum() == 2
-    assert properties == {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": prompts}
+    clicks = Click((5.0, 6.0, 7.0), 1), Click((9.0, 9.0, 9.0), 0)
+    assert sorted(read_channel(channel_of_array(*clicks))[1].tolist()) == [0, 1]
+    assert channel_of_array(Click((5.0, 6.0, 7.0), "lesion")).sum() == 2
 
 
 def test_clicks_of_arrays_are_checked_like_those_of_files() -> None:
-    plans, configuration = managers()
     outside, unknown = Click((1000.0, 1.0, 1.0), 0), Click((1.0, 1.0, 1.0), "x")
     for click, message in ((outside, "outside the image"), (unknown, "lesion")):
-        properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "voxel", (click,))}
         with pytest.raises(PromptError, match=message):
-            PromptedPreprocessor(verbose=False).run_case_npy(
-                np.ones((1, 12, 14, 16), np.float32), None, properties, plans, configuration, DATASET
-            )
-    world = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "lps", (Click((1.0, 1.0, 1.0), 1),))}
+            channel_of_array(click)
     with pytest.raises(GeometryError):
-        PromptedPreprocessor(verbose=False).run_case_npy(
-            np.ones((1, 12, 14, 16), np.float32), None, world, plans, configuration, DATASET
-        )
+        channel_of_array(Click((1.0, 1.0, 1.0), 1), space="lps")
 
 
 def test_prompts_that_no_network_takes_are_refused_and_not_forgotten() -> None:
-    plans, configuration = managers()
     box, click = Box((1.0, 1.0, 1.0), (5.0, 5.0, 5.0), 1), Click((3.0, 3.0, 3.0), 1)
-
-    def channels(*prompts: Box | Click) -> np.ndarray:
-        properties = {"spacing": [2.5, 0.9, 1.1], "nnsam3d_prompts": CasePrompts("array", "voxel", prompts)}
-        array = np.ones((1, 12, 14, 16), np.float32)
-        run = PromptedPreprocessor(verbose=False).run_case_npy
-        return run(array, None, properties, plans, configuration, DATASET)[0][1:]
-
     with pytest.raises(PromptError, match="trained with prompts of type click, not box"):
-        channels(box)
+        channel_of_array(box)
     with pytest.warns(PromptWarning, match="1 skipped"):
-        np.testing.assert_array_equal(channels(box, click), channels(click))
+        np.testing.assert_array_equal(channel_of_array(box, click), channel_of_array(click))
 
 
 def test_a_click_in_the_air_does_not_push_out_one_at_the_border(image: Path) -> None:
