@@ -24,32 +24,22 @@ LARGEST_RATIO = 1100  # of deflate: a stream cannot decompress to more
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"  # one way to match: no backtracking
 NUMBERS = rf"{NUMBER}(?: +{NUMBER})*"
 WORDS = r"[-\w .,()+\"%?]*"
+# With fewer values, MetaIO would take the next line, ElementDataFile, for one of them, and the voxels for more header.
+VECTORS = ("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize")
+MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 META_FIELDS = {
     "ObjectType": "Image",
     "NDims": "[1-4]",
+    **dict.fromkeys(("BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData"), "(?i:true|false)"),
     "BinaryData": "(?i:true)",
-    "BinaryDataByteOrderMSB": "(?i:true|false)",
-    "ElementByteOrderMSB": "(?i:true|false)",
-    "CompressedData": "(?i:true|false)",
     "CompressedDataSize": "[0-9]+",
-    "TransformMatrix": NUMBERS,
-    "Rotation": NUMBERS,
-    "Orientation": NUMBERS,
-    "Offset": NUMBERS,
-    "Position": NUMBERS,
-    "Origin": NUMBERS,
-    "CenterOfRotation": NUMBERS,
+    **dict.fromkeys((*MATRICES, *VECTORS), NUMBERS),
     "AnatomicalOrientation": r"[A-Za-z?]+",
-    "ElementSpacing": NUMBERS,
-    "ElementSize": NUMBERS,
     "DimSize": "[0-9 ]+",
     "ElementNumberOfChannels": "[0-9]+",
     "ElementType": "MET_[A-Z_]+",
     "ElementDataFile": "LOCAL",
 }
-# With fewer values, MetaIO would take the next line, ElementDataFile, for one of them, and the voxels for more header.
-VECTORS = ("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize")
-MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 META_TYPES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
     "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
@@ -60,27 +50,11 @@ NRRD_FIELDS = {
     "sizes": "[0-9 ]+",
     "encoding": "(?i:raw|gzip|gz)",
     "endian": "(?i:little|big)",
-    "space": WORDS,
     "space dimension": "[0-9]+",
-    "space directions": WORDS,
-    "space origin": WORDS,
-    "space units": WORDS,
-    "measurement frame": WORDS,
-    "kinds": WORDS,
-    "centers": WORDS,
-    "centerings": WORDS,
-    "spacings": WORDS,
-    "thicknesses": WORDS,
-    "axis mins": WORDS,
-    "axismins": WORDS,
-    "axis maxs": WORDS,
-    "axismaxs": WORDS,
-    "units": WORDS,
-    "labels": WORDS,
-    "line skip": "0",
-    "lineskip": "0",
-    "byte skip": "0",
-    "byteskip": "0",
+    **dict.fromkeys(("space", "space directions", "space origin", "space units", "measurement frame"), WORDS),
+    **dict.fromkeys(("kinds", "centers", "centerings", "spacings", "thicknesses", "units", "labels"), WORDS),
+    **dict.fromkeys(("axis mins", "axismins", "axis maxs", "axismaxs"), WORDS),
+    **dict.fromkeys(("line skip", "lineskip", "byte skip", "byteskip"), "0"),
 }
 NRRD_SEGMENT = re.compile(rb"Segment[0-9]{1,4}_(?:ID|Name|LabelValue|Layer):=[ !-\[\]-~]{0,200}")  # without escapes
 NRRD_TYPES = (
@@ -238,10 +212,8 @@ def _meta(head: bytes, name: str) -> Declared:
     ordered = {"ObjectType": "Image", "NDims": fields.pop("NDims"), **fields, "ElementDataFile": data}
     header = "".join(f"{key} = {value}\n" for key, value in ordered.items()).encode("ascii")
     nbytes = math.prod(shape) * values * META_TYPES[fields["ElementType"]]
-    packed, stored = (
-        fields.get("CompressedData", "").lower() == "true",
-        _whole(fields.get("CompressedDataSize", "0"), name),
-    )
+    packed = fields.get("CompressedData", "").lower() == "true"
+    stored = _whole(fields.get("CompressedDataSize", "0"), name)
     return Declared(shape, values, nbytes, packed, end.end(), header, stored)
 
 
