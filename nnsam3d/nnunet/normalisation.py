@@ -5,7 +5,7 @@ Letters: I J K voxels of the cropped image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,22 +37,22 @@ class Normalisation:
 
 
 def _z_score(raw_IJK: NDArray[Any], _: dict[str, Any]) -> Normalisation:
-    """Mean and standard deviation slice by slice, without a copy of the image."""
-    raw_IJK = raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable"))  # in memory order
-    count = raw_IJK.size
-    mean = sum(float(part.sum(dtype=np.float64)) for part in raw_IJK) / count
-    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in raw_IJK) / count
-    return Normalisation(mean, max(float(np.sqrt(variance)), EPS))
+    """Slice by slice, without a copy of the image."""
+    return _of_parts(raw_IJK.transpose(np.argsort([-abs(step) for step in raw_IJK.strides], kind="stable")))
 
 
 def z_score_within(raw_IJK: NDArray[Any], mask_IJK: NDArray[np.bool_]) -> Normalisation:
     """The same for the voxels in a mask; the identity if it is empty."""
-    parts = [part[inside].astype(np.float64) for part, inside in zip(raw_IJK, mask_IJK, strict=True)]
-    count = sum(len(part) for part in parts)
+    return _of_parts([part[inside].astype(np.float64) for part, inside in zip(raw_IJK, mask_IJK, strict=True)])
+
+
+def _of_parts(parts: Sequence[NDArray[Any]] | NDArray[Any]) -> Normalisation:
+    """By the mean and the standard deviation of all values."""
+    count = sum(part.size for part in parts)
     if not count:
         return Normalisation()
-    mean = sum(float(part.sum()) for part in parts) / count
-    variance = sum(float(np.square(part - mean).sum()) for part in parts) / count
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
+    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in parts) / count
     return Normalisation(mean, max(float(np.sqrt(variance)), EPS))
 
 

@@ -38,9 +38,9 @@ from nnsam3d.prompts import (
 )
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.codec import CLICKS_ONLY
-from nnsam3d.prompts.kinds import KINDS, Prompt, Shape
+from nnsam3d.prompts.kinds import Prompt
 from nnsam3d.prompts.labels import resolve_label
-from nnsam3d.prompts.voxels import VoxelPrompts
+from nnsam3d.prompts.voxels import VoxelPrompts, reaches
 
 PROPERTIES_KEY = "nnsam3d_prompts"
 IN_AIR = "outside the non-zero part of the image, to which nnU-Net crops: there is nothing to segment."
@@ -249,7 +249,7 @@ def network_prompts(
             raise PromptError(f"{_where(prompts, click)} is {IN_AIR}")
     shapes = [shape._replace(points_N3=steps.apply(shape.points_N3)) for shape in placed.shapes]
     for shape, prompt in zip(shapes, _with_extent(prompts), strict=True):
-        if shape.label and not _reaches(shape, shape_DHW):
+        if shape.label and not reaches(shape, shape_DHW):
             raise PromptError(f"{_where(prompts, prompt)} is {IN_AIR}")
     # the others are background clicks in air: the nearest remaining voxel is background as well
     positions_N3 = np.clip(steps.apply(placed.voxels_N3), -0.5, np.asarray(shape_DHW) - 0.5)
@@ -284,7 +284,7 @@ def image_prompts(
             shape = prompt.shape(np.round(points.values_N3, DECIMALS), label)
         except PromptError as error:
             raise PromptError(f"{_where(prompts, prompt)}: {error}") from None
-        if not _reaches(shape, shape_zyx):
+        if not reaches(shape, shape_zyx):
             raise PromptError(f"{_where(prompts, prompt)} is outside the image of size (x, y, z) {grid.size_xyz}.")
         shapes.append(shape)
     return VoxelPrompts(voxels_N3, labels_N, tuple(shapes))
@@ -292,12 +292,6 @@ def image_prompts(
 
 def _with_extent(prompts: CasePrompts) -> list[Prompt]:
     return [prompt for prompt in prompts.prompts if not isinstance(prompt, (Click, MaskPrompt))]
-
-
-def _reaches(shape: Shape, size: Sequence[int]) -> bool:
-    """Whether a shape reaches into an array of this size."""
-    low, high = KINDS[shape.kind].bounds(shape.points_N3)
-    return bool((high >= -0.5).all() and (low <= np.asarray(size) - 0.5).all())
 
 
 def _where(prompts: CasePrompts, prompt: Prompt) -> str:

@@ -21,6 +21,7 @@ from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.listing import normalised
 from nnsam3d.prompts.types import CasePrompts, Click, Prompt, PromptError, Space
+from nnsam3d.prompts.voxels import reaches
 from nnsam3d.tables import columns, counted
 
 _SPACES: dict[Space, str] = {"voxel": "voxel i, j, k", "lps": "LPS mm", "ras": "RAS mm"}
@@ -130,10 +131,10 @@ def _other_table(
         for other in spaces:
             moved = CasePrompts("", space, [prompt]).to(other, grid if other == "voxel" else grid_of(other))
             texts[other] = moved.prompts[0].describe()
-        reaches, voxels, hits = _held(prompt, space, grid, marked)
-        all_inside &= reaches
+        inside, voxels, hits = _held(prompt, space, grid, marked)
+        all_inside &= inside
         first, *further = spaces
-        row = (number, kind, label, _SPACES[first], texts[first], "yes" if reaches else "NO", str(voxels))
+        row = (number, kind, label, _SPACES[first], texts[first], "yes" if inside else "NO", str(voxels))
         rows.append((*row, hits) if marked else row)
         rows += [("", "", "", _SPACES[other], texts[other]) for other in further]
     return columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "), all_inside
@@ -147,9 +148,8 @@ def _held(prompt: Prompt, space: Space, grid: ImageGrid, marked: Marked | None) 
     except PromptError as error:
         return False, 0, str(error)
     voxels_N3 = KINDS[shape.kind].inside(shape.points_N3, grid.shape_zyx)
-    low, high = KINDS[shape.kind].bounds(shape.points_N3)
-    reaches = bool((high >= -0.5).all() and (low <= np.array(grid.shape_zyx) - 0.5).all())
-    return reaches, len(voxels_N3), "" if marked is None else _shares(voxels_N3, grid, marked)
+    shares = "" if marked is None else _shares(voxels_N3, grid, marked)
+    return reaches(shape, grid.shape_zyx), len(voxels_N3), shares
 
 
 def _shares(voxels_N3: NDArray[np.int64], grid: ImageGrid, marked: Marked) -> str:

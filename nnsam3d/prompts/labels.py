@@ -125,8 +125,11 @@ def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
     is_number = hasattr(label, "__index__") and not isinstance(label, bool)
     if is_number and int(label) in names.values():  # type: ignore[call-overload]
         return int(label)  # type: ignore[call-overload]
-    allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
-    raise PromptError(f"{where}: unknown label {label!r}; allowed: {allowed}")
+    raise PromptError(f"{where}: unknown label {label!r}; allowed: {_allowed(names)}")
+
+
+def _allowed(names: Mapping[str, int]) -> str:
+    return ", ".join(f'"{name}" ({value})' for name, value in names.items())
 
 
 def translate_label(
@@ -175,7 +178,7 @@ def translate_label(
     foreground_names = [name for name, value in names.items() if value != 0]
     if meaning == "foreground" and len(foreground_names) == 1:
         return foreground_names[0]
-    allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
+    allowed = _allowed(names)
     if not text:
         raise PromptError(f"the label is missing; allowed: {allowed}")
     if number is not None and meaning != "value":
@@ -238,8 +241,7 @@ def whole_labels(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 def _known(label: str | int, names: Mapping[str, int] | None) -> int | str:
     if names is not None and not _is_label(label, names):
-        allowed = ", ".join(f'"{name}" ({value})' for name, value in names.items())
-        raise PromptError(f"the stated label {short(label)} is not in this dataset; allowed: {allowed}")
+        raise PromptError(f"the stated label {short(label)} is not in this dataset; allowed: {_allowed(names)}")
     number = _whole_number(label) if isinstance(label, str) and (names is None or label not in names) else None
     return label if number is None else number
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.kinds import Shape
+from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.types import VoxelClick
 
 
@@ -164,3 +164,9 @@ class VoxelPrompts:
         shapes = tuple((shape.kind, shape.label, shape.points_N3.tobytes()) for shape in self.shapes)
         mask = None if self.mask is None else self.mask.array().tobytes()
         return self.voxels_N3.tobytes(), self.labels_N.tobytes(), shapes, mask
+
+
+def reaches(shape: Shape, size: Sequence[int]) -> bool:
+    """Whether a shape reaches into an array of this size."""
+    low, high = KINDS[shape.kind].bounds(shape.points_N3)
+    return bool((high >= -0.5).all() and (low <= np.asarray(size) - 0.5).all())
