@@ -23,7 +23,8 @@ from nnsam3d.prompts.negatives import negative_clicks
 from nnsam3d.prompts.types import VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
 
-STRATEGIES = ("uniform", "center", "largest_error")
+CLICK_STRATEGIES = ("uniform", "center")  # without a prediction
+STRATEGIES = (*CLICK_STRATEGIES, "largest_error")
 EXTENT_WEIGHTS = {name: kind.weight for name, kind in KINDS.items() if kind.weight}
 """How often training draws each kind, relative to the others."""
 COMPONENT_SHARE = 0.5  # of extents that are drawn around one component; others around all of the label
@@ -73,7 +74,7 @@ class PromptSimulator:
         for name in ("zero_share", "negative_share", "extent_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        check_strategy(self.strategy, STRATEGIES[:2])
+        check_strategy(self.strategy, CLICK_STRATEGIES)
         object.__setattr__(self, "labels", tuple(int(label) for label in self.labels))
 
     def sample(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> list[VoxelClick]:

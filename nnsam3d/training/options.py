@@ -17,11 +17,11 @@ from typing import Any
 from nnsam3d.errors import UserError
 from nnsam3d.keys import known, mismatch
 from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.simulation import CLICK_STRATEGIES
 
 ENVIRONMENT_VARIABLE = "nnsam3d_options"
 PLANS_KEY = "nnsam3d"
 MOST_ROUNDS = 20
-CLICK_STRATEGIES = ("uniform", "center")
 TARGETS = ("labels", "any")
 DATA = ("dataset", "synthetic")
 PROMPT_KINDS = tuple(name for name, kind in KINDS.items() if kind.trained)
