@@ -18,7 +18,7 @@ from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
-from nnsam3d.prompts.formats import case_of
+from nnsam3d.prompts.formats.detect import case_of
 from nnsam3d.prompts.labels import label_values, resolve_label
 
 # Beside prompt files. A sub-folder, because nnU-Net takes every image in a folder for a case.

@@ -14,7 +14,7 @@ from nnsam3d.geometry.headers import Header, header_of_file
 from nnsam3d.nnunet.strays import has_own_suffix, misplaced, unmatched
 from nnsam3d.prompts import CasePrompts, PromptCodec, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.files import prompts_of
-from nnsam3d.prompts.formats import Loaded, load_if_prompts
+from nnsam3d.prompts.formats.detect import Loaded, load_if_prompts
 from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from nnsam3d.prompts.formats import is_prompt_file
+from nnsam3d.prompts.formats.detect import is_prompt_file
 from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder, normalised
 
 POINTS = (".mrk.json", ".fcsv")  # unambiguous suffixes; other programs use the others, too

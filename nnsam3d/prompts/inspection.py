@@ -16,7 +16,7 @@ from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, grid_of_f
 from nnsam3d.geometry.frames import read_segmentation_image
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.channel import DECIMALS
-from nnsam3d.prompts.formats import SUFFIXES
+from nnsam3d.prompts.formats.detect import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.listing import normalised

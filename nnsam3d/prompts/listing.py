@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nnsam3d.files import MACOS
-from nnsam3d.prompts.formats import SUFFIXES, case_of
+from nnsam3d.prompts.formats.detect import SUFFIXES, case_of
 
 FIRST_CHANNEL = "_0000"
 SETTLED = 2.0  # seconds; in file systems with coarse times, changes that follow sooner could go unnoticed

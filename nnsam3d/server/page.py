@@ -18,7 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.geometry.standalone import check_standalone
 from nnsam3d.inference.given import files_version
 from nnsam3d.prompts import MaskPrompt, Prompt
-from nnsam3d.prompts.formats import SUFFIXES
+from nnsam3d.prompts.formats.detect import SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases

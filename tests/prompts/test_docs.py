@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.commands import prompts as command_module
 from nnsam3d.prompts import read_prompts
-from nnsam3d.prompts.formats import FORMATS, SUFFIXES
+from nnsam3d.prompts.formats.detect import FORMATS, SUFFIXES
 from nnsam3d.prompts.kinds import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"

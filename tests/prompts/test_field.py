@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsam3d.prompts import Click, PromptError, PromptWarning, read_prompts
-from nnsam3d.prompts.formats import is_prompt_file
+from nnsam3d.prompts.formats.detect import is_prompt_file
 from nnsam3d.prompts.labels import whole_labels
 
 LABELS = {"background": 0, "lesion": 1}

@@ -24,7 +24,7 @@ from nnsam3d.prompts import (
     read_prompts,
     write_prompts,
 )
-from nnsam3d.prompts.formats import recognised
+from nnsam3d.prompts.formats.detect import recognised
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
 
 from .by_hand import CLICKS, FCSV_HEADER, GRID, LABELS, WRITERS, fcsv, slicer
