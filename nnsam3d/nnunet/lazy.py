@@ -23,10 +23,10 @@ from scipy import ndimage
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import Slices, Triple
 from nnsam3d.geometry.plausible import checked_spacing
-from nnsam3d.nnunet.contract import ANISO_THRESHOLD, DefaultPreprocessor, compute_new_shape, determine_do_sep_z_and_axis
+from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.normalisation import NORMALISATIONS, Z_SCORE, Normalisation, z_score_within
-from nnsam3d.nnunet.resampling import THRESHOLD
+from nnsam3d.nnunet.resampling import coarse_axis
 from nnsam3d.nnunet.size import check_grid, nonzero_box
 
 logger = logging.getLogger(__name__)
@@ -136,8 +136,7 @@ class LazyVolume:
             "shape_after_cropping_and_before_resampling": self._crop_CIJK.shape[1:],
         }
         target = list(model.configuration_manager.spacing)
-        check_grid(target, self._crop_CIJK.shape[1:], spacing, where)
-        d, h, w = (int(n) for n in compute_new_shape(self._crop_CIJK.shape[1:], spacing, target))
+        d, h, w = check_grid(target, self._crop_CIJK.shape[1:], spacing, where)
         self.shape: Triple = (d, h, w)
         if 0 in self.shape:
             raise UserError(
@@ -145,10 +144,7 @@ class LazyVolume:
                 f"less than half a voxel of the model ({target} mm). There is nothing to segment"
             )
         how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
-        separate, axis = determine_do_sep_z_and_axis(
-            how.get("force_separate_z", False), spacing, target, how.get(THRESHOLD, ANISO_THRESHOLD)
-        )
-        self._coarse: int | None = int(axis) if separate else None  # type: ignore[arg-type]
+        self._coarse = coarse_axis(how, spacing, target)
         self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
         manager = model.configuration_manager
         # the other schemes do not use the mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from nnsam3d.nnunet.contract import ANISO_THRESHOLD, compute_gaussian, determine_do_sep_z_and_axis
-
-THRESHOLD = "separate_z_anisotropy_threshold"  # an argument of nnU-Net's resampling
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,22 @@ def resampling_of(configuration_manager: Any, spacing_DHW: Sequence[float]) -> R
     configuration = configuration_manager.configuration
     target = [float(value) for value in configuration_manager.spacing]
     how = {"order": 3, "order_z": 0} | configuration["resampling_fn_probabilities_kwargs"]
-    threshold = how.get(THRESHOLD, ANISO_THRESHOLD)
-    separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), target, spacing_DHW, threshold)
+    coarse = coarse_axis(how, target, spacing_DHW)
     default = configuration["resampling_fn_probabilities"] == "resample_data_or_seg_to_shape"
-    linear = default and how["order"] == 1 and (how["order_z"] == 0 or not separate)
-    return Resampling(axis if separate else None, linear)
+    linear = default and how["order"] == 1 and (how["order_z"] == 0 or coarse is None)
+    return Resampling(coarse, linear)
+
+
+def coarse_axis(how: Mapping[str, Any], now: Sequence[float], then: Sequence[float]) -> int | None:
+    """The axis across whose slices nnU-Net resamples in another way; None: all axes are treated alike.
+
+    Args:
+        how: arguments of nnU-Net's resampling, in the plans.
+        now, then: mm, before and after.
+    """
+    threshold = how.get("separate_z_anisotropy_threshold", ANISO_THRESHOLD)
+    separate, axis = determine_do_sep_z_and_axis(how.get("force_separate_z", False), now, then, threshold)
+    return int(axis) if separate else None  # type: ignore[arg-type]
 
 
 def window_weights(size_DHW: Sequence[int]) -> NDArray[np.float32]:

@@ -39,8 +39,8 @@ def shape_on_grid(
 
 def check_grid(
     model_spacing_DHW: Sequence[float], shape_DHW: Sequence[int], spacing_DHW: Sequence[float], where: str
-) -> None:
-    """Refuse an image of which not even one window could be resampled.
+) -> list[int]:
+    """Voxels of an image on the model's grid; refuse one of which not even one window could be resampled.
 
     Args:
         model_spacing_DHW: mm, of the model's grid.
@@ -55,6 +55,7 @@ def check_grid(
     # matrices along each axis, in float64, of which the columns are computed first
     matrices = sum(2 * 8 * n * old for n, old in zip(new, shape_DHW, strict=True) if n != old)
     _refuse_above(matrices, "a window", shape_DHW, spacing_DHW, new, where)
+    return new
 
 
 def check_windows(
