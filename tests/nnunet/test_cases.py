@@ -172,15 +172,6 @@ def test_nnunets_probabilities_are_no_prompts(tmp_path: Path) -> None:
     assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / "case.npz"
 
 
-def test_other_json_files_are_no_prompts(tmp_path: Path) -> None:
-    image = tmp_path / "case_0000.nii.gz"
-    image.touch()
-    for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
-        (tmp_path / name).write_text("{}", encoding="utf-8")
-    assert open_prompt_file(image, ".nii.gz")[0] is None
-    assert "for 0 of 1 cases" in check_all_prompts(tmp_path, ".nii.gz", LABELS)
-
-
 def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,12 +180,13 @@ def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
     prompts.mkdir()
     for name in ("case_0000.nii.gz", "other_0000.nii.gz", "other_0001.nii.gz", "case_0000.json"):
         (images / name).touch()
-    (images / "dataset.json").write_text("{}", encoding="utf-8")
+    for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
+        (images / name).write_text("{}", encoding="utf-8")
     (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
     said = check_all_prompts(images, ".nii.gz", LABELS)
     assert "for 1 of 2 cases" in said
     assert "case_0000.json" in said
-    assert "dataset.json" not in said
+    assert not {name for name in ("dataset.json", "plans.json", "args.json") if name in said}
     monkeypatch.setenv("nnsam3d_prompts", str(prompts))
     (prompts / "cas.json").touch()
     said = check_all_prompts(images, ".nii.gz", LABELS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,8 @@ def test_a_file_holds_it_exactly(
 ) -> None:
     path = tmp_path_factory.mktemp("kinds") / "c.json"
     rng = np.random.default_rng(seed)
-    written = CasePrompts("c", space, [drawn(kind, rng, label), drawn(kind, rng, label)])
+    others = [drawn(EXTENT[i], rng, label) for i in rng.integers(len(EXTENT), size=3)]
+    written = CasePrompts("c", space, [drawn(kind, rng, label), *others, drawn(kind, rng, label)])
     write_prompts(path, written)
     read = read_prompts(path)
     assert read == written
@@ -361,24 +361,3 @@ def test_the_simulator_draws_around_labels_that_occur(name: str) -> None:
             kinds.add(one.kind)
     assert kinds, "something can be drawn around every target"
     assert simulator.extent(np.zeros(SHAPE_ZYX), np.random.default_rng(0), LEARNT[1:]) is None
-
-
-# ---------------------------------------------------------------------- replay
-
-
-@settings(max_examples=20)
-@given(seed=seeds)
-def test_files_replay(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("replay")
-    rng = np.random.default_rng(seed)
-    order = [EXTENT[i] for i in rng.integers(len(EXTENT), size=6)]
-    written = CasePrompts("c", "lps", [drawn(kind, rng, "tumour") for kind in order]).to("lps", GRIDS["oblique"])
-    written = CasePrompts("c", "voxel", written.prompts).to("lps", GRIDS["oblique"])
-    found = []
-    for name in ("one", "other"):
-        write_prompts(folder / f"{name}.json", written)
-        found.append(on_array(read_prompts(folder / f"{name}.json"), "oblique"))
-    assert found[0].key() == found[1].key()
-    maps = [CODEC.dense(SHAPE_ZYX, prompts) for prompts in found]
-    np.testing.assert_array_equal(*maps)
-    assert not math.isnan(float(maps[0].sum()))
