@@ -26,8 +26,8 @@ from nnsam3d.geometry.plausible import checked_spacing
 from nnsam3d.nnunet.checkpoint import WEIGHTS_ENDING
 from nnsam3d.nnunet.datasets import FINAL, STARTER
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.prompts.kinds.checks import short
 from nnsam3d.prompts.labels import whole_labels
-from nnsam3d.prompts.types import short
 
 SITK = "SimpleITKIO"
 ORTHONORMAL = 1e-4  # of a direction, as ITK allows

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.geometry.boxes import Triple
 from nnsam3d.geometry.frames import as_points
-from nnsam3d.prompts.types import PromptError
+from nnsam3d.prompts.kinds.checks import PromptError
 
 # Positions on the outer face of the volume may be outside by rounding errors of the mapping.
 _TOLERANCE = 1e-4

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from nnsam3d.geometry import inside_grid
 from nnsam3d.prompts.channel import place_clicks, write_channel
 from nnsam3d.prompts.kinds import KINDS, MaskPrompt, Shape, Window
-from nnsam3d.prompts.types import CasePrompts, PromptError, PromptWarning
+from nnsam3d.prompts.kinds.checks import PromptError, PromptWarning
+from nnsam3d.prompts.types import CasePrompts
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 CLICKS_ONLY = ("click",)

@@ -20,9 +20,12 @@ from nnsam3d.geometry.headers import unknown_geometry
 from nnsam3d.geometry.plausible import spacing_remark
 from nnsam3d.prompts.files import WRITABLE, outside, prompts_text, read_prompts, write_prompts
 from nnsam3d.prompts.formats.detect import case_of
+from nnsam3d.prompts.kinds import MaskPrompt, Prompt
+from nnsam3d.prompts.kinds.base import Space
+from nnsam3d.prompts.kinds.checks import PromptError
 from nnsam3d.prompts.labels import LabelMap, click_labels
 from nnsam3d.prompts.listing import FIRST_CHANNEL, list_folder
-from nnsam3d.prompts.types import CasePrompts, MaskPrompt, Prompt, PromptError, Space
+from nnsam3d.prompts.types import CasePrompts
 from nnsam3d.tables import counted
 
 

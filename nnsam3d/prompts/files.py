@@ -20,22 +20,11 @@ from nnsam3d.prompts.formats.challenges import grand_challenge_text
 from nnsam3d.prompts.formats.detect import Loaded, case_of, load
 from nnsam3d.prompts.formats.markups import markups_text
 from nnsam3d.prompts.formats.ours import prompt_file_text
-from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.kinds.base import place_text
+from nnsam3d.prompts.kinds import KINDS, Click, Prompt
+from nnsam3d.prompts.kinds.base import Space, place_text
+from nnsam3d.prompts.kinds.checks import Position, PromptError, PromptWarning, checked_label, short
 from nnsam3d.prompts.labels import LabelMap, resolve_label, translate_label
-from nnsam3d.prompts.types import (
-    MAX_CLICKS,
-    CasePrompts,
-    Click,
-    Position,
-    Prompt,
-    PromptError,
-    PromptWarning,
-    Space,
-    checked_label,
-    checked_space,
-    short,
-)
+from nnsam3d.prompts.types import MAX_CLICKS, CasePrompts, checked_space
 
 MAX_PROBLEMS = 50  # in one message
 WRITABLE = {"nnsam3d": ".json", "slicer": ".mrk.json", "grand-challenge": ".json"}

@@ -17,10 +17,12 @@ from nnsam3d.geometry.frames import read_segmentation_image
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.formats.detect import SUFFIXES
-from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts.kinds import KINDS, Click, Prompt
+from nnsam3d.prompts.kinds.base import Space
+from nnsam3d.prompts.kinds.checks import PromptError
 from nnsam3d.prompts.labels import whole_labels
 from nnsam3d.prompts.listing import normalised
-from nnsam3d.prompts.types import CasePrompts, Click, Prompt, PromptError, Space
+from nnsam3d.prompts.types import CasePrompts
 from nnsam3d.prompts.voxels import reaches
 from nnsam3d.tables import columns, counted
 

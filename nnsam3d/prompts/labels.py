@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.types import PromptError, PromptWarning, short
+from nnsam3d.prompts.kinds.checks import PromptError, PromptWarning, short
 
 NEARLY_WHOLE = 1e-3
 _IGNORE = "ignore"

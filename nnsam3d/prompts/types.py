@@ -12,24 +12,7 @@ from numpy.typing import ArrayLike
 from nnsam3d.geometry import SPACES, ImageGrid, Points
 from nnsam3d.prompts.kinds import Click, MaskPrompt, Prompt
 from nnsam3d.prompts.kinds.base import Space
-from nnsam3d.prompts.kinds.checks import Position, PromptError, PromptWarning, checked_label, checked_position, short
-
-__all__ = [
-    "MAX_CLICKS",
-    "CasePrompts",
-    "Click",
-    "MaskPrompt",
-    "Position",
-    "Prompt",
-    "PromptError",
-    "PromptWarning",
-    "Space",
-    "VoxelClick",
-    "checked_label",
-    "checked_position",
-    "checked_space",
-    "short",
-]
+from nnsam3d.prompts.kinds.checks import PromptError
 
 MAX_CLICKS = 10_000
 """The maximum of prompts in one file."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from nnsam3d.prompts.kinds.checks import short
 from nnsam3d.prompts.labels import Meaning
-from nnsam3d.prompts.types import MAX_CLICKS, short
+from nnsam3d.prompts.types import MAX_CLICKS
 
 T = TypeVar("T")
 

@@ -20,8 +20,9 @@ import numpy as np
 from nnsam3d.prompts.formats.base import Format, Reading, found_click, json_type, reversed_position
 from nnsam3d.prompts.formats.plain_pickle import NotPlain, load_plain
 from nnsam3d.prompts.formats.viewers import found_box
+from nnsam3d.prompts.kinds.checks import PromptError, short
 from nnsam3d.prompts.labels import Meaning
-from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
+from nnsam3d.prompts.types import MAX_CLICKS
 
 MAX_PART_BYTES = 2**20
 MAX_CLASSES = 256

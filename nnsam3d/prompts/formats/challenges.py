@@ -16,7 +16,7 @@ from nnsam3d.prompts.formats.base import (
     objects_in,
     point_list,
 )
-from nnsam3d.prompts.types import short
+from nnsam3d.prompts.kinds.checks import short
 
 BACKGROUND = "background"
 _MATRICES = {"affine", "direction", "orientation", "matrix", "transform"}  # lists of lists that are not positions

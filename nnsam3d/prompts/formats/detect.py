@@ -19,7 +19,7 @@ from nnsam3d.prompts.formats.meant import is_meant, wrapped
 from nnsam3d.prompts.formats.napari import NAPARI
 from nnsam3d.prompts.formats.ours import OURS
 from nnsam3d.prompts.formats.slicer import FCSV, TABLE
-from nnsam3d.prompts.types import PromptError, short
+from nnsam3d.prompts.kinds.checks import PromptError, short
 
 FORMATS = {f.name: f for f in (OURS, MARKUPS, FCSV, TABLE, AUTOPET, NPZ, GRAND_CHALLENGE, MONAI, NAPARI)}
 MAX_BYTES = 16 * 2**20

@@ -29,7 +29,7 @@ from nnsam3d.prompts.formats.slicer import CODES
 from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
 from nnsam3d.prompts.kinds import KINDS, Click, Prompt
 from nnsam3d.prompts.kinds.box import THINNEST
-from nnsam3d.prompts.types import PromptError, checked_position, short
+from nnsam3d.prompts.kinds.checks import PromptError, checked_position, short
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"

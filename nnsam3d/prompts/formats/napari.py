@@ -22,9 +22,9 @@ from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, fou
 from nnsam3d.prompts.formats.slicer import Table, numbers_in
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.kinds.checks import checked_positions
+from nnsam3d.prompts.kinds.checks import PromptError, checked_positions, short
 from nnsam3d.prompts.labels import Meaning
-from nnsam3d.prompts.types import MAX_CLICKS, PromptError, short
+from nnsam3d.prompts.types import MAX_CLICKS
 
 _AXES = ("axis-2", "axis-1", "axis-0")  # in the order i, j, k
 _SHAPES = ("shape-type", "vertex-index")

@@ -24,7 +24,8 @@ from typing import Any
 from nnsam3d.geometry import SPACES
 from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, is_list, objects_in
 from nnsam3d.prompts.kinds import KINDS
-from nnsam3d.prompts.types import CasePrompts, PromptError, checked_space, short
+from nnsam3d.prompts.kinds.checks import PromptError, short
+from nnsam3d.prompts.types import CasePrompts, checked_space
 
 _LISTS = {1: "clicks", 2: "prompts"}  # version -> key of the prompts
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nnsam3d.prompts.types import short
+from nnsam3d.prompts.kinds.checks import short
 
 _PYTHON: Any = pickle._Unpickler  # type: ignore[attr-defined]
 _NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnsam3d.prompts.formats.base import Format, Reading, bounded, found_click
-from nnsam3d.prompts.types import short
+from nnsam3d.prompts.kinds.checks import short
 
 CODES = {"LPS": "lps", "RAS": "ras", "IJK": "voxel", "0": "ras", "1": "lps", "2": "voxel"}
 """The coordinate systems of Slicer's files, old and new."""
