@@ -19,8 +19,7 @@ from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
 from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, STARTER_ARM, ArmName, Protocol
 from nnsam3d.evaluation.plan import Job, starter_objects
-from nnsam3d.evaluation.results import NetworkRuns
-from nnsam3d.evaluation.rows import ArmCost
+from nnsam3d.evaluation.results import ArmCost, NetworkRuns
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage

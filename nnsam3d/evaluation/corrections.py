@@ -30,7 +30,7 @@ def correction_figure(setting: Setting, output: Path, found: Sequence[Group]) ->
     Args:
         found: all arms of one dataset, configuration and protocol.
     """
-    arms = [group for group in found if PROTOCOLS[group.protocol].corrected and group.reads != [0]][:ARMS]
+    arms = [group for group in found if PROTOCOLS[group.protocol].corrected and not group.answers_once][:ARMS]
     if not arms:
         return None
     cases = quartile_cases(arms[0], setting.seeds[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nnsam3d.checkpoints.pretrained import RECORD_KEY, SCRATCH
-from nnsam3d.evaluation.rows import ArmCost
+from nnsam3d.evaluation.results import ArmCost
 from nnsam3d.network import SAM3D, freeze_pretrained, parameter_counts
 from nnsam3d.network.cost import as_built, count_flop, measure
 from nnsam3d.nnunet.checkpoint import open_checkpoint

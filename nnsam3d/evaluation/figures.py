@@ -6,17 +6,17 @@ Axis letters: D, H, W = array axes z, y, x.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-
-from nnsam3d.evaluation.rows import ScoreRow
 
 # the colours of Okabe and Ito, distinguishable for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -33,7 +33,7 @@ METRIC_TITLES = {
 }
 
 
-def click_curves(rows: Sequence[ScoreRow], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
+def click_curves(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Mean over patients with 95 % interval, by number of clicks; arms without clicks are horizontal lines.
 
     Args:
@@ -41,10 +41,10 @@ def click_curves(rows: Sequence[ScoreRow], arms: Sequence[str], metrics: Sequenc
     """
     figure = Figure(figsize=(5.2 * len(metrics), 4.4))
     axes = figure.subplots(1, len(metrics), squeeze=False)
-    most = max(row.clicks for row in rows)
+    most = max(row["clicks"] for row in rows)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for number, arm in enumerate(arms):
-            own = [row for row in rows if row.arm == arm and row.scores[metric].mean is not None]
+            own = [row for row in rows if row["arm"] == arm and row[metric]["mean"] is not None]
             if own:
                 _curve(axis, own, metric, number, most)
         axis.set_xlabel("clicks")
@@ -52,17 +52,17 @@ def click_curves(rows: Sequence[ScoreRow], arms: Sequence[str], metrics: Sequenc
         axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    with_clicks = {row.arm for row in rows if row.clicks}
-    there = {row.arm for row in rows}
+    with_clicks = {row["arm"] for row in rows if row["clicks"]}
+    there = {row["arm"] for row in rows}
     handles = [_handle(n, arm, arm in with_clicks or not most) for n, arm in enumerate(arms) if arm in there]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.06 * ((len(arms) + 1) // 2) + 0.02, 1, 1))
     return figure
 
 
-def _curve(axis: Axes, own: Sequence[ScoreRow], metric: str, number: int, most: int) -> None:
-    clicks, found = [row.clicks for row in own], [row.scores[metric] for row in own]
-    mean, low, high = ([getattr(one, end) for one in found] for end in ("mean", "low", "high"))
+def _curve(axis: Axes, own: Sequence[Mapping[str, Any]], metric: str, number: int, most: int) -> None:
+    clicks = [row["clicks"] for row in own]
+    mean, low, high = ([row[metric][end] for row in own] for end in ("mean", "low", "high"))
     colour = COLOURS[number % len(COLOURS)]
     if len(own) == 1 and most > 0:  # independent of clicks
         axis.axhline(mean[0], color=colour, ls="--", lw=1.8)
@@ -79,29 +79,23 @@ def _handle(number: int, arm: str, with_clicks: bool) -> Line2D:
     return Line2D([], [], color=colour, marker=MARKERS[number % len(MARKERS)], label=arm)
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Two arms on the same patients: one panel."""
+def paired_cases(dice: pd.DataFrame, reference: str, title: str) -> Figure:
+    """One dot per patient: reference against another arm; above the diagonal, the reference is better.
 
-    arm: str
-    values: dict[str, float]
-    reference_values: dict[str, float]
-
-
-def paired_cases(pairs: Sequence[Pairs], reference: str, title: str) -> Figure:
-    """One dot per patient: reference against the other arm; above the diagonal, the reference is better."""
-    figure = Figure(figsize=(4.2 * len(pairs), 4.5))
-    axes = figure.subplots(1, len(pairs), squeeze=False)
-    for axis, pair in zip(axes[0], pairs, strict=True):
-        names = sorted(set(pair.values) & set(pair.reference_values))
-        x = np.array([pair.values[name] for name in names])
-        y = np.array([pair.reference_values[name] for name in names])
+    Args:
+        dice: of patients (rows) by arm (columns). reference: an arm. title: of the figure.
+    """
+    others = [arm for arm in dice if arm != reference]
+    figure = Figure(figsize=(4.2 * len(others), 4.5))
+    axes = figure.subplots(1, len(others), squeeze=False)
+    for axis, arm in zip(axes[0], others, strict=True):
+        x, y = dice[[arm, reference]].dropna().to_numpy().T
         better = y > x
         axis.plot([0, 1], [0, 1], color="0.6", lw=1)
         axis.scatter(x[better], y[better], color=COLOURS[0], s=34, alpha=0.85)
         axis.scatter(x[~better], y[~better], color=COLOURS[1], s=34, alpha=0.85, marker="s")
-        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=pair.arm, ylabel=reference, aspect="equal")
-        axis.set_title(f"better in {int(better.sum())} of {len(names)} patients", fontsize=10)
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=arm, ylabel=reference, aspect="equal")
+        axis.set_title(f"better in {int(better.sum())} of {len(x)} patients", fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)

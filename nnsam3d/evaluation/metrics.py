@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.prompts.components import bounding_box
 
+METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
 NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
 DETECTED_DICE = 0.1  # smaller overlaps are due to chance, or to the voxel that a click sets
 AUC_CLICKS = (1, 2, 3, 4, 5)  # CVPR 2025: five steps, unit spacing, so that 4 is the best
@@ -106,17 +108,15 @@ def _monai():  # type: ignore[no-untyped-def]
     return compute_surface_dice, compute_hausdorff_distance
 
 
-# ---- over the clicks ----
+# ---- over the clicks: tables of sequences of clicks (rows) by their number (columns) ----
 
 
-def area_under_curve(value_by_clicks: Mapping[int, float | None]) -> float | None:
-    """Trapezoid over 1..5 clicks with unit spacing, at most 4; None if a value is missing."""
-    values = [value_by_clicks.get(clicks) for clicks in AUC_CLICKS]
-    known = [value for value in values if value is not None]
-    return sum(known) - (known[0] + known[-1]) / 2 if len(known) == len(values) else None
+def area_under_curve(values: pd.DataFrame) -> pd.Series:
+    """Trapezoid over 1..5 clicks with unit spacing, at most 4; NaN if a value is missing."""
+    known = values.reindex(columns=AUC_CLICKS)
+    return known.sum(axis=1, skipna=False) - (known[AUC_CLICKS[0]] + known[AUC_CLICKS[-1]]) / 2
 
 
-def clicks_to_reach(dice_by_clicks: Mapping[int, float | None], target: float) -> int | None:
-    """The smallest number of clicks with a Dice of ``target``; None if it is never reached."""
-    reached = [clicks for clicks, dice in dice_by_clicks.items() if dice is not None and dice >= target]
-    return min(reached, default=None)
+def clicks_to_reach(dice: pd.DataFrame, target: float) -> pd.Series:
+    """The smallest number of clicks with a Dice of ``target``; NaN if it is never reached."""
+    return pd.DataFrame(np.where(dice >= target, dice.columns, np.nan), dice.index).min(axis=1)

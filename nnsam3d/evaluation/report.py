@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
@@ -17,8 +18,7 @@ from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
 from nnsam3d.evaluation.overlays import overlay_figure
 from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.results import Result
-from nnsam3d.evaluation.rows import CostRow, Summary, as_json
-from nnsam3d.evaluation.summary import Group, groups, paired_values, summarise
+from nnsam3d.evaluation.summary import ReportRow, Summary, summarise
 from nnsam3d.evaluation.tables import (
     Table,
     case_csv,
@@ -79,14 +79,14 @@ def write_report(setting: Setting, output: Path, results: Sequence[Result], fold
         UserError: the reference is not an arm.
     """
     summary = summarise(setting, output, results, reference)
-    sections = list(_sections(output, summary, results))
+    sections = list(_sections(output, summary))
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for part in section.parts:
             if isinstance(part, Picture):
                 (figures / f"{part.name}.png").write_bytes(part.png)
-    write_json(folder / "report.json", as_json(summary))
+    write_json(folder / "report.json", summary.as_dict())
     write_text(folder / "report.csv", case_csv(results))
     write_text(folder / "report.md", _markdown(summary, sections))
     write_text(folder / "report.html", _html(summary, sections))
@@ -95,42 +95,35 @@ def write_report(setting: Setting, output: Path, results: Sequence[Result], fold
 # ---------------------------------------------------------------------- content
 
 
-def _sections(output: Path, summary: Summary, results: Sequence[Result]) -> Iterator[Section]:
-    setting, reference = summary.setting, summary.reference
-    every = [group for group in groups(setting, results) if not group.refused]
-    for dataset in setting.datasets:
-        for configuration in setting.configurations:
-            here = summary.at(dataset=dataset, configuration=configuration)
-            found = [group for group in every if (group.dataset, group.configuration) == (dataset, configuration)]
-            parts: list[Table | Picture] = []
-            for protocol in setting.protocols:
-                tag = f"{dataset}_{configuration}_{protocol}"
-                parts += _protocol_parts(here.at(protocol=protocol), protocol, tag)
-                own = [group for group in found if group.protocol == protocol]
-                parts += _paired(own, reference, PROTOCOLS[protocol].paired, tag)
-                parts += _slices(f"prompts_{tag}", prompt_figure(setting, output, own))
-                parts += _slices(f"corrections_{tag}", correction_figure(setting, output, own))
-            parts += _slices(f"overlays_{dataset}_{configuration}", overlay_figure(setting, output, found))
-            parts.append(cost_table(here.costs))
-            first = here.at(protocol=setting.protocols[0]).differences
-            main = [row for row in first if row.label == first[0].label]
-            folds = f"fold{'s' if len(setting.folds) > 1 else ''} {', '.join(setting.folds)}"
-            title = f"{dataset}, {configuration} ({summary.cases[dataset]} cases, {folds})"
-            yield Section(title, list(verdicts(main, reference)), parts)
+def _sections(output: Path, summary: Summary) -> Iterator[Section]:
+    setting = summary.setting
+    for dataset, configuration in product(setting.datasets, setting.configurations):
+        here = summary.at(dataset=dataset, configuration=configuration)
+        parts: list[Table | Picture] = []
+        for protocol in setting.protocols:
+            own, tag = here.at(protocol=protocol), f"{dataset}_{configuration}_{protocol}"
+            parts += [*_protocol_parts(own, protocol, tag), *_paired(own, PROTOCOLS[protocol].paired, tag)]
+            parts += _slices(f"prompts_{tag}", prompt_figure(setting, output, own.groups))
+            parts += _slices(f"corrections_{tag}", correction_figure(setting, output, own.groups))
+        parts += _slices(f"overlays_{dataset}_{configuration}", overlay_figure(setting, output, here.groups))
+        parts.append(cost_table(here.costs))
+        first = here.at(protocol=setting.protocols[0]).differences
+        main = [row for row in first if row["label"] == first[0]["label"]]
+        folds = f"fold{'s' if len(setting.folds) > 1 else ''} {', '.join(setting.folds)}"
+        title = f"{dataset}, {configuration} ({summary.cases[dataset]} cases, {folds})"
+        yield Section(title, list(verdicts(main, summary.reference)), parts)
 
 
 def _protocol_parts(here: Summary, protocol: str, tag: str) -> Iterator[Table | Picture]:
     """Tables and curves of one dataset, configuration and protocol."""
     if not here.scores:
         yield score_table((), protocol, "no arm takes part", here.refused)
-    for label in dict.fromkeys(row.label for row in here.scores):
+    for label in dict.fromkeys(row["label"] for row in here.scores):
         own = here.at(label=label)
         if PROTOCOLS[protocol].corrected:
-            figure = click_curves(own.scores, here.setting.arms, CURVE_METRICS)
             name = f"curves_{tag}_{label}".replace(" ", "_")
             caption = f"{label}: mean over patients with 95 % interval; dashed: an arm that does not use clicks"
-            svg = as_svg(figure)
-            yield Picture(name, caption, as_png(figure), svg)
+            yield _drawing(name, caption, click_curves(own.scores, here.setting.arms, CURVE_METRICS))
         if own.curves:
             yield click_table(own.curves, here.costs, label)
         yield score_table(own.scores, protocol, label, here.refused)
@@ -142,14 +135,22 @@ def _protocol_parts(here: Summary, protocol: str, tag: str) -> Iterator[Table | 
             yield training_table(own.trainings, label)
 
 
-def _paired(found: Sequence[Group], reference: str, clicks: int, tag: str) -> Iterator[Picture]:
-    pairs = paired_values(found, reference, clicks)
-    if pairs:
+def _paired(here: Summary, clicks: int, tag: str) -> Iterator[Picture]:
+    """Dice of the first label, of one dataset, configuration and protocol."""
+    arms = [group.arm for group in here.groups]
+    if here.reference in arms and len(arms) > 1:
+        shown = here.patients[here.patients.clicks == clicks]
+        shown = shown[shown.label == shown.label.iloc[0]]
+        dice = shown.pivot(index="case", columns="arm", values="dice")[arms]
         after = f"{clicks} click" if clicks else "first answer"
-        figure = paired_cases(pairs, reference, f"Dice per patient, {after}")
-        svg = as_svg(figure)
         caption = "Every dot is a patient (mean over click seeds); above the diagonal the reference is better."
-        yield Picture(f"paired_{tag}", caption, as_png(figure), svg)
+        figure = paired_cases(dice, here.reference, f"Dice per patient, {after}")
+        yield _drawing(f"paired_{tag}", caption, figure)
+
+
+def _drawing(name: str, caption: str, figure: Figure) -> Picture:
+    svg = as_svg(figure)
+    return Picture(name, caption, as_png(figure), svg)
 
 
 def _slices(name: str, drawn: tuple[Figure, str] | None) -> list[Picture]:
@@ -168,8 +169,8 @@ def _facts(summary: Summary) -> Iterator[str]:
     if setting.train_minutes:
         yield f"training budget of each trained arm: {setting.train_minutes:g} minutes"
         for row in other_budgets(summary.costs, setting.train_minutes):
-            place = f"{row.arm}, {row.dataset}, {row.configuration}, fold {row.fold}"
-            yield f"  but {place}: {row.cost.training_seconds / 60:.1f} minutes, with online validation"
+            place = f"{row['arm']}, {row['dataset']}, {row['configuration']}, fold {row['fold']}"
+            yield f"  but {place}: {row['training_seconds'] / 60:.1f} minutes, with online validation"
     if setting.options:
         yield f'nnsam3d_options of the trainings: "{setting.options}"'
     if setting.train_seeds:
@@ -185,11 +186,11 @@ def _facts(summary: Summary) -> Iterator[str]:
     yield f"ground truths (first 12 digits of sha256): {', '.join(digests)}"
 
 
-def other_budgets(costs: Sequence[CostRow], minutes: float) -> list[CostRow]:
+def other_budgets(costs: Sequence[ReportRow], minutes: float) -> list[ReportRow]:
     """Existing models, which the benchmark has not trained again, whose training took clearly longer or shorter."""
-    arms = {row.arm: parse_arm(row.arm) for row in costs}
-    models = [row for row in costs if arms[row.arm].trainer and not arms[row.arm].control]
-    shares = [row.cost.training_seconds / (60 * minutes) for row in models]  # 0: unknown
+    arms = {row["arm"]: parse_arm(row["arm"]) for row in costs}
+    models = [row for row in costs if arms[row["arm"]].trainer and not arms[row["arm"]].control]
+    shares = [row["training_seconds"] / (60 * minutes) for row in models]  # 0: unknown
     return [row for row, share in zip(models, shares, strict=True) if share and not 1 / OTHER < share < OTHER]
 
 

@@ -1,10 +1,10 @@
-"""The result of one case and click seed: a value here, a JSON file in the benchmark's folder."""
+"""The result of one case and click seed, and the cost of an arm: values here, JSON files in the benchmark's folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,30 @@ class NetworkRuns:
 
     def __sub__(self, earlier: NetworkRuns) -> NetworkRuns:
         return NetworkRuns(self.whole - earlier.whole, self.encoded - earlier.encoded, self.decoded - earlier.decoded)
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """The cost of an arm's model.
+
+    Attributes:
+        kind: of the arm, see :attr:`nnsam3d.evaluation.arms.Arm.kind`.
+        window: voxels (D, H, W).
+        window_gflop: of one window.
+        click_gflop: of a further click on a known window: less only if features are kept between clicks.
+        weights: the initial weights of the training.
+        training_seconds: inside epochs, with online validation; 0: unknown.
+    """
+
+    kind: str
+    parameters: int = 0
+    trained_parameters: int = 0
+    window: Sequence[int] = ()
+    window_gflop: float = 0.0
+    click_gflop: float = 0.0
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    training_seconds: float = 0.0
+    epochs: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
 from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
-from nnsam3d.evaluation.rows import as_json
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
 from nnsam3d.progress import tqdm
@@ -94,7 +94,7 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cost_file, {**as_json(arm.cost()), "checkpoint_sha256": checkpoint})
+        write_json(cost_file, {**asdict(arm.cost()), "checkpoint_sha256": checkpoint})
     for case in cases:
         seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
         if not seeds:

@@ -7,34 +7,22 @@ model or, with a test folder, of all models; then folds are averaged like seeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.figures import Pairs
-from nnsam3d.evaluation.metrics import AUC_CLICKS, TARGETS, area_under_curve, clicks_to_reach
+from nnsam3d.evaluation.metrics import METRICS, TARGETS, area_under_curve, clicks_to_reach
 from nnsam3d.evaluation.names import PROTOCOLS
-from nnsam3d.evaluation.plan import Job, Setting, remembered_cases
+from nnsam3d.evaluation.plan import Setting, remembered_cases
 from nnsam3d.evaluation.provenance import ENVIRONMENT_FILE, commands, how_to_continue
-from nnsam3d.evaluation.results import NetworkRuns, Result
-from nnsam3d.evaluation.rows import (
-    METRICS,
-    ArmCost,
-    CostRow,
-    CurveRow,
-    DifferenceRow,
-    Effort,
-    End,
-    Reach,
-    RefusedRow,
-    ScoreRow,
-    Summary,
-    TrainingRow,
-)
-from nnsam3d.evaluation.statistics import difference, estimate, holm, per_patient
+from nnsam3d.evaluation.results import ArmCost, NetworkRuns, Result
+from nnsam3d.evaluation.statistics import Estimate, estimate, holm, sign_flip_test
 from nnsam3d.files import write_json
 from nnsam3d.keys import known
 
@@ -43,6 +31,13 @@ OBEYED_AT = (1, 5, 10)  # clicks
 END = 10  # clicks at the end of a sequence
 GOOD = (0.85, 0.9)  # Dice at the end of a good sequence
 ALL_LABELS = "mean over labels"
+TASK = ["dataset", "configuration", "protocol"]
+PLACE = [*TASK, "arm"]
+VALUES = [*METRICS, "obeyed"]
+ROWS = ("scores", "curves", "differences", "refused", "trainings", "costs")
+
+ReportRow: TypeAlias = dict[str, Any]
+"""As in `report.json`; begins with PLACE and the label."""
 
 
 def collect(setting: Setting, output: Path) -> list[Result]:
@@ -53,13 +48,12 @@ def collect(setting: Setting, output: Path) -> list[Result]:
     """
     results, missing = [], 0
     for job, cases in remembered_cases(setting, output).items():
-        for case in cases:
-            for seed in setting.seeds:
-                path = job.unit_file(output, case, seed)
-                if path.is_file():
-                    results.append(Result.read(job, path))
-                else:
-                    missing += 1
+        for case, seed in product(cases, setting.seeds):
+            path = job.unit_file(output, case, seed)
+            if path.is_file():
+                results.append(Result.read(job, path))
+            else:
+                missing += 1
     if missing:
         raise UserError(f"{output}: {missing} results are missing. To continue:\n{how_to_continue(output)}")
     return results
@@ -71,12 +65,12 @@ def write_results(setting: Setting, output: Path, results: Sequence[Result]) -> 
     write_json(output / "results.json", {"setting": asdict(setting), "units": units})
 
 
-# ---------------------------------------------------------------------- one arm
+# ---------------------------------------------------------------------- results as a table
 
 
 @dataclass(frozen=True)
 class Group:
-    """All results of one arm and protocol on a dataset and configuration; trainings are averaged as seeds are."""
+    """All results of one arm and protocol on a dataset and configuration."""
 
     dataset: str
     configuration: str
@@ -84,6 +78,10 @@ class Group:
     arm: str
     results: tuple[Result, ...]
     max_clicks: int
+
+    @property
+    def place(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in PLACE}
 
     @property
     def refused(self) -> str:
@@ -96,74 +94,17 @@ class Group:
         return names if len(names) == 1 else [ALL_LABELS, *names]
 
     @property
-    def reads(self) -> list[int]:
-        """The numbers of clicks that are reported."""
-        if all(len(result.steps) == 1 for result in self.results):
-            return [0]
-        if not PROTOCOLS[self.protocol].corrected:
-            return [0, 1]  # one per label
-        return list(range(self.max_clicks + 1))
-
-    @property
-    def tested(self) -> list[int]:
-        """The numbers of clicks with a paired test; the last one if none of the chosen ones exists."""
-        chosen = PROTOCOLS[self.protocol].tested
-        return [n for n in self.reads if n in chosen] or self.reads[-1:]
-
-    def patients(self, value: Callable[[Result], float | None]) -> dict[str, float]:
-        """Patient -> mean of ``value(result)`` over seeds, and over folds for test cases of all folds."""
-        return per_patient({_key(result): value(result) for result in self.results})
-
-    def score(self, metric: str, label: str, clicks: int) -> dict[str, float]:
-        return self.patients(lambda result: score_of(result, metric, label, clicks))
-
-    @property
-    def trainings(self) -> dict[int, Group]:
-        """Of several trainings of the arm each for itself, by its seed."""
-        seeds = sorted({one.job.training for one in self.results if one.job.training is not None})
-        own = {seed: tuple(one for one in self.results if one.job.training == seed) for seed in seeds}
-        return {seed: replace(self, results=results) for seed, results in own.items()}
-
-    def obeyed(self, clicks: int) -> dict[str, float]:
-        """Share of all clicks so far that the network obeyed by itself; empty if a result does not contain it.
-
-        Results of earlier versions do not contain it, and a mean over the others would be over different patients.
-        """
-        if not all(step.obedience_known for result in self.results for step in result.steps):
-            return {}
-        return self.patients(lambda result: result.step(clicks).obeyed)
-
-    def auc(self, metric: str, label: str) -> dict[str, float]:
-        if self.max_clicks < max(AUC_CLICKS):
-            return {}
-
-        def value(result: Result) -> float | None:
-            return area_under_curve({n: score_of(result, metric, label, n) for n in AUC_CLICKS})
-
-        return self.patients(value)
-
-    def clicks_to(self, target: float, label: str) -> tuple[dict[str, float], float]:
-        """Patient -> clicks needed (the largest number if the target is never reached); share that reached it."""
-        found = {}
-        for result in self.results:
-            dice = {n: score_of(result, "dice", label, n) for n in self.reads}
-            if any(value is not None for value in dice.values()):
-                found[_key(result)] = clicks_to_reach(dice, target)
-        reached = float(np.mean([value is not None for value in found.values()])) if found else 0.0
-        return per_patient({key: self.max_clicks if value is None else value for key, value in found.items()}), reached
-
-    def end(self, label: str) -> End:
-        """At the end: median Dice over patients, and the share of good sequences."""
-        clicks = min(END, self.max_clicks)
-        found = [score_of(result, "dice", label, clicks) for result in self.results]
-        known = [dice for dice in found if dice is not None]
-        patients = list(self.score("dice", label, clicks).values())
-        median = float(np.median(patients)) if patients else None
-        return End(clicks, len(known), median, {good: mean_of(dice >= good for dice in known) for good in GOOD})
+    def answers_once(self) -> bool:
+        """Whether no clicks have followed, as in arms that do not use them."""
+        return all(len(result.steps) == 1 for result in self.results)
 
 
-def _key(result: Result) -> tuple[str, tuple[str, int, int | None]]:
-    return result.case, (result.job.fold, result.seed, result.job.training)
+def groups(setting: Setting, results: Sequence[Result]) -> Iterator[Group]:
+    """All groups in the order of the report, also those of arms that do not take part in a protocol."""
+    for place in product(setting.datasets, setting.configurations, setting.protocols, setting.arms):
+        own = [one for one in results if tuple(getattr(one.job, name) for name in PLACE) == place]
+        limit = PROTOCOLS[place[2]].limit(setting.max_clicks)
+        yield Group(*place, tuple(own), limit)
 
 
 def score_of(result: Result, metric: str, label: str, clicks: int) -> float | None:
@@ -172,24 +113,96 @@ def score_of(result: Result, metric: str, label: str, clicks: int) -> float | No
     For protocols without corrections, 1 means one click per label.
     """
     scores = result.step(clicks).scores
-    values = [scores[name][metric] for name in (list(scores) if label == ALL_LABELS else [label])]
-    return mean_of(values)
+    return mean_of(scores[name][metric] for name in (scores if label == ALL_LABELS else [label]))
 
 
-def groups(setting: Setting, results: Sequence[Result]) -> Iterator[Group]:
-    """All groups in the order of the report, also those of arms that do not take part in a protocol."""
-    for dataset in setting.datasets:
-        for configuration in setting.configurations:
-            for protocol in setting.protocols:
-                for arm in setting.arms:
-                    wanted = (dataset, configuration, protocol, arm)
-                    own = tuple(one for one in results if tuple(getattr(one.job, key) for key in _KEYS) == wanted)
-                    yield Group(*wanted, own, PROTOCOLS[protocol].limit(setting.max_clicks))
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of the known values; None if there is none."""
+    known_values = [float(value) for value in values if value is not None]
+    return float(np.mean(known_values)) if known_values else None
 
 
-_KEYS = ("dataset", "configuration", "protocol", "arm")
+def tabulate(found: Iterable[Group]) -> pd.DataFrame:
+    """A row for every sequence of clicks, label and number of clicks; NaN: undefined.
+
+    A sequence that ended early keeps its last answer. ``repeated``: this is the only answer of an arm without clicks.
+    ``obeyed``: the share of all clicks so far that the network obeyed by itself; undefined in a group if a result, of
+    an earlier version, does not contain it, because a mean over the others would be over different patients.
+    """
+    rows = []
+    for group in found:
+        once = group.answers_once
+        is_obedience_known = all(step.obedience_known for result in group.results for step in result.steps)
+        corrected = PROTOCOLS[group.protocol].corrected
+        numbers = range(group.max_clicks + 1) if corrected else (0, 1)  # one click per label
+        for number, result in enumerate(group.results):
+            for label, clicks in product(group.labels, numbers):
+                row = {"label": label, "clicks": clicks, "repeated": once and clicks > 0, "case": result.case}
+                row |= {"sequence": number, "training": result.job.training}
+                row |= {metric: score_of(result, metric, label, clicks) for metric in METRICS}
+                rows.append(group.place | row | {"obeyed": result.step(clicks).obeyed if is_obedience_known else None})
+    columns = [*PLACE, "label", "clicks", "repeated", "case", "sequence", "training", *VALUES]
+    return pd.DataFrame(rows, columns=columns).astype({"repeated": bool} | dict.fromkeys(VALUES, float))
+
+
+def per_patient(answers: pd.DataFrame) -> pd.DataFrame:
+    """Means of each patient over click seeds and trainings (and over folds for test cases of all folds)."""
+    same = answers.groupby([*PLACE, "label", "clicks", "repeated"], sort=False)[["case", *VALUES]]
+    return same.apply(lambda own: own.groupby("case").mean()).reset_index()
+
 
 # ---------------------------------------------------------------------- everything
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of the report.
+
+    Attributes:
+        reference: the arm with which all others are compared.
+        cases: their number in each dataset.
+        scores: an :class:`Estimate` of every metric and of obedience, by number of clicks.
+        curves: over the clicks: obedience, the end of the sequences, areas under the curve and clicks to a target.
+        differences: reference minus arm, of patients with both.
+        refused: arms that take no part in a protocol, and why.
+        trainings: the spread of Dice, for arms that were trained several times.
+        costs: of every training.
+        checkpoints: (arm, dataset, fold, SHA-256). truths: (dataset, case, SHA-256).
+        environment: versions and machine. commands: that made the results.
+        groups: of arms that take part in a protocol. patients: from :func:`per_patient`.
+    """
+
+    setting: Setting
+    reference: str
+    cases: dict[str, int]
+    scores: list[ReportRow]
+    curves: list[ReportRow]
+    differences: list[ReportRow]
+    refused: list[ReportRow]
+    trainings: list[ReportRow]
+    costs: list[ReportRow]
+    checkpoints: list[tuple[str, str, str, str]]
+    truths: list[tuple[str, str, str]]
+    environment: dict[str, str]
+    commands: list[str]
+    groups: list[Group]
+    patients: pd.DataFrame
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: all but the groups and patients."""
+        told = [one.name for one in fields(self) if one.name not in ("groups", "patients")]
+        return {name: getattr(self, name) for name in told} | {"setting": asdict(self.setting)}
+
+    def at(self, **place: str) -> Summary:
+        """Only what belongs to this dataset, configuration, protocol or label; a cost has no protocol and no label."""
+
+        def is_here(row: ReportRow) -> bool:
+            return all(row.get(name, value) == value for name, value in place.items())
+
+        kept: dict[str, Any] = {name: [row for row in getattr(self, name) if is_here(row)] for name in ROWS}
+        kept["groups"] = [group for group in self.groups if is_here(group.place)]
+        kept["patients"] = self.patients[(self.patients[list(place)] == pd.Series(place)).all(axis=1)]
+        return replace(self, **kept)
 
 
 def summarise(setting: Setting, output: Path, results: Sequence[Result], reference: str) -> Summary:
@@ -207,124 +220,119 @@ def summarise(setting: Setting, output: Path, results: Sequence[Result], referen
         raise UserError(f"--reference {reference}: no arm of this benchmark, which has {', '.join(setting.arms)}")
     every = list(groups(setting, results))
     found = [group for group in every if not group.refused]
+    answers = tabulate(found)
+    patients = per_patient(answers)
+    scores = patients[~patients.repeated].groupby([*PLACE, "label", "clicks"], sort=False)[VALUES].agg(estimate)
     environment = output / ENVIRONMENT_FILE
     return Summary(
         setting=setting,
         reference=reference,
         cases={name: len({one.case for one in results if one.job.dataset == name}) for name in setting.datasets},
-        scores=[row for group in found for row in _rows(group)],
-        curves=[row for group in found if PROTOCOLS[group.protocol].corrected for row in _curve_rows(group)],
-        differences=list(_differences(found, reference)),
-        refused=[RefusedRow(*_place(group, ""), group.refused) for group in every if group.refused],
-        trainings=[row for group in found for row in training_rows(group)],
-        costs=_costs(setting, output, results),
+        scores=scores.reset_index().to_dict("records"),
+        curves=list(curve_rows(answers)),
+        differences=list(difference_rows(patients, reference)),
+        refused=[{**one.place, "label": "", "reason": one.refused} for one in every if one.refused],
+        trainings=list(training_rows(answers)),
+        costs=list(_costs(setting, output, results)),
         checkpoints=sorted({(o.job.arm, o.job.dataset, o.job.fold, o.checkpoint_sha256) for o in results}),
         truths=sorted({(one.job.dataset, one.case, one.truth_sha256) for one in results}),
         environment=json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {},
         commands=commands(output),
+        groups=found,
+        patients=patients,
     )
 
 
-def _place(group: Group, label: str) -> tuple[str, str, str, str, str]:
-    return group.dataset, group.configuration, group.protocol, group.arm, label
+def curve_rows(answers: pd.DataFrame) -> Iterator[ReportRow]:
+    """Over the clicks, for protocols with corrections. Arms without clicks have a flat curve and no obedience."""
+    for place, own in answers.groupby([*PLACE, "label"], sort=False):
+        if not PROTOCOLS[own.protocol.iloc[0]].corrected:
+            continue
+        curves = own.pivot(index=["sequence", "case"], columns="clicks", values=["dice", "nsd_2mm", "obeyed"])
+        dice, most = curves["dice"], int(own.clicks.max())
+        last = dice[min(END, most)].dropna()
+        yield {
+            **dict(zip([*PLACE, "label"], place, strict=True)),
+            "obeyed": {str(n): _over_patients(curves["obeyed"][n]) for n in OBEYED_AT if n <= most},
+            "end": {
+                "clicks": min(END, most),
+                "sequences": len(last),
+                "median_dice": float(last.groupby("case").mean().median()) if len(last) else None,
+                **{f"dice_{good:g}": mean_of(last >= good) for good in GOOD},
+            },
+            **{f"{name}_auc": _over_patients(area_under_curve(curves[name])) for name in ("dice", "nsd_2mm")},
+            **{f"clicks_to_{target:g}": _clicks_to(target, dice, most) for target in TARGETS},
+        }
 
 
-def _rows(group: Group) -> Iterator[ScoreRow]:
-    obedience = {clicks: estimate(group.obeyed(clicks)) for clicks in group.reads}
-    for label in group.labels:
-        for clicks in group.reads:
-            scores = {metric: estimate(group.score(metric, label, clicks)) for metric in METRICS}
-            yield ScoreRow(*_place(group, label), clicks, scores, obedience[clicks])
+def _over_patients(sequences: pd.Series) -> Estimate:
+    return estimate(sequences.groupby("case").mean())
 
 
-def training_rows(group: Group) -> Iterator[TrainingRow]:
-    """The variation of Dice between trainings with different seeds, and between patients."""
-    trainings = group.trainings
-    for label in group.labels if len(trainings) > 1 else ():
-        for clicks in group.reads:
-            means = {str(n): mean_of(one.score("dice", label, clicks).values()) for n, one in trainings.items()}
-            patients = list(group.score("dice", label, clicks).values())
-            known = [mean for mean in means.values() if mean is not None]
-            yield TrainingRow(*_place(group, label), clicks, means, _deviation(known), _deviation(patients))
+def _clicks_to(target: float, dice: pd.DataFrame, most: int) -> ReportRow:
+    """Clicks to a Dice, ``most`` in sequences that never reach it, and the share of those that do."""
+    needed = clicks_to_reach(dice.dropna(how="all"), target)
+    return {**_over_patients(needed.fillna(most)), "reached": float(needed.notna().mean()) if len(needed) else 0.0}
+
+
+def difference_rows(patients: pd.DataFrame, reference: str) -> Iterator[ReportRow]:
+    """Reference minus arm at equal clicks; corrected over all comparisons of a protocol, label and metric.
+
+    ``better``: the number of patients in which the reference is strictly better.
+    """
+    for place, own in patients.groupby([*TASK, "label"], sort=False):
+        reported = own[(own.arm == reference) & ~own.repeated].clicks.unique().tolist()
+        chosen = PROTOCOLS[own.protocol.iloc[0]].tested
+        tested = [clicks for clicks in reported if clicks in chosen] or reported[-1:]
+        pairs = list(product((arm for arm in own.arm.unique() if arm != reference), tested))
+        for metric in TESTED:
+            values = own.pivot(index="case", columns=["arm", "clicks"], values=metric)
+            paired = [(values[reference, clicks] - values[arm, clicks]).dropna() for arm, clicks in pairs]
+            p_values = [sign_flip_test(one.to_numpy()) for one in paired]
+            for (arm, clicks), one, p, corrected in zip(pairs, paired, p_values, holm(p_values), strict=True):
+                better = int((one < 0 if metric == "hd95" else one > 0).sum())
+                row = {**dict(zip(TASK, place, strict=False)), "arm": arm, "label": place[-1], "metric": metric}
+                yield {**row, "clicks": clicks, **estimate(one), "better": better, "p": p, "p_corrected": corrected}
+
+
+def training_rows(answers: pd.DataFrame) -> Iterator[ReportRow]:
+    """Mean Dice of each of several trainings, by its seed, and the standard deviations of trainings and patients."""
+    trained = answers[~answers.repeated & answers.training.notna()]
+    for place, own in trained.groupby([*PLACE, "label", "clicks"], sort=False):
+        means = {str(seed): mean_of(_known(one)) for seed, one in own.groupby("training")}
+        if len(means) > 1:
+            row = {**dict(zip([*PLACE, "label"], place, strict=False)), "clicks": int(place[-1]), "means": means}
+            between = _deviation([mean for mean in means.values() if mean is not None])
+            yield {**row, "between_trainings": between, "between_patients": _deviation(_known(own))}
+
+
+def _known(answers: pd.DataFrame) -> list[float]:
+    """The mean Dice of every patient that has one."""
+    return answers.groupby("case").dice.mean().dropna().tolist()
 
 
 def _deviation(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _curve_rows(group: Group) -> Iterator[CurveRow]:
-    """Summary over clicks: obedience, end of sequences, areas under the curve and clicks to a target.
-
-    Arms without clicks have a flat curve and no obedience.
-    """
-    steps = [clicks for clicks in OBEYED_AT if clicks <= group.max_clicks]
-    obedience = {str(clicks): estimate(group.obeyed(clicks)) for clicks in steps}
-    for label in group.labels:
-        dice, nsd_2mm = (estimate(group.auc(metric, label)) for metric in ("dice", "nsd_2mm"))
-        reached = {target: group.clicks_to(target, label) for target in TARGETS}
-        clicks_to = {n: Reach(**asdict(estimate(clicks)), reached=share) for n, (clicks, share) in reached.items()}
-        yield CurveRow(*_place(group, label), obedience, group.end(label), dice, nsd_2mm, clicks_to)
-
-
-def _differences(found: Sequence[Group], reference: str) -> Iterator[DifferenceRow]:
-    """Reference minus arm at equal clicks; corrected over all comparisons of a protocol, label and metric."""
-    for base in (group for group in found if group.arm == reference):
-        others = [g for g in found if g.arm != reference and _same_task(g, base)]
-        for label in base.labels:
-            for metric in TESTED:
-                pairs = [(other, clicks) for other in others for clicks in base.tested]
-                scores = [(base.score(metric, label, n), other.score(metric, label, n)) for other, n in pairs]
-                made = [difference(*both) for both in scores]
-                corrected = holm([one.p for one in made])
-                for (other, clicks), both, one, p in zip(pairs, scores, made, corrected, strict=True):
-                    better = _wins(*both, metric)
-                    numbers = {**asdict(one.estimate), "better": better, "p": one.p, "p_corrected": p}
-                    yield DifferenceRow(*_place(other, label), metric, clicks, **numbers)
-
-
-def _wins(ours: dict[str, float], theirs: dict[str, float], metric: str) -> int:
-    """The number of patients in which the reference is strictly better."""
-    sign = -1 if metric == "hd95" else 1
-    return sum(sign * (ours[name] - theirs[name]) > 0 for name in set(ours) & set(theirs))
-
-
-def _same_task(first: Group, second: Group) -> bool:
-    return all(getattr(first, key) == getattr(second, key) for key in _KEYS[:3])
-
-
-def paired_values(found: Sequence[Group], reference: str, clicks: int) -> list[Pairs]:
-    """Dice per patient after a number of clicks, for all arms but the reference, for one protocol."""
-    base = next((group for group in found if group.arm == reference), None)
-    if base is None:
-        return []
-    label = base.labels[0]
-    return [
-        Pairs(other.arm, other.score("dice", label, clicks), base.score("dice", label, clicks))
-        for other in found
-        if other.arm != reference
-    ]
-
-
 # ---------------------------------------------------------------------- cost
 
 
-def _costs(setting: Setting, output: Path, results: Sequence[Result]) -> list[CostRow]:
+def _costs(setting: Setting, output: Path, results: Sequence[Result]) -> Iterator[ReportRow]:
     """Per arm, dataset, configuration, fold, training: its model's cost, and times of uninterrupted cases."""
-    rows = []
-    seen: dict[Job, Job] = {}  # without protocol -> the first one with it
-    for job in setting.jobs():
-        seen.setdefault(replace(job, protocol=""), job)
-    for place, job in seen.items():
-        stored = json.loads(job.cost_file(output).read_text(encoding="utf-8"))
+    protocol = setting.protocols[0]
+    for model in (job for job in setting.jobs() if job.protocol == protocol):
+        stored = json.loads(model.cost_file(output).read_text(encoding="utf-8"))
         cost = ArmCost(**{key: stored[key] for key in known(ArmCost) if key in stored})
-        own = [one for one in results if replace(one.job, protocol="") == place and one.timing.first]
-        where = (place.dataset, place.configuration, place.fold, place.arm, place.training)
-        rows.append(CostRow(*where, cost, _effort(own, cost), stored.get("checkpoint_sha256", "")))
-    return rows
+        own = [one for one in results if one.timing.first and replace(one.job, protocol=protocol) == model]
+        place = {name: value for name, value in model.as_dict().items() if name != "protocol"}
+        yield place | asdict(cost) | {"checkpoint_sha256": stored.get("checkpoint_sha256", "")} | _effort(own, cost)
 
 
-def _effort(results: Sequence[Result], cost: ArmCost) -> Effort:
-    """If the network answers every click, the first answer is that to the first prompt: a click, where the protocol
+def _effort(results: Sequence[Result], cost: ArmCost) -> ReportRow:
+    """Means over cases: seconds and GFLOP from a read image to its first answer, and per further click.
+
+    If the network answers every click, the first answer is that to the first prompt: a click, where the protocol
     begins with clicks. Otherwise, it is the automatic one, and a click costs almost nothing.
     """
     asked = cost.kind in ("sam", "clicks")
@@ -335,22 +343,17 @@ def _effort(results: Sequence[Result], cost: ArmCost) -> Effort:
         seconds, gflop = answers[min(first, len(answers) - 1)]
         begin.append((result.timing.prepare + seconds, gflop))
         further += answers[first + 1 :]
-    return Effort(
-        mean_of(seconds for seconds, _ in begin),
-        mean_of(seconds for seconds, _ in further),
-        mean_of(gflop for _, gflop in begin),
-        mean_of(gflop for _, gflop in further),
-        max((one.timing.peak_memory_mb for one in results if one.timing.peak_memory_mb is not None), default=None),
-    )
+    memory = [one.timing.peak_memory_mb for one in results if one.timing.peak_memory_mb is not None]
+    return {
+        "seconds_per_case": mean_of(seconds for seconds, _ in begin),
+        "seconds_per_further_click": mean_of(seconds for seconds, _ in further),
+        "gflop_per_case": mean_of(gflop for _, gflop in begin),
+        "gflop_per_further_click": mean_of(gflop for _, gflop in further),
+        "peak_memory_mb": max(memory, default=None),
+    }
 
 
 def _gflop(runs: NetworkRuns, cost: ArmCost) -> float:
     """GFLOP of processed windows; the first half of SAM3D costs the difference between a window and its second half."""
     first_half = cost.window_gflop - cost.click_gflop
     return runs.whole * cost.window_gflop + runs.encoded * first_half + runs.decoded * cost.click_gflop
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of the known values; None if there is none."""
-    known_values = [float(value) for value in values if value is not None]
-    return float(np.mean(known_values)) if known_values else None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
 
 from nnsam3d.evaluation.figures import METRIC_TITLES
-from nnsam3d.evaluation.metrics import TARGETS
+from nnsam3d.evaluation.metrics import METRICS, TARGETS
 from nnsam3d.evaluation.names import PROTOCOLS, START
 from nnsam3d.evaluation.results import Result
-from nnsam3d.evaluation.rows import METRICS, CostRow, CurveRow, DifferenceRow, RefusedRow, ScoreRow, TrainingRow
 from nnsam3d.evaluation.runner import READ_OUTS
 from nnsam3d.evaluation.statistics import Estimate
-from nnsam3d.evaluation.summary import GOOD, mean_of
-from nnsam3d.tables import markdown
+from nnsam3d.evaluation.summary import GOOD, ReportRow, mean_of
+from nnsam3d.tables import counted, markdown
 
 SIGNIFICANT = 0.05
 
@@ -43,9 +43,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def interval(found: Estimate, digits: int = 3) -> str:
     """`mean [low, high]`."""
-    if found.mean is None:
+    if found["mean"] is None:
         return "–"
-    return f"{number(found.mean, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
+    return f"{number(found['mean'], digits)} [{number(found['low'], digits)}, {number(found['high'], digits)}]"
 
 
 def count(value: float) -> str:
@@ -71,23 +71,22 @@ _DIGITS = {"hd95": 1}
 # ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
 
 
-def score_table(rows: Sequence[ScoreRow], protocol: str, label: str, refused: Sequence[RefusedRow] = ()) -> Table:
+def score_table(rows: Sequence[ReportRow], protocol: str, label: str, refused: Sequence[ReportRow] = ()) -> Table:
     """
     Args:
         rows: of one dataset, configuration, protocol and label. refused: arms that take no part.
     """
-    shown = [row for row in rows if row.clicks in READ_OUTS]
-    title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
     body = [
         [
-            row.arm,
-            str(row.clicks),
-            *(interval(row.scores[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
-            interval(row.obeyed, 2),
+            row["arm"],
+            str(row["clicks"]),
+            *(interval(row[metric], _DIGITS.get(metric, 3)) for metric in METRICS),
+            interval(row["obeyed"], 2),
         ]
-        for row in shown
+        for row in rows
+        if row["clicks"] in READ_OUTS
     ]
-    body += [[row.arm, row.reason, *["–"] * (len(METRICS) + 1)] for row in refused]
+    body += [[row["arm"], row["reason"], *["–"] * (len(METRICS) + 1)] for row in refused]
     begin = "0 clicks: the answer to the first prompt alone. " if PROTOCOLS[protocol].extent else ""
     begin = "0 clicks: the mask to start from. " if protocol == START else begin
     note = begin + (
@@ -96,25 +95,26 @@ def score_table(rows: Sequence[ScoreRow], protocol: str, label: str, refused: Se
         "own answer, before clicks are enforced. Arms with a single row do not change with clicks: models without "
         "prompts, and the controls ellipsoid and clipped:, which know the first prompt only."
     )
+    title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
     return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
 
 
-def click_table(rows: Sequence[CurveRow], costs: Sequence[CostRow], label: str) -> Table:
+def click_table(rows: Sequence[ReportRow], costs: Sequence[ReportRow], label: str) -> Table:
     """A line per arm: obedience, cost of a click, and results.
 
     Args:
         rows: of one dataset, configuration, protocol and label. costs: of the same, all folds.
     """
-    clicks = rows[0].end.clicks
-    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0].obeyed), "s per further click",
+    clicks = rows[0]["end"]["clicks"]
+    header = ["arm", *(f"obeyed, {n} click{'s' * (n != '1')}" for n in rows[0]["obeyed"]), "s per further click",
               f"median Dice, {clicks} clicks", *(f"Dice ≥ {good:g}, {clicks} clicks" for good in GOOD)]  # fmt: skip
     body = [
         [
-            row.arm,
-            *(interval(share, 2) for share in row.obeyed.values()),
-            number(mean_of(one.effort.seconds_per_further_click for one in costs if one.arm == row.arm), 2),
-            number(row.end.median_dice),
-            *(percent(row.end.good[good]) for good in GOOD),
+            row["arm"],
+            *(interval(share, 2) for share in row["obeyed"].values()),
+            number(mean_of(one["seconds_per_further_click"] for one in costs if one["arm"] == row["arm"]), 2),
+            number(row["end"]["median_dice"]),
+            *(percent(row["end"][f"dice_{good:g}"]) for good in GOOD),
         ]
         for row in rows
     ]
@@ -128,13 +128,13 @@ def click_table(rows: Sequence[CurveRow], costs: Sequence[CostRow], label: str) 
     return Table(f"Obedience, cost and effect of clicks ({label})", header, body, note)
 
 
-def curve_table(rows: Sequence[CurveRow], label: str, max_clicks: int) -> Table:
+def curve_table(rows: Sequence[ReportRow], label: str, max_clicks: int) -> Table:
     header = ["arm", "Dice AUC", "NSD 2 mm AUC", *(f"clicks to Dice {target:g}" for target in TARGETS)]
     body = []
     for row in rows:
-        found = [row.clicks_to[target] for target in TARGETS]
-        reached = [f"{interval(one, 1)}, reached {percent(one.reached)}" for one in found]
-        body.append([row.arm, interval(row.dice_auc), interval(row.nsd_2mm_auc), *reached])
+        found = [row[f"clicks_to_{target:g}"] for target in TARGETS]
+        reached = [f"{interval(one, 1)}, reached {percent(one['reached'])}" for one in found]
+        body.append([row["arm"], interval(row["dice_auc"]), interval(row["nsd_2mm_auc"]), *reached])
     note = (
         "AUC: trapezoid over the answers after 1 to 5 clicks, without that to the first prompt: at most 4 (CVPR 2025). "
         "Clicks to a target: if it was not reached, the "
@@ -143,16 +143,16 @@ def curve_table(rows: Sequence[CurveRow], label: str, max_clicks: int) -> Table:
     return Table(f"Over the clicks ({label})", header, body, note)
 
 
-def difference_table(rows: Sequence[DifferenceRow], reference: str, label: str) -> Table:
+def difference_table(rows: Sequence[ReportRow], reference: str, label: str) -> Table:
     body = [
         [
-            f"{reference} − {row.arm}",
-            METRIC_TITLES[row.metric],
-            str(row.clicks),
-            interval(row.estimate, _DIGITS.get(row.metric, 3)),
-            f"{row.better} of {row.n}",
-            p_value(row.p),
-            p_value(row.p_corrected),
+            f"{reference} − {row['arm']}",
+            METRIC_TITLES[row["metric"]],
+            str(row["clicks"]),
+            interval(cast(Estimate, row), _DIGITS.get(row["metric"], 3)),
+            f"{row['better']} of {row['n']}",
+            p_value(row["p"]),
+            p_value(row["p_corrected"]),
         ]
         for row in rows
     ]
@@ -166,18 +166,18 @@ def difference_table(rows: Sequence[DifferenceRow], reference: str, label: str) 
     return Table(f"Paired differences ({label})", header, body, note)
 
 
-def training_table(rows: Sequence[TrainingRow], label: str) -> Table:
+def training_table(rows: Sequence[ReportRow], label: str) -> Table:
     """Of arms that were trained several times."""
-    shown = [row for row in rows if row.clicks in READ_OUTS]
-    seeds = list(dict.fromkeys(seed for row in shown for seed in row.means))
+    shown = [row for row in rows if row["clicks"] in READ_OUTS]
+    seeds = list(dict.fromkeys(seed for row in shown for seed in row["means"]))
     header = ["arm", "clicks", *(f"Dice, seed {seed}" for seed in seeds), "SD of trainings", "SD of patients"]
     body = [
         [
-            row.arm,
-            str(row.clicks),
-            *(number(row.means.get(seed)) for seed in seeds),
-            number(row.between_trainings),
-            number(row.between_patients),
+            row["arm"],
+            str(row["clicks"]),
+            *(number(row["means"].get(seed)) for seed in seeds),
+            number(row["between_trainings"]),
+            number(row["between_patients"]),
         ]
         for row in shown
     ]
@@ -189,23 +189,23 @@ def training_table(rows: Sequence[TrainingRow], label: str) -> Table:
     return Table(f"Several trainings ({label})", header, body, note)
 
 
-def cost_table(rows: Sequence[CostRow]) -> Table:
+def cost_table(rows: Sequence[ReportRow]) -> Table:
     header = ["arm", "fold", "parameters", "trained", "GFLOP per window", "per case", "per further click", "s per case",
               "per further click", "peak memory, MB", "training, s", "epochs"]  # fmt: skip
     body = [
         [
-            row.arm,
-            row.fold + ("" if row.training is None else f", seed {row.training}"),
-            count(row.cost.parameters),
-            count(row.cost.trained_parameters),
-            number(row.cost.window_gflop, 1),
-            number(row.effort.gflop_per_case, 1),
-            number(row.effort.gflop_per_further_click, 1),
-            number(row.effort.seconds_per_case, 2),
-            number(row.effort.seconds_per_further_click, 2),
-            number(row.effort.peak_memory_mb, 0),
-            number(row.cost.training_seconds, 0),
-            str(row.cost.epochs),
+            row["arm"],
+            row["fold"] + (f", seed {row['training']}" if "training" in row else ""),
+            count(row["parameters"]),
+            count(row["trained_parameters"]),
+            number(row["window_gflop"], 1),
+            number(row["gflop_per_case"], 1),
+            number(row["gflop_per_further_click"], 1),
+            number(row["seconds_per_case"], 2),
+            number(row["seconds_per_further_click"], 2),
+            number(row["peak_memory_mb"], 0),
+            number(row["training_seconds"], 0),
+            str(row["epochs"]),
         ]
         for row in rows
     ]
@@ -222,33 +222,31 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
 # ---------------------------------------------------------------------- sentences
 
 
-def verdicts(differences: Sequence[DifferenceRow], reference: str) -> Iterator[str]:
+def verdicts(differences: Sequence[ReportRow], reference: str) -> Iterator[str]:
     """The paired Dice differences in words."""
     for row in differences:
-        if row.metric != "dice" or row.mean is None:
+        if row["metric"] != "dice" or row["mean"] is None:
             continue
-        clicks = f"{row.clicks} click{'' if row.clicks == 1 else 's'}" if row.clicks else "first answer"
-        sure = row.p_corrected is not None and row.p_corrected < SIGNIFICANT
-        word = ("better" if row.mean > 0 else "worse") if sure else "not shown to differ"
+        clicks = counted(row["clicks"], "click") if row["clicks"] else "first answer"
+        sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
+        word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
         yield (
-            f"{clicks}: {reference} against {row.arm}: {word} (Dice difference {interval(row.estimate)}, "
-            f"{row.n} patients, corrected p {p_value(row.p_corrected)})"
+            f"{clicks}: {reference} against {row['arm']}: {word} (Dice difference {interval(cast(Estimate, row))}, "
+            f"{row['n']} patients, corrected p {p_value(row['p_corrected'])})"
         )
 
 
 def case_csv(results: Sequence[Result]) -> str:
     """One line per case, seed, step and label; ``obeyed`` refers to the step, for all labels."""
-    text = io.StringIO()
+    rows = [
+        result.job.as_dict()
+        | {"case": result.case, "seed": result.seed, "clicks": step.clicks, "label": label, "obeyed": step.obeyed}
+        | scores
+        for result in results
+        for step in result.steps
+        for label, scores in step.scores.items()
+    ]
     trained = any(result.job.training is not None for result in results)
-    writer = csv.writer(text, lineterminator="\n")
-    place = ["dataset", "configuration", "fold", "arm", "protocol"]
-    training = ["training"] if trained else []
-    writer.writerow([*place, "case", "seed", *training, "clicks", "label", *METRICS, "obeyed"])
-    for result in results:
-        own = [*(getattr(result.job, name) for name in place), result.case, result.seed]
-        own += [result.job.training] if trained else []
-        for step in result.steps:
-            for label, scores in step.scores.items():
-                found = [*(scores[metric] for metric in METRICS), step.obeyed]
-                writer.writerow([*own, step.clicks, label, *("" if value is None else value for value in found)])
-    return text.getvalue()
+    place = ["dataset", "configuration", "fold", "arm", "protocol", "case", "seed", *(["training"] if trained else [])]
+    columns = [*place, "clicks", "label", *METRICS, "obeyed"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")

@@ -16,9 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.cli import main
 from nnsam3d.evaluation import runner
+from nnsam3d.evaluation.metrics import METRICS
 from nnsam3d.evaluation.plan import Job
 from nnsam3d.evaluation.results import Result, ScoredAnswer, Timing
-from nnsam3d.evaluation.rows import METRICS
 from nnsam3d.jobs import local
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY

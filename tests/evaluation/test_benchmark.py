@@ -21,8 +21,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation import metrics, runner
 from nnsam3d.evaluation.corrections import quartile_cases
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting
-from nnsam3d.evaluation.summary import Group, collect, training_rows
-from nnsam3d.evaluation.tables import training_table
+from nnsam3d.evaluation.summary import Group, collect
 from nnsam3d.jobs import local
 
 from .conftest import Ended, result_of, run_here, start_here
@@ -362,27 +361,6 @@ def test_a_failed_job_names_arm_and_case_and_the_others_are_done(bench, here, tm
 def test_another_setting_does_not_mix_with_an_old_run(bench, finished, capsys):
     assert main([*arguments(bench, finished), "--seeds", "1"]) == 1
     assert "another setting (seeds: 0 7 there, 1 now)" in capsys.readouterr().err
-
-
-def test_folds_that_all_saw_a_test_case_are_averaged():
-    results = tuple(result_of("a", dice, fold=fold) for fold, dice in (("0", 0.2), ("1", 0.8)))
-    group = Group("D", "3d_fullres", "iterative", "arm", results, 5)
-    assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.5})
-    clicks, reached = group.clicks_to(0.7, "lesion")
-    assert (clicks, reached) == (pytest.approx({"a": 2.5}), 0.5)
-
-
-def test_trainings_are_averaged_and_their_spread_stands_beside_that_of_patients():
-    dices = {("a", 3): 0.2, ("a", 5): 0.4, ("b", 3): 0.6, ("b", 5): 0.8}
-    results = tuple(result_of(case, dice, training=training) for (case, training), dice in dices.items())
-    group = Group("D", "3d_fullres", "random", "arm", results, 5)
-    assert group.score("dice", "lesion", 0) == pytest.approx({"a": 0.3, "b": 0.7})
-    (row,) = training_rows(group)
-    assert row.means == pytest.approx({"3": 0.4, "5": 0.6})
-    assert row.between_trainings == pytest.approx(np.std([0.4, 0.6], ddof=1))
-    assert row.between_patients == pytest.approx(np.std([0.3, 0.7], ddof=1))
-    assert training_table([row], "lesion").rows == [["arm", "0", "0.400", "0.600", "0.141", "0.283"]]
-    assert not list(training_rows(Group("D", "3d_fullres", "random", "arm", results[::2], 5)))
 
 
 def test_training_cases_are_refused_as_tests_even_under_another_name(bench, bench_folders, here, tmp_path, capsys):

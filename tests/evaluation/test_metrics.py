@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import surface_distance
 from hypothesis import given, settings
@@ -88,10 +89,9 @@ def test_dice_is_nnunets():
 
 
 def test_curves():
-    assert area_under_curve(dict.fromkeys(range(11), 1.0)) == 4
-    assert area_under_curve({1: 0.0, 2: 0.5, 3: 0.5, 4: 0.5, 5: 1.0}) == pytest.approx(2.0)
-    assert area_under_curve({1: 0.5, 2: 0.5}) is None
-    dice = {0: 0.2, 1: 0.85, 2: 0.7, 3: 0.9, 5: None}
-    assert clicks_to_reach(dice, 0.8) == 1
-    assert clicks_to_reach(dice, 0.9) == 3
-    assert clicks_to_reach(dice, 0.95) is None
+    rows = [dict.fromkeys(range(11), 1.0), {1: 0.0, 2: 0.5, 3: 0.5, 4: 0.5, 5: 1.0}, {1: 0.5, 2: 0.5}]
+    assert area_under_curve(pd.DataFrame(rows)).tolist() == pytest.approx([4, 2, np.nan], nan_ok=True)
+    assert area_under_curve(pd.DataFrame(rows[2:])).isna().all()
+    dice = pd.DataFrame([{0: 0.2, 1: 0.85, 2: 0.7, 3: 0.9, 5: None}])
+    found = [clicks_to_reach(dice, target).item() for target in (0.8, 0.9, 0.95)]
+    assert found == pytest.approx([1, 3, np.nan], nan_ok=True)

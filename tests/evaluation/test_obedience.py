@@ -11,13 +11,10 @@ from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.protocols import Truth
-from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer
-from nnsam3d.evaluation.summary import Group
+from nnsam3d.evaluation.results import NetworkRuns, ScoredAnswer
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
-
-from .conftest import result_of
 
 REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 SPACING = (1.0, 1.0, 1.0)
@@ -133,34 +130,3 @@ def test_of_two_clicks_on_a_voxel_the_last_one_counts():
     assert obeyed(own, [((0, 0, 0), 0), ((0, 0, 0), 1)]) == 1
     assert obeyed(own, [((0, 0, 0), 1), ((0, 0, 0), 0)]) == 0
     assert obeyed(own, []) is None
-
-
-def group(*results: Result, max_clicks: int = 10) -> Group:
-    return Group("D", "3d_fullres", "iterative", "arm", results, max_clicks)
-
-
-def test_a_sequence_that_ended_early_keeps_its_last_share():
-    short = result_of("a", 0.5, 0.7, 0.9, obeyed=(0.0, 0.5))
-    assert group(short).obeyed(1) == {"a": 0.0}
-    assert group(short).obeyed(10) == {"a": 0.5}
-
-
-def test_results_of_an_earlier_version_have_no_obedience_not_even_beside_new_ones():
-    old, new = result_of("a", 0.5, 0.7), result_of("b", 0.5, 0.7, obeyed=(1.0,))
-    assert group(old, new).obeyed(1) == {}
-    assert group(new).obeyed(1) == {"b": 1.0}
-    assert group(new).obeyed(0) == {}, "nothing to obey"
-
-
-def test_the_end_counts_sequences_and_its_median_patients():
-    found = group(
-        result_of("a", *[0.1] * 10, 0.9, 0.1),  # at 10 clicks, not at 11
-        result_of("a", 0.2, 0.86, seed=1),  # ended early
-        result_of("b", 0.95, *[0.2] * 10),  # was good once
-        result_of("c", *[0.84] * 11),
-        max_clicks=11,
-    ).end("lesion")
-    assert found.clicks == 10
-    assert (found.sequences, found.good) == (4, {0.85: 0.5, 0.9: 0.25})
-    assert found.median_dice == pytest.approx(0.84)
-    assert group(result_of("a", 0.5, 0.9), max_clicks=1).end("lesion").clicks == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
@@ -239,7 +240,7 @@ def test_the_challenge_ends_after_five_clicks_on_each_label():
     steps = list(run_protocol(PROTOCOLS["cvpr25"], truth, 0, nothing(truth), 10))
     assert [step.clicks for step in steps] == [0, 1, 2, 3, 4, 5]
     assert sorted(label for _, label in steps[-1].prompts.clicks()) == [1] * 5 + [2] * 5
-    assert area_under_curve({step.clicks: 1.0 for step in steps}) == 4
+    assert area_under_curve(pd.DataFrame([{step.clicks: 1.0 for step in steps}])).tolist() == [4]
 
 
 def test_a_start_is_corrected_without_a_first_click_of_its_own():

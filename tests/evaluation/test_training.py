@@ -14,7 +14,6 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation import training
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.report import other_budgets
-from nnsam3d.evaluation.rows import ArmCost, CostRow, Effort
 from nnsam3d.evaluation.training import check, note_kept, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
@@ -147,10 +146,7 @@ def test_only_trainers_with_a_clock_take_a_budget(nnunet, tmp_path):
 
 
 def test_the_report_names_models_of_another_budget() -> None:
-    nothing = Effort(None, None, None, None, None)
-    rows = [
-        CostRow("D", "3d_fullres", "0", name, None, ArmCost("sam", training_seconds=seconds), nothing)
-        for name, seconds in (("a", 634), ("b", 1800), ("c", 90), ("old", 0))
-    ]
-    assert [row.arm for row in other_budgets(rows, 10)] == ["b", "c"]
+    seconds = {"a": 634, "b": 1800, "c": 90, "old": 0}
+    rows = [{"arm": name, "training_seconds": taken} for name, taken in seconds.items()]
+    assert [row["arm"] for row in other_budgets(rows, 10)] == ["b", "c"]
     assert other_budgets(rows[:1], 10) == []
