@@ -102,11 +102,7 @@ def header_of_file(path: str | os.PathLike[str], reader: str | None = None) -> H
 
 
 def nibabel_grid(path: Path) -> ImageGrid:
-    """As interpreted by nibabel.
-
-    Raises:
-        GeometryError: see :func:`grid_of_file`.
-    """
+    """As interpreted by nibabel. Raises GeometryError: see :func:`grid_of_file`."""
     try:
         header: Any = _loaded(path)
     except Exception as error:  # errors of nibabel, gzip or the system

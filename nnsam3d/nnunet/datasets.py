@@ -27,11 +27,7 @@ FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def folder_of(variable: str) -> Path:
-    """The folder given by one of nnU-Net's environment variables.
-
-    Raises:
-        UserError: it is not set.
-    """
+    """The folder given by one of nnU-Net's environment variables. Raises UserError: it is not set."""
     value = os.environ.get(variable)
     if not value:
         raise UserError(f"the environment variable {variable} is not set; nnU-Net's commands and this one need it")

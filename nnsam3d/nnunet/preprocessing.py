@@ -295,5 +295,5 @@ def _with_extent(prompts: CasePrompts) -> list[Prompt]:
 
 
 def _where(prompts: CasePrompts, prompt: Prompt) -> str:
-    number = 1 + [one for one in prompts.prompts if one.kind == prompt.kind].index(prompt)
+    number = next(number for number, one in prompts.numbered() if one == prompt)
     return f"case {prompts.case}, {prompt.kind} {number} {prompt.describe()} ({prompts.space})"

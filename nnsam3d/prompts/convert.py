@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,12 +135,11 @@ def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
         prompts: in any space.
         grid: the image's.
     """
-    places: list[str] = []
-    numbers: Counter[str] = Counter()
-    for prompt in prompts.prompts:
-        numbers[prompt.kind] += 1
-        if outside(prompt, prompts.space, grid, ""):
-            places.append(f"{prompt.kind} {numbers[prompt.kind]} {prompt.describe()}")
+    places = [
+        f"{prompt.kind} {number} {prompt.describe()}"
+        for number, prompt in prompts.numbered()
+        if outside(prompt, prompts.space, grid, "")
+    ]
     if places:
         raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {', '.join(places)}")
 
@@ -248,11 +246,7 @@ def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: P
 
 
 def load_dataset(path: Path) -> dict[str, Any]:
-    """The content of dataset.json.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The content of dataset.json. Raises UserError: it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

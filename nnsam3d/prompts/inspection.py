@@ -54,8 +54,8 @@ def inspect_file(
     """
     if grid_of is None and segmentation is not None:
         raise UserError("--segmentation also needs --image, which defines the positions of clicks")
-    others = [prompt for prompt in prompts.prompts if not isinstance(prompt, Click)]
-    kinds = Counter(prompt.kind for prompt in others)
+    others = [(number, prompt) for number, prompt in prompts.numbered() if not isinstance(prompt, Click)]
+    kinds = Counter(prompt.kind for _, prompt in others)
     counts = [counted(n, kind) for kind, n in kinds.items()]
     told = ", ".join([counted(len(prompts.clicks), "click"), *counts])
     lines = [f"{printable(str(file))}: case {printable(prompts.case)}, {told}, in space {prompts.space}"]
@@ -72,7 +72,8 @@ def inspect_file(
         rows += [(str(n), str(c.label), _numbers(c.position)) for n, c in enumerate(prompts.clicks, start=1)]
         lines.append(columns(rows, "  "))
         if others:
-            lines.append(columns([("", "type", "label", _SPACES[prompts.space]), *_described(others)], "  "))
+            rows = [("", "type", "label", _SPACES[prompts.space])]
+            lines.append(columns(rows + [(*_named(*one), one[1].describe()) for one in others], "  "))
         return lines, True
     grid = grid_of(prompts.space)
     size, spacing = grid.size_xyz, grid.spacing_xyz
@@ -115,19 +116,20 @@ def _click_table(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], mar
 
 
 def _other_table(
-    others: Sequence[Prompt], space: Space, grid_of: GridOf, spaces: list[Space], marked: Marked | None
+    others: Sequence[tuple[int, Prompt]], space: Space, grid_of: GridOf, spaces: list[Space], marked: Marked | None
 ) -> tuple[str, bool]:
     """A table of prompts of other kinds, with the voxels that they hold; whether all of them reach into the image.
 
     The positions in further spaces follow below each prompt.
     """
-    grid, numbered = grid_of(space), _described(others)
+    grid = grid_of(space)
     header = ("", "type", "label", "space", "position", "in image", "voxels", *(("segmentation",) if marked else ()))
     rows: list[tuple[str, ...]] = [header]
     all_inside = True
-    for prompt, (number, kind, label, own) in zip(others, numbered, strict=True):
+    for number, prompt in others:
+        named = _named(number, prompt)
         if not len(prompt.points(space)):  # a mask lies on the image's grid
-            rows.append((number, kind, label, "", own))
+            rows.append((*named, "", prompt.describe()))
             continue
         texts = {}
         for other in spaces:
@@ -136,10 +138,14 @@ def _other_table(
         inside, voxels, hits = _held(prompt, space, grid, marked)
         all_inside &= inside
         first, *further = spaces
-        row = (number, kind, label, _SPACES[first], texts[first], "yes" if inside else "NO", str(voxels))
+        row = (*named, _SPACES[first], texts[first], "yes" if inside else "NO", str(voxels))
         rows.append((*row, hits) if marked else row)
         rows += [("", "", "", _SPACES[other], texts[other]) for other in further]
     return columns([row + ("",) * (len(header) - len(row)) for row in rows], "  "), all_inside
+
+
+def _named(number: int, prompt: Prompt) -> tuple[str, str, str]:
+    return str(number), prompt.kind, "all labels" if prompt.label is None else str(prompt.label)
 
 
 def _held(prompt: Prompt, space: Space, grid: ImageGrid, marked: Marked | None) -> tuple[bool, int, str]:
@@ -165,17 +171,6 @@ def _shares(voxels_N3: NDArray[np.int64], grid: ImageGrid, marked: Marked) -> st
     values, counts = np.unique(array[tuple(own_N3.T)], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return ", ".join(f"{_name(int(values[i]), names)} {counts[i] / len(own_N3):.0%}" for i in order.tolist())
-
-
-def _described(others: Sequence[Prompt]) -> list[tuple[str, str, str, str]]:
-    """Number among the prompts of its kind, kind, label and description of each."""
-    count: Counter[str] = Counter()
-    rows = []
-    for prompt in others:
-        count[prompt.kind] += 1
-        label = "all labels" if prompt.label is None else str(prompt.label)
-        rows.append((str(count[prompt.kind]), prompt.kind, label, prompt.describe()))
-    return rows
 
 
 def _known_spaces(grid_of: GridOf) -> list[Space]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -111,6 +112,15 @@ class CasePrompts:
     def kinds(self) -> tuple[str, ...]:
         """The types of the prompts, each once."""
         return tuple(dict.fromkeys(prompt.kind for prompt in self.prompts))
+
+    def numbered(self) -> list[tuple[int, Prompt]]:
+        """Each prompt with its number among those of its kind, from 1: "box 2"."""
+        counts: Counter[str] = Counter()
+        numbered = []
+        for prompt in self.prompts:
+            counts[prompt.kind] += 1
+            numbered.append((counts[prompt.kind], prompt))
+        return numbered
 
     @property
     def points(self) -> Points:

@@ -38,11 +38,7 @@ class NotPlain(ValueError):
 
 
 def load_plain(data: bytes) -> Any:
-    """The value of a pickle of plain data; arrays come as (nested) lists.
-
-    Raises:
-        NotPlain: anything else.
-    """
+    """The value of a pickle of plain data; arrays come as (nested) lists. Raises NotPlain: anything else."""
     try:
         return _Unpickler(data).load()
     except NotPlain:
