@@ -67,9 +67,9 @@ NRRD_TYPES = (
 )
 
 
-def quoted(text: str, limit: int = 40) -> str:
+def quoted(text: str) -> str:
     """A value of a header in a message."""
-    return repr(text[:limit])
+    return repr(text[:40])
 
 
 HEADER_SIZE = re.compile(rb"(?:^|\n)[ \t]*HeaderSize[ \t]*[=:]([^\n]*)")
@@ -120,20 +120,19 @@ def declared(head: bytes, ending: str, name: str) -> Declared:
     return found
 
 
-def check_contained(found: Declared, size: int, name: str, ratio: float = LARGEST_RATIO) -> None:
+def check_contained(found: Declared, size: int, name: str) -> None:
     """Compares what a header declares with what the file can contain.
 
     Args:
         found: what the header declares.
-        size: of the file in bytes. If the whole file is compressed (.nii.gz), pass the ratio for all of it.
-        name: of the file, for messages.
-        ratio: the largest one of decompressed to compressed bytes.
+        size: of the file in bytes.
+        name: of the file, for messages; with the ending .gz, the whole file is compressed.
 
     Raises:
         NotStandalone: the header declares more voxels than there can be.
     """
-    whole = not found.packed and ratio > 1 and name.lower().endswith(".gz")
-    available = size * ratio if whole else (size - found.start) * (ratio if found.packed else 1)
+    whole = not found.packed and name.lower().endswith(".gz")
+    available = size * LARGEST_RATIO if whole else (size - found.start) * (LARGEST_RATIO if found.packed else 1)
     if found.nbytes > available + (HEAD if found.packed or whole else 0) or found.stored > size:
         raise NotStandalone(
             f"{name}: the header declares {found.shape} voxels (x, y, z), {found.nbytes:,} bytes; a file of {size:,} "

@@ -58,7 +58,7 @@ class Stated:
         Raises:
             UserError: the file or the image cannot be read, or ``scaled`` is set without an image.
         """
-        image = image_of(case_of(path), self.image)
+        image = self._image_of(case_of(path))
         grid_of = None if image is None else grid_of_file(image, self._reader())
         how: dict[str, Any] = {"labels": self.labels, "format": self.format, "space": self.space, "label": self.label}
         if not self.scaled:
@@ -77,7 +77,7 @@ class Stated:
         Raises:
             UserError: see :meth:`read`.
         """
-        image = image_of(case_of(path), self.image)
+        image = self._image_of(case_of(path))
         if image is None:
             return []
         found = [unknown_geometry(image)]
@@ -96,6 +96,17 @@ class Stated:
             own = (self.model if self.model.is_dir() else self.model.parent) / "dataset.json"
             path = own if own.is_file() else None
         return None if path is None else click_labels(load_dataset(path))
+
+    def _image_of(self, case: str) -> Path | None:
+        """The image itself, or the only ``<case>_0000...`` in the folder. Raises UserError: none, or several."""
+        if self.image is None or not self.image.is_dir():
+            return self.image
+        found = list_folder(self.image).images_of(case)
+        if len(found) != 1:
+            raise UserError(
+                f"{self.image}: contains {len(found)} images named {case}{FIRST_CHANNEL}...; expected one for this case"
+            )
+        return found[0]
 
     def _reader(self) -> str | None:
         return None if self.model is None else str(self._plans()["image_reader_writer"])
@@ -270,22 +281,6 @@ def translation(given: Sequence[str] | None) -> str | Mapping[str, str | int] | 
     if len(given) == 1:
         return given[0]
     raise UserError(f"--label {' --label '.join(given)}: either one LABEL for all words, or WORD=LABEL for each")
-
-
-def image_of(case: str, place: Path | None) -> Path | None:
-    """The image at ``place``: the file itself, or the only ``<case>_0000...`` in that folder.
-
-    Raises:
-        UserError: no such image, or several.
-    """
-    if place is None or not place.is_dir():
-        return place
-    found = list_folder(place).images_of(case)
-    if len(found) != 1:
-        raise UserError(
-            f"{place}: contains {len(found)} images named {case}{FIRST_CHANNEL}...; expected one for this case"
-        )
-    return found[0]
 
 
 def target_case(file: Path, place: Path | None) -> str:

@@ -95,7 +95,7 @@ class PromptSimulator:
             return []
         weights = 1 / np.arange(1, self.max_clicks + 1)
         n = 1 + int(rng.choice(self.max_clicks, p=weights / weights.sum()))
-        present = present_labels(volume, self.labels, self.ignore_label)
+        present = self._present(volume)
         if present:
             negatives = min(int(rng.binomial(n, self.negative_share)), n - 1)
         else:
@@ -107,8 +107,7 @@ class PromptSimulator:
         if present:
             # Without background, all clicks are positive.
             positives = n - len(clicks)
-            drawn = round_robin(present, volume.shape, rng, self.strategy, self.spacing)
-            clicks += itertools.islice(drawn, positives)
+            clicks += itertools.islice(self._alternating(present, volume.shape, rng), positives)
         return [clicks[i] for i in rng.permutation(len(clicks))]
 
     def sample_prompts(self, segmentation: ArrayLike, rng: Generator, image: ArrayLike | None = None) -> VoxelPrompts:
@@ -139,7 +138,7 @@ class PromptSimulator:
             kinds: keys of :data:`nnsam3d.prompts.kinds.KINDS`.
         """
         volume = as_volume(segmentation)
-        present = present_labels(volume, self.labels, self.ignore_label)
+        present = self._present(volume)
         if not present:
             return None
         label = list(present)[int(rng.integers(len(present)))]
@@ -172,8 +171,8 @@ class PromptSimulator:
         if n == 0:
             return []
         volume = as_volume(segmentation)
-        present = present_labels(volume, self.labels, self.ignore_label)
-        return list(itertools.islice(round_robin(present, volume.shape, rng, self.strategy, self.spacing), n))
+        present = self._present(volume)
+        return list(itertools.islice(self._alternating(present, volume.shape, rng), n))
 
     def correction(
         self, segmentation: ArrayLike, prediction: ArrayLike, clicked: Iterable[Sequence[int]] = ()
@@ -192,6 +191,26 @@ class PromptSimulator:
             ignore_label=self.ignore_label,
             clicked=clicked,
         )
+
+    def _present(self, volume: NDArray) -> dict[int, NDArray[np.int64]]:
+        """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels."""
+        wanted = sorted({*self.labels} - {0, self.ignore_label})
+        if len(wanted) <= 2:
+            found = {label: np.flatnonzero(volume == label) for label in wanted}
+            return {label: flat for label, flat in found.items() if flat.size}
+        flat = np.flatnonzero(volume)
+        values = volume.reshape(-1)[flat]
+        occurring = [label for label in wanted if (values == label).any()]
+        return {label: flat[values == label] for label in occurring}
+
+    def _alternating(
+        self, present: dict[int, NDArray[np.int64]], shape: tuple[int, ...], rng: Generator
+    ) -> Iterator[VoxelClick]:
+        """An infinite sequence of positive clicks, alternating labels in random order; empty if no label is present."""
+        order = [list(present)[i] for i in rng.permutation(len(present))]
+        sources = {label: _positions(present[label], shape, rng, self.strategy, self.spacing) for label in order}
+        for label in itertools.cycle(order):
+            yield VoxelClick(next(sources[label]), label)
 
 
 def case_rng(case: str, seed: int = 0) -> Generator:
@@ -256,28 +275,6 @@ def simulate_clicks(
     return np.array(list(itertools.islice(positions, n)), dtype=np.int64).reshape(n, 3)
 
 
-def round_robin(
-    present: dict[int, NDArray[np.int64]],
-    shape: tuple[int, ...],
-    rng: Generator,
-    strategy: str,
-    spacing: Sequence[float],
-) -> Iterator[VoxelClick]:
-    """An infinite sequence of positive clicks, alternating labels in random order; empty if no label is present.
-
-    Args:
-        present: label -> raveled indices, see :func:`present_labels`.
-        shape: (D, H, W) of the label map.
-        rng: draws order and positions.
-        strategy: "uniform" or "center", see :func:`simulate_clicks`.
-        spacing: mm along D, H, W.
-    """
-    order = [list(present)[i] for i in rng.permutation(len(present))]
-    sources = {label: _positions(present[label], shape, rng, strategy, spacing) for label in order}
-    for label in itertools.cycle(order):
-        yield VoxelClick(next(sources[label]), label)
-
-
 def _positions(
     flat: NDArray[np.int64], shape: tuple[int, ...], rng: Generator, strategy: str, spacing: Sequence[float]
 ) -> Iterator[tuple[int, int, int]]:
@@ -316,24 +313,6 @@ def _error_positions(
         for voxel, _ in error_centres(truth, error, spacing, np.unique(truth).tolist(), tuple(clicked)):
             clicked.append(voxel)
             yield voxel
-
-
-def present_labels(volume: NDArray, labels: Sequence[int], ignore_label: int | None) -> dict[int, NDArray[np.int64]]:
-    """Label -> raveled indices, for those of ``labels`` that occur; a single pass for many labels.
-
-    Args:
-        volume: (D, H, W) label map.
-        labels: values to look for.
-        ignore_label: left out, even if it is among ``labels``.
-    """
-    wanted = sorted({int(label) for label in labels} - {0, ignore_label})
-    if len(wanted) <= 2:
-        found = {label: np.flatnonzero(volume == label) for label in wanted}
-        return {label: flat for label, flat in found.items() if flat.size}
-    flat = np.flatnonzero(volume)
-    values = volume.reshape(-1)[flat]
-    occurring = [label for label in wanted if (values == label).any()]
-    return {label: flat[values == label] for label in occurring}
 
 
 def check_strategy(strategy: str, allowed: Sequence[str] = STRATEGIES) -> None:

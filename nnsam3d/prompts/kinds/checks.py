@@ -42,22 +42,17 @@ def checked_position(position: object) -> Position:
     return values
 
 
-def checked_positions(positions: object, least: int, name: str = "points") -> tuple[Position, ...]:
+def checked_positions(positions: object, least: int) -> tuple[Position, ...]:
     """At least ``least`` positions, from a list, an array or a tensor.
-
-    Args:
-        positions: N positions of three numbers.
-        least: smallest N.
-        name: of the positions, for messages.
 
     Raises:
         PromptError: see :func:`checked_position`; fewer, or more than :data:`MAX_POINTS`.
     """
     listed = as_python(positions)
     if not isinstance(listed, (list, tuple)):
-        raise PromptError(f"{name} must be a list of positions, got {short(positions)}")
+        raise PromptError(f"points must be a list of positions, got {short(positions)}")
     if not least <= len(listed) <= MAX_POINTS:
-        raise PromptError(f"{name} must be {least} to {MAX_POINTS} positions, got {len(listed)}")
+        raise PromptError(f"points must be {least} to {MAX_POINTS} positions, got {len(listed)}")
     return tuple(checked_position(position) for position in listed)
 
 
