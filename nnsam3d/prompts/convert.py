@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, grid_of_file
+from nnsam3d.geometry import GeometryError, GridOf, grid_of_file
 from nnsam3d.geometry.headers import unknown_geometry
 from nnsam3d.geometry.plausible import spacing_remark
 from nnsam3d.prompts.files import WRITABLE, outside, prompts_text, read_prompts, write_prompts
@@ -67,8 +67,14 @@ class Stated:
             raise UserError(f"{path}: --scaled needs the image (--image), whose spacing is the scale")
         spacing = np.array(grid_of("lps").spacing_xyz)  # raises for TIFF files
         prompts = unscaled(read_prompts(path, **how), spacing)
-        if check:
-            refuse_outside(path, prompts, grid_of(prompts.space))
+        grid = grid_of(prompts.space)
+        places = [
+            f"{prompt.kind} {number} {prompt.describe()}"
+            for number, prompt in prompts.numbered()
+            if check and outside(prompt, prompts.space, grid, "")
+        ]
+        if places:
+            raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {', '.join(places)}")
         return prompts, grid_of
 
     def remarks(self, path: Path) -> list[str]:
@@ -138,23 +144,6 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
     )
 
 
-def refuse_outside(path: Path, prompts: CasePrompts, grid: ImageGrid) -> None:
-    """Raises PromptError for clicks outside the image, and other prompts that do not reach into it.
-
-    Args:
-        path: of the prompt file, for messages.
-        prompts: in any space.
-        grid: the image's.
-    """
-    places = [
-        f"{prompt.kind} {number} {prompt.describe()}"
-        for number, prompt in prompts.numbered()
-        if outside(prompt, prompts.space, grid, "")
-    ]
-    if places:
-        raise PromptError(f"{path}: outside the image of size (x, y, z) {grid.size_xyz}: {', '.join(places)}")
-
-
 def convert(
     files: Sequence[Path], output: Path, stated: Stated, to: str, to_space: Space | None = None, overwrite: bool = False
 ) -> list[str]:
@@ -212,7 +201,7 @@ def _joined(files: Sequence[Path], stated: Stated, to: str, to_space: Space | No
         prompts, grid_of = stated.read(file, check=True)
         default: Space = "lps" if to == "slicer" and prompts.space == "voxel" else prompts.space
         space = to_space or (parts[0].space if parts else default)
-        parts.append(with_moved_masks(in_space(prompts, space, grid_of, file), file.parent, output))
+        parts.append(with_moved_masks(_in_space(prompts, space, grid_of, file), file.parent, output))
     return replace(parts[0], prompts=sum((part.prompts for part in parts), ()))
 
 
@@ -234,18 +223,8 @@ def with_moved_masks(prompts: CasePrompts, old: Path, new: Path) -> CasePrompts:
     return replace(prompts, prompts=tuple(moved(prompt) for prompt in prompts.prompts))
 
 
-def in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: Path) -> CasePrompts:
-    """The same prompts in another space.
-
-    Args:
-        prompts: in their own space.
-        space: wanted: "voxel" (index i, j, k), "lps" or "ras" (mm).
-        grid_of: a space -> the image's grid; None: no image is known.
-        file: with the prompts, for messages.
-
-    Raises:
-        UserError: the image is required but missing, or does not have that space.
-    """
+def _in_space(prompts: CasePrompts, space: Space, grid_of: GridOf | None, file: Path) -> CasePrompts:
+    """The prompts of a file in another space. Raises UserError: the image is missing, or does not have that space."""
     if space == prompts.space:
         return prompts
     if grid_of is None:

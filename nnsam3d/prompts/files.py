@@ -95,7 +95,11 @@ def prompts_of(
     reading = file_format.parse(content, space)
     problems = [*found, *reading.problems]
     if callable(grid):
-        grid = _grid_for(reading.space, grid, problems)
+        try:
+            grid = None if reading.space is None else grid(reading.space)
+        except GeometryError as error:
+            grid = None
+            problems.append(str(error))
     prompts: list[Prompt] = []
     if len(reading.found) > MAX_CLICKS:
         problems.append(f"{len(reading.found)} clicks or more; at most {MAX_CLICKS} are allowed")
@@ -108,16 +112,6 @@ def prompts_of(
     for text in reading.left_out:  # stacklevel 1: shown once, even if a file is read twice
         warnings.warn(f"{path}: {text}: skipped", PromptWarning, stacklevel=1)
     return CasePrompts(case_of(path), reading.space, prompts)  # type: ignore[arg-type]
-
-
-def _grid_for(space: str | None, grid_of: GridOf, problems: list[str]) -> ImageGrid | None:
-    if space is None:
-        return None
-    try:
-        return grid_of(space)
-    except GeometryError as error:
-        problems.append(str(error))
-        return None
 
 
 def write_prompts(

@@ -93,7 +93,7 @@ def simulate_folder(
     progress = tqdm(list(zip(files, targets, strict=True)), desc=f"simulating {simulation.kind} prompts", unit="case")
     for file, target in progress:
         progress.set_postfix_str(target.stem, refresh=False)
-        prompts = simulate_case(file, target.stem, dataset, simulation)
+        prompts = _simulate_case(file, target.stem, dataset, simulation)
         if simulation.add_to is not None:
             prompts = with_moved_masks(prompts, simulation.add_to, output)
         if prompts.prompts:
@@ -107,14 +107,8 @@ def simulate_folder(
     return lines
 
 
-def simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
-    """The prompts of one case, in space "voxel"; earlier ones first, behind the masks that they start from.
-
-    Args:
-        file: ground truth. dataset: content of dataset.json.
-        case: name, which is part of the seed.
-        simulation: how prompts are drawn.
-    """
+def _simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation: Simulation) -> CasePrompts:
+    """The prompts of one case, in space "voxel"; earlier ones first, behind the masks that they start from."""
     names = click_labels(dataset)
     truth, grid = read_segmentation(file)
     masks, earlier = _earlier(case, grid, names, simulation.earlier)
