@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsam3d.prompts import Click, PromptError, PromptWarning, read_prompts
-from nnsam3d.prompts.formats.detect import is_prompt_file
 from nnsam3d.prompts.labels import whole_labels
 
 LABELS = {"background": 0, "lesion": 1}
@@ -273,31 +272,3 @@ def test_a_mapping_of_a_number_holds_however_it_is_written(tmp_path: Path, word:
 def test_background_in_capitals_is_background(tmp_path: Path, word: str) -> None:
     path = written(tmp_path, "slicer-fcsv", [word])
     assert read_prompts(path, labels=LABELS, label="lesion").clicks[0].label == "background"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("c.json", b"[1, 2]"),
-        ("c.json", b'{"a": 1}\n{"a": 2}\n'),
-        ("c.json", '{"Größe": 1}'.encode("cp1252")),
-        ("c.csv", "Größe;Wert\n1;2\n".encode("cp1252")),
-        ("c.json", b'{"affine": [[1, 0, 0], [0, 1, 0]], "spacing": [1, 1, 1]}'),
-        ("c.json", b'{"direction": [[1, 0, 0]], "Modality": "MR"}'),
-        ("c.json", b'{"space": "MNI152NLin2009cAsym", "resolution": 1}'),
-    ],
-)
-def test_somebody_elses_files_are_recognised_as_such(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert not is_prompt_file(path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b'{"nnsam3d_prompts": 1} {"a"', '{"clicks": "Größe"}'.encode("cp1252"), b'{"space": "voxel"}', b'{"space": "vox'],
-)
-def test_damaged_prompt_files_stay_prompt_files(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "c.json"
-    path.write_bytes(content)
-    assert is_prompt_file(path)

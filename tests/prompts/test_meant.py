@@ -49,13 +49,19 @@ FOREIGN: dict[str, Any] = {
     "texts": {"prompts": ["a man"]},
     "a space": {"space": "ras", "values": [1, 2]},
     "statistics": {"background": 0.1, "tumor": 0.2},
+    "another space": {"space": "MNI152NLin2009cAsym", "resolution": 1},
+    "an affine": {"affine": [[1, 0, 0], [0, 1, 0]], "spacing": [1, 1, 1]},
+    "a direction": {"direction": [[1, 0, 0]], "Modality": "MR"},
+    "lines of JSON": b'{"a": 1}\n{"a": 2}\n',
+    "another encoding": '{"Größe": 1}'.encode("cp1252"),
+    "a table in another encoding": "Größe;Wert\n1;2\n".encode("cp1252"),
     "a sidecar": {"Modality": "MR", "SliceTiming": [0.1, 0.2], "ShimSetting": [[1, 2, 3]], "ImageType": ["A", "B"]},
 }
 
 
 def beside(folder: Path, content: Any, name: str = "case.json") -> Path:
     (folder / "case_0000.nii.gz").touch()
-    text = json.dumps(content).encode()
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
     (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     return folder / "case_0000.nii.gz"
 
@@ -75,8 +81,9 @@ def test_clear_intent_is_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_files_of_other_programs_are_a_warning(tmp_path: Path, kind: str) -> None:
-    image = beside(tmp_path, FOREIGN[kind])
-    with pytest.warns(PromptWarning, match=r"case\.json is not a prompt file and is ignored"):
+    name = "case.csv" if kind.startswith("a table") else "case.json"
+    image = beside(tmp_path, FOREIGN[kind], name)
+    with pytest.warns(PromptWarning, match=f"{name} is not a prompt file and is ignored"):
         assert found(image) is None
 
 
@@ -94,6 +101,10 @@ def test_files_of_other_programs_are_a_warning(tmp_path: Path, kind: str) -> Non
         {"foreground": [[1, 2, 3]]},
         {"space": "voxel", "points_of_mine": [[1, 2, 3]]},
         {"nnsam3d_prompts": 1},
+        {"space": "voxel"},
+        b'{"nnsam3d_prompts": 1} {"a"',  # damaged
+        b'{"space": "vox',
+        '{"clicks": "Größe"}'.encode("cp1252"),
     ],
     ids=str,
 )
