@@ -15,7 +15,7 @@ from typing import Any
 
 from nnsam3d.errors import UserError
 
-HEADER_BYTES = 2**16  # of text headers; those of real files are far shorter
+HEAD = 2**16  # bytes that are looked at; headers are shorter
 DEFLATE = 1100.0  # the highest ratio of decompressed to compressed size: 1032, and its headers
 BZIP2 = 2e6
 TEXT = 8.0  # a number takes at least one character and a separator
@@ -115,7 +115,7 @@ def _beside(file: Path) -> int:
 
 
 def _meta_image(file: Path, name: str) -> Stored | None:
-    head = _head(file)
+    head = head_of(file)
     fields: dict[str, str] = {}
     ends = 0
     for line in head.splitlines(keepends=True):
@@ -136,7 +136,7 @@ def _meta_image(file: Path, name: str) -> Stored | None:
 
 
 def _nrrd(file: Path, name: str) -> Stored | None:
-    head = _head(file)
+    head = head_of(file)
     found = re.search(rb"\r?\n\r?\n", head)
     text = head[: found.start()] if found else head
     fields = {
@@ -172,6 +172,7 @@ def _of_data_files(file: Path, named: str, following: bytes, ratio: float, name:
     return Stored(sum(path.stat().st_size for path in paths), ratio)
 
 
-def _head(file: Path) -> bytes:
+def head_of(file: Path) -> bytes:
+    """The first bytes of a file, with its header. Raises OSError."""
     with file.open("rb") as content:
-        return content.read(HEADER_BYTES)
+        return content.read(HEAD)

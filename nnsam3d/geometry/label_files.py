@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import ask_system, flush, replacing
+from nnsam3d.geometry.declared import head_of
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.stored import GZIP, NIFTI
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mnc", ".h5", ".hdf5")
 """Of files that hold a volume with its spacing, origin and direction, each in one file."""
-HEADER_BYTES = 2**16  # an NRRD header is shorter
 
 StoredSlices: TypeAlias = Iterator[NDArray[Any]]
 
@@ -132,8 +132,7 @@ def _check_nrrd_end(file: Path, size: int) -> None:
         size: bytes of the voxels. A gzip stream ends with that number (modulo 2**32).
     """
     with file.open("rb") as content:
-        header = content.read(HEADER_BYTES)
         content.seek(-4, 2)
         last = int.from_bytes(content.read(), "little")
-    if re.search(rb"^encoding: gz", header, re.MULTILINE) and last != size % 2**32:
+    if re.search(rb"^encoding: gz", head_of(file), re.MULTILINE) and last != size % 2**32:
         raise EOFError("the end of the file is missing")

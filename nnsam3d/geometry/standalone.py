@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from nnsam3d.errors import UserError
+from nnsam3d.geometry.declared import DEFLATE, HEAD, head_of
 
-HEAD = 2**16  # bytes that are looked at; headers are shorter
-LARGEST_RATIO = 1100  # of deflate: a stream cannot decompress to more
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"  # one way to match: no backtracking
 NUMBERS = rf"{NUMBER}(?: +{NUMBER})*"
 WORDS = r"[-\w .,()+\"%?]*"
@@ -132,7 +131,7 @@ def check_contained(found: Declared, size: int, name: str) -> None:
         NotStandalone: the header declares more voxels than there can be.
     """
     whole = not found.packed and name.lower().endswith(".gz")
-    available = size * LARGEST_RATIO if whole else (size - found.start) * (LARGEST_RATIO if found.packed else 1)
+    available = size * DEFLATE if whole else (size - found.start) * (DEFLATE if found.packed else 1)
     if found.nbytes > available + (HEAD if found.packed or whole else 0) or found.stored > size:
         raise NotStandalone(
             f"{name}: the header declares {found.shape} voxels (x, y, z), {found.nbytes:,} bytes; a file of {size:,} "
@@ -153,8 +152,7 @@ def check_standalone(path: Path) -> None:
     try:
         if not path.is_file():
             raise NotStandalone(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            head = file.read(HEAD)
+        head = head_of(path)
     except OSError as error:
         raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
     declared(head, ending, str(path))

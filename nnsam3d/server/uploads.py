@@ -14,7 +14,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
-from nnsam3d.geometry.standalone import HEAD, Declared, check_contained, declared
+from nnsam3d.geometry.declared import HEAD
+from nnsam3d.geometry.standalone import Declared, check_contained, declared
 from nnsam3d.geometry.stored import GZIP
 from nnsam3d.server.call import Call
 from nnsam3d.server.refusal import Refusal

@@ -12,8 +12,9 @@ import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.geometry.declared import HEAD
 from nnsam3d.geometry.segments import read_segments, segments_of
-from nnsam3d.geometry.standalone import HEAD, declared
+from nnsam3d.geometry.standalone import declared
 
 LABELS = {"background": 0, "Liver": 1, "tumour": 2}
 SHAPE = (6, 8, 10)
