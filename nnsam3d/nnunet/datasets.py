@@ -35,11 +35,7 @@ def folder_of(variable: str) -> Path:
 
 
 def dataset_name(number_or_name: str) -> str:
-    """DatasetXXX_Name of a dataset.
-
-    Raises:
-        UserError: no such dataset, or a folder of nnU-Net is not set.
-    """
+    """DatasetXXX_Name of a dataset. Raises UserError: no such dataset, or a folder of nnU-Net is not set."""
     from nnsam3d.nnunet.contract import maybe_convert_to_dataset_name
 
     for variable in FOLDERS:

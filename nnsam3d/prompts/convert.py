@@ -50,13 +50,9 @@ class Stated:
     model: Path | None = None
 
     def read(self, path: Path, check: bool = False) -> tuple[CasePrompts, GridOf | None]:
-        """The prompts of a file and, if available, the grid of its image.
+        """The prompts of a file and, if available, the grid of its image. With ``check``, positions outside are errors.
 
-        Args:
-            check: raise an error for positions outside the image.
-
-        Raises:
-            UserError: the file or the image cannot be read, or ``scaled`` is set without an image.
+        Raises UserError: the file or the image cannot be read, or ``scaled`` is set without an image.
         """
         image = self._image_of(case_of(path))
         grid_of = None if image is None else grid_of_file(image, self._reader())
@@ -78,11 +74,7 @@ class Stated:
         return prompts, grid_of
 
     def remarks(self, path: Path) -> list[str]:
-        """Warnings about the header of a prompt file's image: no geometry, or voxels of another size than the model's.
-
-        Raises:
-            UserError: see :meth:`read`.
-        """
+        """Warnings about a prompt file's image, see :meth:`read`: no geometry, or other voxels than the model's."""
         image = self._image_of(case_of(path))
         if image is None:
             return []
