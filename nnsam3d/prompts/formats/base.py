@@ -86,6 +86,29 @@ class Reading:
             )
         return reading
 
+    def is_list(self, value: Any, name: str) -> TypeGuard[list[Any]]:
+        """Whether a JSON value is a list; otherwise, that is a problem, told with the name of the value."""
+        if not isinstance(value, list):
+            self.problems.append(f"{name} must be a list, not {json_type(value)}")
+        return isinstance(value, list)
+
+    def objects(
+        self, entries: Iterable[Any], name: str, wanted: str = "an object"
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The place of each object in a JSON list, for messages, and the object; other entries are problems.
+
+        Args:
+            entries: of the list, see also :func:`bounded`.
+            name: of an entry, for messages.
+            wanted: what an entry must be, for messages.
+        """
+        for number, entry in enumerate(bounded(entries), start=1):
+            where = f"{name} {number}"
+            if isinstance(entry, dict):
+                yield where, entry
+            else:
+                self.problems.append(f"{where}: must be {wanted}, not {json_type(entry)}")
+
 
 @dataclass(frozen=True)
 class Format:
@@ -118,31 +141,6 @@ def point_list(value: Any, name: str, reading: Reading, label: Any, meaning: Mea
         return
     for number, position in enumerate(bounded(value), start=1):
         reading.found.append(found_click(f"{short(name)} {number}", position, label, meaning))
-
-
-def is_list(value: Any, name: str, reading: Reading) -> TypeGuard[list[Any]]:
-    """Whether a JSON value is a list; if not, ``reading`` gets the problem, with the name of the value."""
-    if not isinstance(value, list):
-        reading.problems.append(f"{name} must be a list, not {json_type(value)}")
-    return isinstance(value, list)
-
-
-def objects_in(
-    entries: Iterable[Any], name: str, reading: Reading, wanted: str = "an object"
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place of each object in a JSON list, for messages, and the object; see also :func:`bounded`.
-
-    Args:
-        name: of an entry, for messages.
-        reading: gets a problem for each entry that is no object.
-        wanted: what an entry must be, for messages.
-    """
-    for number, entry in enumerate(bounded(entries), start=1):
-        where = f"{name} {number}"
-        if isinstance(entry, dict):
-            yield where, entry
-        else:
-            reading.problems.append(f"{where}: must be {wanted}, not {json_type(entry)}")
 
 
 def bounded(entries: Iterable[T]) -> Iterator[T]:

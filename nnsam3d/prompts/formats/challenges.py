@@ -11,9 +11,7 @@ from nnsam3d.prompts.formats.base import (
     Format,
     Reading,
     found_click,
-    is_list,
     is_point_list,
-    objects_in,
     point_list,
 )
 from nnsam3d.prompts.kinds.checks import short
@@ -103,9 +101,9 @@ def parse_grand_challenge(content: dict[str, Any], stated: str | None) -> Readin
         kind = short(content["type"])
         reading.problems.append(f'type {kind} cannot be used; only "Multiple points" and "Point" can')
     points = [content] if kind == "point" else content.get("points")
-    if not is_list(points, '"points"', reading):
+    if not reading.is_list(points, '"points"'):
         return reading
-    for where, point in objects_in(points, "point", reading):
+    for where, point in reading.objects(points, "point"):
         if point.get("name") is not None:
             where += f" {short(point['name'], 40)}"
         if "point" not in point:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, found_click, is_list, objects_in
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, found_click
 from nnsam3d.prompts.formats.slicer import CODES
 from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
 from nnsam3d.prompts.kinds import KINDS, Click, Prompt
@@ -55,12 +55,12 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
     """All markups of the file; LPS and RAS may be mixed."""
     reading = Reading()
     markups = content.get("markups")
-    if not is_list(markups, '"markups"', reading):
+    if not reading.is_list(markups, '"markups"'):
         return reading
     if not markups:
         reading.problems.append('"markups" is empty: the file contains no point list')
     spaces: list[str] = []
-    for where, markup in objects_in(markups[:MAX_MARKUPS], "markup", reading):
+    for where, markup in reading.objects(markups[:MAX_MARKUPS], "markup"):
         space = _space_of(markup, where, reading)
         if space is not None and _is_prompt(markup, where, reading):
             spaces.append(space)
@@ -94,7 +94,7 @@ def _is_prompt(markup: dict[str, Any], where: str, reading: Reading) -> bool:
             "(Line) and curves (Curve, ClosedCurve) are. Remove it, or export the others to a separate file"
         )
         return False
-    return is_list(markup.get("controlPoints", []), f'{where}: "controlPoints"', reading)
+    return reading.is_list(markup.get("controlPoints", []), f'{where}: "controlPoints"')
 
 
 def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Reading) -> None:
@@ -108,7 +108,7 @@ def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
         _region(markup, f"{where} (ROI)", other_signs, reading)
         return
     placed: list[tuple[str, Any, dict[str, Any]]] = []
-    for place, point in objects_in(markup.get("controlPoints", []), f"{where}, point", reading):
+    for place, point in reading.objects(markup.get("controlPoints", []), f"{where}, point"):
         label = point.get("label")
         place += f" {short(label, 40)}" if label else ""
         status = point.get("positionStatus", "defined")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.formats.base import FOREGROUND, Format, Found, Reading, found_click
-from nnsam3d.prompts.formats.slicer import Table, numbers_in
+from nnsam3d.prompts.formats.slicer import PointTable, numbers_in
 from nnsam3d.prompts.formats.viewers import NAPARI_SHAPES, found_box
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.checks import PromptError, checked_positions, short
@@ -34,7 +34,7 @@ _ON_ELLIPSE = 32  # corners of a lasso
 
 def recognises(text: str) -> bool:
     """The header names the axes."""
-    return "axis-0" in Table.of(text).columns
+    return "axis-0" in PointTable.of(text).columns
 
 
 def parse(text: str, stated: str | None) -> Reading:
@@ -43,7 +43,7 @@ def parse(text: str, stated: str | None) -> Reading:
     Whole numbers in the column "label" are labels: an integer feature of the layer.
     """
     reading = Reading.of("voxel", stated)
-    table = Table.of(text)
+    table = PointTable.of(text)
     columns = table.columns
     shapes = "shape-type" in columns
     axes = [name for name in columns if name.startswith("axis-")]

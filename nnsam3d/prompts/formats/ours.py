@@ -22,7 +22,7 @@ import json
 from typing import Any
 
 from nnsam3d.geometry import SPACES
-from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading, is_list, objects_in
+from nnsam3d.prompts.formats.base import MISSING, Format, Found, Reading
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.checks import PromptError, short
 from nnsam3d.prompts.types import CasePrompts, checked_space
@@ -55,8 +55,8 @@ def parse(content: dict[str, Any], stated: str | None) -> Reading:
         reading.problems.append(f'the file says space "{reading.space}", but "{stated}" was stated')
     entries = content.get(name, [])
     keys = '"position" and "label"' if version == 1 else '"type" and the keys of that type'
-    if is_list(entries, f'"{name}"', reading):
-        for where, entry in objects_in(entries, name.removesuffix("s"), reading, f"an object with {keys}"):
+    if reading.is_list(entries, f'"{name}"'):
+        for where, entry in reading.objects(entries, name.removesuffix("s"), f"an object with {keys}"):
             found = _found(entry, version, where, reading)
             if found is not None:
                 reading.found.append(found)

@@ -55,7 +55,7 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         return reading
     if columns[:STATUS] == _COLUMNS and "positionstatus" not in columns:
         columns[STATUS : STATUS + 1] = ["positionstatus"]
-    for where, row in Table(header.get("columns", ""), columns, lines).rows("xyz", "point", reading):
+    for where, row in PointTable(header.get("columns", ""), columns, lines).rows("xyz", "point", reading):
         status = row.get("positionstatus", "").strip().removesuffix(".0")  # a spreadsheet program's 0
         if status in _UNPLACED:
             reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
@@ -88,12 +88,12 @@ _TABLE_AXES = {"lps": ("l", "p", "s"), "ras": ("r", "a", "s")}
 
 def recognises_table(text: str) -> bool:
     """By the columns of Slicer's "export as table": labels, and axes by their letters."""
-    return _table_space(Table.of(text).columns) is not None
+    return _table_space(PointTable.of(text).columns) is not None
 
 
 def parse_table(text: str, stated: str | None) -> Reading:
     """``label,l,p,s,defined,selected,visible,locked,description``; r, a, s in RAS."""
-    table = Table.of(text)
+    table = PointTable.of(text)
     space = _table_space(table.columns)
     if space is None:
         return Reading(problems=["needs the columns label, and l, p, s or r, a, s"])
@@ -118,7 +118,7 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Table:
+class PointTable:
     """A table as text.
 
     Attributes:
@@ -132,7 +132,7 @@ class Table:
     lines: list[str]
 
     @classmethod
-    def of(cls, text: str) -> Table:
+    def of(cls, text: str) -> PointTable:
         """Without Excel's `sep=;` line."""
         lines = [line for line in text.splitlines() if line.strip(" ,;\t")]
         if lines and re.fullmatch(r'"?sep=.?"?', lines[0].strip(), re.IGNORECASE):

@@ -53,5 +53,7 @@ def found_turned_box(where: str, points_43: NDArray[np.float64], label: Any) -> 
     Raises:
         PromptError: half edges in one plane.
     """
-    values = {key: value for key, value in Box.of(points_43, 0, "lps").entry().items() if key != "label"}
+    x, y, z = points_43[0].tolist()
+    entry = Box((x, y, z), (x, y, z), 0).at(points_43, "lps").entry()
+    values = {key: value for key, value in entry.items() if key != "label"}
     return Found(where, Box.kind, values, label, spare=True)

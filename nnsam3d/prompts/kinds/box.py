@@ -115,9 +115,9 @@ class Box(Prompt):
         return replace(self, low=tuple((middle - edges).tolist()), high=tuple((middle + edges).tolist()), axes=None)
 
     @classmethod
-    def of(cls, points_N3: NDArray[np.float64], label: int | str, space: Space = "voxel") -> Box:
+    def of(cls, points_N3: NDArray[np.float64], label: int | str) -> Box:
         x, y, z = points_N3[0].tolist()
-        return cls((x, y, z), (x, y, z), label).at(points_N3, space)
+        return cls((x, y, z), (x, y, z), label).at(points_N3, "voxel")
 
     @classmethod
     def of_simulated(cls, shape: Shape, label: int | str) -> Prompt:
