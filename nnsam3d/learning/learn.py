@@ -124,7 +124,6 @@ def learn(
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         last = Round(when, finished, seconds, updates, before, after, accepted, sha256, other)
         replace(record, rounds=(*record.rounds, last)).write(own)
-    logger.info(last.describe())
     return last
 
 
