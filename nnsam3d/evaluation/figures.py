@@ -18,20 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from nnsam3d.evaluation.metrics import METRICS
+
 # the colours of Okabe and Ito, distinguishable for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PREDICTION, TRUTH, CLICK = "#ff4d4d", "#38d430", "#1f77ff"
 MISSED, EXCESS = "#E69F00", "#CC79A7"
-METRIC_TITLES = {
-    "dice": "Dice",
-    "nsd_5mm": "NSD, 5 mm",
-    "nsd_2mm": "NSD, 2 mm",
-    "hd95": "HD95, mm",
-    "volume_error": "volume error",
-    "detected": "detected",
-}
-
 
 def click_curves(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Mean over patients with 95 % interval, by number of clicks; arms without clicks are horizontal lines.
@@ -48,7 +41,7 @@ def click_curves(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], metrics
             if own:
                 _curve(axis, own, metric, number, most)
         axis.set_xlabel("clicks")
-        axis.set_title(METRIC_TITLES[metric])
+        axis.set_title(METRICS[metric])
         axis.set_xticks(range(most + 1) if most <= 12 else np.linspace(0, most, 6).astype(int))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

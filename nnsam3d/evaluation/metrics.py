@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.prompts.components import bounding_box
 
-METRICS = ("dice", "nsd_5mm", "nsd_2mm", "hd95", "volume_error", "detected")
+METRICS = {
+    "dice": "Dice",
+    "nsd_5mm": "NSD, 5 mm",
+    "nsd_2mm": "NSD, 2 mm",
+    "hd95": "HD95, mm",
+    "volume_error": "volume error",
+    "detected": "detected",
+}
+"""All scores, and their titles in the report."""
 NSD_TOLERANCES_MM = (5.0, 2.0)  # the paper's; the CVPR 2025 challenge's
 DETECTED_DICE = 0.1  # smaller overlaps are due to chance, or to the voxel that a click sets
 AUC_CLICKS = (1, 2, 3, 4, 5)  # CVPR 2025: five steps, unit spacing, so that 4 is the best
@@ -54,22 +62,17 @@ def score_mask(prediction_DHW: NDArray[np.bool_], truth_DHW: NDArray[np.bool_], 
     dice = 2 * overlap / (predicted + true) if predicted + true else None
     return {
         "dice": dice,
-        **_surface(prediction_DHW, truth_DHW, spacing, predicted, true),
+        **_surface(prediction_DHW, truth_DHW, spacing),
         "volume_error": (predicted - true) / true if true else None,
         "detected": dice is not None and dice >= DETECTED_DICE if true else None,
     }
 
 
-def _surface(
-    prediction_DHW: NDArray[np.bool_],
-    truth_DHW: NDArray[np.bool_],
-    spacing: Sequence[float],
-    predicted: int,
-    true: int,
-) -> Scores:
+def _surface(prediction_DHW: NDArray[np.bool_], truth_DHW: NDArray[np.bool_], spacing: Sequence[float]) -> Scores:
     names = [f"nsd_{tolerance:g}mm" for tolerance in NSD_TOLERANCES_MM]
-    if not predicted or not true:
-        return dict.fromkeys(names, 0.0 if predicted or true else None) | {"hd95": None}
+    there = prediction_DHW.any(), truth_DHW.any()
+    if not all(there):
+        return dict.fromkeys(names, 0.0 if any(there) else None) | {"hd95": None}
     # one empty voxel around both masks: the border of the volume counts as surface
     box = bounding_box(prediction_DHW | truth_DHW)
     pair = [np.pad(mask[box], 1) for mask in (prediction_DHW, truth_DHW)]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import pandas as pd
 
-from nnsam3d.evaluation.figures import METRIC_TITLES
 from nnsam3d.evaluation.metrics import METRICS, TARGETS
 from nnsam3d.evaluation.names import PROTOCOLS, START
 from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.runner import READ_OUTS
-from nnsam3d.evaluation.statistics import Estimate
 from nnsam3d.evaluation.summary import GOOD, ReportRow, mean_of
 from nnsam3d.tables import counted, markdown
 
@@ -22,16 +20,15 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. ``note`` is printed below."""
+    """Cells are text; the note is printed below."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    note: str = ""
+    note: str
 
     def markdown(self) -> str:
-        lines = [f"**{self.title}**", "", markdown(self.header, self.rows)]
-        return "\n".join([*lines, *(["", self.note] if self.note else [])])
+        return f"**{self.title}**\n\n{markdown(self.header, self.rows)}\n\n{self.note}"
 
 
 # ---------------------------------------------------------------------- numbers as text
@@ -41,7 +38,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def interval(found: Estimate, digits: int = 3) -> str:
+def interval(found: Mapping[str, Any], digits: int = 3) -> str:
     """`mean [low, high]`."""
     if found["mean"] is None:
         return "–"
@@ -71,7 +68,7 @@ _DIGITS = {"hd95": 1}
 # ---------------------------------------------------------------------- tables of one dataset, configuration, protocol
 
 
-def score_table(rows: Sequence[ReportRow], protocol: str, label: str, refused: Sequence[ReportRow] = ()) -> Table:
+def score_table(rows: Sequence[ReportRow], protocol: str, label: str, refused: Sequence[ReportRow]) -> Table:
     """
     Args:
         rows: of one dataset, configuration, protocol and label. refused: arms that take no part.
@@ -96,7 +93,7 @@ def score_table(rows: Sequence[ReportRow], protocol: str, label: str, refused: S
         "prompts, and the controls ellipsoid and clipped:, which know the first prompt only."
     )
     title = f"Protocol {protocol}: {PROTOCOLS[protocol].summary} ({label})"
-    return Table(title, ["arm", "clicks", *(METRIC_TITLES[metric] for metric in METRICS), "obeyed"], body, note)
+    return Table(title, ["arm", "clicks", *METRICS.values(), "obeyed"], body, note)
 
 
 def click_table(rows: Sequence[ReportRow], costs: Sequence[ReportRow], label: str) -> Table:
@@ -147,9 +144,9 @@ def difference_table(rows: Sequence[ReportRow], reference: str, label: str) -> T
     body = [
         [
             f"{reference} − {row['arm']}",
-            METRIC_TITLES[row["metric"]],
+            METRICS[row["metric"]],
             str(row["clicks"]),
-            interval(cast(Estimate, row), _DIGITS.get(row["metric"], 3)),
+            interval(row, _DIGITS.get(row["metric"], 3)),
             f"{row['better']} of {row['n']}",
             p_value(row["p"]),
             p_value(row["p_corrected"]),
@@ -196,15 +193,10 @@ def cost_table(rows: Sequence[ReportRow]) -> Table:
         [
             row["arm"],
             row["fold"] + (f", seed {row['training']}" if "training" in row else ""),
-            count(row["parameters"]),
-            count(row["trained_parameters"]),
-            number(row["window_gflop"], 1),
-            number(row["gflop_per_case"], 1),
-            number(row["gflop_per_further_click"], 1),
-            number(row["seconds_per_case"], 2),
-            number(row["seconds_per_further_click"], 2),
-            number(row["peak_memory_mb"], 0),
-            number(row["training_seconds"], 0),
+            *(count(row[name]) for name in ("parameters", "trained_parameters")),
+            *(number(row[name], 1) for name in ("window_gflop", "gflop_per_case", "gflop_per_further_click")),
+            *(number(row[name], 2) for name in ("seconds_per_case", "seconds_per_further_click")),
+            *(number(row[name], 0) for name in ("peak_memory_mb", "training_seconds")),
             str(row["epochs"]),
         ]
         for row in rows
@@ -231,7 +223,7 @@ def verdicts(differences: Sequence[ReportRow], reference: str) -> Iterator[str]:
         sure = row["p_corrected"] is not None and row["p_corrected"] < SIGNIFICANT
         word = ("better" if row["mean"] > 0 else "worse") if sure else "not shown to differ"
         yield (
-            f"{clicks}: {reference} against {row['arm']}: {word} (Dice difference {interval(cast(Estimate, row))}, "
+            f"{clicks}: {reference} against {row['arm']}: {word} (Dice difference {interval(row)}, "
             f"{row['n']} patients, corrected p {p_value(row['p_corrected'])})"
         )
 
