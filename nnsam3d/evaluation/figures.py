@@ -26,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PREDICTION, TRUTH, CLICK = "#ff4d4d", "#38d430", "#1f77ff"
 MISSED, EXCESS = "#E69F00", "#CC79A7"
 
+
 def click_curves(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Mean over patients with 95 % interval, by number of clicks; arms without clicks are horizontal lines.
 
@@ -111,29 +112,27 @@ class Overlay:
     image_DHW: NDArray
     truth_DHW: NDArray[np.bool_]
     prediction_DHW: NDArray[np.bool_]
-    clicks: Sequence[tuple[int, int, int, int]]
     spacing: tuple[float, float, float]
+    clicks: Sequence[tuple[int, int, int, int]] = ()
     slice: int | None = None
     curves: Sequence[NDArray] = ()
     dots: Sequence[NDArray] = ()
 
 
-def overlays(rows: Sequence[Sequence[Overlay]], names: Sequence[str]) -> Figure:
-    """A row of panels per arm."""
-    columns = max(len(row) for row in rows)
+def overlays(arms: Mapping[str, Sequence[Overlay]]) -> Figure:
+    """A row of panels per arm, of those that have any."""
+    rows = {name: panels for name, panels in arms.items() if panels}
+    columns = max(map(len, rows.values()))
     figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows) + 0.4))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for axis in axes.ravel():
         axis.set_axis_off()
-    for line, row, name in zip(axes, rows, names, strict=True):
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
         for axis, panel in zip(line, row, strict=False):
             _overlay(axis, panel)
         line[0].text(-0.06, 0.5, name, rotation=90, transform=line[0].transAxes, va="center", ha="right", fontsize=8)
-    handles = [
-        Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
-        Line2D([], [], color=TRUTH, lw=2, label="truth"),
-    ]
-    panels = [panel for row in rows for panel in row]
+    handles = _answer_handles()
+    panels = [panel for row in rows.values() for panel in row]
     if any(panel.clicks for panel in panels):
         label = "click (also on other slices)"
         handles.append(Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label=label))
@@ -214,8 +213,15 @@ def corrections(rows: Sequence[Sequence[CorrectionExample | str]], names: Sequen
                 panels[1].text(0.5, 0.5, shown, transform=panels[1].transAxes, ha="center", va="center", fontsize=9)
             else:
                 _correction(panels, shown)
+    handles = [
+        *_answer_handles(),
+        Line2D([], [], color=MISSED, lw=7, alpha=0.5, label="missed"),
+        Line2D([], [], color=EXCESS, lw=7, alpha=0.5, label="false positive"),
+        Line2D([], [], color=CLICK, marker="o", mfc="none", mew=2, ls="", ms=10, label="where the click is"),
+        Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (x: negative)"),
+    ]
     lines = 1 if len(names) > 1 else 2  # of the legend: six entries are wider than one arm
-    figure.legend(handles=_correction_handles(), loc="lower center", ncols=6 // lines, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="lower center", ncols=6 // lines, frameon=False, fontsize=9)
     # panels have the same size, independent of the images
     figure.subplots_adjust(0.01, (0.15 + 0.25 * lines) / size[1], 0.99, 1 - 0.6 / size[1], wspace=0.06, hspace=0.16)
     for number, name in enumerate(names):
@@ -226,21 +232,21 @@ def corrections(rows: Sequence[Sequence[CorrectionExample | str]], names: Sequen
     return figure
 
 
-def _correction_handles() -> list[Line2D]:
+def _answer_handles() -> list[Line2D]:
     return [
         Line2D([], [], color=PREDICTION, lw=7, alpha=0.5, label="prediction"),
         Line2D([], [], color=TRUTH, lw=2, label="truth"),
-        Line2D([], [], color=MISSED, lw=7, alpha=0.5, label="missed"),
-        Line2D([], [], color=EXCESS, lw=7, alpha=0.5, label="false positive"),
-        Line2D([], [], color=CLICK, marker="o", mfc="none", mew=2, ls="", ms=10, label="where the click is"),
-        Line2D([], [], color=CLICK, marker="+", mew=2.5, ls="", ms=10, label="click (x: negative)"),
     ]
+
+
+def dice_text(dice: float | None) -> str:
+    return "–" if dice is None else f"{dice:.2f}"
 
 
 def _correction(panels: Sequence[Axes], shown: CorrectionExample) -> None:
     y, x, label = shown.click
     aspect = shown.spacing[0] / shown.spacing[1]
-    before, after = ("–" if dice is None else f"{dice:.2f}" for dice in shown.dices)
+    before, after = map(dice_text, shown.dices)
     kind = f"click, label {label}" if label else "negative click"
     titles = (f"{shown.case}, Dice {before}", kind, f"after, Dice {after}")
     error = ((shown.truth_HW & ~shown.before_HW, MISSED), (shown.before_HW & ~shown.truth_HW, EXCESS))

@@ -11,11 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
-from nnsam3d.evaluation.corrections import correction_figure
 from nnsam3d.evaluation.figures import as_png, as_svg, click_curves, paired_cases
-from nnsam3d.evaluation.first_pictures import prompt_figure
 from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
-from nnsam3d.evaluation.overlays import overlay_figure
+from nnsam3d.evaluation.pictures import correction_figure, overlay_figure, prompt_figure
 from nnsam3d.evaluation.plan import Setting
 from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.summary import ReportRow, Summary, summarise
@@ -105,10 +103,10 @@ def _sections(output: Path, summary: Summary) -> Iterator[Section]:
             parts += [*_protocol_parts(own, protocol, tag), *_paired(own, PROTOCOLS[protocol].paired, tag)]
             parts += _slices(f"prompts_{tag}", prompt_figure(setting, output, own.groups))
             parts += _slices(f"corrections_{tag}", correction_figure(setting, output, own.groups))
-        parts += _slices(f"overlays_{dataset}_{configuration}", overlay_figure(setting, output, here.groups))
+        first = here.at(protocol=setting.protocols[0])
+        parts += _slices(f"overlays_{dataset}_{configuration}", overlay_figure(setting, output, first.groups))
         parts.append(cost_table(here.costs))
-        first = here.at(protocol=setting.protocols[0]).differences
-        main = [row for row in first if row["label"] == first[0]["label"]]
+        main = [row for row in first.differences if row["label"] == first.differences[0]["label"]]
         folds = f"fold{'s' if len(setting.folds) > 1 else ''} {', '.join(setting.folds)}"
         title = f"{dataset}, {configuration} ({summary.cases[dataset]} cases, {folds})"
         yield Section(title, list(verdicts(main, summary.reference)), parts)

@@ -19,7 +19,7 @@ import pytest
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation import metrics, runner
-from nnsam3d.evaluation.corrections import quartile_cases
+from nnsam3d.evaluation.pictures import quartile_cases
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting
 from nnsam3d.evaluation.summary import Group, collect
 from nnsam3d.jobs import local
