@@ -5,21 +5,26 @@ Results have the axes of nnU-Net's reader (z, y, x).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
 from nnsam3d.evaluation.cost import model_cost
-from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, STARTER_ARM, ArmName, Protocol
-from nnsam3d.evaluation.plan import Job, starter_objects
+from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, Protocol, parse_arm
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, starter_objects
 from nnsam3d.evaluation.results import ArmCost, NetworkRuns
+from nnsam3d.files import known_sha256, replacing
+from nnsam3d.geometry import grid_of_file
+from nnsam3d.geometry.segments import ENDING, read_segments
 from nnsam3d.inference.binding import Regions
 from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
@@ -40,43 +45,31 @@ class Arm:
 
     Attributes:
         model: with a single fold.
-        control: "" or "oracle": reduced to the components that prompts hit, the information in the prompts without a
-            model that uses it; or "clipped": without what lies outside the first prompts.
+        kind: how prompts are used. "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's
+            sliding window with prompt channels; "automatic": ignored; "oracle": the answer is reduced to the components
+            that prompts hit, the information in the prompts without a model that uses it; "clipped": without what lies
+            outside the first prompts.
+        listens: whether the arm uses clicks.
+        is_prompted: whether its network gets the prompts.
     """
 
     def __init__(self, model: TrainedModel, control: str = "") -> None:
+        """
+        Args:
+            model: with a single fold. control: "" or "oracle" or "clipped".
+        """
         self.model = model
-        self.control = control
+        prompted = "sam" if capability(model.trainer, "keeps_features") else "clicks"
+        self.kind = control or (prompted if model.prompt_types else "automatic")
+        self.listens = self.kind not in ("automatic", "clipped")
+        self.is_prompted = self.kind in ("sam", "clicks")
         self._whole = 0
         self._image: PreparedImage | None = None
 
         def count(*_: Any) -> None:  # a bound method would be copied with the network
             self._whole += 1
 
-        self.network.register_forward_hook(count)
-
-    @property
-    def kind(self) -> str:
-        """How prompts are used.
-
-        "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's sliding window with prompt
-        channels; "automatic": ignored; "oracle"; "clipped".
-        """
-        if self.control:
-            return self.control
-        if not self.model.prompt_types:
-            return "automatic"
-        return "sam" if capability(self.model.trainer, "keeps_features") else "clicks"
-
-    @property
-    def listens(self) -> bool:
-        """Whether the arm uses clicks."""
-        return self.kind not in ("automatic", "clipped")
-
-    @property
-    def is_prompted(self) -> bool:
-        """Whether its network gets the prompts."""
-        return self.kind in ("sam", "clicks")
+        model.networks[0].register_forward_hook(count)
 
     def refusal(self, protocol: Protocol) -> str:
         """Why the arm cannot take part in a protocol; "" if it can."""
@@ -88,10 +81,6 @@ class Arm:
         takes = {*self.model.codec.kinds, *([MaskPrompt.kind] if self.kind == "sam" else [])}
         return "" if protocol.needs in takes else f"does not take {plural(protocol.needs)}"
 
-    @property
-    def network(self) -> torch.nn.Module:
-        return self.model.networks[0]
-
     def work(self) -> NetworkRuns:
         """The total so far; use differences within a case."""
         every = [] if self._image is None else self._image.every_windows
@@ -100,8 +89,8 @@ class Arm:
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
         prepared = prepared_image(self.model, image_CZYX, properties, CACHE_BYTES)
-        if self.control:
-            return Answering(_Reduced(Answering(prepared), self.model, properties, self.control))
+        if self.kind in ("oracle", "clipped"):
+            return Answering(_Control(self.kind, partial(Answering(prepared).answer, None), self.model, properties))
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
 
@@ -133,7 +122,8 @@ class Ellipsoid:
 
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
-        return Answering(Drawn(self.model, image_CZYX.shape[1:], properties))
+        empty = partial(np.zeros, image_CZYX.shape[1:], np.uint16)
+        return Answering(_Control(self.kind, empty, self.model, properties))
 
     def cost(self) -> ArmCost:
         """Nothing."""
@@ -189,63 +179,49 @@ class _Corrected:
 
 
 @dataclass(frozen=True)
-class _Reduced:
-    """The answer of a model without prompts, changed by the prompts: see :class:`Arm`."""
+class _Control:
+    """What a control makes of prompts and of an answer without them: see :class:`Arm` and :class:`Ellipsoid`."""
 
-    automatic: Answering
-    model: TrainedModel
+    kind: str
+    automatic: Callable[[], NDArray[Any]]
+    model: DatasetReader | TrainedModel
     properties: dict[str, Any]
-    control: str
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
         """See :meth:`Prepared.answer`."""
-        label_map = self.automatic.answer(None)
+        label_map, regions = self.automatic(), self.model.regions
         if prompts is None:
             return label_map
-        placed = image_prompts(prompts, self.model.labels, label_map.shape, self.properties)
-        if self.control == "clipped":
-            return clipped(label_map, placed, spacing_of(self.properties), self.model.regions)
-        return reduce_to_hit(label_map, placed, self.model.regions)
+        z, y, x = label_map.shape
+        placed = image_prompts(prompts, self.model.labels, (z, y, x), self.properties)
+        d, h, w = (float(step) for step in self.properties["spacing"])
+        if self.kind == ELLIPSOID:
+            return bodies(placed, (z, y, x), (d, h, w), regions)
+        if self.kind == "clipped":
+            return clipped(label_map, placed, (d, h, w), regions)
+        return reduce_to_hit(label_map, placed, regions)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The bodies of prompts on an image (z, y, x) of this shape."""
+def load_arm(job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
+    """The arm of a job: a trained model, with the capabilities of its trainer, or a control.
 
-    model: DatasetReader
-    shape_ZYX: tuple[int, ...]
-    properties: dict[str, Any]
-
-    def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
-        """See :meth:`Prepared.answer`."""
-        z, y, x = self.shape_ZYX
-        if prompts is None:
-            return np.zeros((z, y, x), np.uint16)
-        placed = image_prompts(prompts, self.model.labels, self.shape_ZYX, self.properties)
-        return bodies(placed, (z, y, x), spacing_of(self.properties), self.model.regions)
-
-
-def spacing_of(properties: dict[str, Any]) -> tuple[float, float, float]:
-    """mm along z, y, x, from the properties of nnU-Net's reader."""
-    z, y, x = (float(step) for step in properties["spacing"])
-    return z, y, x
-
-
-def load_arm(name: ArmName, job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
-    """The arm of a trained model, with the capabilities of its trainer, or a control.
+    Args:
+        job: its protocol does not matter. device: "cpu", "cuda", ... mirroring: test-time mirroring.
 
     Raises:
         UserError: no such model, or an oracle of a model with clicks.
     """
+    name, raw = parse_arm(job.arm), folder_of("nnUNet_raw") / job.dataset
     if not name.has_model:
-        return Ellipsoid(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device))
-    if name.text == STARTER_ARM:
-        return Arm(_Starter(DatasetReader(folder_of("nnUNet_raw") / job.dataset, device), job.dataset, mirroring))
-    folder, fold = job.model_folder, job.fold
-    if not (folder / f"fold_{fold}" / FINAL).is_file():
-        raise UserError(f"arm {name.text}: {folder}/fold_{fold}/{FINAL} is missing: the model is not trained")
-    model = TrainedModel(folder, [fold], FINAL, device, mirroring=mirroring)
-    if name.oracle and model.prompt_types:
+        return Ellipsoid(DatasetReader(raw, device))
+    if name.trainer and not job.checkpoint.is_file():
+        raise UserError(f"arm {name.text}: {job.checkpoint} is missing: the model is not trained")
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's messages about trainers would disrupt the progress bar
+        if name.trainer:
+            model = TrainedModel(job.model_folder, [job.fold], FINAL, device, mirroring=mirroring)
+        else:
+            model = _Starter(DatasetReader(raw, device), job.dataset, mirroring)
+    if name.control == "oracle" and model.prompt_types:
         raise UserError(f"arm {name.text}: the oracle control is for models without clicks; remove {ORACLE}")
     return Arm(model, name.control)
 
@@ -291,3 +267,46 @@ def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regio
         if kept.any():
             result[mask & ~kept] = 0
     return result
+
+
+# ---------------------------------------------------------------------- masks to start from
+
+_loaded = lru_cache(maxsize=1)(load_arm)
+
+
+def start_of(setting: Setting, job: Job, case: BenchCase, arm: Arm, output: Path) -> NDArray[Any]:
+    """The label map (z, y, x) with which a case begins.
+
+    An arm's answer is computed once and kept in ``output/starts``, until the arm is trained anew.
+
+    Raises:
+        UserError: no such file, a mask of another shape, or the arm is not trained.
+    """
+    if not setting.start_arm:
+        path = Path(setting.start) / f"{case.name}{arm.model.file_ending}"
+        shape, segments = arm.model.read_labels(case.truth).shape, path.with_name(f"{case.name}{ENDING}")
+        if segments.is_file() and not path.is_file():
+            grid = grid_of_file(case.images[0], arm.model.reader_name)("lps")
+            return read_segments(segments, grid, shape, arm.model.labels, arm.model.regions)
+        if not path.is_file():
+            raise UserError(f"case {case.name}: there is no mask to start from: {path} is missing (--start)")
+        mask = arm.model.read_labels(path)
+        if mask.shape != shape:
+            raise UserError(f"{path}: has the shape {mask.shape} (z, y, x), the image {shape}")
+        return mask
+    own = replace(job, arm=setting.start_arm)
+    if not own.checkpoint.is_file():
+        raise UserError(f"--start {own.arm}: {own.checkpoint} is missing: train this arm first")
+    digest = known_sha256(own.checkpoint)
+    folder = output / "starts" / job.dataset / job.configuration / f"fold_{job.fold}" / own.arm_in_path
+    path = folder / f"{case.name}.npz"
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["checkpoint_sha256"]) == digest:
+                return np.asarray(stored["label_map"])
+    starting = _loaded(own, str(arm.model.device), setting.mirroring)
+    label_map = starting.prepare(*starting.model.read(case.images)).answer(None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        np.savez_compressed(file, label_map=label_map.astype(np.uint16), checkpoint_sha256=np.array(digest))
+    return label_map

@@ -6,7 +6,7 @@ M corners.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,15 @@ def bodies(
     """
     result = np.zeros(size, np.uint16)
     deepest = np.zeros(size)
-    for label in _outer_first([one.label for one in prompts.shapes if one.label], regions):
+    labels = {one.label for one in prompts.shapes if one.label}
+    outer_first = sorted(labels, key=lambda label: (0 if regions is None else -len(regions[label]), label))
+    for label in outer_first:
         own = [depth_in_body(one, size, spacing) for one in prompts.shapes if one.label == label]
         depth = np.maximum.reduce(own)
         wins = (depth >= 0) & ((depth >= deepest) if regions is None else True)
         result[wins] = label
         deepest[wins] = depth[wins]
     return result
-
-
-def _outer_first(labels: Sequence[int], regions: Mapping[int, frozenset[int]] | None) -> list[int]:
-    return sorted(set(labels), key=lambda label: (0 if regions is None else -len(regions[label]), label))
 
 
 def clipped(

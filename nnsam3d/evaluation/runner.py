@@ -5,8 +5,6 @@ Axis letters: D, H, W = array axes z, y, x of the image file.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import time
 import zipfile
@@ -19,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
+from nnsam3d.evaluation.first import Truth
 from nnsam3d.evaluation.metrics import Scores, score_mask
-from nnsam3d.evaluation.names import PROTOCOLS, START, parse_arm
+from nnsam3d.evaluation.names import PROTOCOLS, START
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
-from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
+from nnsam3d.evaluation.protocols import as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
 from nnsam3d.files import file_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
@@ -89,8 +88,7 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
     # imported late: the waiting parent process does not need torch
     from nnsam3d.evaluation.arms import load_arm
 
-    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's messages about trainers would disrupt the progress bar
-        arm = load_arm(parse_arm(job.arm), job, device, setting.mirroring)
+    arm = load_arm(job, device, setting.mirroring)
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +119,7 @@ def _run_case(
 ) -> None:
     """Compute the given click seeds of a case; each result is written immediately."""
     # imported late, as above
+    from nnsam3d.evaluation.arms import start_of
     from nnsam3d.inference.folder import peak_memory_mb
 
     digests = checkpoint, file_sha256(Path(case.truth))
@@ -136,8 +135,6 @@ def _run_case(
     start = time.perf_counter()
     prepared = arm.prepare(image, properties)
     if job.protocol == START and arm.is_prompted:
-        from nnsam3d.evaluation.starts import start_of
-
         prepared = prepared.starting_from(start_of(setting, job, case, arm, output), properties)
     seconds = round(time.perf_counter() - start, 4)
     for seed in seeds:

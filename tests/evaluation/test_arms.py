@@ -18,13 +18,15 @@ from nnsam3d.prompts import VoxelClick, VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
 
 
-def arm_of(text: str, folders: dict[str, str], dataset: str, mirroring: bool = False):
-    job = Job(dataset, "3d_fullres", "0", text, "iterative")
-    return load_arm(parse_arm(text), job, "cpu", mirroring=mirroring), job.model_folder
+@pytest.fixture
+def opened(bench, bench_folders):
+    """Loads an arm, and case c with its reader: the arm, the image and its properties."""
 
+    def load(text: str, mirroring: bool = False):
+        arm = load_arm(Job(bench, "3d_fullres", "0", text, "iterative"), "cpu", mirroring=mirroring)
+        return arm, *arm.model.read([Path(bench_folders["nnUNet_raw"]) / bench / "imagesTr" / "c_0000.nii.gz"])
 
-def case_of(folders: dict[str, str], dataset: str, arm):
-    return arm.model.read([Path(folders["nnUNet_raw"]) / dataset / "imagesTr" / "c_0000.nii.gz"])
+    return load
 
 
 CLICKS = [((6, 12, 10), 1), ((2, 3, 17), 0)]
@@ -39,9 +41,9 @@ CLICKS = [((6, 12, 10), 1), ((2, 3, 17), 0)]
         ("nnUNetBaselineTrainer+oracle", "oracle", True),
     ],
 )
-def test_kinds(bench, bench_folders, text, kind, hears):
-    arm, _ = arm_of(text, bench_folders, bench)
-    prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+def test_kinds(opened, text, kind, hears):
+    arm, *case = opened(text)
+    prepared = arm.prepare(*case)
     assert (arm.kind, arm.listens) == (kind, hears)
     automatic, clicked = prepared.answer(None), prepared.answer(as_prompts("c", CLICKS))
     assert automatic.shape == clicked.shape == (12, 24, 20)
@@ -53,12 +55,11 @@ def test_kinds(bench, bench_folders, text, kind, hears):
     np.testing.assert_array_equal(prepared.answer(None), automatic)
 
 
-def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(bench, bench_folders):
+def test_the_u_net_with_clicks_answers_as_nnunet_predicts_with_the_same_prompts(opened):
     """Our shortcut (preprocess once, then only the prompt channel changes) against nnU-Net's whole way."""
-    arm, folder = arm_of("nnUNetClickTrainer", bench_folders, bench)
-    image, properties = case_of(bench_folders, bench, arm)
+    arm, image, properties = opened("nnUNetClickTrainer")
     stock = nnUNetPredictor(use_mirroring=False, device=arm.model.device, allow_tqdm=False)
-    stock.initialize_from_trained_model_folder(str(folder), (0,))
+    stock.initialize_from_trained_model_folder(str(arm.model.folder), (0,))
     prompts = {"nnsam3d_prompts": as_prompts("c", CLICKS)}
     expected = stock.predict_single_npy_array(image, properties | prompts)
     mine = arm.prepare(image, properties).answer(as_prompts("c", CLICKS))
@@ -90,9 +91,9 @@ def test_with_regions_the_oracle_keeps_a_tumour_whole():
 
 
 @pytest.mark.parametrize("text", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])
-def test_a_network_answers_no_click_once(bench, bench_folders, text):
-    arm, _ = arm_of(text, bench_folders, bench)
-    prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+def test_a_network_answers_no_click_once(opened, text):
+    arm, *case = opened(text)
+    prepared = arm.prepare(*case)
     first = prepared.answer(None)
     first[:] = 7  # the caller's own
     before = arm.work()
@@ -101,13 +102,13 @@ def test_a_network_answers_no_click_once(bench, bench_folders, text):
 
 
 @pytest.mark.parametrize("mirroring", [False, True])
-def test_every_window_is_counted(bench, bench_folders, mirroring):
+def test_every_window_is_counted(opened, mirroring):
     """12 x 24 x 20 voxels of (2, 1, 1) mm, transposed: 24 x 12 x 20 in patches of 16, so 2 x 1 x 2 windows."""
     flips = 8 if mirroring else 1
     spent = {}
     for text in ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer+oracle"):
-        arm, _ = arm_of(text, bench_folders, bench, mirroring)
-        prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+        arm, *case = opened(text, mirroring)
+        prepared = arm.prepare(*case)
         for clicks in ((), CLICKS[:1], CLICKS):
             before = arm.work()
             prepared.answer(as_prompts("c", clicks))
@@ -136,11 +137,11 @@ def test_arm_names():
     assert (parse_arm("clipped:nnUNetTrainer").plans, parse_arm("ellipsoid").has_model) == ("nnUNetPlans", False)
 
 
-def test_the_starter_takes_every_label_as_an_object(bench, bench_folders):
-    arm, _ = arm_of("starter", bench_folders, bench)
+def test_the_starter_takes_every_label_as_an_object(opened):
+    arm, *case = opened("starter")
     assert (arm.kind, arm.listens, arm.is_prompted, parse_arm("starter").trainer) == ("sam", True, True, "")
     assert arm.model.labels == {"background": 0, "lesion": 1}
-    prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+    prepared = arm.prepare(*case)
     assert not prepared.answer(None).any(), "nobody has said what to segment"
     before = arm.work()
     found = prepared.answer(as_prompts("c", [], [BOX]))
@@ -164,9 +165,9 @@ def box_around(low, high, label=1) -> Shape:
 BOX = box_around((2, 6, 4), (9, 17, 13))
 
 
-def test_an_arm_says_which_protocols_it_cannot_take_part_in(bench, bench_folders):
+def test_an_arm_says_which_protocols_it_cannot_take_part_in(opened):
     def refused(text):
-        arm, _ = arm_of(text, bench_folders, bench)
+        arm = opened(text)[0]
         return {name: arm.refusal(protocol) for name, protocol in PROTOCOLS.items() if arm.refusal(protocol)}
 
     kinds = {"box": "boxes", "cvpr25": "boxes", "line": "lines", "scribble": "scribbles", "lasso": "lassos"}
@@ -180,9 +181,8 @@ def test_an_arm_says_which_protocols_it_cannot_take_part_in(bench, bench_folders
 
 
 @pytest.mark.parametrize("trainer", ["SAM3DAdapterTrainer", "nnUNetClickTrainer"])
-def test_a_network_with_kinds_hears_them_and_starts_from_a_mask(bench, bench_folders, trainer):
-    arm, _ = arm_of(f"{trainer}:nnUNetKindsPlans", bench_folders, bench)
-    image, properties = case_of(bench_folders, bench, arm)
+def test_a_network_with_kinds_hears_them_and_starts_from_a_mask(opened, trainer):
+    arm, image, properties = opened(f"{trainer}:nnUNetKindsPlans")
     prepared = arm.prepare(image, properties)
     assert (prepared.answer(as_prompts("c", [], [BOX])) != prepared.answer(None)).any()
     start = np.zeros(image.shape[1:], np.uint16)
@@ -193,9 +193,8 @@ def test_a_network_with_kinds_hears_them_and_starts_from_a_mask(bench, bench_fol
     assert (clicked != prepared.answer(as_prompts("c", CLICKS))).any(), "the mask matters"
 
 
-def test_a_mask_is_kept_where_a_network_with_windows_is_not_asked(bench, bench_folders):
-    arm, _ = arm_of("SAM3DAdapterTrainer", bench_folders, bench)
-    image, properties = case_of(bench_folders, bench, arm)
+def test_a_mask_is_kept_where_a_network_with_windows_is_not_asked(opened):
+    arm, image, properties = opened("SAM3DAdapterTrainer")
     start = np.zeros(image.shape[1:], np.uint16)
     start[2:5, 1:5, 1:5] = 1
     corrected = arm.prepare(image, properties).starting_from(start, properties)
@@ -204,15 +203,15 @@ def test_a_mask_is_kept_where_a_network_with_windows_is_not_asked(bench, bench_f
     assert not removed.any(), "a background click in the middle of a component removes it"
 
 
-def test_controls_by_geometry_hear_the_first_prompt_only(bench, bench_folders):
-    automatic, _ = arm_of("nnUNetBaselineTrainer", bench_folders, bench)
-    own = automatic.prepare(*case_of(bench_folders, bench, automatic)).answer(None)
+def test_controls_by_geometry_hear_the_first_prompt_only(opened):
+    automatic, *case = opened("nnUNetBaselineTrainer")
+    own = automatic.prepare(*case).answer(None)
     inside = np.zeros(own.shape, bool)
     inside[2:10, 6:18, 4:14] = True
     for text in ("ellipsoid", "clipped:nnUNetBaselineTrainer"):
-        arm, _ = arm_of(text, bench_folders, bench)
+        arm, *case = opened(text)
         assert not arm.listens
-        prepared = arm.prepare(*case_of(bench_folders, bench, arm))
+        prepared = arm.prepare(*case)
         found = prepared.answer(as_prompts("c", [], [BOX]))
         np.testing.assert_array_equal(prepared.answer(as_prompts("c", CLICKS, [BOX])), found)
         if text == "ellipsoid":
