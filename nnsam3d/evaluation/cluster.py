@@ -72,7 +72,7 @@ def prepare(setting: Setting, output: Path) -> None:
         missing = not setting.test_images and job.fold != "all" and not splits_file(job).is_file()
         if missing and parse_arm(job.arm).trainer:
             make_splits_for(job.dataset, parse_arm(job.arm).plans, job.configuration)
-    remember_cases({job: cases_of(setting, job) for job in setting.jobs()}, output)
+    remember_cases(setting, output)
 
 
 # ---------------------------------------------------------------------- submission
@@ -125,29 +125,21 @@ def submit(
 def status_rows(setting: Setting, output: Path, back_end: BackEnd) -> list[tuple[str, str, str]]:
     """Job, state and details of every training, every evaluation, and the report."""
     tasks = tasks_of(setting)
-    models = len(tasks) // 2
-    rows = [
-        (
-            task.name,
-            *_state(task.is_done(setting, output), back_end, task.stage, task.number % models, task.name, output),
-        )
-        for task in tasks
-    ]
-    return [*rows, (REPORT, *_state((output / "report.html").is_file(), back_end, REPORT, None, REPORT, output))]
-
-
-def _state(done: bool, back_end: BackEnd, stage: str, model: int | None, name: str, output: Path) -> tuple[str, str]:
-    state = back_end.state(stage, model)
-    if state.is_active:
-        return state.kind, state.about
-    if done:
-        return "done", ""
-    failure = failure_file(output / "logs", name)
-    if failure.is_file():
-        return "failed", f"{failure.read_text(encoding='utf-8').splitlines()[0]}    ({failure})"
-    if state.kind == "cancelled" and stage == EVALUATE and not back_end.state(TRAIN, model).is_active:
-        return "cancelled", "its training has failed"
-    return ("failed", state.about) if state.kind else ("missing", "")
+    jobs = [(task.name, task.stage, task.number % (len(tasks) // 2), task.is_done(setting, output)) for task in tasks]
+    rows = []
+    for name, stage, model, done in [*jobs, (REPORT, REPORT, None, (output / "report.html").is_file())]:
+        state, failure = back_end.state(stage, model), failure_file(output / "logs", name)
+        found = ("failed", state.about) if state.kind else ("missing", "")
+        if state.is_active:
+            found = state.kind, state.about
+        elif done:
+            found = "done", ""
+        elif failure.is_file():
+            found = "failed", f"{failure.read_text(encoding='utf-8').splitlines()[0]}    ({failure})"
+        elif state.kind == "cancelled" and stage == EVALUATE and not back_end.state(TRAIN, model).is_active:
+            found = "cancelled", "its training has failed"
+        rows.append((name, *found))
+    return rows
 
 
 # ---------------------------------------------------------------------- on a node

@@ -79,17 +79,12 @@ def _drawn(protocol: Protocol, target: NDArray[np.bool_], rng: Generator, spacin
     return Shape(Click.kind, 1, np.array([deepest], dtype=np.float64))
 
 
-def jittered_box(target: NDArray[np.bool_], rng: Generator, share: float = JITTER) -> Shape:
-    """A box with label 1 around a target, as a user draws it.
-
-    Args:
-        share: every face is moved by a uniform error of up to this share of the box's edge, or up to a voxel if that is
-            more, but not out of the array.
-    """
+def jittered_box(target: NDArray[np.bool_], rng: Generator) -> Shape:
+    """A box with label 1 around a target, as a user draws it: faces have a uniform error, but stay in the array."""
     faces = []
     for side, length in zip(bounding_box(target), target.shape, strict=True):
         low, high = side.start - 0.5, side.stop - 0.5
-        error = max(LEAST, share * (high - low))
+        error = max(LEAST, JITTER * (high - low))
         moved = np.clip(np.array([low, high]) + rng.uniform(-error, error, 2), -0.5, length - 0.5)
         faces.append(moved if moved[1] - moved[0] >= 1 else np.array([low, high]))
     return Shape(Box.kind, 1, points_of_faces(np.array(faces)))

@@ -50,10 +50,6 @@ class Protocol:
         return max_clicks if self.most is None else min(self.most, max_clicks)
 
 
-def _begins_with(kind: str, about: str) -> Protocol:
-    return Protocol(kind, f"{about}; then clicks as in iterative", kind, True, kind, (0, 1, 3, 5), 0)
-
-
 DRAWN = {
     "box": "a box around every label, each face wrong by up to 10 % of its edge (at least a voxel)",
     "line": "a line across every label on one slice, as in RECIST",
@@ -67,11 +63,7 @@ PROTOCOLS = {
     for protocol in (
         Protocol("random", "one click on a random voxel of every label (the paper's)", "uniform", False, tested=(1,)),
         Protocol(
-            "center",
-            "one click on the deepest voxel of every label's largest component",
-            "center",
-            False,
-            tested=(1,),
+            "center", "one click on the deepest voxel of every label's largest component", "center", False, tested=(1,)
         ),
         Protocol(
             "iterative",
@@ -79,7 +71,10 @@ PROTOCOLS = {
             "uniform",
             True,
         ),
-        *(_begins_with(kind, about) for kind, about in DRAWN.items()),
+        *(
+            Protocol(kind, f"{about}; then clicks as in iterative", kind, True, kind, (0, 1, 3, 5), 0)
+            for kind, about in DRAWN.items()
+        ),
         Protocol(
             "cvpr25",
             "the CVPR 2025 challenge's: the box on the middle slice and the range of slices; then five times a click "
@@ -116,10 +111,6 @@ class ArmName:
     trainer: str
     plans: str
     control: str = ""
-
-    @property
-    def oracle(self) -> bool:
-        return self.control == "oracle"
 
     @property
     def has_model(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,12 @@ class Setting:
     components: str = ""
 
     def __post_init__(self) -> None:
-        for arm in self.arms:
-            parse_arm(arm)
+        names = [parse_arm(arm) for arm in self.arms]
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown:
             raise UserError(f"unknown protocol {', '.join(unknown)}; known: {', '.join(PROTOCOLS)}")
         if len(set(self.train_seeds)) != len(self.train_seeds) or min(self.train_seeds, default=0) < 0:
             raise UserError(f"--train-seeds {' '.join(map(str, self.train_seeds))}: seeds must be distinct and >= 0")
-        names = [parse_arm(arm) for arm in self.arms]
         models = {(name.trainer, name.plans, name.control) for name in names}
         if len(models) != len(names) or not self.seeds:
             raise UserError(
@@ -173,10 +171,9 @@ def open_setting(output: Path, setting: Setting) -> Setting:
     path = output / SETTING_FILE
     if path.is_file():
         there = read_setting(output)
-        same = replace(there, **{name: getattr(setting, name) for name in FREE})
-        if same != setting:
-            ours, theirs = asdict(setting), asdict(there)
-            differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+        ours, theirs = asdict(setting), asdict(there)
+        differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+        if differing:
             changes = "; ".join(f"{key}: {_shown(theirs[key])} there, {_shown(ours[key])} now" for key in differing)
             raise UserError(f"{output} contains a benchmark with another setting ({changes}): choose another -o")
         if not setting.train_minutes and not setting.options:
@@ -245,10 +242,15 @@ def starter_objects(dataset_json: Mapping[str, Any], dataset: str) -> list[str]:
     return sorted(labels, key=lambda name: int(labels[name]))
 
 
-def remember_cases(cases: Mapping[Job, Sequence[BenchCase]], output: Path) -> None:
-    """Record the cases, for reports without the dataset."""
-    names = {_cases_key(job): [case.name for case in found] for job, found in cases.items()}
-    write_json(output / CASES_FILE, names)
+def remember_cases(setting: Setting, output: Path) -> dict[Job, list[BenchCase]]:
+    """The cases of all jobs, recorded for reports without the dataset.
+
+    Raises:
+        UserError: see :func:`cases_of`.
+    """
+    cases = {job: cases_of(setting, job) for job in setting.jobs()}
+    write_json(output / CASES_FILE, {_cases_key(job): [case.name for case in found] for job, found in cases.items()})
+    return cases
 
 
 def remembered_cases(setting: Setting, output: Path) -> dict[Job, list[str]]:

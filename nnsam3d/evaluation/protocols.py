@@ -20,8 +20,6 @@ from nnsam3d.prompts.centres import TIE, as_voxel
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
 
-__all__ = ["Answer", "Interaction", "Truth", "as_prompts", "challenge_click", "run_protocol"]
-
 Answer = Callable[[VoxelPrompts], NDArray]
 """All prompts so far -> label map (D, H, W)."""
 

@@ -101,8 +101,8 @@ class Timing:
         peak_memory_mb: of the device; on a CPU, of the process.
     """
 
-    prepare: float
-    first: bool
+    prepare: float = 0.0
+    first: bool = False
     steps: tuple[float, ...] = ()
     work: tuple[NetworkRuns, ...] = ()
     peak_memory_mb: float | None = None
@@ -111,7 +111,7 @@ class Timing:
     def of(cls, stored: Mapping[str, Any]) -> Timing:
         """From JSON."""
         work = tuple(NetworkRuns(**runs) for runs in stored.get("work", ()))
-        return cls(**{"prepare": 0.0, **stored, "steps": tuple(stored.get("steps", ())), "work": work})
+        return cls(**{**stored, "steps": tuple(stored.get("steps", ())), "work": work})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from nnsam3d.evaluation.first import Truth
 from nnsam3d.evaluation.metrics import Scores, score_mask
 from nnsam3d.evaluation.names import PROTOCOLS, START
 from nnsam3d.evaluation.obedience import bound, obeyed
-from nnsam3d.evaluation.plan import BenchCase, Job, Setting, cases_of, remember_cases
+from nnsam3d.evaluation.plan import BenchCase, Job, Setting, remember_cases
 from nnsam3d.evaluation.protocols import as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
 from nnsam3d.files import file_sha256, replacing, write_json
@@ -44,8 +44,7 @@ def run(setting: Setting, output: Path, devices: Sequence[str]) -> None:
     Raises:
         UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
     """
-    cases = {job: cases_of(setting, job) for job in setting.jobs()}
-    remember_cases(cases, output)
+    cases = remember_cases(setting, output)
     digests = {path: file_sha256(path) for path in {job.checkpoint for job in cases}}
     files = {
         job.unit_file(output, case.name, seed): job for job in cases for case in cases[job] for seed in setting.seeds
@@ -126,7 +125,7 @@ def _run_case(
     refusal = arm.refusal(PROTOCOLS[job.protocol])
     if refusal:
         for seed in seeds:
-            _write(Result(job, case.name, seed, *digests, (), Timing(0.0, first=False), refused=refusal), output)
+            _write(Result(job, case.name, seed, *digests, (), Timing(), refused=refusal), output)
         return
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def train_missing(setting: Setting, output: Path, device: str) -> None:
     Raises:
         UserError: a training failed.
     """
-    missing = list(missing_models(setting))
+    missing = missing_models(setting)
     for number, job in enumerate(missing, start=1):
         train(setting, job, output, device, f"train {number}/{len(missing)} {job.arm} fold {job.fold}")
 
@@ -75,18 +75,17 @@ def check(setting: Setting, may_train: bool) -> None:
     # imported late: loads nnU-Net and torch
     from nnsam3d.nnunet.model import capability, find_trainer
 
-    arms = [parse_arm(arm) for arm in setting.arms]
-    missing = list(missing_models(setting))
-    # the folder of an existing model is more precise
-    needed = {parse_arm(job.arm).trainer for job in missing} | {arm.trainer for arm in arms if arm.oracle}
-    trainers = {name: find_trainer(name) for name in sorted(needed)}
+    missing = missing_models(setting)
+    to_train = {parse_arm(job.arm).trainer for job in missing}
+    oracles = [arm for arm in map(parse_arm, setting.arms) if arm.control == "oracle"]
+    # of an existing model, its folder is more precise
+    trainers = {name: find_trainer(name) for name in sorted(to_train | {arm.trainer for arm in oracles})}
     for name, trainer in trainers.items():
         if trainer is None:
             raise UserError(f"--arms: nnU-Net cannot find the trainer {name}; check the name")
-    oracles = [arm for arm in arms if arm.oracle and capability(trainers[arm.trainer], "prompt_types")]
-    if oracles:
-        raise UserError(f"arm {oracles[0].text}: the oracle control is for models without clicks; remove {ORACLE}")
-    to_train = {parse_arm(job.arm).trainer for job in missing}
+    for arm in oracles:
+        if capability(trainers[arm.trainer], "prompt_types"):
+            raise UserError(f"arm {arm.text}: the oracle control is for models without clicks; remove {ORACLE}")
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
     if untimed and setting.train_seeds:
         raise UserError(
@@ -103,21 +102,14 @@ def check(setting: Setting, may_train: bool) -> None:
     for job in missing:
         check_planned(job)
     if missing and not may_train:
-        job = missing[0]
-        raise UserError(
-            f"arm {job.arm}: {job.checkpoint} is missing. Train it: {training_command(job)}, or add --train"
-        )
+        job, command = missing[0], " ".join(["nnUNetv2_train", *_model_arguments(missing[0])])
+        raise UserError(f"arm {job.arm}: {job.checkpoint} is missing. Train it: {command}, or add --train")
     check_preset(options_from_mapping(parse_options(training_options(setting), "--options"), source="--options"))
 
 
-def training_command(job: Job) -> str:
-    """The training command for a user."""
-    return " ".join(["nnUNetv2_train", *_model_arguments(job)])
-
-
-def missing_models(setting: Setting) -> Iterable[Job]:
+def missing_models(setting: Setting) -> list[Job]:
     """One job of every model that is not trained."""
-    return (jobs[0] for checkpoint, jobs in by_model(setting).items() if not checkpoint.is_file())
+    return [jobs[0] for checkpoint, jobs in by_model(setting).items() if not checkpoint.is_file()]
 
 
 def by_model(setting: Setting) -> dict[Path, list[Job]]:
@@ -189,24 +181,19 @@ class Stopped(UserError):
     """A training was stopped by a signal and has saved a checkpoint: start it again."""
 
 
-def log_file(job: Job, output: Path) -> Path:
-    """The log of the training of a job's model."""
-    return output / "logs" / f"{training_name(job)}.txt"
-
-
 def training_name(job: Job) -> str:
     """The name of a job's training, suitable for file names."""
     return f"train_{job.dataset}_{job.configuration}_{job.fold}_{job.arm_in_path}"
 
 
 def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> None:
-    """Train the model of a job; nnU-Net's output goes to :func:`log_file`.
+    """Train the model of a job; nnU-Net's output goes to a file in ``output/logs``.
 
     Raises:
         Stopped: this process or the training received SIGTERM or SIGUSR1.
         UserError: the training failed.
     """
-    log = log_file(job, output)
+    log = output / "logs" / f"{training_name(job)}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     options = training_options(setting, job.training)
     if job.training is not None:

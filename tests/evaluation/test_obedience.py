@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nnsam3d.evaluation import runner
+from nnsam3d.evaluation.first import Truth
 from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import Job, Setting
-from nnsam3d.evaluation.protocols import Truth
 from nnsam3d.evaluation.results import NetworkRuns, ScoredAnswer
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import VoxelPrompts

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from nnsam3d.evaluation.first import challenge_box, jittered_box
+from nnsam3d.evaluation.first import Truth, challenge_box, jittered_box
 from nnsam3d.evaluation.metrics import area_under_curve
 from nnsam3d.evaluation.names import PROTOCOLS
-from nnsam3d.evaluation.protocols import Truth, as_prompts, challenge_click, run_protocol
+from nnsam3d.evaluation.protocols import as_prompts, challenge_click, run_protocol
 from nnsam3d.nnunet.preprocessing import image_prompts
 from nnsam3d.prompts import PromptSimulator, VoxelClick
 from nnsam3d.prompts.kinds import KINDS, Box
