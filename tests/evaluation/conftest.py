@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnsam3d.cli import main
-from nnsam3d.evaluation import runner
+from nnsam3d.evaluation import runner, training
 from nnsam3d.evaluation.metrics import METRICS
 from nnsam3d.evaluation.plan import Job
 from nnsam3d.evaluation.results import Result, ScoredAnswer, Timing
@@ -123,44 +124,33 @@ def _write_dataset(root: Path, dataset: str, labels: dict[str, Any], unet: dict[
     split = [{"train": ["a", "b"], "val": ["d", "c"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
     (root / "preprocessed" / dataset / "splits_final.json").write_text(json.dumps(split))
     torch.manual_seed(0)
-    # two maps: background and lesion, or two regions
-    kwargs = SAM | {"num_click_labels": 3 if regions else 2}
-    architecture = {"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": kwargs, "_kw_requires_import": []}
-    sam = SAM3D(SAM3DConfig(**kwargs, num_image_channels=1, num_classes=2))
-    with torch.no_grad():  # as initialised a network hardly listens to its clicks
-        for name, parameter in sam.named_parameters():
-            if not name.endswith(".lr"):
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    _write_model(root / "results", "SAM3DAdapterTrainer", sam, _plans(dataset, architecture), about)
-    for trainer in (nnUNetClickTrainer, nnUNetBaselineTrainer):
-        channels = {"labels": kwargs["num_click_labels"], "radius": [2, 4, 4]}
-        plans = _plans(dataset, unet, **{CLICK_CHANNELS_KEY: channels})
-        manager = PlansManager(plans)
-        configuration = manager.get_configuration("3d_fullres")
-        network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
-        _write_model(root / "results", trainer.__name__, network, plans, about)
-    _write_models_with_kinds(root / "results", dataset, unet, about)
+    _write_models(root / "results", dataset, unet, about)
+    _write_models(root / "results", dataset, unet, about, tuple(KINDS))
 
 
-def _write_models_with_kinds(results: Path, dataset: str, unet: dict[str, Any], about: dict[str, Any]) -> None:
-    """A U-Net and a SAM that take prompts of all kinds, under the plans nnUNetKindsPlans."""
-    codec = PromptCodec.of(tuple(KINDS), click_labels(about), [2.0, 1.0, 1.0])
-    kinds = {PROMPT_TYPES_KEY: list(codec.kinds)}
-    channels = {"labels": codec.labels, "radius": [2, 4, 4], "maps": len(codec.maps)}
-    plans = _plans(dataset, unet, **kinds, **{CLICK_CHANNELS_KEY: channels}) | {"plans_name": "nnUNetKindsPlans"}
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration("3d_fullres")
-    network = nnUNetClickTrainer.build_network_architecture(manager, configuration, 1, 2, False)
-    _write_model(results, "nnUNetClickTrainer", network, plans, about)
+def _write_models(
+    results: Path, dataset: str, unet: dict[str, Any], about: dict[str, Any], kinds: tuple[str, ...] = ()
+) -> None:
+    """A SAM and two U-Nets; with ``kinds``, a SAM and a U-Net that take these prompts, under nnUNetKindsPlans."""
+    codec = PromptCodec.of(kinds, click_labels(about), [2.0, 1.0, 1.0])
+    entry = {PROMPT_TYPES_KEY: list(codec.kinds)} if kinds else {}
+    name = {"plans_name": "nnUNetKindsPlans" if kinds else "nnUNetPlans"}
     kwargs = SAM | {"num_click_labels": codec.labels, "extent_maps": len(codec.maps)}
     architecture = {"network_class_name": "nnsam3d.network.SAM3D", "arch_kwargs": kwargs, "_kw_requires_import": []}
-    plans = _plans(dataset, architecture, **kinds) | {"plans_name": "nnUNetKindsPlans"}
+    # two maps: background and lesion, or two regions
     sam = SAM3D(SAM3DConfig(**kwargs, num_image_channels=1, num_classes=2))
-    with torch.no_grad():
-        for name, parameter in sam.named_parameters():
-            if not name.endswith(".lr"):
+    with torch.no_grad():  # as initialised a network hardly listens to its clicks
+        for parameter_name, parameter in sam.named_parameters():
+            if not parameter_name.endswith(".lr"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    _write_model(results, "SAM3DAdapterTrainer", sam, plans, about)
+    _write_model(results, "SAM3DAdapterTrainer", sam, _plans(dataset, architecture, **entry) | name, about)
+    channels = {"labels": codec.labels, "radius": [2, 4, 4], "maps": len(codec.maps)}
+    plans = _plans(dataset, unet, **entry, **{CLICK_CHANNELS_KEY: channels}) | name
+    manager = PlansManager(plans)
+    for trainer in (nnUNetClickTrainer,) if kinds else (nnUNetClickTrainer, nnUNetBaselineTrainer):
+        configuration = manager.get_configuration("3d_fullres")
+        network = trainer.build_network_architecture(manager, configuration, 1, 2, False)
+        _write_model(results, trainer.__name__, network, plans, about)
 
 
 @pytest.fixture(scope="session")
@@ -180,12 +170,15 @@ def region_dataset(bench: str, bench_folders: dict[str, str], unet_architecture:
     return REGIONS
 
 
+def _in_nnunets_folders(patch: pytest.MonkeyPatch, folders: dict[str, str], checkout: Path) -> None:
+    for name, value in (folders | {"nnUNet_extTrainer": str(checkout / "trainers")}).items():
+        patch.setenv(name, value)
+
+
 @pytest.fixture
-def bench(bench_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, checkout: Path) -> Iterator[str]:
+def bench(bench_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, checkout: Path) -> str:
     """nnU-Net's folders in the environment; gives the dataset's name."""
-    for name, value in bench_folders.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+    _in_nnunets_folders(monkeypatch, bench_folders, checkout)
     return DATASET
 
 
@@ -205,15 +198,34 @@ def start_here(target: Any, arguments: Any) -> Ended:
     return Ended()
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process."""
+    monkeypatch.setattr(local, "start", start_here)
+    monkeypatch.setattr(runner, "PAUSE", 0.0)
+
+
 def run_here(arguments: list[str], folders: dict[str, str], checkout: Path) -> None:
     """A benchmark that nobody disturbs, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in folders.items():
-            patch.setenv(name, value)
-        patch.setenv("nnUNet_extTrainer", str(checkout / "trainers"))
+        _in_nnunets_folders(patch, folders, checkout)
         patch.setattr(local, "start", start_here)
         patch.setattr(runner, "PAUSE", 0.0)
         assert main(arguments) == 0
+
+
+@pytest.fixture
+def fake_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script into the place of nnUNetv2_train."""
+    monkeypatch.setattr(training.time, "sleep", lambda _: None)
+
+    def install(text: str) -> None:
+        script = tmp_path / "train.py"
+        script.write_text(f"#!{sys.executable}\n{text}")
+        script.chmod(0o755)
+        monkeypatch.setattr(training, "nnunet_command", lambda name: str(script))
+
+    return install
 
 
 def result_of(

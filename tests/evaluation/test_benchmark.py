@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnsam3d.cli import main
 from nnsam3d.errors import UserError
@@ -24,7 +25,7 @@ from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting
 from nnsam3d.evaluation.summary import Group, collect
 from nnsam3d.jobs import local
 
-from .conftest import Ended, result_of, run_here, start_here
+from .conftest import Ended, result_of, run_here
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
 
@@ -32,12 +33,6 @@ ARMS = ("SAM3DAdapterTrainer", "nnUNetClickTrainer", "nnUNetBaselineTrainer", "n
 def arguments(dataset: str, output: Path) -> list[str]:
     what = ["-d", dataset, "--seeds", "0", "7", "--clicks", "5", "--disable_tta", "-device", "cpu"]
     return ["benchmark", "run", *what, "-o", str(output)]
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "start", start_here)
-    monkeypatch.setattr(runner, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -117,27 +112,31 @@ def test_only_held_back_cases_and_all_of_them(bench, finished):
     assert len(results) == 4 * 2 * 2 * 2  # arms, protocols, cases, seeds
 
 
-def test_regions_are_clicked_bound_and_scored(bench, region_dataset, bench_folders, here, tmp_path):
-    """Labels of the truth are clicked, regions are scored, in every arm; the report names them."""
-    import SimpleITK as sitk
-
-    output = tmp_path / "bench"
-    assert main([*arguments(region_dataset, output), "--seeds", "0", "--clicks", "3", "--protocols", "iterative"]) == 0
-    labels = Path(bench_folders["nnUNet_raw"]) / region_dataset / "labelsTr"
-    seen = set()
+def checked_units(output: Path, dataset: str, values: dict[str, tuple[int, ...]]):
+    """File, content and ground truth of the units of seed 0, whose Dice must be that of the label maps."""
+    labels = Path(os.environ["nnUNet_raw"]) / dataset / "labelsTr"
     for file in output.rglob("seed_0/*.json"):
         unit = json.loads(file.read_text())
         truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz")))
-        clicked = [step["click"] for step in unit["steps"] if step["click"]]
-        assert all(truth[tuple(click["zyx"])] == click["label"] for click in clicked)
         for step in unit["steps"]:
-            label_map = runner.read_map(file.with_suffix(".npz"), step["clicks"])
             if step["clicks"] not in runner.READ_OUTS:
                 continue
-            for name, values in (("tumour", (1, 2)), ("core", (2,))):
-                found, true = np.isin(label_map, values), np.isin(truth, values)
+            label_map = runner.read_map(file.with_suffix(".npz"), step["clicks"])
+            for name, own in values.items():
+                found, true = np.isin(label_map, own), np.isin(truth, own)
                 dice = 2 * (found & true).sum() / (found.sum() + true.sum())
                 assert step["scores"][name]["dice"] == pytest.approx(dice)
+        yield file, unit, truth
+
+
+def test_regions_are_clicked_bound_and_scored(region_dataset, here, tmp_path):
+    """Labels of the truth are clicked, regions are scored, in every arm; the report names them."""
+    output = tmp_path / "bench"
+    assert main([*arguments(region_dataset, output), "--seeds", "0", "--clicks", "3", "--protocols", "iterative"]) == 0
+    seen = set()
+    for file, unit, truth in checked_units(output, region_dataset, {"tumour": (1, 2), "core": (2,)}):
+        clicked = [step["click"] for step in unit["steps"] if step["click"]]
+        assert all(truth[tuple(click["zyx"])] == click["label"] for click in clicked)
         seen.add(file.parent.parent.parent.name)
     assert seen == set(ARMS)
     rows = json.loads((output / "report.json").read_text())["scores"]
@@ -155,16 +154,8 @@ def test_clicked_voxels_hold_in_every_arm_that_listens(bench, finished):
             assert label_map[tuple(step["click"]["zyx"])] == step["click"]["label"]
 
 
-def test_the_dice_in_the_results_is_that_of_the_label_maps(bench, bench_folders, finished):
-    import SimpleITK as sitk
-
-    labels = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
-    for unit_file in finished.rglob("seed_0/*.json"):
-        unit = json.loads(unit_file.read_text())
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / f"{unit['case']}.nii.gz"))) == 1
-        found = runner.read_map(unit_file.with_suffix(".npz"), 0) == 1
-        dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
-        assert unit["steps"][0]["scores"]["lesion"]["dice"] == pytest.approx(dice)
+def test_the_dice_in_the_results_is_that_of_the_label_maps(bench, finished):
+    assert len(list(checked_units(finished, bench, {"lesion": (1,)}))) == 4 * 2 * 2  # arms, protocols, cases
 
 
 def test_the_report_is_complete_and_stands_alone(bench, finished):
@@ -312,6 +303,10 @@ def test_differences_are_the_references_minus_the_others(bench, finished):
         (["-d", "777"], "777"),
         (["--train-minutes", "3"], "add --train"),
         (["--arms", "nnUNetTrainer", "--train", "--train-minutes", "3"], "cannot be trained for a number of minutes"),
+        (["--protocols", "start", "--arms", "SAM3DAdapterTrainer"], "--start"),
+        (["--protocols", "start", "--start", "nowhere"], "neither an arm of this run nor a folder"),
+        (["--start", "nnUNetBaselineTrainer"], "no effect"),
+        (["--arms", "clipped:nnUNetBaselineTrainer+oracle"], "clipped:TRAINER"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_computed(bench, here, tmp_path, capsys, extra, words):
@@ -383,10 +378,6 @@ def test_a_fold_that_trained_on_its_own_validation_cases_is_refused(bench, bench
     folder.mkdir(parents=True)
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["a", "c"], "val": ["c", "d"]}]))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    setting_job = Job(bench, "3d_fullres", "0", ARMS[0], "iterative")
+    job = Job(bench, "3d_fullres", "0", ARMS[0], "iterative")
     with pytest.raises(UserError, match="c are in training and validation"):
-        cases_of(read_setting_like(bench), setting_job)
-
-
-def read_setting_like(dataset: str):
-    return Setting((dataset,), ("3d_fullres",), ("0",), ARMS, ("iterative",))
+        cases_of(Setting((bench,), ("3d_fullres",), ("0",), ARMS, ("iterative",)), job)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ from nnsam3d.nnunet.datasets import STOPPED
 from .conftest import run_here
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle")
-FAKE_TRAINING = """#!{python}
+FAKE_TRAINING = """
 import sys
 print("Epoch 0")
 print("RuntimeError: no memory left")
@@ -128,13 +126,9 @@ def test_workers_give_the_same_bytes_as_one_machine(bench, bench_folders, checko
 
 @pytest.mark.parametrize(("status", "expected"), [(1, 1), (STOPPED, STOPPED)])
 def test_a_training_that_fails_is_named_and_one_that_was_stopped_is_not(
-    bench, output, no_check, fake_slurm, tmp_path, monkeypatch, capsys, status, expected
+    bench, output, no_check, fake_slurm, fake_training, capsys, status, expected
 ):
-    script = tmp_path / "train.py"
-    script.write_text(FAKE_TRAINING.format(python=sys.executable, status=status))
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(training, "nnunet_command", lambda name: str(script))
-    monkeypatch.setattr(training.time, "sleep", lambda _: None)
+    fake_training(FAKE_TRAINING.format(status=status))
     assert main(["benchmark", "worker", "-o", str(output), "--job", "2", "-device", "cpu"]) == expected
     name = tasks_of(read_setting(output))[2].name
     assert json.loads(record_file(output, name).read_text())["state"] == ("stopped" if status == STOPPED else "failed")

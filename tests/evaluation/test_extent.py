@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from nnsam3d.cli import main
-from nnsam3d.evaluation import runner
 from nnsam3d.evaluation.plan import read_setting
 from nnsam3d.evaluation.results import Result
 from nnsam3d.evaluation.summary import collect
-from nnsam3d.jobs import local
 
-from .conftest import run_here, start_here
+from .conftest import run_here
 
 KINDS = "nnUNetClickTrainer:nnUNetKindsPlans"
 BASELINE = "nnUNetBaselineTrainer"
@@ -97,24 +95,7 @@ def test_the_report_shows_the_prompts(bench, finished):
     assert f"| {KINDS} | 6 |" not in table, "the challenge has five clicks"
 
 
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        (["--protocols", "start", "--arms", "SAM3DAdapterTrainer"], "--start"),
-        (["--start", "nowhere"], "neither an arm of this run nor a folder"),
-        (["--protocols", "iterative", "--start", BASELINE], "no effect"),
-        (["--arms", "clipped:nnUNetBaselineTrainer+oracle"], "clipped:TRAINER"),
-    ],
-)
-def test_mistakes_are_said_at_once(bench, tmp_path, capsys, extra, words):
-    assert main([*arguments(bench, tmp_path / "bench"), *extra]) == 1
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "bench" / "benchmark.json").exists()
-
-
-def test_a_start_can_be_a_folder_of_files(bench, bench_folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(local, "start", start_here)
-    monkeypatch.setattr(runner, "PAUSE", 0.0)
+def test_a_start_can_be_a_folder_of_files(bench, bench_folders, here, tmp_path):
     truths = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
     few = ["--arms", "SAM3DAdapterTrainer", "--protocols", "start", "--start", str(truths)]
     assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0

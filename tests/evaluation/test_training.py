@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import stat
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation import training
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.report import other_budgets
 from nnsam3d.evaluation.training import check, note_kept, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
-FAKE = """#!{python}
+FAKE = """
 import os, pathlib, sys
 pathlib.Path({log!r}).open("a").write(" ".join(sys.argv[1:]) + " | " + os.environ["nnsam3d_options"] + "\\n")
 dataset, configuration, fold, _, trainer, _, plans = sys.argv[1:8]
@@ -30,7 +27,7 @@ if trainer == {failing!r}:
 
 
 @pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_training):
     """nnUNetv2_train that only notes how it was called; returns the notes' file."""
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
@@ -41,13 +38,10 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     }
     for plans in ("nnUNetPlans", "P2"):
         (folder / f"{plans}.json").write_text(json.dumps({"configurations": configurations}))
-    monkeypatch.setattr(training.time, "sleep", lambda _: None)
 
     def install(failing: str = "") -> Path:
-        script, log = tmp_path / "train.py", tmp_path / "calls.txt"
-        script.write_text(FAKE.format(python=sys.executable, log=str(log), failing=failing))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(training, "nnunet_command", lambda name: str(script))
+        log = tmp_path / "calls.txt"
+        fake_training(FAKE.format(log=str(log), failing=failing))
         return log
 
     return install
