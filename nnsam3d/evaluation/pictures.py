@@ -63,7 +63,7 @@ def _overlay(setting: Setting, output: Path, result: Result, title: str) -> Over
     if loaded is None:
         return None
     image, truth, spacing, (answer,) = loaded
-    clicks = [step.click for step in result.steps if step.click and step.clicks <= CLICKS]
+    clicks = [step.click for step in result.steps[: CLICKS + 1] if step.click]
     return Overlay(title, image, truth > 0, answer > 0, spacing, [(*voxel, label) for voxel, label in clicks])
 
 

@@ -185,8 +185,8 @@ def _click(
         scores = {name: _score(step.answer, truth, values) for name, values in masks}
         # one answer per step, in this order
         steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
-        if step.clicks in KEPT:
-            maps[step.clicks] = step.answer.astype(np.uint16)
+        if len(steps) - 1 in KEPT:  # without corrections, step 1 has a click on every label
+            maps[len(steps) - 1] = step.answer.astype(np.uint16)
         if not limit:  # arms without clicks answer once
             break
     return first, steps, effort, maps

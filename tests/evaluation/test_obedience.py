@@ -20,20 +20,26 @@ REGIONS = {1: frozenset({1, 2}), 2: frozenset({2})}
 SPACING = (1.0, 1.0, 1.0)
 
 
-def truth() -> Truth:
+def truth(labels: int = 1) -> Truth:
     segmentation = np.zeros((8, 12, 12), np.uint8)
     segmentation[2:6, 3:9, 3:9] = 1
-    return Truth("case", segmentation, (2.0, 1.0, 1.0), (1,))
+    segmentation[2:6, 3:9, 6:9] = labels
+    return Truth("case", segmentation, (2.0, 1.0, 1.0), tuple(range(1, labels + 1)))
 
 
 def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[ScoredAnswer]:
     """The runner's steps with an arm that answers so."""
+    return clicked_with(answer, limit, protocol, truth())[0]
+
+
+def clicked_with(answer, limit: int, protocol: str, asked: Truth) -> tuple[list[ScoredAnswer], dict]:
+    """The same, and the label maps that are kept."""
     setting = Setting(("D",), ("3d_fullres",), ("0",), ("arm",), (protocol,), (0,), limit)
-    labels = {"labels": {"background": 0, "lesion": 1}}
+    labels = {"labels": {"background": 0, "lesion": 1, **({"other": 2} if len(asked.labels) > 1 else {})}}
     model = SimpleNamespace(regions=None, components="all", dataset_json=labels)
     arm = SimpleNamespace(work=NetworkRuns, model=model, listens=True, is_prompted=True)
     job = Job("D", "3d_fullres", "0", "arm", protocol)
-    shape = truth().segmentation_DHW.shape
+    shape = asked.segmentation_DHW.shape
 
     def answer_prompts(prompts):
         places = prompts.points.to("array", ImageGrid(shape[::-1], (1, 1, 2), (0, 0, 0), np.eye(3))).values_N3
@@ -41,9 +47,9 @@ def steps_of(answer, limit: int = 6, protocol: str = "iterative") -> list[Scored
             [(tuple(map(int, place)), click.label) for place, click in zip(places, prompts.clicks, strict=True)]
         )
 
-    _, steps, effort, _ = runner._click(setting, job, truth(), 0, SimpleNamespace(answer=answer_prompts), arm)
+    _, steps, effort, maps = runner._click(setting, job, asked, 0, SimpleNamespace(answer=answer_prompts), arm)
     assert len(steps) == len(effort)
-    return steps
+    return steps, maps
 
 
 def deaf(clicks):
@@ -81,6 +87,12 @@ def test_all_clicks_so_far_count():
 
 def test_without_corrections_all_clicks_of_the_step_count():
     assert [step.obeyed for step in steps_of(obedient, protocol="center")] == [None, 1.0]
+
+
+def test_the_answer_to_a_click_on_every_label_is_kept_for_the_pictures():
+    steps, maps = clicked_with(obedient, 6, "center", truth(labels=2))
+    assert [step.clicks for step in steps] == [0, 2]
+    assert set(np.unique(maps[1])) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("regions", [None, REGIONS])
