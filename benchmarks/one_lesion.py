@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nnsam3d.evaluation.names import PROTOCOLS, Protocol
 from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
@@ -24,7 +23,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.learning.check import dice_of
 from nnsam3d.nnunet.datasets import STARTER
 from nnsam3d.progress import tqdm
-from nnsam3d.prompts.components import NEIGHBOURS_26
+from nnsam3d.prompts.components import Components
 from nnsam3d.tables import markdown
 
 CLICKS = (0, 1, 2, 3, 5)
@@ -40,14 +39,14 @@ def lesions(
         files = (str(args.images / f"{case}_{args.channel:04d}.nii.gz"),)
         image, properties = model.read(files)
         foreground = model.read_labels(str(file)) > 0
-        components, _ = ndimage.label(foreground, NEIGHBOURS_26)
-        sizes = np.bincount(components.reshape(-1))
-        fitting = [n for n in np.argsort(-sizes) if n and args.smallest <= sizes[n] <= args.largest]
+        components = Components(foreground)
+        fitting = [n for n in np.argsort(-components.volumes) if args.smallest <= components.volumes[n] <= args.largest]
         z, y, x = (float(step) for step in properties["spacing"])
         prepared = PreparedImage(model, image, properties, CACHE_BYTES, files=files)
         for number in fitting[: args.most]:
-            lesion = components == number
-            yield f"{case}_{number}", prepared, lesion.astype(np.uint8), foreground & ~lesion, (z, y, x)
+            component, lesion = components[int(number)], np.zeros(foreground.shape, np.uint8)
+            lesion[component.place] = component.box
+            yield f"{case}_{number + 1}", prepared, lesion, foreground & (lesion == 0), (z, y, x)
 
 
 def measured(

@@ -180,13 +180,13 @@ def _click(
     maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(clickable_values(arm.model.dataset_json))
     limit = setting.max_clicks if arm.listens else 0
-    for step in run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit):
+    for number, step in enumerate(run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit)):
         first, clicks = step.prompts.shapes, step.prompts.clicks()
         scores = {name: _score(step.answer, truth, values) for name, values in masks}
         # one answer per step, in this order
-        steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[len(steps)]))
-        if len(steps) - 1 in KEPT:  # without corrections, step 1 has a click on every label
-            maps[len(steps) - 1] = step.answer.astype(np.uint16)
+        steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[number]))
+        if number in KEPT:  # without corrections, step 1 has a click on every label
+            maps[number] = step.answer.astype(np.uint16)
         if not limit:  # arms without clicks answer once
             break
     return first, steps, effort, maps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, first_line
 
 
 def choose_device(name: Any) -> str:
@@ -28,7 +28,7 @@ def choose_device(name: Any) -> str:
         torch.empty(1, device=name)
         return str(torch.device(name))
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"device {name}: {reason}. Without a GPU: cpu") from error
 
 

@@ -115,14 +115,15 @@ def learn(
             rivals = file_sha256(rival.checkpoint_files[0])
             other = held_back_dice(rival, held_back, rivals, known)
         accepted = before is None or after is None or after >= before - TOLERANCE
-        sha256 = _take(own, candidate) if accepted else ""
+        if accepted:
+            _take(own, candidate)
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
         again = (then if accepted else now, rivals)  # with which the next round compares
         write_json(own / CHECKS, {key: dice for key, dice in known.items() if key.split()[0] in again})
         seconds = round(time.monotonic() - start, 1)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        last = Round(when, finished, seconds, updates, before, after, accepted, sha256, other)
+        last = Round(when, finished, seconds, updates, before, after, accepted, then if accepted else "", other)
         replace(record, rounds=(*record.rounds, last)).write(own)
     return last
 
@@ -181,13 +182,12 @@ def _declared(model: Model, dataset_json: dict[str, Any]) -> dict[str, Any]:
     return {**model.dataset_json, **ending}
 
 
-def _take(own: Path, made: Path) -> str:
-    """Puts new weights in the place of the old ones, which stay in the history; returns their SHA-256."""
+def _take(own: Path, made: Path) -> None:
+    """Puts new weights in the place of the old ones, which stay in the history."""
     current, history = own / "fold_0" / FINAL, own / HISTORY
     history.mkdir(exist_ok=True)
     copy_file(current, history / f"{len(list(history.glob('[0-9]*.pth'))):04d}.pth", durable=True)
     copy_file(made, current, durable=True)
-    return file_sha256(current)
 
 
 @contextmanager

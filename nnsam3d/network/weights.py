@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nnsam3d.errors import UserError
+from nnsam3d.errors import UserError, first_line
 from nnsam3d.files import file_sha256
 
 from .config import PRESETS, SAM3DConfig, Triple
@@ -135,7 +135,7 @@ def _open(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise WeightsError(
             f"{path} cannot be read ({path.stat().st_size} bytes; {reason}). It is damaged, incomplete or not a "
             "weights file: download it again"
