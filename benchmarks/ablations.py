@@ -1,6 +1,7 @@
 """Ablations: the same training without one of its parts, each repeated.
 
     python -m benchmarks.ablations clicks RAW WORK [--dataset 513] [--fold 3] [--updates 400] [--repeats 2] [--jobs 2]
+        [--seeds 0 1]
     python -m benchmarks.ablations network RAW WORK
 
 RAW is an nnU-Net raw folder. Variants differ in training options only. `clicks` is about learning from clicks
@@ -77,7 +78,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="513")
     parser.add_argument("--fold", default="3")
     parser.add_argument("--updates", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="trainings of each variant")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1"], help="of the simulated prompts")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     work = args.work.absolute()
@@ -130,7 +132,7 @@ def run(
             subprocess.run([nnunet_command("nnUNetv2_train"), *model], env=own, stdout=log, stderr=log, check=True)
         kinds = study.protocols if "prompt_kinds=click" not in study.variants[variant] else ("iterative",)
         what = ["-d", args.dataset, "-f", args.fold, "--arms", f"{TRAINER}:{study.plans}", "--protocols", *kinds]
-        how = ["--seeds", "0", "1", "--clicks", "10", "--disable_tta", "-device", "cpu", "-o", str(folder / "bench")]
+        how = ["--seeds", *args.seeds, "--clicks", "10", "--disable_tta", "-device", "cpu", "-o", str(folder / "bench")]
         command = [nnunet_command("nnsam3d"), "benchmark", "run", *what, *how]
         subprocess.run(command, env=own, stdout=log, stderr=log, check=True)
     print(f"done: {variant}, training {repeat + 1}", flush=True)
