@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,24 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.prompts import PromptCodec
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.app import App, Limits
+from nnsam3d.server.arrays import pack
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.http import Access, Server
 from nnsam3d.server.worker import Worker
 
-from ..inference.conftest import volume, write_model
+from ..inference.conftest import opened, volume, write_model
 
 SHAPE = (20, 40, 30)
 SPACING = (2.0, 1.0, 1.5)
+META = {"X-Meta": json.dumps({"image_properties": {"spacing": SPACING}})}  # of nnInteractive's images
+AT = (15, 20, 10)  # i, j, k of the middle of the bright part
 PATCH = (40, 40, 48)  # the whole image at the model's spacing: windows are tested elsewhere
 GEOMETRIES = {
     "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
@@ -93,12 +99,33 @@ class Running:
         finally:
             connection.close()
 
-    def reserved(self) -> int:
-        """Bytes that requests hold when none is being served; an answer arrives just before they are given back."""
-        deadline = time.monotonic() + 60
-        while self.app.leases._reserved and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self.app.leases._reserved
+    def raw(self, data: bytes) -> bytes:
+        """Bytes on a socket: all that comes back until the server closes, or nothing has come for a minute."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+
+            def send() -> None:
+                with contextlib.suppress(OSError):  # the server has seen enough
+                    connection.sendall(data)
+
+            threading.Thread(target=send, daemon=True).start()
+            return received(connection)
+
+    def claim(self, case: str = "") -> str:
+        """The lease of a new client of the page, which opens a case of the folder, if one is named."""
+        lease: str = self.ask("POST", "/api/claim").json()["lease_token"]
+        if case:
+            assert self.ask("POST", "/api/open", {"case": case}, lease).status == 200
+        return lease
+
+    def viewer(self, seed: int = 0) -> str:
+        """The lease of a new client of nnInteractive's protocol, with an image."""
+        lease: str = self.ask("POST", "/claim").json()["lease_token"]
+        assert self.ask("POST", "/set_image", pack(image_array(seed)[None]), lease, META).status == 200
+        return lease
+
+    def gives_memory_back(self) -> None:
+        """An answer arrives just before what its request has reserved is given back."""
+        until(lambda: not self.app.leases._reserved)
 
     def change(self, path: str, body: Any, lease: str) -> tuple[dict[str, Any], np.ndarray]:
         """A step through the page's routes: what is told, and the voxels."""
@@ -106,6 +133,24 @@ class Running:
         assert reply.status == 200, reply.body
         (length,) = struct.unpack_from("<I", reply.body)
         return json.loads(reply.body[4 : 4 + length]), np.frombuffer(reply.body[4 + length :], np.uint8)
+
+
+def until(what: Callable[[], object]) -> None:
+    """Waits for it."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection, or nothing has come for a minute."""
+    connection.settimeout(60)
+    found = b""
+    with contextlib.suppress(OSError):
+        while part := connection.recv(65536):
+            found += part
+    return found
 
 
 class Gate:
@@ -175,10 +220,12 @@ def start(served_model: Model) -> Iterator[Start]:
         cases: Cases | None = None,
         key: str | None = None,
         access: Access | None = None,
+        host: str = "127.0.0.1",
+        certificate: tuple[Path, Path | None] | None = None,
         **limits: Any,
     ) -> Running:
         app = App(model, Limits(**limits), cases, key)
-        server = Server(("127.0.0.1", 0), app, access)
+        server = Server((host, 0), app, access, certificate)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(Running(server, app))
         return running[-1]
@@ -193,8 +240,29 @@ def running(start: Start) -> Running:
     return start()
 
 
+@pytest.fixture
+def serve_cases(start: Start, served_model: Model, tmp_path: Path) -> Start:
+    """Starts servers with the cases "a" and "b" in tmp_path / "images"; they may save to tmp_path / "out"."""
+
+    def started(model: Model = served_model, saves: bool = False, **images: Any) -> Running:
+        folder = write_cases(tmp_path / "images", **images)
+        return start(model, cases=Cases(folder, model, tmp_path / "out" if saves else None))
+
+    return started
+
+
 def image_array(seed: int = 0) -> np.ndarray:
     return volume(SHAPE, seed).astype(np.int16)
+
+
+def opened_array(model: Model, seed: int = 0) -> Session:
+    """A session that says what is right for the clients of :meth:`Running.viewer`."""
+    return opened(model, image_array(seed), SPACING)
+
+
+def click(position: Sequence[float], label: str, space: str = "voxel") -> dict[str, Any]:
+    """For the page's routes."""
+    return {"type": "click", "position": list(position), "space": space, "label": label}
 
 
 def write_cases(folder: Path, names: tuple[str, ...] = ("a", "b"), geometry: str = "plain") -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import socket
 import ssl
 import subprocess
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,17 @@ from starlette.routing import Route
 from nnsam3d.server.app import MIB
 from nnsam3d.server.arrays import pack
 from nnsam3d.server.call import Endpoint
-from nnsam3d.server.http import ROUTES, Access, Server, address_of
+from nnsam3d.server.http import ROUTES, Access, address_of
 
-from .conftest import Running, Start, image_array
-from .raw import raw
+from .conftest import META, Gate, Running, Start, image_array, received, until
 
-META = {"X-Meta": '{"image_properties":{"spacing":[1,1,1]}}'}
+POINT = b'{"coordinates": [10, 20, 15], "include_interaction": true}'
 
 
-def claimed(running: Running, image: bool = False) -> str:
-    lease: str = running.ask("POST", "/claim").json()["lease_token"]
-    if image:
-        assert running.ask("POST", "/set_image", pack(image_array()[None]), lease, META).status == 200
-    return lease
+def click_of(lease: str) -> bytes:
+    """A request for a click, without the end of its head."""
+    head = f"POST /add_point_interaction HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Lease-Token: {lease}\r\n"
+    return f"{head}Content-Length: {len(POINT)}\r\n".encode()
 
 
 def test_errors_have_words_in_phrase_and_body(running: Running) -> None:
@@ -130,16 +127,16 @@ def test_what_http_offers(running: Running) -> None:
 
 def test_large_bodies_are_refused_unread(start: Start) -> None:
     running = start(array_bytes=4 * MIB)
-    lease = claimed(running)
+    lease = running.claim()
     assert running.ask("POST", "/undo", b" " * (MIB + 1), lease).status == 413
     assert running.ask("POST", "/set_image", b" " * (5 * MIB), lease).status == 413
     image = pack(np.zeros((1, 256, 256, 256), np.uint8))  # small on the wire
     assert len(image) < MIB
     assert running.ask("POST", "/set_image", image, lease).status == 413
     head = f"POST /set_image HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Lease-Token: {lease}\r\nContent-Length: {10**14}\r\n\r\n"
-    assert raw(running, head.encode()).startswith(b"HTTP/1.1 413")
+    assert running.raw(head.encode()).startswith(b"HTTP/1.1 413")
     chunked = head.replace(f"Content-Length: {10**14}", "Transfer-Encoding: chunked")
-    assert raw(running, chunked.encode()).startswith(b"HTTP/1.1 411")
+    assert running.raw(chunked.encode()).startswith(b"HTTP/1.1 411")
 
 
 def test_a_refused_body_is_read_before_the_next_request(start: Start) -> None:
@@ -148,20 +145,20 @@ def test_a_refused_body_is_read_before_the_next_request(start: Start) -> None:
     body = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 30_000
     head = f"POST /claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     end = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-    answers = re.findall(rb"HTTP/1.1 (\d+)", raw(running, head + body + end, 60))
+    answers = re.findall(rb"HTTP/1.1 (\d+)", running.raw(head + body + end))
     assert answers == [b"413", b"200"]
 
 
 def test_one_request_after_the_other_on_one_connection(running: Running) -> None:
     """Also if they are sent before the answers arrive, with every head checked."""
     one = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    assert raw(running, one * 3 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).count(b'"ok"') == 4
-    answers = re.findall(rb"HTTP/1.1 (\d+)", raw(running, one * 2 + one.replace(b"Host:", b"Host :") + one))
+    assert running.raw(one * 3 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).count(b'"ok"') == 4
+    answers = re.findall(rb"HTTP/1.1 (\d+)", running.raw(one * 2 + one.replace(b"Host:", b"Host :") + one))
     assert answers == [b"200", b"200", b"400"]
 
 
 def test_a_client_that_stops_in_the_middle_blocks_nobody(running: Running) -> None:
-    lease = claimed(running)
+    lease = running.claim()
     stuck = []
     for half in (b"POST /claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nhalf", b"GET /hea", b""):
         for _ in range(100):
@@ -171,18 +168,6 @@ def test_a_client_that_stops_in_the_middle_blocks_nobody(running: Running) -> No
     assert running.ask("POST", "/heartbeat", {}, lease).status == 200
     for connection in stuck:
         connection.close()
-
-
-def closes(connection: socket.socket) -> bytes:
-    """What comes before the server closes the connection."""
-    connection.settimeout(60)
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except ConnectionError:
-        pass
-    return received
 
 
 @pytest.mark.parametrize("part", ["nothing", "head", "body", "dripping head", "refused body"])
@@ -213,7 +198,7 @@ def test_deadlines_hold_for_every_byte(start: Start, monkeypatch: pytest.MonkeyP
                     return
 
         threading.Thread(target=drip, daemon=True).start()
-        answer = closes(connection)
+        answer = received(connection)
         over.set()
     status = answer[9:12].decode()
     assert status == {"nothing": "", "head": "408", "body": "408", "dripping head": "408", "refused body": "413"}[part]
@@ -227,10 +212,7 @@ def test_a_client_that_does_not_read_is_dropped(start: Start, monkeypatch: pytes
     with socket.create_connection(("127.0.0.1", running.port)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(b"GET /page/niivue.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 20)
-        deadline = time.monotonic() + 60
-        while running.server.server_state.connections and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not running.server.server_state.connections
+        until(lambda: not running.server.server_state.connections)
 
 
 def test_more_connections_than_places_drop_the_idle_ones(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,54 +227,40 @@ def test_more_connections_than_places_drop_the_idle_ones(start: Start, monkeypat
 
 def test_a_long_answer_is_announced(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnsam3d.server.call.PATIENCE", 0.1)
-    lease = claimed(running, image=True)
-    gate = threading.Event()
-    running.app.worker.submit(gate.wait)  # something else is computed
-    body = json.dumps({"coordinates": [10, 20, 15], "include_interaction": True}).encode()
-    head = f"POST /add_point_interaction HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Lease-Token: {lease}\r\nConnection: close\r\n"
-    threading.Timer(0.5, gate.set).start()
-    received = raw(running, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, 60)
-    assert received.startswith(b"HTTP/1.1 102 Processing\r\n\r\n")
-    assert b"HTTP/1.1 200 " in received
-    gate = threading.Event()
-    running.app.worker.submit(gate.wait)
-    threading.Timer(0.5, gate.set).start()
-    old = f"{head}Content-Length: {len(body)}\r\n\r\n".replace("HTTP/1.1", "HTTP/1.0").encode() + body
-    assert raw(running, old, 60).startswith(b"HTTP/1.1 200 "), "HTTP/1.0 has no interim responses"
+    lease = running.viewer()
+    new = click_of(lease) + b"Connection: close\r\n\r\n" + POINT
+    for request, begins in (
+        (new, b"HTTP/1.1 102 Processing\r\n\r\n"),
+        (new.replace(b"HTTP/1.1", b"HTTP/1.0"), b"HTTP/1.1 200 "),  # which has no interim responses
+    ):
+        gate = Gate(running.app.worker)  # something else is computed
+        threading.Timer(0.5, gate.over.set).start()
+        answer = running.raw(request)
+        assert answer.startswith(begins)
+        assert b"HTTP/1.1 200 " in answer
 
 
 def test_a_patient_server_outlasts_an_impatient_client(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """httpx, on which nninteractive-client is built, counts its read time-out from the last interim response."""
     monkeypatch.setattr("nnsam3d.server.call.PATIENCE", 0.2)
-    lease = claimed(running, image=True)
-    gate = threading.Event()
-    running.app.worker.submit(gate.wait)
-    threading.Timer(4.0, gate.set).start()
-    point = {"coordinates": [10, 20, 15], "include_interaction": True}
+    lease = running.viewer()
+    threading.Timer(4.0, Gate(running.app.worker).over.set).start()
     with httpx.Client(base_url=running.url, headers={"X-Lease-Token": lease}, timeout=2.0) as client:
-        assert client.post("/add_point_interaction", json=point).status_code == 200
+        assert client.post("/add_point_interaction", content=POINT).status_code == 200
 
 
 def test_stopping_finishes_the_answer_under_way(start: Start) -> None:
     running = start()
-    lease = claimed(running)
-    gate = threading.Event()
-    running.app.worker.submit(gate.wait)
-    replies: list[Any] = []
-    ask = threading.Thread(
-        target=lambda: replies.append(running.ask("POST", "/set_image", pack(image_array()[None]), lease, META))
-    )
-    ask.start()
-    while not running.app.worker.waiting:
-        time.sleep(0.01)
-    stop = threading.Thread(target=running.server.close)
-    stop.start()
-    while not running.server.should_exit:
-        time.sleep(0.01)
-    gate.set()
-    ask.join(60)
-    stop.join(60)
-    assert [reply.status for reply in replies] == [200]
+    lease = running.claim()
+    gate = Gate(running.app.worker)
+    with ThreadPoolExecutor(2) as pool:
+        reply = pool.submit(running.ask, "POST", "/set_image", pack(image_array()[None]), lease, META)
+        until(lambda: running.app.worker.waiting)
+        stop = pool.submit(running.server.close)
+        until(lambda: running.server.should_exit)
+        gate.over.set()
+        assert reply.result(60).status == 200
+        stop.result(60)
     with pytest.raises(OSError):
         running.ask("GET", "/healthz")
 
@@ -315,14 +283,12 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def lines(log: pytest.LogCaptureFixture, wanted: str) -> str:
     """The log, as soon as it contains a text."""
-    deadline = time.monotonic() + 60
-    while wanted not in "\n".join(log.messages) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: wanted in "\n".join(log.messages))
     return "\n".join(log.messages)
 
 
 def test_the_log_names_no_files(running: Running, log: Any) -> None:
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    lease = running.claim()
     running.ask("GET", f"/api/image/0/SMITH_JOHN.nii.gz?lease={lease}")
     running.ask("POST", "/api/upload?name=SMITH.nii.gz", b"x", lease)
     running.ask("POST", "/api/heartbeat", {}, lease)
@@ -339,7 +305,7 @@ def test_the_log_names_no_files(running: Running, log: Any) -> None:
 
 def test_the_verbose_log_is_text(start: Start, log: Any) -> None:
     running = start(access=Access(verbose=True))
-    raw(running, b"GET /%1b[31m%0d%0a\x1b[31m HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    running.raw(b"GET /%1b[31m%0d%0a\x1b[31m HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     running.ask("GET", "/%1b[31m%0a/the_end")
     printed = lines(log, "the_end")
     assert "\x1b" not in printed
@@ -347,17 +313,13 @@ def test_the_verbose_log_is_text(start: Start, log: Any) -> None:
 
 
 def test_a_client_that_leaves_is_no_error_of_the_server(running: Running, log: Any) -> None:
-    lease = claimed(running, image=True)
-    gate = threading.Event()
-    running.app.worker.submit(gate.wait)
-    body = b'{"coordinates": [10, 20, 15]}'
-    head = f"POST /add_point_interaction HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Lease-Token: {lease}\r\n"
+    lease = running.viewer()
+    gate = Gate(running.app.worker)
     with socket.create_connection(("127.0.0.1", running.port)) as connection:
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        while not running.app.worker.waiting:
-            time.sleep(0.01)
+        connection.sendall(click_of(lease) + b"\r\n" + POINT)
+        until(lambda: running.app.worker.waiting)
     assert "add_point_interaction 499" in lines(log, "499")
-    gate.set()
+    gate.over.set()
     assert running.ask("POST", "/undo", {}, lease).headers["x-meta"] == '{"ran_prediction": false, "bbox": null}'
 
 
@@ -367,23 +329,16 @@ def test_addresses_that_are_printed_can_be_used() -> None:
     assert address_of("0.0.0.0", 443, True) == "https://0.0.0.0:443"
 
 
-def test_ipv6(served_model: Any) -> None:
-    from nnsam3d.server.app import App, Limits
-
+def test_ipv6(start: Start) -> None:
     try:
-        server = Server(("::1", 0), App(served_model, Limits()))
+        running = start(host="::1")
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = address_of("::1", server.port, False)
-    assert httpx.get(address + "/healthz", timeout=60).status_code == 200
-    server.close(5)
+    assert httpx.get(address_of("::1", running.port, False) + "/healthz", timeout=60).status_code == 200
 
 
-def test_behind_tls(served_model: Any, tmp_path: Path) -> None:
+def test_behind_tls(start: Start, tmp_path: Path) -> None:
     """With the certificate and its key in one file or two; clients of the viewers as well."""
-    from nnsam3d.server.app import App, Limits
-
     certificate, private = tmp_path / "cert.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
     try:
@@ -398,9 +353,7 @@ def test_behind_tls(served_model: Any, tmp_path: Path) -> None:
     both.write_text(certificate.read_text() + private.read_text())
     trust = ssl.create_default_context(cafile=str(certificate))
     for files in ((certificate, private), (both, None)):
-        server = Server(("127.0.0.1", 0), App(served_model, Limits()), certificate=files)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with httpx.Client(base_url=f"https://localhost:{server.port}", verify=trust, timeout=60) as client:
+        url = f"https://localhost:{start(certificate=files).port}"
+        with httpx.Client(base_url=url, verify=trust, timeout=60) as client:
             assert client.get("/healthz").json() == {"ok": True}
-            assert client.post("/claim", headers={"Origin": f"https://localhost:{server.port}"}).status_code == 200
-        server.close(5)
+            assert client.post("/claim", headers={"Origin": url}).status_code == 200

@@ -13,8 +13,7 @@ import pytest
 
 from nnsam3d.server.wire import length_of_body
 
-from .conftest import Running, Start
-from .raw import raw
+from .conftest import Running, Start, received
 
 GOOD = b"POST /claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n"
 
@@ -62,7 +61,7 @@ def test_heads_that_a_proxy_could_read_differently(running: Running, name: str) 
     """A5: 400 and the end of the connection, so that what follows can never become a request."""
     head = GOOD.replace(b"Content-Length: 2", MALFORMED[name])
     assert isinstance(length_of_body(head), str)
-    answer = raw(running, head + b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2)
+    answer = running.raw(head + b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
     assert b"connection: close" in answer.lower()
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
@@ -81,12 +80,12 @@ def test_heads_that_a_proxy_could_read_differently(running: Running, name: str) 
     ],
 )
 def test_request_lines(running: Running, line: bytes) -> None:
-    assert raw(running, line + b"\r\nHost: 127.0.0.1\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert running.raw(line + b"\r\nHost: 127.0.0.1\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
 def test_heads_without_an_end(running: Running) -> None:
-    assert raw(running, b"GET /" + b"x" * 2**17).startswith(b"HTTP/1.1 431")
-    assert raw(running, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2**14).startswith(b"HTTP/1.1 431")
+    assert running.raw(b"GET /" + b"x" * 2**17).startswith(b"HTTP/1.1 431")
+    assert running.raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2**14).startswith(b"HTTP/1.1 431")
 
 
 def test_heads_and_bodies_in_any_pieces(running: Running) -> None:
@@ -99,9 +98,7 @@ def test_heads_and_bodies_in_any_pieces(running: Running) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for start in range(0, len(whole), step):
                 connection.sendall(whole[start : start + step])
-            answer = b""
-            while part := connection.recv(65536):
-                answer += part
+            answer = received(connection)
         assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200"]
         lease = json.loads(re.search(rb"{.*?}", answer)[0])["lease_token"]  # type: ignore[index]
         running.ask("POST", "/release", b"", lease)
@@ -151,13 +148,13 @@ def test_raw_requests(start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Any
     end = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     for _ in range(count):
         request = random_request(rng)
-        found = re.findall(rb"HTTP/1.1 (\d\d\d)", raw(running, request + end))
+        found = re.findall(rb"HTTP/1.1 (\d\d\d)", running.raw(request + end))
         assert found, request
         assert b"500" not in found, request
         statuses.update(found)
     assert {b"200", b"204", b"400", b"404", b"405", b"410"} <= statuses
     assert running.ask("GET", "/healthz").status == 200
-    assert not running.reserved(), "nothing is reserved any more"
+    running.gives_memory_back()
     assert "Traceback" not in capsys.readouterr().err
 
 
