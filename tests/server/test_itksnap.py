@@ -8,12 +8,11 @@ import json
 
 import numpy as np
 
-from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.itksnap import multipart
 
-from .conftest import SHAPE, SPACING, Running, Start, image_array
+from .conftest import SHAPE, SPACING, Running, Start, image_array, opened_array
 
 FORM = {"Content-Type": "multipart/form-data; boundary=----edge"}
 
@@ -43,8 +42,7 @@ def test_a_session(running: Running, served_model: Model) -> None:
     assert running.ask("GET", "/status").json()["status"] == "ok"
     token = running.ask("GET", "/start_session").json()["session_id"]
     assert running.ask("POST", f"/upload_raw/{token}?filename=x.nii", form(image_array()), headers=FORM).status == 200
-    session = Session(served_model)
-    session.set_image(image_array(), spacing=SPACING)
+    session = opened_array(served_model)
     for (x, y, z), foreground in (((15, 20, 10), "true"), ((14, 22, 9), "false")):
         address = f"/process_point_interaction/{token}?x={x}&y={y}&z={z}&foreground={foreground}"
         mask = mask_of(running.ask("GET", address).json())
@@ -70,8 +68,7 @@ def test_drawings_for_a_model_with_all_kinds(start: Start, drawing_model: Model)
     running = start(drawing_model)
     token = running.ask("GET", "/start_session").json()["session_id"]
     running.ask("POST", f"/upload_raw/{token}?filename=x.nii", form(image_array()), headers=FORM)
-    session = Session(drawing_model)
-    session.set_image(image_array(), spacing=SPACING)
+    session = opened_array(drawing_model)
     drawing = np.zeros(SHAPE, np.float32)
     drawing[10, 18:22, 8:20] = 1
     for what, foreground in (("scribble", "true"), ("lasso", "true"), ("scribble", "false")):
@@ -107,4 +104,6 @@ def test_parts_of_a_form() -> None:
     body = (
         b'--edge\r\nContent-Type: x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + content + b"\r\n--edge--\r\n"
     )
-    assert multipart('multipart/form-data; boundary="edge"', body) == {"a": content}
+    found = multipart('multipart/form-data; boundary="edge"', body)
+    assert found == {"a": content}
+    assert found["a"].obj is body, "not copied"
