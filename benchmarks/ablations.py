@@ -1,7 +1,7 @@
 """Ablations: the same training without one of its parts, each repeated.
 
     python -m benchmarks.ablations clicks RAW WORK [--dataset 513] [--fold 3] [--updates 400] [--repeats 2] [--jobs 2]
-        [--seeds 0 1]
+        [--seeds 0 1] [--without VARIANT ...]
     python -m benchmarks.ablations network RAW WORK
 
 RAW is an nnU-Net raw folder. Variants differ in training options only. `clicks` is about learning from clicks
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="trainings of each variant")
     parser.add_argument("--seeds", nargs="+", default=["0", "1"], help="of the simulated prompts")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--without", nargs="*", default=[], metavar="VARIANT", help="leave these out, by name")
     args = parser.parse_args()
     work = args.work.absolute()
     folders = nnunet_environment(work) | {"nnUNet_raw": str(args.raw.absolute())}
     environment = os.environ | folders | {"OMP_NUM_THREADS": "1"}
     study = STUDIES[args.study]
+    variants = [name for name in study.variants if name not in args.without]
     plan(args.dataset, work, environment)
-    runs = [(variant, repeat) for repeat in range(args.repeats) for variant in study.variants]
+    runs = [(variant, repeat) for repeat in range(args.repeats) for variant in variants]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda one: run(study, one[0], one[1], args, work, environment), runs))
-    print(table(study, work, args.repeats))
+    print(table(study, variants, work, args.repeats))
 
 
 def plan(dataset: str, work: Path, environment: dict[str, str]) -> None:
@@ -161,7 +164,7 @@ def scores(study: Study, folder: Path) -> list[float]:
     return found
 
 
-def table(study: Study, work: Path, repeats: int) -> str:
+def table(study: Study, variants: Sequence[str], work: Path, repeats: int) -> str:
     """Every variant's mean over its trainings, with half the range of two or more trainings."""
     names = []
     for protocol in study.protocols:
@@ -169,7 +172,7 @@ def table(study: Study, work: Path, repeats: int) -> str:
         names += [f"{word}: {n}" for n in CLICKS[protocol]]
         names += [">= 0.85 at the end", "obeyed"] if protocol == "iterative" else []
     rows = []
-    for variant in study.variants:
+    for variant in variants:
         found = np.array([scores(study, folder_of(work, study, variant, repeat)) for repeat in range(repeats)])
         means, halves = found.mean(0), np.ptp(found, axis=0) / 2
         cells = [
