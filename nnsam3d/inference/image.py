@@ -24,7 +24,7 @@ from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
 from nnsam3d.nnunet.lazy import volume_of
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.preprocessing import image_prompts, network_prompts
-from nnsam3d.nnunet.reading import geometry_remarks, image_grid, remarks
+from nnsam3d.nnunet.reading import image_grid, image_remarks
 from nnsam3d.nnunet.size import check_windows
 from nnsam3d.prompts import CasePrompts
 from nnsam3d.prompts.labels import numbered_labels
@@ -118,8 +118,7 @@ class PreparedImage:
         self.raw_properties = dict(properties)
         where = ", ".join(files) or "the image"
         self.volume = volume_of(model, image_CZYX, properties, where)
-        known = geometry_remarks(model.plans_of_spacing, properties["spacing"], model.folder, files)
-        self.remarks = [*remarks(image_CZYX), *known]
+        self.remarks = image_remarks(image_CZYX, properties["spacing"], model.plans_of_spacing, model.folder, files)
         self.properties = self.volume.properties
         cropped = self.properties["shape_after_cropping_and_before_resampling"]
         steps = [float(properties["spacing"][axis]) for axis in model.plans_manager.transpose_forward]

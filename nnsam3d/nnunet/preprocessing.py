@@ -22,7 +22,7 @@ from nnsam3d.geometry import Points, inside_grid, preprocessing_steps
 from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file, read_case_prompts
 from nnsam3d.nnunet.contract import ConfigurationManager, DefaultPreprocessor, PlansManager
 from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, num_channels
-from nnsam3d.nnunet.reading import check_image, geometry_remarks, image_grid, read_volume, remarks
+from nnsam3d.nnunet.reading import check_image, image_grid, image_remarks, read_volume
 from nnsam3d.nnunet.size import check_whole
 from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import (
@@ -137,8 +137,7 @@ class PromptedPreprocessor(DefaultPreprocessor):
         self._check_folder(folder, partial(check_all_prompts, folder, ending, labels, type(reader).__name__, codec))
         case = case_name(image_files[0], ending)
         data, properties = read_volume(reader, image_files, num_channels(dataset_json))
-        known = geometry_remarks(plans_manager.plans, properties["spacing"], None, image_files)
-        for remark in [*remarks(data), *known]:
+        for remark in image_remarks(data, properties["spacing"], plans_manager.plans, files=image_files):
             print(f"nnsam3d: warning: case {case}: {remark}")
         path, loaded = open_prompt_file(image_files[0], ending, labels=labels)
         if path is not None:

@@ -32,6 +32,8 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
     Raises:
         UserError: an image cannot be read; see also :func:`check_image`.
     """
+    from nnsam3d.nnunet.contract import SimpleITKIO  # late, as in read_labelled
+
     wanted = "one volume" if channels == 1 else f"one volume for each of the {channels or len(image_files)} channels"
     with ExitStack() as stack:
         files = [stack.enter_context(decompressed(file)) for file in image_files]
@@ -39,7 +41,8 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
             for file, name in zip(files, image_files, strict=True):
                 check_stored(file, name, wanted)
         try:
-            data, properties = _read(reader, files)
+            streamed = read_in_slabs(files) if type(reader) is SimpleITKIO else None
+            data, properties = streamed or reader.read_images(files)
         except Exception as error:  # readers raise different errors
             names = ", ".join(image_files)
             text = plain_error(error)
@@ -50,13 +53,6 @@ def read_volume(reader: Any, image_files: list[str], channels: int | None = None
     checked_spacing(properties["spacing"], ", ".join(image_files))
     check_image(data, ", ".join(image_files), channels)
     return data, properties
-
-
-def _read(reader: Any, files: list[str]) -> tuple[NDArray, dict[str, Any]]:
-    from nnsam3d.nnunet.contract import SimpleITKIO  # late, as below
-
-    streamed = read_in_slabs(files) if type(reader) is SimpleITKIO else None
-    return streamed or reader.read_images(files)
 
 
 def read_label_map(reader: Any, path: str) -> NDArray[Any]:
@@ -114,29 +110,29 @@ def check_image(data_CZYX: NDArray[Any], where: str, channels: int | None = None
         check_numbers(volume, where, f" of channel {channel}" if shape[0] > 1 else "")
 
 
-def remarks(data_CZYX: NDArray[Any]) -> list[str]:
-    """Warnings about an image: constant channels."""
+def image_remarks(
+    data_CZYX: NDArray[Any],
+    spacing_ZYX: Sequence[float],
+    plans: Mapping[str, Any],
+    folder: Path | None = None,
+    files: Sequence[str] = (),
+) -> list[str]:
+    """Warnings about an image: constant channels, voxels of another size than the model's, no geometry in its header.
+
+    Args:
+        data_CZYX: the image as read.
+        spacing_ZYX: mm.
+        plans, folder: of the model, see :func:`spacing_remark`.
+        files: with the image; only the first one's header is read. None for arrays, whose geometry is the caller's.
+    """
     found = []
     for channel, volume in enumerate(data_CZYX):
         first = volume.flat[0]
         if all((part == first).all() for part in volume):  # stops at the first slice that is not constant
             which = f"channel {channel} of the image" if len(data_CZYX) > 1 else "the image"
             found.append(f"{which} is {first:g} in every voxel: it contains no information")
-    return found
-
-
-def geometry_remarks(
-    plans: Mapping[str, Any], spacing_zyx: Sequence[float], folder: Path | None, files: Sequence[str | Path] = ()
-) -> list[str]:
-    """Warnings about an image's header: voxels of another size than the model's, and no geometry at all.
-
-    Args:
-        plans: content of the model's plans.json. folder: of the model, see :func:`spacing_remark`.
-        spacing_zyx: mm.
-        files: with the image; only the headers are read. None for arrays, whose geometry is the caller's.
-    """
-    found = [spacing_remark(plans, spacing_zyx, folder), unknown_geometry(files[0]) if files else None]
-    return [text for text in found if text]
+    doubtful = [spacing_remark(plans, spacing_ZYX, folder), unknown_geometry(files[0]) if files else None]
+    return [*found, *filter(None, doubtful)]
 
 
 def read_labelled(

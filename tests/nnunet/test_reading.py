@@ -16,7 +16,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import stored
 from nnsam3d.nnunet.datasets import num_channels
-from nnsam3d.nnunet.reading import check_image, read_label_map, read_volume, remarks
+from nnsam3d.nnunet.reading import check_image, image_remarks, read_label_map, read_volume
 from nnsam3d.prompts.inspection import read_segmentation
 
 READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": NibabelIO}
@@ -77,8 +77,9 @@ def test_a_channel_with_nothing_to_see_is_told_and_no_error() -> None:
     image = np.ones((2, 3, 4, 5), np.float32)
     image[1, 0, 0, 0] = 2
     check_image(image, "the image")
-    assert remarks(image) == ["channel 0 of the image is 1 in every voxel: it contains no information"]
-    assert remarks(image[1:]) == []
+    told = ["channel 0 of the image is 1 in every voxel: it contains no information"]
+    assert image_remarks(image, (1, 1, 1), {}) == told
+    assert image_remarks(image[1:], (1, 1, 1), {}) == []
 
 
 @pytest.mark.parametrize("reader", READERS)
