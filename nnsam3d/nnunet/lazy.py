@@ -135,7 +135,8 @@ class LazyVolume:
             "bbox_used_for_cropping": [[side.start, side.stop] for side in crop],
             "shape_after_cropping_and_before_resampling": self._crop_CIJK.shape[1:],
         }
-        target = list(model.configuration_manager.spacing)
+        manager = model.configuration_manager
+        target = list(manager.spacing)
         d, h, w = check_grid(target, self._crop_CIJK.shape[1:], spacing, where)
         self.shape: Triple = (d, h, w)
         if 0 in self.shape:
@@ -143,16 +144,15 @@ class LazyVolume:
                 f"the non-zero part of the image has {self._crop_CIJK.shape[1:]} voxels of {spacing} mm: on one axis, "
                 f"less than half a voxel of the model ({target} mm). There is nothing to segment"
             )
-        how = model.configuration_manager.configuration["resampling_fn_data_kwargs"]
+        how = manager.configuration["resampling_fn_data_kwargs"]
         self._coarse = coarse_axis(how, spacing, target)
         self._order, self._order_coarse = int(how.get("order", 3)), int(how.get("order_z", 0))
-        manager = model.configuration_manager
         # the other schemes do not use the mask
         self._masked = [
             bool(masked) and scheme == Z_SCORE
             for masked, scheme in zip(manager.use_mask_for_norm, manager.normalization_schemes, strict=True)
         ]
-        self._slice_bounds: dict[tuple[int, int], tuple[float, float]] = {}
+        self._known_bounds: dict[tuple[int, int | None], tuple[float, float]] = {}
 
     def whole(self) -> NDArray[np.float32]:
         """Computed by nnU-Net."""
@@ -177,14 +177,14 @@ class LazyVolume:
 
     def _resampled(self, channel: int, source: Slices, matrices: list[NDArray[np.float64]]) -> NDArray[np.float32]:
         part = self._normalised(channel, source).astype(np.float64)
-        fine = [axis for axis in range(3) if axis != self._coarse]
-        for axis in fine:
-            part = np.moveaxis(np.tensordot(matrices[axis], part, (1, axis)), 0, axis)
+        for axis, matrix in enumerate(matrices):
+            if axis != self._coarse:
+                part = np.moveaxis(np.tensordot(matrix, part, (1, axis)), 0, axis)
         # nnU-Net clips to the range of what it resamples at a time: the whole image, or one coarse slice
         if self._coarse is None:
-            return np.clip(part, *self._whole_bounds[channel]).astype(np.float32)
+            return np.clip(part, *self._bounds(channel)).astype(np.float32)
         numbers = range(source[self._coarse].start, source[self._coarse].stop)
-        limits = np.array([self._bounds_of_slice(channel, number) for number in numbers])
+        limits = np.array([self._bounds(channel, number) for number in numbers])
         shape = [-1 if axis == self._coarse else 1 for axis in range(3)]
         part = np.clip(part, limits[:, 0].reshape(shape), limits[:, 1].reshape(shape))
         return np.moveaxis(np.tensordot(matrices[self._coarse], part, (1, self._coarse)), 0, self._coarse).astype(
@@ -216,31 +216,23 @@ class LazyVolume:
             for c, scheme in enumerate(schemes)
         ]
 
-    @cached_property
-    def _whole_bounds(self) -> list[tuple[float, float]]:
-        masks = [self._mask_IJK if masked else None for masked in self._masked]
-        return [self._normalised_bounds(c, raw, masks[c]) for c, raw in enumerate(self._crop_CIJK)]
+    def _bounds(self, channel: int, number: int | None = None) -> tuple[float, float]:
+        """The least and the largest value, once normalised, of a channel or of one of its coarse slices.
 
-    def _bounds_of_slice(self, channel: int, number: int) -> tuple[float, float]:
-        key = (channel, number)
-        if key not in self._slice_bounds:
-            assert self._coarse is not None
-            raw = np.take(self._crop_CIJK[channel], number, axis=self._coarse)
-            mask = np.take(self._mask_IJK, number, axis=self._coarse) if self._masked[channel] else None
-            self._slice_bounds[key] = self._normalised_bounds(channel, raw, mask)
-        return self._slice_bounds[key]
-
-    def _normalised_bounds(
-        self, channel: int, raw: NDArray[Any], mask: NDArray[np.bool_] | None
-    ) -> tuple[float, float]:
-        """Normalisation is monotone, so extremes remain extremes; outside a mask, all values are zero."""
-        if mask is not None and not mask.all():
-            inside = (
-                self._normalisations[channel](raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
-            )
-            return min(float(inside.min()), 0.0), max(float(inside.max()), 0.0)
-        ends = self._normalisations[channel](np.array([raw.min(), raw.max()], np.float32))
-        return float(ends[0]), float(ends[1])
+        Normalisation is monotone, so extremes remain extremes; outside a mask, all values are zero.
+        """
+        if (channel, number) not in self._known_bounds:
+            place = tuple(slice(None) if number is None or axis != self._coarse else number for axis in range(3))
+            raw, normalised = self._crop_CIJK[(channel, *place)], self._normalisations[channel]
+            mask = self._mask_IJK[place] if self._masked[channel] else None
+            if mask is None or mask.all():
+                ends = normalised(np.array([raw.min(), raw.max()], np.float32))
+                bounds = float(ends[0]), float(ends[1])
+            else:
+                inside = normalised(raw[mask].astype(np.float32)) if mask.any() else np.zeros(1, np.float32)
+                bounds = min(float(inside.min()), 0.0), max(float(inside.max()), 0.0)
+            self._known_bounds[channel, number] = bounds
+        return self._known_bounds[channel, number]
 
 
 # ---------------------------------------------------------------------- geometry
