@@ -6,7 +6,7 @@ uncompressed NIfTI file are read directly into the result; other formats need on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,17 +45,13 @@ def _grid(header: sitk.ImageFileReader) -> tuple[Any, ...]:
 
 
 def _fill(volume_ZYX: NDArray[np.float32], header: sitk.ImageFileReader) -> None:
-    for start, stop in _slabs(header):
-        x, y, _ = header.GetSize()
+    x, y, slices = header.GetSize()
+    # uncompressed NIfTI is the only format of which ITK can read parts without reading the whole file each time
+    step = SLAB if header.GetFileName().lower().endswith(".nii") else slices
+    for start in range(0, slices, step):
+        stop = min(start + step, slices)
         header.SetExtractIndex((0, 0, start))
         header.SetExtractSize((x, y, stop - start))
         part = header.Execute()  # a separate name: the view below does not keep the image alive
         with np.errstate(over="ignore"):  # beyond float32: infinite, which is checked later
             volume_ZYX[start:stop] = sitk.GetArrayViewFromImage(part)
-
-
-def _slabs(header: sitk.ImageFileReader) -> Iterator[tuple[int, int]]:
-    """Uncompressed NIfTI is the only format of which ITK can read parts without reading the whole file each time."""
-    slices = header.GetSize()[2]
-    step = SLAB if header.GetFileName().lower().endswith(".nii") else slices
-    return ((start, min(start + step, slices)) for start in range(0, slices, step))
