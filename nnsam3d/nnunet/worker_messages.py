@@ -11,13 +11,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 PAUSE = 0.05  # seconds between two looks
 
 
@@ -88,15 +85,12 @@ def shared_messages() -> WorkerMessages:
     os.close(handle)
     words = WorkerMessages(Path(name))
     atexit.register(words.remove)
-    _print_after_errors(words, sys.excepthook)
-    return words
+    before = sys.excepthook
 
-
-def _print_after_errors(words: WorkerMessages, before: Hook) -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         before(kind, error, trace)
-        messages = words.read()
-        if messages:
+        if messages := words.read():
             print(f"\nnnsam3d: {messages}", end="", file=sys.stderr, flush=True)
 
     sys.excepthook = hook
+    return words
