@@ -18,20 +18,17 @@ from nnsam3d.inference.cases import find_cases
 from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
-from nnsam3d.prompts.kinds import KINDS, Click
+from nnsam3d.prompts import Click
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.server.cases import Cases
 
-from .conftest import GEOMETRIES, SHAPE, Running, Start, write_cases
-
-AT = (15, 20, 10)  # i, j, k
-
-
-def click(position: Sequence[float], label: str, space: str = "voxel") -> dict[str, Any]:
-    return {"type": "click", "position": list(position), "space": space, "label": label}
+from ..inference.conftest import opened, read
+from .conftest import AT, GEOMETRIES, SHAPE, Running, Start, click, write_cases
 
 
-def painted(change: tuple[dict, np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """A viewer's mask (z, y, x) after a change."""
+def painted(change: tuple[dict, np.ndarray], mask: np.ndarray | None = None) -> np.ndarray:
+    """A viewer's mask (z, y, x) after a change; it is empty before the first one."""
+    mask = np.zeros(SHAPE, np.uint8) if mask is None else mask
     told, voxels = change
     if told["part"] is not None:
         (i0, i1), (j0, j1), (k0, k1) = told["part"]
@@ -48,13 +45,12 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
     info = running.ask("POST", "/api/claim").json()
     assert (info["folder"], info["upload"], info["saves"]) == (True, True, False)
     lease = info["lease_token"]
-    opened = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
-    assert (opened["shape"], opened["channels"]) == (list(SHAPE), ["a_0000.nii.gz"])
+    info = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
+    assert (info["shape"], info["channels"]) == (list(SHAPE), ["a_0000.nii.gz"])
     file = images / "a_0000.nii.gz"
     assert running.ask("GET", f"/api/image/0/a.nii.gz?lease={lease}").body == file.read_bytes()
     ras = ImageGrid.from_file(file).index_to_world([AT], "ras")[0].tolist()
-    session = Session(served_model)
-    session.set_image(file)
+    session = opened(served_model, file)
     mask = np.zeros(SHAPE, np.uint8)
     change = running.change("/api/prompt", click(ras, "lesion", "ras"), lease)
     session.add_click(AT, "lesion")
@@ -64,19 +60,12 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
     np.testing.assert_allclose(told["prompts"][0]["entry"]["position"], AT, atol=1e-6)
     np.testing.assert_allclose(told["prompts"][0]["ras"][0], ras, atol=1e-6)
     assert told["facts"]["lesion"]["ml"] == pytest.approx((mask == 1).sum() * 3 / 1000)
-    change = running.change(
-        "/api/prompt", {"type": "click", "position": [14, 22, 9], "space": "voxel", "label": "background"}, lease
-    )
+    change = running.change("/api/prompt", click((14, 22, 9), "background"), lease)
     session.add_click((14, 22, 9), 0)
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
-    for path, step in (
-        ("undo", session.undo),
-        ("undo", session.undo),
-        ("redo", session.redo),
-        ("reset", session.reset),
-    ):
-        change = running.change(f"/api/{path}", {}, lease)
-        step()
+    for step in ("undo", "undo", "redo", "reset"):
+        change = running.change(f"/api/{step}", {}, lease)
+        getattr(session, step)()
         np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert (change[0]["can_undo"], change[0]["prompts"], change[0]["facts"]) == (True, [], {}), "a reset can be undone"
     stored = tmp_path / "mask.nii.gz"
@@ -88,18 +77,14 @@ def test_masks_are_the_sessions_and_land_where_the_click_was(
 
 
 def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
-    start: Start, served_model: Model, tmp_path: Path
+    serve_cases: Start, served_model: Model, tmp_path: Path
 ) -> None:
-    output = tmp_path / "Dataset600_Clicked"
-    images = write_cases(tmp_path / "images")
-    running = start(cases=Cases(images, served_model, output))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    running, output = serve_cases(saves=True), tmp_path / "out"
+    lease = running.claim()
     for case, following in (("a", "b"), ("b", None)):
         running.ask("POST", "/api/open", {"case": case}, lease)
-        running.change("/api/prompt", click(AT, "lesion", "voxel"), lease)
-        running.change(
-            "/api/prompt", {"type": "click", "position": [20, 18, 10], "space": "voxel", "label": "organ"}, lease
-        )
+        running.change("/api/prompt", click(AT, "lesion"), lease)
+        running.change("/api/prompt", click((20, 18, 10), "organ"), lease)
         saved = running.ask("POST", "/api/save", {}, lease).json()
         assert running.ask("GET", "/api/next", lease=lease).json() == {"next": following}
         assert f"labelsTr/{case}.nii.gz" in saved["saved"]
@@ -112,8 +97,7 @@ def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
     predict_folder(served_model, cases, tmp_path / "replayed", FolderOptions())
     for case in "ab":
         label_map, replayed = (
-            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz")))
-            for folder in (output / "labelsTr", tmp_path / "replayed")
+            read(folder / f"{case}.nii.gz") for folder in (output / "labelsTr", tmp_path / "replayed")
         )
         assert label_map.any()
         np.testing.assert_array_equal(label_map, replayed)
@@ -121,23 +105,17 @@ def test_a_day_of_clicking_ends_as_a_dataset_that_predict_replays(
 
 def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, served_model: Model, tmp_path: Path) -> None:
     file = write_cases(tmp_path / "images", geometry="oblique") / "a_0000.nii.gz"
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    opened = running.ask("POST", "/api/upload?name=../../etc/SMITH.nii.gz", file.read_bytes(), lease)
-    assert opened.status == 200
-    session = Session(served_model)
-    session.set_image(file)
+    lease = running.claim()
+    assert running.ask("POST", "/api/upload?name=../../etc/SMITH.nii.gz", file.read_bytes(), lease).status == 200
+    session = opened(served_model, file)
     start = np.zeros(SHAPE, np.uint8)
     start[8:13, 15:25, 10:20] = 2
     session.start_from(start)
     stored = tmp_path / "start.nii.gz"
     session.save_segmentation(stored)
-    mask = painted(
-        running.change("/api/segmentation?name=start.nii.gz", stored.read_bytes(), lease), np.zeros(SHAPE, np.uint8)
-    )
+    mask = painted(running.change("/api/segmentation?name=start.nii.gz", stored.read_bytes(), lease))
     np.testing.assert_array_equal(mask, start)
-    change = running.change(
-        "/api/prompt", {"type": "click", "position": AT, "space": "voxel", "label": "lesion"}, lease
-    )
+    change = running.change("/api/prompt", click(AT, "lesion"), lease)
     session.add_click(AT, "lesion")
     np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert running.ask("POST", "/api/save", {}, lease).status == 400
@@ -154,10 +132,10 @@ def test_an_uploaded_image_and_a_segmentation_to_correct(running: Running, serve
     np.testing.assert_array_equal(painted(change, mask), start)
 
 
-def test_only_cases_of_the_folder_are_opened(start: Start, served_model: Model, tmp_path: Path) -> None:
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
+def test_only_cases_of_the_folder_are_opened(serve_cases: Start, tmp_path: Path) -> None:
+    running = serve_cases()
     (tmp_path / "secret_0000.nii.gz").write_bytes(b"")
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    lease = running.claim()
     for case in ("../secret", "/etc/passwd", "a_0000", None, ["a"]):
         assert running.ask("POST", "/api/open", {"case": case}, lease).status == 404
     assert running.ask("GET", f"/api/image/0/x?lease={lease}").status == 404
@@ -168,11 +146,10 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
     running: Running, served_model: Model, tmp_path: Path
 ) -> None:
     file = write_cases(tmp_path / "images") / "a_0000.nii.gz"
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    lease = running.claim()
     running.ask("POST", "/api/upload?name=a.nii.gz", file.read_bytes(), lease)
-    running.change("/api/prompt", click(AT, "organ", "voxel"), lease)
-    session = Session(served_model)
-    session.set_image(file)
+    running.change("/api/prompt", click(AT, "organ"), lease)
+    session = opened(served_model, file)
     session.add_click(AT, "organ")
     before = session.segmentation.copy()
     clicks = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [999, 0, 0], "label": "lesion"}]}
@@ -199,7 +176,7 @@ def test_a_file_of_clicks_replaces_the_clicks_or_changes_nothing(
 def test_a_file_that_unpacks_to_more_than_is_taken(start: Start, tmp_path: Path) -> None:
     """However little of it is sent, and whatever its header says."""
     running = start(array_bytes=2**20)
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+    lease = running.claim()
     image = sitk.GetImageFromArray(np.zeros((10, 10, 10), np.int16))
     sitk.WriteImage(image, str(tmp_path / "small.nii"))
     large = sitk.GetImageFromArray(np.zeros((100, 100, 100), np.int16))
@@ -233,17 +210,15 @@ def added(session: Session, entry: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("geometry", ["oblique", pytest.param("flipped", marks=pytest.mark.slow)])
 def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
-    start: Start, drawing_model: Model, tmp_path: Path, geometry: str
+    serve_cases: Start, drawing_model: Model, tmp_path: Path, geometry: str
 ) -> None:
-    images = write_cases(tmp_path / "images", geometry=geometry)
-    running = start(drawing_model, cases=Cases(images, drawing_model, tmp_path / "out"))
+    running, file = serve_cases(drawing_model, saves=True, geometry=geometry), tmp_path / "images" / "a_0000.nii.gz"
     info = running.ask("POST", "/api/claim").json()
     assert info["model"]["kinds"] == list(KINDS)
     lease = info["lease_token"]
     running.ask("POST", "/api/open", {"case": "a"}, lease)
-    session, mask = Session(drawing_model), np.zeros(SHAPE, np.uint8)
-    session.set_image(images / "a_0000.nii.gz")
-    grid = ImageGrid.from_file(images / "a_0000.nii.gz")
+    session, mask = opened(drawing_model, file), np.zeros(SHAPE, np.uint8)
+    grid = session.grid
     for entry in DRAWN:
         change = running.change("/api/prompt", {**entry, "space": "voxel"}, lease)
         added(session, entry)
@@ -266,7 +241,9 @@ def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
     assert [one["type"] for one in change[0]["prompts"]] == ["box", "lasso", "scribble", "scribble", "click"]
     for number in (-1, 5, True, None, "1"):
         assert running.ask("POST", "/api/remove", {"number": number}, lease).status == 400
-    np.testing.assert_array_equal(painted(running.change("/api/undo", {}, lease), mask), _undone(session))
+    change = running.change("/api/undo", {}, lease)
+    session.undo()
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     other = {"type": "click", "position": [5, 6, 7], "label": "lesion"}
     change = running.change("/api/replace", {"number": 1, **other, "space": "voxel"}, lease)
     session.replace(1, [Click((5, 6, 7), "lesion")])
@@ -275,25 +252,20 @@ def test_prompts_of_all_kinds_are_drawn_listed_removed_and_saved(
     assert change[0]["prompts"][:1] + change[0]["prompts"][2:] == told[:1] + told[2:]
     for wrong in ({"number": 9, **other}, other, {"number": 1}, {"number": 1, **other, "position": [99, 6, 7]}):
         assert running.ask("POST", "/api/replace", {"space": "voxel", **wrong}, lease).status == 400
-    np.testing.assert_array_equal(painted(running.change("/api/undo", {}, lease), mask), _undone(session))
+    change = running.change("/api/undo", {}, lease)
+    session.undo()
+    np.testing.assert_array_equal(painted(change, mask), session.segmentation)
     assert "clicks/a.json" in running.ask("POST", "/api/save", {}, lease).json()["saved"]
     again = running.ask("POST", "/api/open", {"case": "a"}, lease).json()
     assert again["prompts"] == told
     cases = find_cases(tmp_path / "out" / "imagesTr", drawing_model, tmp_path / "out" / "clicks")
     predict_folder(drawing_model, cases, tmp_path / "replayed", FolderOptions())
-    replayed = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "replayed" / "a.nii.gz")))
-    np.testing.assert_array_equal(replayed, session.segmentation)
+    np.testing.assert_array_equal(read(tmp_path / "replayed" / "a.nii.gz"), session.segmentation)
 
 
-def _undone(session: Session) -> np.ndarray:
-    session.undo()
-    return session.segmentation
-
-
-def test_a_prompt_in_place_of_the_last_one(start: Start, drawing_model: Model, tmp_path: Path) -> None:
-    running = start(drawing_model, cases=Cases(write_cases(tmp_path / "images"), drawing_model))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    running.ask("POST", "/api/open", {"case": "a"}, lease)
+def test_a_prompt_in_place_of_the_last_one(serve_cases: Start, drawing_model: Model) -> None:
+    running = serve_cases(drawing_model)
+    lease = running.claim("a")
     box = {**DRAWN[0], "space": "voxel"}
     running.change("/api/prompt", {**box, "low": [5, 24, 13]}, lease)
     told = running.change("/api/prompt", {**box, "replace": True}, lease)[0]
@@ -308,8 +280,8 @@ def test_a_prompt_in_place_of_the_last_one(start: Start, drawing_model: Model, t
     assert running.change("/api/redo", {}, lease)[0]["prompts"]
 
 
-def test_what_is_no_prompt_is_refused_with_words(start: Start, served_model: Model, tmp_path: Path) -> None:
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
+def test_what_is_no_prompt_is_refused_with_words(serve_cases: Start) -> None:
+    running = serve_cases()
     info = running.ask("POST", "/api/claim").json()
     assert info["model"]["kinds"] == ["click"]
     lease = info["lease_token"]
@@ -332,12 +304,9 @@ def test_what_is_no_prompt_is_refused_with_words(start: Start, served_model: Mod
     assert not running.change("/api/undo", {}, lease)[0]["can_redo"]
 
 
-def test_a_step_that_fails_is_no_draft(
-    start: Start, served_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model, tmp_path / "out"))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    running.ask("POST", "/api/open", {"case": "a"}, lease)
+def test_a_step_that_fails_is_no_draft(serve_cases: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve_cases(saves=True)
+    lease = running.claim("a")
     running.change("/api/prompt", click(AT, "lesion"), lease)
     draft = (tmp_path / "out" / "drafts" / "a.json").read_text()
     with monkeypatch.context() as broken:
@@ -352,9 +321,9 @@ def test_a_step_that_fails_is_no_draft(
     assert (told["draft"], len(told["prompts"])) == (True, 1)
 
 
-def test_notes_are_checked_and_come_back(start: Start, served_model: Model, tmp_path: Path) -> None:
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model, tmp_path / "out"))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+def test_notes_are_checked_and_come_back(serve_cases: Start, served_model: Model, tmp_path: Path) -> None:
+    running = serve_cases(saves=True)
+    lease = running.claim()
     assert running.ask("POST", "/api/note", {"mark": "unsure"}, lease).status == 400, "no case is open"
     running.ask("POST", "/api/open", {"case": "a"}, lease)
     for wrong in ({}, {"mark": "lost"}, {"mark": 1}, {"flagged": "yes"}, {"annotator": "x"}, {"comment": "x" * 3000}):
@@ -365,21 +334,20 @@ def test_notes_are_checked_and_come_back(start: Start, served_model: Model, tmp_
     assert (reread["state"], reread["comment"]) == ("unsure", "a b ")
 
 
-def test_the_answer_without_prompts_is_a_step(start: Start, served_model: Model, tmp_path: Path) -> None:
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
+def test_the_answer_without_prompts_is_a_step(serve_cases: Start, served_model: Model, tmp_path: Path) -> None:
+    running = serve_cases()
+    lease = running.claim()
     assert running.ask("POST", "/api/open", {"case": "a"}, lease).json()["automatic"] is True
     change = running.change("/api/automatic", {}, lease)
-    session = Session(served_model)
-    session.set_image(tmp_path / "images" / "a_0000.nii.gz")
+    session = opened(served_model, tmp_path / "images" / "a_0000.nii.gz")
     session.start_automatically()
-    np.testing.assert_array_equal(painted(change, np.zeros(SHAPE, np.uint8)), session.segmentation)
+    np.testing.assert_array_equal(painted(change), session.segmentation)
     assert change[0]["started"]
     assert not running.change("/api/undo", {}, lease)[0]["started"]
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def images_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that are read by models, in order."""
     names: list[str] = []
     usual = Model.read
@@ -393,12 +361,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_next_case_is_read_ahead_and_a_file_that_changes_meanwhile_is_read_again(
-    start: Start, served_model: Model, tmp_path: Path, read: list[str]
+    serve_cases: Start, served_model: Model, tmp_path: Path, images_read: list[str]
 ) -> None:
-    images = write_cases(tmp_path / "images", ("a", "b", "c"))
-    running = start(cases=Cases(images, served_model))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    running, images = serve_cases(names=("a", "b", "c")), tmp_path / "images"
+    lease = running.claim("a")
     assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").status == 404
     conversation = running.app.leases.find(lease).conversation
     before = conversation.nbytes
@@ -409,11 +375,10 @@ def test_the_next_case_is_read_ahead_and_a_file_that_changes_meanwhile_is_read_a
     file = images / "b_0000.nii.gz"
     assert running.ask("GET", f"/api/ahead/b_0000.nii.gz?lease={lease}").body == file.read_bytes()
     assert running.ask("POST", "/api/open", {"case": "b"}, lease).json()["version"] == told["version"]
-    assert read == ["a", "b"], "once each"
-    session = Session(served_model)
-    session.set_image(file)
+    assert images_read == ["a", "b"], "once each"
+    session = opened(served_model, file)
     session.add_click(AT, "lesion")
-    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease))
     np.testing.assert_array_equal(mask, session.segmentation)
 
     told = running.ask("POST", "/api/ahead", {}, lease).json()
@@ -422,16 +387,14 @@ def test_the_next_case_is_read_ahead_and_a_file_that_changes_meanwhile_is_read_a
     assert running.ask("POST", "/api/open", {"case": "c"}, lease).json()["version"] != told["version"]
     session.set_image(images / "a_0000.nii.gz")
     session.add_click(AT, "lesion")
-    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease))
     np.testing.assert_array_equal(mask, session.segmentation)
 
 
-def test_a_guess_harms_nobody(start: Start, served_model: Model, tmp_path: Path, read: list[str]) -> None:
-    images = write_cases(tmp_path / "images", ("a", "b", "c"))
-    running = start(cases=Cases(images, served_model))
+def test_a_guess_harms_nobody(serve_cases: Start, tmp_path: Path) -> None:
+    running = serve_cases()
     leases = running.app.leases
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    lease = running.claim("a")
     conversation = leases.find(lease).conversation
     budget, leases.budget = leases.budget, 8 * int(np.prod(SHAPE))
     assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": None}, "no memory is free"
@@ -442,8 +405,8 @@ def test_a_guess_harms_nobody(start: Start, served_model: Model, tmp_path: Path,
     leases.make_room()
     assert before - conversation.nbytes == 4 * np.prod(SHAPE), "it goes first"
     leases.budget = budget
-    (images / "b_0000.nii.gz").write_bytes(b"damaged")
+    (tmp_path / "images" / "b_0000.nii.gz").write_bytes(b"damaged")
     assert running.ask("POST", "/api/ahead", {}, lease).json() == {"next": None}
-    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease), np.zeros(SHAPE, np.uint8))
+    mask = painted(running.change("/api/prompt", click(AT, "lesion"), lease))
     assert mask[AT[::-1]] == 1, "the open case goes on"
     assert running.ask("POST", "/api/open", {"case": "b"}, lease).status == 400

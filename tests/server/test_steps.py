@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.server import nninteractive, page
-from nnsam3d.server.arrays import pack
-from nnsam3d.server.cases import Cases
 
-from .conftest import SPACING, Gate, Reply, Running, Start, image_array, write_cases
-from .test_page_routes import AT
+from .conftest import AT, Gate, Reply, Running, Start, click, opened_array, until
 
-CLICK = {"type": "click", "position": list(AT), "space": "voxel", "label": "lesion"}
-OTHER = {"type": "click", "position": [20, 18, 10], "space": "voxel", "label": "organ"}
+CLICK, OTHER = click(AT, "lesion"), click((20, 18, 10), "organ")
 
 
 @pytest.fixture
-def opened(start: Start, served_model: Model, tmp_path: Any) -> tuple[Running, str]:
+def opened(serve_cases: Start) -> tuple[Running, str]:
     """A case with a click, and one that was undone."""
-    running = start(cases=Cases(write_cases(tmp_path / "images"), served_model))
-    lease = running.ask("POST", "/api/claim").json()["lease_token"]
-    running.ask("POST", "/api/open", {"case": "a"}, lease)
+    running = serve_cases()
+    lease = running.claim("a")
     for path, body in (("prompt", CLICK), ("prompt", OTHER), ("undo", {})):
         running.change(f"/api/{path}", body, lease)
     return running, lease
 
 
 STEPS = {
-    "click": ("/api/prompt", {"type": "click", "position": [5, 5, 5], "space": "voxel", "label": "organ"}),
+    "click": ("/api/prompt", click((5, 5, 5), "organ")),
     "undo": ("/api/undo", {}),
     "redo": ("/api/redo", {}),
     "reset": ("/api/reset", {}),
@@ -55,10 +47,8 @@ def told(running: Running, lease: str) -> tuple[Any, ...]:
 
 def waiting(running: Running, lease: str, place: int) -> None:
     """Until the client's request is so far back in the queue."""
-    shown, deadline = None, time.monotonic() + 60
-    while shown != {"what": "waiting", "number": place} and time.monotonic() < deadline:
-        shown = running.ask("GET", "/api/progress", lease=lease).json()
-    assert shown == {"what": "waiting", "number": place}
+    wanted = {"what": "waiting", "number": place}
+    until(lambda: running.ask("GET", "/api/progress", lease=lease).json() == wanted)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -109,14 +99,10 @@ def test_the_place_in_the_queue(opened: tuple[Running, str]) -> None:
 
 
 def test_a_further_click_is_answered_during_another_clients_first_one(
-    start: Start, served_model: Model, monkeypatch: pytest.MonkeyPatch
+    running: Running, served_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both masks are those of a session of their own."""
-    running = start()
-    meta = {"X-Meta": json.dumps({"image_properties": {"spacing": SPACING}})}
-    leases = [running.ask("POST", "/claim").json()["lease_token"] for _ in range(2)]
-    for number, lease in enumerate(leases):
-        running.ask("POST", "/set_image", pack(image_array(number)[None]), lease, meta)
+    leases = [running.viewer(seed) for seed in range(2)]
     point = {"coordinates": [10, 20, 15], "include_interaction": True}
     running.ask("POST", "/add_point_interaction", point, leases[0])
     begun, sent = threading.Event(), threading.Event()
@@ -141,14 +127,12 @@ def test_a_further_click_is_answered_during_another_clients_first_one(
         first = pool.submit(ask, "first", leases[1])
         assert begun.wait(60)
         further = pool.submit(ask, "further", leases[0])
-        while not running.app.worker.waiting:
-            time.sleep(0.01)
+        until(lambda: running.app.worker.waiting)
         sent.set()
         assert (first.result(60).status, further.result(60).status) == (200, 200)
     assert order == ["further", "first"]
     for number, lease in enumerate(leases):
-        session = Session(served_model)
-        session.set_image(image_array(number), spacing=SPACING)
+        session = opened_array(served_model, number)
         for _ in range(2 - number):
             session.add_click((10, 20, 15), 1, "array")
         found = running.app.leases.find(lease).conversation.session.segmentation
@@ -170,20 +154,18 @@ def test_labels_above_255(opened: tuple[Running, str], monkeypatch: pytest.Monke
     assert told(running, lease) == before
 
 
-def test_two_tabs_on_one_case(start: Start, served_model: Model, tmp_path: Any) -> None:
+def test_two_tabs_on_one_case(serve_cases: Start) -> None:
     """Each is told of the other; the second save asks first."""
-    cases = Cases(write_cases(tmp_path / "images"), served_model, tmp_path / "out")
-    running = start(cases=cases)
-    leases = [running.ask("POST", "/api/claim").json()["lease_token"] for _ in range(2)]
+    running = serve_cases(saves=True)
+    leases = [running.claim() for _ in range(2)]
     opened = [running.ask("POST", "/api/open", {"case": "a"}, lease).json() for lease in leases]
     assert [one["also_open"] for one in opened] == [0, 1]
-    third = running.ask("POST", "/api/claim").json()["lease_token"]
-    assert running.ask("GET", "/api/next", lease=third).json() == {"next": "b"}, "a is open elsewhere"
-    for lease, click in zip(leases, (CLICK, OTHER), strict=True):
-        assert running.change("/api/prompt", click, lease)[0]["also_open"] == 1
+    assert running.ask("GET", "/api/next", lease=running.claim()).json() == {"next": "b"}, "a is open elsewhere"
+    for lease, prompt in zip(leases, (CLICK, OTHER), strict=True):
+        assert running.change("/api/prompt", prompt, lease)[0]["also_open"] == 1
     statuses = [
         running.ask("POST", f"/api/save{query}", {}, lease).status
-        for lease, query in zip((leases[0], leases[1], leases[1], leases[0]), ("", "", "?overwrite=1", ""), strict=True)
+        for lease, query in zip([*leases, *reversed(leases)], ("", "", "?overwrite=1", ""), strict=True)
     ]
     assert statuses == [200, 409, 200, 409]
     again = running.ask("POST", "/api/open", {"case": "a"}, leases[0]).json()
