@@ -26,7 +26,7 @@ def unfinished(model: Model, image: str, output: Path, name: str, probabilities:
     header = case_header(image, model.reader_name)
     shape = None if header is None else header.grid_of("voxel").shape_zyx
     try:
-        check_finished(model.plans_manager.image_reader_writer_class(), output / f"{name}{model.file_ending}", shape)
+        check_finished(model.reader, output / f"{name}{model.file_ending}", shape)
         if probabilities:
             _check_probabilities(output / f"{name}.npz", shape)
     except UserError as error:

@@ -27,6 +27,7 @@ from nnsam3d.inference.finished import unfinished
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import correct_masks
+from nnsam3d.nnunet.label_files import write_label_map
 from nnsam3d.progress import tqdm
 from nnsam3d.prompts.labels import numbered_labels
 
@@ -277,7 +278,7 @@ def _write(model: Model, name: str, answer: _Answer, output: Path) -> None:
             with _writing_to(output / f"{name}.pkl", temporary) as path, path.open("wb") as file:
                 pickle.dump(answer.properties, file)
         with _writing_to(output / mask, temporary) as path:
-            model.write_labels(answer.result.label_map, path, answer.properties)
+            write_label_map(model.reader, answer.result.label_map, path, answer.properties)
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == mask):
             with writing(output / path.name):
                 os.replace(path, output / path.name)

@@ -16,6 +16,7 @@ from nnsam3d.geometry.segments import segments_of
 from nnsam3d.inference.history import State
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
+from nnsam3d.nnunet.label_files import save_label_map
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.formats.detect import case_of
@@ -157,7 +158,7 @@ def _mask_file(start: StartMask, prompt_file: Path, image: PreparedImage) -> str
         file = mask_beside(prompt_file, image.model.file_ending)
         with writing(file):
             file.parent.mkdir(exist_ok=True)
-        image.model.save_labels(start.label_map_ZYX, file, _with_a_place(image.raw_properties))
+        save_label_map(image.model.reader, start.label_map_ZYX, file, _with_a_place(image.raw_properties))
         start.stored_in(file.absolute())
     # ".." after a symbolic link is not where the path says
     file, folder = file.parent.resolve() / file.name, prompt_file.parent.resolve()

@@ -24,6 +24,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.start_mask import read_start_mask
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
+from nnsam3d.nnunet.label_files import save_label_map
 from nnsam3d.nnunet.reading import check_image
 from nnsam3d.prompts import CasePrompts, Click, Prompt, PromptError
 from nnsam3d.prompts.convert import FIRST_CHANNEL
@@ -306,7 +307,8 @@ class Session(Drawing):
         """
         _ = self.grid  # raises where there is none
         check_ending(Path(path), self._model.reader_name)
-        self._model.save_labels(np.array(self.segmentation), Path(path), self._prepared.raw_properties)
+        label_map, properties = np.array(self.segmentation), self._prepared.raw_properties
+        save_label_map(self._model.reader, label_map, Path(path), properties)
 
     def load_prompts(self, path: str | os.PathLike[str], masks: bool = True) -> None:
         """Replaces all clicks by those of a prompt file, and the segmentation to start from if the file names one.

@@ -147,7 +147,7 @@ class Windows:
             total = logits if total is None else total + logits
         assert total is not None
         self.computed += 1
-        check_logits(bool(total.isnan().any()), self.model.folder)
+        check_logits(total, self.model.folder)
         return (total / (len(self.model.networks) * len(self._flips))).cpu().numpy()
 
     def _decode(self, fold: int, start: Triple, flip: tuple[int, ...], local: VoxelPrompts) -> Tensor:

@@ -43,7 +43,6 @@ from nnsam3d.nnunet.datasets import (
     find_folds,
     num_channels,
 )
-from nnsam3d.nnunet.label_files import save_label_map, write_label_map
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
@@ -208,14 +207,19 @@ class TrainedModel:
 
     def take_ending_of(self, images: Path) -> None:
         """For the starter, which belongs to no dataset: images and masks get the ending that most images there have."""
-        endings = self.plans_manager.image_reader_writer_class.supported_file_endings
+        endings = self.reader.supported_file_endings
         if self.any_spacing and (ending := common_ending(images, endings)):
             self.predictor.dataset_json = {**self.dataset_json, "file_ending": ending}
 
     @property
+    def reader(self) -> Any:
+        """nnU-Net's reader and writer of images and label maps."""
+        return self.plans_manager.image_reader_writer_class()
+
+    @property
     def reader_name(self) -> str:
         """nnU-Net's name of the class that reads images."""
-        return str(type(self.plans_manager.image_reader_writer_class()).__name__)
+        return str(type(self.reader).__name__)
 
     @property
     def num_channels(self) -> int:
@@ -244,20 +248,11 @@ class TrainedModel:
 
     def read(self, images: Sequence[str | Path]) -> tuple[NDArray[Any], dict[str, Any]]:
         """A case's images (C, z, y, x) and nnU-Net's properties; errors as in :func:`read_volume`."""
-        reader = self.plans_manager.image_reader_writer_class()
-        return read_volume(reader, [str(path) for path in images], self.num_channels)
+        return read_volume(self.reader, [str(path) for path in images], self.num_channels)
 
     def read_labels(self, path: str | Path) -> NDArray[Any]:
         """A label map (z, y, x)."""
-        return read_label_map(self.plans_manager.image_reader_writer_class(), str(path))
-
-    def write_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
-        """A label map as a file with the image's geometry, under a temporary name; see :func:`write_label_map`."""
-        write_label_map(self.plans_manager.image_reader_writer_class(), label_map_ZYX, path, properties)
-
-    def save_labels(self, label_map_ZYX: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
-        """A label map as a file with the image's geometry, complete or not at all; see :func:`save_label_map`."""
-        save_label_map(self.plans_manager.image_reader_writer_class(), label_map_ZYX, path, properties)
+        return read_label_map(self.reader, str(path))
 
     def preprocess(
         self, image_CZYX: NDArray[Any], properties: dict[str, Any], prompts: CasePrompts | None = None
@@ -289,7 +284,7 @@ class TrainedModel:
         # it loads each fold into the same network, which shares the memory of the first fold
         self.predictor.network = copy.deepcopy(self.networks[0]) if len(self.networks) > 1 else self.networks[0]
         logits: torch.Tensor = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data_CDHW))
-        check_logits(bool(logits.isnan().any()), self.folder)
+        check_logits(logits, self.folder)
         return logits.cpu()
 
     def export(
@@ -325,9 +320,9 @@ def capability(trainer: type | None, name: str) -> Any:
     return getattr(trainer, name, CAPABILITIES[name])
 
 
-def check_logits(no_number: bool, model: Path) -> None:
+def check_logits(logits: torch.Tensor, model: Path) -> None:
     """Raises UserError if the network's output contains NaN, which must not become a mask."""
-    if no_number:
+    if logits.isnan().any():
         raise UserError(
             f"{model}: the network's output is NaN, so there is no mask. Its weights may be damaged, or the "
             "image may contain values far from those of the training images: check both, or try another device"
