@@ -10,7 +10,7 @@ from nnsam3d.geometry import GeometryError
 from nnsam3d.geometry.plausible import Ranges, spacing_remark, trained_spacings
 from nnsam3d.inference.cases import Case
 from nnsam3d.inference.model import Model
-from nnsam3d.nnunet.size import shape_on_grid
+from nnsam3d.nnunet.contract import compute_new_shape
 from nnsam3d.tables import counted
 
 MANY_WINDOWS = 1000  # of a sliding window, which are announced
@@ -60,7 +60,9 @@ def sliding_windows(model: Model, shape_zyx: Sequence[int], spacing_zyx: Sequenc
         model: gives grid, patch size and step.
         shape_zyx, spacing_zyx: of the image, voxels and mm.
     """
-    sides = shape_on_grid(model.configuration_manager, model.plans_manager.transpose_forward, shape_zyx, spacing_zyx)
+    forward = model.plans_manager.transpose_forward
+    shape, spacing = (tuple(values[axis] for axis in forward) for values in (shape_zyx, spacing_zyx))
+    sides = [int(n) for n in compute_new_shape(shape, spacing, model.spacing)]
     step = model.predictor.tile_step_size
     return math.prod(
         math.ceil(max(0, side - size) / (size * step)) + 1 for side, size in zip(sides, model.patch_size, strict=True)

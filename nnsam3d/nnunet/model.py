@@ -44,9 +44,9 @@ from nnsam3d.nnunet.datasets import (
     num_channels,
 )
 from nnsam3d.nnunet.link import trainers_folder
-from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY, PromptedPreprocessor, codec_of
+from nnsam3d.nnunet.preprocessing import PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
-from nnsam3d.prompts import CasePrompts, PromptCodec, click_labels
+from nnsam3d.prompts import PromptCodec, click_labels
 
 M = TypeVar("M", bound="TrainedModel")
 
@@ -255,18 +255,14 @@ class TrainedModel:
         return read_label_map(self.reader, str(path))
 
     def preprocess(
-        self, image_CZYX: NDArray[Any], properties: dict[str, Any], prompts: CasePrompts | None = None
+        self, image_CZYX: NDArray[Any], properties: dict[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """An image as returned by nnU-Net's reader -> network input (C + P, D, H, W) and nnU-Net's properties.
 
         The prompt channels come last; networks without prompts have none.
         """
-        preprocessor: Any = PromptedPreprocessor(verbose=False)
-        if not self.prompt_types:
-            preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
-        elif prompts is not None:
-            properties = {**properties, PROPERTIES_KEY: prompts}
-        data, _, properties = preprocessor.run_case_npy(
+        kind: Any = PromptedPreprocessor if self.prompt_types else self.configuration_manager.preprocessor_class
+        data, _, properties = kind(verbose=False).run_case_npy(
             image_CZYX, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json
         )
         return data, properties

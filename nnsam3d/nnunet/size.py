@@ -23,20 +23,6 @@ LONGEST_AXIS = 2**16  # voxels on the model's grid, if the image has not as many
 MOST_VOXELS = 2**34  # on the model's grid: a cube of 2580
 
 
-def shape_on_grid(
-    configuration_manager: Any, forward: Sequence[int], shape_ZYX: Sequence[int], spacing_ZYX: Sequence[float]
-) -> list[int]:
-    """Voxels (D, H, W) of an image on the model's grid, without cropping.
-
-    Args:
-        configuration_manager: nnU-Net's. forward: its ``transpose_forward``.
-        shape_ZYX, spacing_ZYX: of the image, voxels and mm.
-    """
-    shape, spacing = tuple(shape_ZYX[axis] for axis in forward), [float(spacing_ZYX[axis]) for axis in forward]
-    target = [float(step) for step in configuration_manager.spacing]
-    return [int(n) for n in compute_new_shape(shape, spacing, target)]
-
-
 def check_grid(
     model_spacing_DHW: Sequence[float], shape_DHW: Sequence[int], spacing_DHW: Sequence[float], where: str
 ) -> list[int]:

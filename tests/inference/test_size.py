@@ -17,6 +17,7 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.nnunet import lazy, size
+from nnsam3d.nnunet.preprocessing import PROPERTIES_KEY
 from nnsam3d.prompts import Box, CasePrompts, Click
 
 from .conftest import volume, write_model
@@ -62,9 +63,9 @@ def test_maps_of_prompts_are_part_of_a_whole_image(literal: Model, monkeypatch: 
     clicked = CasePrompts("case", "voxel", [Click((10, 10, 10), 1)])
     drawn = CasePrompts("case", "voxel", [Box((5, 5, 5), (15, 15, 15), 1)])
     monkeypatch.setattr(size, "memory_bytes", lambda: 4 * array.size * len(literal.codec.maps))
-    literal.preprocess(array, properties, clicked)
+    literal.preprocess(array, properties | {PROPERTIES_KEY: clicked})
     with pytest.raises(UserError, match="the whole image would take"):
-        literal.preprocess(array, properties, drawn)
+        literal.preprocess(array, properties | {PROPERTIES_KEY: drawn})
 
 
 def test_the_limit_is_the_memory(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
