@@ -8,11 +8,15 @@ import os
 import secrets
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from nnsam3d.commands.learn import OWN, add_replay
 from nnsam3d.commands.model_choice import add_labels_argument, add_model_arguments, chosen_model
 from nnsam3d.errors import UserError
+
+if TYPE_CHECKING:
+    from nnsam3d.inference.model import Model
 
 KEY_VARIABLE = "NNSAM3D_KEY"
 PACKAGES = ("starlette", "uvicorn", "blosc2")
@@ -181,24 +185,13 @@ def main(args: argparse.Namespace) -> int:
 
 def _learning(args: argparse.Namespace, folder: Path, device: str) -> list[str]:
     """Options of `nnsam3d learn`."""
-    folds = [] if args.folds is None else ["-f", *args.folds]
-    new = [] if args.new is None else ["--new"]
-    following = [] if args.next == "list" else ["--next", str(args.images)]
-    replay = [] if args.replay is None else ["--replay", str(args.replay)]
-    checkpoint = ["-chk", args.checkpoint, *(["--trust_checkpoint"] if args.trust_checkpoint else [])]
-    return [
-        "-m",
-        str(folder),
-        *folds,
-        *checkpoint,
-        "--cases",
-        str(args.output),
-        "-device",
-        device,
-        *new,
-        *following,
-        *replay,
-    ]
+    options = ["-m", str(folder), "-chk", args.checkpoint, "--cases", str(args.output), "-device", device]
+    options += [] if args.folds is None else ["-f", *args.folds]
+    options += ["--trust_checkpoint"] if args.trust_checkpoint else []
+    options += [] if args.new is None else ["--new"]
+    options += [] if args.next == "list" else ["--next", str(args.images)]
+    options += [] if args.replay is None else ["--replay", str(args.replay)]
+    return options
 
 
 def _key(args: argparse.Namespace) -> str | None:
@@ -219,20 +212,19 @@ def _prefix(given: str) -> str:
     return f"/{path}" if path else ""
 
 
-def _print_addresses(model: object, device: str, port: int, args: argparse.Namespace, key: str | None) -> None:
+def _print_addresses(model: Model, device: str, port: int, args: argparse.Namespace, key: str | None) -> None:
     from nnsam3d.server.http import address_of, is_local
     from nnsam3d.server.static import FOLDER, LIBRARY
 
-    local = is_local(args.host)
     address = address_of(args.host, port, args.tls_cert is not None, _prefix(args.prefix))
-    print(f"nnsam3d: {model.folder.name}, fold {', '.join(model.folds)}, on {device}")  # type: ignore[attr-defined]
+    print(f"nnsam3d: {model.folder.name}, fold {', '.join(model.folds)}, on {device}")
     print(f"nnsam3d: page      {address}/{'?key=' + quote(key, safe='') if key else ''}")
     print(f"nnsam3d: viewers   {address}    (3D Slicer, napari, MITK, ITK-SNAP; {address}/label/NAME selects a label)")
     if key:
         print(f"nnsam3d: key       {key}")
     if not (FOLDER / LIBRARY).is_file():
         print("nnsam3d: warning: this installation has viewers only: the page's address says how to add the page")
-    if not local and args.tls_cert is None:
+    if not is_local(args.host) and args.tls_cert is None:
         print("nnsam3d: warning: connections are not encrypted: use --tls-cert, a trusted network or an SSH tunnel")
     print("nnsam3d: press Ctrl+C to stop", flush=True)
 

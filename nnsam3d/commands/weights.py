@@ -81,7 +81,7 @@ def _list() -> int:
     return 0
 
 
-def _download(preset: str, folder: Path | None = None, url: str | None = None) -> int:
+def _download(preset: str, folder: Path | None, url: str | None) -> int:
     """Download a preset's file, or check an existing one.
 
     Raises:
@@ -125,16 +125,16 @@ def _verify(presets: list[str]) -> int:
 
 
 def _is_correct(path: Path) -> bool:
-    expected = {file.name: file.digest for file in OFFICIAL_FILES.values()}.get(path.name)
+    preset = next((preset for preset, file in OFFICIAL_FILES.items() if file.name == path.name), None)
     found = sha256_of(path)
     sys.stderr.flush()
-    if expected is None:
+    if preset is None:
         print(f"unknown  {path}: not one of Meta's file names, so there is no digest to compare; SHA-256 {found}")
         return False
+    expected = OFFICIAL_FILES[preset].digest
     if found.startswith(expected):
         print(f"ok       {path}: SHA-256 {found}")
         return True
-    preset = next(preset for preset, file in OFFICIAL_FILES.items() if file.name == path.name)
     print(
         f"wrong    {path}: SHA-256 {found} does not start with {expected}: damaged, incomplete or a different file\n"
         f"         fix: rm '{path}' && nnsam3d weights download {preset}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -51,19 +51,13 @@ class PhantomCase:
 def make_case(rng: np.random.Generator) -> PhantomCase:
     """Draw one phantom case with separate lesions, one of them the target."""
     grid_mm, hu = _body(rng)
-    lesions = _two_lesions(grid_mm, rng)
-    image, first = _image(hu, lesions, rng)
-    return PhantomCase(image, lesions[first], lesions[1 - first])
+    return _case(hu, _two_lesions(grid_mm, rng), rng)
 
 
 def make_bridged_case(rng: np.random.Generator, both: bool = False) -> PhantomCase:
     """Draw one phantom case with two lesions that touch; the target is one of them, or ``both``."""
     grid_mm, hu = _body(rng)
-    lesions = _bridged_lesions(grid_mm, rng)
-    image, first = _image(hu, lesions, rng)
-    if both:
-        return PhantomCase(image, lesions[0] | lesions[1], np.zeros_like(lesions[0]))
-    return PhantomCase(image, lesions[first], lesions[1 - first])
+    return _case(hu, _bridged_lesions(grid_mm, rng), rng, both)
 
 
 def write_dataset(
@@ -129,10 +123,10 @@ def _body(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.flo
     return grid_mm, hu
 
 
-def _image(
-    hu: NDArray[np.float64], lesions: list[NDArray[np.bool_]], rng: np.random.Generator
-) -> tuple[sitk.Image, int]:
-    """The image, blurred, noisy and oblique, with its lesions; and the index of the target."""
+def _case(
+    hu: NDArray[np.float64], lesions: list[NDArray[np.bool_]], rng: np.random.Generator, both: bool = False
+) -> PhantomCase:
+    """The image, blurred, noisy and oblique, with its lesions, one of them the target, or ``both``."""
     for lesion in lesions:
         hu[lesion] = LESION
     hu = ndimage.gaussian_filter(hu, sigma=0.6) + rng.normal(0, NOISE, hu.shape)
@@ -141,22 +135,16 @@ def _image(
     image.SetSpacing(SPACING_XYZ)
     image.SetOrigin(rng.uniform(-100, 100, 3).tolist())
     image.SetDirection(_oblique(rng).ravel().tolist())
-    return image, first
+    if both:
+        return PhantomCase(image, lesions[0] | lesions[1], np.zeros_like(lesions[0]))
+    return PhantomCase(image, lesions[first], lesions[1 - first])
 
 
-def _ellipsoid(
-    grid_mm: NDArray[np.float64],
-    centre_mm: tuple[float, float, float] | NDArray[np.float64],
-    radii_mm: tuple[float, float, float] | NDArray[np.float64],
-) -> NDArray[np.bool_]:
+def _ellipsoid(grid_mm: NDArray[np.float64], centre_mm: ArrayLike, radii_mm: ArrayLike) -> NDArray[np.bool_]:
     return _radii_away(grid_mm, centre_mm, radii_mm) <= 1
 
 
-def _radii_away(
-    grid_mm: NDArray[np.float64],
-    centre_mm: tuple[float, float, float] | NDArray[np.float64],
-    radii_mm: tuple[float, float, float] | NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _radii_away(grid_mm: NDArray[np.float64], centre_mm: ArrayLike, radii_mm: ArrayLike) -> NDArray[np.float64]:
     """Squared distance from an ellipsoid's centre in units of its radii: 1 on the surface, (D, H, W)."""
     offset = grid_mm - np.reshape(centre_mm, (3, 1, 1, 1))
     return ((offset / np.reshape(radii_mm, (3, 1, 1, 1))) ** 2).sum(0)  # type: ignore[no-any-return]

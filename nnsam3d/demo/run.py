@@ -56,10 +56,10 @@ DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
 BRIDGED_SHARE = 0.4  # of the training phantoms
 SEED = 20230613
-EPOCHS, ITERATIONS = 24, 20
+EPOCHS = 24
 MINUTES = "5 to 7 minutes on 2 CPU cores"
 OPTIONS = (
-    f"num_epochs={EPOCHS} num_iterations_per_epoch={ITERATIONS} num_val_iterations_per_epoch=2 rounds=1-3 "
+    "num_iterations_per_epoch=20 num_val_iterations_per_epoch=2 rounds=1-3 "
     # few minutes: mostly clicks, which the demo is about; its model also takes boxes and the like
     "zero_click_share=0.2 extent_share=0.15 start_share=0.1 final_validation=0"
 )
@@ -118,7 +118,7 @@ def run_demo(output: Path, overwrite: bool, epochs: int) -> int:
     _run("nnUNetv2_plan_and_preprocess", ["-d", DATASET_ID, "-c", "3d_fullres", "--verify_dataset_integrity"],
          environment, logs / "plan_and_preprocess.txt")  # fmt: skip
 
-    options = OPTIONS.replace(f"num_epochs={EPOCHS}", f"num_epochs={epochs}")
+    options = f"num_epochs={epochs} {OPTIONS}"
     say(f'[3/4] nnsam3d_options="{options}" \\\n      nnUNetv2_train 990 3d_fullres 0 -tr {TRAINER} -device cpu')
     _train(environment | {"nnsam3d_options": options}, logs / "train.txt", epochs)
 

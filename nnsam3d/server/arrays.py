@@ -97,24 +97,20 @@ def unpack(data: bytes | bytearray, limit: int) -> NDArray[Any]:
         place += 16 + packed
         if len(frame) != packed or filled + raw > header.nbytes:
             raise Refusal(400, "the chunks of the array do not match its shape")
-        parts.append(_chunk(blosc2, frame, raw))
+        try:
+            # the frame also states the size of its content: check it before memory is allocated for it
+            fits = blosc2.get_cbuffer_sizes(frame)[:2] == (raw, len(frame))
+            content: bytes = blosc2.decompress2(frame) if fits else b""
+        except Exception as error:  # blosc2 raises errors of many types
+            raise Refusal(400, "a chunk of the array cannot be decompressed") from error
+        if not fits or len(content) != raw:
+            raise Refusal(400, "a chunk of the array is damaged")
+        parts.append(content)
         filled += raw
     if filled != header.nbytes or place != len(data):
         raise Refusal(400, "the chunks of the array do not match its shape")
     array: NDArray[Any] = np.frombuffer(b"".join(parts), header.dtype).reshape(header.shape)
     return array
-
-
-def _chunk(blosc2: Any, frame: bytes, raw: int) -> bytes:
-    try:
-        # the frame also states the size of its content: check it before memory is allocated for it
-        fits = blosc2.get_cbuffer_sizes(frame)[:2] == (raw, len(frame))
-        content: bytes = blosc2.decompress2(frame) if fits else b""
-    except Exception as error:  # blosc2 raises errors of many types
-        raise Refusal(400, "a chunk of the array cannot be decompressed") from error
-    if not fits or len(content) != raw:
-        raise Refusal(400, "a chunk of the array is damaged")
-    return content
 
 
 def pack(array: NDArray[Any]) -> bytes:

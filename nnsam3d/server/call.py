@@ -222,9 +222,7 @@ class Endpoint:
         # what clients request again and again, or with every page, is logged only when it fails
         routine = self.lease in ("lives", "looks") or (self.lease == "none" and self.method == "GET")
         scope["nnsam3d"].update(name=self.path, routine=routine)
-        await self._answer(request.app.state.served, request, send)
-
-    async def _answer(self, app: App, request: Request, send: Send) -> None:
+        app: App = request.app.state.served
         if self.keyed and app.key is not None:
             _check_key(app.key, request)
         if self.lease == "none":

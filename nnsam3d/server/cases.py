@@ -278,7 +278,6 @@ class Cases:
         except OSError as error:
             where = error.filename or self.output
             raise Refusal(500, f"{where}: the case cannot be saved: {error.strerror}") from error
-        conversation.version = self.version(case)
         return [str(path.relative_to(self.output)) for path in written]
 
     def _note(self, conversation: Conversation, annotator: str) -> None:
@@ -335,11 +334,8 @@ class Cases:
 
     def _write_dataset_json(self) -> None:
         assert self.output is not None
-        ending, kept = self._model.file_ending, self._declared()
-        write_json(
-            self.output / "dataset.json",
-            {**kept, "numTraining": len(self._names(LABELS)), "file_ending": ending},
-        )
+        counted = {"numTraining": len(self._names(LABELS)), "file_ending": self._model.file_ending}
+        write_json(self.output / "dataset.json", {**self._declared(), **counted})
 
 
 def _base_of(draft: Path) -> Path:

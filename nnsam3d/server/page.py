@@ -24,7 +24,7 @@ from nnsam3d.server.call import BINARY, Call, route
 from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
-from nnsam3d.server.shown import change_to_show, shown_change, shown_state, shown_tool
+from nnsam3d.server.shown import change_to_show, shown_change, shown_state, shown_tools
 from nnsam3d.server.static import FOLDER, PageFiles, index
 from nnsam3d.server.uploads import bytes_to_read, stored
 
@@ -76,7 +76,7 @@ async def claim(call: Call) -> Response:
                 "kinds": list(app.model.codec.kinds),
             },
             "learns": app.learner is not None,
-            "tools": [shown_tool(kind) for kind in KINDS.values() if kind.tool is not None],
+            "tools": shown_tools(),
             "folder": app.cases is not None,
             "upload": app.model.num_channels == 1,
             "saves": app.cases is not None and app.cases.output is not None,

@@ -14,23 +14,27 @@ from starlette.responses import Response
 from nnsam3d.geometry import Slices
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import resolve_label
 from nnsam3d.server.call import BINARY, Call
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
 
 
-def shown_tool(kind: type[Prompt]) -> dict[str, Any]:
-    """What the page knows about a kind that can be drawn."""
-    made = {} if kind.tool is None else kind.tool._asdict()
-    return {
-        "kind": kind.kind,
-        "title": kind.kind.capitalize(),
-        "keys": kind.keys,
-        "drawn": kind.drawn,
-        "trained": kind.trained,
-        **made,
-    }
+def shown_tools() -> list[dict[str, Any]]:
+    """What the page knows about the kinds that can be drawn."""
+    return [
+        {
+            "kind": kind.kind,
+            "title": kind.kind.capitalize(),
+            "keys": kind.keys,
+            "drawn": kind.drawn,
+            "trained": kind.trained,
+            **kind.tool._asdict(),
+        }
+        for kind in KINDS.values()
+        if kind.tool is not None
+    ]
 
 
 def shown_change(call: Call, conversation: Conversation, seconds: float) -> Response:

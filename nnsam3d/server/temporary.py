@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "nnsam3d_serve_"
@@ -36,7 +35,7 @@ def own_temporary_folder() -> Iterator[Path]:
 
 def _remove_left(parent: Path) -> None:
     for folder in parent.glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):  # of another user, or just being made
+        with suppress(OSError):  # of another user, or just being made
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
             with (folder / LOCK).open("r+") as lock:
