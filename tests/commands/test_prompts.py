@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def dataset(tmp_path: Path) -> Path:
         write_image(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", array.astype(np.float32))
     (tmp_path / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture
+def predictions(dataset: Path) -> tuple[Path, np.ndarray]:
+    """Right for all cases but "a": there, the lesion is missed, and invented elsewhere. And the mask of "a"."""
+    folder = dataset / "predictions"
+    shutil.copytree(dataset / "labelsTr", folder)
+    wrong = np.where(truth() == 2, 1, truth())
+    wrong[0:2, 18:, :4] = 2
+    write_image(folder / "a.nii.gz", wrong)
+    return folder, wrong
 
 
 def run(*arguments: str | Path, status: int = 0) -> None:
@@ -310,15 +322,8 @@ def test_every_kind_can_be_simulated_and_replays(dataset: Path, kind: str) -> No
         assert hits.mean() > 0.3, "around the label; the lesion lies inside of the organ"
 
 
-def test_errors_are_drawn_around(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictions = dataset / "predictions"
-    predictions.mkdir()
-    wrong = np.where(truth() == 2, 1, truth())  # the lesion is missed
-    wrong[0:2, 18:, :4] = 2  # and invented elsewhere
-    write_image(predictions / "a.nii.gz", wrong)
-    write_image(predictions / "b.nii.gz", truth()[:, ::-1].copy())
-    write_image(predictions / "empty.nii.gz", np.zeros(SHAPE_ZYX, np.uint8))
-    arguments = ("-n", 5, "--predictions", predictions, "--kind", "box")
+def test_errors_are_drawn_around(dataset: Path, predictions, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("-n", 5, "--predictions", predictions[0], "--kind", "box")
     run("simulate", dataset / "labelsTr", "-o", dataset / "out", *arguments)
     assert "nothing to click on: b, empty" in capsys.readouterr().out
     invented, missed = read_prompts(dataset / "out" / "a.json").prompts
@@ -327,15 +332,10 @@ def test_errors_are_drawn_around(dataset: Path, capsys: pytest.CaptureFixture[st
     np.testing.assert_allclose(missed.points("voxel")[0], (8, 8.5, 5.5), atol=3)
 
 
-def test_correcting_predictions_round_by_round(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictions = dataset / "predictions"
-    predictions.mkdir()
-    wrong = np.where(truth() == 2, 1, truth())  # the lesion is missed
-    wrong[0:2, 18:, :4] = 2  # and invented elsewhere
-    grid = write_image(predictions / "a.nii.gz", wrong)
-    write_image(predictions / "b.nii.gz", truth()[:, ::-1].copy())
-    write_image(predictions / "empty.nii.gz", np.zeros(SHAPE_ZYX, np.uint8))
-    correct = ("--strategy", "largest_error", "--predictions", predictions)
+def test_correcting_predictions_round_by_round(dataset: Path, predictions, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, wrong = predictions
+    grid = ImageGrid.from_file(folder / "a.nii.gz")
+    correct = ("--strategy", "largest_error", "--predictions", folder)
     run("simulate", dataset / "labelsTr", "-o", dataset / "round1", *correct)
     assert "nothing to click on: b, empty" in capsys.readouterr().out
     first = read_prompts(dataset / "round1" / "a.json")
