@@ -6,11 +6,44 @@ command needs it. After an update of nnU-Net, ``tests/nnunet/test_contract.py`` 
 each name in :data:`NAMES` and one for each entry of :data:`REIMPLEMENTED`.
 """
 
+# ruff: noqa: F401 (the names are for other modules)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+    from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+    from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+    from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
+    from nnunetv2.configuration import ANISO_THRESHOLD, default_num_processes
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+    from nnunetv2.paths import nnUNet_preprocessed
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, infer_dataset_class
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, get_tp_fp_fn_tn
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 NAMES: dict[str, str] = {
     # datasets, plans and labels
@@ -92,11 +125,11 @@ def __getattr__(name: str) -> Any:
     )
 
 
-def window_count(predictor: Any, shape_DHW: Sequence[int]) -> int:
+def window_count(predictor: nnUNetPredictor, shape_DHW: Sequence[int]) -> int:
     """The number of windows of nnU-Net's sliding window, of which no public function tells.
 
     Args:
-        predictor: an nnUNetPredictor, initialised.
+        predictor: initialised.
         shape_DHW: voxels of the preprocessed image, padded to at least one window.
     """
     return len(predictor._internal_get_sliding_window_slicers(tuple(shape_DHW)))

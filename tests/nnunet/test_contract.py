@@ -148,6 +148,10 @@ def missing(name: str, use: str) -> str:
 
 def test_the_list_of_uses_is_complete() -> None:
     assert sorted(USES) == sorted(NAMES)
+    tree = ast.parse(inspect.getsource(contract))
+    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert imported == NAMES, "the imports for type checkers differ from NAMES"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
