@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -219,6 +220,19 @@ def write_image(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def demo(tmp_path: Path, write_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model and an image where `nnsam3d demo` leaves them."""
+    model = "results/Dataset990_PhantomCT/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
+    write_model(tmp_path / "demo" / model, labels={"background": 0, "lesion": 1})
+    image = write_image("test_000_0000.nii.gz", shape=(20, 40, 40))
+    images = tmp_path / "demo" / "raw" / "Dataset990_PhantomCT" / "imagesTs"
+    images.mkdir(parents=True)
+    shutil.move(image, images / image.name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 # ---------------------------------------------------------------------- folders of cases for `nnsam3d predict`
 
 
@@ -247,14 +261,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def predict_with(model: Path, images: Path, output: Path, *more: Any) -> int:
+    """The status of `nnsam3d predict` on the CPU, without mirroring."""
+    arguments = ["predict", "-i", images, "-o", output, "-m", model, "-device", "cpu", "--disable_tta", *more]
+    return main([str(argument) for argument in arguments])
+
+
 @pytest.fixture
 def predict(model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With fold 0: status and folder of the results."""
     monkeypatch.setenv("nnsam3d_prompts", "")  # what --prompts sets ends with the test
 
-    def run(*more: Any, output: str = "out", folder: Path = images, fold: int | str = 0) -> tuple[int, Path]:
-        arguments = ["predict", "-i", folder, "-o", tmp_path / output, "-m", model_folder, "-f", fold]
-        arguments += ["-device", "cpu", "--disable_tta", *more]
-        return main([str(argument) for argument in arguments]), tmp_path / output
+    def run(*more: Any, output: str = "out", folder: Path = images) -> tuple[int, Path]:
+        return predict_with(model_folder, folder, tmp_path / output, "-f", 0, *more), tmp_path / output
 
     return run
 

@@ -13,12 +13,22 @@ import SimpleITK as sitk
 from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
 from nnsam3d.inference.image import PreparedImage, network_mask
 from nnsam3d.inference.model import Model
-from nnsam3d.inference.session import Session
 from nnsam3d.nnunet.preprocessing import network_prompts
-from nnsam3d.prompts import Box, CasePrompts, Click, Lasso, Line, Prompt, PromptError, Scribble, VoxelPrompts
+from nnsam3d.prompts import (
+    Box,
+    CasePrompts,
+    Click,
+    Lasso,
+    Line,
+    Prompt,
+    PromptError,
+    Scribble,
+    VoxelPrompts,
+    write_prompts,
+)
 from nnsam3d.prompts.kinds import Shape
 
-from .conftest import opened, volume
+from .conftest import opened, predict_with, read, volume
 
 SHAPE = (30, 44, 40)  # z, y, x
 RECTANGLE = ((8, 10, 12), (30, 10, 12), (30, 32, 12), (8, 32, 12))
@@ -143,18 +153,15 @@ def test_the_same_prompts_in_mm_have_the_same_answer(literal: Model, write_image
         assert np.array_equal(answers[0], answers[2])
 
 
-def test_predict_reads_boxes_from_files(literal_folder: Path, write_image: Callable[..., Path], tmp_path: Path) -> None:
-    from nnsam3d.cli import main
-    from nnsam3d.prompts import write_prompts
-
+def test_predict_reads_boxes_from_files(
+    literal_folder: Path, literal: Model, write_image: Callable[..., Path], tmp_path: Path
+) -> None:
     file = write_image(shape=SHAPE)
     write_prompts(file.parent / "case.json", said(EXTENTS["box"], Click((20, 20, 12), 1)))
-    command = ["predict", "-i", str(file.parent), "-o", str(tmp_path / "out"), "-m", str(literal_folder), "-f", "0"]
-    assert main([*command, "--disable_tta", "-device", "cpu"]) == 0
-    session = Session(Model(literal_folder, [0], mirroring=False))
-    session.set_image(file)
+    assert predict_with(literal_folder, file.parent, tmp_path / "out", "-f", 0) == 0
+    session = opened(literal, file)
     session.load_prompts(file.parent / "case.json")
-    written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")))
+    written = read(tmp_path / "out" / "case.nii.gz")
     assert written.any()
     assert np.array_equal(written, session.segmentation)
 
@@ -306,9 +313,6 @@ def test_components_without_a_prompt_go() -> None:
 def test_predict_finishes_what_another_model_began(
     literal_folder: Path, write_image: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nnsam3d.cli import main
-    from nnsam3d.prompts import write_prompts
-
     began = np.zeros(SHAPE, np.uint8)
     began[3:6, 3:6, 3:6] = 1
     began[20:26, 30:38, 5:12] = 2
@@ -320,13 +324,10 @@ def test_predict_finishes_what_another_model_began(
             (tmp_path / "began").mkdir(exist_ok=True)
             sitk.WriteImage(mask, str(tmp_path / "began" / f"{name}.nii.gz"))
     write_prompts(file.parent / "case.json", said(Box((10, 8, 10), (20, 20, 18), 1)))
-    command = ["predict", "-i", str(file.parent), "-o", str(tmp_path / "out"), "-m", str(literal_folder), "-f", "0"]
-    assert main([*command, "--start", str(tmp_path / "began"), "--disable_tta", "-device", "cpu"]) == 1
+    more = ("-f", 0, "--start", tmp_path / "began")
+    assert predict_with(literal_folder, file.parent, tmp_path / "out", *more) == 1
     assert "missing.nii.gz, does not exist" in capsys.readouterr().err
-    found = {
-        name: sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz")))
-        for name in ("case", "untouched")
-    }
+    found = {name: read(tmp_path / "out" / f"{name}.nii.gz") for name in ("case", "untouched")}
     assert np.array_equal(found["untouched"], began)
     assert found["case"][14, 14, 15] == 1, "the box is answered"
     assert (found["case"][22:25, 32:36, 7:10] == 2).all(), "what no prompt speaks of stays"

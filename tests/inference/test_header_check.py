@@ -18,20 +18,20 @@ from nnsam3d.inference.header_check import sliding_windows
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 
-from .conftest import volume, write_model
+from .conftest import volume, write_clicks, write_model
 
 FACTORS = {10.0: "10 times larger", 0.1: "10 times smaller", 1000.0: "1e+03 times larger"}
-CLICK = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [15, 20, 10], "label": "lesion"}]}
 
 
-def run(capfd: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
-    status = main([str(argument) for argument in arguments])
-    out = capfd.readouterr()
-    return status, out.out + out.err
+def inspected(capfd: pytest.CaptureFixture[str], file: Path, *more: Any) -> str:
+    """What `nnsam3d prompts inspect` says of a prompt file beside its image."""
+    assert main([str(argument) for argument in ("prompts", "inspect", file, "--image", file.parent, *more)]) == 0
+    return "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
 def test_wrong_units_are_told_everywhere(
+    predict: Any,
     model_folder: Path,
     write_image: Callable[..., Path],
     tmp_path: Path,
@@ -42,17 +42,12 @@ def test_wrong_units_are_told_everywhere(
     good, bad = write_image("good_0000.nii.gz", shape), write_image("bad_0000.nii.gz", shape, spacing_xyz=(factor,) * 3)
     told = FACTORS[factor]
     for case in ("good", "bad"):
-        content = json.dumps(CLICK).replace("[15, 20, 10]", "[6, 6, 6]")
-        (good.parent / f"{case}.json").write_text(content)
-        status, text = run(
-            capfd, "prompts", "inspect", good.parent / f"{case}.json", "--image", good.parent, "-m", model_folder
-        )
-        assert status == 0
+        write_clicks(good.parent, case, [([6, 6, 6], "lesion")])
+        text = inspected(capfd, good.parent / f"{case}.json", "-m", model_folder)
         assert (told in text) == (case == "bad")
     report = tmp_path / "report.json"
-    arguments = ("-m", model_folder, "-f", 0, "-device", "cpu", "--disable_tta", "--report", report)
-    status, text = run(capfd, "predict", "-i", good.parent, "-o", tmp_path / "out", *arguments)
-    assert status == 0
+    assert predict("--report", report, folder=good.parent)[0] == 0
+    text = "".join(capfd.readouterr())
     first, computed = text.index(f"warning: case bad: its voxels measure {factor:g} x"), text.index("predict:")
     assert first < computed, "before anything is computed"
     assert "case good" not in text
@@ -68,23 +63,21 @@ def test_wrong_units_are_told_everywhere(
 
 
 def test_what_a_case_without_click_will_cost_is_said_before(
-    model_folder: Path, write_image: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    predict: Any, write_image: Callable[..., Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = write_image(spacing_xyz=(10.0, 10.0, 10.0))
 
     def unreadable(*arguments: Any) -> None:
         raise UserError("enough of it")
 
     monkeypatch.setattr(Model, "read", unreadable)
-    arguments = ("predict", "-i", image.parent, "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu")
-    _, text = run(capfd, *arguments)
-    assert "because it has no positive click: up to 19,008 windows" in text
-    (image.parent / "case.json").write_text(json.dumps(CLICK))
-    _, text = run(capfd, *arguments)
-    assert "windows, each" not in text
-    _, text = run(capfd, *arguments, "--scope", "everything")
-    assert "is segmented as a whole: up to 19,008 windows" in text
+    predict(folder=image.parent)
+    assert "because it has no positive click: up to 19,008 windows" in "".join(capfd.readouterr())
+    write_clicks(image.parent, "case", [([15, 20, 10], "lesion")])
+    predict(folder=image.parent)
+    assert "windows, each" not in "".join(capfd.readouterr())
+    predict("--scope", "everything", folder=image.parent)
+    assert "is segmented as a whole: up to 19,008 windows" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
@@ -112,6 +105,5 @@ def test_an_image_without_geometry_is_told(
     session = Session(model_folder, folds=0)
     session.set_image(images / "case_0000.nii.gz")
     assert any(remark.startswith("orientation and spacing unknown") for remark in session.remarks)
-    (images / "case.json").write_text(json.dumps(CLICK).replace("[15, 20, 10]", "[6, 6, 6]"))
-    _, text = run(capfd, "prompts", "inspect", images / "case.json", "--image", images)
-    assert "orientation and spacing unknown" in text
+    write_clicks(images, "case", [([6, 6, 6], "lesion")])
+    assert "orientation and spacing unknown" in inspected(capfd, images / "case.json")

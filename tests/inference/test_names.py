@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import SimpleITK as sitk
@@ -17,8 +18,10 @@ from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import grid_of_file
 from nnsam3d.inference import Session
 
+from .conftest import write_clicks
+
 LATIN = os.fsdecode(b"\xe9t")
-CLICK = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [6, 6, 6], "label": "lesion"}]}
+CLICK = [([6, 6, 6], "lesion")]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file systems with names in Unicode only")
 
@@ -26,9 +29,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file systems wi
 @pytest.fixture
 def images(write_image: Callable[..., Path]) -> Path:
     for name in ("a", "b"):
-        path = write_image(f"{name}_0000.nii.gz", (12, 12, 12))
-        (path.parent / f"{name}.json").write_text(json.dumps(CLICK))
-    return path.parent
+        folder = write_image(f"{name}_0000.nii.gz", (12, 12, 12)).parent
+        write_clicks(folder, name, CLICK)
+    return folder
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -41,10 +44,10 @@ def command(*arguments: object) -> subprocess.CompletedProcess[bytes]:
 def test_one_case_with_a_latin_name_beside_two_good_ones(model_folder: Path, images: Path, tmp_path: Path) -> None:
     bad = images / f"{LATIN}_0000.nii.gz"
     bad.write_bytes((images / "a_0000.nii.gz").read_bytes())
-    (images / f"{LATIN}.json").write_text(json.dumps(CLICK))
+    write_clicks(images, LATIN, CLICK)
     out, report = tmp_path / "out", tmp_path / "report.json"
     fixed = ("-m", model_folder, "-f", 0, "-device", "cpu", "--disable_tta")
-    (images / f"{LATIN} 2.json").write_text(json.dumps(CLICK))  # of no case
+    write_clicks(images, f"{LATIN} 2", CLICK)  # of no case
     result = command("predict", "-i", images, "-o", out, *fixed, "--report", report)
     assert result.returncode == 1, result.stderr
     text = (result.stdout + result.stderr).decode()
@@ -92,22 +95,21 @@ def test_everything_that_reads_images_says_so(model_folder: Path, images: Path, 
 
 def test_prompt_files_may_have_such_names(images: Path, tmp_path: Path) -> None:
     """They are read without ITK; what is printed is readable."""
-    path = tmp_path / f"{LATIN}.json"
-    path.write_text(json.dumps(CLICK))
-    result = command("prompts", "inspect", path, "--image", images / "a_0000.nii.gz")
+    write_clicks(tmp_path, LATIN, CLICK)
+    result = command("prompts", "inspect", tmp_path / f"{LATIN}.json", "--image", images / "a_0000.nii.gz")
     assert result.returncode == 0, result.stderr
     assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "bell\x07", "esc\x1b[31m"])
 def test_control_characters_do_not_reach_the_terminal(
-    model_folder: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+    predict: Any, images: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     (images / f"{name}_0000.nii.gz").write_bytes((images / "a_0000.nii.gz").read_bytes()[:300])
-    arguments = ["predict", "-i", images, "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "-device", "cpu"]
-    assert main([str(one) for one in (*arguments, "--disable_tta")]) == 1
+    status, out = predict()
+    assert status == 1
     shown = "".join(capfd.readouterr())
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
     assert printable(name) in shown
     assert name not in shown
 
@@ -142,7 +144,7 @@ def test_dicom_is_named_with_what_to_do(
     for given in (dicom, str(dicom), sorted(dicom.iterdir()), dicom / "1.dcm", dicom / "IM0"):
         with pytest.raises(UserError, match=r"DICOM: convert to NIfTI first.*dcm2niix"):
             session.set_image(given)
-    (tmp_path / "a.json").write_text(json.dumps(CLICK))
+    write_clicks(tmp_path, "a", CLICK)
     for arguments in (
         ("predict", "-i", dicom, "-o", tmp_path / "out", "-m", model_folder, "-device", "cpu"),
         ("predict", "-i", dicom.parent, "-o", tmp_path / "out", "-m", model_folder, "-device", "cpu"),
@@ -158,9 +160,6 @@ def test_dicom_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize("count", ["0", "-3"])
-def test_the_option_that_is_wrong_is_named(
-    model_folder: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], count: str
-) -> None:
-    arguments = ("predict", "-i", images, "-o", tmp_path / "out", "-m", model_folder, "-num_parts", count)
-    assert main([str(one) for one in arguments]) == 1
+def test_the_option_that_is_wrong_is_named(predict: Any, capfd: pytest.CaptureFixture[str], count: str) -> None:
+    assert predict("-num_parts", count)[0] == 1
     assert f"error: -num_parts {count}: must be at least 1" in capfd.readouterr().err

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import write_model
-
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-DATASET = "Dataset990_PhantomCT"
-
-
 SLOW = {"annotate_and_learn": [("MOST = 8, 0.85, 10", "MOST = 2, 0.85, 2"), ('"10", "--seed"', '"2", "--seed"')]}
 """Notebooks that train, and what makes them shorter."""
 
@@ -26,16 +19,8 @@ SLOW = {"annotate_and_learn": [("MOST = 8, 0.85, 10", "MOST = 2, 0.85, 2"), ('"1
         for path in sorted(EXAMPLES.glob("*.ipynb"))
     ],
 )
-def test_the_cells_run(
-    notebook: Path, tmp_path: Path, write_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"demo/results/{DATASET}/SAM3DAdapterTrainer__nnUNetPlans__3d_fullres"
-    write_model(tmp_path / name, labels={"background": 0, "lesion": 1})
-    image = write_image("test_000_0000.nii.gz", shape=(20, 40, 40))
-    images = tmp_path / "demo" / "raw" / DATASET / "imagesTs"
-    images.mkdir(parents=True)
-    shutil.move(image, images / image.name)
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("demo")
+def test_the_cells_run(notebook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     names: dict[str, object] = {}

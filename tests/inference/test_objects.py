@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 
@@ -23,7 +22,7 @@ from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.targets import class_agnostic
 
-from .conftest import opened, volume, write_model
+from .conftest import opened, read, volume, write_model
 
 SHAPE = (20, 40, 40)
 LABELS = {"background": 0, "object": 1}
@@ -231,10 +230,8 @@ def test_a_folder_of_prompt_files_with_any_labels(
     assert all(outcome.status == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
     declared = load_json(str(tmp_path / "out" / "dataset.json"))["labels"]
     assert declared == {"background": 0, "kidney": 1, "liver": 2, "spleen": 3}
-    found = {
-        name: set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz")))).tolist())
-        for name in ("one", "two", "none")
-    }
+    masks = {name: read(tmp_path / "out" / f"{name}.nii.gz") for name in ("one", "two", "none")}
+    found = {name: set(np.unique(mask).tolist()) for name, mask in masks.items()}
     assert found == {"one": {0, 2, 3}, "two": {0, 1, 3}, "none": {0}}
     (silent,) = [outcome for outcome in outcomes if outcome.case == "none"]
     assert NO_PROMPT in silent.warnings

@@ -13,7 +13,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Paint, PromptError
 
-from .conftest import opened, volume, write_model
+from .conftest import opened, read, volume, write_model
 
 SHAPE = (20, 40, 30)
 AT = (15, 20, 10)  # i, j, k
@@ -84,8 +84,7 @@ def test_a_saved_file_gives_the_same_mask_to_predict(model: Model, tmp_path: Pat
     cases = find_cases(tmp_path / "images", model)
     (outcome,) = predict_folder(model, cases, tmp_path / "out", FolderOptions())
     assert outcome.status == "done"
-    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz")))
-    np.testing.assert_array_equal(found, session.segmentation)
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.nii.gz"), session.segmentation)
     again = opened(model, tmp_path / "images" / "a_0000.nii.gz")
     again.load_prompts(tmp_path / "images" / "a.json")
     np.testing.assert_array_equal(again.segmentation, session.segmentation)

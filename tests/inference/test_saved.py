@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
 from nnsam3d.inference.cases import Case, find_cases
@@ -23,7 +22,7 @@ from nnsam3d.inference.saved import MASKS_FOLDER
 from nnsam3d.nnunet.cases import check_all_prompts, strays
 from nnsam3d.prompts import CasePrompts, Click, MaskPrompt, PromptError, read_prompts, write_prompts
 
-from .conftest import opened, volume, write_model
+from .conftest import opened, read, volume, write_model
 
 SHAPE = (16, 70, 80)
 
@@ -54,7 +53,7 @@ def predicted(model: Model, images: Path, output: Path, prompts: Path | None = N
     (case,) = find_cases(images, model, prompts)
     (outcome,) = predict_folder(model, [case], output, FolderOptions(**options))
     assert outcome.status == "done", outcome.error
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(output / "case.nii.gz")))
+    return read(output / "case.nii.gz")
 
 
 def failed(case: Case, model: Model, output: Path, **options: Any) -> str:
@@ -105,15 +104,14 @@ def test_whatever_was_clicked_is_predicted_again(model: Model, image: Path, tmp_
     np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "out"), session.segmentation)
 
 
-def test_the_command_and_its_report(model_folder: Path, model: Model, image: Path, tmp_path: Path) -> None:
+def test_the_command_and_its_report(predict: Any, model: Model, image: Path, tmp_path: Path) -> None:
     session = started(model, image)
     (tmp_path / "clicks").mkdir()
     session.save_prompts(tmp_path / "clicks" / "case.json")
-    arguments = ["predict", "-i", image.parent, "-o", tmp_path / "out", "-m", model_folder, "-f", 0, "--disable_tta"]
-    arguments += ["--prompts", tmp_path / "clicks", "-device", "cpu", "--report", tmp_path / "report.json"]
-    assert main([str(argument) for argument in arguments]) == 0
-    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "case.nii.gz")))
-    np.testing.assert_array_equal(found, session.segmentation)
+    more = ("--prompts", tmp_path / "clicks", "--report", tmp_path / "report.json")
+    status, out = predict(*more, folder=image.parent)
+    assert status == 0
+    np.testing.assert_array_equal(read(out / "case.nii.gz"), session.segmentation)
     (case,) = json.loads((tmp_path / "report.json").read_text())["cases"]
     assert case["masks"] == [{"path": f"{MASKS_FOLDER}/case.nii.gz", "label": None}]
     assert len(case["clicks"]) == 2
@@ -133,7 +131,7 @@ def test_the_file_is_named_while_it_is_what_was_read(model: Model, image: Path, 
     labels = tmp_path / "labelsTr"
     labels.mkdir()
     started(model, image).save_segmentation(labels / "case.nii.gz")
-    start = sitk.GetArrayFromImage(sitk.ReadImage(str(labels / "case.nii.gz")))
+    start = read(labels / "case.nii.gz")
     session = opened(model, image)
     session.start_from(labels / "case.nii.gz")
     session.add_click((12, 12, 8), "organ")
@@ -148,8 +146,7 @@ def test_the_file_is_named_while_it_is_what_was_read(model: Model, image: Path, 
     session.save_prompts(clicks / "case.json")
     assert read_prompts(clicks / "case.json").masks == (MaskPrompt(f"{MASKS_FOLDER}/case.nii.gz"),)
     np.testing.assert_array_equal(predicted(model, image.parent, tmp_path / "two", clicks), wanted)
-    kept = sitk.GetArrayFromImage(sitk.ReadImage(str(clicks / MASKS_FOLDER / "case.nii.gz")))
-    np.testing.assert_array_equal(kept, start)
+    np.testing.assert_array_equal(read(clicks / MASKS_FOLDER / "case.nii.gz"), start)
 
 
 def test_a_folder_behind_a_symbolic_link(model: Model, image: Path, tmp_path: Path) -> None:

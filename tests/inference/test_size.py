@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
 from nnsam3d.inference.image import PreparedImage
@@ -94,17 +93,17 @@ def test_a_border_of_zeros_does_not_count(model: Model) -> None:
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
 def test_predict_names_the_file_and_computes_the_others(
-    model_folder: Path, write_image: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], ending: str
-) -> None:
+    predict: Any, model: Model, write_image: Callable[..., Path], tmp_path: Path,
+    capfd: pytest.CaptureFixture[str], ending: str,
+) -> None:  # fmt: skip
     good, bad = write_image("good_0000.nii.gz"), write_image("bad_0000.nii.gz", spacing_xyz=(1.0, 1.0, 1e8))
-    out = tmp_path / "out"
-    arguments: list[Any] = ["predict", "-i", good.parent, "-o", out, "-m", model_folder, "-device", "cpu"]
-    assert main([str(one) for one in (*arguments, "--disable_tta", "-f", "0", "--report", tmp_path / "r.json")]) == 1
+    status, out = predict("--report", tmp_path / "r.json", folder=good.parent)
+    assert status == 1
     assert [path.name for path in out.glob("*.nii.gz")] == ["good.nii.gz"]
     assert f"{bad}: spacing 1e+08, 1, 1 mm" in capfd.readouterr().err
     cases = {case["case"]: case for case in json.loads((tmp_path / "r.json").read_text())["cases"]}
     assert cases["bad"]["status"] == "failed"
-    session = Session(model_folder, folds=0)
+    session = Session(model)
     image = sitk.ReadImage(str(good))
     image.SetSpacing((1.0, 0.0001, 1.0))
     path = tmp_path / f"case_0000{ending}"
