@@ -25,7 +25,7 @@ from nnsam3d.inference.model import Model
 from nnsam3d.nnunet.label_files import check_finished, save_label_map, write_label_map
 
 from .conftest import CASE_SHAPE as SHAPE
-from .conftest import contents, read, write_case
+from .conftest import contents, opened, read, volume, write_case
 
 
 def noise(values: int = 3) -> np.ndarray:
@@ -115,6 +115,14 @@ def test_one_wrong_voxel_is_noticed(tmp_path: Path, ending: str) -> None:
         check_written(file, noise())
 
 
+@pytest.fixture
+def session(model: Model, images: Path) -> Session:
+    """With one click."""
+    made = opened(model, images / "case_0_0000.nii.gz")
+    made.add_click((10, 12, 8), "lesion")
+    return made
+
+
 # ---------------------------------------------------------------------- a real small disk
 
 
@@ -143,10 +151,7 @@ def fill(disk: Path, left: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_full_disk_keeps_the_old_mask(model_folder: Path, images: Path, small_disk: Path, ending: str) -> None:
-    session = Session(model_folder, folds="0")
-    session.set_image(images / "case_0_0000.nii.gz")
-    session.add_click((10, 12, 8), "lesion")
+def test_a_full_disk_keeps_the_old_mask(session: Session, small_disk: Path, ending: str) -> None:
     path = small_disk / f"mask{ending}"
     path.write_bytes(b"old")
     fill(small_disk)
@@ -275,12 +280,7 @@ def test_incomplete_probabilities_are_computed_again(
 # ---------------------------------------------------------------------- endings
 
 
-def test_endings_that_cannot_hold_a_mask(
-    model_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(model_folder, folds="0")
-    session.set_image(images / "case_0_0000.nii.gz")
-    session.add_click((10, 12, 8), "lesion")
+def test_endings_that_cannot_hold_a_mask(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Session, "segmentation", property(lambda _: pytest.fail("computed before the name was checked"))
     )
@@ -318,10 +318,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         save_label_map(writer, noise(), tmp_path / "missing" / "mask.nii.gz", properties)
 
 
-def test_clicks_in_the_format_that_the_name_says(model_folder: Path, images: Path, tmp_path: Path) -> None:
-    session = Session(model_folder, folds="0")
-    session.set_image(images / "case_0_0000.nii.gz")
-    session.add_click((10, 12, 8), 1)
+def test_clicks_in_the_format_that_the_name_says(session: Session, tmp_path: Path) -> None:
     session.add_click((3, 4, 5), 0)
     for ending in (".txt", ".csv", ".fcsv", ".npz", ""):
         with pytest.raises(UserError, match=r"\.json, or in \.mrk\.json"):
@@ -338,9 +335,8 @@ def test_clicks_in_the_format_that_the_name_says(model_folder: Path, images: Pat
     np.testing.assert_array_equal(session.segmentation, mask)
 
 
-def test_an_array_has_no_clicks_in_mm(model_folder: Path, tmp_path: Path) -> None:
-    session = Session(Model(model_folder, [0], mirroring=False))
-    session.set_image(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), spacing=(1, 1, 1))
+def test_an_array_has_no_clicks_in_mm(model: Model, tmp_path: Path) -> None:
+    session = opened(model, volume(SHAPE))
     session.add_click((10, 12, 8), "lesion")
     with pytest.raises(UserError):
         session.save_prompts(tmp_path / "a.mrk.json")

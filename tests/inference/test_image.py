@@ -97,12 +97,6 @@ def test_a_click_on_an_enclosing_region_does_not_erase_what_lies_in_it(tmp_path:
     assert result.label_map[8, 12, 13] in (1, 2)
 
 
-def test_several_channels(tmp_path: Path) -> None:
-    model = Model(write_model(tmp_path / "model", channels=2), mirroring=False)
-    image = PreparedImage(model, np.stack([volume(PATCH), volume(PATCH, 1)]), {"spacing": [1.0, 1.0, 1.0]})
-    assert image.segment(prompts(((12, 12, 8), 1))).label_map.shape == PATCH
-
-
 def test_errors_name_the_click(model: Model) -> None:
     image = prepare(model)
     with pytest.raises(PromptError, match="click 2 at"):

@@ -178,15 +178,6 @@ def test_the_order_of_distant_clicks_changes_nothing() -> None:
     np.testing.assert_array_equal(segment(truth, clicks)[0], segment(truth, clicks[::-1])[0])
 
 
-def test_memory_follows_what_is_looked_at() -> None:
-    truth = np.zeros((200, 300, 300), int)
-    truth[100:106, 150:156, 150:156] = 1
-    windows = PerfectWindows(truth)
-    clicks = VoxelPrompts.of([((102, 152, 152), 1)])
-    (region,) = segment_clicked(windows, clicks, is_label, BACKGROUND)  # type: ignore[arg-type]
-    assert region.logits_KDHW.shape[1:] == SIZE
-
-
 class Recording(PerfectWindows):
     """Also keeps the clicks that each window was given."""
 

@@ -15,7 +15,6 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnsam3d.cli import main
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.inference import Session
@@ -24,9 +23,9 @@ from nnsam3d.inference.session import Cancelled
 from nnsam3d.network import SAM3D
 from nnsam3d.network.config import preset_config
 from nnsam3d.network.cost import count_flop, on_shapes
-from nnsam3d.prompts import Click, PromptError, read_prompts
+from nnsam3d.prompts import PromptError, read_prompts
 
-from .conftest import opened, volume, write_model
+from .conftest import opened, predict_with, read, volume, write_model
 
 SHAPE = (20, 40, 40)
 CLICKS: list[tuple[tuple[float, float, float], int | str]] = [
@@ -82,15 +81,6 @@ def test_undo_redo_and_reset_are_exact(session: Session) -> None:
     assert session.clicks == ()
     assert not session.segmentation.any()
     assert session.redo() is None
-
-
-def test_a_new_click_ends_the_redo(session: Session) -> None:
-    session.add_click(*CLICKS[0])
-    session.add_click(*CLICKS[1])
-    assert session.undo() == Click((14.0, 11.0, 9.0), 0)
-    session.add_click(*CLICKS[3])
-    assert session.redo() is None
-    assert len(session.clicks) == 2
 
 
 def test_several_labels_at_once(session: Session) -> None:
@@ -149,7 +139,7 @@ def test_files_arrays_and_world_clicks_agree(model: Model, write_image: Callable
 
 
 def test_saved_prompts_replay_to_the_identical_mask_also_in_predict(
-    model_folder: Path, write_image: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, write_image: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_image(shape=SHAPE)
     session = Session(model_folder, folds=[0, 1])
@@ -163,14 +153,11 @@ def test_saved_prompts_replay_to_the_identical_mask_also_in_predict(
     session.reset()
     session.load_prompts(saved)
     np.testing.assert_array_equal(session.segmentation, mask)
-    again = Session(Model(model_folder, mirroring=False))
-    again.set_image(path)
+    again = opened(Model(model_folder, mirroring=False), path)
     again.load_prompts(saved)
     np.testing.assert_array_equal(again.segmentation, mask)
-    out = tmp_path / "out"
-    arguments = ["predict", "-i", path.parent, "-o", out, "-m", model_folder, "-device", "cpu", "--disable_tta"]
-    assert main([str(argument) for argument in arguments]) == 0
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "case.nii.gz"))), mask)
+    assert predict_with(model_folder, path.parent, tmp_path / "out") == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "case.nii.gz"), mask)
 
 
 def test_world_prompts_are_loaded(model: Model, write_image: Callable[..., Path], tmp_path: Path) -> None:
