@@ -23,9 +23,8 @@ from nnsam3d.server.cases import Cases
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.refusal import Refusal
 
-from .conftest import SHAPE, write_cases
-
-AT = (15, 20, 10)
+from ..inference.conftest import read
+from .conftest import AT, SHAPE, write_cases
 
 
 @pytest.fixture
@@ -45,13 +44,20 @@ def opened(cases: Cases, model: Model, case: str = "a") -> Conversation:
     return talk
 
 
+def clicked(cases: Cases, model: Model, case: str = "a") -> Conversation:
+    """A case that is open, with a click."""
+    talk = opened(cases, model, case)
+    talk.session.add([Click(AT, "lesion")], "voxel")
+    return talk
+
+
 def dataset(cases: Cases) -> Path:
     assert cases.output is not None
     return cases.output
 
 
 def label_map(cases: Cases, case: str = "a") -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(dataset(cases) / "labelsTr" / f"{case}.nii.gz")))
+    return read(dataset(cases) / "labelsTr" / f"{case}.nii.gz")
 
 
 def replayed(cases: Cases, model: Model, output: Path) -> np.ndarray:
@@ -61,7 +67,7 @@ def replayed(cases: Cases, model: Model, output: Path) -> np.ndarray:
     assert not list(strays(dataset(cases) / "imagesTr", [case.name for case in there], dataset(cases) / "clicks"))
     outcomes = predict_folder(model, there, output, FolderOptions())
     assert {outcome.status for outcome in outcomes} == {"done"}
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(output / "a.nii.gz")))
+    return read(output / "a.nii.gz")
 
 
 def edit(cases: Cases, case: str = "a") -> np.ndarray:
@@ -110,8 +116,7 @@ def test_a_saved_case_opens_with_its_clicks_again_and_again(cases: Cases, served
 def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
     cases: Cases, served_model: Model, tmp_path: Path, how: str
 ) -> None:
-    talk = opened(cases, served_model)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model)
     cases.save(talk)
     file = dataset(cases) / "clicks" / "a.json"
     if how == "edited":
@@ -129,8 +134,7 @@ def test_where_the_clicks_do_not_give_the_mask_the_mask_is_what_counts(
     for number in range(2):  # and the mask that it started from stays, however often it is opened and saved
         np.testing.assert_array_equal(label_map(cases), again.session.segmentation)
         assert read_prompts(file).masks[0].path == f"{MASKS_FOLDER}/a.nii.gz"
-        kept = sitk.GetArrayFromImage(sitk.ReadImage(str(file.parent / MASKS_FOLDER / "a.nii.gz")))
-        np.testing.assert_array_equal(kept, start)
+        np.testing.assert_array_equal(read(file.parent / MASKS_FOLDER / "a.nii.gz"), start)
         np.testing.assert_array_equal(replayed(cases, served_model, tmp_path / f"out{number}"), label_map(cases))
         again = opened(cases, served_model)
         assert len(again.session.clicks) == number + 1
@@ -159,8 +163,7 @@ def test_nothing_stale_stays_after_a_reset(cases: Cases, served_model: Model, tm
 
 
 def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> None:
-    first, second = opened(cases, served_model), opened(cases, served_model)
-    first.session.add([Click(AT, "lesion")], "voxel")
+    first, second = clicked(cases, served_model), opened(cases, served_model)
     second.session.add([Click((20, 18, 10), "organ")], "voxel")
     cases.save(first)
     saved = label_map(cases)
@@ -183,8 +186,7 @@ def test_the_second_of_two_people_is_told(cases: Cases, served_model: Model) -> 
 def test_another_image_of_the_same_name_and_size_is_refused(
     cases: Cases, images: Path, served_model: Model, tmp_path: Path
 ) -> None:
-    talk = opened(cases, served_model)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model)
     there = dataset(cases) / "imagesTr" / "a_0000.nii.gz"
     there.parent.mkdir(parents=True)
     content = bytearray((images / "a_0000.nii.gz").read_bytes())
@@ -203,8 +205,7 @@ def test_another_image_of_the_same_name_and_size_is_refused(
 def test_copies_do_not_share_their_content_with_the_source(images: Path, served_model: Model, tmp_path: Path) -> None:
     for copy in (False, True):
         cases = Cases(images, served_model, tmp_path / f"out{copy}", copy=copy)
-        talk = opened(cases, served_model)
-        talk.session.add([Click(AT, "lesion")], "voxel")
+        talk = clicked(cases, served_model)
         cases.save(talk)
         made, source = dataset(cases) / "imagesTr" / "a_0000.nii.gz", images / "a_0000.nii.gz"
         assert made.read_bytes() == source.read_bytes()
@@ -214,8 +215,7 @@ def test_copies_do_not_share_their_content_with_the_source(images: Path, served_
 
 
 def test_what_cannot_be_written_is_named(cases: Cases, served_model: Model) -> None:
-    talk = opened(cases, served_model)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model)
     dataset(cases).mkdir()
     (dataset(cases) / "clicks").write_text("in the way")
     with pytest.raises(Refusal, match=r"Dataset600_Clicked/clicks: the case cannot be saved: File exists") as refused:
@@ -348,8 +348,7 @@ def test_a_damaged_draft_is_left_alone(cases: Cases, served_model: Model) -> Non
 def test_where_no_draft_can_be_kept_the_user_is_told(cases: Cases, served_model: Model) -> None:
     dataset(cases).mkdir()
     (dataset(cases) / "drafts").write_text("")  # a file in the way
-    talk = opened(cases, served_model)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model)
     cases.keep_draft(talk)
     assert "no draft is kept" in talk.warnings[0]
 
@@ -379,8 +378,7 @@ def test_a_skipped_case_is_passed_over_until_it_is_saved(cases: Cases, served_mo
     first, second = (row["case"] for row in cases.overview()[:2])
     cases.journal.change(second, mark="skipped")
     assert cases.following(first) != second
-    talk = opened(cases, served_model, second)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model, second)
     cases.save(talk)
     assert cases.row(second)["state"] == "done"
     cases.journal.change(second, mark="unsure", comment='says "why", in\ntwo lines', flagged=True)
@@ -411,8 +409,7 @@ def test_a_model_that_learns_may_say_which_case_is_next(images: Path, served_mod
 
 
 def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, served_model: Model) -> None:
-    first, second = opened(cases, served_model), opened(cases, served_model)
-    first.session.add([Click(AT, "lesion")], "voxel")
+    first, second = clicked(cases, served_model), opened(cases, served_model)
     cases.keep_draft(first)
     second.session.add([Click((5, 30, 4), "lesion")], "voxel")
     cases.save(second)
@@ -421,8 +418,7 @@ def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, serve
     assert "saved elsewhere" in first.warnings[0]
     assert cases.row("a")["state"] == "done"
     # a draft that was begun before: it opens, and saving it asks
-    third = opened(cases, served_model)
-    third.session.add([Click(AT, "lesion")], "voxel")
+    third = clicked(cases, served_model)
     cases.keep_draft(third)
     edit(cases)
     again = opened(cases, served_model)
@@ -435,8 +431,7 @@ def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, serve
 
 def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_model: Model) -> None:
     assert cases.journal is not None
-    talk = opened(cases, served_model, "b")
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model, "b")
     cases.keep_draft(talk)
     assert cases.following("a") == "b"
     for mark in ("skipped", "unsure"):
@@ -446,8 +441,7 @@ def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_mode
 
 
 def test_a_dataset_with_other_labels_is_not_continued(cases: Cases, images: Path, served_model: Model) -> None:
-    talk = opened(cases, served_model)
-    talk.session.add([Click(AT, "lesion")], "voxel")
+    talk = clicked(cases, served_model)
     cases.save(talk)
     Cases(images, served_model, dataset(cases))
     with pytest.raises(UserError, match=r"dataset\.json: the dataset has the labels .*lesion"):

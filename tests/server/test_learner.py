@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nnsam3d.learning.record import Record, Round, read_record
+from nnsam3d.learning.record import read_record
 from nnsam3d.server.learner import Learner
+
+from .conftest import until
 
 ROUND = """
 import sys, time
@@ -35,13 +37,6 @@ def make(tmp_path: Path) -> Callable[..., Learner]:
         return learner
 
     return made
-
-
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_what_is_saved_during_a_round_is_for_the_next_one(make: Callable[..., Learner], tmp_path: Path) -> None:
@@ -88,7 +83,3 @@ def test_a_failed_round_says_why_and_the_next_one_runs(make: Callable[..., Learn
     learner._command[2] = ROUND.format(ticks=1)
     learner.case_saved()
     until(lambda: "learned" in learner.said)
-
-
-def test_records_say_when_a_model_is_used() -> None:
-    assert Record("m", "0", rounds=(Round("now", 1, 1.0, 1, None, None, True),)).serves

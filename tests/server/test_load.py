@@ -17,22 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
-from nnsam3d.server.arrays import pack, unpack
+from nnsam3d.server.arrays import unpack
 
-from .conftest import SHAPE, SPACING, Running, Start, image_array, write_cases
+from ..inference.conftest import read
+from .conftest import AT, SHAPE, Running, Start, click, opened_array, until, write_cases
 
-META = {"X-Meta": json.dumps({"image_properties": {"spacing": SPACING}})}
 CLICKS = [([10, 20, 15], True), ([9, 22, 14], False), ([12, 18, 20], True)]
 
 
 def expected(model: Model, seed: int) -> list[np.ndarray]:
     """The masks after no click, one, two, three."""
-    session = Session(model)
-    session.set_image(image_array(seed), spacing=SPACING)
+    session = opened_array(model, seed)
     masks = [np.zeros(SHAPE, np.uint8)]
     for position, positive in CLICKS:
         session.add_click(position, int(positive), "array")
@@ -56,14 +53,13 @@ class Viewer(threading.Thread):
             self.wrong.append(repr(error))
 
     def _ask(self, path: str, body: Any) -> Any:
-        reply = self.running.ask("POST", path, body, self.lease, META)
+        reply = self.running.ask("POST", path, body, self.lease)
         if reply.status != 200:
             raise AssertionError(f"{path}: {reply.status} {reply.reason}")
         return reply
 
     def _run(self) -> None:
-        self.lease = self.running.ask("POST", "/claim").json()["lease_token"]
-        self._ask("/set_image", pack(image_array(self.seed)[None]))
+        self.lease = self.running.viewer(self.seed)
         mask, done = np.zeros(SHAPE, np.uint8), 0
         while self.goes_on(self.steps):
             if done < len(CLICKS) and self.rng.random() < 0.7:
@@ -125,12 +121,9 @@ def test_sixteen_clients_for_two_minutes(start: Start, served_model: Model) -> N
 
 def test_a_client_that_vanishes_in_the_middle_frees_its_place(start: Start) -> None:
     running = start(sessions=1)
-    lease = running.ask("POST", "/claim").json()["lease_token"]
-    running.ask("POST", "/set_image", pack(image_array()[None]), lease, META)
+    running.viewer()
     running.app.leases.liveness = 0.2
-    deadline = time.monotonic() + 60
-    while len(running.app.leases) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: not len(running.app.leases))
     assert running.ask("POST", "/claim").status == 200
 
 
@@ -155,7 +148,7 @@ def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_p
 
             lease = json.loads(ask("/api/claim", {}))["lease_token"]
             ask("/api/open", {"case": "a"}, lease)
-            ask("/api/prompt", {"type": "click", "position": [15, 20, 10], "space": "voxel", "label": "lesion"}, lease)
+            ask("/api/prompt", click(AT, "lesion"), lease)
             ask("/api/save", {}, lease)
             saver = threading.Thread(
                 target=lambda lease=lease: [ask("/api/save", {}, lease) for _ in range(50)], daemon=True
@@ -170,7 +163,6 @@ def test_killed_in_the_middle_it_keeps_what_was_saved(served_folder: Path, tmp_p
             server.communicate()  # closes its pipe
             threading.excepthook = threading.__excepthook__
         assert code == (0 if end == signal.SIGTERM else -signal.SIGKILL)
-        label_map = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "labelsTr" / "a.nii.gz")))
-        assert label_map[10, 20, 15] == 1
+        assert read(output / "labelsTr" / "a.nii.gz")[10, 20, 15] == 1
         assert json.loads((output / "dataset.json").read_text())["numTraining"] == 1
         assert json.loads((output / "clicks" / "a.json").read_text())["clicks"]

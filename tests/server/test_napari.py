@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 
-from .conftest import SPACING, Running, image_array
+from .conftest import SPACING, Running, image_array, opened_array
 
 PYTHON = os.environ.get("NNSAM3D_NAPARI_PYTHON")
 CLICKS = {"10,20,15,+": ((10, 20, 15), 1), "9,22,14,-": ((9, 22, 14), 0)}
@@ -34,8 +33,7 @@ def test_napari(running: Running, served_model: Model, tmp_path: Path) -> None:
     environment = {**os.environ, "QT_QPA_PLATFORM": "xcb", "LIBGL_ALWAYS_SOFTWARE": "1"}
     subprocess.run(command, env=environment, check=True, timeout=170)
     masks = np.load(tmp_path / "masks.npz")
-    session = Session(served_model)
-    session.set_image(image_array(), spacing=SPACING)
+    session = opened_array(served_model)
     for number, (voxel, label) in enumerate(CLICKS.values()):
         session.add_click(voxel, label, "array")
         np.testing.assert_array_equal(masks[f"mask_{number}"], session.segmentation == 1)

@@ -15,7 +15,7 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.prompts import Scribble
 
-from .conftest import SHAPE, SPACING, Running, Start, image_array
+from .conftest import SHAPE, SPACING, Running, Start, image_array, opened_array
 
 remote = pytest.importorskip("nnInteractive.inference.remote", reason="needs nninteractive-client (pip)")
 Client = remote.nnInteractiveRemoteInferenceSession
@@ -25,9 +25,7 @@ CLICKS = [((10, 20, 15), True), ((9, 22, 14), False), ((12, 18, 20), True)]
 
 @pytest.fixture
 def session(served_model: Model) -> Session:
-    made = Session(served_model)
-    made.set_image(image_array(), spacing=SPACING)
-    return made
+    return opened_array(served_model)
 
 
 def connect(running: Running, path: str = "", seed: int = 0, **options: Any) -> Any:
@@ -119,8 +117,7 @@ def test_an_initial_segmentation_is_what_clicks_correct(running: Running, sessio
 def test_two_clients_do_not_see_each_other(running: Running, served_model: Model) -> None:
     with connect(running) as one, connect(running, seed=1) as other:
         for client, seed in ((one, 0), (other, 1), (one, 0)):
-            session = Session(served_model)
-            session.set_image(image_array(seed), spacing=SPACING)
+            session = opened_array(served_model, seed)
             client.reset_interactions()
             client.add_point_interaction(CLICKS[0][0], True)
             np.testing.assert_array_equal(client.target_buffer, click(session, CLICKS[0][0], True))
@@ -151,9 +148,6 @@ def test_words_reach_the_viewer(running: Running) -> None:
         client.set_image(image_array()[None], {"spacing": list(SPACING)})
         client.set_target_buffer(np.zeros(SHAPE, np.uint8))
         assert client.add_point_interaction(CLICKS[0][0], True) is not None
-        assert client.supported_interactions == {
-            "points": True, "scribble": True, "bbox2d": False, "bbox3d": False, "lasso": False
-        }  # fmt: skip
 
 
 def test_keys_places_and_ends(start: Start) -> None:
@@ -201,10 +195,8 @@ LOW, HIGH = (8, 15, 12), (12, 25, 20)  # z, y, x, both inside
 @pytest.fixture
 def drawing(start: Start, drawing_model: Model) -> Iterator[tuple[Any, Session]]:
     """A client, and a session that says what is right."""
-    session = Session(drawing_model)
-    session.set_image(image_array(), spacing=SPACING)
     with connect(start(drawing_model)) as client:
-        yield client, session
+        yield client, opened_array(drawing_model)
 
 
 def shows(client: Any, session: Session) -> None:
@@ -285,9 +277,7 @@ def test_a_scribble_keeps_all_its_voxels(drawing: tuple[Any, Session]) -> None:
         client.add_scribble_interaction(0 * drawn, True)
 
 
-def test_the_network_sees_an_initial_segmentation(
-    drawing: tuple[Any, Session], running: Running, served_model: Model
-) -> None:
+def test_the_network_sees_an_initial_segmentation(drawing: tuple[Any, Session]) -> None:
     client, session = drawing
     start = np.zeros(SHAPE, np.uint8)
     start[6:14, 15:25, 10:20] = 1
