@@ -1,4 +1,4 @@
-"""Plans by hand, as far as nnU-Net's preprocessing reads them."""
+"""By hand: plans, as far as nnU-Net's preprocessing reads them, a dataset and the prompt file of a case."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+LABELS = {"background": 0, "lesion": 1}
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz"}
+PROMPTS = '{"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}'
 
 
 def managers(

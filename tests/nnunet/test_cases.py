@@ -13,8 +13,7 @@ from nnsam3d.nnunet.cases import case_name, check_all_prompts, open_prompt_file,
 from nnsam3d.prompts import PromptError, PromptWarning
 from nnsam3d.prompts.listing import list_folder
 
-LABELS = {"background": 0, "lesion": 1}
-GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
+from .plans import LABELS, PROMPTS
 
 
 def test_case_name() -> None:
@@ -49,7 +48,7 @@ def test_nnunets_own_json_beside_tiff_images_is_no_prompt_file(tmp_path: Path) -
     image, side = tmp_path / "case_0000.tif", tmp_path / "case.json"
     side.write_text(json.dumps({"spacing": [1, 1, 1]}), encoding="utf-8")
     assert open_prompt_file(image, ".tif")[0] is None
-    side.write_text(json.dumps(GOOD), encoding="utf-8")
+    side.write_text(PROMPTS)
     with pytest.raises(
         PromptError, match=r"nnU-Net treats case\.json beside a TIFF image as the file with the spacing.*--prompts"
     ):
@@ -72,14 +71,14 @@ def test_all_suffixes_are_found(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("name", ["case.JSON", "case.Mrk.Json", "case.FCSV", "case.Csv"])
 def test_suffixes_in_capitals(tmp_path: Path, name: str) -> None:
-    text = "index,axis-0,axis-1,axis-2\n0,1,2,3\n" if name.lower().endswith(".csv") else json.dumps(GOOD)
+    text = "index,axis-0,axis-1,axis-2\n0,1,2,3\n" if name.lower().endswith(".csv") else PROMPTS
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / name
 
 
 def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     composed, decomposed = "F\u00e4lle", "Fa\u0308lle"
-    (tmp_path / f"{decomposed}.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / f"{decomposed}.json").write_text(PROMPTS)
     (tmp_path / f"{composed}_0000.nii.gz").touch()
     assert open_prompt_file(tmp_path / f"{composed}_0000.nii.gz", ".nii.gz")[0] == tmp_path / f"{decomposed}.json"
     said = check_all_prompts(tmp_path, ".nii.gz", LABELS)
@@ -117,7 +116,7 @@ def test_a_prompt_file_of_no_case_names_the_nearest(tmp_path: Path) -> None:
     for name in ("liver_003_0000.nii.gz", "liver_104_0000.nii.gz"):
         (tmp_path / name).touch()
     for name in ("liver_03.json", "liver_104_0000.json", "zzz.fcsv"):
-        (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
+        (tmp_path / name).write_text(PROMPTS)
     lines = check_all_prompts(tmp_path, ".nii.gz", LABELS).splitlines()[1:]
     assert len(lines) == 3
     assert "did you mean liver_003.json?" in lines[0]
@@ -128,7 +127,7 @@ def test_a_prompt_file_of_no_case_names_the_nearest(tmp_path: Path) -> None:
 def test_no_name_is_suggested_where_several_are_as_near(tmp_path: Path) -> None:
     for name in ("case_001_0000.nii.gz", "case_002_0000.nii.gz"):
         (tmp_path / name).touch()
-    (tmp_path / "case_009.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / "case_009.json").write_text(PROMPTS)
     assert check_all_prompts(tmp_path, ".nii.gz", LABELS).endswith("its name must be <case>.json")
 
 
@@ -136,8 +135,8 @@ def test_prompt_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     images, prompts = tmp_path / "images", tmp_path / "prompts"
     for folder in (images, prompts):
         folder.mkdir()
-    (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
-    (prompts / "case.json.txt").write_text(json.dumps(GOOD), encoding="utf-8")
+    (images / "case.json").write_text(PROMPTS)
+    (prompts / "case.json.txt").write_text(PROMPTS)
     (prompts / "notes.txt").write_text("case: looked at", encoding="utf-8")
     told = list(strays(images, {"case"}, prompts))
     assert len(told) == 2
@@ -148,7 +147,7 @@ def test_prompt_files_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_what_macos_keeps_beside_files_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "case_0000.nii.gz").touch()
     (tmp_path / "._case_0000.nii.gz").touch()
-    (tmp_path / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / "case.json").write_text(PROMPTS)
     (tmp_path / "._case.json").write_bytes(b"\x00\x05\x16\x07")
     assert open_prompt_file(tmp_path / "case_0000.nii.gz", ".nii.gz")[0] == tmp_path / "case.json"
     assert check_all_prompts(tmp_path, ".nii.gz", LABELS).splitlines()[0].startswith("nnsam3d: prompt files for 1 of 1")
@@ -158,7 +157,7 @@ def test_two_prompt_files_for_one_case_are_an_error_that_names_both(tmp_path: Pa
     image = tmp_path / "case_0000.nii.gz"
     image.touch()
     for name in ("case.json", "case.mrk.json"):
-        (tmp_path / name).write_text(json.dumps(GOOD), encoding="utf-8")
+        (tmp_path / name).write_text(PROMPTS)
     for look in (lambda: open_prompt_file(image, ".nii.gz")[0], lambda: check_all_prompts(tmp_path, ".nii.gz", LABELS)):
         with pytest.raises(PromptError, match=r"case case has several prompt files: case\.json, case\.mrk\.json"):
             look()
@@ -182,7 +181,7 @@ def test_the_report_says_what_was_found_and_what_belongs_to_no_image(
         (images / name).touch()
     for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
         (images / name).write_text("{}", encoding="utf-8")
-    (images / "case.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (images / "case.json").write_text(PROMPTS)
     said = check_all_prompts(images, ".nii.gz", LABELS)
     assert "for 1 of 2 cases" in said
     assert "case_0000.json" in said

@@ -20,9 +20,8 @@ from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.prompts import PromptError, read_channel
 
 from ..prompts.by_hand import WRITERS
-from .plans import managers
+from .plans import DATASET, managers
 
-DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 SHAPE_ZYX = (22, 30, 26)
 CLICKS = [((20.0, 7.0, 15.0), "lesion"), ((4.0, 24.0, 5.0), "background"), ((11.25, 16.5, 17.0), "lesion")]
 GEOMETRIES = {

@@ -26,9 +26,9 @@ from nnsam3d.nnunet.worker_messages import WorkerMessages, shared_messages
 from nnsam3d.prompts import Box, CasePrompts, Click, Prompt, PromptError, PromptWarning, read_channel
 from nnsam3d.prompts.kinds.base import Space
 
+from .plans import DATASET
 from .plans import managers as plans_by_hand
 
-DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 CENTRE_ZYX = (9, 22, 17)
 
 

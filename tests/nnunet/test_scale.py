@@ -26,8 +26,8 @@ from nnsam3d.prompts.convert import Stated, convert
 from nnsam3d.prompts.from_labels import Simulation, simulate_folder
 from nnsam3d.prompts.listing import list_folder
 
-LABELS = {"background": 0, "lesion": 1}
-GOOD = {"nnsam3d_prompts": 1, "space": "voxel", "clicks": [{"position": [1, 2, 3], "label": "lesion"}]}
+from .plans import LABELS, PROMPTS
+
 LISTINGS = ("os.scandir", "os.listdir")
 PLANS = SimpleNamespace(plans={"original_median_spacing_after_transp": [1, 1, 1]})
 MODEL: Any = SimpleNamespace(
@@ -94,7 +94,7 @@ def write_cases(folder: Path, count: int, prompts: Path | None = None) -> Path:
         sitk.WriteImage(image, str(folder / f"case_{number:03d}_0000.nii.gz"))
         where = prompts or folder
         where.mkdir(exist_ok=True)
-        (where / f"case_{number:03d}.json").write_text(json.dumps(GOOD), encoding="utf-8")
+        (where / f"case_{number:03d}.json").write_text(PROMPTS)
     settle(folder)
     return folder
 
@@ -153,7 +153,7 @@ def test_workers_that_look_for_one_case_each_list_once_and_notice_changes(tmp_pa
     assert listings(counts, images) == 1
     late = images / "late_0000.nii.gz"
     assert open_prompt_file(late, ".nii.gz")[0] is None
-    (images / "late.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (images / "late.json").write_text(PROMPTS)
     assert open_prompt_file(late, ".nii.gz")[0] == images / "late.json"
     (images / "late.json").rename(images / "late.JSON")
     assert open_prompt_file(late, ".nii.gz")[0] == images / "late.JSON"
@@ -179,7 +179,7 @@ def test_a_part_opens_only_what_belongs_to_it(tmp_path: Path, headers: Counter[s
         (images / path.name).write_text(path.read_text(), encoding="utf-8")
         (prompts / f"{path.name}.txt").write_text(path.read_text(), encoding="utf-8")
     for name in ("other.json", "another.json"):
-        (prompts / name).write_text(json.dumps(GOOD), encoding="utf-8")
+        (prompts / name).write_text(PROMPTS)
     whole, told = set(), []
     for part in range(4):
         listed = listed_cases(images, MODEL)
@@ -198,7 +198,7 @@ def test_a_part_opens_only_what_belongs_to_it(tmp_path: Path, headers: Counter[s
 
 
 def test_the_owner_of_a_text_file_is_the_longest_case(tmp_path: Path) -> None:
-    (tmp_path / "case_10.json.txt").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / "case_10.json.txt").write_text(PROMPTS)
     cases = {"case_1", "case_10"}
     assert not list(strays(tmp_path, cases, own={"case_1"}))
     assert len(list(strays(tmp_path, cases, own={"case_10"}))) == 1
@@ -244,7 +244,7 @@ def test_clicks_are_added_to_a_folder_that_is_listed_once(tmp_path: Path, in_pla
     array[1:3, 1:4, 1:4] = 1
     for number in range(7):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(truths / f"case_{number}.nii.gz"))
-        (prompts / f"case_{number}.json").write_text(json.dumps(GOOD), encoding="utf-8")
+        (prompts / f"case_{number}.json").write_text(PROMPTS)
     settle(prompts)
     output = prompts if in_place else tmp_path / "out"
     dataset = {"labels": LABELS, "file_ending": ".nii.gz"}
