@@ -202,20 +202,17 @@ def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackE
 
 def _arguments(args: argparse.Namespace, model: Path, output: Path) -> list[str]:
     """The arguments of a part except its number, with absolute paths."""
-    prompts = ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
-    prompts += ["--start", str(args.start.absolute())] if args.start is not None else []
-    prompts += ["--components", args.components] if args.components is not None else []
-    folds = ["-f", *args.folds] if args.folds else []
-    prompts += ["--labels", *args.labels] if args.labels else []
+    given = ["predict", "-i", str(args.images.absolute()), "-o", str(output), "-m", str(model.absolute())]
+    given += ["-f", *args.folds] if args.folds else []
+    given += ["-chk", args.checkpoint, "--scope", args.scope]
+    given += ["-step_size", f"{args.step_size:g}", "-device", args.device]
+    given += ["--prompts", str(args.prompts.absolute())] if args.prompts is not None else []
+    given += ["--start", str(args.start.absolute())] if args.start is not None else []
+    given += ["--components", args.components] if args.components is not None else []
+    given += ["--labels", *args.labels] if args.labels else []
     flags = ("trust_checkpoint", "no_binding", "disable_tta", "save_probabilities")
-    return [
-        *("predict", "-i", str(args.images.absolute()), "-o", str(output), "-m", str(model.absolute())),
-        *folds,
-        *("-chk", args.checkpoint, "--scope", args.scope, "-step_size", f"{args.step_size:g}", "-device", args.device),
-        *prompts,
-        *(f"--{flag}" for flag in flags if getattr(args, flag)),
-        *("--continue_prediction", "-num_parts", str(args.num_parts)),
-    ]
+    given += [f"--{flag}" for flag in flags if getattr(args, flag)]
+    return [*given, "--continue_prediction", "-num_parts", str(args.num_parts)]
 
 
 def _check(args: argparse.Namespace) -> None:
