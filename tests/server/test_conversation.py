@@ -89,15 +89,8 @@ def test_the_viewers_mask_follows_through_every_step_and_back(talk: Conversation
     viewer.update()
     talk.session.add([Click((5, 5, 4), 0)], "voxel")
     viewer.update()
-    for back in (
-        talk.session.undo,
-        talk.session.undo,
-        talk.session.undo,
-        talk.session.redo,
-        talk.session.redo,
-        talk.session.redo,
-    ):
-        assert back()
+    for step in [talk.session.undo] * 3 + [talk.session.redo] * 3:
+        assert step()
         viewer.update()
     viewer.mask[:] = 0
     talk.reset()
