@@ -15,7 +15,10 @@ import { bindTools, chooseTool, dab } from "./tools.js";
 import { VIEWS } from "./viewer.js";
 
 Object.assign(on, {
-  lost, busy, failed, click, stroke, sketch, remove, move: moveClick, drawn: markers, moved: where,
+  lost, busy, failed, sketch, remove, drawn: markers, moved: where,
+  click: visibly(click),
+  stroke: visibly(drew),
+  move: visibly(move),
   grab: (x, y) => markerAt(viewer, page.prompts, x, y),
   missed: () => say("Nothing was clicked: click inside the image, in one of the three planes. The 3D view only rotates."),
 });
@@ -38,20 +41,17 @@ function open() {
 }
 
 function click(mm, negative) {
-  if (viewer.hidden) setHidden(false); // what the click does would not be seen
   const stroke = dab(mm);
   if (stroke) drew(stroke, negative);
   else clicked(mm, negative);
 }
 
-function stroke(made, negative) {
-  if (viewer.hidden) setHidden(false);
-  drew(made, negative);
-}
-
-function moveClick(prompt, mm) {
-  if (viewer.hidden) setHidden(false);
-  move(prompt, mm);
+// Shows the mask before an action: what that does would not be seen.
+function visibly(action) {
+  return (...given) => {
+    if (viewer.hidden) setHidden(false);
+    action(...given);
+  };
 }
 
 function isImage(file) {
@@ -91,7 +91,7 @@ const does = {
   labelBefore: () => chooseNeighbour(-1),
   labelAfter: () => chooseNeighbour(1),
   step: (...move) => viewer.image && viewer.step(...move),
-  clickHere: (negative) => viewer.image && click(viewer.mm, negative),
+  clickHere: (negative) => viewer.image && on.click(viewer.mm, negative),
   zoomIn: () => viewer.zoom(1.2),
   zoomOut: () => viewer.zoom(1 / 1.2),
   fit: () => viewer.fit(),

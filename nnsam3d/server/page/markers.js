@@ -51,8 +51,13 @@ export function markerAt(viewer, prompts, x, y) {
   });
 }
 
-function colourOf({ value }) {
-  return value ? css(value) : NEGATIVE;
+// In the prompt's colour, on a dark ground.
+function drawLine(pen, path, { value }) {
+  for (const [style, width] of [[GROUND, 3.6], [value ? css(value) : NEGATIVE, 1.8]]) {
+    pen.strokeStyle = style;
+    pen.lineWidth = width;
+    pen.stroke(path);
+  }
 }
 
 // ---------------------------------------------------------------- shapes
@@ -64,11 +69,7 @@ function drawShape(pen, prompt, points, number) {
   pen.setLineDash(prompt.waiting ? [3, 3] : []);
   for (const [path, alpha] of [[paths.far, FAINT], [paths.near, 1]]) {
     pen.globalAlpha = alpha;
-    for (const [style, width] of [[GROUND, 3.6], [colourOf(prompt), 1.8]]) {
-      pen.strokeStyle = style;
-      pen.lineWidth = width;
-      pen.stroke(path);
-    }
+    drawLine(pen, path, prompt);
   }
   pen.globalAlpha = 1;
   pen.setLineDash([]);
@@ -147,11 +148,7 @@ function drawClick(pen, x, y, prompt, number, here) {
   else shape.rect(x - radius + 1, y - radius + 1, 2 * radius - 2, 2 * radius - 2);
   pen.fillStyle = "rgb(0 0 0 / 40%)";
   pen.fill(shape);
-  for (const [style, width] of [[GROUND, 3.6], [colourOf(prompt), 1.8]]) {
-    pen.strokeStyle = style;
-    pen.lineWidth = width;
-    pen.stroke(shape);
-  }
+  drawLine(pen, shape, prompt);
   if (!here) return;
   pen.setLineDash([]);
   const sign = new Path2D();

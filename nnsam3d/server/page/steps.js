@@ -116,6 +116,14 @@ export function after(what, job) {
   return later(what, job);
 }
 
+// Displays the server's answer to a new step. base: the file of the initial segmentation after it
+async function step(answer, base = page.base) {
+  const change = await changed(answer);
+  stepped(base);
+  await apply(change);
+  return change;
+}
+
 // The server's answer to a step that changes the session.
 async function changed(answer) {
   try {
@@ -156,9 +164,7 @@ export function remove(prompt) {
   if (number < 0) return;
   after(`Removing prompt ${number + 1}`, async () => {
     if (keyOf(page.prompts[number]) !== keyOf(prompt)) return say("It is not there any more.");
-    const change = await changed(server.remove(number));
-    stepped(page.base);
-    await apply(change);
+    await step(server.remove(number));
     return say(`Prompt ${number + 1} (${prompt.entry.type}) removed. Undo restores it. ${summary()}`);
   });
 }
@@ -174,9 +180,7 @@ export function move(prompt, ras) {
   return after(`Moving click ${number + 1}`, async () => {
     const place = numberOf(prompt);
     if (place < 0) return say("It is not there any more.");
-    const change = await changed(server.replace(place, { ...prompt.entry, position: ras }, "ras"));
-    stepped(page.base);
-    await apply(change);
+    const change = await step(server.replace(place, { ...prompt.entry, position: ras }, "ras"));
     page.prompts[place].seconds = change.seconds;
     return say(`Click ${place + 1} moved: ${change.seconds.toFixed(2)} s. Undo puts it back. ${summary()}`);
   }).then(() => {
@@ -194,18 +198,14 @@ export function reset() {
   if (!page.prompts.length && !page.waiting.length && !page.base) return;
   after("Reset", async () => {
     const { base } = page;
-    const change = await changed(server.change("api/reset"));
-    stepped(null);
-    await apply(change);
+    await step(server.change("api/reset"), null);
     say(`${base ? "Prompts and the earlier segmentation" : "All prompts"} removed. Undo restores them.`);
   });
 }
 
 export function correct(file) {
   after("Loading the segmentation", async () => {
-    const change = await changed(server.segmentation(file));
-    stepped(file);
-    await apply(change);
+    await step(server.segmentation(file), file);
     say(`${file.name} loaded; prompts correct it. ${summary()}`);
   });
 }
