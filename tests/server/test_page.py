@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from nnsam3d.server.http import Access
 from nnsam3d.server.static import FOLDER
 from nnsam3d.server.static import LIBRARY as NAME
 
-from .conftest import Gate, Running, Start
+from ..inference.conftest import opened, read
+from .conftest import SHAPE, SPACING, Gate, Running, Start, until
 
 LIBRARY = FOLDER / NAME
 AXE = FOLDER / "node_modules" / "axe-core" / "axe.min.js"
@@ -39,8 +40,6 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 SIZE = {"width": 1010, "height": 670}  # the smallest of the wide layout, because software renders it
 SECONDS = 60  # a software renderer on a busy machine
 
-SHAPE = (20, 40, 30)  # z, y, x
-SPACING = (1.5, 1.0, 2.0)  # mm, x, y, z
 TARGET = (8, 28, 13)  # i, j, k: bright, and off the middle on every axis, so that a flip shows
 GEOMETRIES = {
     "plain": (1, 0, 0, 0, 1, 0, 0, 0, 1),
@@ -60,11 +59,21 @@ def write_image(path: Path, geometry: str, bright: tuple[int, int, int] = TARGET
         nibabel.save(nibabel.Nifti1Image(array.T, None), path)
         return path
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
+    image.SetSpacing(SPACING[::-1])
     image.SetOrigin((-20.0, 30.0, 5.0))
     image.SetDirection(GEOMETRIES[geometry])
     sitk.WriteImage(image, str(path))
     return path
+
+
+def write_base(path: Path, like: Path) -> np.ndarray:
+    """A label map to start from, on the grid of an image."""
+    base = np.zeros(SHAPE, np.uint8)
+    base[2:6, 4:12, 3:9] = 2
+    image = sitk.GetImageFromArray(base)
+    image.CopyInformation(sitk.ReadImage(str(like)))
+    sitk.WriteImage(image, str(path))
+    return base
 
 
 # ---------------------------------------------------------------------- the browser
@@ -101,10 +110,21 @@ class Opened:
             assert time.monotonic() < end, (expression, self.text("#status"), self.text("#notice"), self.complaints)
             self.tab.wait_for_timeout(30)
 
-    def idle(self) -> None:
-        """Nothing is being computed, and what was is drawn."""
-        self.until("() => window.nnsam3d && nnsam3d.page.ready && !nnsam3d.work.running")
+    def idle(self, when: str = "true") -> None:
+        """Nothing is being computed, and what was is drawn; and something else is the case."""
+        self.until(f"() => window.nnsam3d && nnsam3d.page.ready && ({when}) && !nnsam3d.work.running")
         self.frame()
+
+    def opens(self, case: str) -> None:
+        self.idle(f"nnsam3d.page.image.case === '{case}'")
+
+    def push(self, button: str) -> None:
+        self.tab.click(button)
+        self.idle()
+
+    def reload(self) -> None:
+        self.tab.reload()
+        self.idle()
 
     def press(self, key: str) -> None:
         self.tab.keyboard.press(key)
@@ -212,22 +232,23 @@ class Work:
     images: Path
     output: Path
     session: Session
-    grid: ImageGrid
 
-    def ras(self, index: tuple[float, float, float]) -> list[float]:
-        return self.grid.index_to_world([index], "ras")[0].tolist()
+    def ras(self, index: Sequence[float]) -> list[float]:
+        return self.session.grid.index_to_world([index], "ras")[0].tolist()
+
+    def saved(self) -> np.ndarray:
+        """The label map of the first case."""
+        return read(self.output / "labelsTr" / "a.nii.gz")
 
 
 @pytest.fixture
 def work(start: Start, served_model: Model, tmp_path: Path) -> Callable[..., Work]:
-    def made(geometry: str = "plain", count: int = 1, model: Model = served_model, **limits: Any) -> Work:
+    def made(geometry: str = "plain", count: int = 1, model: Model = served_model) -> Work:
         images = tmp_path / "images"
         files = [write_image(images / f"{name}_0000.nii.gz", geometry) for name in "abcd"[:count]]
         output = tmp_path / "out"
-        session = Session(model)
-        session.set_image(files[0])
-        running = start(model, cases=Cases(images, model, output), **limits)
-        return Work(running, images, output, session, session.grid)
+        running = start(model, cases=Cases(images, model, output))
+        return Work(running, images, output, opened(model, files[0]))
 
     return made
 
@@ -330,19 +351,16 @@ def test_a_folder_becomes_a_dataset(work: Any, visit: Open) -> None:
     page.click(there.ras(TARGET))
     page.until("() => performance.getEntriesByType('resource').some(({ name }) => name.includes('/api/ahead/b_0000'))")
     page.tab.keyboard.press("n")
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     assert not [url for url in page.requests if "/api/image/0/b" in url], "it was brought ahead"
     there.session.add_click(TARGET, "lesion")
-    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
-    np.testing.assert_array_equal(saved, there.session.segmentation)
+    np.testing.assert_array_equal(there.saved(), there.session.segmentation)
     assert json.loads((there.output / "dataset.json").read_text())["numTraining"] == 1
     assert not page.labels().any()
     page.click(there.ras(TARGET))
     assert page.labels()[TARGET[::-1]] == 1
-    page.tab.click("#save")
-    page.idle()
-    page.tab.click("#save-next")
-    page.idle()
+    page.push("#save")
+    page.push("#save-next")
     assert page.text("#status") == "All cases are done."
     assert page.text("#cases-count") == "2 cases, 2 saved"
 
@@ -354,23 +372,20 @@ def test_a_saved_case_opens_with_its_mask_and_an_empty_one_is_skipped(work: Any,
     mask, facts = page.labels(), page.text("#labels")
     page.press("s")
     page.tab.locator("#cases").get_by_text("b", exact=True).click()
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     page.tab.keyboard.press("s")  # empty: Playwright answers the question with no
     page.press("n")
     assert [path.name for path in (there.output / "labelsTr").iterdir()] == ["a.nii.gz"]
     page.tab.locator("#cases").get_by_text("a", exact=True).click()
-    page.until("() => nnsam3d.page.image.case === 'a' && !nnsam3d.work.running")
+    page.opens("a")
     np.testing.assert_array_equal(page.labels(), mask)
     assert page.text("#labels") == facts
-    page.tab.click("#reset")
-    page.idle()
+    page.push("#reset")
     assert not page.labels().any()
-    page.tab.click("#undo")
-    page.idle()
+    page.push("#undo")
     np.testing.assert_array_equal(page.labels(), mask)
     page.press("s")
-    saved = sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / "a.nii.gz")))
-    np.testing.assert_array_equal(saved, mask)
+    np.testing.assert_array_equal(there.saved(), mask)
 
 
 def test_what_is_not_saved_is_asked_for(work: Any, visit: Open) -> None:
@@ -382,7 +397,7 @@ def test_what_is_not_saved_is_asked_for(work: Any, visit: Open) -> None:
     assert page.js("() => nnsam3d.page.image.case") == "a"
     page.tab.click("#cases li:nth-child(2)")
     page.tab.click("#unsaved button[value=leave]")
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     assert not (there.output / "labelsTr").exists()
 
 
@@ -392,16 +407,11 @@ def test_a_file_is_opened_corrected_and_downloaded(
     file = write_image(tmp_path / "scan.nii.gz", "oblique")
     page = visit(running)
     page.tab.set_input_files("#image-file", file)
-    page.until("() => nnsam3d.page.image && !nnsam3d.work.running")
-    session = Session(served_model)
-    session.set_image(file)
-    base = np.zeros(SHAPE, np.uint8)
-    base[2:6, 4:12, 3:9] = 2
-    image = sitk.GetImageFromArray(base)
-    image.CopyInformation(sitk.ReadImage(str(file)))
-    sitk.WriteImage(image, str(tmp_path / "base.nii.gz"))
+    page.idle("nnsam3d.page.image")
+    session = opened(served_model, file)
+    base = write_base(tmp_path / "base.nii.gz", file)
     page.tab.set_input_files("#segmentation-file", tmp_path / "base.nii.gz")
-    page.until("() => nnsam3d.page.base && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.base")
     np.testing.assert_array_equal(page.labels(), base)
     page.click(session.grid.index_to_world([TARGET], "ras")[0].tolist())
     session.start_from(base)
@@ -417,14 +427,12 @@ def test_a_file_is_opened_corrected_and_downloaded(
     mask = sitk.ReadImage(str(tmp_path / "down" / "scan.nii.gz"))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), session.segmentation)
     assert ImageGrid.from_sitk(mask) == ImageGrid.from_file(file)
-    replayed = Session(served_model)
-    replayed.set_image(file)
+    replayed = opened(served_model, file)
     replayed.load_prompts(tmp_path / "down" / "scan.json")
     assert [one.label for one in replayed.clicks] == ["lesion"]
-    page.tab.click("#reset")
-    page.idle()
+    page.push("#reset")
     page.tab.set_input_files("#segmentation-file", tmp_path / "down" / "scan.json")
-    page.until("() => nnsam3d.page.prompts.length && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.prompts.length")
     assert page.clicks() == [(list(TARGET), "lesion")]
     np.testing.assert_array_equal(page.labels(), replayed.segmentation)
     page.press("z")
@@ -436,7 +444,7 @@ def test_a_click_beside_the_image_says_where_to_click(running: Running, visit: O
     page.tab.keyboard.press("l")
     assert page.text("#status") == "Open an image first."
     page.tab.set_input_files("#image-file", write_image(tmp_path / "scan.nii.gz", "plain"))
-    page.until("() => nnsam3d.page.image && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.image")
     page.frame()
     left, top, width, height = page.js(
         "() => nnsam3d.viewer.tiles.find((tile) => tile.name === '3D').position.concat()"
@@ -521,7 +529,7 @@ def test_a_lost_session_is_found_again_with_its_clicks(work: Any, visit: Open) -
     page.click(there.ras((12, 28, 13)))
     assert page.text("#notice-action") == "Reconnect and restore 2 clicks"
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.prompts.length === 2 && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.prompts.length === 2")
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((12, 28, 13), "lesion")
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
@@ -539,7 +547,7 @@ def test_a_heartbeat_that_finds_the_session_lost_asks_to_reconnect_before_anythi
     page.click(there.ras((12, 28, 13)))
     assert page.text("#status") == "Nothing was added: reconnect first."
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.prompts.length === 1 && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.prompts.length === 1")
     there.session.add_click(TARGET, "lesion")
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
@@ -553,7 +561,7 @@ def test_a_lost_session_of_a_saved_case_is_found_again_as_it_was(work: Any, visi
         page.forgotten_by(there.running)
         page.click(there.ras((12, 28, 13)))
         page.tab.click("#notice-action")
-        page.until("() => nnsam3d.page.prompts.length && !nnsam3d.work.running")
+        page.idle("nnsam3d.page.prompts.length")
 
     page.click(there.ras(TARGET))
     page.press("s")
@@ -576,22 +584,17 @@ def test_a_lost_session_of_a_case_that_started_from_a_mask_is_found_again(
     """Only the server has the mask beneath the clicks with which a saved case opens."""
     there = work()
     page = visit(there.running, expect="status of 410")
-    base = np.zeros(SHAPE, np.uint8)
-    base[2:6, 4:12, 3:9] = 2
-    image = sitk.GetImageFromArray(base)
-    image.CopyInformation(sitk.ReadImage(str(there.images / "a_0000.nii.gz")))
-    sitk.WriteImage(image, str(tmp_path / "base.nii.gz"))
+    base = write_base(tmp_path / "base.nii.gz", there.images / "a_0000.nii.gz")
     page.tab.set_input_files("#segmentation-file", tmp_path / "base.nii.gz")
-    page.until("() => nnsam3d.page.base && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.base")
     page.click(there.ras(TARGET))
     page.press("s")
-    page.tab.reload()
-    page.idle()
+    page.reload()
     assert page.clicks() == [(list(TARGET), "lesion")]
     page.forgotten_by(there.running)
     page.click(there.ras((20, 10, 6)))
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.prompts.length === 2 && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.prompts.length === 2")
     there.session.start_from(base)
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((20, 10, 6), "lesion")
@@ -604,17 +607,10 @@ def test_a_closed_page_frees_its_session_and_a_key_is_passed_on(start: Start, vi
     page = visit(running, "?key=secret")
     assert len(running.app.leases._leases) == 1
     page.tab.goto("about:blank")
-    end = time.monotonic() + 60
-    while running.app.leases._leases:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not len(running.app.leases))
 
 
 # ---------------------------------------------------------------------- nothing is lost
-
-
-def saved_labels(there: Work, case: str = "a") -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(there.output / "labelsTr" / f"{case}.nii.gz")))
 
 
 def test_a_download_is_not_saved_where_there_is_a_folder_to_save_to(work: Any, visit: Open) -> None:
@@ -628,20 +624,16 @@ def test_a_download_is_not_saved_where_there_is_a_folder_to_save_to(work: Any, v
             page.press(key)
         assert page.js("() => nnsam3d.page.dirty"), key
     page.tab.keyboard.press("n")
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     there.session.add_click(TARGET, "lesion")
     there.session.add_click((20, 10, 6), 0)
-    np.testing.assert_array_equal(saved_labels(there), there.session.segmentation)
+    np.testing.assert_array_equal(there.saved(), there.session.segmentation)
 
 
 def test_loaded_masks_and_clicks_are_steps(work: Any, visit: Open, tmp_path: Path) -> None:
     there = work()
     page = visit(there.running)
-    base = np.zeros(SHAPE, np.uint8)
-    base[2:6, 4:12, 3:9] = 2
-    image = sitk.GetImageFromArray(base)
-    image.CopyInformation(sitk.ReadImage(str(there.images / "a_0000.nii.gz")))
-    sitk.WriteImage(image, str(tmp_path / "base.nii.gz"))
+    base = write_base(tmp_path / "base.nii.gz", there.images / "a_0000.nii.gz")
     there.session.add_click((20, 10, 6), "organ")
     there.session.save_prompts(tmp_path / "clicks.json")
     page.click(there.ras(TARGET))
@@ -650,7 +642,7 @@ def test_loaded_masks_and_clicks_are_steps(work: Any, visit: Open, tmp_path: Pat
     states = [mask]
     for file, has in (("base.nii.gz", "base"), ("clicks.json", "prompts[0]?.label === 'organ'")):
         page.tab.set_input_files("#segmentation-file", tmp_path / file)
-        page.until(f"() => nnsam3d.page.{has} && !nnsam3d.work.running")
+        page.idle(f"nnsam3d.page.{has}")
         assert page.js("() => nnsam3d.page.dirty"), file
         states.append(page.labels())
     np.testing.assert_array_equal(states[1], base)
@@ -667,7 +659,7 @@ def test_a_click_that_is_still_computed_is_not_left_without_a_word(work: Any, vi
     page = visit(there.running)
     held: list[Any] = []
 
-    def hold(route: Any) -> None:
+    def hold(route: Any) -> None:  # Playwright does not take held.append itself
         held.append(route)
 
     page.tab.route("**/api/prompt", hold)
@@ -688,7 +680,7 @@ def test_two_pages_on_one_case_do_not_overwrite_each_other(work: Any, visit: Ope
     first.click(there.ras(TARGET))
     assert first.tab.locator("#also").is_visible()
     first.press("s")
-    theirs = saved_labels(there)
+    theirs = there.saved()
     second.click(there.ras((20, 10, 6)))
     own = second.labels()
     assert (own != theirs).any()
@@ -697,18 +689,17 @@ def test_two_pages_on_one_case_do_not_overwrite_each_other(work: Any, visit: Ope
             first.click(there.ras((12, 28, 13)))
             first.tab.keyboard.press("s")
             first.tab.click("#conflict button[value=overwrite]")
-            first.until("() => !nnsam3d.page.dirty && !nnsam3d.work.running")
+            first.idle("!nnsam3d.page.dirty")
             theirs = first.labels()
             second.click(there.ras((5, 5, 5)))
         second.tab.keyboard.press("s")
-        second.tab.click(f"#conflict button[value={answer}]")
-        second.idle()
+        second.push(f"#conflict button[value={answer}]")
         if answer != "stay":
-            second.until("() => !nnsam3d.page.dirty && !nnsam3d.work.running")
+            second.idle("!nnsam3d.page.dirty")
         if answer == "reload":
             np.testing.assert_array_equal(second.labels(), theirs)
         assert second.js("() => nnsam3d.page.dirty") is (answer == "stay")
-        np.testing.assert_array_equal(saved_labels(there), own if answer == "overwrite" else theirs, err_msg=answer)
+        np.testing.assert_array_equal(there.saved(), own if answer == "overwrite" else theirs, err_msg=answer)
     first.expect = "status of 409"
 
 
@@ -743,35 +734,32 @@ def test_a_click_lost_with_the_network_is_sent_again(work: Any, visit: Open, los
     assert page.js("() => nnsam3d.page.waiting.length") == 2
     page.tab.unroute("**/api/prompt")
     page.tab.click("#notice-action")
-    page.until("() => nnsam3d.page.prompts.length === 3 && !nnsam3d.work.running")
+    page.idle("nnsam3d.page.prompts.length === 3")
     assert page.clicks() == [(list(TARGET), "lesion"), ([12, 28, 13], "lesion"), ([20, 10, 6], "background")]
     for index, label in ((TARGET, "lesion"), ((12, 28, 13), "lesion"), ((20, 10, 6), 0)):
         there.session.add_click(index, label)
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
     assert not page.tab.locator("#notice").is_visible()
     page.press("s")
-    np.testing.assert_array_equal(saved_labels(there), there.session.segmentation)
+    np.testing.assert_array_equal(there.saved(), there.session.segmentation)
 
 
 def test_a_page_opens_with_the_case_that_was_open_last(work: Any, visit: Open) -> None:
     there = work(count=3)
     page = visit(there.running)
     page.tab.click("#cases li:nth-child(2)")
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
-    page.tab.reload()
-    page.idle()
+    page.opens("b")
+    page.reload()
     assert page.js("() => nnsam3d.page.image.case") == "b"
     page.click(there.ras(TARGET))
     page.press("s")
     mask = page.labels()
-    page.tab.reload()
-    page.idle()
+    page.reload()
     assert page.js("() => nnsam3d.page.image.case") == "b"
     assert page.clicks() == [(list(TARGET), "lesion")]
     np.testing.assert_array_equal(page.labels(), mask)
     (there.images / "b_0000.nii.gz").unlink()
-    page.tab.reload()
-    page.idle()
+    page.reload()
     assert page.js("() => nnsam3d.page.image.case") == "a"
 
 
@@ -831,8 +819,7 @@ def test_a_click_is_moved_with_the_mouse_and_to_the_crosshair(work: Any, visit: 
     page.press("z")
     assert page.clicks() == [([i, j - 12, k], "lesion"), background]
     page.js("(mm) => nnsam3d.viewer.goTo(mm)", there.ras((i, j, k + 1)))
-    page.tab.click("[aria-label='Move prompt 1 to the crosshair']")
-    page.idle()
+    page.push("[aria-label='Move prompt 1 to the crosshair']")
     assert page.clicks() == [([i, j, k + 1], "lesion"), background]
     # an answer to an earlier step arrives, whose prompts are new objects
     page.drag([there.ras((i, j, k + 1)), there.ras((i, j - 6, k + 1))], ends=False)
@@ -888,7 +875,7 @@ def test_in_small_windows_everything_is_in_reach(work: Any, visit: Open, size: t
         page.tab.click("#cases-count")
     page.tab.click("#cases li:nth-child(2)")
     page.tab.click("#unsaved button[value=leave]")
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     if not page.tab.locator("#fill").is_visible():
         page.tab.click("#display-button")
     page.tab.select_option("#fill", "outline")
@@ -978,10 +965,8 @@ def test_shortcuts_of_one_character_can_be_turned_off(work: Any, visit: Open) ->
         before = len(page.clicks())
         page.press("Enter")
         assert len(page.clicks()) == before + 1
-        page.tab.click("#save")
-        page.idle()
-        page.tab.reload()
-        page.idle()
+        page.push("#save")
+        page.reload()
     page.tab.click("#help-button")
     page.tab.check("#letters")
     page.tab.keyboard.press("Escape")
@@ -1048,7 +1033,7 @@ def test_a_hundred_cases_can_be_searched_and_filtered(work: Any, visit: Open) ->
     page.tab.keyboard.press("Enter")
     page.tab.keyboard.press("ArrowDown")
     page.tab.keyboard.press("Enter")
-    page.until("() => nnsam3d.page.image.case === 'patient_41' && !nnsam3d.work.running")
+    page.opens("patient_41")
     page.tab.fill("#cases-search", "nobody")
     assert listed() == []
     assert page.tab.locator("#no-cases").is_visible()
@@ -1089,8 +1074,7 @@ def test_a_station_keeps_drafts_states_notes_and_a_table(work: Any, visit: Open)
     page.tab.keyboard.press("Escape")
     page.click(there.ras(TARGET))
     drawn = page.labels()
-    page.tab.reload()  # as after a crash: nothing was saved
-    page.idle()
+    page.reload()  # as after a crash: nothing was saved
     np.testing.assert_array_equal(page.labels(), drawn)
     assert page.clicks() == [(list(TARGET), "lesion")]
     assert page.js("() => nnsam3d.page.dirty")
@@ -1100,16 +1084,16 @@ def test_a_station_keeps_drafts_states_notes_and_a_table(work: Any, visit: Open)
     page.tab.fill("#comment", "border?")
     page.press("Tab")
     page.tab.keyboard.press("n")  # saves, and opens the next one
-    page.until("() => nnsam3d.page.image.case === 'b' && !nnsam3d.work.running")
+    page.opens("b")
     assert "Draft" not in page.tab.inner_text("#cases-filter")
     page.tab.keyboard.press("k")
-    page.until("() => nnsam3d.page.image.case === 'c' && !nnsam3d.work.running")
+    page.opens("c")
     page.tab.keyboard.press("q")  # the answer without prompts, as a step
     page.idle()
     assert page.labels().any()
     assert page.js("() => nnsam3d.page.dirty")
     page.tab.keyboard.press("n")
-    page.until("() => nnsam3d.page.image.case === 'd' && !nnsam3d.work.running")
+    page.opens("d")
     assert page.tab.inner_text("#cases-filter").split() == [
         *("All", "4", "To", "do", "1", "Done", "1", "Skipped", "1", "Unsure", "1")
     ]
@@ -1125,7 +1109,7 @@ def test_a_station_keeps_drafts_states_notes_and_a_table(work: Any, visit: Open)
         "c": ("", "Ada", "0"),
     }
     row.click()
-    page.until("() => nnsam3d.page.image.case === 'a' && !nnsam3d.work.running")
+    page.opens("a")
     assert page.tab.input_value("#comment") == "border?"
     assert page.tab.get_attribute("#flag", "aria-pressed") == "true"
     np.testing.assert_array_equal(page.labels(), drawn)
