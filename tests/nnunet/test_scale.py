@@ -29,7 +29,6 @@ from nnsam3d.prompts.listing import list_folder
 from .plans import LABELS, PROMPTS
 
 LISTINGS = ("os.scandir", "os.listdir")
-PLANS = SimpleNamespace(plans={"original_median_spacing_after_transp": [1, 1, 1]})
 MODEL: Any = SimpleNamespace(
     file_ending=".nii.gz",
     num_channels=1,
@@ -37,8 +36,7 @@ MODEL: Any = SimpleNamespace(
     file_labels=LABELS,
     reader_name="SimpleITKIO",
     codec=PromptCodec(),
-    plans_manager=PLANS,
-    plans_of_spacing=PLANS.plans,
+    plans_of_spacing={"original_median_spacing_after_transp": [1, 1, 1]},
     folder=Path("/nowhere"),
 )
 _seen: list[Counter[tuple[str, str]]] = []
