@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +13,12 @@ __all__ = ["Model", "Session"]
 
 def __getattr__(name: str) -> Any:
     """Late, so that `nnsam3d predict --help` does not wait for torch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"nnsam3d.inference.{name.lower()}"), name)
+    if name == "Session":
+        from nnsam3d.inference.session import Session
+
+        return Session
+    if name == "Model":
+        from nnsam3d.inference.model import Model
+
+        return Model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,11 @@
 """One method for everything that a person can draw. Each makes a prompt, and :meth:`Drawing.add` takes it."""
 
-# mypy: disable-error-code="arg-type"
-# A prompt checks what it is given, and makes positions of sequences, arrays and tensors.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from nnsam3d.prompts import Box, Click, Lasso, Line, Prompt, Scribble
+from nnsam3d.prompts.kinds.checks import checked_position, checked_positions
 
 
 class Drawing:
@@ -28,7 +26,7 @@ class Drawing:
         Raises:
             PromptError: a position outside the image or an unknown label; the session stays as it was.
         """
-        self.add([Click(position, label)], space)
+        self.add([Click(checked_position(position), label)], space)
 
     def add_clicks(self, positions: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
         """Several clicks of one label, which are one step; without any, there is no step.
@@ -39,7 +37,7 @@ class Drawing:
         Raises:
             PromptError: as for :meth:`add_click`; none of them is added.
         """
-        self.add([Click(position, label) for position in positions], space)
+        self.add([Click(checked_position(position), label) for position in positions], space)
 
     def add_box(self, low: Sequence[float], high: Sequence[float], label: int | str, space: str = "voxel") -> None:
         """A box around the target: two opposite corners, see :class:`nnsam3d.prompts.Box`.
@@ -51,7 +49,7 @@ class Drawing:
             low, high: opposite corners, in any order; positions as for :meth:`add_click`.
             label, space: as for :meth:`add_click`.
         """
-        self.add([Box(low, high, label)], space)
+        self.add([Box(checked_position(low), checked_position(high), label)], space)
 
     def add_line(self, start: Sequence[float], end: Sequence[float], label: int | str, space: str = "voxel") -> None:
         """A line across the target, from border to border; arguments and errors as for :meth:`add_box`.
@@ -60,7 +58,7 @@ class Drawing:
             start, end: positions as for :meth:`add_click`.
             label, space: as for :meth:`add_click`.
         """
-        self.add([Line(start, end, label)], space)
+        self.add([Line(checked_position(start), checked_position(end), label)], space)
 
     def add_scribble(
         self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel", joined: bool = True
@@ -72,7 +70,7 @@ class Drawing:
             label, space: as for :meth:`add_click`.
             joined: True: a curve through the points in their order; False: the points alone.
         """
-        self.add([Scribble(points, label, joined)], space)
+        self.add([Scribble(checked_positions(points, 1), label, joined)], space)
 
     def add_lasso(self, points: Sequence[Sequence[float]], label: int | str, space: str = "voxel") -> None:
         """A closed curve around the target on one slice; arguments and errors as for :meth:`add_box`.
@@ -81,4 +79,4 @@ class Drawing:
             points: at least three positions, as for :meth:`add_click`; the last one is joined with the first.
             label, space: as for :meth:`add_click`.
         """
-        self.add([Lasso(points, label)], space)
+        self.add([Lasso(checked_positions(points, 3), label)], space)
