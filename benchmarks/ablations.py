@@ -84,10 +84,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--without", nargs="*", default=[], metavar="VARIANT", help="leave these out, by name")
     args = parser.parse_args()
+    study = STUDIES[args.study]
+    if unknown := set(args.without) - set(study.variants):
+        parser.error(f"--without {', '.join(sorted(unknown))}: the variants of {args.study} are {list(study.variants)}")
     work = args.work.absolute()
     folders = nnunet_environment(work) | {"nnUNet_raw": str(args.raw.absolute())}
     environment = os.environ | folders | {"OMP_NUM_THREADS": "1"}
-    study = STUDIES[args.study]
     variants = [name for name in study.variants if name not in args.without]
     plan(args.dataset, work, environment)
     runs = [(variant, repeat) for repeat in range(args.repeats) for variant in variants]
