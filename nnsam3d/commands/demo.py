@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-EPOCHS = 24
+from nnsam3d.demo import EPOCHS
+
 DESCRIPTION = """
 Generates a small set of phantom CTs, plans, trains and predicts with clicks through nnU-Net's own
 commands, prints the quality for each set of clicks, and writes pictures. Requires no data, GPU or

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnsam3d.demo import EPOCHS
 from nnsam3d.demo.overlay import Panel, Strip, write_overlay
 from nnsam3d.demo.phantom import (
     DATASET_NAME,
@@ -56,7 +57,6 @@ DATASET_ID = "990"
 NUM_TRAINING, NUM_TEST, NUM_BRIDGED = 40, 5, 5
 BRIDGED_SHARE = 0.4  # of the training phantoms
 SEED = 20230613
-EPOCHS = 24
 MINUTES = "5 to 7 minutes on 2 CPU cores"
 OPTIONS = (
     "num_iterations_per_epoch=20 num_val_iterations_per_epoch=2 rounds=1-3 "
