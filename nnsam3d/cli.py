@@ -112,7 +112,7 @@ def _import_module(name: str) -> ModuleType:
             raise UserError(f"`nnsam3d {name}` is not part of this installation ({missing} is missing)") from error
         raise UserError(
             f"`nnsam3d {name}` needs the Python package {missing!r}, which is not installed; "
-            "fix: pip install --upgrade nnsam3d"
+            "fix: pip install --upgrade /path/to/nnsam3d"
         ) from error
 
 

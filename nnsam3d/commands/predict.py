@@ -122,7 +122,8 @@ def main(args: argparse.Namespace) -> int:
     names, looked_at = ({case.name for case in some} for some in (listed, own))
     for text in strays(args.images, names, args.prompts, looked_at, others=args.part_id == 0):
         print(f"nnsam3d: warning: {printable(text)}")
-    _print_cases(cases)
+    only_prompted = "empty: this model segments only what is prompted"
+    _print_cases(cases, only_prompted if model.class_agnostic else "segmented automatically")
     for text in header_remarks(cases, model, args.scope):
         print(f"nnsam3d: warning: {text}")
     if args.prompts is not None and not any(case.prompt_file or case.problem for case in cases):
@@ -146,16 +147,13 @@ def main(args: argparse.Namespace) -> int:
     return 1 if unwritten or any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
-def _print_cases(cases: Sequence[Case]) -> None:
-    """A summary and all errors, before anything is computed."""
+def _print_cases(cases: Sequence[Case], without: str) -> None:
+    """A summary and all errors, before anything is computed; ``without`` says what happens without prompts."""
     with_prompts = sum(case.prompts is not None for case in cases)
     bad = [case for case in cases if case.problem]
     automatic = len(cases) - with_prompts - len(bad)
     invalid = f", {len(bad)} invalid" if bad else ""
-    print(
-        f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with clicks, {automatic} without (segmented "
-        f"automatically){invalid}"
-    )
+    print(f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with prompts, {automatic} without ({without}){invalid}")
     for case in bad:
         print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
     if bad:

@@ -129,7 +129,7 @@ def main(args: argparse.Namespace) -> int:
     local_key = _key(args)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"nnsam3d serve needs {', '.join(missing)}: pip install 'nnsam3d[serve]'")
+        raise UserError(f"nnsam3d serve needs {', '.join(missing)}: pip install '/path/to/nnsam3d[serve]'")
     # imported late so that `nnsam3d serve --help` is fast
     from nnsam3d.inference.device import choose_device
     from nnsam3d.inference.model import Model

@@ -142,7 +142,7 @@ def check_link() -> Iterator[Finding]:
         yield problem("nnU-Net or nnsam3d is incomplete", str(error))
         return
     if not wanted:
-        yield problem("nnsam3d.trainers contains no trainer", "pip install --force-reinstall --no-deps nnsam3d")
+        yield problem("nnsam3d.trainers contains no trainer", "pip install --force-reinstall --no-deps /path/to/nnsam3d")
         return
     stubs = {entry.stub: entry.text for entry in wanted}
     present = link.stubs_in(nnunet)
@@ -190,7 +190,7 @@ def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Findi
         except Exception as failure:
             yield problem(
                 f"nnU-Net cannot load {name}: {one_line(failure)}",
-                "fix the problems above; if there are none: pip install --upgrade --force-reinstall nnsam3d",
+                "fix the problems above; if there are none: pip install --upgrade --force-reinstall /path/to/nnsam3d",
             )
             return
     yield ok(f"nnU-Net finds {', '.join(trainer_names)} ({way})")

@@ -20,7 +20,7 @@ def test_everything_equals_nnunets_command_byte_for_byte(trained: Workspace, tmp
     trained.run("nnUNetv2_predict", *files, tmp_path / "stock", *PREDICT, *SEQUENTIAL, nnsam3d_prompts=str(prompts))
     ours = ("--prompts", prompts, "--scope", "everything", "--no_binding", "--report", tmp_path / "report.json")
     text = trained.run("nnsam3d", "predict", *files, tmp_path / "ours", *PREDICT, *ours)
-    assert "1 with clicks, 1 without" in text
+    assert "1 with prompts, 1 without" in text
     assert masks(tmp_path / "ours") == masks(tmp_path / "stock") == ["test_000.nii.gz", "test_001.nii.gz"]
     for name in masks(tmp_path / "ours"):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "stock" / name).read_bytes()

@@ -106,7 +106,7 @@ def test_all_bad_prompt_files_are_told_before_anything_is_computed(
         assert text in before
     assert "case_99.json matches no image" in captured.out
     assert "did you mean case_4.json?" in captured.out
-    assert "1 with clicks, 2 without" in captured.out
+    assert "1 with prompts, 2 without" in captured.out
     after = captured.err[captured.err.index("will be skipped") :]
     assert after.count("nnsam3d: failed: ") == 3
     assert {path.name for path in out.glob("*.nii.gz")} == {"case_0.nii.gz", "case_4.nii.gz", "case_5.nii.gz"}
