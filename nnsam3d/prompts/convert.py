@@ -180,9 +180,7 @@ def convert(
     if stated.image is None:
         lines.append("the cases are named after the files; use --image <case>_0000... to name another case")
     if stated.labels is None:
-        lines.append(
-            "the labels were not checked; --dataset dataset.json checks them, and reads Slicer's lesion-1 as lesion"
-        )
+        lines.append("the labels were not checked; --dataset dataset.json checks them")
     return lines
 
 

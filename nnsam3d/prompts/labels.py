@@ -18,12 +18,13 @@ NEARLY_WHOLE = 1e-3
 _IGNORE = "ignore"
 _BACKGROUND = "background"  # part of every dataset.json
 
-Meaning = Literal["exact", "word", "foreground", "value", "negative"]
+Meaning = Literal["exact", "word", "numbered", "foreground", "value", "negative"]
 """How to interpret a label in a file.
 
 exact: a name or number from dataset.json, as in nnsam3d files. word: a word of another program, whose numbers are not
-labels. foreground: a word, or just "foreground". value: a word of another program in which numbers are labels.
-negative: just "not this", which is not translated by a label for all words.
+labels. numbered: a word to which the program may have appended a number. foreground: a word, or just "foreground".
+value: a word of another program in which numbers are labels. negative: just "not this", which is not translated by a
+label for all words.
 """
 
 LabelMap = str | int | Mapping[str, str | int]
@@ -145,12 +146,15 @@ def translate_label(
 
     Args:
         word: a missing one (None, empty, "nan") can only be translated by the user.
-        names: from :func:`click_labels`; without them, the word is returned.
+        names: from :func:`click_labels`; None: any, so that the word is returned, without the program's own number.
         translation: given by the user.
         meaning: see :data:`Meaning`.
 
     Raises:
         PromptError: no rule applies.
+
+    >>> translate_label("kidney-1", None), translate_label("kidney-1", None, meaning="numbered")
+    ('kidney-1', 'kidney')
     """
     text = _text_of(word)
     stem = _without_number(text)
@@ -171,21 +175,35 @@ def translate_label(
     if number is not None and meaning == "value" and (names is None or number in names.values()):
         return number
     if names is None:
-        return text
-    for candidate in (text, stem):
-        if candidate in names and number is None:
-            return candidate
-    foreground_names = [name for name, value in names.items() if value != 0]
-    if meaning == "foreground" and len(foreground_names) == 1:
-        return foreground_names[0]
-    allowed = _allowed(names)
+        if text and (number is None or meaning == "foreground"):
+            return stem if meaning == "numbered" else text
+    else:
+        for candidate in (text, stem):
+            if candidate in names and number is None:
+                return candidate
+        foreground_names = [name for name, value in names.items() if value != 0]
+        if meaning == "foreground" and len(foreground_names) == 1:
+            return foreground_names[0]
+    allowed = "" if names is None else f"; allowed: {_allowed(names)}"
     if not text:
-        raise PromptError(f"the label is missing; allowed: {allowed}")
+        raise PromptError(f"the label is missing{allowed}")
     if number is not None and meaning != "value":
-        raise PromptError(
-            f"label {short(text)} is a number assigned by the program of the file, not a label; allowed: {allowed}"
-        )
-    raise PromptError(f"label {short(text)} is not in this dataset; allowed: {allowed}")
+        raise PromptError(f"label {short(text)} is a number assigned by the program of the file, not a label{allowed}")
+    raise PromptError(f"label {short(text)} is not in this dataset{allowed}")
+
+
+def numbered_word(label: str, number: int) -> str:
+    """A label as a word that is read as the same label where words may be numbered.
+
+    Args:
+        label: a name, or a number as text.
+        number: of the point, appended to labels that look numbered or are numbers.
+
+    >>> numbered_word("lesion", 1), numbered_word("lesion-2", 1), numbered_word("2", 3)
+    ('lesion', 'lesion-2-1', '2-3')
+    """
+    looks_numbered = _without_number(label) != label or _whole_number(label) is not None
+    return f"{label}-{number}" if looks_numbered else label
 
 
 def _text_of(word: object) -> str:

@@ -263,8 +263,10 @@ def test_the_point_lists_of_one_case_are_joined(dataset: Path) -> None:
     grid, files = ImageGrid.from_file(image), []
     for label, index, space in (("lesion", (8, 9, 5), "lps"), ("background", (1, 2, 3), "ras")):
         files.append(dataset / f"{label}.mrk.json")
-        prompts = CasePrompts("a", "voxel", (Click(index, f"{label}-1"),)).to(space, grid)
+        prompts = CasePrompts("a", "voxel", (Click(index, label),)).to(space, grid)
         write_prompts(files[-1], prompts, format="slicer")
+        numbered = files[-1].read_text(encoding="utf-8").replace(f'"{label}"', f'"{label}-1"')
+        files[-1].write_text(numbered, encoding="utf-8")
     run("convert", *files, "--image", image, "-o", dataset / "out", "--dataset", dataset / "dataset.json")
     joined = read_prompts(dataset / "out" / "a.json")
     assert (joined.space, [c.label for c in joined.clicks]) == ("lps", ["lesion", "background"])

@@ -172,6 +172,29 @@ def test_bare_numbers_are_the_programs_own(tmp_path: Path, program: str, labels:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+def test_with_any_label_the_points_of_a_list_are_one_object(tmp_path: Path, program: str) -> None:
+    """As for class-agnostic models. grand-challenge's names are the users' own."""
+    words: list[str | None] = ["tumour-1", "tumour-12", "F-1", "background-3", "lesion", "2-1", "kidney-1-2"]
+    space, own = ("voxel", True) if program == "grand-challenge" else (None, False)
+    clicks = read_prompts(written(tmp_path, program, words), space=space).clicks
+    stems = ["tumour", "tumour", "F", "background", "lesion", "2", "kidney-1"]
+    assert [click.label for click in clicks] == [
+        word if own and stem != "background" else stem for word, stem in zip(words, stems, strict=True)
+    ]
+    for word in ("1", "0", "1.0", None):
+        with pytest.raises(PromptError, match=r"(is a number assigned by the program|is missing)(.|\n)*--label LABEL"):
+            read_prompts(written(tmp_path, program, [word]), space=space)
+    assert read_prompts(written(tmp_path, program, ["1"]), space=space, label={"1": "F"}).clicks[0].label == "F"
+
+
+def test_with_any_label_other_programs_keep_their_names(tmp_path: Path) -> None:
+    monai = save(tmp_path, "c.json", json.dumps({"kidney-1": [[1, 2, 3]], "kidney-2": [[4, 5, 6]]}))
+    assert [click.label for click in read_prompts(monai).clicks] == ["kidney-1", "kidney-2"]
+    napari = save(tmp_path, "c.csv", "index,axis-0,axis-1,axis-2,label\n0,3,2,1,kidney-1\n1,6,5,4,2\n")
+    assert [click.label for click in read_prompts(napari).clicks] == ["kidney-1", 2]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("word", [None, "", "nan", " "])
 def test_missing_labels_are_what_a_stated_label_answers(tmp_path: Path, program: str, word: str | None) -> None:
     path = written(tmp_path, program, [word])

@@ -10,7 +10,8 @@
 
 The label is that of the control points, which Slicer makes of the markup's name and a number: points of a list named
 "lesion" are "lesion-1", "lesion-2", ... A bare number is the point's, and no label. Other markups than point lists have
-one label, that of their first point.
+one label, that of their first point. Labels that look numbered, or are numbers, are written with one more number, which
+is removed again when they are read.
 Sources: Slicer's markups schema 1.0.3 and its documentation of the formats.
 """
 
@@ -30,6 +31,7 @@ from nnsam3d.prompts.formats.viewers import SLICER_MARKUPS, found_turned_box
 from nnsam3d.prompts.kinds import KINDS, Click, Prompt
 from nnsam3d.prompts.kinds.box import THINNEST
 from nnsam3d.prompts.kinds.checks import PromptError, checked_position, short
+from nnsam3d.prompts.labels import Meaning, numbered_word
 
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -127,9 +129,11 @@ def _markup(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
         kind = SLICER_MARKUPS["Curve"]
         values = {**KINDS[kind].values_through([position for _, position, _ in placed]), "joined": False}
         if not any(position is MISSING for _, position, _ in placed):  # which has been told
-            reading.found.append(Found(f"{where} ({kind})", kind, values, placed[0][2].get("label")))
+            reading.found.append(Found(f"{where} ({kind})", kind, values, placed[0][2].get("label"), "numbered"))
     else:
-        reading.found += [found_click(place, position, point.get("label")) for place, position, point in placed]
+        reading.found += [
+            found_click(place, position, point.get("label"), "numbered") for place, position, point in placed
+        ]
 
 
 def _curve(
@@ -146,15 +150,17 @@ def _curve(
     if len(positions) < least:
         reading.left_out.append(f"{where} is not finished: {len(positions)} of at least {least} points")
         return
-    label = _label_of(markup, [point for _, _, point in placed])
+    label, meaning = _label_of(markup, [point for _, _, point in placed])
     if least == most < len(positions):
         reading.problems.append(f"{where}: a {kind} has {most} points, this one has {len(positions)}")
     elif not any(position is MISSING for position in positions):  # which has been told
-        reading.found.append(Found(where, kind, KINDS[kind].values_through(positions), label))
+        reading.found.append(Found(where, kind, KINDS[kind].values_through(positions), label, meaning))
 
 
-def _label_of(markup: dict[str, Any], points: list[dict[str, Any]]) -> Any:
-    return next((name for point in points if (name := point.get("label"))), markup.get("name"))
+def _label_of(markup: dict[str, Any], points: list[dict[str, Any]]) -> tuple[Any, Meaning]:
+    """The markup's own name has no number of a point."""
+    named = next((name for point in points if (name := point.get("label"))), None)
+    return (markup.get("name"), "word") if named is None else (named, "numbered")
 
 
 def _region(markup: dict[str, Any], where: str, other_signs: bool, reading: Reading) -> None:
@@ -177,7 +183,7 @@ def _region(markup: dict[str, Any], where: str, other_signs: bool, reading: Read
     middle = np.array(center) * signs
     half = (matrix * np.abs(size) / 2).T * signs
     try:
-        found = found_turned_box(where, np.vstack([middle, middle + half]), _label_of(markup, points))
+        found = found_turned_box(where, np.vstack([middle, middle + half]), *_label_of(markup, points))
     except PromptError as error:
         reading.problems.append(f"{where}: {error}")
         return
@@ -254,7 +260,7 @@ def _points(positions: Sequence[Sequence[float]], labels: Sequence[str], descrip
     points = [
         {
             "id": str(number),
-            "label": label,
+            "label": numbered_word(label, number),
             "description": description,
             "associatedNodeID": "",
             "position": list(position),

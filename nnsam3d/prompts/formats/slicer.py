@@ -60,7 +60,7 @@ def parse_fcsv(text: str, stated: str | None) -> Reading:
         if status in _UNPLACED:
             reading.left_out.append(f"{where} has not been placed in the image (status {_UNPLACED[status]})")
         else:
-            reading.found.append(found_click(where, numbers_in(row, "xyz"), row.get("label", "")))
+            reading.found.append(found_click(where, numbers_in(row, "xyz"), row.get("label", ""), "numbered"))
     return reading
 
 
@@ -102,7 +102,8 @@ def parse_table(text: str, stated: str | None) -> Reading:
         if row.get("defined", "1").strip().lower().removesuffix(".0") in ("0", "false", "no"):
             reading.left_out.append(f"{where} has not been placed in the image (defined {row['defined']})")
         else:
-            reading.found.append(found_click(where, numbers_in(row, _TABLE_AXES[space]), row.get("label", "")))
+            position = numbers_in(row, _TABLE_AXES[space])
+            reading.found.append(found_click(where, position, row.get("label", ""), "numbered"))
     return reading
 
 

@@ -43,11 +43,11 @@ def found_box(where: str, low: Any, high: Any, label: Any, meaning: Meaning = "w
     return Found(where, Box.kind, {"low": low, "high": high}, label, meaning, spare=True)
 
 
-def found_turned_box(where: str, points_43: NDArray[np.float64], label: Any) -> Found:
+def found_turned_box(where: str, points_43: NDArray[np.float64], label: Any, meaning: Meaning) -> Found:
     """A box in mm, perhaps turned, see :class:`nnsam3d.prompts.formats.base.Found`.
 
     Args:
-        where, label: see there.
+        where, label, meaning: see there.
         points_43: its middle, and the middles of three faces.
 
     Raises:
@@ -56,4 +56,4 @@ def found_turned_box(where: str, points_43: NDArray[np.float64], label: Any) -> 
     x, y, z = points_43[0].tolist()
     entry = Box((x, y, z), (x, y, z), 0).at(points_43, "lps").entry()
     values = {key: value for key, value in entry.items() if key != "label"}
-    return Found(where, Box.kind, values, label, spare=True)
+    return Found(where, Box.kind, values, label, meaning, spare=True)

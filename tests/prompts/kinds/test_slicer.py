@@ -100,6 +100,26 @@ def test_what_slicer_draws(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("labels", [None, {"background": 0, "lesion": 1, "lesion-2": 2}])
+def test_names_that_look_numbered_are_read_as_they_were(tmp_path: Path, labels: dict[str, int] | None) -> None:
+    """Slicer's numbering is removed, and bare numbers are refused: neither may concern what was written here."""
+    names: list[int | str] = ["lesion", "lesion-2", "lesion"]
+    names += [2, "5", "2-7", "background-2", "007"] if labels is None else []
+    prompts = [Click(CORNERS[0], name) for name in (*names, 0)]
+    for name in names:
+        prompts += [
+            Box(CORNERS[0], CORNERS[1], name),
+            Line(CORNERS[0], CORNERS[1], name),
+            Lasso(CORNERS, name),
+            Scribble(CORNERS, name, joined=False),
+        ]
+    write_prompts(tmp_path / "c.mrk.json", CasePrompts("c", "lps", prompts), labels=labels)
+    read = read_prompts(tmp_path / "c.mrk.json", labels=labels).prompts
+    assert [one.label for one in read] == [str(one.label or "background") for one in prompts]
+    points = json.loads((tmp_path / "c.mrk.json").read_text(encoding="utf-8"))["markups"][0]["controlPoints"]
+    assert [point["label"] for point in points[:2]] == ["lesion", "lesion-2-2"]
+
+
 def test_a_turned_region_is_a_turned_box(tmp_path: Path) -> None:
     matrix = Rotation.from_euler("z", 30, degrees=True).as_matrix()
     region = markup("ROI", [(10, 20, -5)], center=[10, 20, -5], size=[4, 6, 8], orientation=matrix.reshape(-1).tolist())
@@ -119,6 +139,8 @@ def test_the_name_of_a_markup_is_its_label_if_its_points_have_none(tmp_path: Pat
         point["label"] = ""
     (read,) = read_prompts(saved(tmp_path, line), labels=LABELS).prompts
     assert read.label == "tumour"
+    line["name"] = "tumour-2"  # nobody has numbered it
+    assert read_prompts(saved(tmp_path, line)).prompts[0].label == "tumour-2"
     line["name"] = "L"
     with pytest.raises(PromptError, match=r"markup 1 \(Line\).*'L'"):
         read_prompts(saved(tmp_path, line), labels=LABELS)
