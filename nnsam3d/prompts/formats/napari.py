@@ -5,7 +5,7 @@ vertex:
 
 | shape | prompt |
 |---|---|
-| rectangle | box on its slice; a turned one, which is no rectangle of voxels, is a lasso |
+| rectangle | box on its slice; one that is no rectangle of voxels (turned, or no wider than a voxel) is a lasso |
 | ellipse, polygon | lasso; the rows of an ellipse are the corners of the rectangle around it |
 | line | line |
 | path | scribble |
@@ -107,12 +107,13 @@ def _shape(drawn: str, rows: list[dict[str, str]], where: str, reading: Reading)
 
 def _faces(corners_43: NDArray[np.float64]) -> tuple[list[float], list[float]] | None:
     """The lowest and the highest voxels of a rectangle on a slice, whose edges lie half a voxel beyond them; None if it
-    is turned."""
+    is turned, or not longer than a voxel (in a layer with a scale, it may hold many)."""
     low, high = corners_43.min(axis=0), corners_43.max(axis=0)
     on_faces = (np.isclose(corners_43, low) | np.isclose(corners_43, high)).all()
-    if not on_faces or np.isclose(low, high).sum() != 1:
+    flat = np.isclose(low, high)
+    if not on_faces or flat.sum() != 1 or (high - low)[~flat].min() <= 1:
         return None
-    half = np.where(np.isclose(low, high), 0.0, np.maximum((high - low) / 2 - 0.5, 0.0))
+    half = np.where(flat, 0.0, (high - low) / 2 - 0.5)
     middle = (low + high) / 2
     return (middle - half).tolist(), (middle + half).tolist()
 

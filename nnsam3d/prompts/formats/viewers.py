@@ -15,7 +15,7 @@ from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, Scribble
 from nnsam3d.prompts.labels import Meaning
 
 NAPARI_SHAPES = {
-    "rectangle": Box.kind,  # a turned one, which is no rectangle of voxels, has the kind of a polygon
+    "rectangle": Box.kind,  # one that is no rectangle of voxels, as a turned one, has the kind of a polygon
     "ellipse": Lasso.kind,
     "polygon": Lasso.kind,
     "line": Line.kind,

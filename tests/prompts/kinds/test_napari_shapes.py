@@ -9,6 +9,7 @@ import pytest
 
 from nnsam3d.prompts import Box, Lasso, Line, PromptError, Scribble, read_prompts
 from nnsam3d.prompts.convert import Stated
+from nnsam3d.prompts.kinds import Prompt
 
 from .drawn import LABELS, SIZE_XYZ
 
@@ -56,18 +57,29 @@ def test_labels_are_those_of_the_column(tmp_path: Path) -> None:
     assert read_prompts(path, labels=LABELS).prompts[0].label == 2
 
 
-def test_a_scaled_rectangle_is_the_same_box(tmp_path: Path) -> None:
+def scaled_square(folder: Path, spacing_xyz: tuple[float, float, float]) -> Prompt:
+    """The square in units of this spacing, as `--scaled` reads it."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.zeros(SIZE_XYZ[::-1], np.float32))
-    image.SetSpacing((0.5, 2.0, 3.0))
-    sitk.WriteImage(image, str(tmp_path / "c_0000.nii.gz"))
-    scaled = [(z * 3.0, y * 2.0, x * 0.5) for z, y, x in SQUARE]
-    path = shapes(tmp_path, ("rectangle", scaled))
-    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "tumour": 1}}')
-    prompts, _ = Stated(tmp_path / "c_0000.nii.gz", tmp_path / "dataset.json", scaled=True).read(path)
-    (box,) = prompts.prompts
-    np.testing.assert_allclose([box.low, box.high], [(4, 3, 5), (9, 8, 5)])
+    image.SetSpacing(spacing_xyz)
+    sitk.WriteImage(image, str(folder / "c_0000.nii.gz"))
+    path = shapes(folder, ("rectangle", (np.array(SQUARE) * spacing_xyz[::-1]).tolist()))
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "tumour": 1}}')
+    prompts, _ = Stated(folder / "c_0000.nii.gz", folder / "dataset.json", scaled=True).read(path)
+    (prompt,) = prompts.prompts
+    return prompt
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 2.0, 3.0), (0.5, 2.0, 0.5), (0.7, 0.7, 0.8)])
+def test_a_scaled_rectangle_is_the_same_box(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
+    box = scaled_square(tmp_path, spacing)
+    np.testing.assert_allclose([box.low, box.high], [(4, 3, 5), (9, 8, 5)], atol=1e-6)
+
+
+def test_a_scaled_rectangle_of_less_than_a_unit_keeps_its_size(tmp_path: Path) -> None:
+    lasso = scaled_square(tmp_path, (0.1, 0.1, 0.5))
+    np.testing.assert_allclose(lasso.points("voxel"), np.array(SQUARE)[:, ::-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
