@@ -67,8 +67,8 @@ def read_segments(
 ) -> NDArray[np.int64]:
     """The label map (Z, Y, X) of a segmentation on the grid of an image; background where the file has no voxels.
 
-    A segment gets the label with its name, in capitals or not; where no label has that name, its value stays. Where
-    segments overlap, the later one counts; with regions, the smaller one.
+    A segment gets the label with its name, in capitals or not; where no label has that name, its value stays, unless
+    another segment has it. Where segments overlap, the later one counts; with regions, the smaller one.
 
     Args:
         path: the file.
@@ -78,7 +78,8 @@ def read_segments(
         regions: values of the label map by label; None without regions.
 
     Raises:
-        UserError: unreadable, without segments, or on another grid than the image's; all of it lies outside the image.
+        UserError: unreadable, without segments, or on another grid than the image's; all of it lies outside the image;
+            two segments would get the same value without the name of its label.
     """
     import SimpleITK as sitk  # late: this package must import with numpy alone
 
@@ -97,10 +98,20 @@ def read_segments(
     if regions is not None:
         pairs.sort(key=lambda pair: -len(regions.get(pair[1], ())))
     label_map = np.zeros(layers_ZYXL.shape[:3], np.int64)
+    owners: dict[int, Segment] = {}
     for segment, value in pairs:
         if segment.layer >= layers_ZYXL.shape[3]:
             raise UserError(f"{where}: segment {segment.name!r} is in layer {segment.layer}, which the file lacks")
-        label_map[layers_ZYXL[..., segment.layer] == segment.value] = value
+        voxels_ZYX = layers_ZYXL[..., segment.layer] == segment.value
+        if not voxels_ZYX.any():
+            continue
+        owner = owners.setdefault(value, segment)
+        if owner is not segment and not {owner.name.casefold(), segment.name.casefold()} <= by_name.keys():
+            raise UserError(
+                f"{where}: segments {owner.name!r} and {segment.name!r} would both get the value {value}: rename them "
+                "to labels of the model (of a class-agnostic one: those of --labels)"
+            )
+        label_map[voxels_ZYX] = value
     if image is None:
         if label_map.shape != shape_ZYX:
             raise UserError(f"{where}: has the shape {label_map.shape} (z, y, x), the image {shape_ZYX}")

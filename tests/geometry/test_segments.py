@@ -84,6 +84,29 @@ def test_layers_overlap_and_the_later_segment_counts(tmp_path: Path, old: bool) 
     np.testing.assert_array_equal(read_segments(other, GRID, SHAPE, LABELS, regions), WANTED)
 
 
+@pytest.mark.parametrize(("first", "second"), [("cyst", "Segment_2"), ("liver", "cyst"), ("cyst", "liver")])
+def test_segments_do_not_merge_into_a_label_that_is_not_theirs(tmp_path: Path, first: str, second: str) -> None:
+    """Slicer gives every segment of a layer of its own the value 1."""
+    one, other = (labelled() == 4).astype(np.uint8), (labelled() == 9).astype(np.uint8)
+    segments = [{"Name": name, "LabelValue": "1", "Layer": str(n)} for n, name in enumerate((first, second))]
+    file = write(image_like(np.stack([one, other], -1), is_vector=True), segments, tmp_path / "case.seg.nrrd")
+    with pytest.raises(UserError, match=rf"segments '{first}' and '{second}' would both.*labels of the model"):
+        read_segments(file, GRID, SHAPE, LABELS)
+    named = {"background": 0, first: 1, second: 2}
+    np.testing.assert_array_equal(read_segments(file, GRID, SHAPE, named), one + 2 * other)
+    # nothing merges with a segment without voxels
+    empty = write(image_like(np.stack([one, 0 * one], -1), is_vector=True), segments, tmp_path / "empty.seg.nrrd")
+    np.testing.assert_array_equal(read_segments(empty, GRID, SHAPE, LABELS), one)
+
+
+def test_an_unknown_segment_does_not_merge_with_the_label_of_another(tmp_path: Path) -> None:
+    others = [{**SEGMENTS[0], "Name": "cyst", "LabelValue": "2"}, {**SEGMENTS[1], "Name": "tumour"}]
+    array = np.where(labelled() == 4, 2, labelled())
+    file = write(image_like(array), others, tmp_path / "case.seg.nrrd")
+    with pytest.raises(UserError, match="segments 'cyst' and 'tumour' would both get the value 2"):
+        read_segments(file, GRID, SHAPE, LABELS)
+
+
 def test_a_part_of_the_image_is_placed_in_it(tmp_path: Path) -> None:
     part = sitk.RegionOfInterest(image_like(labelled()), [6, 5, 4], [3, 2, 1])
     file = write(part, SEGMENTS, tmp_path / "case.seg.nrrd")
