@@ -27,6 +27,9 @@ from nnsam3d.prompts.listing import FIRST_CHANNEL, list_folder
 from nnsam3d.prompts.types import CasePrompts
 from nnsam3d.tables import counted
 
+_OPTIONS, _ANY_SPACING = "nnsam3d", "nnsam3d_any_spacing"
+"""Keys of nnsam3d.nnunet.datasets, which lies above this package."""
+
 
 @dataclass(frozen=True)
 class Stated:
@@ -79,7 +82,7 @@ class Stated:
         if image is None:
             return []
         found = [unknown_geometry(image)]
-        if self.model is not None:
+        if self.model is not None and not any(entry.get(_ANY_SPACING) for entry in self._configurations()):
             with contextlib.suppress(GeometryError):  # no world geometry
                 x, y, z = grid_of_file(image, self._reader())("lps").spacing_xyz
                 folder = self.model if self.model.is_dir() else self.model.parent
@@ -88,9 +91,11 @@ class Stated:
 
     @property
     def labels(self) -> dict[str, int] | None:
-        """Those of the dataset, or else of the model; None without both."""
+        """Those of the dataset, or else of the model; None: without both, or of a class-agnostic model, any."""
         path = self.dataset
         if path is None and self.model is not None:
+            if any(entry.get(_OPTIONS, {}).get("targets") == "any" for entry in self._configurations()):
+                return None
             own = (self.model if self.model.is_dir() else self.model.parent) / "dataset.json"
             path = own if own.is_file() else None
         return None if path is None else click_labels(load_dataset(path))
@@ -108,6 +113,9 @@ class Stated:
 
     def _reader(self) -> str | None:
         return None if self.model is None else str(self._plans()["image_reader_writer"])
+
+    def _configurations(self) -> list[dict[str, Any]]:
+        return list(self._plans().get("configurations", {}).values())
 
     def _plans(self) -> dict[str, Any]:
         """The content of the model's plans.json."""

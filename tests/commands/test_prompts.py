@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnsam3d import cli
 from nnsam3d.commands import prompts as prompts_command
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, OPTIONS_KEY
 from nnsam3d.prompts import (
     Box,
     CasePrompts,
@@ -158,6 +159,29 @@ def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFi
     assert "needs --image" in error_of(capsys, "inspect", path, "--segmentation", dataset / "labelsTr" / "a.nii.gz")
     assert "contains 0 images named x_0000" in error_of(
         capsys, "inspect", path.rename(dataset / "x.json"), "--image", dataset / "imagesTr"
+    )
+
+
+@pytest.mark.parametrize("any_spacing", [True, False])
+def test_a_class_agnostic_model_takes_any_label(
+    dataset: Path, any_spacing: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = dataset / "model"
+    model.mkdir()
+    entry = {OPTIONS_KEY: {"targets": "any"}, **({ANY_SPACING_KEY: True} if any_spacing else {})}
+    plans = {"image_reader_writer": "SimpleITKIO", "original_median_spacing_after_transp": [50, 50, 50]}
+    (model / "plans.json").write_text(json.dumps({**plans, "configurations": {"3d_fullres": entry}}), encoding="utf-8")
+    (model / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "object": 1}}), encoding="utf-8")
+    write_prompts(dataset / "a.json", CasePrompts("a", "voxel", (Click((8, 8, 5), "kidney"), Click((1, 2, 3), 4))))
+    known = ("--image", dataset / "imagesTr", "-m", model)
+    run("inspect", dataset / "a.json", *known)
+    said = capsys.readouterr().out
+    assert "kidney" in said
+    assert ("those of the training data" in said) != any_spacing
+    run("convert", dataset / "a.json", *known, "-o", dataset / "out")
+    assert [click.label for click in read_prompts(dataset / "out" / "a.json").clicks] == ["kidney", 4]
+    assert "unknown label 'kidney'" in error_of(
+        capsys, "inspect", dataset / "a.json", *known, "--dataset", dataset / "dataset.json"
     )
 
 
