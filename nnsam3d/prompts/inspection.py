@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError, printable
 from nnsam3d.geometry import GeometryError, GridOf, ImageGrid, Points, grid_of_file
 from nnsam3d.geometry.frames import read_segmentation_image
+from nnsam3d.geometry.segments import read_segments, segments_of
 from nnsam3d.geometry.stored import check_stored, decompressed
 from nnsam3d.prompts.channel import DECIMALS
 from nnsam3d.prompts.formats.detect import SUFFIXES
@@ -81,8 +82,7 @@ def inspect_file(
     for text in remarks:
         lines.append(f"warning: the image: {text}")
     spaces = _known_spaces(grid_of)
-    names = {value: name for name, value in (labels or {}).items()}
-    marked = None if segmentation is None else (*read_segmentation(segmentation), names)
+    marked = None if segmentation is None else _marked(segmentation, grid_of, labels)
     inside = True
     if prompts.clicks or not others:
         table, inside = _click_table(prompts, grid_of, spaces, marked)
@@ -98,6 +98,20 @@ def inspect_file(
 
 Marked: TypeAlias = tuple[NDArray, ImageGrid, Mapping[int, str]]
 """A segmentation, its grid, and the names of its values, as far as they are known."""
+
+
+def _marked(path: Path, grid_of: GridOf, labels: Mapping[str, int] | None) -> Marked:
+    """A label map, or one of 3D Slicer's segmentations as predictions read it, under its own names without labels."""
+    segments = segments_of(path)
+    known = {one.name: number for number, one in enumerate(segments, start=1)} if labels is None else labels
+    names = {value: name for name, value in known.items()}
+    if not segments:
+        return (*read_segmentation(path), names)
+    grid = grid_of("voxel")
+    world: ImageGrid | None = None
+    with contextlib.suppress(GeometryError):  # an image without a place in the world
+        world = grid_of("lps")
+    return read_segments(path, world, grid.shape_zyx, known), grid, names
 
 
 def _click_table(prompts: CasePrompts, grid_of: GridOf, spaces: list[Space], marked: Marked | None) -> tuple[str, bool]:

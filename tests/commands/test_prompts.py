@@ -162,6 +162,28 @@ def test_inspect_tells_what_lies_outside(dataset: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_inspect_names_the_segments_of_slicer(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In layers, all have the value 1; the file may be of a part of the image."""
+    layers = np.stack([truth() == 2, truth() == 1], -1).astype(np.uint8)
+    image = sitk.GetImageFromArray(layers, isVector=True)
+    image.CopyInformation(sitk.ReadImage(str(dataset / "labelsTr" / "a.nii.gz")))
+    image = image[2:18, 2:18, 1:11]
+    for number, name in enumerate(("Lesion", "organ")):
+        for key, value in (("Name", name), ("LabelValue", "1"), ("Layer", str(number))):
+            image.SetMetaData(f"Segment{number}_{key}", value)
+    segmentation = dataset / "a.seg.nrrd"
+    sitk.WriteImage(image, str(segmentation))
+    clicks = (Click((8, 8, 5), "lesion"), Click((4, 5, 3), "organ"))
+    write_prompts(dataset / "a.json", CasePrompts("a", "voxel", clicks))
+    known = ("--image", dataset / "imagesTr", "--segmentation", segmentation)
+    run("inspect", dataset / "a.json", *known, "--dataset", dataset / "dataset.json")
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[-1] for row in rows[-2:]] == ["lesion", "organ"]
+    run("inspect", dataset / "a.json", *known)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[-1] for row in rows[-2:]] == ["Lesion", "organ"]
+
+
 @pytest.mark.parametrize("any_spacing", [True, False])
 def test_a_class_agnostic_model_takes_any_label(
     dataset: Path, any_spacing: bool, capsys: pytest.CaptureFixture[str]
