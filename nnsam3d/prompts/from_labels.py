@@ -27,6 +27,7 @@ from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.kinds import KINDS, Click, MaskPrompt, Prompt, Shape
+from nnsam3d.prompts.kinds.checks import PromptError
 from nnsam3d.prompts.labels import click_labels, resolve_label
 from nnsam3d.prompts.listing import Listing, list_folder
 from nnsam3d.prompts.simulation import PromptSimulator, case_rng
@@ -172,10 +173,21 @@ def _drawn(
 def _earlier(
     case: str, grid: ImageGrid, names: Mapping[str, int], files: Listing | None
 ) -> tuple[tuple[MaskPrompt, ...], tuple[Prompt, ...]]:
-    """The masks of the case's prompt file among ``files``, if any, and its other prompts, clicks at their voxels."""
-    path = None if files is None else next(iter(files.prompts_of(case)), None)
-    if path is None:
+    """The masks of the case's prompt file among ``files``, if any, and its other prompts, clicks at their voxels.
+
+    Raises:
+        PromptError: the file is wrong, or there are several.
+    """
+    found = [] if files is None else files.prompts_of(case)
+    found = [path for path in found if path.suffix.lower() != ".gz"] or found  # a compressed copy beside the file
+    if not found:
         return (), ()
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found)
+        raise PromptError(
+            f"{found[0].parent}: case {case} has several prompt files: {listed}. Keep one and move the others."
+        )
+    (path,) = found
     read = read_prompts(path, grid, names)
     name_of = {value: name for name, value in names.items()}
     prompts = read.without_masks.to("voxel", grid)

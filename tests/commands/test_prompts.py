@@ -423,6 +423,12 @@ def test_simulation_that_cannot_be(dataset: Path, capsys: pytest.CaptureFixture[
     write_image(predictions / "a.nii.gz", truth()[1:])
     correct = ("--strategy", "largest_error", "--predictions", predictions)
     assert "(12, 20, 24) in the ground truth" in error_of(capsys, "simulate", labels, "-o", out, *correct)
+    several = dataset / "several"
+    for name in ("a.json", "a.mrk.json"):
+        several.mkdir(exist_ok=True)
+        write_prompts(several / name, CasePrompts("a", "lps", (Click((-40, 20, 410), "organ"),)))
+    said = error_of(capsys, "simulate", labels, "-o", out, "--add-to", several)
+    assert "case a has several prompt files: a.json, a.mrk.json" in said
     (predictions / "a.nii.gz").unlink()
     assert "a.nii.gz is missing: largest_error needs" in error_of(capsys, "simulate", labels, "-o", out, *correct)
     run("simulate", labels, "-o", out)
