@@ -38,6 +38,7 @@ NOT_IN_SAM = (
     ".attn.rel_pos_d",
     ".channel_map",
     ".depth_embed",
+    ".detail.",
     ".neck_3d.",
     ".slice_embed.",
 )

@@ -88,6 +88,15 @@ def test_load_sam(tmp_path: Path, suffix: str) -> None:
     assert report.sha256 in report.summary()
 
 
+def test_a_detail_branch_is_none_of_sams(tmp_path: Path) -> None:
+    torch.save(sam_state(), tmp_path / "sam.pth")
+    net = SAM3D(SAM3DConfig(**{**SMALL, "pos_embed_size": (POS, POS), "detail_dim": 4}))
+    report = load_sam(net, tmp_path / "sam.pth")
+    detail = {name for name in net.state_dict() if name.startswith("image_encoder.detail.")}
+    assert detail
+    assert detail <= {*report.new}
+
+
 def refuse(net: SAM3D, path: Path, *words: str) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
