@@ -42,6 +42,17 @@ def resampling_matrix(stride: int) -> tuple[Tensor, int]:
     return matrix, before
 
 
+def resampled_positions(pos_1hwE: Tensor, size_HW: tuple[int, int]) -> Tensor:
+    """A table of positions (1, h, w, E) with another number of rows and columns."""
+    pos_1Ehw = pos_1hwE.permute(0, 3, 1, 2)
+    pooled = (min(size_HW[0], pos_1Ehw.shape[2]), min(size_HW[1], pos_1Ehw.shape[3]))
+    if pooled != tuple(pos_1Ehw.shape[2:]):  # SAM's 64 x 64 to 32 x 32: 2 x 2 averages, as officially
+        pos_1Ehw = F.adaptive_avg_pool2d(pos_1Ehw, pooled)
+    if pooled != size_HW:
+        pos_1Ehw = F.interpolate(pos_1Ehw, size=size_HW, mode="bilinear")
+    return pos_1Ehw.permute(0, 2, 3, 1)
+
+
 class Stem(nn.Module):
     """Image (B, C, D, H, W), sizes multiples of the stride, to tokens (B, h, w, d, E) with positions."""
 
@@ -79,16 +90,11 @@ class Stem(nn.Module):
     def positions(self, grid_HWD: Sequence[int]) -> Tensor:
         """Position plus depth embedding on a token grid, (1, h, w, d, E)."""
         h, w, d = grid_HWD
-        pos_1Ehw: Tensor = self.pos_embed.permute(0, 3, 1, 2)
-        pooled = (min(h, pos_1Ehw.shape[2]), min(w, pos_1Ehw.shape[3]))
-        if pooled != tuple(pos_1Ehw.shape[2:]):  # SAM's 64 x 64 to 32 x 32: 2 x 2 averages, as officially
-            pos_1Ehw = F.adaptive_avg_pool2d(pos_1Ehw, pooled)
-        if pooled != (h, w):
-            pos_1Ehw = F.interpolate(pos_1Ehw, size=(h, w), mode="bilinear")
+        pos_1hwE = resampled_positions(self.pos_embed, (h, w))
         depth_1dE: Tensor = self.depth_embed
         if depth_1dE.shape[1] != d:
             depth_1dE = F.interpolate(depth_1dE.mT, size=d, mode="linear").mT
-        return pos_1Ehw.permute(0, 2, 3, 1)[:, :, :, None] + depth_1dE[:, None, None]
+        return pos_1hwE[:, :, :, None] + depth_1dE[:, None, None]
 
     def stem(self, image_BCDHW: Tensor) -> Tensor:
         """Tokens (B, h, w, d, E) of the image (B, C, D, H, W)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnsam3d.checkpoints.pretrained import AUTO, SCRATCH
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.checkpoint import UntrustedCheckpoint, open_checkpoint
-from nnsam3d.nnunet.datasets import STARTER, WEIGHTS
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY, STARTER, WEIGHTS
 
 STARTER_WEIGHTS = "starter"  # value of the option weights
 
@@ -60,6 +62,19 @@ def model_file(weights: str) -> Path | None:
     except UserError:
         return None
     return path
+
+
+def trained_kinds(checkpoint: Mapping[str, Any], file: Path) -> tuple[str, ...] | None:
+    """The kinds of prompts that a model was trained with; None: unknown.
+
+    Args:
+        checkpoint: its content.
+        file: its own, in the folder of a fold, whose parent may hold the plans.
+    """
+    known, saved = checkpoint["init_args"], file.absolute().parent.parent / "plans.json"
+    plans = known.get("plans") or (json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {})
+    kinds = plans.get("configurations", {}).get(known.get("configuration"), {}).get(PROMPT_TYPES_KEY)
+    return None if kinds is None else tuple(kinds)
 
 
 def is_frozen(record: dict[str, Any]) -> bool:

@@ -114,6 +114,62 @@ def test_tables_of_positions_are_interpolated(saved: Any) -> None:
     torch.testing.assert_close(longer, -longer.flip(0))
 
 
+def test_the_position_table_is_that_of_another_patch(saved: Any) -> None:
+    old = network(pos_embed_size=(4, 4))
+    new = network(patch_size=(16, 24, 12), window=(4, 6, 3), pos_embed_size=(6, 3))
+    report = load_fitting(new, old.state_dict(), saved(old))
+    assert "image_encoder.pos_embed" in report.adapted
+    grid = (6, 3, 4)
+    torch.testing.assert_close(new.image_encoder.positions(grid), old.image_encoder.positions(grid))
+
+
+BY_NAME = ("mask_decoder.extent_map.weight", "mask_decoder.extent_logits.weight", "mask_decoder.voxel_map.weight")
+EVERY = ("click", "scribble", "box", "line", "lasso", "mask")  # box_sd, box_el, plane_near, plane_far, line_…, mask
+
+
+def of_extents(net: SAM3D) -> list[torch.Tensor]:
+    state = net.state_dict()
+    return [state[name][:, -net.config.extent_maps :].clone() for name in BY_NAME]
+
+
+def test_maps_are_matched_by_name(saved: Any) -> None:
+    old, new = network(extent_maps=2), network()
+    before = of_extents(new)
+    load_fitting(new, old.state_dict(), saved(old), (("click", "lasso"), EVERY))
+    for given, own, found in zip(of_extents(old), before, of_extents(new), strict=True):
+        torch.testing.assert_close(found[:, 2:4], given)
+        torch.testing.assert_close(found[:, [0, 1, 4, 5, 6]], own[:, [0, 1, 4, 5, 6]])
+    back = network(extent_maps=4, num_classes=3, num_click_labels=3)
+    load_fitting(back, new.state_dict(), saved(new), (EVERY, ("click", "lasso")))
+    for given, found in zip(of_extents(new)[::2], of_extents(back)[::2], strict=True):
+        torch.testing.assert_close(found, given[:, [2, 2, 3, 3]], msg="both labels begin as the object")
+
+
+def test_as_many_maps_of_another_kind_are_none_of_its_own(saved: Any) -> None:
+    old, new = network(extent_maps=2), network(extent_maps=2, max_clicks=5)
+    before = of_extents(new)
+    report = load_fitting(new, old.state_dict(), saved(old), (("click", "lasso"), ("click", "line")))
+    assert {*BY_NAME[:2]} <= {*report.new}
+    torch.testing.assert_close(of_extents(new), before)
+    clicks = [net.mask_decoder.voxel_map.weight[:, :2] for net in (old, new)]
+    torch.testing.assert_close(*clicks)
+
+
+@pytest.mark.parametrize("number", [2, 7])
+def test_maps_without_names_are_matched_where_there_are_as_many(saved: Any, number: int) -> None:
+    old, new = network(extent_maps=number), network(max_clicks=5)
+    before = of_extents(new)
+    load_fitting(new, old.state_dict(), saved(old))
+    torch.testing.assert_close(of_extents(new), of_extents(old) if number == 7 else before)
+
+
+@pytest.mark.parametrize("there", [0, 2])
+def test_maps_of_clicks_at_the_voxels_may_be_missing(saved: Any, there: int) -> None:
+    old, new = network(fine_click_maps=there), network(fine_click_maps=2 - there, max_clicks=5)
+    load_fitting(new, old.state_dict(), saved(old))
+    torch.testing.assert_close(of_extents(new), of_extents(old))
+
+
 def test_what_nobody_knows_stays_as_it_was(saved: Any) -> None:
     old, new = network(decoder_dim=12), network()
     before = new.mask_decoder.cls[0].weight.clone()
