@@ -116,17 +116,21 @@ def _simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation
     clicked = [_voxel(prompt) for prompt in earlier if isinstance(prompt, Click)]
     values = set(names.values()) - {dataset["labels"].get("ignore")}
     if simulation.predictions is None:
-        error = truth != 0
+        predicted = np.zeros_like(truth)
         values -= {0}
     else:
-        error = truth != _prediction(simulation.predictions / file.name, truth)
+        predicted = _prediction(simulation.predictions / file.name, truth)
+    error = truth != predicted
     rng = case_rng(case, simulation.seed)
     spacing = grid.spacing_xyz[::-1]
     name_of = {value: name for name, value in names.items()}
     if simulation.kind != Click.kind:
         # the first ones are those that an earlier simulation drew
         before = sum(prompt.kind == simulation.kind for prompt in earlier) if simulation.predictions is None else 0
-        drawn = _drawn(simulation.kind, truth, error, values, rng, spacing)
+        # with regions, the values inside a label are not only its own
+        inside = {names[name]: np.atleast_1d(one).tolist() for name, one in dataset["labels"].items() if name in names}
+        inside = {value: inside[value] for value in sorted(values)}
+        drawn = _drawn(simulation.kind, truth, predicted, inside, rng, spacing)
         new = [
             KINDS[simulation.kind].of_simulated(shape, name_of[shape.label])
             for shape in itertools.islice(drawn, before, before + simulation.n)
@@ -148,14 +152,22 @@ def _simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation
 def _drawn(
     kind: str,
     truth: NDArray,
-    error: NDArray[np.bool_],
-    values: set[int],
+    predicted: NDArray,
+    inside: Mapping[int, Sequence[int]],
     rng: Generator,
     spacing: Sequence[float],
 ) -> Iterator[Shape]:
-    """Shapes around the components of each label, or of its errors: one label after another, the largest first."""
-    occurring = sorted(values & set(np.unique(truth[error]).tolist()))
-    components = {value: Components(error & (truth == value)).largest_first() for value in occurring}
+    """Shapes around the components of each label that a prediction lacks: one label after another, the largest first.
+
+    Args:
+        inside: label -> the values of a label map that lie in it.
+    """
+    wrong = set(np.unique(truth[truth != predicted]).tolist())
+    components = {
+        value: Components(np.isin(truth, own) & ~np.isin(predicted, own)).largest_first()
+        for value, own in inside.items()
+        if wrong & {*own}
+    }
     while components:
         for value, left in list(components.items()):
             component = next(left, None)

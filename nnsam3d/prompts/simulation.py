@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnsam3d.prompts.centres import as_voxel, centres_first, error_centres, next_click, shuffled
 from nnsam3d.prompts.components import Components
 from nnsam3d.prompts.kinds import KINDS, Shape
+from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.negatives import negative_clicks
 from nnsam3d.prompts.types import VoxelClick
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -44,6 +45,8 @@ class PromptSimulator:
         negative_share: share of background clicks in a training sample.
         kinds: of prompts in training samples, see :data:`nnsam3d.prompts.kinds.KINDS`.
         extent_share: share of training samples that begin with a prompt of another kind than clicks.
+        regions: for datasets with regions: label -> the values of a segmentation inside its region, around all of which
+            such a prompt is drawn. Clicks are on the voxels whose value is the label.
 
     Raises:
         ValueError: max_clicks negative, a share outside 0..1, or an unknown strategy.
@@ -67,6 +70,7 @@ class PromptSimulator:
     negative_share: float = 0.25
     kinds: tuple[str, ...] = ("click",)
     extent_share: float = 0.0
+    regions: Mapping[int, frozenset[int]] | None = None
 
     def __post_init__(self) -> None:
         if self.max_clicks < 0:
@@ -138,11 +142,15 @@ class PromptSimulator:
             kinds: keys of :data:`nnsam3d.prompts.kinds.KINDS`.
         """
         volume = as_volume(segmentation)
-        present = self._present(volume)
+        if self.regions is None:
+            present = list(self._present(volume))
+        else:
+            values = set(np.unique(volume).tolist())
+            present = [label for label in sorted({*self.labels} & {*self.regions}) if values & self.regions[label]]
         if not present:
             return None
-        label = list(present)[int(rng.integers(len(present)))]
-        target = volume == label
+        label = present[int(rng.integers(len(present)))]
+        target = np.isin(volume, label_values(label, self.regions))
         if rng.random() < COMPONENT_SHARE:
             found = Components(target)
             one = found[int(rng.choice(len(found), p=found.volumes / found.volumes.sum()))]

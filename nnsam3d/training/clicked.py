@@ -19,6 +19,7 @@ from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.contract import ComposeTransforms, nnUNetTrainer
 from nnsam3d.nnunet.datasets import COMPONENTS_KEY
+from nnsam3d.nnunet.model import click_regions
 from nnsam3d.prompts import click_labels
 from nnsam3d.prompts.targets import DECLARED, ENTRY, Targets
 from nnsam3d.training.budget import TimedTrainer
@@ -35,7 +36,7 @@ from nnsam3d.training.online_validation import (
 )
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.start_masks import StartedDataset, found_masks, prepared_masks
-from nnsam3d.training.started_from import innermost, model_file
+from nnsam3d.training.started_from import innermost, model_file, trained_kinds
 from nnsam3d.training.synthetic_data import SyntheticCases
 
 STARTS = "starts"  # folder of a fold
@@ -57,7 +58,9 @@ class ClickedTrainer(TimedTrainer):
         if source is None and not self.takes_sam and not self._restoring and weights not in (AUTO, SCRATCH):
             raise UserError(f"option weights={weights!r}: no such file, or not the checkpoint of a model")
         if source is not None:
-            report = load_fitting(innermost(self.network), open_checkpoint(source)["network_weights"], source)
+            model = open_checkpoint(source)
+            kinds = trained_kinds(model, source), self.options.kinds
+            report = load_fitting(innermost(self.network), model["network_weights"], source, kinds)
             self._plans_entry[RECORD_KEY] = {"source": report.path, "sha256": report.sha256, "frozen": False}
             self.print_to_log_file(f"nnsam3d: starts from {report.summary()}")
             for what, names in (("adapted", report.adapted), ("new", report.new), ("unused", report.unused)):
@@ -67,7 +70,9 @@ class ClickedTrainer(TimedTrainer):
     def _click_simulation(self) -> ClickSimulation:
         labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
         ignore = self.label_manager.ignore_label if self.targets is None else self.targets.ignored_value
-        return ClickSimulation.of(self.options, labels, self.configuration_manager.spacing, ignore, self.targets)
+        regions = None if self.targets is not None else click_regions(self.dataset_json, self.label_manager)
+        spacing = self.configuration_manager.spacing
+        return ClickSimulation.of(self.options, labels, spacing, ignore, self.targets, regions)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's; those of a class-agnostic training find patches by the labels of the dataset, as stored."""
@@ -91,7 +96,8 @@ class ClickedTrainer(TimedTrainer):
         elif self.local_rank == 0 and Path(self.preprocessed_dataset_folder).is_dir():
             training, _ = self.get_tr_and_val_datasets()
             labels = [value for value in click_labels(self.dataset_json).values() if value > 0]
-            self._plans_entry[COMPONENTS_KEY] = suggested_components(training, labels)
+            regions = click_regions(self.dataset_json, self.label_manager)
+            self._plans_entry[COMPONENTS_KEY] = suggested_components(training, labels, regions)
         super().on_train_start()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:

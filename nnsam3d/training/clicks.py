@@ -59,12 +59,14 @@ class ClickSimulation:
         spacing: Sequence[float],
         ignore_label: int | None = None,
         targets: Targets | None = None,
+        regions: Mapping[int, frozenset[int]] | None = None,
     ) -> ClickSimulation:
         """
         Args:
             labels: foreground label values that can be clicked.
             spacing: mm along D, H, W.
             ignore_label, targets: see the attributes; with ``targets``, the value in what these draw.
+            regions: see :class:`PromptSimulator`.
         """
         simulator = PromptSimulator(
             labels=tuple(labels),
@@ -76,6 +78,7 @@ class ClickSimulation:
             negative_share=options.negative_click_share,
             kinds=options.kinds,
             extent_share=options.extent_share,
+            regions=regions,
         )
         codec = PromptCodec.of(options.kinds, {"": max(labels, default=0)}, spacing)
         shares = options.corrupted_share, options.start_share

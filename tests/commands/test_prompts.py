@@ -370,6 +370,25 @@ def test_every_kind_can_be_simulated_and_replays(dataset: Path, kind: str) -> No
         assert hits.mean() > 0.3, "around the label; the lesion lies inside of the organ"
 
 
+def test_a_prompt_on_a_region_is_around_all_of_it(dataset: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    regions = dataset / "regions.json"
+    regions.write_text(json.dumps({**DATASET, "labels": labels, "regions_class_order": [1, 2]}), encoding="utf-8")
+    core = np.where(truth() == 1, 0, truth())  # a region of which no voxel has the value
+    write_image(dataset / "labelsTr" / "b.nii.gz", core)
+    known = ("--dataset", regions, "--kind", "box", "-n", 2)
+    run("simulate", dataset / "labelsTr", "-o", dataset / "out", *known)
+    assert [prompt.label for prompt in read_prompts(dataset / "out" / "b.json").prompts] == ["whole", "core"]
+    predictions = dataset / "wrong"
+    predictions.mkdir()
+    for case in ("a", "b", "empty"):
+        shutil.copy(dataset / "labelsTr" / f"{case}.nii.gz", predictions)
+    write_image(predictions / "a.nii.gz", np.where(truth() == 2, 1, truth()))
+    run("simulate", dataset / "labelsTr", "-o", dataset / "missed", *known, "--predictions", predictions)
+    missed = read_prompts(dataset / "missed" / "a.json").prompts
+    assert [prompt.label for prompt in missed] == ["core"], "nothing of the whole is missed"
+
+
 def test_errors_are_drawn_around(dataset: Path, predictions, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("-n", 5, "--predictions", predictions[0], "--kind", "box")
     run("simulate", dataset / "labelsTr", "-o", dataset / "out", *arguments)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from nnsam3d.prompts import PromptSimulator, case_rng, simulate_clicks
 from nnsam3d.prompts import negatives as module
+from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.negatives import negative_clicks
 
 SPACING = (3.0, 1.0, 0.7)
@@ -240,6 +241,25 @@ def test_fixed_sets_without_the_labels() -> None:
     assert PromptSimulator((1,)).fixed(np.zeros((3, 3, 3)), 5, case_rng("a")) == []
     with pytest.raises(ValueError, match="negative"):
         PromptSimulator((1,)).fixed(np.ones((3, 3, 3)), -1, case_rng("a"))
+
+
+def test_an_extent_of_a_region_is_around_all_of_it() -> None:
+    seg = np.zeros((8, 20, 24), np.int16)
+    seg[2:6, 4:14, 4:9], seg[2:6, 4:14, 9:18], seg[7] = 1, 2, 9
+    regions = {1: frozenset({1, 2}), 2: frozenset({2}), 3: frozenset({4})}
+    simulator, rng = PromptSimulator((1, 2, 3), ignore_label=9, regions=regions), case_rng("a")
+    shapes = [simulator.extent(seg, rng, ["box"]) for _ in range(40)]
+    assert {shape.label for shape in shapes} == {1, 2}
+    boxes = [shape for shape in shapes if shape.kind == "box"]  # others are on one slice
+    assert boxes
+    for shape in boxes:
+        x_N = KINDS[shape.kind].inside(shape.points_N3, seg.shape)[:, 2]
+        assert x_N.max() > 14
+        assert (x_N.min() < 7) == (shape.label == 1)
+    # a region of which only an inner one occurs
+    seg[seg == 1] = 0
+    assert {simulator.extent(seg, rng, ["box"]).label for _ in range(20)} == {1, 2}
+    assert {label for _, label in simulator.fixed(seg, 4, rng)} == {2}, "clicks have the label of their voxel"
 
 
 def test_case_generators_are_stable_over_processes_and_versions() -> None:

@@ -65,6 +65,18 @@ def test_channels_hold_the_maps_of_the_label_that_was_drawn() -> None:
         assert maps.any() or out[1].any(), "a scribble acts as clicks"
 
 
+@pytest.mark.parametrize("trainer", [SAM3DAdapterTrainer, nnUNetClickTrainer])
+def test_regions_are_known_to_the_simulator(
+    plans: dict[str, Any], unet_architecture: dict[str, Any], trainer: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans["configurations"]["3d_fullres"]["architecture"] = unet_architecture
+    for kind, regions in (("labels", None), ("regions and ignore", {1: frozenset({1, 2}), 2: frozenset({2})})):
+        assert make(kind, plans, trainer)._click_simulation().simulator.regions == regions
+    if trainer is SAM3DAdapterTrainer:
+        monkeypatch.setenv("nnsam3d_options", "preset=nano weights=scratch targets=any")
+        assert make("regions", plans, trainer)._click_simulation().simulator.regions is None, "one object is drawn"
+
+
 def test_a_corrupted_image_is_another_one_of_the_same_shape() -> None:
     image = torch.randn(2, *SHAPE)
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from nnsam3d.checkpoints.pretrained import RECORD_KEY
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_sha256
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import LATEST
+from nnsam3d.nnunet.datasets import LATEST, PROMPT_TYPES_KEY, STARTER, WEIGHTS
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
-from nnsam3d.training.started_from import is_frozen, model_file
+from nnsam3d.training.started_from import is_frozen, model_file, trained_kinds
 
 from ..nnunet.test_checkpoint import Intruder, write
 from . import small
@@ -88,6 +89,36 @@ def test_a_model_that_would_run_code_is_not_taken_for_sams(tmp_path: Path) -> No
     write(tmp_path / "model.pth", logging=Intruder(tmp_path / "made"))
     with pytest.raises(UserError, match=r"would run .*nnsam3d_trust_checkpoint=1"):
         model_file(str(tmp_path / "model.pth"))
+
+
+def test_kinds_of_prompts_are_those_of_the_plans(tmp_path: Path) -> None:
+    plans = {"configurations": {"3d_fullres": {PROMPT_TYPES_KEY: ["click", "box"]}, "other": {}}}
+    file = tmp_path / "fold_0" / "checkpoint_final.safetensors"
+    for given, kinds in (({"plans": plans}, ("click", "box")), ({}, None)):
+        known = {"init_args": {"configuration": "3d_fullres", **given}}
+        assert trained_kinds(known, file) == kinds
+        assert trained_kinds(known, Path(file.name)) == kinds
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    assert trained_kinds({"init_args": {"configuration": "3d_fullres"}}, file) == ("click", "box")
+    assert trained_kinds({"init_args": {"configuration": "other"}}, file) is None
+    assert trained_kinds(open_checkpoint(STARTER / "fold_0" / WEIGHTS), STARTER / "fold_0" / WEIGHTS)
+
+
+def test_a_box_begins_as_the_models_lasso_where_it_was_drawn_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, options = tmp_path / "before.pth", f"{small.LENGTH} prompt_kinds="
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, options + "click,lasso")
+    before = small.make("SAM3DAdapterTrainer")
+    before.initialize()
+    torch.nn.init.normal_(before.bare_network.mask_decoder.extent_map.weight)
+    before.save_checkpoint(str(file))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, (options + "click,box").replace("weights=scratch", f"weights={file}"))
+    trainer = small.make("SAM3DAdapterTrainer")
+    trainer.initialize()
+    own, given = (weights(one)["mask_decoder.extent_map.weight"] for one in (trainer, before))
+    torch.testing.assert_close(own[:, 2:], given)
+    assert not own[:, :2].any(), "maps that the model does not know"
 
 
 def test_only_sams_weights_are_frozen_by_themselves() -> None:
