@@ -111,7 +111,7 @@ class nnUNetClickTrainer(ClickedTrainer):
         """The batch with ``rounds`` additional clicks, each on the errors of the previous answer."""
         answer, simulation = self.answers(data_BCDHW), self._click_simulation()
         channels_BPDHW = data_BCDHW[:, -simulation.codec.num_channels :]
-        first = PromptTensors.read(channels_BPDHW, self.options.max_clicks)
+        first = PromptTensors.read(channels_BPDHW, self.options.click_slots)
         prompts = first.with_room(rounds)
         start = starting(self.options, self.current_epoch, self._iteration, rounds, self.label_manager, simulation)
         for slot in range(first.slots, prompts.slots):

@@ -159,6 +159,11 @@ class TrainingOptions:
         return tuple(kind for kind in PROMPT_KINDS if kind in self.prompt_kinds.split(","))
 
     @property
+    def click_slots(self) -> int:
+        """The most clicks of a patch before the first answer: simulated ones, or those by which a prompt acts."""
+        return max(self.max_clicks, *(KINDS[kind].most_clicks for kind in self.kinds))
+
+    @property
     def rounds_range(self) -> tuple[int, int]:
         """The minimum and maximum number of corrections per iteration."""
         found = _range(self.rounds)

@@ -151,7 +151,7 @@ def network_config(
             window=tuple(window),
             num_image_channels=num_channels(dataset_json),
             num_click_labels=max(click_labels(dataset_json).values()) + 1,
-            max_clicks=options.max_clicks,
+            max_clicks=options.click_slots,
             checkpointing=options.checkpointing,
             fine_click_maps=options.fine_click_maps,
             extent_maps=len(PromptCodec.of(options.kinds, click_labels(dataset_json), spacing_DHW).maps),

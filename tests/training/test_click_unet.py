@@ -55,6 +55,20 @@ def test_the_plans_describe_the_channels_and_build_the_network(plans: dict[str, 
     assert without.shape == (1, 3, 16, 32, 32)
 
 
+def test_corrections_keep_all_clicks_of_a_scribble(
+    plans: dict[str, Any], dataset_json: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnsam3d_options", "prompt_kinds=click,scribble max_clicks=1 cpu_bfloat16=0")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(False)
+    data = torch.randn(2, 2, 16, 32, 32)
+    data[:, 1] = 0
+    data[:, 1, 4, 5, 2:18:2] = 2
+    corrected = trainer._corrected(data, torch.ones(2, 16, 32, 32, dtype=torch.int16), 1)
+    assert (corrected[:, 1, 4, 5, 2:18:2] == 2).all()
+
+
 def test_it_refuses_what_has_no_clicks_under_its_own_name(plans: dict[str, Any], dataset_json: dict[str, Any]):
     with pytest.raises(UserError, match="nnUNetClickTrainer"):
         make(plans, dataset_json, "2d")

@@ -26,6 +26,13 @@ def test_resolved_options_survive_the_plans() -> None:
     assert options_from_mapping(options.as_dict()) == options
 
 
+def test_there_is_room_for_the_clicks_of_every_kind() -> None:
+    """A scribble acts as up to eight clicks, a line as three."""
+    assert TrainingOptions().click_slots == TrainingOptions().max_clicks
+    for kinds, most, slots in (("click", 2, 2), ("click,line", 2, 3), ("click,scribble", 2, 8), ("click,line", 9, 9)):
+        assert TrainingOptions(prompt_kinds=kinds, max_clicks=most).click_slots == slots
+
+
 def test_unknown_option_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "epochs=3")
     with pytest.raises(OptionsError, match=r"environment variable nnsam3d_options: unknown option epochs.*num_epochs"):

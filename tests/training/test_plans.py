@@ -102,6 +102,15 @@ def test_a_small_network_has_larger_tokens_where_the_patch_has_four_of_them() ->
     assert preset_stride(replace(TINY, token_voxels=2), (16, 16, 16), spacing) == (1, 2, 2)
 
 
+def test_a_training_with_few_clicks_has_room_for_those_of_a_scribble(
+    plans: dict[str, Any], dataset_json: dict[str, Any]
+) -> None:
+    for kinds, slots in (("click", 2), ("click,scribble", 8)):
+        options = replace(TINY, max_clicks=2, prompt_kinds=kinds)
+        rewritten = rewrite_plans(plans, "3d_fullres", dataset_json, options)
+        assert rewritten["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["max_clicks"] == slots
+
+
 def test_stride_rule_contains_the_paper() -> None:
     assert token_stride((1.0, 1.0, 1.0)) == (4, 4, 4)
     assert token_stride((5.0, 0.8, 0.8)) == (1, 4, 4)

@@ -98,6 +98,7 @@ class Prompt:
     keys: ClassVar[tuple[str, ...]]  # of its fields in a prompt file, in their order, beside "type"
     optional: ClassVar[tuple[str, ...]] = ()
     maps: ClassVar[tuple[str, ...]] = ()  # names of its dense maps, each once per foreground label
+    most_clicks: ClassVar[int] = 0  # see clicks; with a foreground label
     weight: ClassVar[float] = 0.0  # how often training draws it, relative to the others
     tool: ClassVar[Tool | None] = None
     drawn: ClassVar[Outline] = "points"  # of its shapes

@@ -35,6 +35,7 @@ class Click(Prompt):
 
     kind: ClassVar[str] = "click"
     keys: ClassVar[tuple[str, ...]] = ("position", "label")
+    most_clicks: ClassVar[int] = 1
     tool: ClassVar[Tool | None] = Tool("C", "click", "Click on a slice. Dragging moves a click, or the crosshair.")
     position: Position
     label: int | str

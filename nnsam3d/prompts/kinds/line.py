@@ -54,6 +54,7 @@ class Line(Prompt):
     kind: ClassVar[str] = "line"
     keys: ClassVar[tuple[str, ...]] = ("start", "end", "label")
     maps: ClassVar[tuple[str, ...]] = ("line_ball", "line_tube")
+    most_clicks: ClassVar[int] = len(CLICKS)
     weight: ClassVar[float] = 0.1
     tool: ClassVar[Tool | None] = Tool("E", "ends", "Drag across the target, from border to border.")
     drawn: ClassVar[Outline] = "path"

@@ -39,6 +39,7 @@ class Scribble(Prompt):
     kind: ClassVar[str] = "scribble"
     keys: ClassVar[tuple[str, ...]] = ("points", "label", "joined")
     optional: ClassVar[tuple[str, ...]] = ("joined",)
+    most_clicks: ClassVar[int] = CLICKS
     weight: ClassVar[float] = 0.1
     tool: ClassVar[Tool | None] = Tool("D", "path", "Drag through the target.")
     through: ClassVar[tuple[int, int]] = (1, MAX_POINTS)

@@ -359,5 +359,7 @@ def test_the_simulator_draws_around_labels_that_occur(name: str) -> None:
         if one is not None:
             assert one.label == 2
             kinds.add(one.kind)
+            kind = KINDS[one.kind]
+            assert len(kind.clicks(one.points_N3, one.label, CODEC.pitch)) <= kind.most_clicks
     assert kinds, "something can be drawn around every target"
     assert simulator.extent(np.zeros(SHAPE_ZYX), np.random.default_rng(0), LEARNT[1:]) is None
