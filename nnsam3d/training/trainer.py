@@ -27,7 +27,10 @@ from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, num_channels
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts.targets import Targets, class_agnostic
+from nnsam3d.synthetic.dataset import Recipe
+from nnsam3d.synthetic.dataset import dataset_json as synthetic_dataset_json
 from nnsam3d.training.clicked import ClickedTrainer
+from nnsam3d.training.decision import DECISION_KEY
 from nnsam3d.training.optimizer import FACTOR, WarmupLinear, build_optimizer, clip_gradients
 from nnsam3d.training.options import (
     EARLIER_VERSIONS,
@@ -87,6 +90,15 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.targets = Targets.of(self._given_json) if options.targets == "any" else None
         return self._given_json if self.targets is None else class_agnostic(self._given_json)
 
+    def _refuse_other_labels(self) -> None:
+        """Trainings that begin to draw volumes: of these, other labels would be targets of no sense."""
+        drawn = synthetic_dataset_json(1, Recipe())
+        if self.options.data == "synthetic" and Targets.of(self._given_json) != Targets.of(drawn):
+            raise UserError(
+                "option data=synthetic: the labels of this dataset are not those of the volumes that are drawn. Make a "
+                "dataset with `nnsam3d synthesize`, and train on that"
+            )
+
     def _use(self, options: TrainingOptions) -> None:
         self.use_length(options)
         self.initial_lr = options.learning_rate
@@ -134,6 +146,13 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         """Also loads SAM's weights, unless a checkpoint is about to replace them, and compiles the network."""
         model = model_file(self.options.weights)
         if not self._restoring:
+            self._refuse_other_labels()
+            planned = self.configuration_manager.configuration.get(DECISION_KEY)
+            if planned is not None and self.options.token_voxels:
+                self.print_to_log_file(
+                    f"nnsam3d: the option token_voxels={self.options.token_voxels} is ignored: the plans determine "
+                    f'tokens of {planned["token_stride"]} voxels (entry "{DECISION_KEY}", token_stride)'
+                )
             self.pretrained_from = find_weights(self.options.preset, self.options.weights) if model is None else None
         super().initialize()
         if not self._restoring and model is None:
@@ -212,6 +231,8 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         self.label_manager = self.plans_manager.get_label_manager(self.dataset_json)
         self._use(options)
+        if trained.data != options.data:
+            self._refuse_other_labels()
         record = entry.get(RECORD_KEY, {"source": SCRATCH})
         self.pretrained_from = Path(record["source"]) if is_frozen(record) else None
 

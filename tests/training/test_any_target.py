@@ -14,6 +14,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.network import PRESETS
 from nnsam3d.prompts import read_channel
 from nnsam3d.prompts.targets import Targets
+from nnsam3d.synthetic import dataset as synthetic
 from nnsam3d.training.clicks import AppendClicks, ClickSimulation, insert_clicks
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE, TrainingOptions, options_of_checkpoint
 from nnsam3d.training.synthetic_data import GAIN, OFFSET, SyntheticCases
@@ -172,6 +173,29 @@ def test_a_continued_training_stays_class_agnostic(
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "targets=labels")
     with pytest.raises(UserError, match="targets=any and cannot continue with labels"):
         make(plans, dataset_json).load_checkpoint(file)
+
+
+@pytest.mark.usefixtures("_nano")
+def test_synthetic_data_needs_the_labels_of_a_synthetic_dataset(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, file = "preset=nano weights=scratch targets=any data=", str(tmp_path / "checkpoint.pth")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, options + "synthetic")
+    plain = {**dataset_json, "labels": {"background": 0, "organ": 1, "tumour": 2}}
+    for other in (dataset_json, plain):
+        with pytest.raises(UserError, match=r"data=synthetic: the labels of this dataset .*nnsam3d synthesize"):
+            make(plans, other).initialize()
+    trainer = make(plans, synthetic.dataset_json(1, synthetic.Recipe()))
+    trainer.initialize()
+    trainer.save_checkpoint(file)
+    make(plans, plain).load_checkpoint(file)  # as a training of an earlier version goes on
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, options + "dataset")
+    trainer = make(plans, plain)
+    trainer.initialize()
+    trainer.save_checkpoint(file)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, options + "synthetic")
+    with pytest.raises(UserError, match="nnsam3d synthesize"):
+        make(plans, plain).load_checkpoint(file)
 
 
 @pytest.mark.usefixtures("_nano")

@@ -14,11 +14,13 @@ from nnsam3d.network import PRESETS, SAM3D, SAM3DConfig
 from nnsam3d.network.weights import WeightsError
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.training import trainer as trainer_module
+from nnsam3d.training.decision import DECISION_KEY
 from nnsam3d.training.options import ENVIRONMENT_VARIABLE
 from nnsam3d.training.trainer import RECORD_KEY, SAM3DAdapterTrainer
 from tests.network.test_decoder import OneConvolution
 
 from .small import NANO
+from .test_decision import GOOD
 
 FROZEN_PARTS = ("patch_embed", "pos_embed", "attn.qkv", "attn.proj", "rel_pos_h", "rel_pos_w", "attn.lr", ".mlp.")
 
@@ -98,6 +100,23 @@ def test_pretrained_backbone_is_loaded_frozen_and_recorded(
     ):
         assert torch.equal(ours, theirs), name
         assert ours.requires_grad == theirs.requires_grad, name
+
+
+def test_an_option_that_the_planner_has_decided_is_named(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(tmp_path / "checkpoint.pth")
+    for number, (decision, options) in enumerate(((None, "token_voxels=4"), (GOOD, ""), (GOOD, "token_voxels=2"))):
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"preset=nano weights=scratch {options}")
+        if decision is not None:
+            plans["configurations"]["3d_fullres"][DECISION_KEY] = dict(decision)
+        trainer = make(plans, dataset_json)
+        Path(trainer.log_file).unlink(missing_ok=True)  # named after the second
+        trainer.initialize()
+        said = "token_voxels=2 is ignored: the plans determine tokens of [2, 4, 4] voxels"
+        assert (said in Path(trainer.log_file).read_text()) == (number == 2)
+    trainer.save_checkpoint(checkpoint)
+    make(plans, dataset_json).load_checkpoint(checkpoint)
 
 
 def test_a_second_continuation_keeps_what_the_first_was_given(
