@@ -248,7 +248,6 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
 
     need_monai()
     back_end = jobs.chosen(args, output / "slurm")
-    devices = choose_devices(args.devices, args.jobs)
     setting = Setting(
         datasets=tuple(dataset_name(name) for name in args.datasets),
         configurations=tuple(args.configurations),
@@ -277,6 +276,7 @@ def _run(args: argparse.Namespace, output: Path) -> bool:
     if back_end is not None:
         _submit(args, setting, output, back_end)
         return False
+    devices = choose_devices(args.devices, args.jobs)  # not where jobs are submitted: that machine may have no GPU
     remember_environment(output, devices)
     if args.train:
         train_missing(setting, output, devices[0])

@@ -114,7 +114,8 @@ def _train(args: argparse.Namespace) -> int:
     if not new:
         print(f"{'# ' if args.print else ''}nnsam3d: nothing to submit: {queued}")
     submitted += [back_end.submit(job) for job in new]
-    if args.find_best and not back_end.state("find_best").is_active:
+    # one in the queue that waits for a fold that has failed never runs
+    if args.find_best and (new or not back_end.state("find_best").is_active):
         best = [nnunet_command("nnUNetv2_find_best_configuration"), dataset, "-c", args.configuration, *what]
         command, about = shlex.join([*best, "-f", *args.folds]), "nnUNetv2_find_best_configuration"
         back_end.submit(ShellJob("find_best", command, about, after=submitted, when="ok"))

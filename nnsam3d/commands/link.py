@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     for stub in removed:
         print(f"removed   {stub}  (no such class in this nnsam3d)")
     if not wanted:
-        raise UserError("nnsam3d has no trainers to link; fix: pip install --force-reinstall --no-deps /path/to/nnsam3d")
+        raise UserError("nnsam3d has no trainers to link: pip install --force-reinstall --no-deps /path/to/nnsam3d")
     names = ", ".join(entry.name for entry in wanted)
     print(f"nnU-Net now finds {names}. Undo with: nnsam3d link --undo")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -30,6 +31,7 @@ is computed. If a case fails, the others are still computed; the reasons are lis
 exit status is 1. Prompt files (<case>.json and others) are read from the folder of the images or from
 --prompts.
 """
+NEED_LABELS = "-num_parts with a class-agnostic model: specify --labels, so that all parts number them alike"
 EXAMPLE = """
 nnsam3d predict -i imagesTs -o out                                 # the starter, for any object
 nnsam3d predict -i imagesTs -o out -d 513 -c 3d_fullres
@@ -114,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
     )
     model.take_ending_of(args.images)
     if model.open_labels and args.num_parts > 1:
-        raise UserError("-num_parts with a class-agnostic model: specify --labels, so that all parts number them alike")
+        raise UserError(NEED_LABELS)
     print(f"nnsam3d: {folder.name}, fold {', '.join(model.folds)}, on {device}")
     listed = listed_cases(args.images, model)
     own = listed[args.part_id :: args.num_parts]
@@ -153,7 +155,9 @@ def _print_cases(cases: Sequence[Case], without: str) -> None:
     bad = [case for case in cases if case.problem]
     automatic = len(cases) - with_prompts - len(bad)
     invalid = f", {len(bad)} invalid" if bad else ""
-    print(f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with prompts, {automatic} without ({without}){invalid}")
+    print(
+        f"nnsam3d: {counted(len(cases), 'case')}: {with_prompts} with prompts, {automatic} without ({without}){invalid}"
+    )
     for case in bad:
         print(f"nnsam3d: error: {case.problem}", file=sys.stderr)
     if bad:
@@ -180,7 +184,20 @@ def _print_outcomes(outcomes: Sequence[Outcome], output: Path, unwritten: Sequen
 
 
 def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackEnd) -> None:
-    """Submit an array of parts, which continue after interruptions, and a job that merges their reports."""
+    """Submit an array of parts, which continue after interruptions, and a job that merges their reports.
+
+    Raises:
+        UserError: what would end every part on its node, or the parts are in the queue already.
+    """
+    # imported late, as in run
+    from nnsam3d.inference.report import outdate_reports
+    from nnsam3d.nnunet.datasets import OPTIONS_KEY, find_folds
+
+    find_folds(model, args.folds, args.checkpoint)
+    plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
+    kinds = [configuration.get(OPTIONS_KEY, {}) for configuration in plans["configurations"].values()]
+    if any(kind.get("targets") == "any" for kind in kinds) and args.num_parts > 1 and not args.labels:
+        raise UserError(NEED_LABELS)
     folder = output / "slurm"
     _make_folder(folder)
     active = back_end.active("predict", "merge")
@@ -191,6 +208,8 @@ def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackE
     part = f"-part_id {NUMBER} --report {shlex.quote(str(folder))}/part_{NUMBER}.json"
     predict = f"{shlex.join([*here, *_arguments(args, model, output)])} {part}"
     parts = [folder / f"part_{number}.json" for number in range(args.num_parts)]
+    if not args.print:
+        outdate_reports(parts)
     merge = shlex.join([*here, "cluster", "merge", str(report), *map(str, parts)])
     numbers = dict.fromkeys(range(args.num_parts), "")
     array = back_end.submit(ShellJob("predict", predict, f"{args.num_parts} part(s)", numbers))

@@ -16,6 +16,7 @@ from nnsam3d.inference.folder import Outcome
 from nnsam3d.inference.model import Model
 
 REPORT_VERSION = 1
+OUTDATED = "outdated"
 VERSIONS = ("nnsam3d", "nnunetv2", "batchgeneratorsv2", "torch", "numpy", "SimpleITK")
 
 
@@ -50,6 +51,18 @@ def write_prediction_report(
     write_json(path, report)
 
 
+def outdate_reports(parts: Sequence[Path]) -> None:
+    """Marks reports of an earlier run. One that its part does not write again counts as missing; its cases are kept
+    for those that are skipped.
+
+    Args:
+        parts: the reports, which may not exist.
+    """
+    for part in parts:
+        if part.is_file():
+            write_json(part, {**json.loads(part.read_text(encoding="utf-8")), OUTDATED: True})
+
+
 def merge_reports(path: Path, parts: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     """One report of a prediction that was shared among several commands, cases in the order of one command.
 
@@ -59,7 +72,8 @@ def merge_reports(path: Path, parts: Sequence[Path]) -> tuple[dict[str, Any], li
     Returns:
         The report, and the parts that have left none.
     """
-    found = [json.loads(part.read_text(encoding="utf-8")) if part.is_file() else None for part in parts]
+    read = [json.loads(part.read_text(encoding="utf-8")) if part.is_file() else {OUTDATED: True} for part in parts]
+    found = [None if content.get(OUTDATED) else content for content in read]
     missing = [str(part) for part, content in zip(parts, found, strict=True) if content is None]
     there = [content for content in found if content is not None]
     if not there:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NUMBER = '"$NUMBER"'  # in a shell command: the number of the job
-EXPORTED = re.compile(r"(nnUNet_|nnsam3d|NNSAM3D|OMP_)")  # variables for jobs, even if the cluster passes on none
+EXPORTED = re.compile(r"(nnUNet_|nnsam3d|NNSAM3D(?!_KEY$)|OMP_)")
+"""Variables for jobs, even if the cluster passes on none. The key of `serve` is a secret, and no job needs it."""
 WHEN = {"each": "the job of the same number has succeeded", "ok": "all have succeeded", "any": "all have ended"}
 
 

@@ -22,7 +22,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.files import write_json, write_text
 from nnsam3d.jobs import NUMBER, BackEnd, JobState, ShellJob, exports
 
-NOTICE = "B:USR1@600"  # --signal: to the script, ten minutes before the time limit
+NOTICE = 600  # seconds before the time limit at which the script is told; with a short limit, a quarter of that
 # options that the scripts set themselves
 OWN = ("array", "output", "error", "job-name", "dependency", "open-mode", "requeue", "no-requeue", "parsable", "wrap")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "REQUEUE_FED", "SPECIAL_EXIT")
@@ -51,9 +51,15 @@ child=$!
 while kill -0 "$child" 2>/dev/null; do wait "$child"; done
 wait "$child"; status=$?
 
-# 75: stopped by a signal and saved. Requeue the job, to continue later
+# 75: stopped by a signal and saved. Requeue the job, to continue later; Incomplete: not if it was cancelled
 if [ "$status" -eq 75 ] || {{ [ -n "$signalled" ] && [ "$status" -gt 128 ]; }}; then
-  scontrol requeue "${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}"
+  if [ "$SECONDS" -lt 120 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -ge 2 ]; then
+    echo "nnsam3d: stopped again within two minutes: is the time limit shorter than the notice before it?" \
+      'Ask for more time (time=1:00:00) or a shorter notice (signal=B:USR1@60)' >&2
+  else
+    job="${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}"
+    scontrol requeue Incomplete "$job"
+  fi
 fi
 exit "$status"
 """
@@ -133,7 +139,12 @@ class Slurm(BackEnd):
     def active(self, *names: str) -> list[str]:
         submissions, states = self._queue
         active = {job for job, (state, _) in states.items() if state in (*WAITING, *RUNNING)}
-        return [one["id"] for one in submissions if one["stage"] in names and active & set(_jobs(one).values())]
+        found = []
+        for one in submissions:
+            jobs = list(_jobs(one).values())
+            left = [job for job in jobs if one["stage"] in names and job in active]
+            found += [one["id"]] if left == jobs else left  # a failed one would fail what waits for the whole array
+        return found
 
     @cached_property
     def _queue(self) -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
@@ -146,7 +157,9 @@ class Slurm(BackEnd):
 
     def _write(self, script: Path, job: ShellJob, command: Sequence[str]) -> None:
         given = any(option.startswith("--signal=") for option in self.options)
-        options = self.options if given else (*self.options, f"--signal={NOTICE}")
+        limits = [seconds_of(value) for name, _, value in (o.partition("=") for o in self.options) if name == "--time"]
+        notice = min([NOTICE, *(limit // 4 for limit in limits if limit is not None)])
+        options = self.options if given else (*self.options, f"--signal=B:USR1@{notice}")
         number = f"$((SLURM_ARRAY_TASK_ID + {job.first}))" if job.first else '"$SLURM_ARRAY_TASK_ID"'
         text = _SCRIPT.format(
             about=job.about,
@@ -187,6 +200,21 @@ def parse(text: str) -> tuple[str, ...]:
         if name in OWN:
             raise UserError(f"--slurm: {name} is set by nnsam3d itself; omit it")
     return tuple(f"--{word}" for word in words)
+
+
+def seconds_of(time: str) -> int | None:
+    """The seconds of a time limit in sbatch's format; None for others, such as "infinite".
+
+    >>> seconds_of("10"), seconds_of("10:30"), seconds_of("1:00:00"), seconds_of("2-12"), seconds_of("infinite")
+    (600, 630, 3600, 216000, None)
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if match is None:
+        return None
+    first, second, third = (int(part or 0) for part in match.groups()[1:])
+    if match[1] is None and match[4] is None:  # minutes, or minutes:seconds
+        return 60 * first + second
+    return ((int(match[1] or 0) * 24 + first) * 60 + second) * 60 + third
 
 
 def _quoted(option: str) -> str:

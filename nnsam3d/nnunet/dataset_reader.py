@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from nnsam3d.nnunet.contract import LabelManager, determine_reader_writer_from_dataset_json
-from nnsam3d.nnunet.datasets import num_channels
+from nnsam3d.nnunet.datasets import cases_in, num_channels
 from nnsam3d.nnunet.model import click_regions
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import click_labels
@@ -37,7 +37,9 @@ class DatasetReader:
         self.label_manager = LabelManager(self.dataset_json["labels"], regions_class_order=order)
         self.labels = click_labels(self.dataset_json)
         self.regions = click_regions(self.dataset_json, self.label_manager)
-        example = next((str(path) for path in sorted((folder / "imagesTr").glob("*"))), None)
+        images = folder / "imagesTr"
+        cases = cases_in(images, self.dataset_json["file_ending"]) if images.is_dir() else []
+        example = cases[0][0] if cases else None
         with contextlib.redirect_stdout(io.StringIO()):  # it prints which reader it uses
             self._reader = determine_reader_writer_from_dataset_json(self.dataset_json, example)()
 

@@ -142,7 +142,9 @@ def check_link() -> Iterator[Finding]:
         yield problem("nnU-Net or nnsam3d is incomplete", str(error))
         return
     if not wanted:
-        yield problem("nnsam3d.trainers contains no trainer", "pip install --force-reinstall --no-deps /path/to/nnsam3d")
+        yield problem(
+            "nnsam3d.trainers contains no trainer", "pip install --force-reinstall --no-deps /path/to/nnsam3d"
+        )
         return
     stubs = {entry.stub: entry.text for entry in wanted}
     present = link.stubs_in(nnunet)

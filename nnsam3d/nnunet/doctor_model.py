@@ -16,7 +16,7 @@ CHECKPOINTS = "fold_*/checkpoint_*.pth"
 def check_model(folder: Path) -> Iterator[Finding]:
     """Check a model folder of nnU-Net, `.../<trainer>__<plans>__<configuration>`."""
     # imported late: import errors are findings of another check
-    from nnsam3d.nnunet.datasets import FINAL, num_channels
+    from nnsam3d.nnunet.datasets import FINAL, WEIGHTS, num_channels
     from nnsam3d.nnunet.model import capability, find_trainer
     from nnsam3d.prompts import click_labels
 
@@ -30,7 +30,7 @@ def check_model(folder: Path) -> Iterator[Finding]:
     dataset = contents["dataset.json"]
     labels = ", ".join(f"{name} = {value}" for name, value in click_labels(dataset).items())
     yield ok(f"{dataset.get('name', folder.parent.name)}: {num_channels(dataset)} channel(s), labels {labels}")
-    files = sorted(folder.glob(CHECKPOINTS))
+    files = sorted([*folder.glob(CHECKPOINTS), *folder.glob(f"fold_*/{WEIGHTS}")])
     if not files:
         yield problem(f"{folder} contains no checkpoint ({CHECKPOINTS})", "train the model, or copy its folds here")
     trainers = set()
@@ -47,7 +47,7 @@ def check_model(folder: Path) -> Iterator[Finding]:
         way = "nnsam3d predict, Session and nnUNetv2_predict" if kinds else "nnUNetv2_predict"
         yield ok(f"{name}: {'takes ' + ', '.join(kinds) + ' prompts' if kinds else 'takes no prompts'}; {way}")
     folds = {file.parent.name for file in files}
-    unfinished = sorted(folds - {file.parent.name for file in files if file.name == FINAL})
+    unfinished = sorted(folds - {file.parent.name for file in files if file.name in (FINAL, WEIGHTS)})
     if unfinished:
         remedy = "finish the training (nnUNetv2_train ... --c), or choose another with -chk checkpoint_best.pth"
         yield note(f"{', '.join(unfinished)}: no {FINAL}, which predictions use by default", remedy)

@@ -207,7 +207,7 @@ class TrainedModel:
 
     def take_ending_of(self, images: Path) -> None:
         """For the starter, which belongs to no dataset: images and masks get the ending that most images there have."""
-        endings = self.reader.supported_file_endings
+        endings = [*self.reader.supported_file_endings, ".nii"]  # which it reads, but does not name
         if self.any_spacing and (ending := common_ending(images, endings)):
             self.predictor.dataset_json = {**self.dataset_json, "file_ending": ending}
 
@@ -296,6 +296,12 @@ class TrainedModel:
             return_probabilities=probabilities,
         )
         return result if probabilities else (np.asarray(result), None)
+
+    def take_weights(self, weights: dict[str, Any]) -> None:
+        """Other weights of the same network, for a model of one fold."""
+        self.networks[0].load_state_dict(weights)
+        # on a GPU the predictor's are tensors of their own, which it loads into the network before every image
+        self.predictor.list_of_parameters[:] = [weights]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the checkpoints, by fold."""

@@ -10,6 +10,7 @@ import pytest
 
 from nnsam3d.cli import main
 from nnsam3d.nnunet.link import trainers_folder
+from nnsam3d.prompts.targets import class_agnostic
 
 DATASET = "Dataset999_Test"
 
@@ -65,8 +66,11 @@ def test_folds_are_an_array_and_what_is_done_or_in_the_queue_is_not_submitted(fo
     )
     queue = ("100_0 RUNNING None", "100_2 FAILED None", "100_3 PENDING None", "100_4 RUNNING None")
     (fake_slurm / "queue").write_text("\n".join(queue))
-    assert train() == 0
-    assert told(fake_slurm) == ["--array=2 train.sh"]
+    assert train("--find_best") == 0
+    assert told(fake_slurm) == [
+        "--array=2 train.sh",
+        "--dependency=afterok:100_0:100_3:100_4:102 --kill-on-invalid-dep=yes find_best.sh",
+    ], "it does not wait for the failed one"
     finish(folders, 0, 2, 3, 4)
     (fake_slurm / "queue").write_text("")
     assert train("--find_best") == 0
@@ -129,6 +133,16 @@ def test_a_training_that_skips_its_validation_is_finished_without_it(folders, fa
         assert ("all folds are trained" in capsys.readouterr().out) == done, (plans, options)
 
 
+def test_a_class_agnostic_training_is_finished_without_a_validation(folders, fake_slurm, capsys):
+    model = finish(folders, 0)
+    (model / "fold_0" / "validation" / "summary.json").unlink()
+    own = {"labels": {"background": 0, "organ": 1}, "nnsam3d": {"inside": {}}}
+    for dataset_json, done in ((own, False), (class_agnostic(own), True)):
+        (model / "dataset.json").write_text(json.dumps(dataset_json))
+        assert main(["cluster", "train", "999", "3d_fullres", "-f", "0", "--print"]) == 0
+        assert ("all folds are trained" in capsys.readouterr().out) == done
+
+
 def test_what_would_end_every_job_is_found_before(folders, fake_slurm, capsys, monkeypatch):
     assert train("-tr", "FooTrainer") == 1
     assert "nnU-Net cannot find this trainer" in capsys.readouterr().err
@@ -167,6 +181,8 @@ def test_a_prediction_is_an_array_of_parts_and_a_report(folders, fake_slurm, tmp
     images.mkdir()
     prompts.mkdir()
     model = finish(folders, 0)
+    (model / "dataset.json").write_text("{}")
+    (model / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {}}}))
     command = ["predict", "-i", str(images), "-o", str(tmp_path / "out"), "-d", "999", "-c", "3d_fullres", "-f", "0"]
     command += ["--prompts", str(prompts), "--disable_tta", "-num_parts", "3", "--slurm", "partition=gpu"]
     assert main(command) == 0
@@ -179,7 +195,17 @@ def test_a_prediction_is_an_array_of_parts_and_a_report(folders, fake_slurm, tmp
     assert f"--prompts '{prompts}' --disable_tta --continue_prediction -num_parts 3 -part_id" in text
     (fake_slurm / "queue").write_text("100_1 RUNNING None\n")
     assert main(command) == 1
-    assert "already being predicted by the jobs 100" in capsys.readouterr().err
+    assert "already being predicted by the jobs 100_1: wait" in capsys.readouterr().err
+    (fake_slurm / "queue").write_text("")
+    (tmp_path / "out" / "slurm" / "part_1.json").write_text(json.dumps(report(["case_1"])))
+    assert main(command) == 0
+    assert json.loads((tmp_path / "out" / "slurm" / "part_1.json").read_text())["outdated"]
+    told(fake_slurm)
+    assert main([*command, "-f", "3"]) == 1
+    (model / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {"nnsam3d": {"targets": "any"}}}}))
+    assert main(command) == 1
+    assert "specify --labels" in capsys.readouterr().err
+    assert told(fake_slurm) == [], "nothing that must fail is submitted"
 
 
 def report(cases: list[str], failed: str = "") -> dict[str, Any]:
@@ -203,7 +229,7 @@ def test_parts_are_merged_in_the_order_of_one_command(tmp_path, capsys):
     assert [case["case"] for case in merged["cases"]] == names
     assert (merged["seconds"], merged["arguments"], len(merged["parts"])) == (6.0, {"scope": "clicked"}, 3)
     parts[1].write_text(json.dumps(report(names[1::3], failed="case_4")))
-    parts[2].unlink()
+    parts[2].write_text(json.dumps(report(names[2::3]) | {"outdated": True}))  # of an earlier run
     assert main(["cluster", "merge", str(tmp_path / "report.json"), *map(str, parts)]) == 1
     told = capsys.readouterr().err
     assert "failed: case_4" in told

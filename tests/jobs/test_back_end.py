@@ -70,6 +70,8 @@ def test_trainings_and_predictions_use_it(submitted, model, tmp_path, capsys):
     assert NUMBER in train.command
     assert (best.name, list(best.after), best.when) == ("find_best", ["train"], "ok")
     submitted.clear()
+    (model / "dataset.json").write_text("{}")
+    (model / "plans.json").write_text('{"configurations": {}}')
     (tmp_path / "images").mkdir()
     command = ["predict", "-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "-m", str(model), "-f", "0"]
     assert main([*command, "-num_parts", "2", "--notes"]) == 0

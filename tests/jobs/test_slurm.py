@@ -87,7 +87,7 @@ def test_what_is_submitted_is_remembered_and_found_in_the_queue(fake_slurm, tmp_
     assert kinds == ["", "running", "", "waiting"]
     assert queue.state("report") == JobState("waiting", "Dependency", "101")
     assert queue.state("train", 1) == JobState("running", f"{folder}/train_1.log", "100")
-    assert queue.active("train") == ["100"]
+    assert queue.active("train") == ["100_1", "100_3"], "what has ended is not waited for"
     (fake_slurm / "queue").unlink()
     assert Slurm(folder).active("train", "report") == []
 
@@ -135,15 +135,30 @@ def test_a_script_goes_back_into_the_queue_when_its_command_was_stopped(fake_slu
                 process.send_signal(sent)
             process.wait(timeout=600)
         assert process.returncode == status
-        assert (told.read_text() if told.is_file() else "") == ("requeue 10_3\n" if requeued else "")
+        assert (told.read_text() if told.is_file() else "") == ("requeue Incomplete 10_3\n" if requeued else "")
+
+
+def test_a_job_that_is_stopped_at_once_again_and_again_is_not_requeued(fake_slurm, tmp_path):
+    script_of(tmp_path, "bash -c 'exit 75'")
+    environment = os.environ | {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}
+    done = subprocess.run(["bash", tmp_path / "x.sh"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert "time limit" in done.stderr
+    assert not (fake_slurm / "told_scontrol").exists()
+
+
+@pytest.mark.parametrize(("time", "seconds"), [("10", 150), ("00:10:00", 150), ("2-00:00:00", 600), ("UNLIMITED", 600)])
+def test_the_notice_fits_the_time_limit(tmp_path, time, seconds):
+    assert f"--signal=B:USR1@{seconds}\n" in script_of(tmp_path, "true", parse(f"time={time}"))
 
 
 def test_what_nnunet_needs_to_know_is_in_the_script(fake_slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "/data/raw $x")
     monkeypatch.setenv("nnsam3d_options", "preset=tiny seed=1")
     monkeypatch.setenv("SECRET", "not for others")
+    monkeypatch.setenv("NNSAM3D_KEY", "not for others")
     text = script_of(tmp_path, "true", ("--signal=B:USR1@60",))
     assert "export nnUNet_raw='/data/raw $x'\n" in text
     assert "export nnsam3d_options='preset=tiny seed=1'\n" in text
-    assert "SECRET" not in text
+    assert "not for others" not in text
     assert text.count("--signal=") == 1

@@ -12,6 +12,7 @@ import torch
 
 from nnsam3d.errors import UserError
 from nnsam3d.nnunet.checkpoint import TRUST_VARIABLE, open_checkpoint
+from nnsam3d.nnunet.datasets import STARTER
 from nnsam3d.nnunet.doctor_model import check_model
 
 
@@ -118,3 +119,7 @@ def test_the_doctor_looks_at_a_model_and_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
     write(folder / "fold_1" / "checkpoint_final.pth", trainer_name="nnUNetTrainerOfAStranger")
     assert any("does not find the trainer nnUNetTrainerOfAStranger" in finding.text for finding in check_model(folder))
+
+
+def test_a_model_that_was_passed_on_is_checked() -> None:
+    assert {finding.level for finding in check_model(STARTER)} == {"ok"}
