@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.prompts.kinds import KINDS, Shape, Window
-from nnsam3d.prompts.labels import label_values
+from nnsam3d.prompts.labels import label_values, value_around
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 KINDS_WITH_BODY = tuple(name for name, kind in KINDS.items() if kind.body)
@@ -63,12 +63,13 @@ def clipped(
     """
     result = label_map.copy()
     d, h, w = label_map.shape
-    for label in sorted({one.label for one in prompts.shapes if one.kind in KINDS_WITH_BODY and one.label}):
+    limited = sorted({one.label for one in prompts.shapes if one.kind in KINDS_WITH_BODY and one.label})
+    for label in sorted(limited, key=lambda label: len(label_values(label, regions))):  # inner regions first
         inside = np.zeros(label_map.shape, dtype=bool)
         for one in prompts.shapes:
             if one.label == label and KINDS[one.kind].confines:
                 inside |= KINDS[one.kind].holds(one.points_N3, label_map.shape)
             elif one.label == label:
                 inside |= depth_in_body(one, (d, h, w), spacing) >= 0
-        result[np.isin(label_map, label_values(label, regions)) & ~inside] = 0
+        result[np.isin(result, label_values(label, regions)) & ~inside] = value_around(label, regions)
     return result

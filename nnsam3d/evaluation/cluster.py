@@ -21,7 +21,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, remember_cases, splits_file
 from nnsam3d.evaluation.provenance import PACKAGES, device_name, remember_environment
-from nnsam3d.evaluation.runner import is_done, run_job
+from nnsam3d.evaluation.runner import is_done, run_job, start_sha256
 from nnsam3d.evaluation.training import Stopped, by_model, train, training_name
 from nnsam3d.files import known_sha256, write_json
 from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
@@ -52,8 +52,8 @@ class Task:
             return checkpoint.is_file()
         digest = known_sha256(checkpoint)  # `--watch` asks again and again
         return all(
-            is_done(job.unit_file(output, case.name, seed), digest)
-            for job in self.jobs
+            is_done(job.unit_file(output, case.name, seed), digest, masks)
+            for job, masks in [(job, start_sha256(setting, job)) for job in self.jobs]
             for case in cases_of(setting, job)
             for seed in setting.seeds
         )

@@ -121,6 +121,7 @@ class Result:
     Attributes:
         first: the first prompts, with points (z, y, x) on the image.
         refused: why the arm does not take part in the protocol; then there are no steps.
+        start_sha256: of what the masks come from with which the protocol "start" begins.
     """
 
     job: Job
@@ -132,6 +133,7 @@ class Result:
     timing: Timing
     first: tuple[Shape, ...] = ()
     refused: str = ""
+    start_sha256: str = ""
 
     def as_dict(self, timing: bool = True) -> dict[str, Any]:
         """JSON-ready, without the job."""
@@ -144,6 +146,7 @@ class Result:
             "seed": self.seed,
             "checkpoint_sha256": self.checkpoint_sha256,
             "truth_sha256": self.truth_sha256,
+            **({"start_sha256": self.start_sha256} if self.start_sha256 else {}),
             **({"refused": self.refused} if self.refused else {}),
             **({"first": first} if first else {}),
             "steps": [step.as_dict() for step in self.steps],

@@ -9,7 +9,8 @@ import json
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nnsam3d.evaluation.obedience import bound, obeyed
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, remember_cases
 from nnsam3d.evaluation.protocols import as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
-from nnsam3d.files import file_sha256, replacing, write_json
+from nnsam3d.files import file_sha256, known_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
 from nnsam3d.progress import tqdm
 from nnsam3d.prompts import VoxelPrompts
@@ -50,8 +51,11 @@ def run(setting: Setting, output: Path, devices: Sequence[str]) -> None:
         job.unit_file(output, case.name, seed): job for job in cases for case in cases[job] for seed in setting.seeds
     }
 
+    starts = {job: start_sha256(setting, job) for job in cases}
+
     def missing(paths: Iterable[Path]) -> list[Path]:
-        return [path for path in paths if not is_done(path, digests[files[path].checkpoint])]
+        jobs = ((path, files[path]) for path in paths)
+        return [path for path, job in jobs if not is_done(path, digests[job.checkpoint], starts[job])]
 
     waiting = missing(files)
     tasks = {
@@ -74,9 +78,24 @@ def name_of(job: Job) -> str:
     return f"{job.arm_in_path}_{job.protocol}_{job.dataset}_{job.configuration}_fold_{job.fold}"
 
 
-def is_done(path: Path, checkpoint: str) -> bool:
-    """Whether a result exists and was computed with this checkpoint."""
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] == checkpoint
+def start_sha256(setting: Setting, job: Job) -> str:
+    """Of the checkpoint whose masks the protocol "start" begins with, or of all files of a folder of masks; "" for
+    other protocols."""
+    if job.protocol != START:
+        return ""
+    if setting.start_arm:
+        own = replace(job, arm=setting.start_arm).checkpoint
+        return known_sha256(own) if own.is_file() else ""
+    masks = sorted(path for path in Path(setting.start).glob("*") if path.is_file())
+    return sha256(" ".join(f"{path.name} {known_sha256(path)}" for path in masks).encode()).hexdigest()
+
+
+def is_done(path: Path, checkpoint: str, start: str = "") -> bool:
+    """Whether a result exists and was computed with this checkpoint, from these masks (:func:`start_sha256`)."""
+    if not path.is_file():
+        return False
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored["checkpoint_sha256"] == checkpoint and stored.get("start_sha256", "") == start
 
 
 # ---------------------------------------------------------------------- one job
@@ -92,12 +111,14 @@ def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(cost_file, {**asdict(arm.cost()), "checkpoint_sha256": checkpoint})
+    start = start_sha256(setting, job)
     for case in cases:
-        seeds = [seed for seed in setting.seeds if not is_done(job.unit_file(output, case.name, seed), checkpoint)]
+        units = {seed: job.unit_file(output, case.name, seed) for seed in setting.seeds}
+        seeds = [seed for seed, unit in units.items() if not is_done(unit, checkpoint, start)]
         if not seeds:
             continue
         try:
-            _run_case(setting, job, case, seeds, arm, output, checkpoint)
+            _run_case(setting, job, case, seeds, arm, output, checkpoint, start)
         except UserError:
             raise
         except Exception as error:
@@ -114,7 +135,14 @@ def _write(result: Result, output: Path, maps: dict[int, NDArray[np.uint16]] | N
 
 
 def _run_case(
-    setting: Setting, job: Job, case: BenchCase, seeds: Sequence[int], arm: Any, output: Path, checkpoint: str
+    setting: Setting,
+    job: Job,
+    case: BenchCase,
+    seeds: Sequence[int],
+    arm: Any,
+    output: Path,
+    checkpoint: str,
+    masks: str,
 ) -> None:
     """Compute the given click seeds of a case; each result is written immediately."""
     # imported late, as above
@@ -125,7 +153,7 @@ def _run_case(
     refusal = arm.refusal(PROTOCOLS[job.protocol])
     if refusal:
         for seed in seeds:
-            _write(Result(job, case.name, seed, *digests, (), Timing(), refused=refusal), output)
+            _write(Result(job, case.name, seed, *digests, (), Timing(), refused=refusal, start_sha256=masks), output)
         return
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)
@@ -142,7 +170,7 @@ def _run_case(
         first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
         taken = tuple(took for took, _ in effort), tuple(runs for _, runs in effort)
         timing = Timing(seconds, seed == seeds[0], *taken, round(peak_memory_mb(arm.model.device)))
-        result = Result(job, case.name, seed, *digests, tuple(steps), timing, first)
+        result = Result(job, case.name, seed, *digests, tuple(steps), timing, first, start_sha256=masks)
         _write(result, output, maps if seed == setting.seeds[0] else None)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nnsam3d.geometry import Slices
 from nnsam3d.prompts.components import Component, touched
 from nnsam3d.prompts.kinds import KINDS, Shape
-from nnsam3d.prompts.labels import label_values
+from nnsam3d.prompts.labels import label_values, value_around
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 BEYOND = 1.0  # voxels that an answer may reach beyond its box
@@ -108,9 +108,10 @@ def clip_to_boxes(
         start: first voxel of the part.
         regions: label -> values inside its region; None for a dataset without regions.
     """
-    for label, own in boxes.items():
-        beyond = np.isin(segmentation, label_values(label, regions)) & ~allowed(own, start, segmentation.shape)
-        segmentation[beyond] = 0
+    for label in sorted(boxes, key=lambda label: len(label_values(label, regions))):  # inner regions first
+        inside = allowed(boxes[label], start, segmentation.shape)
+        beyond = np.isin(segmentation, label_values(label, regions)) & ~inside
+        segmentation[beyond] = value_around(label, regions)
 
 
 def clear_background(segmentation: NDArray[Any], prompts: VoxelPrompts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pickle
@@ -89,7 +90,8 @@ def predict_folder(
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     if model.open_labels and options.labels is None:
-        options = replace(options, labels=folder_labels(cases))
+        earlier = _labels_of(output) if options.continue_prediction else {}  # finished masks have these values
+        options = replace(options, labels=folder_labels(cases, earlier))
     try:
         _write_model_files(model, output, options.labels)
     except WriteError as error:
@@ -139,15 +141,36 @@ def _unfit(case: Case, options: FolderOptions) -> str:
     }
     names = ", ".join(name for name, is_given in given.items() if is_given)
     where = case.prompt_file or f"case {printable(case.name)}"
-    starts = f"{where}: starts from a mask, which clicks correct where they are"
-    return f"{starts}; that is not possible with {names}" if names else ""
+    if names:
+        return f"{where}: starts from a mask, which clicks correct where they are; that is not possible with {names}"
+    named = sorted({prompt.label for prompt in case.prompts.prompts if isinstance(prompt.label, str)} - {"background"})
+    if options.labels is not None and named:
+        return (
+            f"{where}: starts from a mask, which holds numbers, while prompts name {', '.join(map(printable, named))}: "
+            "say by --labels what the numbers 1, 2, ... mean"
+        )
+    return ""
 
 
-def folder_labels(cases: Sequence[Case]) -> dict[str, int]:
-    """Names and values of the objects in a folder's prompt files: names in alphabetical order, whatever the cases."""
+def folder_labels(cases: Sequence[Case], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Names and values of the objects in a folder's prompt files: names in alphabetical order, whatever the cases.
+
+    Args:
+        cases: with their prompts.
+        known: names and values that are kept.
+    """
     used = {prompt.label for case in cases if case.prompts is not None for prompt in case.prompts.prompts} - {None}
     numbers = sorted(label for label in used if not isinstance(label, str))
-    return numbered_labels([*numbers, *sorted(label for label in used if isinstance(label, str))])
+    return numbered_labels([*numbers, *sorted(label for label in used if isinstance(label, str))], known)
+
+
+def _labels_of(output: Path) -> dict[str, int]:
+    """Names and values in the dataset.json of an earlier prediction; none without one."""
+    try:
+        labels = json.loads((output / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        return {str(name): int(value) for name, value in labels.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _write_model_files(model: Model, output: Path, labels: Mapping[str, int] | None) -> None:
@@ -203,7 +226,7 @@ def _answered(model: Model, case: Case, reading: Future[PreparedImage], options:
         torch.cuda.reset_peak_memory_stats(model.device)
     image = reading.result()
     if case.prompts is not None and case.prompts.masks:
-        result = correct_masks(case.prompts, case.prompt_file or Path(), image)
+        result = correct_masks(case.prompts, case.prompt_file or Path(), image, options.labels)
     else:
         result = image.segment(
             case.prompts,

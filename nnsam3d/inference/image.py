@@ -44,6 +44,7 @@ class Segmentation:
         label_map: (z, y, x).
         boxes: everything outside is background. They are disjoint, except those of several objects of a class-agnostic
             model.
+        owners: the object that was computed in each of the boxes, with a class-agnostic model.
         windows: number of computed windows, repetitions included.
         regions: the computed parts on the preprocessed grid; none for the sliding window.
         spacing_mm: of that grid, for a model of any spacing.
@@ -60,6 +61,7 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None = None
     ignored_clicks: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    owners: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -217,9 +219,10 @@ class PreparedImage:
             own, numbers = prompts_of_object(asked, names, value)
             mask = None if mask_ZYX is None else (mask_ZYX == value).astype(np.uint8)
             maps = probabilities or (scope == "everything" and len(values) > 1)
-            one = self._at_its_scale(own, scope, bind, maps, automatic, components, mask)
+            one = self._at_its_scale(own, scope, bind, maps, False, components, mask)
             if values == [1]:
-                return replace(one, ignored_clicks=tuple(numbers[number - 1] for number in one.ignored_clicks))
+                own_numbers = tuple(numbers[number - 1] for number in one.ignored_clicks)
+                return replace(one, ignored_clicks=own_numbers, owners=(1,) * len(one.boxes))
             results.append(one)
             claims.append(Claim(value, one.label_map, one.boxes, self._strength(one) if len(values) > 1 else ()))
             ignored += [numbers[number - 1] for number in one.ignored_clicks]
@@ -228,6 +231,7 @@ class PreparedImage:
             tuple(box for one in results for box in one.boxes),
             sum(one.windows for one in results),
             ignored_clicks=tuple(sorted(ignored)),
+            owners=tuple(value for value, one in zip(values, results, strict=True) for _ in one.boxes),
         )
 
     def _at_its_scale(self, prompts: CasePrompts, scope: str, *how: Any) -> Segmentation:
@@ -240,7 +244,7 @@ class PreparedImage:
         tried = [first_spacing(self.shape_ZYX, steps, raw.shapes)]
         while True:
             result = self._on_grid(tried[-1])._segment(prompts, scope, *how)
-            if raw.shapes or len(tried) == STEPS:
+            if any(shape.label for shape in raw.shapes) or len(tried) == STEPS:
                 return result
             better = next_spacing(tried[-1], result.label_map, result.boxes, steps)
             if better in tried:
@@ -305,7 +309,7 @@ class PreparedImage:
         if bind:
             result = replace(result, boxes=with_voxels(result.boxes, raw.positive))
             only_prompted = bool(regions) and (components or self.model.components) == "prompted"
-            limited = limits(raw, self.shape_ZYX) if regions else {}
+            limited = limits(raw, self.shape_ZYX)
             for box in result.boxes:  # everything outside is background
                 start, part = [side.start for side in box], result.label_map[box]
                 local = raw.cropped(start, part.shape)

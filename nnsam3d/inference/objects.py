@@ -94,10 +94,19 @@ def _within(strength: Strength, box: Slices) -> NDArray[np.float32]:
     """Probabilities in a box; 0 where none were computed."""
     found = np.zeros([side.stop - side.start for side in box], np.float32)
     for place, values in strength:
-        low = [max(a.start, b.start) for a, b in zip(place, box, strict=True)]
-        high = [min(a.stop, b.stop) for a, b in zip(place, box, strict=True)]
-        if all(a < b for a, b in zip(low, high, strict=True)):
-            here = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))
-            there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, place, strict=True))
+        here, there = overlap(place, box), overlap(box, place)
+        if here is not None and there is not None:
             found[here] = values[there]
     return found
+
+
+def overlap(box: Slices, within: Slices) -> Slices | None:
+    """What two boxes share, in voxels from the start of the second one; None if they share nothing."""
+    shared = []
+    for one, side in zip(box, within, strict=True):
+        low, high = max(one.start, side.start), min(one.stop, side.stop)
+        if low >= high:
+            return None
+        shared.append(slice(low - side.start, high - side.start))
+    z, y, x = shared
+    return z, y, x

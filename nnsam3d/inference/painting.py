@@ -31,7 +31,9 @@ def painted_over(
         PromptError: an unknown label, or paint outside the image.
     """
     placed = image.placed(prompts.paint, labels)
-    label_map, boxes = answer.label_map.copy(), answer.boxes
+    largest = max((shape.label for shape in placed.shapes), default=0)
+    label_map = answer.label_map.astype(np.result_type(answer.label_map, np.min_scalar_type(largest)))
+    boxes = answer.boxes
     for shape in placed.shapes:
         voxels_N3 = KINDS[shape.kind].inside(shape.points_N3, label_map.shape)
         if not len(voxels_N3):  # around the image, but not in it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_state(path: Path, case: str, state: State, image: PreparedImage, masks
         raise UserError(f"{path}: 3D Slicer's format holds no mask to start from: end the name in .json")
     named = [] if start is None else [MaskPrompt(_mask_file(start, path, image))]
     prompts = CasePrompts(case, "voxel", (*named, *state.prompts))
-    write_prompts(path, prompts, image=image.grid() if in_mm else None, labels=image.model.labels)
+    write_prompts(path, prompts, image=image.grid() if in_mm else None, labels=image.model.file_labels)
 
 
 def read_state(path: Path, image: PreparedImage, start: StartMask | None = None, masks: bool = True) -> State:
@@ -74,7 +75,9 @@ def read_state(path: Path, image: PreparedImage, start: StartMask | None = None,
     return State(asked.prompts, start_mask_of(prompts, path, image) or start)
 
 
-def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> StartMask | None:
+def start_mask_of(
+    prompts: CasePrompts, prompt_file: Path, image: PreparedImage, labels: Mapping[str, int] | None = None
+) -> StartMask | None:
     """The mask that a prompt file starts from; None if it names none.
 
     Of several masks, later ones are laid over earlier ones.
@@ -83,6 +86,7 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
         prompts: the content of the file.
         prompt_file: in whose folder relative paths of masks begin.
         image: whose shape and place the masks must have.
+        labels: names and values, see :meth:`PreparedImage.label_values`.
 
     Raises:
         UserError: as :func:`read_start_mask`.
@@ -92,7 +96,7 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
         return None
     if len(masks) == 1 and masks[0].label is None:
         return read_start_mask(prompt_file.parent / masks[0].path, image)
-    whole, names = np.zeros(image.shape_ZYX, np.int64), image.label_values(prompts)
+    whole, names = np.zeros(image.shape_ZYX, np.int64), image.label_values(prompts, labels)
     for mask in masks:
         file = prompt_file.parent / mask.path
         array = read_mask(str(file), image)
@@ -104,20 +108,23 @@ def start_mask_of(prompts: CasePrompts, prompt_file: Path, image: PreparedImage)
     return StartMask(whole, known, model.regions, image.raw_properties["spacing"])
 
 
-def correct_masks(prompts: CasePrompts, prompt_file: Path, image: PreparedImage) -> Segmentation:
+def correct_masks(
+    prompts: CasePrompts, prompt_file: Path, image: PreparedImage, labels: Mapping[str, int] | None = None
+) -> Segmentation:
     """The mask that a prompt file starts from as its clicks change it: what a session shows that has loaded the file.
 
     Args:
         prompts: the content of the file, with at least one mask.
         prompt_file: in whose folder relative paths of masks begin.
         image: to be segmented.
+        labels: names and values, see :meth:`PreparedImage.label_values`.
 
     Raises:
         PromptError, UserError: as :func:`read_state`.
     """
-    start = start_mask_of(prompts, prompt_file, image)
+    start = start_mask_of(prompts, prompt_file, image, labels)
     assert start is not None
-    return start.correct(image, prompts.without_masks.to("voxel", image.grid(prompts.space)))
+    return start.correct(image, prompts.without_masks.to("voxel", image.grid(prompts.space)), labels)
 
 
 def check_masks(prompts: CasePrompts, prompt_file: Path, grid: GridOf | None, model: TrainedModel) -> None:

@@ -20,7 +20,7 @@ from nnsam3d.geometry.segments import read_segments, segments_of
 from nnsam3d.inference.extent import clear_background, is_pointed_at
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
-from nnsam3d.inference.objects import objects_of
+from nnsam3d.inference.objects import overlap
 from nnsam3d.inference.painting import painted_over
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, Click, PromptError
@@ -114,15 +114,18 @@ class StartMask:
         # behind the user's own, which remarks number
         asked = replace(prompts, prompts=(*prompts.prompts, *more))
         result = image.segment(asked, automatic=False, components="all", mask_ZYX=self.label_map_ZYX, labels=names)
-        label_map = self.label_map_ZYX.astype(result.label_map.dtype)
+        label_map = self.label_map_ZYX.astype(np.result_type(self.label_map_ZYX, result.label_map))
         for component in removed:
             label_map[component.place][component.box] = 0
-        silent = set(names.values()) - set(objects_of(asked, names)) if image.model.class_agnostic else set()
         clear_background(label_map, placed)  # also where the network has not looked
         for box in result.boxes:
             answer, before = result.label_map[box], label_map[box]
-            if silent:  # objects of which no prompt speaks have not been computed
-                answer = np.where((answer == 0) & np.isin(before, list(silent)), before, answer)
+            if result.owners:  # an object stays as it was where others have been computed, but not the object itself
+                unseen = (answer == 0) & (before != 0)
+                for other, owner in zip(result.boxes, result.owners, strict=True):
+                    if (common := overlap(other, box)) is not None:
+                        unseen[common] &= before[common] != owner
+                answer = np.where(unseen, before, answer)
             label_map[box] = answer
         for voxel in negative:
             label_map[voxel] = 0

@@ -104,6 +104,20 @@ def label_values(label: int, regions: Mapping[int, frozenset[int]] | None) -> li
     return [label] if regions is None or not label else sorted(regions[label])
 
 
+def value_around(label: int, regions: Mapping[int, frozenset[int]] | None) -> int:
+    """The value of a voxel that is taken out of a label: with regions, that of the smallest region around it, else 0.
+
+    Args:
+        label: its value.
+        regions: values by label; None without regions.
+
+    >>> value_around(2, {1: frozenset({1, 2}), 2: frozenset({2})}), value_around(2, None)
+    (1, 0)
+    """
+    around = [other for other, values in (regions or {}).items() if regions and values > regions[label]]
+    return min(around, key=lambda other: len(regions[other]) if regions else 0, default=0)
+
+
 def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:
     """The label value of a name or number.
 

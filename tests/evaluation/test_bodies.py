@@ -95,6 +95,13 @@ def test_with_regions_the_smaller_one_lies_in_the_larger():
     assert volume_ml(found > 0) == pytest.approx(4 / 3 * math.pi * 16**3 / 1000, rel=0.03)
 
 
+def test_clipping_an_inner_region_leaves_the_outer_one():
+    regions = {1: frozenset({1, 2}), 2: frozenset({2})}
+    core = np.full(SIZE, 2, np.uint8)
+    found = clipped(core, VoxelPrompts.of((), [circle(6.0, label=2)]), SPACING, regions)
+    assert set(np.unique(found).tolist()) == {1, 2}
+
+
 def test_clipping_leaves_other_labels_alone():
     everywhere = np.ones(SIZE, np.uint8)
     everywhere[:, :10] = 2

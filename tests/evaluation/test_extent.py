@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnsam3d.cli import main
 from nnsam3d.evaluation.plan import read_setting
@@ -96,8 +98,15 @@ def test_the_report_shows_the_prompts(bench, finished):
 
 
 def test_a_start_can_be_a_folder_of_files(bench, bench_folders, here, tmp_path):
-    truths = Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr"
-    few = ["--arms", "SAM3DAdapterTrainer", "--protocols", "start", "--start", str(truths)]
+    masks = tmp_path / "masks"
+    shutil.copytree(Path(bench_folders["nnUNet_raw"]) / bench / "labelsTr", masks)
+    few = ["--arms", "SAM3DAdapterTrainer", "--protocols", "start", "--start", str(masks)]
     assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0
     for result in results_of(tmp_path / "bench", "start").values():
         assert [step.scores["lesion"]["dice"] for step in result.steps] == [1.0], "there is nothing to correct"
+    changed = sitk.ReadImage(str(masks / "c.nii.gz"))
+    sitk.WriteImage(changed * 0, str(masks / "c.nii.gz"))
+    assert main([*arguments(bench, tmp_path / "bench"), *few]) == 0
+    results = {case: one for (_, case), one in results_of(tmp_path / "bench", "start").items()}
+    assert results["c"].steps[0].scores["lesion"]["dice"] == 0.0, "computed anew from the changed mask"
+    assert results["d"].steps[0].scores["lesion"]["dice"] == 1.0

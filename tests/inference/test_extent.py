@@ -282,6 +282,19 @@ def test_clipping_leaves_other_labels_and_what_a_voxel_beyond() -> None:
     assert (part[1:6, 1:6, 1:6] == 1).all()
 
 
+def test_beyond_the_box_of_an_inner_region_is_the_outer_one() -> None:
+    regions = {1: frozenset({1, 2}), 2: frozenset({2})}
+    segmentation = np.full((12, 12, 12), 2, np.uint8)
+    inner = VoxelPrompts.of((), [box((2, 2, 2), (6, 6, 6), 2)])
+    clip_to_boxes(segmentation, limits(inner, segmentation.shape), (0, 0, 0), regions)
+    assert segmentation[4, 4, 4] == 2
+    assert (segmentation > 0).all(), "no hole in the whole"
+    both = VoxelPrompts.of((), [box((2, 2, 2), (6, 6, 6), 2), box((1, 1, 1), (9, 9, 9), 1)])
+    segmentation = np.full((12, 12, 12), 2, np.uint8)
+    clip_to_boxes(segmentation, limits(both, segmentation.shape), (0, 0, 0), regions)
+    assert (segmentation[4, 4, 4], segmentation[9, 9, 9], segmentation[11, 11, 11]) == (2, 1, 0)
+
+
 def test_background_shapes_clear_what_they_contain() -> None:
     segmentation = np.ones((12, 12, 12), np.uint8)
     shapes = [box((2, 2, 2), (4, 4, 4), 0), Shape("scribble", 0, np.array([[9.0, 9, 9]])), box((8, 1, 1), (9, 2, 2))]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 
@@ -14,11 +16,12 @@ from nnsam3d.errors import UserError
 from nnsam3d.inference import Session
 from nnsam3d.inference.cases import find_cases
 from nnsam3d.inference.folder import FolderOptions, predict_folder
+from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.network import SAM3D
-from nnsam3d.prompts import Box, CasePrompts, Click, PromptCodec, PromptError, write_prompts
-from nnsam3d.prompts.kinds import KINDS
+from nnsam3d.prompts import Box, CasePrompts, Click, MaskPrompt, PromptCodec, PromptError, write_prompts
+from nnsam3d.prompts.kinds import KINDS, Paint
 from nnsam3d.prompts.labels import numbered_labels
 from nnsam3d.prompts.targets import class_agnostic
 
@@ -159,6 +162,18 @@ def test_results_depend_on_the_prompts_only(session: Session, tmp_path: Path, mo
     np.testing.assert_array_equal(again.segmentation, session.segmentation)
 
 
+def test_slicers_files_keep_labels_of_any_kind(session: Session, tmp_path: Path, model: Model, write_image: Any) -> None:
+    image = str(write_image(shape=SHAPE))
+    session.set_image(image)
+    for number, label in enumerate([1, "lesion-2", "object", 7]):
+        session.add_click((5 + 5 * number, 5, 5), label)
+    session.save_prompts(tmp_path / "saved.mrk.json")
+    again = Session(model)
+    again.set_image(image)
+    again.load_prompts(tmp_path / "saved.mrk.json")
+    assert again.labels == session.labels
+
+
 def test_without_a_prompt_nothing_is_segmented(session: Session) -> None:
     assert not session.segmentation.any()
     session.add_click((3, 3, 3), "background")
@@ -178,6 +193,37 @@ def test_a_mask_to_start_from_keeps_objects_without_prompts(session: Session) ->
     np.testing.assert_array_equal(after == 3, before == 3)
     np.testing.assert_array_equal(after == 7, before == 7)
     assert after[5, 6, 14] == 1
+
+
+def test_an_object_keeps_its_mask_where_only_others_were_computed(session: Session) -> None:
+    before = np.zeros(SHAPE, np.uint8)
+    before[2:6, 2:8, 2:8], before[8:14, 28:36, 28:36] = 3, 3
+    session.start_from(before)
+    session.add_box((2, 2, 2), (8, 8, 6), "3")  # computed here, and not at the second component
+    session.add_box((31, 28, 8), (38, 36, 14), "new")
+    far, after = before[8:14, 28:36, 28:36], np.array(session.segmentation)[8:14, 28:36, 28:36]
+    assert set(np.unique(after).tolist()) == {1, 3}
+    np.testing.assert_array_equal(after[after != 1], far[after != 1])
+
+
+def test_large_numbers_of_a_mask_and_of_paint_stay(session: Session) -> None:
+    before = np.zeros(SHAPE, np.uint16)
+    before[2:6, 2:8, 2:8], before[8:14, 20:30, 20:30] = 256, 1001
+    session.start_from(before)
+    np.testing.assert_array_equal(session.segmentation, before)
+    session.add_box((10, 2, 2), (18, 10, 8), "new")
+    np.testing.assert_array_equal(np.array(session.segmentation) >= 256, before > 0)
+    session.reset()
+    session.add([Paint([(30, 30, 15), (30, 31, 15)], 300)])
+    assert set(np.unique(session.segmentation).tolist()) == {0, 300}
+
+
+def test_what_a_later_click_calls_background_is_no_object(model: Model) -> None:
+    image = PreparedImage(model, volume(SHAPE)[None], {"spacing": [1.0, 1.0, 1.0]})
+    both = CasePrompts("case", "voxel", [Click((5, 5, 5), "a"), Click((5, 5, 5), "background")])
+    result = image.segment(both)
+    assert not result.label_map.any()
+    assert not result.windows, "nothing is computed for it, least of all the whole image"
 
 
 def test_probabilities_are_those_of_one_object(session: Session) -> None:
@@ -235,3 +281,45 @@ def test_a_folder_of_prompt_files_with_any_labels(
     assert found == {"one": {0, 2, 3}, "two": {0, 1, 3}, "none": {0}}
     (silent,) = [outcome for outcome in outcomes if outcome.case == "none"]
     assert NO_PROMPT in silent.warnings
+
+
+def test_a_continued_prediction_keeps_the_numbers_of_finished_masks(
+    model: Model, write_image: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = write_image("one_0000.nii.gz", SHAPE).parent
+    write_prompts(images / "one.json", CasePrompts("one", "voxel", [Box((4, 4, 4), (14, 14, 10), "liver")]))
+    predict_folder(model, find_cases(images, model), tmp_path / "out", FolderOptions())
+    write_image("two_0000.nii.gz", SHAPE)
+    write_prompts(images / "two.json", CasePrompts("two", "voxel", [Box((4, 4, 4), (14, 14, 10), "aorta")]))
+    outcomes = predict_folder(
+        model, find_cases(images, model), tmp_path / "out", FolderOptions(continue_prediction=True)
+    )
+    assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
+    declared = load_json(str(tmp_path / "out" / "dataset.json"))["labels"]
+    assert declared == {"background": 0, "liver": 1, "aorta": 2}
+    found = [set(np.unique(read(tmp_path / "out" / f"{name}.nii.gz")).tolist()) for name in ("one", "two")]
+    assert found == [{0, 1}, {0, 2}]
+
+
+def test_names_of_a_mask_of_numbers_have_to_be_said(
+    model: Model, agnostic_folder: Path, write_image: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = write_image("one_0000.nii.gz", SHAPE).parent
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:6, 2:8, 2:8], mask[8:14, 28:36, 28:36] = 1, 2
+    image = sitk.ReadImage(str(images / "one_0000.nii.gz"))
+    before = sitk.GetImageFromArray(mask)
+    before.CopyInformation(image)
+    sitk.WriteImage(before, str(tmp_path / "before.nii.gz"))
+    prompts = [MaskPrompt("../before.nii.gz"), Box((4, 20, 4), (14, 30, 10), "liver")]
+    write_prompts(images / "one.json", CasePrompts("one", "voxel", prompts))
+    (outcome,) = predict_folder(model, find_cases(images, model), tmp_path / "out", FolderOptions())
+    assert outcome.status == "failed"
+    assert "prompts name liver" in outcome.error
+    assert "--labels" in outcome.error
+    named = Model(agnostic_folder, [0], mirroring=False, objects=["tumour", "liver"])
+    (outcome,) = predict_folder(named, find_cases(images, named), tmp_path / "out", FolderOptions())
+    assert outcome.status == "done", outcome.error
+    after = read(tmp_path / "out" / "one.nii.gz")
+    np.testing.assert_array_equal(after == 1, mask == 1)
+    assert (after == 2).sum() > (mask == 2).sum()

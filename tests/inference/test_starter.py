@@ -103,6 +103,21 @@ def test_only_answers_of_a_very_different_size_change_the_grid() -> None:
     assert next_spacing(0.5, answer, [whole], (1, 1, 1)) > 0.5
 
 
+def test_background_drawings_do_not_say_how_large_the_object_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("nnsam3d.inference.image.next_spacing", lambda now, *answer: asked.append(now) or now)
+    session = Session(device="cpu")
+    session.set_image(np.random.default_rng(0).normal(0, 1, (20, 30, 30)).astype(np.float32), spacing=(2, 1, 1))
+    session.add_click((8, 8, 10), 1)
+    session.add_scribble([(20, 20, 10), (25, 20, 10)], "background")
+    assert session.segmentation is not None
+    assert asked, "only a drawing on the object itself decides"
+    asked.clear()
+    session.add_scribble([(6, 8, 10), (10, 8, 10)], 1)
+    assert session.segmentation is not None
+    assert not asked
+
+
 def test_the_card_belongs_to_the_weights() -> None:
     weights = STARTER / "fold_0" / WEIGHTS
     assert weights.stat().st_size < 8e6
@@ -114,3 +129,8 @@ def test_the_starter_takes_the_ending_that_a_folder_has(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert common_ending(tmp_path, [".nii.gz", ".nrrd", ".mha"]) == ".nrrd"
     assert common_ending(tmp_path / "none", [".nrrd"]) is None
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a_0000.nii").touch()
+    model = Model(STARTER, None, FINAL, torch.device("cpu"), mirroring=False)
+    model.take_ending_of(tmp_path / "plain")
+    assert model.file_ending == ".nii"
