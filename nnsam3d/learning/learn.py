@@ -105,7 +105,7 @@ def learn(
         known = _read_checks(own)
         now, then = file_sha256(current), file_sha256(candidate)
         before = held_back_dice(model, held_back, now, known)
-        model.networks[0].load_state_dict(open_checkpoint(candidate)["network_weights"])
+        model.take_weights(open_checkpoint(candidate)["network_weights"])
         after = held_back_dice(model, held_back, then, known)
         other, rivals = None, ""
         if record.grown:
