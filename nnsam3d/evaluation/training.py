@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import ORACLE, STARTER_ARM, parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file, starter_objects
 from nnsam3d.files import write_json
+from nnsam3d.jobs.local import visible_gpu
 from nnsam3d.nnunet.datasets import LATEST, STOPPED, data_identifier, folder_of
 from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.run import nnunet_command
@@ -204,8 +205,7 @@ def train(setting: Setting, job: Job, output: Path, device: str, title: str) -> 
     environment = {"nnUNet_extTrainer": str(trainers_folder())} | os.environ
     if options:
         environment["nnsam3d_options"] = options
-    if ":" in device:  # nnUNetv2_train does not accept a number
-        environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
+    environment |= visible_gpu(device)  # nnUNetv2_train does not accept a number
     total = round(60 * setting.train_minutes) or None
     with (
         log.open("a", encoding="utf-8") as file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,21 @@ def start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProces
     process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def visible_gpu(device: str) -> dict[str, str]:
+    """The environment variable with which a new process sees only one of the GPUs that this one sees: it cannot be told
+    a number. Nothing for other devices, and for one without a number.
+
+    >>> visible_gpu("cpu"), visible_gpu("cuda")
+    ({}, {})
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number:
+        return {}
+    # this process may see only some itself, counted from 0: the variable names them, by numbers or otherwise
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return {"CUDA_VISIBLE_DEVICES": seen[int(number)] if seen else number}
 
 
 def orphaned() -> bool:

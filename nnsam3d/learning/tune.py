@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from nnsam3d.errors import UserError
+from nnsam3d.jobs.local import visible_gpu
 from nnsam3d.files import replacing, write_json
 from nnsam3d.learning.finished import NAME, PLANS, FinishedCase, preprocess_finished
 from nnsam3d.nnunet.checkpoint import open_checkpoint
@@ -87,9 +88,7 @@ def tune(
         *("-device", torch.device(tuning.device).type),
     ]
     environment = {name: value for name, value in os.environ.items() if name != ENVIRONMENT_VARIABLE}
-    environment |= {**nnunet_environment(work), STANDS_STILL: "1"}
-    if torch.device(tuning.device).index is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(torch.device(tuning.device).index)
+    environment |= {**nnunet_environment(work), STANDS_STILL: "1", **visible_gpu(tuning.device)}
     with (work / LOG).open("w", encoding="utf-8") as log:
         status = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
     made = work / "results" / NAME / f"{trainer}__{PLANS}__{model.configuration}" / "fold_0" / FINAL

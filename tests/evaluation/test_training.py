@@ -11,7 +11,7 @@ import pytest
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.plan import Job, Setting
 from nnsam3d.evaluation.report import other_budgets
-from nnsam3d.evaluation.training import check, note_kept, train_missing, training_arguments, training_options
+from nnsam3d.evaluation.training import check, note_kept, train, train_missing, training_arguments, training_options
 
 ARMS = ("SAM3DAdapterTrainer", "nnUNetBaselineTrainer", "nnUNetBaselineTrainer+oracle", "nnUNetClickTrainer:P2")
 FAKE = """
@@ -120,6 +120,15 @@ def test_an_interrupted_training_goes_on(nnunet, tmp_path):
     job.checkpoint.parent.mkdir(parents=True)
     job.checkpoint.with_name("checkpoint_latest.pth").touch()
     assert training_arguments(job, "cuda:1")[-3:] == ["-device", "cuda", "--c"]
+
+
+def test_a_training_sees_the_gpu_of_its_device(nnunet, tmp_path, monkeypatch, fake_training):
+    nnunet()
+    seen = tmp_path / "seen.txt"
+    fake_training(f"import os, pathlib; pathlib.Path({str(seen)!r}).write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    train(setting(), Job("Dataset998_X", "3d_fullres", "0", ARMS[0], "random"), tmp_path, "cuda:0", "training")
+    assert seen.read_text() == "3"
 
 
 def test_a_failed_training_stops_with_the_end_of_its_log(nnunet, tmp_path):

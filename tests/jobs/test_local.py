@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnsam3d.errors import UserError
-from nnsam3d.jobs.local import run_here
+from nnsam3d.jobs.local import run_here, visible_gpu
 
 # `exec` is the target: a fresh process cannot import a test module. A slot is what its code sees as globals
 SLOTS = [{"device": "gpu:0"}, {"device": "gpu:1"}]
@@ -67,3 +67,22 @@ def test_an_interruption_ends_what_runs(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_here(time.sleep, {"a": ()}, [60], tmp_path, interrupt)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "wanted"),
+    [
+        ("cuda:1", None, "1"),
+        ("cuda:0", "3", "3"),
+        ("cuda:1", "GPU-a,GPU-b,", "GPU-b"),
+        ("cuda", "3", None),
+        ("cpu", None, None),
+    ],
+)
+def test_gpus_are_counted_among_those_that_this_process_sees(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, wanted: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpu(device) == ({} if wanted is None else {"CUDA_VISIBLE_DEVICES": wanted})
