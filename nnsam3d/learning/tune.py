@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import subprocess
@@ -15,15 +14,17 @@ from typing import Any
 import torch
 
 from nnsam3d.errors import UserError
-from nnsam3d.jobs.local import visible_gpu
 from nnsam3d.files import replacing, write_json
+from nnsam3d.jobs.local import visible_gpu
 from nnsam3d.learning.finished import NAME, PLANS, FinishedCase, preprocess_finished
 from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.contract import PlansManager
 from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.training.budget import STANDS_STILL
-from nnsam3d.training.options import ENVIRONMENT_VARIABLE
+from nnsam3d.training.options import ENVIRONMENT_VARIABLE, RETIRED, options_of_checkpoint
+from nnsam3d.training.trainer import SAM3DAdapterTrainer
 
 SECONDS = 30.0
 LEARNING_RATE = 0.5
@@ -102,13 +103,16 @@ def tune(
 
 
 def _plans(model: TrainedModel, begin: Path, tuning: Tuning) -> dict[str, Any]:
-    plans = copy.deepcopy(json.loads((model.folder / "plans.json").read_text(encoding="utf-8")))
-    plans |= {"dataset_name": NAME, "plans_name": PLANS}
-    entry = plans["configurations"][model.configuration]
+    plans = copy.deepcopy(model.plans_manager.plans) | {"dataset_name": NAME, "plans_name": PLANS}
+    entry = PlansManager(plans).get_configuration(model.configuration).configuration  # with what it inherits
     entry.pop("inherits_from", None)
+    plans["configurations"][model.configuration] = entry
     options = entry.get(OPTIONS_KEY, {})
-    kept = {key: value for key, value in options.items() if key not in ("start_from", "data")}
+    if issubclass(model.trainer, SAM3DAdapterTrainer):  # stores all its options; others those that were planned
+        options = options_of_checkpoint(options, str(model.folder)).as_dict()
+    kept = {key: value for key, value in options.items() if key not in ("start_from", "data", *RETIRED)}
     entry[OPTIONS_KEY] = kept | {
+        "prompt_kinds": ",".join(model.prompt_types),
         "weights": str(begin),
         "num_epochs": 100_000,  # the time ends it
         "num_iterations_per_epoch": 1000,
