@@ -29,13 +29,14 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
     image, truth, properties = read_finished(case, model)
     labels = tuple(value for value in sorted(set(model.labels.values())) if value > 0 and (truth == value).any())
     z, y, x = (float(step) for step in properties["spacing"])
-    simulator = PromptSimulator(labels, (z, y, x), model.label_manager.ignore_label)
+    simulator = PromptSimulator(labels, (z, y, x), case.ignored)
+    annotated = truth != case.ignored  # everywhere if that is None
     prepared = PreparedImage(model, image, properties, CACHE_BYTES, files=case.images)
     given: list[VoxelClick] = []
     for number in range(most + 1):
         prompts = CasePrompts.of_array(case.name, [one.voxel for one in given], [one.label for one in given])
         answer = prepared.segment(prompts if given else None).label_map
-        yield number, {label: dice_of(answer == label, truth == label) for label in labels}
+        yield number, {label: dice_of((answer == label) & annotated, truth == label) for label in labels}
         click = simulator.correction(truth, answer, [one.voxel for one in given])
         if click is None:
             return

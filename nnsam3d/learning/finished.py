@@ -30,11 +30,13 @@ class FinishedCase:
     Attributes:
         images: one file per channel.
         label: file of the label map.
+        ignored: value of the voxels in it that nobody has annotated; None: there are none.
     """
 
     name: str
     images: tuple[str, ...]
     label: str
+    ignored: int | None = None
 
     @property
     def version(self) -> str:
@@ -55,9 +57,11 @@ def finished_cases(folder: Path) -> dict[str, FinishedCase]:
         raise UserError(f"{folder}: no dataset of finished cases (dataset.json is missing)")
     try:
         found = training_cases(folder)
+        ignored = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"].get("ignore")
     except (OSError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(f"{folder}: not a dataset in nnU-Net's format ({error})") from error
-    cases = [FinishedCase(name, images, label) for name, (images, label) in found.items() if Path(label).is_file()]
+    there = {name: files for name, files in found.items() if Path(files[1]).is_file()}
+    cases = [FinishedCase(name, images, label, ignored) for name, (images, label) in there.items()]
     return {case.name: case for case in sorted(cases, key=lambda case: Path(case.label).stat().st_mtime_ns)}
 
 
@@ -124,7 +128,7 @@ def preprocess_finished(
             used = model
             if model.any_spacing:
                 _, labels, properties = read_finished(case, model)
-                used = model.at_spacing(target_spacing(labels, properties))
+                used = model.at_spacing(target_spacing(labels, properties, case.ignored))
             DefaultPreprocessor(verbose=False).run_case_save(
                 *(str(folder / case.name), list(case.images), case.label),
                 *(used.plans_manager, used.configuration_manager, dataset_json),
@@ -136,10 +140,16 @@ def preprocess_finished(
     write_json(base / "splits_final.json", [{"train": names, "val": names[-1:]}])
 
 
-def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any]) -> float:
-    """mm at which a model of any spacing works on a target whose extent is known."""
+def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any], ignored: int | None) -> float:
+    """mm at which a model of any spacing works on a target whose extent is known.
+
+    Args:
+        labels_ZYX: label map; all labels together are the target.
+        properties: nnU-Net's, of the image.
+        ignored: see :class:`FinishedCase`.
+    """
     spacing = [float(step) for step in properties["spacing"]]
-    mask = labels_ZYX > 0
+    mask = (labels_ZYX > 0) & (labels_ZYX != ignored)  # True if that is None
     if not mask.any():
         return first_spacing(labels_ZYX.shape, spacing)
     edges = [side.stop - side.start for side in bounding_box(mask)]

@@ -47,7 +47,7 @@ def grow(model: TrainedModel, cases: Sequence[FinishedCase], dataset_json: dict[
         _, labels, properties = read_finished(case, model)
         steps = np.array(properties["spacing"], float)
         filled = float((np.array(labels.shape) * steps).max()) / max(model.patch_size)
-        spacings.append(max(float(steps.min()), min(target_spacing(labels, properties), filled)))
+        spacings.append(max(float(steps.min()), min(target_spacing(labels, properties, case.ignored), filled)))
     plans = copy.deepcopy(model.plans_manager.plans)
     entry = plans["configurations"][model.configuration]
     entry.pop(ANY_SPACING_KEY, None)
