@@ -109,9 +109,11 @@ def learn(
         after = held_back_dice(model, held_back, then, known)
         other, rivals = None, ""
         if record.grown:
-            begun = Path(record.begun_from)
-            begun = begun if (begun / "plans.json").is_file() else STARTER
-            rival = _base_model(begun, None, tuning.device, objects)
+            begun, begun_folds = Path(record.begun_from), [record.fold] if record.fold else None
+            try:
+                rival = _base_model(begun, begun_folds, tuning.device, objects, record.checkpoint)
+            except UserError:  # it is no longer there
+                rival = _base_model(STARTER, None, tuning.device, objects)
             rivals = file_sha256(rival.checkpoint_files[0])
             other = held_back_dice(rival, held_back, rivals, known)
         accepted = before is None or after is None or after >= before - TOLERANCE
@@ -141,7 +143,8 @@ def _begin(model: Model, cases: list[FinishedCase], dataset_json: dict[str, Any]
         ending = {"file_ending": dataset_json["file_ending"]} if model.any_spacing else {}
         write_json(own / "dataset.json", {**json.loads((base / "dataset.json").read_text(encoding="utf-8")), **ending})
         copy_file(base / "plans.json", own / "plans.json", durable=True)
-    record = Record(str(base), file_sha256(model.checkpoint_files[0]), grown=new)
+    weights = file_sha256(model.checkpoint_files[0])
+    record = Record(str(base), weights, grown=new, fold=model.folds[0], checkpoint=model.checkpoint)
     record.write(own)
     return record
 
@@ -186,7 +189,8 @@ def _take(own: Path, made: Path) -> None:
     """Puts new weights in the place of the old ones, which stay in the history."""
     current, history = own / "fold_0" / FINAL, own / HISTORY
     history.mkdir(exist_ok=True)
-    copy_file(current, history / f"{len(list(history.glob('[0-9]*.pth'))):04d}.pth", durable=True)
+    kept = [int(file.stem) for file in history.glob("*.pth") if file.stem.isdecimal()]  # some may have been deleted
+    copy_file(current, history / f"{max(kept, default=-1) + 1:04d}.pth", durable=True)
     copy_file(made, current, durable=True)
 
 

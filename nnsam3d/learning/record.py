@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnsam3d.errors import UserError
 from nnsam3d.files import write_json
+from nnsam3d.nnunet.datasets import FINAL
 
 FILE = "learning.json"
 HELD_BACK = 4  # of so many finished cases, the last one is never trained on
@@ -58,6 +59,7 @@ class Record:
         order: names of all finished cases, in the order in which they were first seen.
         rounds: in order.
         grown: whether the model has grown out of a class-agnostic one.
+        fold, checkpoint: of the model that it started as; "": its first fold, in records of earlier versions.
 
     >>> record = Record("starter", "").seen(["a", "b", "c", "d", "e"])
     >>> record.training, record.held_back
@@ -69,6 +71,8 @@ class Record:
     order: tuple[str, ...] = ()
     rounds: tuple[Round, ...] = ()
     grown: bool = False
+    fold: str = ""
+    checkpoint: str = FINAL
 
     @property
     def serves(self) -> bool:

@@ -32,7 +32,7 @@ from nnsam3d.learning.learn import learn
 from nnsam3d.learning.record import read_record
 from nnsam3d.learning.tune import Tuning, averaged
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY, STARTER
+from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY, STARTER, WEIGHTS
 
 SHAPE = (20, 30, 26)
 SHORT = Tuning(seconds=1, seed=0)
@@ -158,6 +158,53 @@ def test_what_is_worse_on_held_back_cases_does_not_stay(
     assert begins == [FINAL, learning.TRAINED]
     trained = open_checkpoint(own / learning.TRAINED)["network_weights"]
     assert equal(trained, old) is lost
+
+
+def test_the_check_after_a_training_measures_the_new_weights(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that nnU-Net's predictor loads into the network, which are copies on a GPU."""
+    (tmp_path / "own" / learning.WORK).mkdir(parents=True)
+    new = open_checkpoint(STARTER / "fold_0" / WEIGHTS)
+    new["network_weights"] = {name: torch.ones_like(values) for name, values in new["network_weights"].items()}
+    torch.save(new, tmp_path / "new.pth")
+    measured = []
+
+    def measure(model: Model, *_: Any) -> float:
+        model.predictor.list_of_parameters = [{k: v.clone() for k, v in model.predictor.list_of_parameters[0].items()}]
+        measured.append(model.predictor.list_of_parameters[0])
+        return 0.5
+
+    monkeypatch.setattr(learning, "tune", lambda *_: (tmp_path / "new.pth", 1))
+    monkeypatch.setattr(learning, "held_back_dice", measure)
+    learn(STARTER, None, dataset, tmp_path / "own", replace(SHORT, keep=0.0))
+    before, after = measured
+    assert not equal(before, after)
+    assert equal(after, weights(tmp_path / "own"))
+
+
+def test_a_history_of_which_parts_were_deleted_is_not_overwritten(tmp_path: Path) -> None:
+    for name, text in (("fold_0/" + FINAL, "old"), ("history/0001.pth", "kept"), ("made.pth", "new")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    learning._take(tmp_path, tmp_path / "made.pth")
+    kept = {file.name: file.read_text() for file in (tmp_path / "history").iterdir()}
+    assert kept == {"0001.pth": "kept", "0002.pth": "old"}
+    assert (tmp_path / "fold_0" / FINAL).read_text() == "new"
+
+
+def test_the_rival_is_the_fold_that_it_began_as(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, base, compared = tmp_path / "own", tmp_path / "base", []
+    (own / learning.WORK).mkdir(parents=True)
+    shutil.copytree(STARTER, base)
+    shutil.copytree(base / "fold_0", base / "fold_1")
+    monkeypatch.setattr(learning, "tune", lambda model, begin, *_: (begin, 1))
+    monkeypatch.setattr(learning, "held_back_dice", lambda model, *_: compared.append(model.checkpoint_files[0]) or 0.5)
+    learn(base, ["1"], dataset, own, SHORT, new=True)
+    assert compared[-1] == base / "fold_1" / WEIGHTS
+    shutil.rmtree(base)
+    learn(base, ["1"], dataset, own, SHORT)
+    assert compared[-1] == STARTER / "fold_0" / WEIGHTS, "it is gone"
 
 
 def test_averaged_weights_lie_between_the_old_and_the_new() -> None:
