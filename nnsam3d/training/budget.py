@@ -11,14 +11,18 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nnsam3d.errors import UserError
-from nnsam3d.training.options import TrainingOptions
+from nnsam3d.nnunet.checkpoint import open_checkpoint
+from nnsam3d.nnunet.datasets import FINAL
+from nnsam3d.training.options import TrainingOptions, options_from_environment, options_of_checkpoint
 from nnsam3d.training.precision import half_precision
-from nnsam3d.training.survival import SurvivingTrainer
+from nnsam3d.training.survival import STATE, SurvivingTrainer
 
 STANDS_STILL = "nnsam3d_stands_still"
 """Environment variable: the process is stopped now and then (SIGSTOP), which is no training time."""
@@ -121,10 +125,10 @@ class TimedTrainer(SurvivingTrainer):
             self.logger.get_value("epoch_start_timestamps", step=None)[-1] += seconds
 
     def kept(self) -> dict[str, Any]:
-        """Adds the training clock."""
+        """Adds the training clock and the options."""
         remaining = self.planned_iterations - self._iteration if self._midway else 0
         clock = {"validated": self._validated, "done": self._done - remaining, "seconds_before": self._seconds_before}
-        return super().kept() | clock
+        return super().kept() | clock | {"options": self.options.as_dict()}
 
     def resume(self, kept: dict[str, Any]) -> None:
         """Restores the training clock."""
@@ -132,6 +136,21 @@ class TimedTrainer(SurvivingTrainer):
         self._validated, self._done, self._seconds_before = (
             kept[name] for name in ("validated", "done", "seconds_before")
         )
+
+    def _restore(self, filename: str) -> None:
+        """Restores the options of the checkpoint, too; the environment takes precedence."""
+        if not self.was_initialized:
+            # memory-mapped: only the options are read here; nnU-Net reads the tensors below
+            self._adopt(open_checkpoint(filename, mapped=True), filename)
+        super()._restore(filename)
+
+    def _adopt(self, checkpoint: dict[str, Any], filename: str) -> None:
+        stored = checkpoint.get("optimizer_state", {}).get(STATE, {}).get("options")
+        if stored is not None:  # missing in checkpoints of earlier versions
+            trained = options_of_checkpoint(stored, filename)
+            given = options_from_environment(trained).resolved(self.device.type)
+            # the environment cannot change the network, nor the weights from which the training started
+            self.use_length(replace(given, weights=trained.weights, prompt_kinds=trained.prompt_kinds))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -196,6 +215,11 @@ class TimedTrainer(SurvivingTrainer):
     def run_epochs(self) -> None:
         """nnU-Net's loop, which ends early when the budget is used up."""
         self._trained = True
+        if self.share_done(self.current_epoch) >= 1:  # it was continued after its end
+            self.print_to_log_file(f"nothing is left to train after {self.current_epoch} epochs")
+            if not Path(self.output_folder, FINAL).is_file():  # it was stopped before this was written
+                self.on_train_end()
+            return
         try:
             super().run_epochs()
         except _BudgetUsed:

@@ -22,13 +22,27 @@ from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
 from nnsam3d.prompts import PromptCodec, click_labels
 from nnsam3d.training.budget import TimedTrainer
 from nnsam3d.training.clicked import ClickedTrainer
-from nnsam3d.training.options import PLANS_KEY, environment_overrides, resolve_options
+from nnsam3d.training.options import PLANS_KEY, TrainingOptions, environment_overrides, resolve_options
 from nnsam3d.training.plans import refuse_unsupported
 from nnsam3d.training.rollout import drawn_round, next_clicks, predicted_labels, starting, truth_labels
 
 CLICK_OPTIONS = ("max_clicks", "zero_click_share", "negative_click_share", "click_strategy")
 EXTENT_OPTIONS = ("prompt_kinds", "extent_share", "corrupted_share", "start_share", "start_from")
 CLICK_CHANNELS_KEY = "nnsam3d_click_channels"  # in the plans' configuration: labels and radius
+
+
+def _with_channels(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], options: TrainingOptions
+) -> dict[str, Any]:
+    """A copy of the plans that describes the input channels for prompts."""
+    spacing = PlansManager(plans).get_configuration(configuration).configuration["spacing"]
+    codec = PromptCodec.of(options.kinds, click_labels(dataset_json), spacing)
+    plans = deepcopy(plans)
+    plans["configurations"][configuration] |= {
+        CLICK_CHANNELS_KEY: {"labels": codec.labels, "radius": list(ball_radius(spacing)), "maps": len(codec.maps)},
+        PROMPT_TYPES_KEY: list(codec.kinds),
+    }
+    return plans
 
 
 class nnUNetClickTrainer(ClickedTrainer):
@@ -54,16 +68,7 @@ class nnUNetClickTrainer(ClickedTrainer):
     ) -> None:
         resolved = refuse_unsupported(plans, configuration, dataset_json, type(self).__name__)
         options = resolve_options(resolved, configuration).resolved(device.type)
-        plans = deepcopy(plans)
-        codec = PromptCodec.of(options.kinds, click_labels(dataset_json), resolved["spacing"])
-        plans["configurations"][configuration] |= {
-            CLICK_CHANNELS_KEY: {
-                "labels": codec.labels,
-                "radius": list(ball_radius(resolved["spacing"])),
-                "maps": len(codec.maps),
-            },
-            PROMPT_TYPES_KEY: list(codec.kinds),
-        }
+        plans = _with_channels(plans, configuration, dataset_json, options)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.use_length(options)
         self.tell_ignored({*resolved.get(PLANS_KEY, {}), *environment_overrides()})
@@ -73,6 +78,13 @@ class nnUNetClickTrainer(ClickedTrainer):
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
+    def _adopt(self, checkpoint: dict[str, Any], filename: str) -> None:
+        """Also the kinds of prompts, on which the network depends."""
+        super()._adopt(checkpoint, filename)
+        plans = _with_channels(self.plans_manager.plans, self.configuration_name, self.dataset_json, self.options)
+        self.plans_manager: Any = PlansManager(plans)
+        self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:

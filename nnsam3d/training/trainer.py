@@ -22,7 +22,6 @@ from nnsam3d.network.decoder import PaperDecoder
 from nnsam3d.network.prompts import PromptTensors
 from nnsam3d.network.rounds import BatchClick
 from nnsam3d.network.weights import load_sam
-from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.contract import ConfigurationManager, PlansManager
 from nnsam3d.nnunet.datasets import BEST, FINAL, LATEST, num_channels
 from nnsam3d.nnunet.preprocessing import use_prompted_preprocessor
@@ -200,10 +199,6 @@ class SAM3DAdapterTrainer(ClickedTrainer):
         Raises:
             UserError: the environment requests another network than that of the checkpoint.
         """
-        if not self.was_initialized:
-            # memory-mapped: only the plans are read here; nnU-Net reads the tensors below
-            checkpoint = open_checkpoint(filename, mapped=True)
-            self._adopt(checkpoint["init_args"]["plans"], filename)
         super()._restore(filename)
         # nnU-Net has restored the arguments and optimiser settings of the old run; the next checkpoint and the next
         # update need those of this run
@@ -217,16 +212,17 @@ class SAM3DAdapterTrainer(ClickedTrainer):
             if FACTOR in group:
                 group[FACTOR] = self.options.prompt_learning_rate_factor
 
-    def _adopt(self, plans: dict[str, Any], checkpoint: str) -> None:
+    def _adopt(self, checkpoint: dict[str, Any], filename: str) -> None:
+        plans = checkpoint["init_args"]["plans"]  # with the options, in all versions
         entry = plans["configurations"][self.configuration_name]
-        trained = options_of_checkpoint(entry[PLANS_KEY], source=checkpoint)
+        trained = options_of_checkpoint(entry[PLANS_KEY], source=filename)
         # the environment cannot change the weights from which the training started
         options = replace(options_from_environment(trained), weights=trained.weights).resolved(self.device.type)
-        _require_same_groups(trained, options, checkpoint)
-        _require_same_targets(trained, options, checkpoint)
+        _require_same_groups(trained, options, filename)
+        _require_same_targets(trained, options, filename)
         self.dataset_json = self._aim(options)
         rewritten = rewrite_plans(plans, self.configuration_name, self.dataset_json, options)
-        _require_same_network(entry, rewritten["configurations"][self.configuration_name], checkpoint)
+        _require_same_network(entry, rewritten["configurations"][self.configuration_name], filename)
         self.plans_manager = PlansManager(rewritten)
         self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         self.label_manager = self.plans_manager.get_label_manager(self.dataset_json)

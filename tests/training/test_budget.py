@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnsam3d.errors import UserError
+from nnsam3d.nnunet.datasets import FINAL
 from nnsam3d.training import budget
 from nnsam3d.training.budget import Stretched, TimedTrainer
 from nnsam3d.training.optimizer import FINAL_SHARE, WarmupLinear
@@ -102,6 +104,18 @@ def test_an_interruption_costs_no_budget(clock: Clock):
     trainer.current_epoch, clock.now = 2, 1e6
     trainer.run_training()
     assert trainer.current_epoch == 5
+
+
+def test_what_has_ended_does_not_go_on(clock: Clock, tmp_path: Path):
+    trainer = Trainer(TrainingOptions(num_epochs=100, max_minutes=20))
+    trainer.logger.values = {"epoch_start_timestamps": [0.0, 600.0], "epoch_end_timestamps": [600.0, 1200.0]}
+    trainer.current_epoch, trainer.output_folder = 2, str(tmp_path)
+    trainer.run_training()
+    assert (trainer.current_epoch, trainer.ended, trainer.rates) == (2, 1, []), "its weights were not written yet"
+    (tmp_path / FINAL).touch()
+    trainer.run_training()
+    assert (trainer.current_epoch, trainer.ended, trainer.rates) == (2, 1, [])
+    assert trainer._trained, "a validation that final_validation=0 leaves out is not made"
 
 
 def test_schedules_reach_their_end_with_the_budget(clock: Clock):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,23 @@ def test_the_plans_describe_the_channels_and_build_the_network(plans: dict[str, 
         x[0, 1, 8, 16, 16] = 2
         assert (rebuilt(x) - without).abs().max() > 1e-3
     assert without.shape == (1, 3, 16, 32, 32)
+
+
+def test_a_continuation_has_the_network_of_its_checkpoint_and_the_options_that_are_given(
+    plans: dict[str, Any], dataset_json: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnsam3d_options", "prompt_kinds=click max_minutes=2 seed=3 first_answer_weight=0.5")
+    trainer = make(plans, dataset_json)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert "does not use" not in Path(trainer.log_file).read_text()
+    monkeypatch.setenv("nnsam3d_options", "max_minutes=4 prompt_kinds=click,box")
+    continued = make(plans, dataset_json)
+    continued.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert continued.options == replace(trainer.options, max_minutes=4)
+    assert continued.configuration_manager.configuration[CLICK_CHANNELS_KEY]["maps"] == 0
+    theirs = trainer.network.state_dict()
+    assert all(torch.equal(values, theirs[name]) for name, values in continued.network.state_dict().items())
 
 
 def test_corrections_keep_all_clicks_of_a_scribble(

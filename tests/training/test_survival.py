@@ -110,6 +110,54 @@ def test_wherever_it_is_stopped_it_goes_on_as_if_nothing_had_happened(batches: I
     assert {path.name for path in Path(trainer.output_folder).glob("checkpoint*")} == {FINAL, BEST}
 
 
+@pytest.mark.parametrize("finished", NAMES, indirect=True)
+def test_it_goes_on_with_its_options_although_the_variable_is_gone(
+    batches: Interruptions, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches.at, batches.action = 2 + 3, lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    assert run(small.make(type(finished).__name__)) == STOPPED
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    trainer = small.make(type(finished).__name__, go_on=True)
+    batches.at = -1
+    assert trainer.options == finished.options
+    trainer.run_training()
+    assert trainer.current_epoch == small.EPOCHS
+    assert torch.equal(weights(trainer), weights(finished))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_continuing_what_has_used_up_its_minutes_changes_nothing(
+    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """On a clock on which every batch takes ten seconds."""
+    now = 1.7e9
+
+    def ten_seconds() -> None:
+        nonlocal now
+        now += 10
+
+    monkeypatch.setattr(survival.time, "time", lambda: now)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: now)
+    batches.each = ten_seconds
+    endless = small.LENGTH.replace(f"num_epochs={small.EPOCHS}", "num_epochs=9999")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"{endless} max_minutes=1")
+    trainer = small.make(name)
+    trainer.run_training()
+    assert trainer._updates == 6
+    final = Path(trainer.output_folder) / FINAL
+    written = final.read_bytes()
+    for moved in (False, True):  # True: it was stopped before it wrote the final checkpoint
+        if moved:
+            final.rename(final.with_name(LATEST))
+        again = small.make(name)
+        again.load_checkpoint(str(final.with_name(LATEST) if moved else final))
+        again.run_training()
+        assert again._updates == 6
+        assert torch.equal(weights(again), weights(trainer))
+        assert (final.read_bytes() == written) or moved
+    assert not final.with_name(LATEST).exists()
+
+
 @pytest.mark.parametrize("finished", NAMES[:1], indirect=True)
 def test_a_seed_repeats_a_training_and_another_one_does_not(
     batches: Interruptions, finished: Any, monkeypatch: pytest.MonkeyPatch
@@ -263,16 +311,17 @@ def test_a_loss_that_is_no_number_changes_nothing_and_stops_in_the_end(
     assert log_of(trainer).count("this update was skipped") == 21
 
 
-def test_a_checkpoint_of_before_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_before_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Of a version that kept nothing but nnU-Net's content."""
     options(monkeypatch, "seed=-1")
-    trainer = small.make(NAMES[0])
+    trainer = small.make(name)
     trainer.initialize()
     trainer.save_checkpoint(f"{trainer.output_folder}/{LATEST}")
     stored = torch.load(f"{trainer.output_folder}/{LATEST}", weights_only=False)
     del stored["optimizer_state"]["nnsam3d"]
     torch.save(stored, f"{trainer.output_folder}/{LATEST}")
-    continued = small.make(NAMES[0], go_on=True)
+    continued = small.make(name, go_on=True)
     continued.run_training()
     assert continued.current_epoch == small.EPOCHS
 
