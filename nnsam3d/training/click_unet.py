@@ -56,7 +56,12 @@ class nnUNetClickTrainer(ClickedTrainer):
         UserError: an unsupported configuration or dataset (2D, cascade, re-orienting reader, no foreground).
     """
 
-    uses = (*TimedTrainer.uses, "rounds", "validation_clicks", "weights", *CLICK_OPTIONS, *EXTENT_OPTIONS)
+    uses = (
+        *TimedTrainer.uses,
+        *("rounds", "first_answer_weight", "validation_clicks", "weights"),
+        *CLICK_OPTIONS,
+        *EXTENT_OPTIONS,
+    )
 
     def __init__(
         self,
@@ -73,11 +78,6 @@ class nnUNetClickTrainer(ClickedTrainer):
         self.use_length(options)
         self.tell_ignored({*resolved.get(PLANS_KEY, {}), *environment_overrides()})
 
-    @staticmethod
-    def build_network_architecture(  # type: ignore[override]
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
     def _adopt(self, checkpoint: dict[str, Any], filename: str) -> None:
         """Also the kinds of prompts, on which the network depends."""
         super()._adopt(checkpoint, filename)
@@ -85,6 +85,11 @@ class nnUNetClickTrainer(ClickedTrainer):
         self.plans_manager: Any = PlansManager(plans)
         self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
 
+    @staticmethod
+    def build_network_architecture(  # type: ignore[override]
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
@@ -107,8 +112,8 @@ class nnUNetClickTrainer(ClickedTrainer):
     def update(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's update, after correction rounds without gradient that add clicks on the network's errors.
 
-        SAM3DAdapterTrainer's loss is the mean over all rounds of a roll-out. This network has no separate decoder that
-        could answer again at low cost, so one round is drawn: the same expected loss with a single backward pass.
+        SAM3DAdapterTrainer's loss is a weighted mean over all answers of a roll-out. This network has no separate
+        decoder that could answer again at low cost, so one answer is drawn, as often as it weighs there.
         """
         rounds = drawn_round(self.options, self.current_epoch, self._iteration)
         data_BCDHW = batch["data"].to(self.device, non_blocking=True)

@@ -28,10 +28,13 @@ def drawn_rounds(options: TrainingOptions, epoch: int, iteration: int) -> int:
 
 
 def drawn_round(options: TrainingOptions, epoch: int, iteration: int) -> int:
-    """One of the answers 0 to :func:`drawn_rounds`, with equal probability: it estimates the mean over all answers."""
+    """One of the answers 0 to :func:`drawn_rounds`, as often as it weighs in the loss of a roll-out
+    (:meth:`RollOut.weight`): it estimates the mean over all answers."""
     # a separate stream: otherwise the answer would depend on the number of rounds
-    rng = _stream(options, epoch, iteration, 1)
-    return int(rng.integers(drawn_rounds(options, epoch, iteration) + 1))
+    rng, rounds = _stream(options, epoch, iteration, 1), drawn_rounds(options, epoch, iteration)
+    if rounds == 0 or options.first_answer_weight == 0:
+        return int(rng.integers(rounds + 1))
+    return 0 if rng.random() < options.first_answer_weight else 1 + int(rng.integers(rounds))
 
 
 def _stream(options: TrainingOptions, *numbers: int) -> np.random.Generator:

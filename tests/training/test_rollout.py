@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnsam3d.network import PRESETS, PromptTensors, read_prompt_channel
+from nnsam3d.network import PRESETS, PromptTensors, RollOut, read_prompt_channel
 from nnsam3d.network.prompts import with_prompts
 from nnsam3d.prompts import next_click
 from nnsam3d.training.click_unet import nnUNetClickTrainer
@@ -85,13 +86,17 @@ def test_rounds_are_drawn_and_agreed_on() -> None:
     assert {drawn_rounds(TrainingOptions(rounds="3"), 0, i) for i in range(20)} == {3}
 
 
-def test_one_round_is_drawn_evenly_whatever_their_number() -> None:
-    options = TrainingOptions(rounds="1-6")
+@pytest.mark.parametrize("first", [0.0, 0.4, 1.0])
+def test_one_answer_is_drawn_as_often_as_it_weighs_whatever_their_number(first: float) -> None:
+    options = TrainingOptions(rounds="1-6", first_answer_weight=first)
     places = [(epoch, iteration) for epoch in range(60) for iteration in range(100)]
     drawn = np.array([(drawn_rounds(options, *place), drawn_round(options, *place)) for place in places])
     for rounds in range(1, 7):
         share = np.bincount(drawn[drawn[:, 0] == rounds, 1], minlength=rounds + 1) / (drawn[:, 0] == rounds).sum()
-        assert share == pytest.approx([1 / (rounds + 1)] * (rounds + 1), abs=0.06)
+        loss = RollOut(rounds, 0, lambda _: torch.zeros(()), lambda *_: None, first_weight=first)
+        assert share == pytest.approx([loss.weight(number) for number in range(rounds + 1)], abs=0.06)
+    none = replace(options, rounds="0")
+    assert {drawn_round(none, *place) for place in places[:50]} == {0}
 
 
 @pytest.fixture(autouse=True)
