@@ -72,8 +72,10 @@ def merge_reports(path: Path, parts: Sequence[Path]) -> tuple[dict[str, Any], li
     Returns:
         The report, and the parts that have left none.
     """
-    read = [json.loads(part.read_text(encoding="utf-8")) if part.is_file() else {OUTDATED: True} for part in parts]
-    found = [None if content.get(OUTDATED) else content for content in read]
+    found: list[dict[str, Any] | None] = [
+        json.loads(part.read_text(encoding="utf-8")) if part.is_file() else None for part in parts
+    ]
+    found = [None if content is not None and content.get(OUTDATED) else content for content in found]
     missing = [str(part) for part, content in zip(parts, found, strict=True) if content is None]
     there = [content for content in found if content is not None]
     if not there:

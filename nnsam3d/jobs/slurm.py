@@ -139,7 +139,7 @@ class Slurm(BackEnd):
     def active(self, *names: str) -> list[str]:
         submissions, states = self._queue
         active = {job for job, (state, _) in states.items() if state in (*WAITING, *RUNNING)}
-        found = []
+        found: list[str] = []
         for one in submissions:
             jobs = list(_jobs(one).values())
             left = [job for job in jobs if one["stage"] in names and job in active]

@@ -162,7 +162,9 @@ def test_results_depend_on_the_prompts_only(session: Session, tmp_path: Path, mo
     np.testing.assert_array_equal(again.segmentation, session.segmentation)
 
 
-def test_slicers_files_keep_labels_of_any_kind(session: Session, tmp_path: Path, model: Model, write_image: Any) -> None:
+def test_slicers_files_keep_labels_of_any_kind(
+    session: Session, tmp_path: Path, model: Model, write_image: Any
+) -> None:
     image = str(write_image(shape=SHAPE))
     session.set_image(image)
     for number, label in enumerate([1, "lesion-2", "object", 7]):
