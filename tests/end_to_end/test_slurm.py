@@ -19,6 +19,8 @@ import pytest
 import torch
 
 from nnsam3d.demo.phantom import DATASET_NAME
+from nnsam3d.jobs import ShellJob
+from nnsam3d.jobs.slurm import Slurm, states
 from nnsam3d.training.optimizer import WarmupLinear
 from nnsam3d.training.options import TrainingOptions
 
@@ -211,3 +213,16 @@ def test_folds_and_predictions(space: Workspace, cluster: Cluster, tmp_path: Pat
     for key in ("case", "status", "output_sha256"):
         assert [case[key] for case in merged["cases"]] == [case[key] for case in alone["cases"]]
     assert len(merged["parts"]) >= 2
+
+
+def test_a_cancelled_job_stays_cancelled(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scancel sends TERM, as a preemption does, after which a job goes back into the queue."""
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    saves = "bash -c 'trap \"exit 75\" USR1; while :; do sleep 0.1; done'"
+    job = Slurm(tmp_path, ("--partition=debug",)).submit(ShellJob("x", saves, "a test"))
+    wait_for(lambda: "RUNNING" in " ".join(cluster.active()), 60)
+    time.sleep(1)  # until the script has set its traps
+    cluster.tell("scancel", job)
+    settled(cluster)
+    assert states([job])[job][0] == "CANCELLED", (tmp_path / "x.log").read_text()
