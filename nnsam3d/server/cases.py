@@ -135,6 +135,13 @@ class Cases:
     def _is_draft(self, case: str) -> bool:
         return self.output is not None and self._file(DRAFTS, case).is_file()
 
+    def has_newer_draft(self, conversation: Conversation) -> bool:
+        """Whether somebody else has written the draft of a conversation's case since it was opened or written here."""
+        return self._draft_version(conversation.case) not in ("", conversation.draft)
+
+    def _draft_version(self, case: str) -> str:
+        return "" if self.output is None else file_version(self._file(DRAFTS, case))
+
     def keep_draft(self, conversation: Conversation) -> None:
         """Writes what a conversation has done to its case since it was saved, so that nothing is lost with it.
 
@@ -147,6 +154,10 @@ class Cases:
         if self.version(case) != conversation.version:
             conversation.warnings = ("this case was saved elsewhere since you opened it: no draft is kept",)
             return
+        if self.has_newer_draft(conversation):
+            words = "somebody else has a newer draft of this case: open it again; no draft is kept here"
+            conversation.warnings = (words,)
+            return
         draft = self._file(DRAFTS, case)
         try:
             if session.prompts or session.started:
@@ -154,16 +165,18 @@ class Cases:
                     draft.parent.mkdir(parents=True, exist_ok=True)
                 write_text(_base_of(draft), conversation.version)
                 session.save_prompts(draft)
+                conversation.draft = file_version(draft)
             else:
-                self._drop_draft(case)
+                self._drop_draft(conversation)
         except OSError as error:
             conversation.warnings = (f"no draft is kept: {error}",)
 
-    def _drop_draft(self, case: str) -> None:
-        draft = self._file(DRAFTS, case)
+    def _drop_draft(self, conversation: Conversation) -> None:
+        draft = self._file(DRAFTS, conversation.case)
         draft.unlink(missing_ok=True)
         _base_of(draft).unlink(missing_ok=True)
         mask_beside(draft, self._model.file_ending).unlink(missing_ok=True)
+        conversation.draft = ""
 
     # ------------------------------------------------------------------ a saved case
 
@@ -188,7 +201,7 @@ class Cases:
         Raises:
             UserError: the saved mask cannot be read, or does not fit the image.
         """
-        conversation.version = self.version(case)
+        conversation.version, conversation.draft = self.version(case), self._draft_version(case)
         if draft and self._is_draft(case) and self._draft_given(case, conversation):
             return
         if self.output is None or not self._file(LABELS, case).is_file():
@@ -202,7 +215,7 @@ class Cases:
         session.begin_here()
         conversation.change()  # what it contains counts in the volumes
         if not draft:  # not before: it must be there if the saved mask cannot be read
-            self._drop_draft(case)
+            self._drop_draft(conversation)
 
     def _draft_given(self, case: str, conversation: Conversation) -> bool:
         """Loads a draft, and whether that was possible: one that is damaged, or of other labels, is left alone."""
@@ -237,7 +250,8 @@ class Cases:
         """Adds the conversation's case to the dataset, with its clicks and the mask they start from.
 
         Args:
-            overwrite: also if somebody else has saved the case since this conversation opened or saved it.
+            overwrite: also if somebody else has saved the case, or has a newer draft of it, since this conversation
+                opened or saved it.
             annotator: name for the table.
 
         Returns:
@@ -245,7 +259,7 @@ class Cases:
 
         Raises:
             Refusal: the server has no output folder or the dataset has another image of this name (400), somebody else
-                has saved the case (409), or a file cannot be written (500).
+                has saved the case or has a newer draft (409), or a file cannot be written (500).
         """
         if self.output is None:
             raise Refusal(400, "the server was started without --output: download the mask instead")
@@ -253,6 +267,8 @@ class Cases:
         images = self.files(case)
         if self.version(case) != conversation.version and not overwrite:
             raise Refusal(409, f"case {case} was saved elsewhere since you opened it: saving would replace that")
+        if self.has_newer_draft(conversation) and not overwrite:
+            raise Refusal(409, f"somebody else has a newer draft of case {case}: saving would replace that")
         copies = [self.output / IMAGES / image.name for image in images]
         label_file, clicks = self._file(LABELS, case), self._file(CLICKS, case)
         written = [label_file, *copies]
@@ -273,7 +289,7 @@ class Cases:
                 mask_beside(clicks, self._model.file_ending).unlink(missing_ok=True)
             self._write_dataset_json()
             conversation.version = self.version(case)
-            self._drop_draft(case)
+            self._drop_draft(conversation)
             self._note(conversation, annotator)
         except OSError as error:
             where = error.filename or self.output

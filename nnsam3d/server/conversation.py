@@ -24,7 +24,8 @@ from nnsam3d.prompts.components import volume_and_count
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.server.refusal import Refusal
 
-KEPT = ("model", "session", "files", "case", "version", "keeps", "_buffer", "_touched")  # beside the session's history
+# beside the session's history
+KEPT = ("model", "session", "files", "case", "version", "draft", "keeps", "_buffer", "_touched")
 PAUSE = 60.0  # seconds; whoever does nothing for longer is not at work
 
 
@@ -39,6 +40,7 @@ class Conversation:
         files: the image's files, if it was opened from files.
         case: the name of the case, if it belongs to the server's folder.
         version: of the saved case when it was opened or last saved, see :meth:`Cases.version`.
+        draft: version of the case's draft when it was opened or last written; empty if there was none.
         warnings: for the user, beside those of the session.
         keeps: an object that must exist as long as the image.
     """
@@ -60,7 +62,7 @@ class Conversation:
         self.files: tuple[Path, ...] = ()
         self.case = ""
         self.keeps: Any = None
-        self.version = ""
+        self.version = self.draft = ""
         self.warnings: tuple[str, ...] = ()
         self._seconds, self._worked = 0.0, time.monotonic()
         self._buffer: NDArray[np.uint8] | None = None
@@ -162,7 +164,7 @@ class Conversation:
             self.session = Session(model, cache_bytes=self._cache_bytes, progress=self._progress)
 
     def _opened(self, files: tuple[Path, ...], case: str) -> None:
-        self.files, self.case, self.version = files, case, ""
+        self.files, self.case, self.version, self.draft = files, case, "", ""
         self.warnings, self._seconds, self._worked = (), 0.0, time.monotonic()
         self._buffer, self._synchronised = None, False
         self._touched = None

@@ -151,8 +151,10 @@ async def open_case(call: Call) -> Response:
     files, size, version = await asyncio.to_thread(_readable, folder, case)
 
     def job(conversation: Conversation) -> Response:
+        # what was saved takes the place of the client's own draft, never of somebody else's, which is newer
+        theirs = conversation.case == case and folder.has_newer_draft(conversation)
         conversation.open_files(files, case)
-        folder.reopen(case, conversation, draft=not saved)  # or the next save would replace it by what is clicked now
+        folder.reopen(case, conversation, draft=not saved or theirs)
         return _opened(call, conversation, case, version)
 
     async with call.lease.reading:  # which may be this case
@@ -291,7 +293,7 @@ async def _changed(call: Call, job: Callable[[Conversation], Any]) -> Response:
     def whole(conversation: Conversation) -> Response:
         start = time.perf_counter()
         job(conversation)
-        _ = conversation.session.segmentation  # what fails or is cancelled is no draft
+        change_to_show(conversation)  # what fails, is cancelled or cannot be shown is no draft
         if call.app.cases is not None:
             call.app.cases.keep_draft(conversation)
         conversation.is_worked_on()

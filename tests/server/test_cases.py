@@ -412,7 +412,7 @@ def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, serve
     first, second = clicked(cases, served_model), opened(cases, served_model)
     cases.keep_draft(first)
     second.session.add([Click((5, 30, 4), "lesion")], "voxel")
-    cases.save(second)
+    cases.save(second, overwrite=True)
     first.session.add([Click((3, 3, 3), "background")], "voxel")
     cases.keep_draft(first)
     assert "saved elsewhere" in first.warnings[0]
@@ -427,6 +427,39 @@ def test_a_draft_never_replaces_what_somebody_else_has_saved(cases: Cases, serve
         cases.save(again)
     cases.save(again, overwrite=True)
     assert cases.row("a")["draft"] is False
+
+
+def test_a_draft_never_replaces_somebody_elses_draft(cases: Cases, served_model: Model) -> None:
+    second, first = opened(cases, served_model), clicked(cases, served_model)
+    cases.keep_draft(first)
+    file = dataset(cases) / "drafts" / "a.json"
+    theirs = file.read_bytes()
+    second.session.add([Click((5, 30, 4), "lesion")], "voxel")
+    for _ in range(2):  # what is done, and when it is taken back
+        cases.keep_draft(second)
+        assert "somebody else has a newer draft" in second.warnings[0]
+        assert file.read_bytes() == theirs
+        with pytest.raises(Refusal, match="newer draft of case a") as refused:
+            cases.save(second)
+        assert refused.value.status == 409
+        second.reset()
+    first.session.add([Click((20, 18, 10), "organ")], "voxel")
+    cases.keep_draft(first)  # one's own draft is not somebody else's
+    assert first.warnings == ()
+    before = first.snapshot()
+    first.open_files(cases.files("b"), "b")
+    first.restore(before)  # as if another case could not be opened
+    cases.keep_draft(first)
+    assert first.warnings == ()
+    third = opened(cases, served_model)
+    assert third.session.prompts == first.session.prompts
+    third.session.undo()
+    cases.keep_draft(third)
+    cases.keep_draft(first)
+    assert "newer draft" in first.warnings[0]
+    cases.save(first, overwrite=True)
+    np.testing.assert_array_equal(label_map(cases), first.session.segmentation)
+    assert not list((dataset(cases) / "drafts").iterdir())
 
 
 def test_a_case_with_a_draft_can_be_skipped_and_marked(cases: Cases, served_model: Model) -> None:

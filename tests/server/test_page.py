@@ -552,6 +552,27 @@ def test_a_heartbeat_that_finds_the_session_lost_asks_to_reconnect_before_anythi
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
+def test_a_lost_session_is_not_restored_over_somebody_elses_draft(work: Any, visit: Open) -> None:
+    there = work()
+    first = visit(there.running, expect="status of 410")
+    first.click(there.ras(TARGET))
+    first.forgotten_by(there.running)
+    second = visit(there.running)
+    for index in ((20, 10, 6), (5, 5, 5), (12, 28, 13)):
+        second.click(there.ras(index))
+    file = there.output / "drafts" / "a.json"
+    theirs = file.read_text()
+    first.click(there.ras((12, 28, 13)))
+    first.tab.click("#notice-action")
+    first.idle("document.getElementById('notice-text').textContent.includes('newer draft')")
+    assert file.read_text() == theirs
+    first.tab.click("#cases li")
+    first.tab.click("#unsaved button[value=leave]")
+    first.idle("!nnsam3d.page.restoring")
+    assert first.clicks() == second.clicks()
+    np.testing.assert_array_equal(first.labels(), second.labels())
+
+
 def test_a_lost_session_of_a_saved_case_is_found_again_as_it_was(work: Any, visit: Open) -> None:
     """The server starts a saved case from its mask, which was not beneath the clicks."""
     there = work()

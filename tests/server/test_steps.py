@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,8 +162,9 @@ def test_two_tabs_on_one_case(serve_cases: Start) -> None:
     opened = [running.ask("POST", "/api/open", {"case": "a"}, lease).json() for lease in leases]
     assert [one["also_open"] for one in opened] == [0, 1]
     assert running.ask("GET", "/api/next", lease=running.claim()).json() == {"next": "b"}, "a is open elsewhere"
-    for lease, prompt in zip(leases, (CLICK, OTHER), strict=True):
-        assert running.change("/api/prompt", prompt, lease)[0]["also_open"] == 1
+    told = [running.change("/api/prompt", *given)[0] for given in zip((CLICK, OTHER), leases, strict=True)]
+    assert [one["also_open"] for one in told] == [1, 1]
+    assert [[said for said in one["remarks"] if "newer draft" in said] != [] for one in told] == [False, True]
     statuses = [
         running.ask("POST", f"/api/save{query}", {}, lease).status
         for lease, query in zip([*leases, *reversed(leases)], ("", "", "?overwrite=1", ""), strict=True)
@@ -171,3 +173,32 @@ def test_two_tabs_on_one_case(serve_cases: Start) -> None:
     again = running.ask("POST", "/api/open", {"case": "a"}, leases[0]).json()
     assert [one["label"] for one in again["prompts"]] == ["organ"]
     assert (again["saved"], again["can_undo"]) == (True, True)
+
+
+def test_what_was_saved_is_not_opened_over_somebody_elses_draft(serve_cases: Start) -> None:
+    running = serve_cases(saves=True)
+    leases = [running.claim("a") for _ in range(2)]
+    running.change("/api/prompt", OTHER, leases[0])
+    assert running.ask("POST", "/api/save", {}, leases[0]).status == 200
+    for lease in leases:
+        running.ask("POST", "/api/open", {"case": "a"}, lease)
+    running.change("/api/prompt", CLICK, leases[0])
+    opened = [running.ask("POST", "/api/open", {"case": "a", "saved": True}, lease).json() for lease in leases[::-1]]
+    assert [[one["label"] for one in each["prompts"]] for each in opened] == [["organ", "lesion"], ["organ"]]
+    assert opened[1]["draft"] is False, "the first one's own draft goes"
+
+
+def test_a_step_that_cannot_be_shown_is_no_draft(
+    serve_cases: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = serve_cases(saves=True)
+    lease = running.claim("a")
+    running.change("/api/prompt", CLICK, lease)
+    draft = (tmp_path / "out" / "drafts" / "a.json").read_text()
+    box = (slice(0, 1), slice(0, 1), slice(0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(page.Conversation, "change", lambda conversation: (box, np.array([[[300]]])))
+        assert running.ask("POST", "/api/prompt", OTHER, lease).status == 400
+    assert (tmp_path / "out" / "drafts" / "a.json").read_text() == draft
+    told = running.change("/api/prompt", OTHER, lease)[0]
+    assert not [said for said in told["remarks"] if "draft" in said]

@@ -92,7 +92,7 @@ export class Server {
     return (await this.json("GET", "api/next")).next;
   }
 
-  // saved: what was saved, even if there is a draft
+  // saved: what was saved, instead of one's own draft
   openCase(name, saved = false) {
     return this.json("POST", "api/open", { case: name, saved });
   }

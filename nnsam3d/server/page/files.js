@@ -148,7 +148,7 @@ export async function save() {
   if (isEmpty() && !confirm(`The mask of ${name} is empty. Save it as a case without any label?`)) return false;
   const { saved, conflict } = (await store("api/save")) ?? {};
   if (!conflict) return Boolean(saved);
-  const answer = await ask("conflict", `${name} has been saved elsewhere since it was opened here. ${conflict}`);
+  const answer = await ask("conflict", conflict);
   if (answer === "overwrite") return Boolean((await store("api/save?overwrite=1"))?.saved);
   if (answer === "reload") openCase(name, true);
   return false;

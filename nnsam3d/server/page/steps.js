@@ -241,6 +241,9 @@ export async function restore(image, { prompts, base, dirty }) {
     while (!leadTo(prompts) && page.can.undo) await apply(await server.change("api/undo"));
     if (!leadTo(prompts)) throw new ServerError(400, "The prompts cannot be restored: the case was saved with others since.");
   } else {
+    if (image.draft && isOfOthers(prompts)) {
+      throw new ServerError(400, "The prompts cannot be restored: somebody else has a newer draft of the case. Open it again.");
+    }
     if (!base || page.prompts.length) await apply(await server.change("api/reset"));
     if (base) await apply(await server.segmentation(base));
   }
@@ -257,6 +260,12 @@ export async function restore(image, { prompts, base, dirty }) {
 // Whether the prompts that the server has are the first of these.
 function leadTo(prompts) {
   return page.prompts.every((prompt, n) => keyOf(prompt) === keyOf(prompts[n]));
+}
+
+// Whether somebody else made prompts that the server has. Not told by the last ones, of which an answer may have been lost.
+function isOfOthers(prompts) {
+  const known = prompts.filter((one) => !one.waiting).slice(0, page.prompts.length);
+  return page.prompts.length > prompts.length || known.some((one, n) => keyOf(one) !== keyOf(page.prompts[n]));
 }
 
 async function apply(change) {
