@@ -765,6 +765,75 @@ def test_a_click_lost_with_the_network_is_sent_again(work: Any, visit: Open, los
     np.testing.assert_array_equal(there.saved(), there.session.segmentation)
 
 
+CUT = """() => {
+    const usual = window.fetch;
+    window.fetch = async (path, ...more) => {
+        const response = await usual(path, ...more);
+        if (path !== "api/prompt") return response;
+        window.fetch = usual;
+        response.arrayBuffer = () => Promise.reject(new TypeError("network error"));
+        return response;
+    };
+}"""
+
+
+def test_a_click_whose_answer_ends_in_its_middle_is_sent_again(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running)
+    page.js(CUT)
+    page.click(there.ras(TARGET))
+    assert page.text("#notice-action") == "Retry"
+    page.tab.click("#notice-action")
+    page.idle("nnsam3d.page.prompts.length === 1")
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(page.labels(), there.session.segmentation)
+    page.press("s")
+    np.testing.assert_array_equal(there.saved(), there.session.segmentation)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "no answer", "no mask"])
+def test_nothing_is_done_to_a_case_that_is_open_but_not_shown(work: Any, visit: Open, how: str) -> None:
+    """The server has opened it, and the page has not."""
+    there = work(count=2)
+    page = visit(there.running, expect="status of 409|ERR_FAILED")
+    page.click(there.ras(TARGET))
+    page.press("s")
+    gates: list[Gate] = []
+
+    def fail(route: Any) -> None:
+        if how == "cancelled":
+            gates.append(Gate(there.running.app.worker))
+            return route.continue_()
+        if how == "no answer":
+            route.fetch()
+        return route.abort()
+
+    address = "**/api/open" if how == "no answer" else "**/api/mask/b*"
+    page.tab.route(address, fail)
+    page.tab.click("#cases li:nth-child(2)")
+    if how == "cancelled":
+        page.until("() => /Waiting: 1 request/.test(document.getElementById('busy-text').textContent)")
+        page.tab.keyboard.press("Escape")
+        page.idle("!nnsam3d.page.image")
+        gates[0].over.set()
+    page.idle("!nnsam3d.page.image")
+    assert page.text("#empty-text") == "b could not be shown: select it again."
+    assert (page.text("#image-name"), page.tab.locator("#notes").is_visible()) == ("No image", False)
+    sent = len(page.requests)
+    for key in "szyruq":
+        page.press(key)
+    assert [url for url in page.requests[sent:] if "/api/progress" not in url and "/api/heartbeat" not in url] == []
+    page.tab.unroute(address)
+    page.tab.click("#cases li:nth-child(2)")
+    page.idle("nnsam3d.page.image?.case === 'b'")
+    assert not page.tab.locator("#empty").is_visible()
+    page.click(there.ras(TARGET))
+    page.press("s")
+    assert sorted(path.name for path in (there.output / "labelsTr").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    there.session.add_click(TARGET, "lesion")
+    np.testing.assert_array_equal(there.saved(), there.session.segmentation)
+
+
 def test_a_page_opens_with_the_case_that_was_open_last(work: Any, visit: Open) -> None:
     there = work(count=3)
     page = visit(there.running)

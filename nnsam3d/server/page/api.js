@@ -45,27 +45,29 @@ export class Server {
     this.lease = null;
   }
 
+  // Returns the body of the answer, which is part of it: the connection may end in its middle.
   async send(method, path, body) {
     const headers = {};
     if (this.lease) headers["X-Lease-Token"] = this.lease;
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     let response;
+    let content;
     try {
       response = await fetch(path, { method, headers, body, cache: "no-store" });
+      content = await response.arrayBuffer();
     } catch {
       throw new ServerError(0, "The server cannot be reached. Is it still running?");
     }
-    if (!response.ok) throw new ServerError(response.status, await reason(response));
-    return response;
+    if (!response.ok) throw new ServerError(response.status, reason(response.status, content));
+    return content;
   }
 
   async json(method, path, body) {
-    const response = await this.send(method, path, body === undefined ? undefined : JSON.stringify(body));
-    return response.json();
+    return parsed(await this.send(method, path, body === undefined ? undefined : JSON.stringify(body)));
   }
 
-  async bytes(path) {
-    return (await this.send("GET", path)).arrayBuffer();
+  bytes(path) {
+    return this.send("GET", path);
   }
 
   // A step of the session: sends JSON and receives a change.
@@ -98,7 +100,7 @@ export class Server {
   }
 
   async upload(file) {
-    return (await this.file("api/upload", file)).json();
+    return parsed(await this.file("api/upload", file));
   }
 
   image(number, name) {
@@ -136,19 +138,21 @@ export class Server {
   }
 }
 
-// A change: JSON, and the labels in the changed box (i fastest).
-async function changeOf(response) {
-  const buffer = await response.arrayBuffer();
-  const length = new DataView(buffer).getUint32(0, true);
-  const values = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  return { ...values, voxels: new Uint8Array(buffer, 4 + length) };
+function parsed(content) {
+  return JSON.parse(new TextDecoder().decode(content));
 }
 
-async function reason(response) {
+// A change: JSON, and the labels in the changed box (i fastest).
+function changeOf(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  return { ...parsed(new Uint8Array(buffer, 4, length)), voxels: new Uint8Array(buffer, 4 + length) };
+}
+
+function reason(status, content) {
   try {
-    return plain((await response.json()).detail);
+    return plain(parsed(content).detail);
   } catch {
-    return `The server answered with status ${response.status}.`;
+    return `The server answered with status ${status}.`;
   }
 }
 

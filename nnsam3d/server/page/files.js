@@ -23,27 +23,52 @@ function listed() {
 }
 
 export function openCase(name, saved = false) {
-  return work.add(`Opening ${name}`, async () => shown(await server.openCase(name, saved), { case: name }));
+  return work.add(`Opening ${name}`, () => shown(server.openCase(name, saved), { case: name }));
 }
 
 export function openFile(file) {
-  return work.add(`Opening ${file.name}`, async () => shown(await server.upload(file), { file }));
+  return work.add(`Opening ${file.name}`, () => shown(server.upload(file), { file }));
 }
 
-async function shown(image, source) {
-  const name = image.channels[0];
-  const there = image.version && brought?.version === image.version ? brought.bytes : null;
-  brought = null;
-  const [bytes, mask] = await Promise.all([
-    source.file ? source.file.arrayBuffer() : (there ?? server.image(0, name)),
-    server.mask(image.case),
-  ]);
+// The server has another image than the page, or may have: what is done to the one on the page would reach the other.
+function showNone(text) {
+  Object.assign(page, { image: null, source: null, prompts: [], waiting: [], moving: [], flat: null, facts: {}, remarks: [], also: 0 });
+  Object.assign(page, { can: { undo: false, redo: false }, restoring: null });
+  startPast(null);
+  viewer.unload();
+  $("image-name").textContent = "No image";
+  $("image-facts").textContent = "";
+  $("notes").hidden = $("channel-row").hidden = true;
+  listed();
+  empty(text);
+}
+
+// Whether the server may have done what it was asked to: its answer was lost, perhaps by a proxy. It refuses with 503, too.
+function isLost({ status }) {
+  return !status || (status >= 500 && status !== 503);
+}
+
+// answer: to the request to open an image
+async function shown(answer, source) {
+  const again = source.file ? "open it again" : "select it again";
+  const missing = `${source.case ?? source.file.name} could not be shown: ${again}.`;
+  let image, bytes, mask;
   try {
-    await viewer.load(bytes, source.file?.name ?? name, mask);
+    image = await answer;
+    const there = image.version && brought?.version === image.version ? brought.bytes : null;
+    brought = null;
+    [bytes, mask] = await Promise.all([
+      source.file ? source.file.arrayBuffer() : (there ?? server.image(0, image.channels[0])),
+      server.mask(image.case),
+    ]);
   } catch (error) {
-    Object.assign(page, { image: null, source: null, prompts: [], waiting: [], moving: [], flat: null, facts: {}, dirty: false });
-    viewer.unload();
-    empty("This image cannot be displayed.");
+    if (image || isLost(error)) showNone(missing);
+    throw error;
+  }
+  try {
+    await viewer.load(bytes, source.file?.name ?? image.channels[0], mask);
+  } catch (error) {
+    showNone("This image cannot be displayed.");
     throw new ServerError(400, `This image cannot be displayed: ${error.message}`);
   }
   const prompts = image.prompts ?? [];
@@ -187,7 +212,7 @@ export async function next() {
 function followUp() {
   return later("Opening the next case", async () => {
     const following = await server.next();
-    if (following) await shown(await server.openCase(following), { case: following });
+    if (following) await shown(server.openCase(following), { case: following });
     else say(!page.info.saves || page.cases.some(isOpen) ? "There are no other cases." : "All cases are done.");
   });
 }
