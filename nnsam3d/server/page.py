@@ -269,8 +269,12 @@ def _number(given: dict[str, Any]) -> int:
 async def segmentation(call: Call) -> Response:
     with tempfile.TemporaryDirectory(prefix="nnsam3d_") as folder:
         path, _ = await stored(call, Path(folder))
-        name = call.query.get("name", "the file")
-        return await _changed(call, lambda conversation: _hiding(path, name, lambda: conversation.start_from(path)))
+
+        def job(conversation: Conversation) -> None:
+            _hiding(path, call.query.get("name", "the file"), lambda: conversation.start_from(path))
+            path.unlink()  # or the draft would name it, which is deleted in a moment, and keep no copy
+
+        return await _changed(call, job)
 
 
 async def load_prompts(call: Call) -> Response:

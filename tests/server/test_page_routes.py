@@ -321,6 +321,25 @@ def test_a_step_that_fails_is_no_draft(serve_cases: Start, tmp_path: Path, monke
     assert (told["draft"], len(told["prompts"])) == (True, 1)
 
 
+def test_a_draft_keeps_a_loaded_segmentation(serve_cases: Start, tmp_path: Path) -> None:
+    running = serve_cases(saves=True)
+    lease = running.claim("a")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[8:13, 15:25, 10:20] = 2
+    image = sitk.GetImageFromArray(mask)
+    image.CopyInformation(sitk.ReadImage(str(tmp_path / "images" / "a_0000.nii.gz")))
+    sitk.WriteImage(image, str(tmp_path / "start.nii.gz"))
+    content = (tmp_path / "start.nii.gz").read_bytes()
+    change = running.change("/api/segmentation?name=start.nii.gz", content, lease)
+    np.testing.assert_array_equal(painted(change), mask)
+    running.ask("POST", "/api/release", b"", lease)
+    again = running.claim()
+    told = running.ask("POST", "/api/open", {"case": "a"}, again).json()
+    assert (told["draft"], told["started"]) == (True, True)
+    (tmp_path / "shown.nii.gz").write_bytes(running.ask("GET", "/api/mask/a.nii.gz", lease=again).body)
+    np.testing.assert_array_equal(read(tmp_path / "shown.nii.gz"), mask)
+
+
 def test_notes_are_checked_and_come_back(serve_cases: Start, served_model: Model, tmp_path: Path) -> None:
     running = serve_cases(saves=True)
     lease = running.claim()
