@@ -271,7 +271,7 @@ class Cases:
             raise Refusal(409, f"somebody else has a newer draft of case {case}: saving would replace that")
         copies = [self.output / IMAGES / image.name for image in images]
         label_file, clicks = self._file(LABELS, case), self._file(CLICKS, case)
-        written = [label_file, *copies]
+        written, before = [label_file, *copies], self.version(case)
         try:
             for folder in (IMAGES, LABELS, CLICKS):
                 (self.output / folder).mkdir(parents=True, exist_ok=True)
@@ -291,7 +291,12 @@ class Cases:
             conversation.version = self.version(case)
             self._drop_draft(conversation)
             self._note(conversation, annotator)
-        except OSError as error:
+        except Exception as error:
+            if self.version(case) != before:  # what was written until then is this conversation's
+                conversation.version = self.version(case)
+            self.keep_draft(conversation)  # whose mask may be gone
+            if not isinstance(error, OSError):
+                raise
             where = error.filename or self.output
             raise Refusal(500, f"{where}: the case cannot be saved: {error.strerror}") from error
         return [str(path.relative_to(self.output)) for path in written]

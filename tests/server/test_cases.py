@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
+from nnsam3d.inference import Session
 from nnsam3d.inference.cases import find_cases
 from nnsam3d.inference.folder import FolderOptions, predict_folder
 from nnsam3d.inference.model import Model
@@ -221,6 +222,40 @@ def test_what_cannot_be_written_is_named(cases: Cases, served_model: Model) -> N
     with pytest.raises(Refusal, match=r"Dataset600_Clicked/clicks: the case cannot be saved: File exists") as refused:
         cases.save(talk)
     assert refused.value.status == 500
+
+
+@pytest.mark.parametrize("at", ["clicks", "dataset.json", "annotation.csv"])
+def test_a_save_that_fails_half_way_loses_nothing_and_can_be_repeated(
+    cases: Cases, served_model: Model, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    talk = opened(cases, served_model)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:6, 4:12, 3:9] = 2
+    talk.start_from(mask)
+    cases.keep_draft(talk)
+
+    def full(*given: Any, **_: Any) -> None:
+        raise OSError(28, "No space left on device", at)
+
+    usual = Session.save_prompts
+    with monkeypatch.context() as patch:
+        if at == "clicks":
+            patch.setattr(
+                Session, "save_prompts", lambda one, path: (full if path.parent.name == at else usual)(one, path)
+            )
+        elif at == "dataset.json":
+            patch.setattr("nnsam3d.server.cases.write_json", full)
+        else:
+            patch.setattr(cases.journal, "change", full)
+        with pytest.raises(Refusal, match=f"{at}: the case cannot be saved: No space left"):
+            cases.save(talk)
+    assert cases.row("a")["draft"]
+    again = opened(cases, served_model)
+    np.testing.assert_array_equal(again.session.segmentation, mask)
+    assert again.session.started
+    cases.save(talk)  # nobody else has saved it
+    np.testing.assert_array_equal(label_map(cases), mask)
+    assert cases.row("a")["state"] == "done"
 
 
 def test_the_list_of_two_thousand_cases_opens_no_file(
