@@ -14,6 +14,7 @@ from nnsam3d.prompts.kinds.base import spread
 from nnsam3d.prompts.kinds.checks import MAX_POINTS
 from nnsam3d.server.refusal import Refusal
 
+MOST = 100 * MAX_POINTS  # voxels of a scribble: more are an area, and would take much memory
 CLICKS, APART = 4, 4.0  # of a scribble for a model without scribbles: so many clicks, so many voxels apart
 SLICES, AREAS = 16, 16  # of a lasso: so many slices, and areas of each, become prompts
 NEEDS = "the model was not trained with prompts of type {}: use clicks or scribbles"
@@ -37,10 +38,13 @@ def scribble_prompts(mask: NDArray[np.bool_], first: Sequence[int], label: int, 
         kinds: of prompts that the model was trained with.
 
     Raises:
-        Refusal: the scribble is empty (400).
+        Refusal: the scribble is empty, or has more than a million voxels (400).
     """
-    if not mask.any():
+    count = np.count_nonzero(mask)
+    if not count:
         raise Refusal(400, "the scribble is empty")
+    if count > MOST:
+        raise Refusal(400, "the scribble covers too much of the image: draw a thinner one")
     voxels_N3 = np.argwhere(mask)
     if Scribble.kind not in kinds:
         places_N3 = spread(voxels_N3.astype(np.float64), (1.0, 1.0, 1.0), CLICKS, APART) + first

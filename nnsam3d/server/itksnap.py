@@ -87,18 +87,16 @@ async def _added(call: Call, prompts_of: Callable[[Session, int], list[Prompt]])
 
 
 async def _added_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
-    array, _ = await _volume(call)
-
-    def prompts(session: Session, label: int) -> list[Prompt]:
-        if array.shape != session.shape:
-            raise Refusal(400, f"the drawn mask has shape {array.shape}, the image {session.shape}")
-        return prompts_of(array != 0, (0, 0, 0), label, session.kinds)
-
-    return await _added(call, prompts)
+    array, _ = await _volume(call, call.lease.conversation.session.shape)
+    return await _added(call, lambda session, label: prompts_of(array != 0, (0, 0, 0), label, session.kinds))
 
 
-async def _volume(call: Call) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The array (z, y, x) of an upload, and its metadata."""
+async def _volume(call: Call, size: tuple[int, ...] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The array (z, y, x) of an upload, and its metadata.
+
+    Args:
+        size: of the image, which the array must have, too.
+    """
     parts = multipart(call.request.headers.get("Content-Type", ""), call.body)
     if "file" not in parts or "metadata" not in parts:
         raise Refusal(400, "an upload must have two parts, file and metadata")
@@ -108,6 +106,8 @@ async def _volume(call: Call) -> tuple[NDArray[np.float32], dict[str, Any]]:
         raise Refusal(400, "the metadata must contain dimensions, three positive integers")
     if metadata.get("components_per_pixel", 1) != 1:
         raise Refusal(400, "the image must have one value per voxel")
+    if size not in (None, tuple(shape[::-1])):
+        raise Refusal(400, f"the drawn mask has shape {tuple(shape[::-1])}, the image {size}")
     wanted, limit = 4 * math.prod(shape), call.app.limits.array_bytes
     if wanted > limit:
         raise Refusal(413, f"the image has {wanted:,} bytes; the limit is {limit:,}")

@@ -131,11 +131,13 @@ async def add_lasso(call: Call) -> Response:
 
 async def add_initial_segmentation(call: Call) -> Response:
     label, run = call.label, bool(call.meta().get("run_prediction", False))
-    mask = (await _unpacked(call) != 0).astype(np.uint8)
+    shape, size = _announced(call), call.lease.conversation.session.shape
+    if shape != size:
+        raise Refusal(400, f"the segmentation has shape {shape}, the image {size}")
+    array = await _unpacked(call)
 
     def job(conversation: Conversation) -> Response:
-        if mask.shape != conversation.session.shape:
-            raise Refusal(400, f"the segmentation has shape {mask.shape}, the image {conversation.session.shape}")
+        mask = (array != 0).astype(np.uint8)
         conversation.start_from(_labelled(mask, conversation.values(label)[0]))
         conversation.fill_buffer(mask)
         return _painted(conversation, label) if run else _nothing(ran=False)
@@ -181,12 +183,19 @@ async def _add(call: Call, given: dict[str, Any], prompts_of: Callable[[Session,
 
 async def _add_mask(call: Call, prompts_of: Callable[..., list[Prompt]]) -> Response:
     """A step of prompts that were drawn as a mask of the image, or of a part of it."""
-    given = call.meta()
-    mask = await _unpacked(call) != 0
-    if mask.ndim != 3:
-        raise Refusal(400, f"a drawn mask must have three axes, not shape {mask.shape}")
-    first = _corner(given.get("interaction_bbox"), mask)
-    return await _add(call, given, lambda session, label: prompts_of(mask, first, label, session.kinds))
+    given, shape = call.meta(), _announced(call)
+    if len(shape) != 3:
+        raise Refusal(400, f"a drawn mask must have three axes, not shape {shape}")
+    first, size = _corner(given.get("interaction_bbox"), shape), call.lease.conversation.session.shape
+    if any(low + n > whole for low, n, whole in zip(first, shape, size, strict=True)):
+        raise Refusal(400, f"the drawn mask reaches beyond the image: shape {shape} from voxel {first} on, of {size}")
+    array = await _unpacked(call)
+    return await _add(call, given, lambda session, label: prompts_of(array != 0, first, label, session.kinds))
+
+
+def _announced(call: Call) -> tuple[int, ...]:
+    """The shape of the array in the body, of which nothing has been decompressed yet."""
+    return read_header(call.body, call.app.limits.array_bytes).shape
 
 
 async def _unpacked(call: Call) -> NDArray[Any]:
@@ -231,7 +240,7 @@ def _ends(values: Any) -> list[tuple[int, int]]:
     return [(round(a), round(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
+def _corner(box: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The position of a cropped mask in the volume: its first voxel."""
     if box is None:
         return (0, 0, 0)
@@ -239,8 +248,8 @@ def _corner(box: Any, array: NDArray[Any]) -> tuple[int, ...]:
         low, high = zip(*((int(a), int(b)) for a, b in box), strict=True)
     except (TypeError, ValueError, OverflowError) as error:
         raise Refusal(400, "interaction_bbox must be [[a0, a1], [b0, b1], [c0, c1]]") from error
-    if tuple(b - a for a, b in zip(low, high, strict=True)) != array.shape or min(low) < 0:
-        raise Refusal(400, f"interaction_bbox {box} does not match the mask's shape {array.shape}")
+    if tuple(b - a for a, b in zip(low, high, strict=True)) != shape or min(low) < 0:
+        raise Refusal(400, f"interaction_bbox {box} does not match the mask's shape {shape}")
     return low
 
 

@@ -14,7 +14,17 @@ from nnsam3d.prompts import Box, Click, Lasso, Scribble
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.kinds.checks import MAX_POINTS
 from nnsam3d.prompts.kinds.lasso import CORNERS
-from nnsam3d.server.drawn import APART, AREAS, CLICKS, SLICES, box_prompts, lasso_prompts, outlines, scribble_prompts
+from nnsam3d.server.drawn import (
+    APART,
+    AREAS,
+    CLICKS,
+    MOST,
+    SLICES,
+    box_prompts,
+    lasso_prompts,
+    outlines,
+    scribble_prompts,
+)
 from nnsam3d.server.refusal import Refusal
 
 ALL = tuple(KINDS)
@@ -114,8 +124,10 @@ def test_ranges_are_half_open_and_cut_at_the_image(ends: list, low: tuple, high:
 
 def test_what_cannot_be_a_prompt() -> None:
     nothing, something = np.zeros((2, 3, 4), bool), np.ones((2, 3, 4), bool)
+    area = np.ones((1, 1, MOST + 1), bool)
     for call, words in (
         (lambda: scribble_prompts(nothing, (0, 0, 0), 1, ALL), "the scribble is empty"),
+        (lambda: scribble_prompts(area, (0, 0, 0), 1, ALL), "covers too much of the image: draw a thinner one"),
         (lambda: lasso_prompts(nothing, (0, 0, 0), 1, ALL), "the lasso is empty"),
         (lambda: lasso_prompts(something, (0, 0, 0), 1, ("click",)), "not trained with prompts of type lasso"),
         (lambda: box_prompts([[0, 1]] * 3, (2, 3, 4), 1, ("click", "lasso")), "not trained with prompts of type box"),

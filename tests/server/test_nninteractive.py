@@ -277,6 +277,25 @@ def test_a_scribble_keeps_all_its_voxels(drawing: tuple[Any, Session]) -> None:
         client.add_scribble_interaction(0 * drawn, True)
 
 
+def test_a_mask_beyond_the_image_is_refused_before_it_is_unpacked(
+    drawing: tuple[Any, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = drawing
+    large = np.zeros((SHAPE[0], 400, 300), np.uint8)
+    monkeypatch.setattr("nnsam3d.server.nninteractive.unpack", None)
+    for add in (client.add_scribble_interaction, client.add_lasso_interaction):
+        for mask, box in (
+            (large, None),
+            (large, [[0, SHAPE[0]], [0, 400], [0, 300]]),
+            (large[:1, :1, :1], [[10, 11], [40, 41], [10, 11]]),
+        ):
+            with pytest.raises(Exception, match="beyond the image"):
+                add(mask, True, interaction_bbox=box)
+    client.target_buffer = large.copy()  # otherwise the client itself refuses
+    with pytest.raises(Exception, match="the segmentation has shape"):
+        client.add_initial_seg_interaction(large)
+
+
 def test_the_network_sees_an_initial_segmentation(drawing: tuple[Any, Session]) -> None:
     client, session = drawing
     start = np.zeros(SHAPE, np.uint8)
