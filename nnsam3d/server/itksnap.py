@@ -6,6 +6,7 @@ session begins when its image arrives.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import math
@@ -21,11 +22,12 @@ from starlette.responses import JSONResponse, Response
 from nnsam3d import __version__
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Click, Prompt
-from nnsam3d.server.call import Call, as_object, route, spacing_mm
+from nnsam3d.server.call import SMALL_BODY, Call, as_object, route, spacing_mm
 from nnsam3d.server.conversation import Conversation
 from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
 from nnsam3d.server.refusal import Refusal
 
+PARTS, HEAD = 16, 4096  # of a form: parts, and bytes of the head of each
 SUCCESS = {"status": "success"}
 
 
@@ -97,9 +99,11 @@ async def _volume(call: Call, size: tuple[int, ...] | None = None) -> tuple[NDAr
     Args:
         size: of the image, which the array must have, too.
     """
-    parts = multipart(call.request.headers.get("Content-Type", ""), call.body)
+    parts = await asyncio.to_thread(multipart, call.request.headers.get("Content-Type", ""), call.body)
     if "file" not in parts or "metadata" not in parts:
         raise Refusal(400, "an upload must have two parts, file and metadata")
+    if len(parts["metadata"]) > SMALL_BODY:
+        raise Refusal(413, f"the metadata has {len(parts['metadata']):,} bytes; the limit is {SMALL_BODY:,}")
     metadata = as_object(bytes(parts["metadata"]), "metadata")
     shape = metadata.get("dimensions")
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and 0 < n < 2**20 for n in shape):
@@ -128,7 +132,11 @@ def _decompressed(packed: memoryview, wanted: int) -> bytes:
 
 
 def multipart(content_type: str, body: bytes | bytearray) -> dict[str, memoryview]:
-    """The parts of a form, by name, without copies."""
+    """The parts of a form, by name, without copies.
+
+    Raises:
+        Refusal: not a form, a part whose head is too long, or too many parts (400).
+    """
     header = Message()
     header["Content-Type"] = content_type
     boundary = header.get_boundary()
@@ -137,17 +145,20 @@ def multipart(content_type: str, body: bytes | bytearray) -> dict[str, memoryvie
     edge = b"--" + boundary.encode("latin-1", "replace")
     found: dict[str, memoryview] = {}
     start = 0 if body.startswith(edge) else body.find(b"\r\n" + edge) + 2
-    while start >= 0 and body.startswith(edge, start):
+    for _ in range(PARTS + 1):  # the last time finds the end
+        if not body.startswith(edge, start) or body.startswith(edge + b"--", start):
+            return found
         end = body.find(b"\r\n" + edge, start)
-        middle = body.find(b"\r\n\r\n", start, end if end >= 0 else len(body))
-        if middle >= 0:
-            for word in bytes(body[start:middle]).replace(b"\r\n", b";").split(b";"):
-                name, _, value = word.strip().partition(b"=")
-                if name == b"name":
-                    key = value.strip(b'"').decode("utf-8", "replace")
-                    found[key] = memoryview(body)[middle + 4 : end if end >= 0 else len(body)]
-        start = end + 2 if end >= 0 else -1
-    return found
+        end = len(body) if end < 0 else end
+        middle = body.find(b"\r\n\r\n", start, min(start + HEAD, end))
+        if middle < 0:
+            raise Refusal(400, f"a part of the form has no head, or one of more than {HEAD} bytes")
+        for word in bytes(body[start:middle]).replace(b"\r\n", b";").split(b";"):
+            name, _, value = word.strip().partition(b"=")
+            if name == b"name":
+                found[value.strip(b'"').decode("utf-8", "replace")] = memoryview(body)[middle + 4 : end]
+        start = end + 2
+    raise Refusal(400, f"the form has more than {PARTS} parts")
 
 
 ROUTES = [

@@ -7,10 +7,12 @@ import gzip
 import json
 
 import numpy as np
+import pytest
 
 from nnsam3d.inference.model import Model
 from nnsam3d.server.drawn import lasso_prompts, scribble_prompts
-from nnsam3d.server.itksnap import multipart
+from nnsam3d.server.itksnap import PARTS, multipart
+from nnsam3d.server.refusal import Refusal
 
 from .conftest import SHAPE, SPACING, Running, Start, image_array, opened_array
 
@@ -99,6 +101,38 @@ def test_uploads_that_are_not_what_they_announce(running: Running) -> None:
         reply = running.ask("POST", f"/upload_raw/{token}", body, headers=FORM)
         assert reply.status in (400, 413)
         assert words in reply.reason
+
+
+PART = b'--edge\r\nContent-Disposition: form-data; name="%d"\r\n\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"--edge" + b";" * 2**24 + b"\r\n\r\n", "no head, or one of more than 4096 bytes"),
+        (b"--edge\r\n", "no head"),
+        (b"".join(PART % number for number in range(PARTS + 1)), "more than 16 parts"),
+        (PART % 0 * 10**6, "more than 16 parts"),
+    ],
+    ids=["long head", "no head", "many parts", "millions of parts"],
+)
+def test_forms_that_would_take_long(body: bytes, words: str) -> None:
+    with pytest.raises(Refusal, match=words):
+        multipart("multipart/form-data; boundary=edge", body)
+
+
+def test_as_many_parts_as_allowed() -> None:
+    parts = b"".join(PART % number for number in range(PARTS))
+    for end in (b"", b"--edge--\r\n", b"nothing"):
+        assert len(multipart("multipart/form-data; boundary=edge", parts + end)) == PARTS
+    assert multipart("multipart/form-data; boundary=edge", b"nothing") == {}
+
+
+def test_metadata_is_small(running: Running) -> None:
+    token = running.ask("GET", "/start_session").json()["session_id"]
+    body = form(image_array(), more=" " * 2**20)
+    reply = running.ask("POST", f"/upload_raw/{token}", body, headers=FORM)
+    assert (reply.status, "the metadata has" in reply.reason) == (413, True)
 
 
 def test_parts_of_a_form() -> None:
