@@ -60,8 +60,11 @@ class Cases:
         self._check_labels()
         if not images.is_dir():
             raise UserError(f"{images}: no such folder (--images is the folder with the images)")
-        if not cases_in(images, model.file_ending):
+        names = [case_name(files[0], model.file_ending) for files in cases_in(images, model.file_ending)]
+        if not names:
             raise UserError(f"{images}: no image is named <case>_0000{model.file_ending}, as nnU-Net expects it")
+        if left := [ascii(name) for name in names if not _is_unicode(name)]:
+            logger.warning(f"{images}: these cases are left out, rename them: no UTF-8 in the name: {', '.join(left)}")
 
     def _listed(self) -> dict[str, tuple[Path, ...]]:
         """The names and images of all complete cases. Not cached: images may be added while the server runs."""
@@ -69,7 +72,8 @@ class Cases:
         found: dict[str, tuple[Path, ...]] = {}
         for files in cases_in(self.images, ending):
             name = case_name(files[0], ending)
-            if [Path(file).name for file in files] == [f"{name}_{channel:04d}{ending}" for channel in range(channels)]:
+            wanted = [f"{name}_{channel:04d}{ending}" for channel in range(channels)]
+            if _is_unicode(name) and [Path(file).name for file in files] == wanted:
                 found[name] = tuple(Path(file) for file in files)
         return found
 
@@ -357,6 +361,11 @@ class Cases:
         assert self.output is not None
         counted = {"numTraining": len(self._names(LABELS)), "file_ending": self._model.file_ending}
         write_json(self.output / "dataset.json", {**self._declared(), **counted})
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a file's name can be sent; Python holds bytes that are no UTF-8 as surrogates."""
+    return name.encode("utf-8", "ignore").decode() == name
 
 
 def _base_of(draft: Path) -> Path:

@@ -315,6 +315,20 @@ def test_only_complete_cases_are_listed(images: Path, served_model: Model, tmp_p
         Cases(tmp_path / "empty", served_model)
 
 
+def test_names_that_are_not_utf8_are_left_out(
+    images: Path, served_model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (b"d\xff", "\u00e4\u3000b".encode()):
+        os.link(images / "a_0000.nii.gz", os.fsencode(images) + b"/" + name + b"_0000.nii.gz")
+    cases = Cases(images, served_model)
+    assert "rename them: no UTF-8 in the name: 'd\\udcff'" in caplog.text
+    assert [row["case"] for row in cases.overview()] == ["a", "b", "\u00e4\u3000b"]
+    assert cases.following("b") == "\u00e4\u3000b"
+    json.dumps(cases.overview(), ensure_ascii=False).encode()
+    with pytest.raises(Refusal, match="no case"):
+        cases.files("d\udcff")
+
+
 def test_every_step_is_kept_as_a_draft_until_the_case_is_saved(
     cases: Cases, served_model: Model, tmp_path: Path
 ) -> None:

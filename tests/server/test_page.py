@@ -623,6 +623,32 @@ def test_a_lost_session_of_a_case_that_started_from_a_mask_is_found_again(
     assert page.js("() => nnsam3d.page.dirty")
 
 
+def test_a_page_that_cannot_begin_says_so_and_tries_again(work: Any, visit: Open) -> None:
+    there = work()
+    page = visit(there.running, expect="status of 50|ERR_FAILED")
+    failures = [
+        ("**/api/cases", lambda route: route.fulfill(status=500, json={"detail": "the disk is away"})),
+        ("**/api/next", lambda route: route.abort()),
+    ]
+    for address, fail in failures:
+        page.js("() => { localStorage.clear(); sessionStorage.clear() }")
+        page.tab.route(address, fail)
+        page.reload()
+        assert (page.text("#empty-text"), page.text("#status")) == ("Not connected.", "Not connected.")
+        assert page.text("#notice-action") == "Try again"
+        until(lambda: not len(there.running.app.leases))
+        page.tab.unroute(address)
+    page.tab.click("#notice-action")
+    page.idle("nnsam3d.page.image?.case === 'a'")
+    page.tab.route("**/api/open", lambda route: route.fulfill(status=503, json={"detail": "the memory is full"}))
+    page.reload()
+    assert (page.text("#status"), page.text("#notice-text")) == ("Connected.", "the memory is full")
+    assert page.text("#empty-text") == "a could not be shown: select it again."
+    page.tab.unroute("**/api/open")
+    page.tab.click("#cases li")
+    page.idle("nnsam3d.page.image?.case === 'a'")
+
+
 def test_a_closed_page_frees_its_session_and_a_key_is_passed_on(start: Start, visit: Open) -> None:
     running = start(key="secret")
     page = visit(running, "?key=secret")

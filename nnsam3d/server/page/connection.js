@@ -12,11 +12,14 @@ import { BACKGROUND, everyPrompt, isUnsaved, page, server, viewer, work } from "
 import { buildTools } from "./tools.js";
 
 export async function connect() {
-  let info;
+  let info, first;
   try {
     info = await server.claim();
+    if (info.folder) first = await firstCase();
   } catch (error) {
+    server.release(); // the next attempt begins anew
     empty("Not connected.");
+    say("Not connected.");
     if (error.status === 401) return notice("The server requires a key: open the address printed by the server.");
     return notice(error.message, "Try again", connect);
   }
@@ -37,16 +40,20 @@ export async function connect() {
   $("save").hidden = $("save-next").hidden = !info.saves;
   $("next").hidden = !info.folder || info.saves;
   show();
+  say("Connected.");
   if (info.folder) {
-    await listCases();
-    const last = recall("case");
-    const first = page.cases.some((one) => one.case === last) ? last : ((await server.next()) ?? page.cases[0]?.case);
     if (first) return openCase(first);
     empty(info.upload ? "The server's folder contains no cases. Open a file, or drop one here." : "The server's folder contains no cases.");
   } else {
     empty(info.upload ? "Open an image, or drop one here." : "This model needs several channels: start the server with nnsam3d serve --images FOLDER.");
   }
-  say("Connected.");
+}
+
+// The case that was open last, if it is still there, else the next one to do.
+async function firstCase() {
+  await listCases();
+  const last = recall("case");
+  return page.cases.some((one) => one.case === last) ? last : ((await server.next()) ?? page.cases[0]?.case);
 }
 
 // Statuses of requests that may succeed if they are sent again: no connection, a busy server, or one behind a proxy that is away.

@@ -62,7 +62,7 @@ async function shown(answer, source) {
       server.mask(image.case),
     ]);
   } catch (error) {
-    if (image || isLost(error)) showNone(missing);
+    if (image || isLost(error) || (source.case && !page.image)) showNone(missing);
     throw error;
   }
   try {
