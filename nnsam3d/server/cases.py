@@ -78,7 +78,9 @@ class Cases:
         return found
 
     def overview(self) -> list[dict[str, Any]]:
-        """The name and state of each case. Lists the folders, and reads no file."""
+        """The name and state of each case. Lists the folders; reads no file but a table that others have changed."""
+        if self.journal is not None:
+            self.journal.look_again()
         saved, drafts = self._names(LABELS), self._names(DRAFTS)
         rows = [self._row(name, name in saved, name in drafts) for name in self._listed()]
         rank = {} if self._learned is None else {name: number for number, name in enumerate(read_order(self._learned))}
@@ -92,6 +94,8 @@ class Cases:
 
     def row(self, case: str) -> dict[str, Any]:
         """The name and state of one case."""
+        if self.journal is not None:
+            self.journal.look_again()
         return self._row(case, self.version(case) != "", self._is_draft(case))
 
     def files(self, case: str) -> tuple[Path, ...]:
@@ -307,6 +311,7 @@ class Cases:
 
     def _note(self, conversation: Conversation, annotator: str) -> None:
         assert self.journal is not None
+        self.journal.look_again()
         before = self.journal.note(conversation.case)
         self.journal.change(
             conversation.case,

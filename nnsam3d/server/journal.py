@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.files import write_text
+from nnsam3d.files import file_version, write_text
 from nnsam3d.server.refusal import Refusal
 
 FILE = "annotation.csv"
@@ -42,7 +43,7 @@ class Note:
 
 
 class Journal:
-    """The table, which is written anew after every change."""
+    """The table, which is written anew after every change, with what others have written to it meanwhile."""
 
     def __init__(self, folder: Path) -> None:
         """
@@ -51,7 +52,19 @@ class Journal:
         """
         self._file = folder / FILE
         self._lock = Lock()  # guards the notes and the file
-        self._notes = {note.case: note for note in _read(self._file)}
+        self._notes: dict[str, Note] = {}
+        self._version = ""  # of the file whose notes these are
+        self._read_again()
+
+    def look_again(self) -> None:
+        """Takes what a spreadsheet or another server has written. While that cannot be read, the old notes stay."""
+        with suppress(UserError), self._lock:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        version = file_version(self._file)
+        if version != self._version:
+            self._notes, self._version = {note.case: note for note in _read(self._file)}, version
 
     def note(self, case: str) -> Note:
         """What is known about a case."""
@@ -65,6 +78,7 @@ class Journal:
 
         Raises:
             Refusal: an unknown mark, or a comment that is too long (400).
+            UserError: somebody has written a table that cannot be read, which is left as it is.
             WriteError: the table cannot be written.
         """
         if values.get("mark", "") not in MARKS:
@@ -74,12 +88,13 @@ class Journal:
                 raise Refusal(400, f"the {name} has more than {LONGEST} characters")
         values = {key: _shown(value) if isinstance(value, str) else value for key, value in values.items()}
         with self._lock:
+            self._read_again()
             changed = replace(self.note(case), **values)
             if changed != self.note(case):
                 notes = {**self._notes, case: changed}
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_text(self._file, _as_text(notes.values()), durable=True)
-                self._notes = notes
+                self._notes, self._version = notes, file_version(self._file)
         return changed
 
 
@@ -101,7 +116,7 @@ def _read(file: Path) -> list[Note]:
     if not file.is_file():
         return []
     try:
-        with file.open(encoding="utf-8", newline="") as text:
+        with file.open(encoding="utf-8-sig", newline="") as text:  # spreadsheets write a mark before the first name
             return [
                 Note(
                     **{key: row[key] for key in ("case", "mark", "comment", "annotator", "saved")},

@@ -422,6 +422,21 @@ def test_the_table_counts_the_work(cases: Cases, served_model: Model, monkeypatc
     assert cases.journal.note("a").annotator == "Ada"
 
 
+def test_saving_keeps_what_was_written_to_the_table_by_hand(cases: Cases, served_model: Model) -> None:
+    talk = clicked(cases, served_model)
+    cases.save(talk, annotator="Ada")
+    file = dataset(cases) / "annotation.csv"
+    file.write_text(file.read_text().replace('"Ada"', '"Grace"').replace('"a",""', '"a","unsure"'))
+    assert cases.row("a")["state"] == cases.overview()[0]["state"] == "unsure"
+    file.write_text(file.read_text().replace('"unsure"', '"skipped"'))
+    assert cases.following("b") is None
+    file.write_text(file.read_text().replace('"skipped"', '"unsure"'))
+    cases.save(talk)
+    assert cases.journal is not None
+    note = cases.journal.note("a")
+    assert (note.mark, note.annotator) == ("unsure", "Grace")
+
+
 def test_a_skipped_case_is_passed_over_until_it_is_saved(cases: Cases, served_model: Model) -> None:
     assert cases.journal is not None
     first, second = (row["case"] for row in cases.overview()[:2])

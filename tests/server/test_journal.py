@@ -36,6 +36,36 @@ def test_other_programs_can_read_it(tmp_path: Path) -> None:
     assert [(row["case"], row["comment"], row["seconds"]) for row in rows] == [("a", '"so", he said', "62")]
 
 
+def test_what_others_write_meanwhile_stays(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Journal(tmp_path)
+    journal.change("a", comment="one", prompts=3)
+    server.change("b", flagged=True)  # another server
+    file = tmp_path / FILE
+    edited = file.read_text(encoding="utf-8").replace('"one"', '"two"').replace("\n", "\r\n")
+    file.write_text("\ufeff" + edited, encoding="utf-8", newline="")  # as a spreadsheet does
+    journal.change("a", mark="unsure")
+    for one in (journal, Journal(tmp_path)):
+        assert one.note("a") == Note("a", mark="unsure", comment="two", prompts=3)
+        assert one.note("b") == Note("b", flagged=True)
+    assert server.note("a").comment == "one"
+    server.look_again()
+    assert server.note("a") == journal.note("a")
+
+
+def test_a_table_that_somebody_has_damaged_is_not_overwritten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.change("a", comment="one")
+    (tmp_path / FILE).write_text("case;mark\na;\n")
+    journal.look_again()
+    assert journal.note("a").comment == "one"
+    with pytest.raises(UserError, match="move it away"):
+        journal.change("a", comment="two")
+    assert (tmp_path / FILE).read_text() == "case;mark\na;\n"
+    (tmp_path / FILE).unlink()
+    journal.change("a", comment="three")
+    assert Journal(tmp_path).note("a") == Note("a", comment="three")
+
+
 def test_wrong_notes_are_refused_and_change_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(Refusal, match="lost"):

@@ -953,6 +953,31 @@ def test_a_click_is_moved_with_the_mouse_and_to_the_crosshair(work: Any, visit: 
     assert page.clicks() == [([i, j, k + 1], "lesion"), background]
 
 
+def test_a_comment_stays_while_it_is_typed(work: Any, visit: Open) -> None:
+    there = work(count=2)
+    page = visit(there.running)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.tab.route("**/api/note", hold)
+    page.tab.click("#flag")
+    page.tab.fill("#comment", "border?")
+    page.tab.wait_for_timeout(100)
+    held[0].continue_()
+    page.idle("document.getElementById('flag').ariaPressed === 'true'")
+    assert page.tab.input_value("#comment") == "border?"
+    page.tab.unroute("**/api/note")
+    page.press("Tab")
+    page.tab.click("#cases li:nth-child(2)")
+    page.opens("b")
+    assert page.tab.input_value("#comment") == ""
+    page.tab.click("#cases li:nth-child(1)")
+    page.opens("a")
+    assert page.tab.input_value("#comment") == "border?"
+
+
 SIZES = [(1366, 768), (900, 600), (844, 390), (768, 1024), (390, 844)]
 
 

@@ -92,6 +92,7 @@ async function shown(answer, source) {
   setContrast();
   listed();
   showNote(image);
+  $("comment").value = image.comment ?? "";
   show();
   say(image.draft ? `Opened the draft of ${image.case}.` : `Opened ${image.case}.`);
   if (page.info.learns && image.automatic && image.state === "todo") startAutomatically();
@@ -112,11 +113,11 @@ export async function readAhead(image = page.image) {
   }
 }
 
-function showNote({ state, flagged, comment }) {
+// Not the comment: an answer that arrives would replace what is being typed.
+function showNote({ state, flagged }) {
   $("notes").hidden = !canSave();
   $("unsure").setAttribute("aria-pressed", String(state === "unsure"));
   $("flag").setAttribute("aria-pressed", String(Boolean(flagged)));
-  $("comment").value = comment ?? "";
 }
 
 // Marks, flags or comments the open case: {mark}, {flagged} or {comment}. Returns whether that has succeeded.
