@@ -19,7 +19,7 @@ from nnsam3d.geometry.headers import unknown_geometry
 from nnsam3d.geometry.plausible import spacing_remark
 from nnsam3d.prompts.files import WRITABLE, outside, prompts_text, read_prompts, write_prompts
 from nnsam3d.prompts.formats.detect import case_of
-from nnsam3d.prompts.kinds import Box, MaskPrompt, Prompt
+from nnsam3d.prompts.kinds import MaskPrompt, Prompt
 from nnsam3d.prompts.kinds.base import Space
 from nnsam3d.prompts.kinds.checks import PromptError
 from nnsam3d.prompts.labels import LabelMap, click_labels
@@ -140,15 +140,7 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
             f"case {prompts.case}: --scaled applies to positions in voxels; these are in space {prompts.space}"
         )
 
-    def moved(prompt: Prompt) -> Prompt:
-        points_N3 = prompt.points("voxel") / spacing_xyz
-        if isinstance(prompt, Box) and prompt.axes is None:
-            # the half voxel beyond a box on one slice is none of the scaled positions
-            for axis in np.flatnonzero(np.equal(prompt.low, prompt.high)):
-                points_N3[1 + axis, axis] = points_N3[0, axis] + 0.5
-        return prompt.at(points_N3, "voxel")
-
-    return replace(prompts, prompts=tuple(map(moved, prompts.prompts)))
+    return replace(prompts, prompts=tuple(prompt.in_units_of(spacing_xyz) for prompt in prompts.prompts))
 
 
 def convert(

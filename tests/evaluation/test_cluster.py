@@ -89,7 +89,7 @@ def test_only_what_is_missing_is_submitted(bench, output, no_check, fake_slurm, 
         "--array=3 train.sh",
         "--array=0 evaluate.sh",  # it ended and has left nothing
         "--array=3 --dependency=aftercorr:104 --kill-on-invalid-dep=yes evaluate.sh",
-        "--dependency=afterany:100:101:102:104:105:106 --kill-on-invalid-dep=yes report.sh",
+        "--dependency=afterany:100_2:101_1:102_2:104:105:106 --kill-on-invalid-dep=yes report.sh",
     ]
     queue[1] = queue[5] = "104_3 RUNNING None"
     (fake_slurm / "queue").write_text(

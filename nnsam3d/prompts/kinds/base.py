@@ -160,6 +160,10 @@ class Prompt:
         """The same prompt with these points, in another space."""
         return self.parse({**self.entry(), **self.values_through(points_N3.tolist())})
 
+    def in_units_of(self: P, spacing_xyz: NDArray[np.float64]) -> P:
+        """The same prompt, whose positions were in units of these voxel edges, as index i, j, k."""
+        return self.at(self.points("voxel") / spacing_xyz, "voxel")
+
     def corners_in(self, space: Space) -> NDArray[np.float64]:
         """(n, 3) positions in its own space between which everything lies of which it speaks."""
         return self.points(space)

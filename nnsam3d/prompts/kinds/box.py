@@ -98,6 +98,14 @@ class Box(Prompt):
         signs = np.array([*itertools.product((-1, 1), repeat=3)])
         return middle + signs @ (np.array(half) - middle)
 
+    def in_units_of(self, spacing_xyz: NDArray[np.float64]) -> Box:
+        points_N3 = self.points("voxel") / spacing_xyz
+        if self.axes is None:
+            # the half voxel beyond a box on one slice is none of the scaled positions
+            for axis in np.flatnonzero(np.equal(self.low, self.high)):
+                points_N3[1 + axis, axis] = points_N3[0, axis] + 0.5
+        return self.at(points_N3, "voxel")
+
     def at(self, points_N3: NDArray[np.float64], space: Space) -> Box:
         middle, half = points_N3[0], points_N3[1:] - points_N3[0]
         long = half[np.abs(half).max(axis=1) > 1e-9]
