@@ -191,12 +191,12 @@ def _submit(args: argparse.Namespace, model: Path, output: Path, back_end: BackE
     """
     # imported late, as in run
     from nnsam3d.inference.report import outdate_reports
-    from nnsam3d.nnunet.datasets import OPTIONS_KEY, find_folds
+    from nnsam3d.nnunet.datasets import find_folds
+    from nnsam3d.prompts.targets import is_class_agnostic
 
     find_folds(model, args.folds, args.checkpoint)
     plans = json.loads((model / "plans.json").read_text(encoding="utf-8"))
-    kinds = [configuration.get(OPTIONS_KEY, {}) for configuration in plans["configurations"].values()]
-    if any(kind.get("targets") == "any" for kind in kinds) and args.num_parts > 1 and not args.labels:
+    if any(map(is_class_agnostic, plans["configurations"].values())) and args.num_parts > 1 and not args.labels:
         raise UserError(NEED_LABELS)
     folder = output / "slurm"
     _make_folder(folder)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsam3d.inference.extent import keep_inside
 from nnsam3d.prompts.kinds import KINDS, Shape, Window
-from nnsam3d.prompts.labels import label_values, value_around
 from nnsam3d.prompts.voxels import VoxelPrompts
 
 KINDS_WITH_BODY = tuple(name for name, kind in KINDS.items() if kind.body)
@@ -63,13 +63,16 @@ def clipped(
     """
     result = label_map.copy()
     d, h, w = label_map.shape
-    limited = sorted({one.label for one in prompts.shapes if one.kind in KINDS_WITH_BODY and one.label})
-    for label in sorted(limited, key=lambda label: len(label_values(label, regions))):  # inner regions first
-        inside = np.zeros(label_map.shape, dtype=bool)
+
+    def inside(label: int) -> NDArray[np.bool_]:
+        found = np.zeros(label_map.shape, dtype=bool)
         for one in prompts.shapes:
             if one.label == label and KINDS[one.kind].confines:
-                inside |= KINDS[one.kind].holds(one.points_N3, label_map.shape)
+                found |= KINDS[one.kind].holds(one.points_N3, label_map.shape)
             elif one.label == label:
-                inside |= depth_in_body(one, (d, h, w), spacing) >= 0
-        result[np.isin(result, label_values(label, regions)) & ~inside] = value_around(label, regions)
+                found |= depth_in_body(one, (d, h, w), spacing) >= 0
+        return found
+
+    limited = sorted({one.label for one in prompts.shapes if one.kind in KINDS_WITH_BODY and one.label})
+    keep_inside(result, limited, inside, regions)
     return result

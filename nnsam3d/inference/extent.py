@@ -5,7 +5,7 @@ Axis letters: D, H, W = axes of the array: an image as read, or preprocessed, or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,25 @@ def clip_to_boxes(
         start: first voxel of the part.
         regions: label -> values inside its region; None for a dataset without regions.
     """
-    for label in sorted(boxes, key=lambda label: len(label_values(label, regions))):  # inner regions first
-        inside = allowed(boxes[label], start, segmentation.shape)
-        beyond = np.isin(segmentation, label_values(label, regions)) & ~inside
+    keep_inside(segmentation, boxes, lambda label: allowed(boxes[label], start, segmentation.shape), regions)
+
+
+def keep_inside(
+    segmentation: NDArray[Any],
+    labels: Iterable[int],
+    inside: Callable[[int], NDArray[np.bool_]],
+    regions: Mapping[int, frozenset[int]] | None,
+) -> None:
+    """Takes out of labels, in place, the voxels of a label map (D, H, W) that lie outside of where each may be.
+
+    Args:
+        segmentation: is changed.
+        labels: that are limited.
+        inside: (D, H, W) where a label may be.
+        regions: label -> values inside its region; None for a dataset without regions.
+    """
+    for label in sorted(labels, key=lambda label: len(label_values(label, regions))):  # inner regions first
+        beyond = np.isin(segmentation, label_values(label, regions)) & ~inside(label)
         segmentation[beyond] = value_around(label, regions)
 
 

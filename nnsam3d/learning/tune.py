@@ -18,7 +18,6 @@ from nnsam3d.files import replacing, write_json
 from nnsam3d.jobs.local import visible_gpu
 from nnsam3d.learning.finished import NAME, PLANS, FinishedCase, preprocess_finished
 from nnsam3d.nnunet.checkpoint import open_checkpoint
-from nnsam3d.nnunet.contract import PlansManager
 from nnsam3d.nnunet.datasets import FINAL, OPTIONS_KEY
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
@@ -104,7 +103,7 @@ def tune(
 
 def _plans(model: TrainedModel, begin: Path, tuning: Tuning) -> dict[str, Any]:
     plans = copy.deepcopy(model.plans_manager.plans) | {"dataset_name": NAME, "plans_name": PLANS}
-    entry = PlansManager(plans).get_configuration(model.configuration).configuration  # with what it inherits
+    entry = copy.deepcopy(model.configuration_manager.configuration)  # with what it inherits
     entry.pop("inherits_from", None)
     plans["configurations"][model.configuration] = entry
     options = entry.get(OPTIONS_KEY, {})

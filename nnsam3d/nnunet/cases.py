@@ -15,7 +15,7 @@ from nnsam3d.nnunet.strays import has_own_suffix, misplaced, unmatched
 from nnsam3d.prompts import CasePrompts, PromptCodec, PromptError, PromptWarning, read_prompts
 from nnsam3d.prompts.files import prompts_of
 from nnsam3d.prompts.formats.detect import Loaded, load_if_prompts
-from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder
+from nnsam3d.prompts.listing import FIRST_CHANNEL, Listing, list_folder, only_prompt_file, without_copies
 
 PROMPTS_FOLDER_VARIABLE = "nnsam3d_prompts"
 
@@ -67,12 +67,12 @@ def open_prompt_file(
     files = prompt_files(images) if files is None else files
     folder, case = files.folder, case_name(image_file, file_ending)
     beside_tiff = folder == images and file_ending in (".tif", ".tiff")
-    found: list[tuple[Path, Loaded | PromptError | None]] = []
+    found: dict[Path, Loaded | PromptError | None] = {}
     for path in files.prompts_of(case):
         sure = folder != images or has_own_suffix(path)
         content = None if sure else load_if_prompts(path, labels)
         if sure or content is not None:
-            found.append((path, content))
+            found[path] = content
         elif not path.name.lower().endswith((".npz", ".gz")) and not beside_tiff:  # those may be nnU-Net's own
             warnings.warn(
                 f"{path} is not a prompt file and is ignored. If it should be one, correct it; prompt files can "
@@ -80,17 +80,15 @@ def open_prompt_file(
                 PromptWarning,
                 stacklevel=3,
             )
-    found = [one for one in found if one[0].suffix.lower() != ".gz"] or found  # a compressed copy beside the file
-    if beside_tiff and found and found[0][0].name == f"{case}.json":
+    paths = without_copies(list(found))
+    if beside_tiff and paths and paths[0].name == f"{case}.json":
         raise PromptError(
-            f"{found[0][0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the "
+            f"{paths[0]}: nnU-Net treats {case}.json beside a TIFF image as the file with the spacing. Put the "
             "prompt files into a separate folder and specify it (--prompts, or the variable "
             f"{PROMPTS_FOLDER_VARIABLE})."
         )
-    if len(found) > 1:
-        names = ", ".join(path.name for path, _ in found)
-        raise PromptError(f"{folder}: case {case} has several prompt files: {names}. Keep one and move the others.")
-    return found[0] if found else (None, None)
+    only = only_prompt_file(case, paths)
+    return (None, None) if only is None else (only, found[only])
 
 
 def read_case_prompts(

@@ -37,7 +37,6 @@ from nnsam3d.nnunet.datasets import (
     ANY_SPACING_KEY,
     COMPONENTS_KEY,
     FINAL,
-    OPTIONS_KEY,
     PROMPT_TYPES_KEY,
     common_ending,
     find_folds,
@@ -47,6 +46,8 @@ from nnsam3d.nnunet.link import trainers_folder
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor, codec_of
 from nnsam3d.nnunet.reading import read_label_map, read_volume
 from nnsam3d.prompts import PromptCodec, click_labels
+from nnsam3d.prompts.labels import declared_values
+from nnsam3d.prompts.targets import is_class_agnostic
 
 M = TypeVar("M", bound="TrainedModel")
 
@@ -137,7 +138,7 @@ class TrainedModel:
     @property
     def class_agnostic(self) -> bool:
         """Whether the network segments any object that is prompted, one at a time (targets=any in training)."""
-        return self.configuration_manager.configuration.get(OPTIONS_KEY, {}).get("targets") == "any"  # type: ignore[no-any-return]
+        return is_class_agnostic(self.configuration_manager.configuration)
 
     @property
     def any_spacing(self) -> bool:
@@ -339,9 +340,7 @@ def click_regions(dataset_json: dict[str, Any], label_manager: Any) -> dict[int,
     """
     if not label_manager.has_regions:
         return None
-    labels = click_labels(dataset_json)
-    declared = {labels[name]: value for name, value in dataset_json["labels"].items() if labels.get(name)}
-    return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
+    return {label: values for label, values in declared_values(dataset_json).items() if label}
 
 
 def find_trainer(name: str) -> type | None:

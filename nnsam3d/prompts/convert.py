@@ -24,11 +24,11 @@ from nnsam3d.prompts.kinds.base import Space
 from nnsam3d.prompts.kinds.checks import PromptError
 from nnsam3d.prompts.labels import LabelMap, click_labels
 from nnsam3d.prompts.listing import FIRST_CHANNEL, list_folder
+from nnsam3d.prompts.targets import is_class_agnostic
 from nnsam3d.prompts.types import CasePrompts
 from nnsam3d.tables import counted
 
-_OPTIONS, _ANY_SPACING = "nnsam3d", "nnsam3d_any_spacing"
-"""Keys of nnsam3d.nnunet.datasets, which lies above this package."""
+_ANY_SPACING = "nnsam3d_any_spacing"  # a key of nnsam3d.nnunet.datasets, which lies above this package
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Stated:
         """Those of the dataset, or else of the model; None: without both, or of a class-agnostic model, any."""
         path = self.dataset
         if path is None and self.model is not None:
-            if any(entry.get(_OPTIONS, {}).get("targets") == "any" for entry in self._configurations()):
+            if any(map(is_class_agnostic, self._configurations())):
                 return None
             own = (self.model if self.model.is_dir() else self.model.parent) / "dataset.json"
             path = own if own.is_file() else None
@@ -139,7 +139,6 @@ def unscaled(prompts: CasePrompts, spacing_xyz: NDArray[np.float64]) -> CaseProm
         raise UserError(
             f"case {prompts.case}: --scaled applies to positions in voxels; these are in space {prompts.space}"
         )
-
     return replace(prompts, prompts=tuple(prompt.in_units_of(spacing_xyz) for prompt in prompts.prompts))
 
 

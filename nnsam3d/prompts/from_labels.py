@@ -27,9 +27,8 @@ from nnsam3d.prompts.convert import refuse_existing, with_moved_masks
 from nnsam3d.prompts.files import read_prompts, write_prompts
 from nnsam3d.prompts.inspection import read_segmentation
 from nnsam3d.prompts.kinds import KINDS, Click, MaskPrompt, Prompt, Shape
-from nnsam3d.prompts.kinds.checks import PromptError
-from nnsam3d.prompts.labels import click_labels, resolve_label
-from nnsam3d.prompts.listing import Listing, list_folder
+from nnsam3d.prompts.labels import click_labels, declared_values, resolve_label
+from nnsam3d.prompts.listing import Listing, list_folder, only_prompt_file
 from nnsam3d.prompts.simulation import PromptSimulator, case_rng
 from nnsam3d.prompts.types import CasePrompts
 
@@ -127,9 +126,8 @@ def _simulate_case(file: Path, case: str, dataset: Mapping[str, Any], simulation
     if simulation.kind != Click.kind:
         # the first ones are those that an earlier simulation drew
         before = sum(prompt.kind == simulation.kind for prompt in earlier) if simulation.predictions is None else 0
-        # with regions, the values inside a label are not only its own
-        inside = {names[name]: np.atleast_1d(one).tolist() for name, one in dataset["labels"].items() if name in names}
-        inside = {value: inside[value] for value in sorted(values)}
+        declared = declared_values(dataset)
+        inside = {value: declared[value] for value in sorted(values)}
         drawn = _drawn(simulation.kind, truth, predicted, inside, rng, spacing)
         new = [
             KINDS[simulation.kind].of_simulated(shape, name_of[shape.label])
@@ -153,7 +151,7 @@ def _drawn(
     kind: str,
     truth: NDArray,
     predicted: NDArray,
-    inside: Mapping[int, Sequence[int]],
+    inside: Mapping[int, frozenset[int]],
     rng: Generator,
     spacing: Sequence[float],
 ) -> Iterator[Shape]:
@@ -164,9 +162,9 @@ def _drawn(
     """
     wrong = set(np.unique(truth[truth != predicted]).tolist())
     components = {
-        value: Components(np.isin(truth, own) & ~np.isin(predicted, own)).largest_first()
+        value: Components(np.isin(truth, [*own]) & ~np.isin(predicted, [*own])).largest_first()
         for value, own in inside.items()
-        if wrong & {*own}
+        if wrong & own
     }
     while components:
         for value, left in list(components.items()):
@@ -190,16 +188,9 @@ def _earlier(
     Raises:
         PromptError: the file is wrong, or there are several.
     """
-    found = [] if files is None else files.prompts_of(case)
-    found = [path for path in found if path.suffix.lower() != ".gz"] or found  # a compressed copy beside the file
-    if not found:
+    path = None if files is None else only_prompt_file(case, files.prompts_of(case))
+    if path is None:
         return (), ()
-    if len(found) > 1:
-        listed = ", ".join(path.name for path in found)
-        raise PromptError(
-            f"{found[0].parent}: case {case} has several prompt files: {listed}. Keep one and move the others."
-        )
-    (path,) = found
     read = read_prompts(path, grid, names)
     name_of = {value: name for name, value in names.items()}
     prompts = read.without_masks.to("voxel", grid)

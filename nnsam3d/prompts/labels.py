@@ -63,6 +63,20 @@ def click_labels(dataset_json: Mapping[str, Any]) -> dict[str, int]:
     return background | {name: int(value) for name, value in zip(regions, order, strict=True)}
 
 
+def declared_values(dataset_json: Mapping[str, Any]) -> dict[int, frozenset[int]]:
+    """Click label -> the values of a segmentation inside it: several in a region, otherwise its own.
+
+    Raises:
+        PromptError: see :func:`click_labels`.
+
+    >>> declared_values({"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]})
+    {0: frozenset({0}), 1: frozenset({1, 2}), 2: frozenset({2})}
+    """
+    labels = click_labels(dataset_json)
+    declared = {label: dataset_json["labels"][name] for name, label in labels.items()}
+    return {label: frozenset(np.atleast_1d(value).tolist()) for label, value in declared.items()}
+
+
 def numbered_labels(used: Iterable[object], known: Mapping[str, int] | None = None) -> dict[str, int]:
     """Names and values for labels that nobody has declared: objects of a class-agnostic model.
 
@@ -114,8 +128,10 @@ def value_around(label: int, regions: Mapping[int, frozenset[int]] | None) -> in
     >>> value_around(2, {1: frozenset({1, 2}), 2: frozenset({2})}), value_around(2, None)
     (1, 0)
     """
-    around = [other for other, values in (regions or {}).items() if regions and values > regions[label]]
-    return min(around, key=lambda other: len(regions[other]) if regions else 0, default=0)
+    if regions is None:
+        return 0
+    around = [other for other, values in regions.items() if values > regions[label]]
+    return min(around, key=lambda other: len(regions[other]), default=0)
 
 
 def resolve_label(label: object, names: Mapping[str, int], where: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from nnsam3d.files import MACOS
 from nnsam3d.prompts.formats.detect import SUFFIXES, case_of
+from nnsam3d.prompts.kinds.checks import PromptError
 
 FIRST_CHANNEL = "_0000"
 SETTLED = 2.0  # seconds; in file systems with coarse times, changes that follow sooner could go unnoticed
@@ -45,6 +46,30 @@ class Listing:
     def images_of(self, case: str) -> list[Path]:
         """The images of a case's first channel; Unicode forms do not matter."""
         return [self.folder / name for name in self.images.get(normalised(case), ())]
+
+
+def without_copies(paths: Sequence[Path]) -> list[Path]:
+    """Prompt files without the compressed copies beside them."""
+    return [path for path in paths if path.suffix.lower() != ".gz"] or list(paths)
+
+
+def only_prompt_file(case: str, paths: Sequence[Path]) -> Path | None:
+    """The prompt file of a case; None if there is none.
+
+    Args:
+        case: its name.
+        paths: of its files, in one folder; a compressed copy beside another file does not count.
+
+    Raises:
+        PromptError: the case has several; the message lists them.
+    """
+    found = without_copies(paths)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise PromptError(
+            f"{found[0].parent}: case {case} has several prompt files: {names}. Keep one and move the others."
+        )
+    return found[0] if found else None
 
 
 def list_folder(folder: Path) -> Listing:

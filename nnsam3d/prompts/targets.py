@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from nnsam3d.prompts.components import NEIGHBOURS_26, Components, bounding_box
 
-ENTRY, INSIDE, DECLARED = "nnsam3d", "inside", "declared"  # in dataset.json
+ENTRY, INSIDE, DECLARED = "nnsam3d", "inside", "declared"  # in dataset.json; ENTRY also in plans
 OBJECT, OBJECT_VALUE, IGNORED_VALUE = "object", 1, 2  # in the truth of a class-agnostic network
 KINDS = {"component": 0.7, "label": 0.12, "union": 0.12, "part": 0.06}
 """How often each kind of target is drawn."""
@@ -109,6 +109,11 @@ def class_agnostic(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in dataset_json.items() if key not in declared}
     labels = {"background": 0, OBJECT: OBJECT_VALUE, **ignore}
     return {**kept, "labels": labels, ENTRY: {**entry, DECLARED: declared}}
+
+
+def is_class_agnostic(configuration: Mapping[str, Any]) -> bool:
+    """Whether a configuration in a model's plans is that of a class-agnostic network."""
+    return bool(configuration.get(ENTRY, {}).get("targets") == "any")
 
 
 def _with_outer(value: int, outer: Mapping[int, int]) -> list[int]:

@@ -51,6 +51,25 @@ def batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Interruptions:
     return made
 
 
+class Clock:
+    """On which every batch takes ten seconds, and nothing else takes any time."""
+
+    def __init__(self) -> None:
+        self.now = 1.7e9
+
+    def tick(self) -> None:
+        self.now += 10
+
+
+@pytest.fixture
+def clock(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(survival.time, "time", lambda: made.now)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: made.now)
+    batches.each = made.tick
+    return made
+
+
 def options(monkeypatch: pytest.MonkeyPatch, more: str) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"{small.LENGTH} {more}")
 
@@ -125,20 +144,9 @@ def test_it_goes_on_with_its_options_although_the_variable_is_gone(
     assert torch.equal(weights(trainer), weights(finished))
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("name", NAMES)
-def test_continuing_what_has_used_up_its_minutes_changes_nothing(
-    batches: Interruptions, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """On a clock on which every batch takes ten seconds."""
-    now = 1.7e9
-
-    def ten_seconds() -> None:
-        nonlocal now
-        now += 10
-
-    monkeypatch.setattr(survival.time, "time", lambda: now)
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: now)
-    batches.each = ten_seconds
+def test_continuing_what_has_used_up_its_minutes_changes_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     endless = small.LENGTH.replace(f"num_epochs={small.EPOCHS}", "num_epochs=9999")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, f"{endless} max_minutes=1")
     trainer = small.make(name)
@@ -358,17 +366,7 @@ def test_data_workers_that_the_signal_ends_do_not_lose_the_training(
         small.make("nnUNetBaselineTrainer").run_training()
 
 
-def test_the_clock_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which every batch takes ten seconds, and nothing else takes any time."""
-    now = 1.7e9
-
-    def ten_seconds() -> None:
-        nonlocal now
-        now += 10
-
-    monkeypatch.setattr(survival.time, "time", lambda: now)
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.time", lambda: now)
-    batches.each = ten_seconds
+def test_the_clock_goes_on(batches: Interruptions, clock: Clock) -> None:
     batches.at, batches.action = 2 + 3, lambda: os.kill(os.getpid(), signal.SIGTERM)
     trainer = small.make(NAMES[0])
     with pytest.raises(SystemExit):
@@ -379,7 +377,7 @@ def test_the_clock_goes_on(batches: Interruptions, monkeypatch: pytest.MonkeyPat
     continued.on_train_start()
     continued.on_epoch_start()
     assert continued.training_seconds() == stored["epoch"]["seconds"] == 30
-    now += 5
+    clock.now += 5
     assert continued.training_seconds() == 35
     continued.on_train_epoch_start()
     assert continued.num_iterations_per_epoch == small.ITERATIONS - 3
