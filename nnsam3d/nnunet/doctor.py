@@ -176,14 +176,8 @@ def _check_lookup(wanted: Iterable[link.Registered], way: str) -> Iterator[Findi
     """Look the trainers up as nnU-Net's commands do."""
     trainer_names = [entry.name for entry in wanted if entry.module.startswith("nnsam3d.trainers.")]
     finder, error = try_import("nnunetv2.utilities.find_objects")
-    if finder is None and way.startswith("nnUNet_extTrainer"):
-        yield problem(
-            f"this nnunetv2 does not support nnUNet_extTrainer: {error}",
-            "pip install 'nnunetv2>=2.8,<2.9', or: nnsam3d link",
-        )
-        return
-    if finder is None:  # then nnU-Net only searches its own folders, where the stubs are
-        yield ok(f"trainers: {way}")
+    if finder is None:
+        yield problem(f"nnU-Net's search for trainers does not import: {error}", "fix the problems above")
         return
     for name in trainer_names:
         try:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.nnunet.link import nnunet_folder, trainers_folder
+from nnsam3d.nnunet.link import trainers_folder
 
 
 def nnunet_command(name: str) -> str:
@@ -31,12 +31,7 @@ def nnunet_environment(folder: Path) -> dict[str, str]:
 
     Args:
         folder: contains raw, preprocessed and results.
-
-    Raises:
-        UserError: the installed nnU-Net does not support ``nnUNet_extTrainer``.
     """
-    if not (nnunet_folder() / "utilities" / "find_objects.py").is_file():
-        raise UserError("nnUNet_extTrainer needs nnunetv2 2.8: pip install 'nnunetv2>=2.8,<2.9'")
     trainers = [str(trainers_folder()), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
     return {
         "nnUNet_raw": str(folder / "raw"),

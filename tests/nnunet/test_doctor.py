@@ -187,6 +187,12 @@ def test_a_trainer_that_does_not_load(installation, monkeypatch):
     assert "something under it is missing" in only_problem(doctor.check_link()).text
 
 
+def test_a_search_that_does_not_import(installation, monkeypatch):
+    link.link(installation.nnunet, link.registered(installation.nnunet))
+    pretend_imports(monkeypatch, nnunetv2_utilities_find_objects=ImportError("no"))
+    assert "search for trainers does not import" in only_problem(doctor.check_link()).text
+
+
 def test_no_trainers_at_all(installation):
     shutil.rmtree(installation.trainers)
     installation.trainers.mkdir()
