@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -53,6 +53,31 @@ EARLIER_VERSIONS: dict[str, Any] = {
     "targets": "labels",
 }
 RETIRED = {"refinement_share": 'use rounds, e.g. rounds=3 or rounds="1-6"'}
+
+# What an option must be, in words and as a test, and the options of which it is required.
+RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("at least 1", lambda value: value >= 1, "num_epochs max_clicks"),
+    (
+        "between 0 and 1",
+        lambda value: 0.0 <= value <= 1.0,
+        "zero_click_share negative_click_share oversample_foreground extent_share corrupted_share start_share "
+        "first_answer_weight empty_share",
+    ),
+    ("positive", lambda value: value > 0, "gradient_clip prompt_learning_rate_factor"),
+    (
+        "zero or positive",
+        lambda value: value >= 0,
+        "weight_decay warmup_epochs window validation_clicks max_minutes learning_rate checkpoint_minutes "
+        "num_iterations_per_epoch num_val_iterations_per_epoch",
+    ),
+    ("zero or positive (-1: none)", lambda value: value >= -1, "seed"),
+    ("zero or positive (-1: the preset's)", lambda value: value >= -1, "detail_dim"),
+    ("0, 2, 4 or 8", lambda value: value in (0, 2, 4, 8), "token_voxels"),
+    ("0, 1 or 2", lambda value: value in (0, 1, 2), "fine_click_maps"),
+    ("0 or 1", lambda value: value in (0, 1), "final_validation cpu_bfloat16"),
+    (f"a number (3) or a range (1-6) from 0 to {MOST_ROUNDS}", lambda value: _range(value) is not None, "rounds"),
+)
+CHOICES = {"click_strategy": CLICK_STRATEGIES, "checkpointing": CHECKPOINTING, "targets": TARGETS, "data": DATA}
 
 
 @dataclass(frozen=True)
@@ -106,21 +131,11 @@ class TrainingOptions:
     checkpointing: str = "none"  # saves memory, costs time: none, cheap (MLPs, adapters run twice), blocks (nearly all)
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "max_clicks"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in (
-            *("zero_click_share", "negative_click_share", "oversample_foreground", "extent_share"),
-            *("corrupted_share", "start_share", "first_answer_weight", "empty_share"),
-        ):
-            _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "between 0 and 1")
-        for name in ("gradient_clip", "prompt_learning_rate_factor"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in (
-            *("weight_decay", "warmup_epochs", "window", "validation_clicks", "max_minutes", "learning_rate"),
-            "checkpoint_minutes",
-            *("num_iterations_per_epoch", "num_val_iterations_per_epoch"),
-        ):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "zero or positive")
+        for expected, holds, names in RANGES:
+            for name in names.split():
+                _require(holds(getattr(self, name)), name, getattr(self, name), expected)
+        for name, choices in CHOICES.items():
+            _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
         kinds = self.prompt_kinds.split(",")
         _require(
             "click" in kinds and set(kinds) <= set(PROMPT_KINDS),
@@ -130,22 +145,6 @@ class TrainingOptions:
         )
         if self.start_from and ("mask" not in kinds or not self.start_share):
             raise OptionsError(f"option start_from={self.start_from!r} needs prompt_kinds with mask, and a start_share")
-        _require(self.seed >= -1, "seed", self.seed, "zero or positive (-1: none)")
-        _require(self.detail_dim >= -1, "detail_dim", self.detail_dim, "zero or positive (-1: the preset's)")
-        _require(self.token_voxels in (0, 2, 4, 8), "token_voxels", self.token_voxels, "0, 2, 4 or 8")
-        _require(self.fine_click_maps in (0, 1, 2), "fine_click_maps", self.fine_click_maps, "0, 1 or 2")
-        for name in ("final_validation", "cpu_bfloat16"):
-            _require(getattr(self, name) in (0, 1), name, getattr(self, name), "0 or 1")
-        allowed = f"a number (3) or a range (1-6) from 0 to {MOST_ROUNDS}"
-        _require(_range(self.rounds) is not None, "rounds", self.rounds, allowed)
-        for name, choices in (
-            ("click_strategy", CLICK_STRATEGIES),
-            ("checkpointing", CHECKPOINTING),
-            ("targets", TARGETS),
-            ("data", DATA),
-        ):
-            _require(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
-
         for_any = self.data == "dataset" or self.targets == "any"
         _require(for_any, "data", self.data, '"dataset", unless targets=any: synthetic objects have no classes')
 
