@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.bodies import KINDS_WITH_BODY, bodies, clipped
+from nnsam3d.evaluation.controls import CONTROLS, Control
 from nnsam3d.evaluation.cost import model_cost
-from nnsam3d.evaluation.names import ELLIPSOID, ORACLE, Protocol, parse_arm
+from nnsam3d.evaluation.names import ELLIPSOID, Protocol, parse_arm
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, starter_objects
 from nnsam3d.evaluation.results import ArmCost, NetworkRuns
 from nnsam3d.files import known_sha256, replacing
 from nnsam3d.geometry import grid_of_file
 from nnsam3d.geometry.segments import ENDING, read_segments
-from nnsam3d.inference.binding import Regions
-from nnsam3d.inference.extent import prompted
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.predictor import Prepared, WholeImage, prepared_image
 from nnsam3d.inference.start_mask import StartMask
@@ -34,7 +32,7 @@ from nnsam3d.nnunet.dataset_reader import DatasetReader
 from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
-from nnsam3d.prompts import CasePrompts, MaskPrompt, VoxelPrompts
+from nnsam3d.prompts import CasePrompts, MaskPrompt
 from nnsam3d.tables import plural
 
 CACHE_BYTES = 2 * 10**9  # memory for the features that an arm keeps of one image
@@ -46,9 +44,7 @@ class Arm:
     Attributes:
         model: with a single fold.
         kind: how prompts are used. "sam": :mod:`nnsam3d.inference`, features kept between clicks; "clicks": nnU-Net's
-            sliding window with prompt channels; "automatic": ignored; "oracle": the answer is reduced to the components
-            that prompts hit, the information in the prompts without a model that uses it; "clipped": without what lies
-            outside the first prompts.
+            sliding window with prompt channels; "automatic": ignored. Of a control: its name in :data:`CONTROLS`.
         listens: whether the arm uses clicks.
         is_prompted: whether its network gets the prompts.
     """
@@ -56,13 +52,14 @@ class Arm:
     def __init__(self, model: TrainedModel, control: str = "") -> None:
         """
         Args:
-            model: with a single fold. control: "" or "oracle" or "clipped".
+            model: with a single fold. control: "" or its name in :data:`CONTROLS`.
         """
         self.model = model
-        prompted = "sam" if capability(model.trainer, "keeps_features") else "clicks"
-        self.kind = control or (prompted if model.prompt_types else "automatic")
-        self.listens = self.kind not in ("automatic", "clipped")
-        self.is_prompted = self.kind in ("sam", "clicks")
+        self._control = CONTROLS[control] if control else None
+        with_prompts = "sam" if capability(model.trainer, "keeps_features") else "clicks"
+        self.kind = control or (with_prompts if model.prompt_types else "automatic")
+        self.is_prompted = bool(model.prompt_types) and not control
+        self.listens = self._control.listens if self._control else self.is_prompted
         self._whole = 0
         self._image: PreparedImage | None = None
 
@@ -73,8 +70,8 @@ class Arm:
 
     def refusal(self, protocol: Protocol) -> str:
         """Why the arm cannot take part in a protocol; "" if it can."""
-        if self.kind == "clipped":
-            return refusal_of_body(protocol)
+        if self._control:
+            return self._control.refusal(protocol)
         if not protocol.needs or not self.is_prompted:
             return ""
         # windows around clicks correct any mask, even if the network does not see it
@@ -89,8 +86,9 @@ class Arm:
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
         prepared = prepared_image(self.model, image_CZYX, properties, CACHE_BYTES)
-        if self.kind in ("oracle", "clipped"):
-            return Answering(_Control(self.kind, partial(Answering(prepared).answer, None), self.model, properties))
+        if self._control:
+            automatic = partial(Answering(prepared).answer, None)
+            return Answering(_Controlled(self._control, automatic, self.model, properties))
         self._image = prepared if isinstance(prepared, PreparedImage) else None
         return Answering(prepared)
 
@@ -107,14 +105,15 @@ class Ellipsoid:
     """
 
     kind = ELLIPSOID
-    listens = is_prompted = False
+    listens = CONTROLS[kind].listens
+    is_prompted = False
 
     def __init__(self, model: DatasetReader) -> None:
         self.model = model
 
     def refusal(self, protocol: Protocol) -> str:
         """See :meth:`Arm.refusal`."""
-        return refusal_of_body(protocol)
+        return CONTROLS[self.kind].refusal(protocol)
 
     def work(self) -> NetworkRuns:
         """None."""
@@ -123,18 +122,11 @@ class Ellipsoid:
     def prepare(self, image_CZYX: NDArray[Any], properties: dict[str, Any]) -> Answering:
         """Prepare a case for prompts."""
         empty = partial(np.zeros, image_CZYX.shape[1:], np.uint16)
-        return Answering(_Control(self.kind, empty, self.model, properties))
+        return Answering(_Controlled(CONTROLS[self.kind], empty, self.model, properties))
 
     def cost(self) -> ArmCost:
         """Nothing."""
         return ArmCost(self.kind)
-
-
-def refusal_of_body(protocol: Protocol) -> str:
-    """Why a control by geometry cannot take part in a protocol; "" if it can."""
-    if protocol.needs in KINDS_WITH_BODY:
-        return ""
-    return f"answers only to {', '.join(plural(kind) for kind in KINDS_WITH_BODY)}"
 
 
 class Answering:
@@ -179,27 +171,23 @@ class _Corrected:
 
 
 @dataclass(frozen=True)
-class _Control:
-    """What a control makes of prompts and of an answer without them: see :class:`Arm` and :class:`Ellipsoid`."""
+class _Controlled:
+    """A case of which a control makes the answers."""
 
-    kind: str
+    control: Control
     automatic: Callable[[], NDArray[Any]]
     model: DatasetReader | TrainedModel
     properties: dict[str, Any]
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
         """See :meth:`Prepared.answer`."""
-        label_map, regions = self.automatic(), self.model.regions
+        label_map = self.automatic()
         if prompts is None:
             return label_map
         z, y, x = label_map.shape
         placed = image_prompts(prompts, self.model.labels, (z, y, x), self.properties)
         d, h, w = (float(step) for step in self.properties["spacing"])
-        if self.kind == ELLIPSOID:
-            return bodies(placed, (z, y, x), (d, h, w), regions)
-        if self.kind == "clipped":
-            return clipped(label_map, placed, (d, h, w), regions)
-        return reduce_to_hit(label_map, placed, regions)
+        return self.control.answer(label_map, placed, (d, h, w), self.model.regions)
 
 
 def load_arm(job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
@@ -221,8 +209,7 @@ def load_arm(job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
             model = TrainedModel(job.model_folder, [job.fold], FINAL, device, mirroring=mirroring)
         else:
             model = _Starter(DatasetReader(raw, device), job.dataset, mirroring)
-    if name.control == "oracle" and model.prompt_types:
-        raise UserError(f"arm {name.text}: the oracle control is for models without clicks; remove {ORACLE}")
+    name.check_model(bool(model.prompt_types))
     return Arm(model, name.control)
 
 
@@ -247,26 +234,6 @@ class _Starter(TrainedModel):
     def read_labels(self, path: str | Path) -> NDArray[Any]:
         """See :meth:`TrainedModel.read_labels`."""
         return self._reader.read_labels(path)
-
-
-def reduce_to_hit(label_map: NDArray[Any], prompts: VoxelPrompts, regions: Regions | None = None) -> NDArray[Any]:
-    """A label map without the components (26-connected) that are not hit by a positive prompt with their label.
-
-    If none of its components is hit, a label is kept: the control must not suffer from a prompt that its model did not
-    receive. With regions, components are those of all foreground, and any positive prompt keeps them, so that a click
-    on the rim of a tumour keeps its core.
-    """
-    labels = prompts.positive_labels
-    if regions is None:
-        masks = [(label_map == label, [label]) for label in labels]
-    else:
-        masks = [(label_map > 0, labels)] if labels else []
-    result = label_map.copy()
-    for mask, own in masks:
-        kept = prompted(mask, prompts, own)
-        if kept.any():
-            result[mask & ~kept] = 0
-    return result
 
 
 # ---------------------------------------------------------------------- masks to start from

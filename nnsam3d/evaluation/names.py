@@ -116,6 +116,15 @@ class ArmName:
     def has_model(self) -> bool:
         return self.control != ELLIPSOID
 
+    @property
+    def is_oracle(self) -> bool:
+        return self.control == "oracle"
+
+    def check_model(self, takes_prompts: bool) -> None:
+        """Raises UserError for an oracle of a model that takes prompts."""
+        if self.is_oracle and takes_prompts:
+            raise UserError(f"arm {self.text}: the oracle control is for models without clicks; remove {ORACLE}")
+
 
 def parse_arm(text: str) -> ArmName:
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.names import ORACLE, STARTER_ARM, parse_arm
+from nnsam3d.evaluation.names import STARTER_ARM, parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, splits_file, starter_objects
 from nnsam3d.files import write_json
 from nnsam3d.jobs.local import visible_gpu
@@ -78,15 +78,14 @@ def check(setting: Setting, may_train: bool) -> None:
 
     missing = missing_models(setting)
     to_train = {parse_arm(job.arm).trainer for job in missing}
-    oracles = [arm for arm in map(parse_arm, setting.arms) if arm.control == "oracle"]
+    oracles = [arm for arm in map(parse_arm, setting.arms) if arm.is_oracle]
     # of an existing model, its folder is more precise
     trainers = {name: find_trainer(name) for name in sorted(to_train | {arm.trainer for arm in oracles})}
     for name, trainer in trainers.items():
         if trainer is None:
             raise UserError(f"--arms: nnU-Net cannot find the trainer {name}; check the name")
     for arm in oracles:
-        if capability(trainers[arm.trainer], "prompt_types"):
-            raise UserError(f"arm {arm.text}: the oracle control is for models without clicks; remove {ORACLE}")
+        arm.check_model(bool(capability(trainers[arm.trainer], "prompt_types")))
     untimed = [name for name in sorted(to_train) if not capability(trainers[name], "timed")]
     if untimed and setting.train_seeds:
         raise UserError(

@@ -9,7 +9,8 @@ import pytest
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.arms import NetworkRuns, load_arm, reduce_to_hit
+from nnsam3d.evaluation.arms import NetworkRuns, load_arm
+from nnsam3d.evaluation.controls import reduce_to_hit
 from nnsam3d.evaluation.names import PROTOCOLS, parse_arm
 from nnsam3d.evaluation.obedience import bound
 from nnsam3d.evaluation.plan import Job
