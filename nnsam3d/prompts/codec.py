@@ -65,8 +65,13 @@ class PromptCodec:
 
     @cached_property
     def maps(self) -> tuple[tuple[str, int], ...]:
-        """Name and label of every dense map, in the order of their channels."""
-        names = dict.fromkeys(name for kind in self.kinds for name in KINDS[kind].maps)
+        """Name and label of every dense map, in the order of their channels.
+
+        Those of a mask to start from are the last ones, whatever kinds there are: training writes them
+        (:meth:`PromptTensors.started`).
+        """
+        kinds = sorted(self.kinds, key=lambda kind: kind == "mask")
+        names = dict.fromkeys(name for kind in kinds for name in KINDS[kind].maps)
         return tuple((name, label) for name in names for label in range(1, self.labels))
 
     @property

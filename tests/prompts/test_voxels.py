@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsam3d.prompts import PromptCodec, VoxelClick, VoxelPrompts, read_channel
+from nnsam3d.prompts.kinds import KINDS
 
 SHAPE = (6, 7, 8)
 CODEC = PromptCodec()
@@ -42,3 +44,14 @@ def test_keys_tell_prompts_apart() -> None:
     assert len({one.key(), *(VoxelPrompts.of(other).key() for other in others)}) == 5
     assert len(one + one) == 2
     assert one.positive.tolist() == one.of_label(1).tolist() == [[1, 2, 3]]
+
+
+def test_the_maps_of_a_mask_to_start_from_stay_last_when_a_kind_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(KINDS["line"]):  # type: ignore[misc, name-defined]
+        kind = "later"
+        maps = ("later",)
+
+    monkeypatch.setitem(KINDS, "later", Later)
+    maps = PromptCodec(("click", "line", "mask", "later"), labels=3).maps
+    assert maps[-2:] == (("mask", 1), ("mask", 2))
+    assert ("later", 1) in maps
