@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,13 @@ from nnsam3d.errors import UserError
 from nnsam3d.server.journal import FILE, LONGEST, MARKS, Journal, Note
 from nnsam3d.server.refusal import Refusal
 
+OURS = [field.name for field in fields(Note)]
 words = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
+
+
+def table_of(folder: Path) -> list[list[str]]:
+    with (folder / FILE).open(encoding="utf-8", newline="") as text:
+        return list(csv.reader(text))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -64,6 +71,36 @@ def test_a_table_that_somebody_has_damaged_is_not_overwritten(tmp_path: Path) ->
     (tmp_path / FILE).unlink()
     journal.change("a", comment="three")
     assert Journal(tmp_path).note("a") == Note("a", comment="three")
+
+
+def test_a_table_of_an_earlier_version_has_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("comment,case,prompts\nsmall,a,\n,b,4\n\n,,\n")
+    journal = Journal(tmp_path)
+    assert journal.note("a") == Note("a", comment="small")
+    assert journal.note("b") == Note("b", prompts=4)
+    journal.change("a", flagged=True)
+    names, *rows = table_of(tmp_path)
+    assert names == OURS
+    assert [row[0] for row in rows] == ["a", "b"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(words.filter(lambda name: name not in OURS), words), max_size=3), words)
+def test_the_columns_of_others_stay_behind_ours(tmp_path: Path, others: list[tuple[str, str]], beside: str) -> None:
+    names, cells = [name for name, _ in others], [cell for _, cell in others]
+    with (tmp_path / FILE).open("w", encoding="utf-8", newline="") as text:
+        # what stands beside the table has no name, and a row may be short
+        csv.writer(text).writerows([[*names, "case"], [*cells, "a", beside], [*cells, "b"]])
+    journal = Journal(tmp_path)
+    for _ in range(2):
+        journal.change("a", prompts=journal.note("a").prompts + 1)
+    journal.change("c", prompts=9)
+    empty = [""] * len(names)
+    table = table_of(tmp_path)
+    assert table[0][: len(OURS)] == OURS
+    assert [row[0] for row in table] == ["case", "a", "b", "c"]
+    assert [row[len(OURS) :] for row in table] == [[*names, ""], [*cells, beside], [*cells, ""], [*empty, ""]]
+    assert Journal(tmp_path).note("a") == Note("a", prompts=2)
 
 
 def test_wrong_notes_are_refused_and_change_nothing(tmp_path: Path) -> None:
