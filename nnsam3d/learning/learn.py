@@ -28,9 +28,10 @@ from nnsam3d.nnunet.datasets import FINAL, STARTER, find_folds
 logger = logging.getLogger(__name__)
 
 LOST = 0.1  # so much worse that the training goes on from the weights in use
-TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning
+TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning; below the best, not the last
 WORK, HISTORY, LOCK = "work", "history", "lock"  # beside the model's own files
 CHECKS = "checks.json"  # Dice of held-back cases, which is not measured twice
+BEST = "best.pth"  # the best weights that were in use, unless those in use are
 TRAINED = "trained.pth"  # with which the next round begins, whether these weights are in use or not
 
 
@@ -107,6 +108,11 @@ def learn(
         before = held_back_dice(model, held_back, now, known)
         model.take_weights(open_checkpoint(candidate)["network_weights"])
         after = held_back_dice(model, held_back, then, known)
+        best = before
+        if before is not None and (own / BEST).is_file():  # measured on the cases of today, which are not those of then
+            bests = file_sha256(own / BEST)
+            model.take_weights(open_checkpoint(own / BEST)["network_weights"])
+            best = max(before, held_back_dice(model, held_back, bests, known) or 0.0)
         other, rivals = None, ""
         if record.grown:
             begun, begun_folds = Path(record.begun_from), [record.fold] if record.fold else None
@@ -116,16 +122,22 @@ def learn(
                 rival = _base_model(STARTER, None, tuning.device, objects)
             rivals = file_sha256(rival.checkpoint_files[0])
             other = held_back_dice(rival, held_back, rivals, known)
-        accepted = before is None or after is None or after >= before - TOLERANCE
+        accepted = _is_accepted(before, after, best)
         if accepted:
+            below = best is not None and after is not None and after < best
+            if below and before == best:
+                copy_file(current, own / BEST, durable=True)
             _take(own, candidate)
+            if not below:
+                (own / BEST).unlink(missing_ok=True)
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
-        again = (then if accepted else now, rivals)  # with which the next round compares
+        again = [then if accepted else now, rivals]  # with which the next round compares
+        again += [file_sha256(own / BEST)] if (own / BEST).is_file() else []
         write_json(own / CHECKS, {key: dice for key, dice in known.items() if key.split()[0] in again})
         seconds = round(time.monotonic() - start, 1)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        last = Round(when, finished, seconds, updates, before, after, accepted, then if accepted else "", other)
+        last = Round(when, finished, seconds, updates, before, after, accepted, then if accepted else "", other, best)
         replace(record, rounds=(*record.rounds, last)).write(own)
     return last
 
@@ -183,6 +195,18 @@ def _declared(model: Model, dataset_json: dict[str, Any]) -> dict[str, Any]:
             f"the finished cases have the labels {dataset_json['labels']}, the model {model.dataset_json['labels']}"
         )
     return {**model.dataset_json, **ending}
+
+
+def _is_accepted(before: float | None, after: float | None, best: float | None) -> bool:
+    """Whether new weights are used: at most the tolerance below the best that were in use, so that small losses do not
+    add up. Where the last ones are already further below on the cases of today, the new ones must not be worse.
+
+    >>> _is_accepted(0.827, 0.822, 0.827), _is_accepted(0.822, 0.812, 0.827), _is_accepted(0.7, 0.71, 0.8)
+    (True, False, True)
+    """
+    if before is None or after is None or best is None:
+        return True
+    return after >= min(before, best - TOLERANCE)
 
 
 def _take(own: Path, made: Path) -> None:

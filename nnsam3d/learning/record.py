@@ -28,6 +28,7 @@ class Round:
         accepted: whether the model now has these weights.
         sha256: of these weights, if they were accepted.
         base: mean Dice of the same cases with the class-agnostic model out of which this one grows; else None.
+        best: mean Dice of the same cases with the best weights that were in use before; None: not known.
     """
 
     finished: str
@@ -39,12 +40,17 @@ class Round:
     accepted: bool
     sha256: str = ""
     base: float | None = None
+    best: float | None = None
 
     def describe(self) -> str:
         """One sentence for a person."""
         if self.before is None or self.after is None:
             return f"learned from {self.cases} cases (not checked: no case is held back yet)"
         change = f"Dice of held-back cases {self.before:.3f} -> {self.after:.3f}"
+        if self.accepted and self.after < self.before:
+            change += ", slightly lower, which may be noise"
+        if self.best is not None and self.best > self.before:
+            change += f"; {self.best:.3f} with the best earlier weights"
         if self.base is not None:
             change += f" ({self.base:.3f} of the model that it began as)"
         return f"learned from {self.cases} cases: {change}" if self.accepted else f"kept the old weights: {change}"

@@ -32,6 +32,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record.write(tmp_path)
     assert read_record(tmp_path) == record
     assert read_record(tmp_path / "none") is None
+    old = json.loads((tmp_path / FILE).read_text())
+    del old["rounds"][0]["best"]  # a field that files of earlier versions do not have
+    (tmp_path / FILE).write_text(json.dumps(old))
+    assert read_record(tmp_path) == record
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"begun_from": 1}', '{"rounds": [{"cases": 1}], "order": []}'])
