@@ -135,8 +135,10 @@ class Subject:
         if self.plain:
             logits = self.plain.decode(levels, self.image, self.clicks)
         else:
-            prompted = self.net.prompt_encoder(levels[3], PromptTensors(self.clicks, self.labels))
-            logits = self.net.mask_decoder([*levels[:3], prompted], self.image)
+            prompts = PromptTensors(self.clicks, self.labels)
+            prompted = self.net.prompt_encoder(levels[3], prompts)
+            fused = self.net.mask_decoder.fuse_unprompted(self.image, *levels[:3])
+            logits = self.net.mask_decoder.finish(fused, prompted, self.image.shape[2:], prompts)
         logits.square().mean().backward()
 
     def train_step(self, optimizer: torch.optim.Optimizer, log: Callable[[str], None] = lambda _: None) -> float:

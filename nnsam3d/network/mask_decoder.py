@@ -149,7 +149,10 @@ def resized(x_BCHWD: Tensor, size_HWD: Sequence[int]) -> Tensor:
 
 
 class MaskDecoder(nn.Module):
-    """Levels (B, C, H, W, D), the last one prompted, and image (B, I, D, H, W) to logits (B, K, D, H, W)."""
+    """Levels (B, C, H, W, D), the last one prompted, and image (B, I, D, H, W) to logits (B, K, D, H, W).
+
+    In two parts: :meth:`fuse_unprompted` once per image, :meth:`finish` for every set of prompts.
+    """
 
     def __init__(self, config: SAM3DConfig) -> None:
         super().__init__()
@@ -248,7 +251,7 @@ class MaskDecoder(nn.Module):
         ).to(self.cls[3].weight.dtype)  # type: ignore[union-attr]
 
     def refine(
-        self, mixed_BOXYZ: Tensor, detail_BVDHW: Tensor, prompts: PromptTensors | None, size_DHW: Sequence[int]
+        self, mixed_BOXYZ: Tensor, detail_BVDHW: Tensor, prompts: PromptTensors, size_DHW: Sequence[int]
     ) -> Tensor:
         """Correction of the logits at the voxels, (B, K, D, H, W), by the detail branch, prompts and what was fused.
 
@@ -259,7 +262,7 @@ class MaskDecoder(nn.Module):
             size_DHW: voxels of the crop, padded to whole tokens.
         """
         hidden_BVDHW = detail_BVDHW + resized(self.voxel_mix(mixed_BOXYZ).permute(0, 1, 4, 2, 3), size_DHW)
-        if self.voxel_map is not None and prompts is not None:
+        if self.voxel_map is not None:
             maps = []
             if self.sigmas:
                 clicks_BLHWD = self.click_maps(prompts, size_DHW, hwd(size_DHW), VOXEL_SIGMAS)
@@ -280,7 +283,7 @@ class MaskDecoder(nn.Module):
         fused_BOXYZ: Tensor,
         prompted_BCHWD: Tensor,
         size_DHW: Sequence[int],
-        prompts: PromptTensors | None = None,
+        prompts: PromptTensors,
         detail_BVDHW: Tensor | None = None,
     ) -> Tensor:
         """Adds the prompted level and the clicks to what `fuse_unprompted` gave; logits at the crop's size.
@@ -291,19 +294,18 @@ class MaskDecoder(nn.Module):
             fused_BOXYZ: from :meth:`fuse_unprompted`.
             prompted_BCHWD: the deepest level, from the prompt encoder.
             size_DHW: voxels of the crop, padded to whole tokens; the size of the logits.
-            prompts: click positions in (D, H, W) voxels of the crop, dense maps of ``size_DHW``; None: clicks act
-                only through ``prompted_BCHWD``, maps not at all.
+            prompts: click positions in (D, H, W) voxels of the crop, dense maps of ``size_DHW``.
             detail_BVDHW: features of the detail branch at the voxels; None: the network has no such branch.
         """
         split = 3 * self.channels
         weight = self.fusion_weight()[:, split : split + self.channels]
         level = self.mlahead.head5(prompted_BCHWD)
         fused = fused_BOXYZ + conv3d_of_upsampled(level, weight, fused_BOXYZ.shape[2:])
-        if self.click_map is not None and prompts is not None:
+        if self.click_map is not None:
             maps_BMXYZ = self.click_maps(prompts, size_DHW, fused_BOXYZ.shape[2:], self.sigmas)
             fused = fused + self.click_map(maps_BMXYZ)
         dense_BMDHW = extents_BMXYZ = None
-        if self.extent_map is not None and prompts is not None and prompts.dense_BMDHW is not None:
+        if self.extent_map is not None and prompts.dense_BMDHW is not None:
             dense_BMDHW = prompts.dense_BMDHW.to(self.extent_map.weight.dtype)
             extents_BMXYZ = resized(dense_BMDHW.permute(0, 1, 3, 4, 2), fused.shape[2:])
             fused = fused + self.extent_map(extents_BMXYZ)
@@ -320,6 +322,3 @@ class MaskDecoder(nn.Module):
         if dense_BMDHW is not None and self.extents_at_voxels:
             logits_BKDHW = logits_BKDHW + self.extent_logits(dense_BMDHW)
         return logits_BKDHW
-
-    def forward(self, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
-        return self.finish(self.fuse_unprompted(image_BIDHW, *levels[:3]), levels[3], image_BIDHW.shape[2:])

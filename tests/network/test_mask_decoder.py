@@ -1,16 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from nnsam3d.network import SAM3D, SAM3DConfig
 from nnsam3d.network.mask_decoder import MaskDecoder, conv3d_of_upsampled, fine_click_maps
+from nnsam3d.network.prompts import PromptTensors
 
 from . import oracle
 from .conftest import SMALL, same
+
+
+def logits_of(decoder: MaskDecoder, levels: Sequence[Tensor], image_BIDHW: Tensor) -> Tensor:
+    """Of both parts of the decoder, without clicks."""
+    fused = decoder.fuse_unprompted(image_BIDHW, *levels[:3])
+    none = PromptTensors(torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.long))
+    return decoder.finish(fused, levels[3], image_BIDHW.shape[2:], none)
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-6), (torch.float32, 5e-6)])
@@ -26,7 +35,7 @@ def test_official(name: str, dtype: torch.dtype, relative: float) -> None:
     # Ours takes the crop and halves it: repeating every voxel twice is undone by the averaging.
     crop_HWD = half_HWD.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     with torch.no_grad():
-        logits = decoder(levels, crop_HWD.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
+        logits = logits_of(decoder, levels, crop_HWD.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2)
         head2 = F.interpolate(decoder.mlahead.head2(levels[0]), scale_factor=2, mode="trilinear", align_corners=True)
     if "logits_HWD" in data:
         oracle.check(logits, data["logits_HWD"], relative)
@@ -65,7 +74,7 @@ def test_fine_grid_is_never_finer_than_voxels() -> None:
     decoder = MaskDecoder(SAM3DConfig(**{**SMALL, "token_stride": (1, 2, 4), "num_image_channels": 2}))
     assert decoder.fine_grid((12, 8, 16)) == (24, 16, 16)  # H, W, D
     levels = [torch.randn(1, 16, 12, 8, 16) for _ in range(4)]
-    assert decoder(levels, torch.randn(1, 2, 16, 24, 32)).shape == (1, 3, 16, 24, 32)
+    assert logits_of(decoder, levels, torch.randn(1, 2, 16, 24, 32)).shape == (1, 3, 16, 24, 32)
 
 
 def test_fine_click_maps_are_bumps_of_one_width_in_tokens() -> None:
