@@ -136,8 +136,7 @@ def main(args: argparse.Namespace) -> int:
         args.scope, not args.no_binding, args.save_probabilities, args.continue_prediction, args.components
     )
     start = time.perf_counter()
-    unwritten: list[str] = []
-    outcomes = predict_folder(model, cases, args.output, options, unwritten=unwritten)
+    outcomes, unwritten = predict_folder(model, cases, args.output, options)
     if args.report is not None:
         arguments = {key: value for key, value in vars(args).items() if key != "run"}
         try:

@@ -71,9 +71,11 @@ class FolderOptions:
 
 
 def predict_folder(
-    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions, unwritten: list[str] | None = None
-) -> list[Outcome]:
+    model: Model, cases: Sequence[Case], output: Path, options: FolderOptions
+) -> tuple[list[Outcome], list[str]]:
     """Predict all cases; if one fails, it is reported and the others continue.
+
+    Also returns errors if dataset.json or plans.json cannot be written; they have been reported, too.
 
     Meanwhile, the next case is read and the last one written, in a thread each.
 
@@ -82,21 +84,19 @@ def predict_folder(
         cases: from :func:`nnsam3d.inference.cases.find_cases`; those with a problem fail.
         output: folder for the masks, dataset.json and plans.json; it is created.
         options: the same for all cases.
-        unwritten: receives the error if dataset.json or plans.json cannot be written; the masks are computed.
 
     Raises:
-        WriteError: the folder cannot be created, or without ``unwritten``, dataset.json or plans.json.
+        WriteError: the folder cannot be created.
     """
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     if model.open_labels and options.labels is None:
         earlier = _labels_of(output) if options.continue_prediction else {}  # finished masks have these values
         options = replace(options, labels=folder_labels(cases, earlier))
+    unwritten = []
     try:
         _write_model_files(model, output, options.labels)
-    except WriteError as error:
-        if unwritten is None:
-            raise
+    except WriteError as error:  # the masks are computed all the same
         unwritten.append(str(error))
         logger.error("nnsam3d: error: %s", error)
     outcomes: dict[int, Outcome] = {}  # by index, because names may occur twice
@@ -127,7 +127,7 @@ def predict_folder(
         found = _predicted(model, [cases[number] for number in todo], output, options, progress)
         for number, outcome in zip(todo, found, strict=True):
             done(number, outcome)
-    return [outcomes[number] for number in range(len(cases))]
+    return [outcomes[number] for number in range(len(cases))], unwritten
 
 
 def _unfit(case: Case, options: FolderOptions) -> str:

@@ -149,11 +149,11 @@ def test_a_broken_case_among_others_changes_nothing(predict: Any, model: Model, 
     """Although it is read while the case before it is computed."""
     cases = find_cases(images, model)
     cases.insert(2, Case("broken", (str(tmp_path / "broken_0000.nii.gz"),)))
-    outcomes = predict_folder(model, cases, tmp_path / "out beside", FolderOptions())
+    outcomes, _ = predict_folder(model, cases, tmp_path / "out beside", FolderOptions())
     assert [outcome.status for outcome in outcomes] == ["done", "done", "failed", "done", "done", "done", "done"]
     assert contents(tmp_path / "out beside") == contents(predict()[1])
     again = FolderOptions(continue_prediction=True)
-    outcomes = predict_folder(model, cases, tmp_path / "out beside", again)
+    outcomes, _ = predict_folder(model, cases, tmp_path / "out beside", again)
     assert [outcome.status for outcome in outcomes].count("skipped") == 6
 
 

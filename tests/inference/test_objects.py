@@ -274,7 +274,7 @@ def test_a_folder_of_prompt_files_with_any_labels(
         write_prompts(images / f"{case}.json", CasePrompts(case, "voxel", boxes))
     cases = find_cases(images, model)
     assert not any(case.problem for case in cases), [case.problem for case in cases]
-    outcomes = predict_folder(model, cases, tmp_path / "out", FolderOptions(scope=scope))
+    outcomes, _ = predict_folder(model, cases, tmp_path / "out", FolderOptions(scope=scope))
     assert all(outcome.status == "done" for outcome in outcomes), [outcome.error for outcome in outcomes]
     declared = load_json(str(tmp_path / "out" / "dataset.json"))["labels"]
     assert declared == {"background": 0, "kidney": 1, "liver": 2, "spleen": 3}
@@ -293,7 +293,7 @@ def test_a_continued_prediction_keeps_the_numbers_of_finished_masks(
     predict_folder(model, find_cases(images, model), tmp_path / "out", FolderOptions())
     write_image("two_0000.nii.gz", SHAPE)
     write_prompts(images / "two.json", CasePrompts("two", "voxel", [Box((4, 4, 4), (14, 14, 10), "aorta")]))
-    outcomes = predict_folder(
+    outcomes, _ = predict_folder(
         model, find_cases(images, model), tmp_path / "out", FolderOptions(continue_prediction=True)
     )
     assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
@@ -315,12 +315,12 @@ def test_names_of_a_mask_of_numbers_have_to_be_said(
     sitk.WriteImage(before, str(tmp_path / "before.nii.gz"))
     prompts = [MaskPrompt("../before.nii.gz"), Box((4, 20, 4), (14, 30, 10), "liver")]
     write_prompts(images / "one.json", CasePrompts("one", "voxel", prompts))
-    (outcome,) = predict_folder(model, find_cases(images, model), tmp_path / "out", FolderOptions())
+    (outcome,), _ = predict_folder(model, find_cases(images, model), tmp_path / "out", FolderOptions())
     assert outcome.status == "failed"
     assert "prompts name liver" in outcome.error
     assert "--labels" in outcome.error
     named = Model(agnostic_folder, [0], mirroring=False, objects=["tumour", "liver"])
-    (outcome,) = predict_folder(named, find_cases(images, named), tmp_path / "out", FolderOptions())
+    (outcome,), _ = predict_folder(named, find_cases(images, named), tmp_path / "out", FolderOptions())
     assert outcome.status == "done", outcome.error
     after = read(tmp_path / "out" / "one.nii.gz")
     np.testing.assert_array_equal(after == 1, mask == 1)

@@ -82,7 +82,7 @@ def test_a_saved_file_gives_the_same_mask_to_predict(model: Model, tmp_path: Pat
     session.add([Paint(STROKE, "organ")])
     session.save_prompts(tmp_path / "images" / "a.json")
     cases = find_cases(tmp_path / "images", model)
-    (outcome,) = predict_folder(model, cases, tmp_path / "out", FolderOptions())
+    (outcome,), _ = predict_folder(model, cases, tmp_path / "out", FolderOptions())
     assert outcome.status == "done"
     np.testing.assert_array_equal(read(tmp_path / "out" / "a.nii.gz"), session.segmentation)
     again = opened(model, tmp_path / "images" / "a_0000.nii.gz")

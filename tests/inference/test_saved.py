@@ -51,13 +51,13 @@ def mask() -> np.ndarray:
 
 def predicted(model: Model, images: Path, output: Path, prompts: Path | None = None, **options: Any) -> np.ndarray:
     (case,) = find_cases(images, model, prompts)
-    (outcome,) = predict_folder(model, [case], output, FolderOptions(**options))
+    (outcome,), _ = predict_folder(model, [case], output, FolderOptions(**options))
     assert outcome.status == "done", outcome.error
     return read(output / "case.nii.gz")
 
 
 def failed(case: Case, model: Model, output: Path, **options: Any) -> str:
-    (outcome,) = predict_folder(model, [case], output, FolderOptions(**options))
+    (outcome,), _ = predict_folder(model, [case], output, FolderOptions(**options))
     assert outcome.status == "failed"
     assert not (output / "case.nii.gz").exists()
     return outcome.error

@@ -66,7 +66,7 @@ def replayed(cases: Cases, model: Model, output: Path) -> np.ndarray:
     there = find_cases(dataset(cases) / "imagesTr", model, dataset(cases) / "clicks")
     assert not [case.problem for case in there if case.problem]
     assert not list(strays(dataset(cases) / "imagesTr", [case.name for case in there], dataset(cases) / "clicks"))
-    outcomes = predict_folder(model, there, output, FolderOptions())
+    outcomes, _ = predict_folder(model, there, output, FolderOptions())
     assert {outcome.status for outcome in outcomes} == {"done"}
     return read(output / "a.nii.gz")
 
