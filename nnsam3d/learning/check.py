@@ -13,6 +13,7 @@ from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick
 
 CLICKS = (0, 1, 3)
+CLICKED = (1, 3)  # what is compared with a class-agnostic model, which has no answer without clicks
 MOST_CASES = 4  # the last ones: a check is to take seconds
 CACHE_BYTES = 2**30
 
@@ -43,27 +44,43 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
         given.append(click)
 
 
+Known = dict[str, dict[str, float] | None]  # by :func:`key_of`: Dice by number of clicks; None: the case has no label
+
+
 def held_back_dice(
-    model: TrainedModel, cases: Sequence[FinishedCase], weights: str, known: dict[str, float | None]
+    model: TrainedModel,
+    cases: Sequence[FinishedCase],
+    weights: str,
+    known: Known,
+    clicks: Sequence[int] = CLICKS,
+    least: int = 1,
 ) -> float | None:
-    """Mean Dice over the last few cases, labels and numbers of clicks; None without cases that have a label.
+    """Mean Dice over the last few cases, labels and numbers of clicks; None if fewer than ``least`` cases have a label.
 
     Args:
         model: that answers.
         cases: held back.
         weights: SHA-256 of the model's.
-        known: Dice of cases by :func:`key_of`, from earlier checks. What is not known is measured and added.
+        known: from earlier checks. What is not known is measured, at all of :data:`CLICKS`, and added.
+        clicks: some of :data:`CLICKS`.
+        least: number of cases.
     """
     found = []
     for case in cases[-MOST_CASES:]:
         key = key_of(weights, case)
         if key not in known:
             steps = dict(clicked_through(model, case, max(CLICKS)))
-            dice = [np.mean(list(steps[min(number, max(steps))].values())) for number in CLICKS if steps[0]]
-            known[key] = float(np.mean(dice)) if dice else None  # an answer without errors is the last one
-        found.append(known[key])
-    values = [dice for dice in found if dice is not None]
-    return float(np.mean(values)) if values else None
+            known[key] = (
+                {  # an answer without errors is the last one
+                    str(number): float(np.mean(list(steps[min(number, max(steps))].values()))) for number in CLICKS
+                }
+                if steps[0]
+                else None
+            )
+        dice = known[key]
+        if dice is not None:
+            found.append(np.mean([dice[str(number)] for number in clicks]))
+    return float(np.mean(found)) if len(found) >= least else None
 
 
 def key_of(weights: str, case: FinishedCase) -> str:

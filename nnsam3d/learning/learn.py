@@ -17,7 +17,7 @@ import torch
 from nnsam3d.errors import UserError
 from nnsam3d.files import copy_file, file_sha256, write_json
 from nnsam3d.inference.model import Model
-from nnsam3d.learning.check import held_back_dice
+from nnsam3d.learning.check import CLICKED, CLICKS, Known, held_back_dice
 from nnsam3d.learning.finished import FinishedCase, finished_cases, replayed_cases
 from nnsam3d.learning.grow import grow
 from nnsam3d.learning.record import Record, Round, read_record
@@ -27,6 +27,7 @@ from nnsam3d.nnunet.datasets import FINAL, STARTER, find_folds
 
 logger = logging.getLogger(__name__)
 
+LEAST = 2  # held-back cases with a label, before a model that has grown may take over: one may be an exception
 LOST = 0.1  # so much worse that the training goes on from the weights in use
 TOLERANCE = 0.01  # of mean Dice on a few cases, whose noise must not stop the learning; below the best, not the last
 WORK, HISTORY, LOCK = "work", "history", "lock"  # beside the model's own files
@@ -113,16 +114,19 @@ def learn(
             bests = file_sha256(own / BEST)
             model.take_weights(open_checkpoint(own / BEST)["network_weights"])
             best = max(before, held_back_dice(model, held_back, bests, known) or 0.0)
-        other, rivals = None, ""
-        if record.grown:
+        accepted = _is_accepted(before, after, best)
+        used = then if accepted else now
+        clicked, other, rivals = None, None, ""
+        if record.grown:  # all is known: nothing is measured
+            clicked = held_back_dice(model, held_back, used, known, CLICKED, LEAST)
+        if clicked is not None:
             begun, begun_folds = Path(record.begun_from), [record.fold] if record.fold else None
             try:
                 rival = _base_model(begun, begun_folds, tuning.device, objects, record.checkpoint)
             except UserError:  # it is no longer there
                 rival = _base_model(STARTER, None, tuning.device, objects)
             rivals = file_sha256(rival.checkpoint_files[0])
-            other = held_back_dice(rival, held_back, rivals, known)
-        accepted = _is_accepted(before, after, best)
+            other = held_back_dice(rival, held_back, rivals, known, CLICKED, LEAST)
         if accepted:
             below = best is not None and after is not None and after < best
             if below and before == best:
@@ -132,12 +136,13 @@ def learn(
                 (own / BEST).unlink(missing_ok=True)
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
-        again = [then if accepted else now, rivals]  # with which the next round compares
+        again = [used, rivals]  # with which the next round compares
         again += [file_sha256(own / BEST)] if (own / BEST).is_file() else []
         write_json(own / CHECKS, {key: dice for key, dice in known.items() if key.split()[0] in again})
         seconds = round(time.monotonic() - start, 1)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        last = Round(when, finished, seconds, updates, before, after, accepted, then if accepted else "", other, best)
+        sha256 = used if accepted else ""
+        last = Round(when, finished, seconds, updates, before, after, accepted, sha256, other, best, clicked)
         replace(record, rounds=(*record.rounds, last)).write(own)
     return last
 
@@ -166,13 +171,15 @@ def _base_model(base: Path, folds: list[str] | None, device: str, objects: list[
     return Model(base, first[:1], checkpoint, torch.device(device), mirroring=False, objects=objects)
 
 
-def _read_checks(own: Path) -> dict[str, float | None]:
-    """What earlier rounds have measured; nothing if the file is damaged, so that it is measured again."""
+def _read_checks(own: Path) -> Known:
+    """What earlier rounds have measured. What is damaged, or of an earlier version, is left out and measured again."""
     try:
-        found: dict[str, float | None] = json.loads((own / CHECKS).read_text(encoding="utf-8"))
+        found = json.loads((own / CHECKS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    numbers = {str(number) for number in CLICKS}
+    items = found.items() if isinstance(found, dict) else ()
+    return {key: dice for key, dice in items if dice is None or (isinstance(dice, dict) and numbers <= dice.keys())}
 
 
 def _value(item: tuple[str, Any]) -> int:

@@ -27,8 +27,11 @@ class Round:
         before, after: mean Dice of the held-back cases; None: there were none.
         accepted: whether the model now has these weights.
         sha256: of these weights, if they were accepted.
-        base: mean Dice of the same cases with the class-agnostic model out of which this one grows; else None.
+        base: mean Dice of the same cases with the class-agnostic model out of which this one grows, after clicks,
+            without which it has no answer; None: not compared yet, or the model has not grown.
         best: mean Dice of the same cases with the best weights that were in use before; None: not known.
+        clicked: mean Dice to compare with ``base``, of the weights now in use; None in records of earlier versions,
+            whose ``base`` is to be compared with ``before`` or ``after``.
     """
 
     finished: str
@@ -41,6 +44,7 @@ class Round:
     sha256: str = ""
     base: float | None = None
     best: float | None = None
+    clicked: float | None = None
 
     def describe(self) -> str:
         """One sentence for a person."""
@@ -52,7 +56,8 @@ class Round:
         if self.best is not None and self.best > self.before:
             change += f"; {self.best:.3f} with the best earlier weights"
         if self.base is not None:
-            change += f" ({self.base:.3f} of the model that it began as)"
+            now = "" if self.clicked is None else f"after clicks {self.clicked:.3f}, "
+            change += f" ({now}{self.base:.3f} of the model that it began as)"
         return f"learned from {self.cases} cases: {change}" if self.accepted else f"kept the old weights: {change}"
 
 
@@ -83,11 +88,13 @@ class Record:
     @property
     def serves(self) -> bool:
         """Whether the model is to be used rather than the one that it began as: always if it was tuned, but if it has
-        grown, only once it is at least as good on held-back cases."""
+        grown, only once it is at least as good after clicks on held-back cases."""
         if not self.rounds or not self.grown:
             return bool(self.rounds)
         last = self.rounds[-1]
-        now = last.after if last.accepted else last.before
+        now = last.clicked
+        if now is None:
+            now = last.after if last.accepted else last.before
         return now is not None and last.base is not None and now >= last.base
 
     def seen(self, cases: Sequence[str]) -> Record:
