@@ -21,9 +21,9 @@ from nnsam3d.errors import UserError
 from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, remember_cases, splits_file
 from nnsam3d.evaluation.provenance import PACKAGES, device_name, remember_environment
-from nnsam3d.evaluation.runner import is_done, run_job, start_sha256
+from nnsam3d.evaluation.runner import run_job, units_of
 from nnsam3d.evaluation.training import Stopped, by_model, train, training_name
-from nnsam3d.files import known_sha256, write_json
+from nnsam3d.files import write_json
 from nnsam3d.jobs import NUMBER, BackEnd, ShellJob
 from nnsam3d.jobs.local import failure_file, remember_failure
 from nnsam3d.nnunet.splits import make_splits_for
@@ -50,12 +50,8 @@ class Task:
         checkpoint = self.jobs[0].checkpoint
         if self.stage == TRAIN or not checkpoint.is_file():
             return checkpoint.is_file()
-        digest = known_sha256(checkpoint)  # `--watch` asks again and again
         return all(
-            is_done(job.unit_file(output, case.name, seed), digest, masks)
-            for job, masks in [(job, start_sha256(setting, job)) for job in self.jobs]
-            for case in cases_of(setting, job)
-            for seed in setting.seeds
+            unit.is_done() for job in self.jobs for unit in units_of(setting, job, cases_of(setting, job), output)
         )
 
 
@@ -164,9 +160,8 @@ def work(output: Path, number: int, device: str) -> None:
             train(setting, task.jobs[0], output, device, task.name)
             return
         remember_environment(output, [device])
-        digest = known_sha256(task.jobs[0].checkpoint)
         for job in task.jobs:
-            run_job(setting, job, cases_of(setting, job), output, digest, device)
+            run_job(setting, units_of(setting, job, cases_of(setting, job), output), output, device)
 
 
 def record_file(output: Path, name: str) -> Path:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +47,14 @@ def run(setting: Setting, output: Path, devices: Sequence[str]) -> None:
         UserError: cases are missing (raised before anything is computed), or jobs failed (raised after all others).
     """
     cases = remember_cases(setting, output)
-    digests = {path: file_sha256(path) for path in {job.checkpoint for job in cases}}
-    files = {
-        job.unit_file(output, case.name, seed): job for job in cases for case in cases[job] for seed in setting.seeds
-    }
-
-    starts = {job: start_sha256(setting, job) for job in cases}
-
-    def missing(paths: Iterable[Path]) -> list[Path]:
-        jobs = ((path, files[path]) for path in paths)
-        return [path for path, job in jobs if not is_done(path, digests[job.checkpoint], starts[job])]
-
-    waiting = missing(files)
-    tasks = {
-        name_of(job): (setting, job, cases[job], output, digests[job.checkpoint])
-        for job in dict.fromkeys(files[path] for path in waiting)
-    }
-    with tqdm(total=len(files), initial=len(files) - len(waiting), desc="benchmark", unit="case") as bar:
+    units = [unit for job in cases for unit in units_of(setting, job, cases[job], output)]
+    waiting = [unit for unit in units if not unit.is_done()]
+    tasks = {name_of(job): (setting, list(own), output) for job, own in groupby(waiting, key=lambda unit: unit.job)}
+    with tqdm(total=len(units), initial=len(units) - len(waiting), desc="benchmark", unit="case") as bar:
 
         def tick() -> None:
             time.sleep(PAUSE)
-            still = missing(waiting)
+            still = [unit for unit in waiting if not unit.is_done()]
             bar.update(len(waiting) - len(still))
             waiting[:] = still
 
@@ -98,62 +86,81 @@ def is_done(path: Path, checkpoint: str, start: str = "") -> bool:
     return stored["checkpoint_sha256"] == checkpoint and stored.get("start_sha256", "") == start
 
 
+@dataclass(frozen=True)
+class Unit:
+    """One case and click seed of a job, and what its result is computed from.
+
+    Attributes:
+        path: of the result.
+        checkpoint, start: see :func:`is_done`.
+    """
+
+    job: Job
+    case: BenchCase
+    seed: int
+    path: Path
+    checkpoint: str
+    start: str
+
+    def is_done(self) -> bool:
+        return is_done(self.path, self.checkpoint, self.start)
+
+    def write(self, result: Result, maps: dict[int, NDArray[np.uint16]] | None = None) -> None:
+        """The result, which is complete with its file: the label maps to keep, if any, come before it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if maps is not None:
+            write_maps(self.path.with_suffix(".npz"), maps)
+        write_json(self.path, result.as_dict())
+
+
+def units_of(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path) -> list[Unit]:
+    """The units of a job whose checkpoint exists, ordered by case."""
+    checkpoint, start = known_sha256(job.checkpoint), start_sha256(setting, job)
+    return [
+        Unit(job, case, seed, job.unit_file(output, case.name, seed), checkpoint, start)
+        for case in cases
+        for seed in dict.fromkeys(setting.seeds)
+    ]
+
+
 # ---------------------------------------------------------------------- one job
 
 
-def run_job(setting: Setting, job: Job, cases: Sequence[BenchCase], output: Path, checkpoint: str, device: str) -> None:
-    """Compute the missing units of a job, one case after the other."""
+def run_job(setting: Setting, units: Sequence[Unit], output: Path, device: str) -> None:
+    """Compute those units of a job that are missing, one case after the other."""
     # imported late: the waiting parent process does not need torch
     from nnsam3d.evaluation.arms import load_arm
 
+    job, checkpoint = units[0].job, units[0].checkpoint
     arm = load_arm(job, device, setting.mirroring)
     cost_file = job.cost_file(output)
     if not is_done(cost_file, checkpoint):
         cost_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(cost_file, {**asdict(arm.cost()), "checkpoint_sha256": checkpoint})
-    start = start_sha256(setting, job)
-    for case in cases:
-        units = {seed: job.unit_file(output, case.name, seed) for seed in setting.seeds}
-        seeds = [seed for seed, unit in units.items() if not is_done(unit, checkpoint, start)]
-        if not seeds:
-            continue
+    for case, own in groupby(units, key=lambda unit: unit.case):
+        missing = [unit for unit in own if not unit.is_done()]
         try:
-            _run_case(setting, job, case, seeds, arm, output, checkpoint, start)
+            if missing:
+                _run_case(setting, missing, arm, output)
         except UserError:
             raise
         except Exception as error:
             raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _write(result: Result, output: Path, maps: dict[int, NDArray[np.uint16]] | None = None) -> None:
-    """The result, which is complete with its file: the label maps to keep, if any, come before it."""
-    path = result.job.unit_file(output, result.case, result.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if maps is not None:
-        write_maps(path.with_suffix(".npz"), maps)
-    write_json(path, result.as_dict())
-
-
-def _run_case(
-    setting: Setting,
-    job: Job,
-    case: BenchCase,
-    seeds: Sequence[int],
-    arm: Any,
-    output: Path,
-    checkpoint: str,
-    masks: str,
-) -> None:
-    """Compute the given click seeds of a case; each result is written immediately."""
+def _run_case(setting: Setting, units: Sequence[Unit], arm: Any, output: Path) -> None:
+    """Compute units of one case of a job; each result is written immediately."""
     # imported late, as above
     from nnsam3d.evaluation.arms import start_of
     from nnsam3d.inference.folder import peak_memory_mb
 
-    digests = checkpoint, file_sha256(Path(case.truth))
+    first, job, case = units[0], units[0].job, units[0].case
+    truth_sha256 = file_sha256(Path(case.truth))
+    blank = Result(job, case.name, first.seed, first.checkpoint, truth_sha256, (), Timing(), start_sha256=first.start)
     refusal = arm.refusal(PROTOCOLS[job.protocol])
     if refusal:
-        for seed in seeds:
-            _write(Result(job, case.name, seed, *digests, (), Timing(), refused=refusal, start_sha256=masks), output)
+        for unit in units:
+            unit.write(replace(blank, seed=unit.seed, refused=refusal))
         return
     image, properties = arm.model.read(case.images)
     truth = read_truth(arm, case, properties)
@@ -164,14 +171,14 @@ def _run_case(
     if job.protocol == START and arm.is_prompted:
         prepared = prepared.starting_from(start_of(setting, job, case, arm, output), properties)
     seconds = round(time.perf_counter() - start, 4)
-    for seed in seeds:
+    for unit in units:
         if orphaned():
             return
-        first, steps, effort, maps = _click(setting, job, truth, seed, prepared, arm)
-        taken = tuple(took for took, _ in effort), tuple(runs for _, runs in effort)
-        timing = Timing(seconds, seed == seeds[0], *taken, round(peak_memory_mb(arm.model.device)))
-        result = Result(job, case.name, seed, *digests, tuple(steps), timing, first, start_sha256=masks)
-        _write(result, output, maps if seed == setting.seeds[0] else None)
+        clicked = _click(setting, job, truth, unit.seed, prepared, arm)
+        memory = round(peak_memory_mb(arm.model.device))
+        timing = Timing(seconds, unit is first, tuple(clicked.seconds), tuple(clicked.work), memory)
+        result = replace(blank, seed=unit.seed, steps=tuple(clicked.steps), timing=timing, first=clicked.first)
+        unit.write(result, clicked.maps if unit.seed == setting.seeds[0] else None)
 
 
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
@@ -182,12 +189,20 @@ def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
     return Truth(case.name, segmentation, spacing, labels, ignore, arm.model.regions)  # type: ignore[arg-type]
 
 
-def _click(
-    setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any
-) -> tuple[tuple[Shape, ...], list[ScoredAnswer], list[tuple[float, NetworkRuns]], dict[int, NDArray[np.uint16]]]:
-    """The first prompts and the steps of one case and seed, the cost of each step (seconds, network passes), and the
-    label maps to keep."""
-    effort: list[tuple[float, NetworkRuns]] = []
+@dataclass
+class _Clicked:
+    """A protocol's first prompts and steps, what each step took, and the label maps to keep by number of clicks."""
+
+    first: tuple[Shape, ...] = ()
+    steps: list[ScoredAnswer] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    work: list[NetworkRuns] = field(default_factory=list)
+    maps: dict[int, NDArray[np.uint16]] = field(default_factory=dict)
+
+
+def _click(setting: Setting, job: Job, truth: Truth, seed: int, prepared: Any, arm: Any) -> _Clicked:
+    """Run a job's protocol on one case with one seed."""
+    found = _Clicked()
     obedience: list[float | None] = []
     regions = arm.model.regions
     components = setting.components or arm.model.components if arm.is_prompted else ""
@@ -199,25 +214,23 @@ def _click(
         clicks = prompts.clicks()
         own = prepared.answer(as_prompts(truth.case, clicks, prompts.shapes))
         result = bound(own, prompts, regions, truth.spacing, components if asked else "")
-        effort.append((round(time.perf_counter() - start, 4), arm.work() - before))
+        found.seconds.append(round(time.perf_counter() - start, 4))
+        found.work.append(arm.work() - before)
         obedience.append(obeyed(own, clicks, regions) if asked else None)
         return result
 
-    first: tuple[Shape, ...] = ()
-    steps: list[ScoredAnswer] = []
-    maps: dict[int, NDArray[np.uint16]] = {}
     masks = list(clickable_values(arm.model.dataset_json))
     limit = setting.max_clicks if arm.listens else 0
     for number, step in enumerate(run_protocol(PROTOCOLS[job.protocol], truth, seed, answer, limit)):
-        first, clicks = step.prompts.shapes, step.prompts.clicks()
+        found.first, clicks = step.prompts.shapes, step.prompts.clicks()
         scores = {name: _score(step.answer, truth, values) for name, values in masks}
         # one answer per step, in this order
-        steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[number]))
+        found.steps.append(ScoredAnswer(step.clicks, clicks[-1] if clicks else None, scores, obedience[number]))
         if number in KEPT:  # without corrections, step 1 has a click on every label
-            maps[number] = step.answer.astype(np.uint16)
+            found.maps[number] = step.answer.astype(np.uint16)
         if not limit:  # arms without clicks answer once
             break
-    return first, steps, effort, maps
+    return found
 
 
 def clickable_values(dataset_json: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

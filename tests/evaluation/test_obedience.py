@@ -47,9 +47,9 @@ def clicked_with(answer, limit: int, protocol: str, asked: Truth) -> tuple[list[
             [(tuple(map(int, place)), click.label) for place, click in zip(places, prompts.clicks, strict=True)]
         )
 
-    _, steps, effort, maps = runner._click(setting, job, asked, 0, SimpleNamespace(answer=answer_prompts), arm)
-    assert len(steps) == len(effort)
-    return steps, maps
+    clicked = runner._click(setting, job, asked, 0, SimpleNamespace(answer=answer_prompts), arm)
+    assert len(clicked.steps) == len(clicked.seconds) == len(clicked.work)
+    return clicked.steps, clicked.maps
 
 
 def deaf(clicks):
