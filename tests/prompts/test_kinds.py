@@ -52,7 +52,7 @@ def test_a_file_of_version_2_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"type": "ellipse"}, "prompt 1: unknown 'ellipse'"),
+        ({"type": "polygon"}, "prompt 1: unknown 'polygon'"),
         ({"position": [1, 2, 3], "label": 1}, 'prompt 1: missing "type"'),
         ({"type": "box", "low": [1, 2, 3], "label": 1}, 'missing "high"'),
         ({"type": "box", "low": [1, 2, 3], "high": [1, 2], "label": 1}, "three finite numbers"),
