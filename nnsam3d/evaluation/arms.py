@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.evaluation.controls import CONTROLS, Control
 from nnsam3d.evaluation.cost import model_cost
-from nnsam3d.evaluation.names import ELLIPSOID, Protocol, parse_arm
+from nnsam3d.evaluation.names import ELLIPSOID, Protocol
 from nnsam3d.evaluation.plan import BenchCase, Job, Setting, starter_objects
 from nnsam3d.evaluation.results import ArmCost, NetworkRuns
 from nnsam3d.files import known_sha256, replacing
@@ -199,7 +199,7 @@ def load_arm(job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:
     Raises:
         UserError: no such model, or an oracle of a model with clicks.
     """
-    name, raw = parse_arm(job.arm), folder_of("nnUNet_raw") / job.dataset
+    name, raw = job.arm_name, folder_of("nnUNet_raw") / job.dataset
     if not name.has_model:
         return Ellipsoid(DatasetReader(raw, device))
     if name.trainer and not job.checkpoint.is_file():

@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.names import parse_arm
 from nnsam3d.evaluation.plan import Job, Setting, cases_of, read_setting, remember_cases, splits_file
 from nnsam3d.evaluation.provenance import PACKAGES, device_name, remember_environment
 from nnsam3d.evaluation.runner import run_job, units_of
@@ -66,8 +65,8 @@ def prepare(setting: Setting, output: Path) -> None:
     """Create files that several starting jobs would otherwise write concurrently: nnU-Net's splits, the case list."""
     for job in setting.jobs():
         missing = not setting.test_images and job.fold != "all" and not splits_file(job).is_file()
-        if missing and parse_arm(job.arm).trainer:
-            make_splits_for(job.dataset, parse_arm(job.arm).plans, job.configuration)
+        if missing and job.arm_name.trainer:
+            make_splits_for(job.dataset, job.arm_name.plans, job.configuration)
     remember_cases(setting, output)
 
 

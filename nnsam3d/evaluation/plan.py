@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnsam3d.errors import UserError
-from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, STARTER_ARM, parse_arm
+from nnsam3d.evaluation.names import DEFAULT_PLANS, MAX_CLICKS, PROTOCOLS, START, STARTER_ARM, ArmName, parse_arm
 from nnsam3d.evaluation.provenance import how_to_continue
 from nnsam3d.files import known_sha256, write_json
 from nnsam3d.keys import mismatch
@@ -112,6 +112,11 @@ class Job:
         """For results; without ``training`` if there is only one."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
+    @property
+    def arm_name(self) -> ArmName:
+        """The parts of the arm's name."""
+        return parse_arm(self.arm)
+
     def folder(self, output: Path) -> Path:
         """The folder of its results."""
         fold = output / "cases" / self.dataset / self.configuration / f"fold_{self.fold}"
@@ -129,7 +134,7 @@ class Job:
     @property
     def plans(self) -> str:
         """The plans of the model. nnU-Net keeps one model per name of plans, so each training has separate plans."""
-        return parse_arm(self.arm).plans + self._seed
+        return self.arm_name.plans + self._seed
 
     def unit_file(self, output: Path, case: str, seed: int) -> Path:
         return self.folder(output) / f"seed_{seed}" / f"{case}.json"
@@ -140,7 +145,7 @@ class Job:
 
     @property
     def model_folder(self) -> Path:
-        trainer = parse_arm(self.arm).trainer
+        trainer = self.arm_name.trainer
         if not trainer:
             return STARTER
         return folder_of("nnUNet_results") / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
@@ -148,9 +153,9 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """The file on which its results depend; of a control without a model, the description of the dataset."""
-        if not parse_arm(self.arm).has_model:
+        if not self.arm_name.has_model:
             return folder_of("nnUNet_raw") / self.dataset / "dataset.json"
-        if not parse_arm(self.arm).trainer:
+        if not self.arm_name.trainer:
             return STARTER / "fold_0" / WEIGHTS
         return self.model_folder / f"fold_{self.fold}" / FINAL
 
@@ -219,7 +224,7 @@ def cases_of(setting: Setting, job: Job) -> list[BenchCase]:
     if setting.test_images:
         ending = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
         tests = _test_cases(Path(setting.test_images), Path(setting.test_labels), ending)
-        if parse_arm(job.arm).trainer:
+        if job.arm_name.trainer:
             _refuse_training_cases(tests, raw)
         return list(tests)
     training, held_back = _training_cases(raw), _held_back(job)

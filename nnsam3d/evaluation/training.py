@@ -36,7 +36,7 @@ def note_kept(setting: Setting) -> None:
     kept = [
         f"{jobs[0].arm} fold {jobs[0].fold}"
         for checkpoint, jobs in by_model(setting).items()
-        if checkpoint.is_file() and parse_arm(jobs[0].arm).trainer
+        if checkpoint.is_file() and jobs[0].arm_name.trainer
     ]
     if kept:
         logger.warning(
@@ -77,7 +77,7 @@ def check(setting: Setting, may_train: bool) -> None:
     from nnsam3d.nnunet.model import capability, find_trainer
 
     missing = missing_models(setting)
-    to_train = {parse_arm(job.arm).trainer for job in missing}
+    to_train = {job.arm_name.trainer for job in missing}
     oracles = [arm for arm in map(parse_arm, setting.arms) if arm.is_oracle]
     # of an existing model, its folder is more precise
     trainers = {name: find_trainer(name) for name in sorted(to_train | {arm.trainer for arm in oracles})}
@@ -126,9 +126,8 @@ def check_planned(job: Job) -> None:
     Raises:
         UserError: no such plans or configuration, or nothing preprocessed by them.
     """
-    name = parse_arm(job.arm)
-    folder = splits_file(job).parent
-    plans = folder / f"{name.plans}.json"
+    name, folder = job.arm_name.plans, splits_file(job).parent
+    plans = folder / f"{name}.json"
     if not plans.is_file():
         there = sorted(path.stem for path in folder.glob("*Plans*.json"))
         raise UserError(
@@ -143,7 +142,7 @@ def check_planned(job: Job) -> None:
     if not data.is_dir():
         raise UserError(
             f"arm {job.arm}: {data} is missing. Preprocess first: nnUNetv2_preprocess -d {job.dataset} "
-            f"-c {job.configuration} -plans_name {name.plans}"
+            f"-c {job.configuration} -plans_name {name}"
         )
 
 
@@ -155,7 +154,7 @@ def training_arguments(job: Job, device: str) -> list[str]:
 
 
 def _model_arguments(job: Job) -> list[str]:
-    return [job.dataset, job.configuration, job.fold, "-tr", parse_arm(job.arm).trainer, "-p", job.plans]
+    return [job.dataset, job.configuration, job.fold, "-tr", job.arm_name.trainer, "-p", job.plans]
 
 
 def training_options(setting: Setting, seed: int | None = None) -> str:
@@ -173,7 +172,7 @@ def training_options(setting: Setting, seed: int | None = None) -> str:
 def _own_plans(job: Job) -> None:
     """Copy the arm's plans under a separate name for this training; the preprocessed data stay the same."""
     folder = splits_file(job).parent
-    content = json.loads((folder / f"{parse_arm(job.arm).plans}.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / f"{job.arm_name.plans}.json").read_text(encoding="utf-8"))
     write_json(folder / f"{job.plans}.json", content | {"plans_name": job.plans})
 
 
