@@ -26,6 +26,7 @@ from nnsam3d.files import file_sha256, replacing, write_json, write_text
 from nnsam3d.nnunet.checkpoint import open_checkpoint
 from nnsam3d.nnunet.datasets import ANY_SPACING_KEY, FINAL, LATEST, OPTIONS_KEY, STARTER, WEIGHTS
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
+from nnsam3d.training.started_from import STARTER_WEIGHTS
 
 DATASET, NUMBER, CONFIGURATION = "Dataset900_Shapes", "900", "3d_fullres"
 PATCH, BATCH = [48, 48, 48], 2
@@ -40,8 +41,15 @@ A small class-agnostic network of nnsam3d: it segments the object that prompts p
 - Weights: `fold_0/{file}`, {size:.1f} MB, SHA-256 `{digest}`.
 - What it is not: no medical device; it knows no organ and no tumour, only that things have outlines. Without a prompt
   it segments nothing. A model trained on your own cases is better on them.
-- Measured: docs/starter.md (`PARTS=starter benchmarks/benchmark.sh RAW WORK REPORT`).
+- Measured: nothing yet. docs/starter.md says how, and what the starter of the package has reached, which may be another
+  one.
 """
+BEGUN = """ It began with the weights of SHA-256
+  `{sha256}`: `{name}` in the command is a file with them. Updates and minutes are those of this
+  step alone.{starter}"""
+WAS_STARTER = """ They were the starter of the package, but
+  `--weights starter` means whichever is there now: take the old ones out of git (`git log -- nnsam3d/starter`)."""
+FIRST = "first.safetensors"  # what a card calls the weights of a starter that has been replaced since
 
 
 def main() -> None:
@@ -125,21 +133,37 @@ def export(model: Path, folder: Path, args: argparse.Namespace) -> None:
         "file_ending": ".nii.gz",
     }
     write_json(folder / "dataset.json", dataset)
-    card = CARD.format(
+    updates = checkpoint["current_epoch"] * options["num_iterations_per_epoch"]
+    write_text(folder / "CARD.md", card_of(weights, options, begun, updates, args.device))
+
+
+def card_of(weights: Path, options: dict[str, Any], begun: dict[str, Any], updates: int, device: str) -> str:
+    """The text that comes with the weights.
+
+    Args:
+        weights: their file.
+        options: of the training.
+        begun: what the plans record of the weights that it began with.
+        updates: of the training.
+        device: that it ran on.
+    """
+    first, name = "sha256" in begun, str(options["weights"])
+    replaced = name == STARTER_WEIGHTS
+    name = FIRST if replaced else name
+    return CARD.format(
         minutes=options["max_minutes"],
         seed=options["seed"],
-        more="" if "sha256" not in begun else f" --weights {options['weights']}",
-        begun=f" It began with weights of SHA-256 `{begun['sha256']}`." if "sha256" in begun else "",
-        updates=checkpoint["current_epoch"] * options["num_iterations_per_epoch"],
+        more=f" --weights {name}" if first else "",
+        begun=BEGUN.format(sha256=begun["sha256"], name=name, starter=WAS_STARTER * replaced) if first else "",
+        updates=updates,
         batch=BATCH,
         patch=" x ".join(map(str, PATCH)),
-        machine=f"{os.cpu_count()} cores ({platform.machine()})" if args.device == "cpu" else args.device,
+        machine=f"{os.cpu_count()} cores ({platform.machine()})" if device == "cpu" else device,
         day=date.today().isoformat(),
         file=WEIGHTS,
         size=weights.stat().st_size / 1e6,
         digest=file_sha256(weights),
     )
-    write_text(folder / "CARD.md", card)
 
 
 if __name__ == "__main__":
