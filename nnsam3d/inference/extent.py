@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
+from nnsam3d.geometry.boxes import box_between
 from nnsam3d.prompts.components import Component, touched
 from nnsam3d.prompts.kinds import KINDS, Shape
 from nnsam3d.prompts.labels import label_values, value_around
@@ -164,6 +165,5 @@ def with_voxels(boxes: Sequence[Slices], voxels_N3: NDArray[np.int64]) -> tuple[
     more: list[Slices] = []
     for voxel in voxels_N3.tolist():
         if not any(all(a.start <= n < a.stop for a, n in zip(box, voxel, strict=True)) for box in (*boxes, *more)):
-            z, y, x = (slice(n, n + 1) for n in voxel)
-            more.append((z, y, x))
+            more.append(box_between(voxel, np.add(voxel, 1)))
     return (*boxes, *more)

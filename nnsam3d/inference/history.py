@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnsam3d.geometry import Slices
+from nnsam3d.geometry.boxes import hull, moved
 from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask
 from nnsam3d.prompts import CasePrompts, Prompt, PromptError
@@ -202,8 +203,5 @@ def changed_box(before: Segmentation | None, after: Segmentation) -> Slices | No
         part = after.label_map[box] != (0 if before is None else before.label_map[box])
         starts = [side.start for side in box]
         for found in ndimage.find_objects(part.astype(np.uint8)):
-            changed.append([(low + own.start, low + own.stop) for low, own in zip(starts, found, strict=True)])
-    if not changed:
-        return None
-    d, h, w = (slice(min(low for low, _ in ends), max(high for _, high in ends)) for ends in zip(*changed, strict=True))
-    return d, h, w
+            changed.append(moved(found, starts))
+    return hull(changed) if changed else None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
+from nnsam3d.geometry.boxes import overlap
 from nnsam3d.prompts import CasePrompts, Click, Scribble
 from nnsam3d.prompts.labels import resolve_label
 
@@ -98,15 +99,3 @@ def _within(strength: Strength, box: Slices) -> NDArray[np.float32]:
         if here is not None and there is not None:
             found[here] = values[there]
     return found
-
-
-def overlap(box: Slices, within: Slices) -> Slices | None:
-    """What two boxes share, in voxels from the start of the second one; None if they share nothing."""
-    shared = []
-    for one, side in zip(box, within, strict=True):
-        low, high = max(one.start, side.start), min(one.stop, side.stop)
-        if low >= high:
-            return None
-        shared.append(slice(low - side.start, high - side.start))
-    z, y, x = shared
-    return z, y, x

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnsam3d.geometry.boxes import box_between
 from nnsam3d.prompts import CasePrompts
 from nnsam3d.prompts.kinds import KINDS
 from nnsam3d.prompts.labels import label_values
@@ -41,6 +42,5 @@ def painted_over(
         place = tuple(voxels_N3.T)
         right = label_values(shape.label, image.model.regions)  # the core of a region belongs to it already
         label_map[place] = np.where(np.isin(label_map[place], right), label_map[place], shape.label)
-        z, y, x = (slice(int(low), int(high) + 1) for low, high in zip(voxels_N3.min(0), voxels_N3.max(0), strict=True))
-        boxes = (*boxes, (z, y, x))
+        boxes = (*boxes, box_between(voxels_N3.min(0), voxels_N3.max(0) + 1))
     return replace(answer, label_map=label_map, boxes=boxes)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices, Triple
+from nnsam3d.geometry.boxes import box_between, moved, touch
 from nnsam3d.inference.extent import allowed, limits, prompted
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.export import Region
@@ -97,14 +98,10 @@ def _touching(boxes: Sequence[Slices]) -> list[tuple[int, ...]]:
     """Groups of boxes (by index) that overlap or touch, directly or through others; ordered by their first."""
     groups: list[tuple[int, ...]] = []
     for number, box in enumerate(boxes):
-        near = [group for group in groups if any(_touch(box, boxes[member]) for member in group)]
+        near = [group for group in groups if any(touch(box, boxes[member]) for member in group)]
         merged = tuple(sorted([number, *itertools.chain.from_iterable(near)]))
         groups = [*(group for group in groups if group not in near), merged]
     return sorted(groups)
-
-
-def _touch(first: Slices, second: Slices) -> bool:
-    return all(a.start <= b.stop and b.start <= a.stop for a, b in zip(first, second, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class _Seed:
 
     def box(self, size: Triple) -> Slices:
         """The smallest box around its windows."""
-        return _slices(np.min(self.starts, axis=0), np.max(self.starts, axis=0) + size)
+        return box_between(np.min(self.starts, axis=0), np.max(self.starts, axis=0) + size)
 
 
 @dataclass
@@ -248,7 +245,7 @@ class _Canvas:
         high = np.minimum(np.asarray(start) + self.windows.size, self.origin + self.core.shape)
         if not self.computed or (low >= high).any():
             return
-        part = self._place(_slices(low, high))
+        part = self._place(box_between(low, high))
         for label in self.labels:
             if label in self._boxes:
                 continue  # a box is seen in every window
@@ -261,7 +258,7 @@ class _Canvas:
     @property
     def box(self) -> Slices:
         """The smallest box around all windows, in the padded image."""
-        return _slices(self.origin, self.origin + self.core.shape)
+        return box_between(self.origin, self.origin + self.core.shape)
 
     def in_core(self, voxel: NDArray[np.int64]) -> bool:
         local = voxel - self.origin
@@ -269,8 +266,7 @@ class _Canvas:
         return bool(inside and self.core[tuple(local)])
 
     def _place(self, box: Slices) -> Slices:
-        low = np.array([side.start for side in box]) - self.origin
-        return _slices(low, low + [side.stop - side.start for side in box])
+        return moved(box, -self.origin)
 
     def _make_room(self, start: Triple) -> None:
         """Extend the box; memory grows with the computed volume, not with the image."""
@@ -281,7 +277,7 @@ class _Canvas:
         if (low == self.origin).all() and (high - low == self.core.shape).all():
             return
         before = self.origin - low
-        old = _slices(before, before + self.core.shape)
+        old = box_between(before, before + self.core.shape)
         for name in ("total", "weight", "core", "claims"):
             array = getattr(self, name)
             larger = np.zeros((*array.shape[:-3], *(high - low)), array.dtype)
@@ -300,17 +296,11 @@ class _Canvas:
         low = np.maximum(self.origin, offset)
         high = np.minimum(self.origin + self.core.shape, np.asarray(self.windows.shape) - (padding - offset))
         d, h, w = (low - offset).tolist()
-        return Region((d, h, w), self.total[(slice(None), *self._place(_slices(low, high)))], tuple(self.order))
-
-
-def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Slices:
-    d, h, w = (slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
-    return d, h, w
+        return Region((d, h, w), self.total[(slice(None), *self._place(box_between(low, high)))], tuple(self.order))
 
 
 def _box(start: Triple, size: Triple) -> Slices:
-    low = np.array(start, np.int64)
-    return _slices(low, low + np.array(size, np.int64))
+    return box_between(start, np.add(start, size))
 
 
 def _core(start: Triple, windows: Windows) -> Slices:

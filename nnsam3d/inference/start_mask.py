@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.files import file_version
 from nnsam3d.geometry import GeometryError, Slices, Triple, grid_of_file
+from nnsam3d.geometry.boxes import overlap
 from nnsam3d.geometry.segments import read_segments, segments_of
 from nnsam3d.inference.extent import clear_background, is_pointed_at
 from nnsam3d.inference.given import given_labels
 from nnsam3d.inference.image import PreparedImage, Segmentation
-from nnsam3d.inference.objects import overlap
 from nnsam3d.inference.painting import painted_over
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.prompts import CasePrompts, Click, PromptError

@@ -1,4 +1,4 @@
-"""Connected components of a mask, with 26 neighbours everywhere in this library."""
+"""Connected components of a mask, with 26 neighbours everywhere in this library; measures of masks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
+
+from nnsam3d.geometry.boxes import Slices, box_between
 
 NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
@@ -37,10 +39,9 @@ class Component:
         return np.argwhere(self.box) + self.low
 
     @property
-    def place(self) -> tuple[slice, slice, slice]:
+    def place(self) -> Slices:
         """Its bounding box in the whole volume."""
-        z, y, x = (slice(int(low), int(low) + n) for low, n in zip(self.low, self.box.shape, strict=True))
-        return z, y, x
+        return box_between(self.low, self.low + self.box.shape)
 
     def holds(self, voxel: Sequence[int]) -> bool:
         """Whether a voxel (z, y, x) of the whole volume is one of its own."""
@@ -120,6 +121,12 @@ def volume_and_count(mask: NDArray[np.bool_], spacing_zyx: Sequence[float]) -> t
     return int(np.count_nonzero(mask)) * (math.prod(spacing_zyx) / 1000), len(Components(mask))
 
 
+def dice_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 if both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0
+
+
 def touched(mask: NDArray[np.bool_], marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The components of a mask (D, H, W) of which a voxel is marked."""
     numbers, count = ndimage.label(mask, structure=NEIGHBOURS_26)
@@ -128,7 +135,7 @@ def touched(mask: NDArray[np.bool_], marked: NDArray[np.bool_]) -> NDArray[np.bo
     return keep[numbers]
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+def bounding_box(mask: NDArray[np.bool_]) -> Slices:
     """The smallest box that contains all True voxels; empty slices if there are none."""
     # Axis by axis, each within the result of the last: little more than one pass over the mask.
     box: list[slice] = []

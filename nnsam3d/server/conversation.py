@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
+from nnsam3d.geometry.boxes import box_between, hull, moved
 from nnsam3d.inference.given import ReadImage, files_version
 from nnsam3d.inference.history import SessionSnapshot
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.session import Session
 from nnsam3d.prompts import Prompt
-from nnsam3d.prompts.components import volume_and_count
+from nnsam3d.prompts.components import bounding_box, volume_and_count
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.server.refusal import Refusal
 
@@ -236,7 +237,7 @@ class Conversation:
         segmentation, box = self.session.segmentation, self.session.changed_box
         if box is None:
             return None
-        self._touched = box if self._touched is None else _hull(self._touched, box)
+        self._touched = box if self._touched is None else hull([self._touched, box])
         return box, np.ascontiguousarray(segmentation[box])
 
     def volumes(self) -> dict[str, tuple[float, int]]:
@@ -275,7 +276,7 @@ class Conversation:
         if self._buffer is None:
             self._buffer = np.zeros(segmentation.shape, np.uint8)
         if not self._synchronised:
-            box = tuple(slice(0, n) for n in segmentation.shape)  # type: ignore[assignment]
+            box = box_between((0, 0, 0), segmentation.shape)
         self._synchronised = True
         if box is None:
             return None
@@ -283,13 +284,6 @@ class Conversation:
         different = part != self._buffer[box]
         if not different.any():
             return None
-        ends = [(int(places.min()), int(places.max()) + 1) for places in np.nonzero(different)]
-        z, y, x = (slice(side.start + low, side.start + high) for side, (low, high) in zip(box, ends, strict=True))
-        inner = tuple(slice(low, high) for low, high in ends)
+        inner = bounding_box(different)
         self._buffer[box] = part
-        return (z, y, x), np.ascontiguousarray(part[inner])
-
-
-def _hull(one: Slices, other: Slices) -> Slices:
-    z, y, x = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
-    return z, y, x
+        return moved(inner, [side.start for side in box]), np.ascontiguousarray(part[inner])
