@@ -23,9 +23,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnsam3d.demo.tables import dice
 from nnsam3d.nnunet.run import nnunet_command, nnunet_environment
 from nnsam3d.prompts import CasePrompts, Click, simulate_clicks, write_prompts
+from nnsam3d.prompts.components import dice_of
 from nnsam3d.tables import markdown
 
 SEED = 4
@@ -146,7 +146,7 @@ def table(model: Path, images: Path, labels: Path, work: Path, names: list[str] 
             found, truth = (
                 sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz"))) for folder in (output, labels)
             )
-            case["dice"] = float(np.mean([dice(found == k, truth == k) for k in np.unique(truth[truth > 0])]))
+            case["dice"] = float(np.mean([dice_of(found == k, truth == k) for k in np.unique(truth[truth > 0])]))
             case["lost"] = lost_slices(found, truth)
     pairs = {name: (results["clicked"][name], results["everything"][name]) for name in names}
     columns = {"dice": 3, "lost": 1, "windows": 1, "seconds": 1}

@@ -20,10 +20,10 @@ from nnsam3d.evaluation.names import PROTOCOLS, Protocol
 from nnsam3d.evaluation.protocols import Truth, as_prompts, run_protocol
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
-from nnsam3d.learning.check import dice_of
 from nnsam3d.nnunet.datasets import STARTER
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.progress import tqdm
-from nnsam3d.prompts.components import Components
+from nnsam3d.prompts.components import Components, dice_of
 from nnsam3d.tables import markdown
 
 CLICKS = (0, 1, 2, 3, 5)
@@ -41,12 +41,11 @@ def lesions(
         foreground = model.read_labels(str(file)) > 0
         components = Components(foreground)
         fitting = [n for n in np.argsort(-components.volumes) if args.smallest <= components.volumes[n] <= args.largest]
-        z, y, x = (float(step) for step in properties["spacing"])
         prepared = PreparedImage(model, image, properties, CACHE_BYTES, files=files)
         for number in fitting[: args.most]:
             component, lesion = components[int(number)], np.zeros(foreground.shape, np.uint8)
             lesion[component.place] = component.box
-            yield f"{case}_{number + 1}", prepared, lesion, foreground & (lesion == 0), (z, y, x)
+            yield f"{case}_{number + 1}", prepared, lesion, foreground & (lesion == 0), spacing_of(properties)
 
 
 def measured(

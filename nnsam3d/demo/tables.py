@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.demo.phantom import PhantomCase
+from nnsam3d.prompts.components import dice_of
 from nnsam3d.tables import columns
 
 ENOUGH, APART = 0.75, 0.40  # Dice with the right click, and the required difference for a click on the look-alike
@@ -36,18 +37,12 @@ class CorrectionScores:
     cases: int
 
 
-def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """2 |A and B| / (|A| + |B|); 1 for two empty masks."""
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
-
-
 def mean_dice(tests: Mapping[str, PhantomCase], predictions: Mapping[str, Masks]) -> ArmScores:
     """Arm -> mean Dice over the test cases against the target and against the look-alike."""
     scores: ArmScores = {}
     for arm, found in predictions.items():
-        target = _mean(dice(found[name], case.target_DHW) for name, case in tests.items())
-        scores[arm] = target, _mean(dice(found[name], case.lookalike_DHW) for name, case in tests.items())
+        target = _mean(dice_of(found[name], case.target_DHW) for name, case in tests.items())
+        scores[arm] = target, _mean(dice_of(found[name], case.lookalike_DHW) for name, case in tests.items())
     return scores
 
 
@@ -78,8 +73,8 @@ def measure_correction(
     """
     given = [second[name] for name in tests]
     return CorrectionScores(
-        dice=(_mean(dice(before[n], c.target_DHW) for n, c in tests.items()),
-              _mean(dice(after[n], c.target_DHW) for n, c in tests.items())),
+        dice=(_mean(dice_of(before[n], c.target_DHW) for n, c in tests.items()),
+              _mean(dice_of(after[n], c.target_DHW) for n, c in tests.items())),
         taken=(_mean(_taken(before[n], c) for n, c in tests.items()),
                _mean(_taken(after[n], c) for n, c in tests.items())),
         background=given.count(0), missed=given.count(1), cases=len(given),

@@ -25,7 +25,7 @@ from nnsam3d.inference.saved import read_state, write_state
 from nnsam3d.inference.start_mask import read_start_mask
 from nnsam3d.inference.watch import Cancelled, Progress, Watch
 from nnsam3d.nnunet.label_files import save_label_map
-from nnsam3d.nnunet.reading import check_image
+from nnsam3d.nnunet.reading import check_image, spacing_of
 from nnsam3d.prompts import CasePrompts, Click, Prompt, PromptError
 from nnsam3d.prompts.convert import FIRST_CHANNEL
 
@@ -143,8 +143,7 @@ class Session(Drawing):
     @property
     def spacing(self) -> tuple[float, float, float]:
         """mm along z, y, x of the image."""
-        z, y, x = (float(step) for step in self._prepared.raw_properties["spacing"])
-        return z, y, x
+        return spacing_of(self._prepared.raw_properties)
 
     @property
     def grid(self) -> ImageGrid:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.learning.finished import FinishedCase, read_finished
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts import CasePrompts, PromptSimulator, VoxelClick
+from nnsam3d.prompts.components import dice_of
 
 CLICKS = (0, 1, 3)
 CLICKED = (1, 3)  # what is compared with a class-agnostic model, which has no answer without clicks
@@ -29,8 +30,7 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
     """
     image, truth, properties = read_finished(case, model)
     labels = tuple(value for value in sorted(set(model.labels.values())) if value > 0 and (truth == value).any())
-    z, y, x = (float(step) for step in properties["spacing"])
-    simulator = PromptSimulator(labels, (z, y, x), case.ignored)
+    simulator = PromptSimulator(labels, spacing_of(properties), case.ignored)
     annotated = truth != case.ignored  # everywhere if that is None
     prepared = PreparedImage(model, image, properties, CACHE_BYTES, files=case.images)
     given: list[VoxelClick] = []
@@ -86,9 +86,3 @@ def held_back_dice(
 def key_of(weights: str, case: FinishedCase) -> str:
     """Changes with the weights, and when the case is saved again."""
     return f"{weights} {case.name} {case.version}"
-
-
-def dice_of(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Dice of two masks; 1 if both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0

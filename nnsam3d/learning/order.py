@@ -13,12 +13,14 @@ import torch
 from nnsam3d.files import write_json
 from nnsam3d.inference.image import PreparedImage
 from nnsam3d.inference.model import Model
-from nnsam3d.learning.check import CACHE_BYTES, dice_of
+from nnsam3d.learning.check import CACHE_BYTES
 from nnsam3d.learning.record import read_record
 from nnsam3d.nnunet.cases import case_name
 from nnsam3d.nnunet.datasets import FINAL, cases_in
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts import CasePrompts, PromptSimulator, case_rng
+from nnsam3d.prompts.components import dice_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,7 @@ def disagreement(model: TrainedModel, name: str, images: Sequence[str]) -> float
     labels = tuple(value for value in sorted(set(model.labels.values())) if value > 0 and (alone == value).any())
     if not labels:
         return 1.0
-    z, y, x = (float(step) for step in properties["spacing"])
-    simulator = PromptSimulator(labels, (z, y, x))
+    simulator = PromptSimulator(labels, spacing_of(properties))
     answers = []
     for seed in range(DRAWS):
         clicks = simulator.fixed(alone, len(labels), case_rng(name, seed))

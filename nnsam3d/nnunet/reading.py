@@ -148,8 +148,13 @@ def read_labelled(
 
     reader = PlansManager(json.loads(plans.read_text(encoding="utf-8"))).image_reader_writer_class()
     image_CZYX, properties = read_volume(reader, list(images))
+    return image_CZYX, read_label_map(reader, truth), spacing_of(properties)
+
+
+def spacing_of(properties: Mapping[str, Any]) -> tuple[float, float, float]:
+    """mm along z, y, x of an image, from nnU-Net's properties."""
     z, y, x = (float(step) for step in properties["spacing"])
-    return image_CZYX, read_label_map(reader, truth), (z, y, x)
+    return z, y, x
 
 
 def image_grid(space: str, properties: dict[str, Any], shape_zyx: tuple[int, ...]) -> ImageGrid:

@@ -15,12 +15,12 @@ from nnsam3d.demo.tables import (
     CorrectionScores,
     correction_table,
     correction_works,
-    dice,
     measure_correction,
 )
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid
 from nnsam3d.prompts import read_prompts
+from nnsam3d.prompts.components import dice_of
 
 WORKED = CorrectionScores(dice=(0.65, 0.88), taken=(0.95, 0.05), background=5, missed=0, cases=5)
 
@@ -71,8 +71,8 @@ def test_table_and_verdict(case: PhantomCase) -> None:
 
 def test_dice_of_empty_masks() -> None:
     nothing, something = np.zeros((2, 2, 2), bool), np.ones((2, 2, 2), bool)
-    assert dice(nothing, nothing) == 1.0
-    assert dice(nothing, something) == 0.0
+    assert dice_of(nothing, nothing) == 1.0
+    assert dice_of(nothing, something) == 0.0
 
 
 def test_the_second_click_lies_on_what_is_too_much(tmp_path: Path, bridged: PhantomCase) -> None:
