@@ -50,3 +50,17 @@ def test_the_command_of_a_new_card_begins_with_the_same_weights(
     assert f'STARTER_ARGS="{command}"' in card
     assert ("git log" in card) is (weights == "starter")
     assert ("`abc`" in card) is bool(begun)
+
+
+def test_targets_are_shown_next_to_what_was_measured(checkout: Path) -> None:
+    """Missed ones in bold."""
+    text = (checkout / "docs" / "starter.md").read_text(encoding="utf-8")
+    measured = {cells[0].removesuffix(": clicks only"): cells[2:] for cells in rows(text) if "clicks only" in cells[0]}
+    shown = re.findall(r"^\| ([^|]+) \|(.* / .*)\|$", text, re.MULTILINE)
+    pairs = {name: re.findall(r"(\**)([\d.]+) / ([\d.]+)\**", cells) for name, cells in shown}
+    assert len(pairs) == 4
+    for name, cells in pairs.items():
+        assert all((bold == "**") is (float(reached) < float(target)) for bold, reached, target in cells)
+        if name in measured:
+            one, _, three, five, ten = measured[name]
+            assert [reached for _, reached, _ in cells] == [one, three, five, ten]
