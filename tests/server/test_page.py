@@ -281,6 +281,41 @@ def test_the_mask_appears_where_the_click_was(work: Any, visit: Open, geometry: 
     np.testing.assert_array_equal(page.labels(), there.session.segmentation)
 
 
+def test_the_windows_that_are_offered_follow_from_the_values(
+    start: Start, visit: Open, served_model: Model, tmp_path: Path
+) -> None:
+    """No name of a channel says CT, as with the starter."""
+    rng = np.random.default_rng(0)
+    pet = rng.gamma(1, 800, SHAPE)
+    pet[0, 0, 0] = 30_000
+    ct = np.where(np.arange(SHAPE[2]) < 9, -1000, 40) + rng.integers(-20, 20, SHAPE)
+    for name, array in (("a", ct), ("b", pet), ("c", ct + 0.5)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        file = tmp_path / "images" / f"{name}_0000.nii.gz"
+        sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.float32 if name == "c" else np.int16)), str(file))
+    page = visit(start(cases=Cases(tmp_path / "images", served_model, None)))
+    offered = "() => [...document.querySelectorAll('#contrast option')].map((one) => one.text)"
+    shown = "() => [nnsam3d.viewer.image.cal_min, nnsam3d.viewer.image.cal_max]"
+    choose = "(value) => { const list = document.querySelector('#contrast'); list.value = value;"
+    choose += " list.dispatchEvent(new Event('change')) }"  # in a small window, the list is in a menu
+    both, windows = ["automatic", "automatic, inverted"], ["soft tissue", "lung", "bone", "brain"]
+    assert page.js(offered) == both + windows
+    page.js(choose, "-1350,150")
+    assert page.js("() => document.querySelector('#contrast').value") == "-1350,150"
+    assert page.js(shown) == [-1350, 150]
+    page.tab.locator("#cases").get_by_text("b", exact=True).click()
+    page.opens("b")
+    assert page.js(offered) == [*both, "percentiles 1 to 99", "full range"]
+    assert page.js("() => document.querySelector('#contrast').value") == "auto", "lung is no longer offered"
+    page.js(choose, "1-99")
+    np.testing.assert_allclose(page.js(shown), np.percentile(pet.astype(np.int16), [1, 99]), atol=2)
+    page.js(choose, "full")
+    assert page.js(shown) == [pet.astype(np.int16).min(), 30_000]
+    page.tab.locator("#cases").get_by_text("c", exact=True).click()
+    page.opens("c")
+    assert page.js(shown) == [pytest.approx(float(ct.min()) + 0.5), pytest.approx(float(ct.max()) + 0.5)], "full range"
+
+
 def test_beside_the_planes_a_click_does_nothing(work: Any, visit: Open) -> None:
     there = work()
     page = visit(there.running)
