@@ -69,14 +69,9 @@ def held_back_dice(
     for case in cases[-MOST_CASES:]:
         key = key_of(weights, case)
         if key not in known:
-            steps = dict(clicked_through(model, case, max(CLICKS)))
-            known[key] = (
-                {  # an answer without errors is the last one
-                    str(number): float(np.mean(list(steps[min(number, max(steps))].values()))) for number in CLICKS
-                }
-                if steps[0]
-                else None
-            )
+            steps = [np.mean(list(dice.values())) for _, dice in clicked_through(model, case, max(CLICKS)) if dice]
+            last = len(steps) - 1  # an answer without errors is the last one
+            known[key] = {str(number): float(steps[min(number, last)]) for number in CLICKS} if steps else None
         dice = known[key]
         if dice is not None:
             found.append(np.mean([dice[str(number)] for number in clicks]))
