@@ -1,11 +1,13 @@
-"""Formats x geometries: the same clicks, however they are written, give the identical network input.
+"""Formats x geometries: the same clicks and shapes, however they are written, give the identical network input.
 
 And nnU-Net's image readers: supported, or refused with a message.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from scipy.spatial.transform import Rotation
 
 from nnsam3d import cli
 from nnsam3d.geometry import ImageGrid
+from nnsam3d.nnunet.datasets import PROMPT_TYPES_KEY
 from nnsam3d.nnunet.preprocessing import PromptedPreprocessor
 from nnsam3d.prompts import PromptError, read_channel
+from nnsam3d.prompts.kinds import KINDS
 
-from ..prompts.by_hand import WRITERS
+from ..prompts.by_hand import EXTENT_WRITERS, GRID, WRITERS
 from .plans import DATASET, managers
 
 SHAPE_ZYX = (22, 30, 26)
@@ -34,9 +38,10 @@ GEOMETRIES = {
 }
 
 
-def write_image(folder: Path, direction: np.ndarray) -> Path:
-    array = np.zeros(SHAPE_ZYX, np.float32)
-    array[2:21, 3:29, 1:25] = np.random.default_rng(0).uniform(1, 9, (19, 26, 24))
+def write_image(folder: Path, direction: np.ndarray, shape_zyx: tuple[int, ...] = SHAPE_ZYX) -> Path:
+    d, h, w = shape_zyx
+    array = np.zeros(shape_zyx, np.float32)
+    array[2:-1, 3:-1, 1:-1] = np.random.default_rng(0).uniform(1, 9, (d - 3, h - 4, w - 2))
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((0.9, 1.2, 2.0))
     image.SetOrigin((-70.5, 33.25, 610.0))
@@ -46,8 +51,11 @@ def write_image(folder: Path, direction: np.ndarray) -> Path:
     return path
 
 
-def network_input(image: Path, reader: str = "SimpleITKIO", ending: str = ".nii.gz") -> np.ndarray:
+def network_input(
+    image: Path, reader: str = "SimpleITKIO", ending: str = ".nii.gz", kinds: tuple[str, ...] = ("click",)
+) -> np.ndarray:
     plans, configuration = managers([1, 2, 0], [1.5, 1.5, 1.0], normalization="ZScoreNormalization", order=3)
+    configuration.configuration[PROMPT_TYPES_KEY] = list(kinds)
     plans = PlansManager(plans.plans | {"image_reader_writer": reader})
     dataset = DATASET | {"file_ending": ending}
     return PromptedPreprocessor(verbose=False).run_case([str(image)], None, plans, configuration, dataset)[0]
@@ -87,6 +95,73 @@ def test_written_files_give_the_identical_input_too(tmp_path: Path, geometry: st
         arguments = [*convert, first / "case.mrk.json", "-o", tmp_path, "--to-space", space, "--overwrite"]
         assert cli.main(list(map(str, arguments))) == 0
         np.testing.assert_array_equal(network_input(image), expected)
+
+
+def write_shapes(folder: Path, name: str, grid: ImageGrid) -> Path:
+    path = EXTENT_WRITERS[name](folder, [], grid)
+    if name == "ours_2":  # without its mask, which nnU-Net's own commands refuse
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["prompts"] = [entry for entry in content["prompts"] if entry["type"] != "mask"]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def expected_shapes(name: str, grid: ImageGrid) -> tuple[str, list[dict[str, Any]]]:
+    """The space and entries of a file of ours that says the same."""
+    if name == "npz_boxes":
+        return "voxel", [{"type": "box", "low": [7, 4, 3], "high": [9, 6, 12]}]
+    if name == "napari_shapes":
+        square = [[5, 5, 7], [20, 5, 7], [20, 30, 7], [5, 30, 7]]
+        turns = np.arange(32) * np.pi / 16
+        ellipse = [[12.5 + 7.5 * np.cos(turn), 17.5 + 12.5 * np.sin(turn), 7] for turn in turns]
+        return "voxel", [
+            {"type": "box", "low": [5.5, 5.5, 7], "high": [19.5, 29.5, 7]},
+            *({"type": "lasso", "points": corners} for corners in (ellipse, square)),
+            {"type": "scribble", "points": square},
+            {"type": "line", "start": square[0], "end": square[1]},
+        ]
+    corners = grid.index_to_world([(5, 6, 7), (30, 8, 7), (20, 30, 7)], "lps").tolist()
+    (middle,) = grid.index_to_world([(20, 20, 20)], "lps").tolist()
+    halves = [[0.8 * 4.5, 0.6 * 4.5, 0], [-0.6 * 4, 0.8 * 4, 0], [0, 0, 3.5]]
+    return "lps", [
+        *({"type": "click", "position": corner} for corner in corners),
+        {"type": "box", "low": middle, "high": middle, "axes": halves},
+        {"type": "line", "start": corners[0], "end": corners[1]},
+        {"type": "scribble", "points": corners},
+        {"type": "lasso", "points": corners},
+    ]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", EXTENT_WRITERS)
+def test_shapes_lie_where_they_were_drawn(tmp_path: Path, name: str, geometry: str) -> None:
+    """Also in what `convert` makes of them, from space to space."""
+    kinds = tuple(kind for kind in KINDS if KINDS[kind].trained)
+    image = write_image(tmp_path, GEOMETRIES[geometry], GRID.shape_zyx)
+    grid = ImageGrid.from_file(image)
+    path = write_shapes(tmp_path, name, grid)
+    found = network_input(image, kinds=kinds)
+    assert np.ptp(found[2:], axis=(1, 2, 3)).any(), "maps"
+    dataset = tmp_path / "dataset.json"
+    dataset.write_text(json.dumps(DATASET), encoding="utf-8")
+    converted = path
+    for space in ("lps", "ras", "voxel", "ras"):
+        arguments = ["--image", tmp_path, converted, "-o", tmp_path / space, "--to-space", space, "--dataset", dataset]
+        assert cli.main(["prompts", "convert", *map(str, arguments), "--overwrite"]) == 0
+        converted = tmp_path / space / "case.json"
+    path.unlink()
+    converted.replace(tmp_path / "case.json")
+    np.testing.assert_allclose(network_input(image, kinds=kinds), found, atol=1e-4)
+    (tmp_path / "case.json").unlink()
+    if name == "ours_2":  # in voxels: any geometry gives the same
+        write_shapes(tmp_path, name, grid)
+        image = write_image(tmp_path, GEOMETRIES["axial"], GRID.shape_zyx)
+    else:
+        space, entries = expected_shapes(name, grid)
+        entries = [{**entry, "label": "lesion"} for entry in entries]
+        content = {"nnsam3d_prompts": 2, "space": space, "prompts": entries}
+        (tmp_path / "case.json").write_text(json.dumps(content), encoding="utf-8")
+    np.testing.assert_allclose(found, network_input(image, kinds=kinds), atol=1e-4)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
