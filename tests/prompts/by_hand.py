@@ -85,6 +85,18 @@ def fcsv_old_code(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
     return fcsv(folder, clicks, grid, "0")
 
 
+def slicer_table(folder: Path, clicks: Clicks, grid: ImageGrid, space: str = "lps") -> Path:
+    """Slicer's "export as table"."""
+    text = f"label,{','.join(space)},defined,selected,visible,locked,description\n"
+    for n, (p, label) in enumerate(clicks, start=1):
+        text += f"{label}-{n},{','.join(map(repr, _world(grid, p, space)))},1,1,1,0,\n"
+    return _text(folder / "case.csv", text)
+
+
+def slicer_table_ras(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
+    return slicer_table(folder, clicks, grid, "ras")
+
+
 def autopet(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
     tumor, background = _split(clicks)
     return _json(folder / "case.json", {"tumor": tumor, "background": background})
@@ -128,8 +140,8 @@ def napari(folder: Path, clicks: Clicks, grid: ImageGrid) -> Path:
 WRITERS = {
     f.__name__: f
     for f in (
-        ours, slicer, slicer_ras, slicer_old_code, slicer_two_lists, fcsv, fcsv_old_code, autopet, challenge_npz,
-        grand_challenge, monai_deepgrow, monai_deepedit, napari,
+        ours, slicer, slicer_ras, slicer_old_code, slicer_two_lists, fcsv, fcsv_old_code, slicer_table,
+        slicer_table_ras, autopet, challenge_npz, grand_challenge, monai_deepgrow, monai_deepedit, napari,
     )
 }  # fmt: skip
 
