@@ -18,6 +18,8 @@ from nnsam3d.errors import UserError
 HEAD = 2**16  # bytes that are looked at; headers are shorter
 DEFLATE = 1100.0  # the highest ratio of decompressed to compressed size: 1032, and its headers
 BZIP2 = 2e6
+LONGEST_FIELD = 800  # bytes of a line of an NRRD header, with these exceptions; ITK crashes at about 1000
+ANY_LENGTH = re.compile(rb"#|(content|labels) ?:|[^:]*:=", re.IGNORECASE)  # comments, texts and key:=value
 TEXT = 8.0  # a number takes at least one character and a separator
 RATIOS = {
     **dict.fromkeys(("raw", "hex"), 1.0),
@@ -63,7 +65,8 @@ def check_data_files(file: str, name: str) -> Stored | None:
         name: the original file name, for messages.
 
     Raises:
-        UserError: a data file is not a regular file: reading a pipe would wait for ever.
+        UserError: a data file is not a regular file: reading a pipe would wait for ever. Or a line of an NRRD header is
+            so long that ITK may crash (:func:`overlong_line`).
     """
     lower = file.lower()
     if lower.endswith((".mha", ".mhd")):
@@ -139,6 +142,8 @@ def _nrrd(file: Path, name: str) -> Stored | None:
     head = head_of(file)
     found = re.search(rb"\r?\n\r?\n", head)
     text = head[: found.start()] if found else head
+    if (line := overlong_line(text)) is not None:
+        raise UserError(f"{name}: the image cannot be read, it is damaged: a line of its header is too long: {line}")
     fields = {
         key.strip().lower(): value.strip()
         for key, separator, value in (line.partition(":") for line in text.decode("latin-1").splitlines())
@@ -170,6 +175,17 @@ def _of_data_files(file: Path, named: str, following: bytes, ratio: float, name:
     if not paths or not all(path.is_file() for path in paths):
         return None  # the reader names what is missing
     return Stored(sum(path.stat().st_size for path in paths), ratio)
+
+
+def overlong_line(head: bytes) -> str | None:
+    """The beginning of a line of an NRRD header that is longer than any field needs; None if there is none.
+
+    At a line of about 1000 bytes that is no known field, or has a wrong value, ITK crashes, and the process with it.
+    """
+    for line in re.split(rb"\r?\n", re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]):
+        if len(line) > LONGEST_FIELD and not ANY_LENGTH.match(line):
+            return f"{line[:40].decode('latin-1')} ..."
+    return None
 
 
 def head_of(file: Path) -> bytes:

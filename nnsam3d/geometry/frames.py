@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError, last_line
+from nnsam3d.geometry.declared import head_of, overlong_line
 
 SPACES = ("voxel", "lps", "ras")
 """The coordinate spaces of prompt files."""
@@ -249,6 +251,9 @@ def itk_header(path: str | os.PathLike[str]) -> Any:
     """A SimpleITK ``ImageFileReader`` that has read an image's header, not its voxels. Raises RuntimeError."""
     import SimpleITK as sitk  # late: this package must import with numpy alone
 
+    if os.fspath(path).lower().endswith((".nrrd", ".nhdr")) and os.path.isfile(path):
+        if (line := overlong_line(head_of(Path(path)))) is not None:
+            raise RuntimeError(f"a line of the header is too long: {line}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     reader.ReadImageInformation()

@@ -52,8 +52,10 @@ def segments_of(path: str | os.PathLike[str]) -> list[Segment]:
     for number, own in sorted(fields.items()):
         # files of Slicer 4.10 and earlier have a layer of zeros and ones for every segment
         layer, value = own.get("Layer", str(number)), own.get("LabelValue", "1")
-        if not (layer.isdecimal() and value.isdecimal()):
-            raise UserError(f"{os.fspath(path)}: layer {layer!r} or value {value!r} of segment {number} is no number")
+        if not all(text.isdecimal() and len(text) < 10 for text in (layer, value)):  # int() refuses thousands of digits
+            raise UserError(
+                f"{os.fspath(path)}: layer {layer[:20]!r} or value {value[:20]!r} of segment {number} is no number"
+            )
         segments.append(Segment(own.get("Name", own.get("ID", "")), int(layer), int(value)))
     return segments
 

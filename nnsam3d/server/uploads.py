@@ -11,10 +11,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from nnsam3d.errors import UserError
 from nnsam3d.geometry.declared import HEAD
+from nnsam3d.geometry.frames import itk_header
 from nnsam3d.geometry.standalone import Declared, check_contained, declared
 from nnsam3d.geometry.stored import GZIP
 from nnsam3d.server.call import Call
@@ -106,9 +105,6 @@ def bytes_to_read(files: Sequence[Path]) -> int:
     """Memory that reading images takes, by their headers; 0 for unreadable ones, which their reader reports."""
     total = 0
     for file in files:
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(file))
         with contextlib.suppress(RuntimeError):
-            header.ReadImageInformation()
-            total += READING * math.prod(header.GetSize())
+            total += READING * math.prod(itk_header(file).GetSize())
     return total

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import declared
+from nnsam3d.geometry.frames import itk_header
 from nnsam3d.geometry.stored import check_stored, decompressed
 
 RNG = np.random.default_rng(0)
@@ -32,6 +33,7 @@ def image(kind: type = np.int16, values: np.ndarray | None = None) -> sitk.Image
 META = "ObjectType = Image\nNDims = 3\nDimSize = {size}\nElementType = MET_SHORT\nElementSpacing = 1 1 1\n{more}"
 NRRD = "NRRD0004\ntype: int16\ndimension: 3\nsizes: {size}\nendian: little\nencoding: {encoding}\n{more}\n"
 HUGE = "700 700 1000"
+LONG = "x" * 2000
 
 
 def write(path: Path, header: str, data: bytes = b"", **fields: str) -> Path:
@@ -131,3 +133,18 @@ def test_more_voxels_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(declared, "memory_bytes", lambda: 1000)
     with pytest.raises(UserError, match=r"case\.nii: 10 x 9 x 8 voxels take .* GB of memory"):
         check(path)
+
+
+@pytest.mark.parametrize("line", [LONG, f"foo: {LONG}", f"foo: {LONG}:=y", f"units: {LONG}"])
+def test_a_line_at_which_itk_crashes_is_refused(tmp_path: Path, line: str) -> None:
+    """In this process: without the check it would end here."""
+    path = write(tmp_path / "case.nrrd", NRRD, bytes(480), size="5 6 4", encoding="raw", more=f"{line}\n")
+    with pytest.raises(UserError, match=r"case\.nrrd: .* a line of its header is too long: (x|foo|units)"):
+        check(path)
+    with pytest.raises(RuntimeError, match="too long"):
+        itk_header(path)
+
+
+@pytest.mark.parametrize("line", [f"a:={LONG}", f"# {LONG}", f"content: {LONG}"])
+def test_comments_and_values_of_any_length(tmp_path: Path, line: str) -> None:
+    check(write(tmp_path / "case.nrrd", NRRD, bytes(480), size="5 6 4", encoding="raw", more=f"{line}\n"))

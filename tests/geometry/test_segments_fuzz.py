@@ -12,9 +12,8 @@ from nnsam3d.geometry.segments import read_segments
 from .test_segments import GRID, LABELS, SEGMENTS, SHAPE, image_like, labelled, write
 
 COUNT = 400
-# none longer: NrrdIO crashes, and the process with it, at a wrong field with a line of about a thousand characters
 TOKENS = [
-    b"-1", b"0", b"1e9", b"NaN", b"9" * 200, b"99999999", b"\xff\xfe", b"\x00", b"\n", b"\n\n", b":=", b": ", b"(",
+    b"-1", b"0", b"1e9", b"NaN", b"9" * 5000, b"99999999", b"\xff\xfe", b"\x00", b"\n", b"\n\n", b":=", b": ", b"(",
     b"#", b"gzip", b"raw", b"Segment0_Layer:=7\n", b"Segment1_LabelValue:=x\n", b"none", b"left-posterior-superior",
 ]  # fmt: skip
 
