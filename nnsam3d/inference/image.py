@@ -17,7 +17,7 @@ from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_promp
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.inference.painting import painted_over
 from nnsam3d.inference.region import segment_clicked
-from nnsam3d.inference.scale import CACHES, STEPS, first_spacing, next_spacing
+from nnsam3d.inference.scale import CACHES, STEPS, first_spacing, next_spacing, without_outgrown_lines
 from nnsam3d.inference.windows import Windows
 from nnsam3d.nnunet.contract import window_count
 from nnsam3d.nnunet.export import Exporter, Region, background_logits, is_label
@@ -241,6 +241,10 @@ class PreparedImage:
         used = self.model.codec.usable(prompts, f"case {prompts.case}")
         raw = self.placed(used, self.model.labels)
         steps = self.raw_properties["spacing"]
+        if (clicked := without_outgrown_lines(used, raw, steps)) is not None:
+            result = self._at_its_scale(clicked, scope, *how)
+            own = tuple(number for number in result.ignored_clicks if number <= len(used.clicks))
+            return replace(result, ignored_clicks=own)
         tried = [first_spacing(self.shape_ZYX, steps, raw.shapes)]
         while True:
             result = self._on_grid(tried[-1])._segment(prompts, scope, *how)

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices
+from nnsam3d.prompts import CasePrompts, Line
 from nnsam3d.prompts.components import bounding_box
 from nnsam3d.prompts.kinds import KINDS, Shape
+from nnsam3d.prompts.voxels import VoxelPrompts
 
 WANTED = 36.0  # voxels along the longest edge of a target: docs/starter.md, "The grid matters"
 LEVELS = 2  # spacings per octave, so that few grids are ever computed
@@ -26,6 +28,7 @@ THICK, VIEW, COARSE_MM = 1.2, 64.0, 4.0
 """After clicks, the least of: a multiple of the coarsest voxel edge, a part of the median image edge, mm."""
 FINER = 2.0  # times the finest voxel edge of the image: small structures gain from it
 STEPS = 4  # answers that are computed for one set of prompts, at most
+OUTGROWN = 1.5  # times the longest line: then, clicks show that lines do not span the target
 CACHES = 4  # parts of the memory for windows, of which every grid gets one
 
 
@@ -67,6 +70,32 @@ def spacing_for(edges_ZYX: Any, shape_ZYX: Sequence[int], spacing_ZYX: Sequence[
         shape_ZYX: voxels. spacing_ZYX: mm, of the image.
     """
     return level(_longest(edges_ZYX, spacing_ZYX) / WANTED, shape_ZYX, spacing_ZYX)
+
+
+def without_outgrown_lines(
+    prompts: CasePrompts, placed: VoxelPrompts, spacing_ZYX: Sequence[float]
+) -> CasePrompts | None:
+    """The prompts with clicks in place of lines, if clicks show that the target is much longer; None if not.
+
+    On a slice at the end of a target, its diameter is short. A model that was trained on shapes takes a line at its
+    word, and later clicks would hardly extend the answer.
+
+    Args:
+        prompts: on one object, with label 1.
+        placed: the same on the image's voxels (z, y, x).
+        spacing_ZYX: mm.
+    """
+    lines = [prompt for prompt in prompts.prompts if isinstance(prompt, Line) and prompt.label == 1]
+    ends = [shape.points_N3 for shape in placed.shapes if shape.kind == Line.kind and shape.label == 1]
+    if not ends:
+        return None
+    length = max(float(np.linalg.norm((end - start) * spacing_ZYX)) for start, end in ends)
+    points_N3 = np.concatenate([placed.positive, *ends]) * spacing_ZYX
+    if np.linalg.norm(points_N3[:, None] - points_N3, axis=2).max() < OUTGROWN * length:
+        return None
+    others = [prompt for prompt in prompts.prompts if prompt not in lines]
+    # behind the user's own, which remarks number
+    return CasePrompts(prompts.case, prompts.space, [*others, *(click for line in lines for click in line.as_clicks())])
 
 
 def next_spacing(

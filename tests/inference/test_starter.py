@@ -14,7 +14,7 @@ from nnsam3d.inference import Session
 from nnsam3d.inference.model import Model
 from nnsam3d.inference.scale import FINER, WANTED, first_spacing, next_spacing
 from nnsam3d.nnunet.datasets import FINAL, STARTER, WEIGHTS, common_ending
-from nnsam3d.prompts.kinds import Box, Lasso, Line, Scribble
+from nnsam3d.prompts.kinds import Box, Click, Lasso, Line, Scribble
 
 SHAPE = (40, 90, 90)
 
@@ -68,6 +68,29 @@ def test_objects_with_names_take_every_kind(kind: str) -> None:
         }
         session.add([drawn[kind]])
         assert dice(session.segmentation == value, truth) > 0.6, label
+
+
+def test_a_line_at_the_end_of_a_long_object_does_not_hold_back_later_clicks() -> None:
+    axes = np.ogrid[:40, :90, :90]
+    long = sum(((a - c) / r) ** 2 for a, c, r in zip(axes, (20, 45, 45), (9, 12, 40), strict=True)) < 1
+    image = np.random.default_rng(0).normal(0, 0.2, SHAPE).astype(np.float32) + long
+    line, clicks = Line((12, 38, 20), (12, 52, 20), "liver"), [(45, 45, 20), (78, 45, 20)]
+    session, clicked = Session(device="cpu"), Session(device="cpu")
+    for one in (session, clicked):
+        one.set_image(image, spacing=(2, 1, 1))
+    session.add([line])
+    short = session.segmentation.sum()
+    for position in clicks:
+        session.add_click(position, "liver")
+    assert session.segmentation.sum() > 2 * short
+    assert dice(session.segmentation == 1, long) > 0.6
+    clicked.add([Click(position, "liver") for position in clicks])
+    clicked.add(Line((12, 38, 20), (12, 52, 20), "liver").as_clicks())
+    np.testing.assert_array_equal(session.segmentation, clicked.segmentation)
+    near = Session(device="cpu")  # clicks that the line reaches leave it as it is
+    near.set_image(image, spacing=(2, 1, 1))
+    near.add([line, Click((14, 45, 20), "liver")])
+    assert near.segmentation.sum() < session.segmentation.sum() / 2
 
 
 def test_a_box_says_how_fine_the_grid_is() -> None:

@@ -28,6 +28,7 @@ from nnsam3d.prompts.kinds.base import (
     points_to_voxels,
 )
 from nnsam3d.prompts.kinds.checks import Position, PromptError
+from nnsam3d.prompts.kinds.click import Click
 from nnsam3d.prompts.kinds.lasso import some_slice
 
 TUBE = 0.5  # T; standard deviation of the map around the line
@@ -78,6 +79,11 @@ class Line(Prompt):
         if length > MAX_LENGTH:
             raise PromptError(f"a line must not be longer than {MAX_LENGTH} voxels; this one has {length:.4g}")
         return Shape(self.kind, label, points_N3)
+
+    def as_clicks(self) -> list[Click]:
+        """The clicks that it also is, see :meth:`clicks`."""
+        start, end = np.asarray(self.start), np.asarray(self.end)
+        return [Click(start + share * (end - start), self.label) for share in CLICKS]
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
