@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.binding import Regions, bind_clicks
-from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits
+from nnsam3d.inference.binding import Regions, bind_clicks, enforce
 from nnsam3d.prompts import VoxelClick
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -47,10 +46,7 @@ def bound(
     """
     result = own_ZYX.copy()
     if components:
-        clip_to_boxes(result, limits(prompts, result.shape), (0, 0, 0), regions)
-        clear_background(result, prompts)
-    if len(prompts):
+        enforce(result, prompts, regions, spacing, components == "prompted")
+    else:
         bind_clicks(result, prompts, regions, spacing)
-    if components == "prompted" and prompts.positive_labels:
-        keep_prompted(result, prompts, regions)
     return result

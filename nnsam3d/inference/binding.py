@@ -1,4 +1,4 @@
-"""Binding: the output agrees with the clicks, whatever the network answers."""
+"""Binding: the output agrees with the prompts, whatever the network answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsam3d.inference.extent import is_pointed_at
+from nnsam3d.geometry import Slices
+from nnsam3d.geometry.boxes import box_between
+from nnsam3d.inference.extent import clear_background, clip_to_boxes, is_pointed_at, keep_prompted, limits
 from nnsam3d.prompts.components import Components, in_the_middle
 from nnsam3d.prompts.labels import label_values
 from nnsam3d.prompts.voxels import VoxelPrompts
@@ -41,6 +43,33 @@ def ignored_clicks(
         if not np.isin(around, label_values(label, regions)).any():
             found.append(number)
     return tuple(found)
+
+
+def enforce(
+    segmentation: NDArray[Any],
+    prompts: VoxelPrompts,
+    regions: Regions | None,
+    spacing: Sequence[float],
+    only_prompted: bool,
+    boxes: Sequence[Slices] | None = None,
+) -> None:
+    """Changes a label map (z, y, x) in place so that it agrees with prompts of all kinds; clicks have the last word.
+
+    Args:
+        segmentation: label map (z, y, x); is changed.
+        prompts, regions, spacing: see :func:`bind_clicks`.
+        only_prompted: remove what nobody has pointed at (:func:`keep_prompted`).
+        boxes: outside of which there is only background, to save time; None: all of it.
+    """
+    limited = limits(prompts, segmentation.shape)
+    for box in [box_between((0, 0, 0), segmentation.shape)] if boxes is None else boxes:
+        start, part = [side.start for side in box], segmentation[box]
+        local = prompts.cropped(start, part.shape)
+        clip_to_boxes(part, limited, start, regions)
+        clear_background(part, local)
+        bind_clicks(part, local, regions, spacing)
+        if only_prompted:
+            keep_prompted(part, local, regions, prompts.positive_labels)
 
 
 def bind_clicks(

@@ -155,6 +155,8 @@ def keep_prompted(
         labels: those with a positive prompt anywhere in the image; None: as in ``prompts``.
     """
     labels = prompts.positive_labels if labels is None else labels
+    if not labels:
+        return
     for asked in [[label] for label in labels] if regions is None else [labels]:
         part = np.isin(segmentation, asked) if regions is None else segmentation > 0
         segmentation[part & ~prompted(part, prompts, asked)] = 0

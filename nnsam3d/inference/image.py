@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, Slices, preprocessing_steps
-from nnsam3d.inference.binding import bind_clicks, ignored_clicks
-from nnsam3d.inference.extent import clear_background, clip_to_boxes, keep_prompted, limits, with_voxels
+from nnsam3d.inference.binding import enforce, ignored_clicks
+from nnsam3d.inference.extent import with_voxels
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
 from nnsam3d.inference.painting import painted_over
 from nnsam3d.inference.region import segment_clicked
@@ -192,7 +192,7 @@ class PreparedImage:
             probabilities: compute them, too.
             automatic: for "clicked" without positive prompts: True: the sliding window; False: background.
             bind: make the result agree with the prompts: clicks (:func:`bind_clicks`), boxes and components
-                (:mod:`nnsam3d.inference.extent`).
+                (:func:`enforce`).
             components: for "clicked": "prompted" (:func:`keep_prompted`) or "all"; None: the model's default.
             mask_ZYX: a label map on the image's grid that the network corrects, if it was trained with masks.
             labels: names and values, see :meth:`label_values`.
@@ -313,15 +313,8 @@ class PreparedImage:
         if bind:
             result = replace(result, boxes=with_voxels(result.boxes, raw.positive))
             only_prompted = bool(regions) and (components or self.model.components) == "prompted"
-            limited = limits(raw, self.shape_ZYX)
-            for box in result.boxes:  # everything outside is background
-                start, part = [side.start for side in box], result.label_map[box]
-                local = raw.cropped(start, part.shape)
-                clip_to_boxes(part, limited, start, self.model.regions)
-                clear_background(part, local)
-                bind_clicks(part, local, self.model.regions, self.raw_properties["spacing"])
-                if only_prompted:
-                    keep_prompted(part, local, self.model.regions, raw.positive_labels)
+            spacing = self.raw_properties["spacing"]
+            enforce(result.label_map, raw, self.model.regions, spacing, only_prompted, result.boxes)
         return result
 
     def answer(self, prompts: CasePrompts | None) -> NDArray[Any]:
