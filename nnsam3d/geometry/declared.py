@@ -18,6 +18,7 @@ from nnsam3d.errors import UserError
 HEAD = 2**16  # bytes that are looked at; headers are shorter
 DEFLATE = 1100.0  # the highest ratio of decompressed to compressed size: 1032, and its headers
 BZIP2 = 2e6
+NRRD = (".nrrd", ".nhdr")
 LONGEST_FIELD = 800  # bytes of a line of an NRRD header, with these exceptions; ITK crashes at about 1000
 ANY_LENGTH = re.compile(rb"#|(content|labels) ?:|[^:]*:=", re.IGNORECASE)  # comments, texts and key:=value
 TEXT = 8.0  # a number takes at least one character and a separator
@@ -71,7 +72,7 @@ def check_data_files(file: str, name: str) -> Stored | None:
     lower = file.lower()
     if lower.endswith((".mha", ".mhd")):
         return _meta_image(Path(file), name)
-    if lower.endswith((".nrrd", ".nhdr")):
+    if lower.endswith(NRRD):
         return _nrrd(Path(file), name)
     return None
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnsam3d.errors import UserError, last_line
-from nnsam3d.geometry.declared import head_of, overlong_line
+from nnsam3d.geometry.declared import NRRD, head_of, overlong_line
 
 SPACES = ("voxel", "lps", "ras")
 """The coordinate spaces of prompt files."""
@@ -247,15 +247,21 @@ def _unsupported(reader: str, properties: Mapping[str, Any]) -> GeometryError:
     )
 
 
-def itk_header(path: str | os.PathLike[str]) -> Any:
-    """A SimpleITK ``ImageFileReader`` that has read an image's header, not its voxels. Raises RuntimeError."""
+def itk_reader(path: str | os.PathLike[str]) -> Any:
+    """A SimpleITK ``ImageFileReader`` of a file. Raises RuntimeError: ITK may crash at its header."""
     import SimpleITK as sitk  # late: this package must import with numpy alone
 
-    if os.fspath(path).lower().endswith((".nrrd", ".nhdr")) and os.path.isfile(path):
-        if (line := overlong_line(head_of(Path(path)))) is not None:
-            raise RuntimeError(f"a line of the header is too long: {line}")
+    is_nrrd = os.fspath(path).lower().endswith(NRRD) and os.path.isfile(path)
+    if is_nrrd and (line := overlong_line(head_of(Path(path)))) is not None:
+        raise RuntimeError(f"a line of the header is too long: {line}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
+    return reader
+
+
+def itk_header(path: str | os.PathLike[str]) -> Any:
+    """:func:`itk_reader`, which has read an image's header, not its voxels. Raises RuntimeError."""
+    reader = itk_reader(path)
     reader.ReadImageInformation()
     return reader
 
@@ -270,9 +276,7 @@ def open_header(path: str | os.PathLike[str]) -> Any:
 
 def read_segmentation_image(file: str, name: str) -> Any:
     """A SimpleITK image of labels. Raises UserError, with the original ``name``, if SimpleITK cannot read it."""
-    import SimpleITK as sitk  # late: this package must import with numpy alone
-
     try:
-        return sitk.ReadImage(file)
+        return itk_reader(file).Execute()
     except RuntimeError as error:
         raise UserError(f"{name}: the segmentation cannot be read ({last_line(error)})") from None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnsam3d.errors import UserError
 from nnsam3d.files import ask_system, flush, replacing
 from nnsam3d.geometry.declared import head_of
+from nnsam3d.geometry.frames import itk_reader
 from nnsam3d.geometry.headers import NIBABEL
 from nnsam3d.geometry.stored import GZIP, NIFTI
 
@@ -114,7 +115,7 @@ def _nifti_slices(file: Path) -> tuple[tuple[int, ...], StoredSlices]:
 def _itk_slices(file: Path) -> tuple[tuple[int, ...], StoredSlices]:
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(file))
+    image = itk_reader(file).Execute()
     shape = tuple(image.GetSize()[::-1])
     if file.name.lower().endswith(".nrrd"):
         _check_nrrd_end(file, image.GetSizeOfPixelComponent() * image.GetNumberOfPixels())

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import declared
 from nnsam3d.geometry.frames import itk_header
+from nnsam3d.geometry.label_files import stored_slices
 from nnsam3d.geometry.stored import check_stored, decompressed
 
 RNG = np.random.default_rng(0)
@@ -143,6 +144,8 @@ def test_a_line_at_which_itk_crashes_is_refused(tmp_path: Path, line: str) -> No
         check(path)
     with pytest.raises(RuntimeError, match="too long"):
         itk_header(path)
+    with pytest.raises(RuntimeError, match="too long"):
+        stored_slices(path)
 
 
 @pytest.mark.parametrize("line", [f"a:={LONG}", f"# {LONG}", f"content: {LONG}"])
