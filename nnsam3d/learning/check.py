@@ -17,6 +17,7 @@ CLICKS = (0, 1, 3)
 CLICKED = (1, 3)  # what is compared with a class-agnostic model, which has no answer without clicks
 MOST_CASES = 4  # the last ones: a check is to take seconds
 CACHE_BYTES = 2**30
+Known = dict[str, dict[str, float] | None]  # by :func:`key_of`: Dice by number of clicks; None: the case has no label
 
 
 def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Iterator[tuple[int, dict[int, float]]]:
@@ -42,9 +43,6 @@ def clicked_through(model: TrainedModel, case: FinishedCase, most: int) -> Itera
         if click is None:
             return
         given.append(click)
-
-
-Known = dict[str, dict[str, float] | None]  # by :func:`key_of`: Dice by number of clicks; None: the case has no label
 
 
 def held_back_dice(

@@ -109,9 +109,8 @@ def learn(
         before = held_back_dice(model, held_back, now, known)
         model.take_weights(open_checkpoint(candidate)["network_weights"])
         after = held_back_dice(model, held_back, then, known)
-        best = before
-        if before is not None and (own / BEST).is_file():  # measured on the cases of today, which are not those of then
-            bests = file_sha256(own / BEST)
+        best, bests = before, file_sha256(own / BEST) if (own / BEST).is_file() else ""
+        if before is not None and bests:  # measured on the cases of today, which are not those of then
             model.take_weights(open_checkpoint(own / BEST)["network_weights"])
             best = max(before, held_back_dice(model, held_back, bests, known) or 0.0)
         accepted = _is_accepted(before, after, best)
@@ -131,13 +130,14 @@ def learn(
             below = best is not None and after is not None and after < best
             if below and before == best:
                 copy_file(current, own / BEST, durable=True)
+                bests = now
             _take(own, candidate)
             if not below:
                 (own / BEST).unlink(missing_ok=True)
+                bests = ""
         lost = before is not None and after is not None and after < before - LOST
         copy_file(current if lost else made, trained, durable=True)
-        again = [used, rivals]  # with which the next round compares
-        again += [file_sha256(own / BEST)] if (own / BEST).is_file() else []
+        again = (used, rivals, bests)  # with which the next round compares
         write_json(own / CHECKS, {key: dice for key, dice in known.items() if key.split()[0] in again})
         seconds = round(time.monotonic() - start, 1)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
