@@ -82,8 +82,8 @@ class Line(Prompt):
 
     def as_clicks(self) -> list[Click]:
         """The clicks that it also is, see :meth:`clicks`."""
-        start, end = np.asarray(self.start), np.asarray(self.end)
-        return [Click(start + share * (end - start), self.label) for share in CLICKS]
+        places_N3 = self.clicks(np.array([self.start, self.end]), 0, (1, 1, 1))  # shares of the line, in any space
+        return [Click(place, self.label) for place in places_N3]
 
     @classmethod
     def clicks(cls, points_N3: NDArray[np.float64], label: int, pitch: Sequence[float]) -> NDArray[np.float64]:
