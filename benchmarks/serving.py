@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.page import conditions
 from nnsam3d.inference.device import choose_device
 from nnsam3d.inference.model import Model
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts import next_click
 from nnsam3d.server.app import App, Limits
 from nnsam3d.server.arrays import pack, unpack
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     truth = model.read_labels(given.labels) == 1
     server = Server(("127.0.0.1", 0), App(model, Limits(sessions=given.clients)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    spacing = [float(step) for step in properties["spacing"]]
+    spacing = spacing_of(properties)
     ends = None if given.seconds is None else time.monotonic() + given.seconds
 
     def goes_on(made: int) -> bool:

@@ -32,6 +32,7 @@ from nnsam3d.nnunet.dataset_reader import DatasetReader
 from nnsam3d.nnunet.datasets import FINAL, STARTER, folder_of
 from nnsam3d.nnunet.model import TrainedModel, capability
 from nnsam3d.nnunet.preprocessing import image_prompts
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts import CasePrompts, MaskPrompt
 from nnsam3d.tables import plural
 
@@ -186,8 +187,7 @@ class _Controlled:
             return label_map
         z, y, x = label_map.shape
         placed = image_prompts(prompts, self.model.labels, (z, y, x), self.properties)
-        d, h, w = (float(step) for step in self.properties["spacing"])
-        return self.control.answer(label_map, placed, (d, h, w), self.model.regions)
+        return self.control.answer(label_map, placed, spacing_of(self.properties), self.model.regions)
 
 
 def load_arm(job: Job, device: str, mirroring: bool = True) -> Arm | Ellipsoid:

@@ -28,6 +28,7 @@ from nnsam3d.evaluation.protocols import as_prompts, run_protocol
 from nnsam3d.evaluation.results import NetworkRuns, Result, ScoredAnswer, Timing
 from nnsam3d.files import file_sha256, known_sha256, replacing, write_json
 from nnsam3d.jobs.local import orphaned, run_here
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.progress import tqdm
 from nnsam3d.prompts import VoxelPrompts
 from nnsam3d.prompts.kinds import Shape
@@ -182,11 +183,10 @@ def _run_case(setting: Setting, units: Sequence[Unit], arm: Any, output: Path) -
 
 
 def read_truth(arm: Any, case: BenchCase, properties: dict[str, Any]) -> Truth:
-    spacing = tuple(float(step) for step in properties["spacing"])
     labels = tuple(sorted({value for value in arm.model.labels.values() if value > 0}))
     ignore = arm.model.label_manager.ignore_label
     segmentation = arm.model.read_labels(case.truth)
-    return Truth(case.name, segmentation, spacing, labels, ignore, arm.model.regions)  # type: ignore[arg-type]
+    return Truth(case.name, segmentation, spacing_of(properties), labels, ignore, arm.model.regions)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnsam3d.errors import UserError
 from nnsam3d.geometry import ImageGrid, Slices, preprocessing_steps
+from nnsam3d.geometry.boxes import box_between
 from nnsam3d.inference.binding import enforce, ignored_clicks
 from nnsam3d.inference.extent import with_voxels
 from nnsam3d.inference.objects import NO_PROMPT, Claim, joined, objects_of, prompts_of_object
@@ -265,8 +266,7 @@ class PreparedImage:
     def _strength(self, result: Segmentation) -> list[tuple[Slices, NDArray[np.float32]]]:
         """Boxes with the probability of the object in them."""
         if result.probabilities is not None:
-            d, h, w = (slice(0, n) for n in self.shape_ZYX)
-            return [((d, h, w), result.probabilities[1])]
+            return [(box_between((0, 0, 0), self.shape_ZYX), result.probabilities[1])]
         found = self._on_grid(result.spacing_mm).exporter.parts(result.regions, probabilities=True)
         return [(box, maps[1]) for box, _, maps in found if maps is not None]
 
@@ -366,8 +366,8 @@ class PreparedImage:
         channels = self.model.codec.write(image_CDHW.shape[1:], placed, lean=True)
         logits = self.model.everywhere(np.concatenate([image_CDHW, channels])).float().numpy()
         label_map, maps = self.model.export(logits, self.properties, probabilities)
-        d, h, w = (slice(0, n) for n in label_map.shape)
-        return Segmentation(label_map, ((d, h, w),), self.stock_windows, probabilities=maps)
+        whole = box_between((0, 0, 0), label_map.shape)
+        return Segmentation(label_map, (whole,), self.stock_windows, probabilities=maps)
 
 
 def network_mask(

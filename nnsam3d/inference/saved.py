@@ -19,6 +19,7 @@ from nnsam3d.inference.image import PreparedImage, Segmentation
 from nnsam3d.inference.start_mask import StartMask, read_mask, read_start_mask, start_labels
 from nnsam3d.nnunet.label_files import save_label_map
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts import CasePrompts, MaskPrompt, PromptError, read_prompts, write_prompts
 from nnsam3d.prompts.formats.detect import case_of
 from nnsam3d.prompts.labels import label_values, resolve_label
@@ -178,7 +179,7 @@ def _with_a_place(properties: dict[str, Any]) -> dict[str, Any]:
     """For nnU-Net's writers: an array without geometry lies along the axes of the world."""
     if "sitk_stuff" in properties or "nibabel_stuff" in properties:
         return properties
-    x, y, z = (float(step) for step in reversed(properties["spacing"]))
+    z, y, x = spacing_of(properties)
     affine = np.diag([x, y, z, 1.0])
     return {
         **properties,

@@ -17,6 +17,7 @@ from nnsam3d.inference.scale import first_spacing, spacing_for
 from nnsam3d.nnunet.contract import DefaultPreprocessor
 from nnsam3d.nnunet.datasets import training_cases
 from nnsam3d.nnunet.model import TrainedModel
+from nnsam3d.nnunet.reading import spacing_of
 from nnsam3d.prompts.components import bounding_box
 
 NAME = "Dataset001_Finished"
@@ -148,7 +149,7 @@ def target_spacing(labels_ZYX: NDArray[Any], properties: dict[str, Any], ignored
         properties: nnU-Net's, of the image.
         ignored: see :class:`FinishedCase`.
     """
-    spacing = [float(step) for step in properties["spacing"]]
+    spacing = spacing_of(properties)
     mask = (labels_ZYX > 0) & (labels_ZYX != ignored)  # True if that is None
     if not mask.any():
         return first_spacing(labels_ZYX.shape, spacing)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsam3d.geometry import Slices, Triple
+from nnsam3d.geometry.boxes import box_between
 from nnsam3d.nnunet.model import TrainedModel
 from nnsam3d.nnunet.resampling import resampling_of
 
@@ -89,8 +90,7 @@ class Exporter:
         if self.resampling.is_linear or not regions:
             return [self._part(region, probabilities) for region in regions]
         label_map, maps = self.model.export(self._whole(regions), self.properties, probabilities)
-        d, h, w = (slice(0, n) for n in label_map.shape)
-        return [((d, h, w), label_map, maps)]
+        return [(box_between((0, 0, 0), label_map.shape), label_map, maps)]
 
     def _part(self, region: Region, probabilities: bool) -> Part:
         logits = region.logits_KDHW
@@ -123,7 +123,7 @@ class Exporter:
         logits = np.empty((len(regions[0].logits_KDHW), *self.shape_DHW), np.float32)
         logits[:] = background_logits(self.model)[:, None, None, None]
         for region in regions:
-            place = (slice(a, a + n) for a, n in zip(region.start, region.logits_KDHW.shape[1:], strict=True))
+            place = box_between(region.start, np.add(region.start, region.logits_KDHW.shape[1:]))
             logits[(slice(None), *place)] = region.logits_KDHW
         return logits
 

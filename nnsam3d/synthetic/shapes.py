@@ -12,6 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from nnsam3d.geometry.boxes import Slices, box_between
 from nnsam3d.synthetic.noise import smooth_noise
 
 KINDS = {"ellipsoid": 0.35, "superellipsoid": 0.15, "box": 0.1, "lobes": 0.2, "tube": 0.2}
@@ -30,7 +31,7 @@ class Solid(NamedTuple):
         level_DHW: on these voxels; inside below 1.
     """
 
-    place: tuple[slice, slice, slice]
+    place: Slices
     level_DHW: NDArray[np.float32]
 
 
@@ -66,19 +67,18 @@ def draw_shape(rng: Generator, grid_DHW: Sequence[int], pitch_DHW: Sequence[floa
 
 def _box(
     low: NDArray, high: NDArray, grid_DHW: Sequence[int], pitch_DHW: Sequence[float], margin: float
-) -> tuple[slice, slice, slice] | None:
+) -> Slices | None:
     """The voxels of the grid between two corners; None if there are none."""
     first = np.maximum(np.floor((low - margin) / pitch_DHW), 0).astype(int)
     end = np.minimum(np.ceil((high + margin) / pitch_DHW) + 1, grid_DHW).astype(int)
     if (first >= end).any():
         return None
-    d, h, w = (slice(int(a), int(b)) for a, b in zip(first, end, strict=True))
-    return d, h, w
+    return box_between(first, end)
 
 
 def _positions(
     rng: Generator,
-    place: tuple[slice, slice, slice],
+    place: Slices,
     pitch_DHW: Sequence[float],
     centre: NDArray,
     radius: float,

@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnsam3d.geometry.boxes import box_between
 from nnsam3d.prompts.components import largest_area
 from nnsam3d.prompts.kinds.base import (
     Outline,
@@ -150,8 +151,7 @@ class Lasso(Prompt):
         depth_N = np.full(len(places_N3), -1.0)
         depth_N[near_N] = share_N[near_N] * signed_distance(spread_N2, plane.corners_M2) / radius
         found = np.full(window.size, -1.0)
-        z, y, x = (slice(a, b) for a, b in zip((low - start).tolist(), (high - start).tolist(), strict=True))
-        found[z, y, x] = np.clip(depth_N, -1, 1).reshape((high - low).tolist())
+        found[box_between(low - start, high - start)] = np.clip(depth_N, -1, 1).reshape((high - low).tolist())
         return found
 
     @classmethod
